@@ -1,0 +1,181 @@
+"""From what one forward showed to the neuron graph: classes, layers, refusals."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from demp.graph.elements import Axis, Elements
+from demp.graph.neurons import Contraction, Layer, NeuronGraph, Norm, Read, Refusal, Slot
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation: the module that ran, its kind, the elements on its neuron axis."""
+
+    module: str
+    kind: str
+    ids: Tensor
+
+
+@dataclass
+class Recording:
+    """Everything a tracer saw."""
+
+    elements: Elements
+    axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list)
+    reads: list[tuple[str, int, int, int, Axis]] = field(default_factory=list)
+    uses: dict[str, int] = field(default_factory=dict)
+    contractions: list[tuple[str, str | None, int, Axis | None, Axis | None]] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    depthwise: dict[str, Tensor] = field(default_factory=dict)
+
+
+def assemble(
+    recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
+) -> NeuronGraph:
+    """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
+    freeze_bare_reads(recording)
+    root, reasons = recording.elements.resolve()
+    number, classes = number_classes(recording, root)
+    frozen = torch.zeros(classes, dtype=torch.bool)
+    frozen[0] = True
+    for r in reasons:
+        frozen[number[r]] = True
+    class_of = number[root]
+
+    def of(axis: Axis | None) -> Tensor | None:
+        return None if axis is None else class_of[axis.ids]
+
+    site_classes = [unique_in_order(class_of[site.ids]) for site in recording.sites]
+    reads = tuple(
+        Read(weight, use, operand, axis, class_of[neurons.ids], positions_by_site(recording, neurons))
+        for weight, use, operand, axis, neurons in recording.reads
+    )
+    reads = tuple(read for read in reads if read.layers)
+    slots = tuple(
+        Slot(name, dim, class_of[axis.ids])
+        for name, axes in recording.axes.items()
+        for dim, axis in enumerate(axes)
+        if bool((~frozen[class_of[axis.ids]]).any())
+    )
+    layers, refused = describe(recording, site_classes, frozen, reasons, root, reads, class_of)
+    return NeuronGraph(
+        layers=layers,
+        refused=refused,
+        slots=slots,
+        reads=reads,
+        norms=tuple(recording.norms),
+        contractions=tuple(
+            Contraction(weight.rpartition(".")[0] if weight else module, flops, of(ins), of(outs))
+            for module, weight, flops, ins, outs in recording.contractions
+        ),
+        shapes=shapes,
+        aliases=aliases,
+        depthwise={name: class_of[ids] for name, ids in recording.depthwise.items()},
+        classes=classes,
+        vehicle=vehicle,
+        index={layer.name: layer for layer in layers},
+    )
+
+
+def freeze_bare_reads(recording: Recording) -> None:
+    """A neuron that some contraction reads before any activation can be zero there only by accident."""
+    for weight, _, _, _, neurons in recording.reads:
+        bare = neurons.ids[neurons.sites == 0]
+        recording.elements.freeze(bare, f"read before any activation (by {weight})")
+
+
+def number_classes(recording: Recording, root: Tensor) -> tuple[Tensor, int]:
+    """Number the roots that some activation carries 1, 2, …; all others are class 0, which never goes."""
+    number = torch.zeros(len(root), dtype=torch.long)
+    carried = [root[site.ids] for site in recording.sites]
+    roots = torch.cat(carried).unique() if carried else torch.zeros(0, dtype=torch.long)
+    number[roots] = torch.arange(1, len(roots) + 1)
+    return number, len(roots) + 1
+
+
+def positions_by_site(recording: Recording, neurons: Axis) -> dict[int, Tensor]:
+    """Site -> positions of a read axis that carry its output."""
+    found: dict[int, list[Tensor]] = defaultdict(list)
+    for mark in neurons.sites.unique().tolist():
+        positions = (neurons.sites == mark).nonzero().flatten()
+        for site in recording.elements.sites_of(mark):
+            found[site].append(positions)
+    return {site: torch.cat(parts).sort().values for site, parts in found.items()}
+
+
+def unique_in_order(classes: Tensor) -> Tensor:
+    """Each class once, in order of first appearance."""
+    values, inverse = classes.unique(return_inverse=True)
+    first = torch.full((len(values),), len(classes))
+    first.scatter_reduce_(0, inverse, torch.arange(len(classes)), "amin")
+    return classes[first.sort().values]
+
+
+def names_of(sites: list[Site]) -> list[str]:
+    """A name per site: the activation module's path; a repeated one gets #2, #3, …"""
+    count: Counter[str] = Counter()
+    names = []
+    for site in sites:
+        base = site.module or site.kind
+        count[base] += 1
+        names.append(base if count[base] == 1 else f"{base}#{count[base]}")
+    return names
+
+
+def describe(
+    recording: Recording, site_classes: list[Tensor], frozen: Tensor, reasons: dict[int, str], root: Tensor,
+    reads: tuple[Read, ...], class_of: Tensor,
+) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:  # fmt: skip
+    """Layers in forward order, and why some neurons are refused."""
+    names = names_of(recording.sites)
+    carriers: dict[int, set[int]] = defaultdict(set)
+    for site, classes in enumerate(site_classes):
+        for c in classes.tolist():
+            carriers[c].add(site)
+    makers = producers_by_class(recording, class_of)
+    why: dict[int, str] = {}
+    for r, reason in reasons.items():
+        why.setdefault(int(class_of[r]), reason)
+    layers, refused = [], []
+    for site, classes in enumerate(site_classes):
+        members = classes.tolist()
+        removable = ~frozen[classes]
+        read_by = tuple((read.weight, read.use) for read in reads if site in read.layers)
+        partners = set().union(*(carriers[c] for c in members)) - {site} if members else set()
+        if not read_by and not any(is_read(reads, p) for p in partners):
+            removable = torch.zeros_like(removable)
+            for c in members:
+                why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
+        producers = sorted({pair for c in members[:1] + members[-1:] for pair in makers.get(c, ())})
+        layers.append(
+            Layer(
+                names[site], recording.sites[site].kind, classes, removable, tuple(producers), read_by,
+                tuple(names[p] for p in sorted(partners)),
+            )  # fmt: skip
+        )
+        for reason, n in Counter(why.get(c, "fixed") for c, ok in zip(members, removable.tolist(), strict=True)
+                                 if not ok).items():  # fmt: skip
+            refused.append(Refusal(names[site], reason, n))
+    return tuple(layers), tuple(refused)
+
+
+def is_read(reads: tuple[Read, ...], site: int) -> bool:
+    """Does any contraction read this site's output?"""
+    return any(site in read.layers for read in reads)
+
+
+def producers_by_class(recording: Recording, class_of: Tensor) -> dict[int, list[tuple[str, int]]]:
+    """Class -> (weight, axis) of the contractions that write it, from the output axes seen in the forward."""
+    makers: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for _, weight, _, _, made in recording.contractions:
+        if weight is None or made is None:
+            continue
+        for dim, axis in enumerate(recording.axes[weight]):
+            if len(axis.ids) and len(made.ids) and int(axis.ids[0]) == int(made.ids[0]):
+                for c in set(class_of[axis.ids].tolist()) - {0}:
+                    makers[c].append((weight, dim))
+    return makers

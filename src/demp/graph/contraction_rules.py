@@ -1,0 +1,167 @@
+"""Axis rules for convolutions and matrix products: where neurons are born and where they are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from demp.graph.elements import Axis, Labels
+from demp.graph.rules import Call, rule
+
+if TYPE_CHECKING:
+    from demp.graph.trace import Tracer
+
+CONTRACTIONS = {"convolution", "convolution_overrideable", "_convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv",
+                "linear"}  # fmt: skip
+"""ATen operations that sum over a neuron axis and whose operand can be observed."""
+
+
+@rule("convolution", "convolution_overrideable", "_convolution")
+def convolution(tracer: Tracer, call: Call) -> Labels:
+    """Plain, strided, dilated, transposed and depthwise convolutions, 1d to 3d."""
+    x, weight, bias = call.args[:3]
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    labels, kernel = tracer.labels(x), tracer.labels(weight)
+    batched = x.dim() == weight.dim()
+    channel = 1 if batched else 0
+    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    flops = 2 * call.out.numel() * (weight.shape[1] if not transposed else weight.shape[0] // groups)
+    for size in weight.shape[2:]:
+        flops *= size
+    if transposed:
+        flops = 2 * x.numel() * weight.shape[1]
+        for size in weight.shape[2:]:
+            flops *= size
+    depthwise = groups > 1 and groups == x.shape[channel] == call.out.shape[channel] and not transposed
+    if depthwise:
+        return depthwise_convolution(tracer, call, channel, flops)
+    if groups > 1:
+        why = f"grouped convolution ({groups} groups)"
+        for tensor in (x, weight, bias):
+            if isinstance(tensor, Tensor):
+                tracer.freeze_tensor(tensor, why)
+        tracer.contraction(kernel.source, flops, None, None)
+        return tracer.bare(call.out)
+    made = join(tracer, kernel, kernel.axes[out_axis], bias)
+    read(tracer, labels, channel, kernel, in_axis, operand=0)
+    tracer.contraction(kernel.source, flops, kernel.axes[in_axis], made)
+    return produced(tracer, call.out, labels, channel, made, kernel, skip_dims=1)
+
+
+def depthwise_convolution(tracer: Tracer, call: Call, channel: int, flops: int) -> Labels:
+    """One filter per channel: the channel passes through, and its filter belongs to the neuron."""
+    x, weight, bias = call.args[:3]
+    labels, kernel = tracer.labels(x), tracer.labels(weight)
+    axis, own = labels.axes[channel], kernel.axes[0]
+    join(tracer, kernel, own, bias)
+    if axis is None or own is None or kernel.source is None:
+        tracer.freeze_tensor(x, "depthwise convolution with a computed weight")
+        tracer.freeze_tensor(weight, "depthwise convolution of a tensor without neurons")
+        tracer.contraction(kernel.source, flops, None, None)
+        return tracer.bare(call.out)
+    tracer.elements.union(axis.ids, own.ids)
+    tracer.depthwise(kernel.source, own)
+    tracer.contraction(kernel.source, flops, None, own)
+    axes: list[Axis | None] = [None] * call.out.dim()
+    axes[channel] = Axis(own.ids, axis.sites, tracer.tick(), kernel.source)
+    return Labels(tuple(axes))
+
+
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
+def matrix_product(tracer: Tracer, call: Call) -> Labels:
+    """Products of two operands over their shared axis; one of them is usually a weight."""
+    shift = call.name in ("addmm", "baddbmm", "addmv")
+    first = 1 if shift else 0
+    a, b = call.args[first], call.args[first + 1]
+    bias = call.args[0] if shift else (call.arg(2, "bias") if call.name == "linear" else None)
+    left, right = tracer.labels(a), tracer.labels(b)
+    b_in = (1 if call.name == "linear" else 0) if b.dim() < 3 else b.dim() - 2
+    b_out = None if b.dim() == 1 else (0 if call.name == "linear" else b.dim() - 1)
+    flops = 2 * call.out.numel() * a.shape[-1]
+    a_in = a.dim() - 1
+    a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
+    out: list[Axis | None] = [None] * call.out.dim()
+    if right.source is not None and not left.constant:
+        made = join(tracer, right, None if b_out is None else right.axes[b_out], bias)
+        read(tracer, left, a_in, right, b_in, operand=first)
+        tracer.contraction(right.source, flops, right.axes[b_in], made)
+        if call.name == "bmm" or call.name == "baddbmm":
+            freeze_batch(tracer, left, right)
+        return produced(tracer, call.out, left, a_in, made, right, at_end=b_out is not None)
+    if left.source is not None and not right.constant and a_out is not None:
+        made = left.axes[a_out]
+        if isinstance(bias, Tensor):
+            tracer.freeze_tensor(bias, "bias of a product with the weight on the left")
+            tracer.freeze_axis(made, "bias of a product with the weight on the left")
+        read(tracer, right, b_in, left, a_in, operand=first + 1)
+        tracer.contraction(left.source, flops, left.axes[a_in], made)
+        if call.name == "bmm":
+            freeze_batch(tracer, left, right)
+        if made is not None:
+            out[call.out.dim() - (2 if b_out is not None else 1)] = Axis(
+                made.ids, made.sites, tracer.tick(), left.source
+            )
+        if b_out is not None:
+            out[-1] = right.axes[b_out]
+        return Labels(tuple(out))
+    why = "product of two activations" if not (left.constant or right.constant) else "the weight is computed in the forward"
+    for tensor in (a, b, bias):
+        if isinstance(tensor, Tensor):
+            tracer.freeze_tensor(tensor, why)
+    tracer.contraction(None, flops, None, None)
+    return tracer.bare(call.out)
+
+
+def freeze_batch(tracer: Tracer, left: Labels, right: Labels) -> None:
+    """Neurons on the batch axis of a batched product stay."""
+    for labels in (left, right):
+        if len(labels.axes) == 3:
+            tracer.freeze_axis(labels.axes[0], "neurons on the batch axis of a batched product")
+
+
+def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
+    """The produced axis and its bias share their fate."""
+    if isinstance(bias, Tensor) and bias.dim() > 0:
+        vector = tracer.labels(bias).axes[-1]
+        if made is None or vector is None or len(vector.ids) != len(made.ids):
+            tracer.freeze_tensor(bias, "bias that does not match the produced axis")
+            tracer.freeze_axis(made, "bias that does not match the produced axis")
+        else:
+            tracer.elements.union(made.ids, vector.ids)
+            tracer.bias(weight.source, tracer.labels(bias).source)
+    return made
+
+
+def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
+    """The contraction sums over the activation's axis: a read point of its neurons."""
+    neurons, slices = activation.axes[axis], weight.axes[weight_axis]
+    if neurons is None:
+        tracer.freeze_axis(slices, "reads a model input or a tensor without neurons")
+    elif slices is None or weight.source is None:
+        tracer.freeze_axis(neurons, "read by a computed weight")
+        tracer.freeze_axis(slices, "a computed weight")
+    else:
+        tracer.elements.union(neurons.ids, slices.ids)
+        tracer.read(weight.source, operand, axis, neurons)
+
+
+def produced(
+    tracer: Tracer, out: Tensor, source: Labels, axis: int, made: Axis | None, weight: Labels, *,
+    skip_dims: int = 0, at_end: bool = False,
+) -> Labels:  # fmt: skip
+    """Labels of the output: the weight's axis in place of the one that was read."""
+    axes: list[Axis | None] = [None] * out.dim()
+    lead = source.axes[: axis if skip_dims else len(source.axes) - 1]
+    for dim, kept in enumerate(lead):
+        axes[dim] = kept
+    if weight.source is None:
+        tracer.freeze_axis(made, "made by a computed weight")
+    if made is not None and (skip_dims or at_end):
+        axes[axis if skip_dims else out.dim() - 1] = Axis(
+            made.ids, made.without_sites().sites, tracer.tick(), weight.source
+        )
+    if skip_dims:
+        for kept in source.axes[axis + 1 :]:
+            tracer.freeze_axis(kept, "convolution runs over the neuron axis")
+    return Labels(tuple(axes))

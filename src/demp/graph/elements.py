@@ -1,0 +1,126 @@
+"""Elements of parameter axes, and which of them must live or go together (a union-find on whole vectors)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is known of one axis of a tensor that flows through the model.
+
+    ``ids[i]`` is the element at position i; ``sites[i]`` the number of a set of activation sites whose output is read
+    there; ``born`` the ordinal of the contraction that produced the axis; ``producer`` its weight.
+    """
+
+    ids: Tensor
+    sites: Tensor
+    born: int = -1
+    producer: str | None = None
+
+    def take(self, positions: Tensor) -> "Axis":
+        """The axis whose position i is position ``positions[i]`` of this one."""
+        return Axis(self.ids[positions], self.sites[positions], self.born, self.producer)
+
+    def without_sites(self) -> "Axis":
+        """The same elements, as they leave a contraction: no activation has been applied yet."""
+        return Axis(self.ids, torch.zeros_like(self.sites), self.born, self.producer)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Axes of one tensor (None: the axis carries no neurons), and where the tensor comes from."""
+
+    axes: tuple[Axis | None, ...]
+    source: str | None = None
+    """Parameter or buffer name, if the tensor is one or a plain view of one."""
+    constant: bool = False
+    """Computed from parameters and buffers alone."""
+
+
+class Elements:
+    """Numbers elements, collects unions and freezes, and resolves them once at the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._frozen: list[tuple[Tensor, str]] = []
+        self._balanced: list[tuple[Tensor, int, str]] = []
+        self._site_sets: list[frozenset[int]] = [frozenset()]
+        self._site_index: dict[frozenset[int], int] = {frozenset(): 0}
+
+    def new(self, size: int) -> Axis:
+        """A fresh axis of ``size`` elements."""
+        ids = torch.arange(self.count, self.count + size, device="cpu")
+        self.count += size
+        return Axis(ids, torch.zeros(size, dtype=torch.long, device="cpu"))
+
+    def union(self, a: Tensor, b: Tensor) -> None:
+        """Element ``a[i]`` and element ``b[i]`` share their fate."""
+        if a is not b:
+            self._pairs.append((a, b))
+
+    def freeze(self, ids: Tensor, reason: str) -> None:
+        """These elements, and all united with them, are never removed."""
+        if len(ids):
+            self._frozen.append((ids, reason))
+
+    def must_balance(self, ids: Tensor, parts: int, reason: str) -> None:
+        """Freeze ``ids`` unless its ``parts`` equal parts turn out to be the same classes, in the same order."""
+        self._balanced.append((ids, parts, reason))
+
+    def site_set(self, sites: frozenset[int]) -> int:
+        """The number of a set of activation sites."""
+        if sites not in self._site_index:
+            self._site_index[sites] = len(self._site_sets)
+            self._site_sets.append(sites)
+        return self._site_index[sites]
+
+    def sites_of(self, number: int) -> frozenset[int]:
+        """The set behind a number."""
+        return self._site_sets[number]
+
+    def merge_sites(self, a: Tensor, b: Tensor) -> Tensor:
+        """Per position, the union of two site sets."""
+        if torch.equal(a, b):
+            return a
+        pairs, inverse = torch.stack([a, b]).unique(dim=1, return_inverse=True)
+        merged = [
+            self.site_set(self._site_sets[x] | self._site_sets[y]) for x, y in pairs.t().tolist()
+        ]
+        return torch.tensor(merged, device="cpu")[inverse]
+
+    def resolve(self) -> tuple[Tensor, dict[int, str]]:
+        """Root of every element, and the first reason for each frozen root."""
+        root = torch.arange(self.count, device="cpu")
+        if self._pairs:
+            a = torch.cat([pair[0] for pair in self._pairs])
+            b = torch.cat([pair[1] for pair in self._pairs])
+            root = components(self.count, a, b)
+        reasons: dict[int, str] = {}
+        for ids, parts, reason in self._balanced:
+            rows = root[ids].view(parts, -1)
+            if not bool((rows == rows[0]).all()):
+                self._frozen.append((ids, reason))
+        for ids, reason in self._frozen:
+            for r in root[ids].unique().tolist():
+                reasons.setdefault(r, reason)
+        return root, reasons
+
+
+def components(count: int, a: Tensor, b: Tensor) -> Tensor:
+    """Smallest element of the connected component of each of ``count`` elements, given edges a[i] - b[i]."""
+    root = torch.arange(count, device="cpu")
+    while True:
+        ra, rb = root[a], root[b]
+        if torch.equal(ra, rb):
+            return root
+        low = torch.minimum(ra, rb)
+        root.scatter_reduce_(0, ra, low, "amin")
+        root.scatter_reduce_(0, rb, low, "amin")
+        while True:
+            jumped = root[root]
+            if torch.equal(jumped, root):
+                break
+            root = jumped

@@ -1,0 +1,181 @@
+"""The neuron graph: plain frozen data, no reference to the model.
+
+A *class* is the set of all tensor slices that must go together; classes are numbered once, on the dense model, and
+keep their number for the whole run. A neuron of a layer is one class. What was removed so far is a boolean vector over
+classes, called ``gone`` everywhere; the indices that stay in any axis follow from it.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one parameter or buffer. ``classes[i]`` is the class that owns index ``i``."""
+
+    tensor: str
+    axis: int
+    classes: Tensor
+
+    def keep(self, gone: Tensor) -> Tensor:
+        """Indices that stay, in dense numbering, ascending."""
+        return (~gone[self.classes]).nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class Read:
+    """A contraction that consumes neurons: use number ``use`` of parameter ``weight`` in one forward.
+
+    ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis. ``classes`` and
+    ``sites`` have one entry per position of that axis; ``sites`` holds bit sets of layer indices.
+    """
+
+    weight: str
+    use: int
+    operand: int
+    axis: int
+    classes: Tensor
+    layers: dict[int, Tensor]
+    """Layer index -> positions of the axis that carry neurons of this layer."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: its parameters, the weight that feeds it, and the classes along its axis."""
+
+    scale: str | None
+    shift: str | None
+    producer: str | None
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The arithmetic of one convolution or matrix product: FLOPs at dense widths, and what they scale with."""
+
+    module: str
+    flops: int
+    inputs: Tensor | None
+    outputs: Tensor | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One activation site."""
+
+    name: str
+    activation: str
+    classes: Tensor
+    """Class of each neuron, dense order."""
+    removable: Tensor
+    """Per neuron: may it go at all?"""
+    producers: tuple[tuple[str, int], ...]
+    reads: tuple[tuple[str, int], ...]
+    coupled: tuple[str, ...]
+    """Other layers that share neurons with this one (a residual stream, a gate)."""
+
+    @property
+    def width(self) -> int:
+        """Neurons in the dense model."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Neurons that demp will not remove, and why."""
+
+    name: str
+    reason: str
+    neurons: int
+
+
+@dataclass(frozen=True)
+class NeuronGraph:
+    """Everything known about the neurons of one model."""
+
+    layers: tuple[Layer, ...]
+    refused: tuple[Refusal, ...]
+    slots: tuple[Slot, ...]
+    reads: tuple[Read, ...]
+    norms: tuple[Norm, ...]
+    contractions: tuple[Contraction, ...]
+    shapes: dict[str, tuple[int, ...]]
+    """Dense shape of every parameter and buffer, by its first name."""
+    aliases: dict[str, str]
+    """Other names of a tied tensor -> its first name."""
+    depthwise: dict[str, Tensor]
+    """Module path of each depthwise convolution -> classes of its channels."""
+    classes: int
+    vehicle: str
+    """How the model was read: ``meta`` (no arithmetic) or ``eager``."""
+    index: dict[str, Layer] = field(repr=False)
+
+    def layer(self, name: str) -> Layer:
+        """The layer called ``name``. Raises UsageError with the names there are."""
+        if name not in self.index:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.index, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"no layer called {name!r} in the graph{hint}")
+        return self.index[name]
+
+    def nothing_gone(self) -> Tensor:
+        """The ``gone`` vector of the dense model."""
+        return torch.zeros(self.classes, dtype=torch.bool)
+
+    def voters(self) -> Tensor:
+        """Per class: the number of layers that are read somewhere and carry it."""
+        votes = torch.zeros(self.classes, dtype=torch.long)
+        for layer in self.layers:
+            if layer.reads:
+                votes[layer.classes] += 1
+        return votes
+
+    def neurons(self, gone: Tensor | None = None) -> int:
+        """Neurons over all layers that are still there."""
+        if gone is None:
+            return sum(layer.width for layer in self.layers)
+        return sum(int((~gone[layer.classes]).sum()) for layer in self.layers)
+
+    def parameters(self, parameter_names: set[str], gone: Tensor) -> int:
+        """Entries of the named tensors at the widths that ``gone`` leaves."""
+        return sum(numel(shape) for name, shape in self.sizes(gone).items() if name in parameter_names)
+
+    def sizes(self, gone: Tensor) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor at the widths that ``gone`` leaves."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        for slot in self.slots:
+            shapes[slot.tensor][slot.axis] = int((~gone[slot.classes]).sum())
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def flops(self, gone: Tensor, *, paper: bool = False) -> int:
+        """Forward FLOPs of the example inputs (2 per multiply-add).
+
+        ``paper=True`` counts as the paper does: the shrunken input width is ignored.
+        """
+        total = 0.0
+        for op in self.contractions:
+            share = 1.0
+            if op.outputs is not None:
+                share *= share_left(op.outputs, gone)
+            if op.inputs is not None and not paper:
+                share *= share_left(op.inputs, gone)
+            total += op.flops * share
+        return round(total)
+
+
+def share_left(classes: Tensor, gone: Tensor) -> float:
+    """Share of the positions in ``classes`` that is not gone."""
+    return float((~gone[classes]).double().mean()) if len(classes) else 1.0
+
+
+def numel(shape: tuple[int, ...]) -> int:
+    """Entries of a tensor of this shape."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total

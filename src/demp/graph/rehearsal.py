@@ -1,0 +1,129 @@
+"""Rehearse a cut on stand-in tensors: a forward with a width written into it fails here, not in the user's run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from demp.graph.neurons import Layer, NeuronGraph, Refusal, Slot
+
+HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
+
+Forward = Callable[[Mapping[str, Tensor]], Any]
+
+
+def refuse_hard_coded(
+    graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any
+) -> NeuronGraph:
+    """The graph without the groups of layers whose narrowing makes the forward fail or its output change shape."""
+    groups = coupled_groups(graph)
+    failing = find_failing(groups, lambda some: survives(graph, model, tensors, forward, reference, some))
+    if not failing:
+        return graph
+    names = {name for group in failing for name in group}
+    layers = tuple(
+        replace(layer, removable=torch.zeros_like(layer.removable)) if layer.name in names else layer
+        for layer in graph.layers
+    )
+    refused = tuple(
+        Refusal(layer.name, HARD_CODED, int(layer.removable.sum())) for layer in graph.layers if layer.name in names
+    )
+    kept = torch.zeros(graph.classes, dtype=torch.bool)
+    for layer in layers:
+        kept[layer.classes[layer.removable]] = True
+    slots = tuple(slot for slot in graph.slots if bool(kept[slot.classes].any()))
+    return replace(
+        graph, layers=layers, refused=graph.refused + refused, slots=slots,
+        index={layer.name: layer for layer in layers},
+    )  # fmt: skip
+
+
+def coupled_groups(graph: NeuronGraph) -> list[list[str]]:
+    """Layers that share neurons, together; only those with something to remove."""
+    seen: set[str] = set()
+    groups = []
+    for layer in graph.layers:
+        if layer.name in seen or not bool(layer.removable.any()):
+            continue
+        group, todo = [], [layer.name]
+        while todo:
+            name = todo.pop()
+            if name not in seen:
+                seen.add(name)
+                group.append(name)
+                todo.extend(graph.index[name].coupled)
+        groups.append(group)
+    return groups
+
+
+def find_failing(groups: list[list[str]], survive: Callable[[list[list[str]]], bool]) -> list[list[str]]:
+    """Groups that fail, by halving; one call when all is well."""
+    if not groups or survive(groups):
+        return []
+    if len(groups) == 1:
+        return groups
+    half = len(groups) // 2
+    return find_failing(groups[:half], survive) + find_failing(groups[half:], survive)
+
+
+def survives(
+    graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any,
+    groups: list[list[str]],
+) -> bool:  # fmt: skip
+    """Does the forward run with one neuron fewer in each group, and give outputs of the same shape?"""
+    gone = graph.nothing_gone()
+    for group in groups:
+        for layer in (graph.index[name] for name in group):
+            if not bool(gone[layer.classes].any()) and layer.width > 1:
+                gone[first_removable(layer)] = True
+    small = shrunken(graph.slots, tensors, gone)
+    try:
+        with channel_groups(model, graph, gone):
+            out = forward(small)
+    except Exception:  # any failure of the user's forward means the same: this width cannot change
+        return False
+    return shapes_of(out) == shapes_of(reference)
+
+
+def first_removable(layer: Layer) -> int:
+    """One class of the layer that may go; the fixed class if there is none."""
+    removable = layer.classes[layer.removable]
+    return int(removable[0]) if len(removable) else int(layer.classes[0])
+
+
+def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
+    """Stand-ins at the widths that ``gone`` leaves."""
+    small = dict(tensors)
+    for slot in slots:
+        keep = slot.keep(gone)
+        if len(keep) < len(slot.classes):
+            tensor = small[slot.tensor]
+            small[slot.tensor] = tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(
+                tensor.requires_grad
+            )
+    return small
+
+
+@contextmanager
+def channel_groups(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
+    """Depthwise convolutions get as many groups as channels stay; restored after."""
+    changed = []
+    for name, classes in graph.depthwise.items():
+        module = model.get_submodule(name)
+        if hasattr(module, "groups"):
+            changed.append((module, module.groups))
+            module.groups = int((~gone[classes]).sum())  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, groups in changed:
+            module.groups = groups
+
+
+def shapes_of(tree: Any) -> list[tuple[int, ...]]:
+    """Shapes of all tensors in a nested output."""
+    return [tuple(leaf.shape) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,222 @@
+"""Axis rules: what each ATen operation does to the neurons on its operands' axes.
+
+A rule receives the tracer and one call and returns the labels of the outputs. An operation without a rule freezes
+every neuron that reaches it: lost sparsity, never a wrong cut. Rules for shapes and for arithmetic that mixes neurons
+live in ``shape_rules`` and ``contraction_rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from demp.graph.elements import Axis, Labels
+
+if TYPE_CHECKING:
+    from demp.graph.trace import Tracer
+
+
+@dataclass(frozen=True)
+class Call:
+    """One ATen call: operation name, arguments, output."""
+
+    name: str
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or keyword."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def dims(self, value: Any, ndim: int) -> list[int]:
+        """Dimension arguments as non-negative integers; None means all of them."""
+        if value is None or value == []:
+            return list(range(ndim))
+        return [d % ndim for d in ([value] if isinstance(value, int) else value)]
+
+
+Rule = Callable[["Tracer", Call], Any]
+RULES: dict[str, Rule] = {}
+
+SITES = {
+    "relu": "relu", "relu_": "relu", "clamp_min": "relu", "clamp_min_": "relu", "threshold": "relu",
+    "threshold_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6", "relu6": "relu6",
+    "leaky_relu": "leaky_relu", "leaky_relu_": "leaky_relu", "_prelu_kernel": "leaky_relu",
+    "rrelu_with_noise": "leaky_relu", "gelu": "gelu", "gelu_": "gelu", "silu": "silu", "silu_": "silu",
+    "mish": "mish", "mish_": "mish", "hardswish": "hardswish", "hardswish_": "hardswish", "elu": "elu",
+    "elu_": "elu", "celu": "elu", "celu_": "elu", "softplus": "softplus", "glu": "glu",
+}  # fmt: skip
+"""ATen operations that are activation sites -> kind of activation."""
+
+EXTRA_POINTWISE = {
+    "bernoulli", "native_dropout", "copy_", "fill_", "zero_", "bernoulli_", "lerp", "rrelu_with_noise",
+    "_prelu_kernel", "where", "masked_fill", "masked_fill_", "clamp", "clamp_", "nan_to_num", "dropout",
+    "uniform_", "normal_", "rand_like", "randn_like", "zeros_like", "ones_like", "empty_like", "full_like",
+}  # fmt: skip
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ATen operations."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def find(op: torch._ops.OpOverload, name: str) -> Rule:
+    """The rule for an operation; unknown ones freeze what reaches them."""
+    if name in RULES:
+        return RULES[name]
+    if name in SITES or name in EXTRA_POINTWISE or torch.Tag.pointwise in op.tags:
+        return pointwise
+    return unknown
+
+
+def unknown(tracer: Tracer, call: Call) -> None:
+    """Freeze every neuron on every operand."""
+    for tensor in tracer.tensors((call.args, call.kwargs)):
+        tracer.freeze_tensor(tensor, f"unknown operation {call.name}")
+
+
+def pointwise(tracer: Tracer, call: Call) -> Any:
+    """Element-wise with broadcast: neurons that meet at one position share their fate."""
+    operands = tracer.tensors((call.args, call.kwargs))
+    out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    if not isinstance(out, Tensor) or not operands:
+        return None
+    labels = tracer.meet(operands, out.shape, call.name)
+    if call.name in SITES:
+        labels = tracer.site(labels, SITES[call.name])
+    if isinstance(call.out, (tuple, list)):
+        return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
+    return labels
+
+
+@rule("glu")
+def gated_half(tracer: Tracer, call: Call) -> Labels:
+    """First half times sigmoid of the second half along one axis."""
+    labels = tracer.labels(call.args[0])
+    dim = call.arg(1, "dim", -1) % call.args[0].dim()
+    axes = list(labels.axes)
+    axis = axes[dim]
+    if axis is not None:
+        half = len(axis.ids) // 2
+        tracer.elements.union(axis.ids[:half], axis.ids[half:])
+        axes[dim] = axis.take(torch.arange(half, device="cpu"))
+    return tracer.site(Labels(tuple(axes), constant=labels.constant), "glu")
+
+
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d", "max_pool3d",
+      "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
+      "_adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+      "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d",
+      "upsample_linear1d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact1d",
+      "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "_upsample_bilinear2d_aa",
+      "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+      "replication_pad2d", "replication_pad3d")  # fmt: skip
+def per_channel_window(tracer: Tracer, call: Call) -> Any:
+    """Pooling, resampling and padding over space: each channel on its own."""
+    out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    source = call.args[0]
+    labels = tracer.labels(source)
+    spatial = int(next(c for c in call.name if c.isdigit()))
+    axes: list[Axis | None] = list(labels.axes)
+    for dim in range(source.dim() - spatial, source.dim()):
+        tracer.freeze_axis(axes[dim], f"{call.name} runs over the neuron axis")
+        axes[dim] = None
+    result = Labels(tuple(axes), constant=labels.constant) if out.dim() == source.dim() else None
+    return [result, result] if isinstance(call.out, (tuple, list)) else result
+
+
+@rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp",
+      "any", "all", "argmax", "argmin", "norm", "linalg_vector_norm", "median")  # fmt: skip
+def reduction(tracer: Tracer, call: Call) -> Any:
+    """A reduction over the neuron axis mixes neurons; over other axes it keeps them apart."""
+    source = call.args[0]
+    at = 2 if call.name in ("norm", "linalg_vector_norm") else 1
+    value = call.arg(at, "dim")
+    if at == 1 and not isinstance(value, (int, list, tuple, type(None))):
+        return unknown(tracer, call)
+    dims = call.dims(value, source.dim()) if source.dim() else []
+    labels = tracer.labels(source)
+    first = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    keepdim = first.dim() == source.dim()
+    axes: list[Axis | None] = []
+    for dim, axis in enumerate(labels.axes):
+        if dim in dims:
+            tracer.freeze_axis(axis, f"{call.name} over the neuron axis mixes neurons")
+            if keepdim:
+                axes.append(None)
+        else:
+            axes.append(axis)
+    result = Labels(tuple(axes), constant=labels.constant)
+    return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "flip", "roll",
+      "_safe_softmax", "sort")  # fmt: skip
+def along_axis(tracer: Tracer, call: Call) -> Any:
+    """Operations whose outputs depend on all positions (or the order) along the named axes."""
+    source = call.args[0]
+    value = call.arg(2 if call.name == "roll" else 1, "dims" if call.name in ("flip", "roll") else "dim", -1)
+    labels = tracer.labels(source)
+    axes = list(labels.axes)
+    for dim in call.dims(value, source.dim()) if source.dim() else []:
+        tracer.freeze_axis(axes[dim], f"{call.name} over the neuron axis mixes neurons")
+        axes[dim] = None
+    result = Labels(tuple(axes), constant=labels.constant)
+    return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
+
+
+@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
+def mixing_norm(tracer: Tracer, call: Call) -> None:
+    """LayerNorm, GroupNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
+    for tensor in tracer.tensors((call.args, call.kwargs)):
+        tracer.freeze_tensor(tensor, f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons")
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+      "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update")  # fmt: skip
+def batch_norm(tracer: Tracer, call: Call) -> Any:
+    """Per channel: scale, shift and running statistics belong to the channel's neuron."""
+    source = call.args[0]
+    labels = tracer.labels(source)
+    channel = labels.axes[1] if len(labels.axes) > 1 else None
+    vectors = [a for a in call.args[1:] if isinstance(a, Tensor)]
+    if channel is None:
+        for vector in vectors:
+            tracer.freeze_tensor(vector, "batch norm of a tensor without neurons")
+        return [labels, None, None]
+    for vector in vectors:
+        other = tracer.labels(vector).axes[0]
+        if other is None:
+            tracer.freeze_axis(channel, "batch norm with a computed vector")
+        else:
+            tracer.elements.union(channel.ids, other.ids)
+    names = [tracer.labels(a).source if isinstance(a, Tensor) else None for a in call.args[1:3]]
+    tracer.norm(names[0], names[1], channel.producer)
+    return [Labels(labels.axes, constant=labels.constant), None, None]
+
+
+@rule("detach", "alias", "lift_fresh", "_to_copy", "clone", "contiguous", "detach_")
+def identity(tracer: Tracer, call: Call) -> Labels:
+    """The same tensor under another name, dtype or memory format."""
+    return tracer.labels(call.args[0])
+
+
+@rule("embedding")
+def embedding(tracer: Tracer, call: Call) -> Labels:
+    """Rows are looked up: the row axis stays, the feature axis flows on."""
+    table = tracer.labels(call.args[0])
+    tracer.freeze_axis(table.axes[0], "rows of an embedding are looked up by index")
+    lead: tuple[Axis | None, ...] = (None,) * (call.out.dim() - 1)
+    return Labels((*lead, table.axes[1]))

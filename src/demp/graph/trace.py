@@ -1,0 +1,309 @@
+"""Read a model: one forward under a dispatch mode that follows neurons from axis to axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+from demp.errors import TraceError
+from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph.assemble import Recording, Site, assemble
+from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.neurons import NeuronGraph, Norm
+from demp.graph.rehearsal import refuse_hard_coded
+from demp.graph.rules import Call, find, unknown
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Tracer(TorchDispatchMode):
+    """Follows neurons through one forward. What it saw ends in ``self.recording``."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.elements = Elements()
+        self.recording = Recording(self.elements)
+        self.modules: list[str] = []
+        self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._ticks = 0
+        self._before: tuple[int, ...] = ()
+        for name, tensor in tensors.items():
+            axes = tuple(self.elements.new(size) for size in tensor.shape)
+            self.recording.axes[name] = axes
+            self._labels[tensor] = Labels(axes, name, constant=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, then label what came out."""
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], Tensor):
+            self._before = tuple(args[0].shape)
+        out = func(*args, **kwargs)
+        space, _, name = func._schema.name.partition("::")
+        call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
+        rule = find(func, call.name) if space in ("aten", "prims") else unknown
+        result = rule(self, call)
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        results = list(result) if isinstance(result, (tuple, list)) else [result]
+        for tensor, labels in zip(outs, results + [None] * len(outs), strict=False):
+            if isinstance(tensor, Tensor):
+                fits = labels is not None and len(labels.axes) == tensor.dim()
+                self._labels[tensor] = labels if fits else self.bare(tensor)
+        return out
+
+    # What rules ask for ------------------------------------------------------------------------------
+
+    def tensors(self, tree: Any) -> list[Tensor]:
+        """All tensors among nested arguments."""
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+    def labels(self, tensor: Tensor) -> Labels:
+        """What is known of a tensor."""
+        return self._labels.get(tensor) or self.bare(tensor)
+
+    def bare(self, tensor: Tensor) -> Labels:
+        """Labels of a tensor without neurons."""
+        return Labels((None,) * tensor.dim())
+
+    def shape_before(self, call: Call) -> tuple[int, ...]:
+        """Shape of the first operand before the call (in-place operations change it)."""
+        return self._before
+
+    def tick(self) -> int:
+        """A new ordinal, for the axis that a contraction produces."""
+        self._ticks += 1
+        return self._ticks
+
+    def fixed(self, size: int, reason: str) -> Axis:
+        """Positions that never go."""
+        axis = self.elements.new(size)
+        self.elements.freeze(axis.ids, reason)
+        return axis
+
+    def freeze_axis(self, axis: Axis | None, reason: str) -> None:
+        """Neurons on this axis stay."""
+        if axis is not None:
+            self.elements.freeze(axis.ids, f"{reason} (at {self.where()})")
+
+    def freeze_tensor(self, tensor: Tensor, reason: str) -> None:
+        """Neurons on any axis of this tensor stay."""
+        for axis in self.labels(tensor).axes:
+            self.freeze_axis(axis, reason)
+
+    def where(self) -> str:
+        """Path of the module that runs now."""
+        return (self.modules[-1] if self.modules else "") or "the model itself"
+
+    def meet(self, operands: list[Tensor], shape: Any, op: str, *, skip: int | None = None) -> Labels:
+        """Operands are broadcast against each other: at each position, neurons share their fate."""
+        axes: list[Axis | None] = []
+        all_labels = [self.labels(t) for t in operands]
+        for dim in range(len(shape)):
+            met: Axis | None = None
+            plain = False
+            for tensor, labels in zip(operands, all_labels, strict=True):
+                at = dim - (len(shape) - tensor.dim())
+                if at < 0 or dim == skip:
+                    continue
+                axis, size = labels.axes[at], tensor.shape[at]
+                if axis is None:
+                    plain = plain or (size == shape[dim] and size > 1)
+                elif size != shape[dim]:
+                    self.freeze_axis(axis, "a single neuron is broadcast")
+                else:
+                    met = axis if met is None else self.unite(met, axis)
+            if met is not None and plain:
+                self.freeze_axis(met, f"{op} with a tensor that has no neurons on this axis")
+            axes.append(met)
+        return Labels(tuple(axes), constant=all(labels.constant for labels in all_labels))
+
+    def unite(self, a: Axis, b: Axis) -> Axis:
+        """One axis out of two that meet."""
+        self.elements.union(a.ids, b.ids)
+        newest = a if a.born >= b.born else b
+        return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, newest.producer)
+
+    def site(self, labels: Labels, kind: str) -> Labels:
+        """An activation: its neuron axis is the one that the latest contraction produced."""
+        born = max((axis.born for axis in labels.axes if axis is not None), default=-1)
+        if born < 0 or labels.constant:
+            return labels
+        dim = next(d for d, axis in enumerate(labels.axes) if axis is not None and axis.born == born)
+        axis = labels.axes[dim]
+        assert axis is not None
+        number = len(self.recording.sites)
+        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids))
+        mark = self.elements.site_set(frozenset([number]))
+        axes = list(labels.axes)
+        axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, axis.producer)
+        return Labels(tuple(axes), constant=labels.constant)
+
+    def read(self, weight: str, operand: int, axis: int, neurons: Axis) -> None:
+        """A contraction consumes neurons."""
+        use = self.recording.uses.get(weight, 0)
+        self.recording.uses[weight] = use + 1
+        self.recording.reads.append((weight, use, operand, axis, neurons))
+
+    def contraction(self, weight: str | None, flops: int, reads: Axis | None, made: Axis | None) -> None:
+        """Count the arithmetic of one contraction."""
+        self.recording.contractions.append((self.where(), weight, flops, reads, made))
+
+    def norm(self, scale: str | None, shift: str | None, producer: str | None) -> None:
+        """A batch norm follows the weight ``producer``."""
+        self.recording.norms.append(Norm(scale, shift, producer))
+
+    def bias(self, weight: str | None, bias: str | None) -> None:
+        """``bias`` is added to what ``weight`` produces."""
+        if weight is not None and bias is not None:
+            self.recording.norms.append(Norm(None, bias, weight))
+
+    def depthwise(self, weight: str, axis: Axis) -> None:
+        """A depthwise convolution, whose module's ``groups`` must follow its channels."""
+        self.recording.depthwise[weight.rpartition(".")[0]] = axis.ids
+
+
+def as_inputs(example_inputs: Any) -> Inputs:
+    """Positional and keyword arguments out of a tuple, a dict or a single tensor."""
+    if isinstance(example_inputs, dict):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every parameter and buffer once, by its first name; and the other names of tied ones."""
+    seen: dict[int, str] = {}
+    unique: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if id(tensor) in seen:
+            aliases[name] = seen[id(tensor)]
+        else:
+            seen[id(tensor)] = name
+            unique[name] = tensor
+    return unique, aliases
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep ``stack`` at the paths of the modules whose forward runs."""
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        stack.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda m, a, name=name: stack.append(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def on_meta(tree: Any) -> Any:
+    """The same nested structure with every tensor on the meta device."""
+    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), tree)
+
+
+def run(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, mode: Any = None
+) -> Any:
+    """One evaluation forward with ``tensors`` in place of the model's own; nothing of the model changes."""
+    args, kwargs = on_meta(inputs) if vehicle == "meta" else inputs
+    device = torch.device("meta") if vehicle == "meta" else None
+    with evaluating(model), torch.random.fork_rng(enabled=vehicle != "meta"), torch.enable_grad():
+        if device is not None:
+            with device:
+                return call(model, tensors, args, kwargs, mode)
+        return call(model, tensors, args, kwargs, mode)
+
+
+def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, mode: Any) -> Any:
+    """``functional_call`` under an optional dispatch mode."""
+    if mode is None:
+        return functional_call(model, dict(tensors), args, kwargs)
+    with mode:
+        return functional_call(model, dict(tensors), args, kwargs)
+
+
+def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:
+    """Tensors that may be traced without touching the model: meta copies, or detached aliases with buffers cloned."""
+    if vehicle == "meta":
+        return {
+            name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
+            for name, t in tensors.items()
+        }
+    return {
+        name: t.detach().requires_grad_(t.requires_grad) if isinstance(t, nn.Parameter) else t.detach().clone()
+        for name, t in tensors.items()
+    }
+
+
+def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
+    """The neuron graph of ``model``, read from one forward on ``example_inputs``.
+
+    The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
+    model's objects, parameters, modes and buffers are untouched; its forward hooks run once.
+
+    Raises:
+        TraceError: the model does not run on the example inputs.
+    """
+    inputs = as_inputs(example_inputs)
+    tensors, aliases = first_names(model)
+    failures: list[Exception] = []
+    attempts: list[Callable[[], NeuronGraph]] = [
+        lambda: trace_with(model, tensors, aliases, inputs, "meta"),
+        lambda: trace_with(model, tensors, aliases, inputs, "eager"),
+    ]
+    for attempt in attempts:
+        try:
+            return attempt()
+        except Exception as error:
+            failures.append(error)
+    shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    message = str(failures[-1]).strip().split("\n")[0]
+    raise TraceError(
+        f"{type(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
+        "Pass example_inputs as a tuple of the arguments that the model's forward takes"
+    ) from failures[-1]
+
+
+def trace_with(
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
+) -> NeuronGraph:
+    """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
+    substitutes = stand_ins(tensors, vehicle)
+    tracer = Tracer(substitutes)
+    with module_stack(model, tracer.modules):
+        out = run(model, substitutes, inputs, vehicle, mode=tracer)
+    for tensor in tracer.tensors(out):
+        tracer.modules.clear()
+        for axis in tracer.labels(tensor).axes:
+            if axis is not None:
+                tracer.elements.freeze(axis.ids, "model output")
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    graph = assemble(tracer.recording, shapes, aliases, vehicle)
+    return refuse_hard_coded(graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), out)
