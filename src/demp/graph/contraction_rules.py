@@ -10,7 +10,7 @@ from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
 
 if TYPE_CHECKING:
-    from demp.graph.trace import Tracer
+    from demp.graph.tracer import Tracer
 
 CONTRACTIONS = {"convolution", "convolution_overrideable", "_convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv",
                 "linear"}  # fmt: skip
@@ -136,6 +136,7 @@ def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axi
 def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
     """The contraction sums over the activation's axis: a read point of its neurons."""
     neurons, slices = activation.axes[axis], weight.axes[weight_axis]
+    use = 0 if weight.source is None else tracer.use(weight.source)
     if neurons is None:
         tracer.freeze_axis(slices, "reads a model input or a tensor without neurons")
     elif slices is None or weight.source is None:
@@ -143,7 +144,7 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
         tracer.freeze_axis(slices, "a computed weight")
     else:
         tracer.elements.union(neurons.ids, slices.ids)
-        tracer.read(weight.source, operand, axis, neurons)
+        tracer.read(weight.source, use, operand, axis, neurons)
 
 
 def produced(

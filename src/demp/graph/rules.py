@@ -17,7 +17,7 @@ from torch import Tensor
 from demp.graph.elements import Axis, Labels
 
 if TYPE_CHECKING:
-    from demp.graph.trace import Tracer
+    from demp.graph.tracer import Tracer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
 
 if TYPE_CHECKING:
-    from demp.graph.trace import Tracer
+    from demp.graph.tracer import Tracer
 
 LARGEST_VIEW = 1 << 24
 """Views whose regrouped block is larger than this are not followed position by position."""

@@ -145,10 +145,14 @@ class Tracer(TorchDispatchMode):
         axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, axis.producer)
         return Labels(tuple(axes), constant=labels.constant)
 
-    def read(self, weight: str, operand: int, axis: int, neurons: Axis) -> None:
-        """A contraction consumes neurons."""
+    def use(self, weight: str) -> int:
+        """How many times the weight was used before in this forward."""
         use = self.recording.uses.get(weight, 0)
         self.recording.uses[weight] = use + 1
+        return use
+
+    def read(self, weight: str, use: int, operand: int, axis: int, neurons: Axis) -> None:
+        """A contraction consumes neurons."""
         self.recording.reads.append((weight, use, operand, axis, neurons))
 
     def contraction(self, weight: str | None, flops: int, reads: Axis | None, made: Axis | None) -> None:

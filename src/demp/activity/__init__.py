@@ -1,0 +1,8 @@
+"""Who is dead: criteria, probes, passive windows, monitoring."""
+
+from demp.activity.criteria import Criterion
+from demp.activity.monitor import LayerActivity, NeuronMonitor, Snapshot
+from demp.activity.probe import Verdict, alive, probe
+from demp.activity.window import Window
+
+__all__ = ["Criterion", "LayerActivity", "NeuronMonitor", "Snapshot", "Verdict", "Window", "alive", "probe"]

@@ -1,0 +1,87 @@
+"""When is a neuron dead? Criteria on the values that its readers see (paper, Sec. 2, App. A, F.3 and F.7)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+
+KINDS = ("auto", "exact", "negative-only", "epsilon", "sum")
+SATURATES_AT_ZERO = ("relu", "relu6")
+NEGATIVE_TAIL = ("leaky_relu", "elu")
+DEFAULT_EPS = {"epsilon": 0.01, "sum": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """Decides over a batch which neurons are dead; a neuron must be dead in every batch and at every read point."""
+
+    kind: str = "auto"
+    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: |a| < eps.
+    ``sum``: the sum over positions and examples is at most eps (the authors' code). ``auto``: exact for ReLU,
+    negative-only for LeakyReLU and ELU, epsilon for the others."""
+    eps: float | None = None
+    """Threshold of ``epsilon`` (default 0.01, the paper's Fig. 1) and ``sum`` (default 0)."""
+    relative: bool = True
+    """``epsilon`` is measured in units of the layer's mean peak |a|; False: in absolute units."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"unknown death criterion {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.eps is not None and not self.eps >= 0:
+            raise UsageError(f"criterion eps is {self.eps}; give a number >= 0")
+
+    def resolve(self, activation: str) -> str:
+        """The criterion for a kind of activation."""
+        if self.kind != "auto":
+            return self.kind
+        if activation in SATURATES_AT_ZERO:
+            return "exact"
+        return "negative-only" if activation in NEGATIVE_TAIL else "epsilon"
+
+    def is_exact(self, activation: str) -> bool:
+        """Does removal leave the outputs on the judged examples unchanged?"""
+        return self.resolve(activation) == "exact"
+
+    def dead(self, activation: str, values: "Peaks") -> Tensor:
+        """Per neuron, whether it is dead in this batch. A neuron with a nan is alive."""
+        kind = self.resolve(activation)
+        if kind == "exact":
+            return (values.top == 0) & (values.bottom == 0)
+        if kind == "negative-only":
+            return values.top <= 0
+        eps = DEFAULT_EPS[kind] if self.eps is None else self.eps
+        if kind == "sum":
+            return values.total <= eps
+        peak = torch.maximum(values.top, -values.bottom)
+        return peak < (eps * peak.nanmean() if self.relative else eps)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Per neuron over one batch: highest value, lowest value, sum."""
+
+    top: Tensor
+    bottom: Tensor
+    total: Tensor
+
+    @classmethod
+    def along(cls, values: Tensor, axis: int, needs_total: bool) -> "Peaks":
+        """Reduce an activation over all axes but one."""
+        flat = values.movedim(axis, 0).flatten(1) if values.dim() != 2 or axis else values
+        if flat.shape[1] == 0:
+            raise UsageError("cannot judge neurons on an empty batch")
+        top, bottom = flat.amax(1), flat.amin(1)
+        return cls(top, bottom, flat.float().sum(1) if needs_total else top)
+
+    def gather(self, positions: Tensor, neuron: Tensor, width: int) -> "Peaks":
+        """Peaks per neuron from peaks per position; several positions may belong to one neuron (flatten)."""
+
+        def reduce(values: Tensor, how: str, start: float) -> Tensor:
+            out = torch.full((width,), start, dtype=values.dtype, device=values.device)
+            if how == "sum":
+                return out.index_add(0, neuron, values[positions])
+            return out.scatter_reduce(0, neuron, values[positions], how, include_self=False)
+
+        return Peaks(reduce(self.top, "amax", 0.0), reduce(self.bottom, "amin", 0.0), reduce(self.total, "sum", 0.0))

@@ -1,0 +1,159 @@
+"""Watch read points in a forward that happens: which values do the readers see?"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from demp.activity.criteria import Criterion, Peaks
+from demp.graph import NeuronGraph, Read
+from demp.graph.contraction_rules import CONTRACTIONS
+
+OnRead = Callable[[Read, Tensor], Tensor | None]
+RENAMES = {"_to_copy", "clone", "contiguous"}
+
+
+class ReadObserver(TorchDispatchMode):
+    """Calls ``on_read(read, operand)`` at every read point; what it returns replaces the operand."""
+
+    def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
+        super().__init__()
+        self._reads = {(read.weight, read.use): read for read in graph.reads}
+        self._names = {storage(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
+        self._copies: list[Tensor] = []
+        self._uses: dict[str, int] = {}
+        self._on_read = on_read
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Intercept contractions; let everything else pass."""
+        name = func._schema.name.removeprefix("aten::")
+        if name in CONTRACTIONS:
+            args = self._contraction(args)
+        out = func(*args, **(kwargs or {}))
+        if name in RENAMES and args and isinstance(args[0], Tensor):
+            known = self._name(args[0])
+            if known is not None and isinstance(out, Tensor) and storage(out) not in self._names:
+                self._names[storage(out)] = (known, out.numel())
+                self._copies.append(out)
+        return out
+
+    def _name(self, tensor: Any) -> str | None:
+        if not isinstance(tensor, Tensor) or not tensor.numel():
+            return None
+        name, size = self._names.get(storage(tensor), (None, 0))
+        return name if size == tensor.numel() else None
+
+    def _contraction(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        for at, candidate in reversed(list(enumerate(args[:3]))):
+            weight = self._name(candidate)
+            if weight is None or candidate.dim() < 2:
+                continue
+            use = self._uses.get(weight, 0)
+            self._uses[weight] = use + 1
+            read = self._reads.get((weight, use))
+            if read is None or read.operand == at:
+                return args
+            replaced = self._on_read(read, args[read.operand])
+            if replaced is not None:
+                args = (*args[: read.operand], replaced, *args[read.operand + 1 :])
+            return args
+        return args
+
+
+def storage(tensor: Tensor) -> int:
+    """Address of a tensor's memory."""
+    return tensor.untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where one layer's neurons sit on a read axis, at present widths."""
+
+    layer: int
+    positions: Tensor
+    neuron: Tensor
+
+
+def seats(graph: NeuronGraph, gone: Tensor, read: Read) -> list[Seat]:
+    """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
+    here = ~gone[read.classes]
+    present = here.cumsum(0) - 1
+    found = []
+    for layer, positions in read.layers.items():
+        positions = positions[here[positions]]
+        order = graph.layers[layer].classes.argsort()
+        ranked = graph.layers[layer].classes[order]
+        neuron = order[torch.searchsorted(ranked, read.classes[positions])]
+        found.append(Seat(layer, present[positions], neuron))
+    return found
+
+
+class Tally:
+    """Collects over batches which neurons were dead at every read point, in dense numbering."""
+
+    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion) -> None:
+        self.graph, self.gone, self.criterion = graph, gone, criterion
+        self._seats = {(read.weight, read.use): seats(graph, gone, read) for read in graph.reads}
+        self._needs_total = criterion.kind == "sum"
+        self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
+        self._seen: set[tuple[str, int]] = set()
+        self.values: list[tuple[int, Tensor]] = []
+
+    def add(self, read: Read, operand: Tensor, axis: int) -> None:
+        """Judge one batch at one read point."""
+        key = (read.weight, read.use)
+        self._seen.add(key)
+        peaks = Peaks.along(operand.detach(), axis, self._needs_total)
+        for seat in self._seats[key]:
+            layer = self.graph.layers[seat.layer]
+            device = peaks.top.device
+            members = seat.neuron.unique()
+            compact = torch.searchsorted(members, seat.neuron)
+            mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
+            self._dead[seat.layer][members] &= self.criterion.dead(layer.activation, mine).cpu()
+
+    def verdict(self) -> dict[str, Tensor]:
+        """Layer name -> dead neurons (dense numbering; removed ones are not dead, they are gone).
+
+        A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
+        read points of its own is judged by the layers that carry its neurons on.
+        """
+        dead: dict[str, Tensor] = {}
+        by_class = torch.ones(self.graph.classes, dtype=torch.bool)
+        voted = torch.zeros(self.graph.classes, dtype=torch.bool)
+        for layer, flags in zip(self.graph.layers, self._dead, strict=True):
+            complete = bool(layer.reads) and all(key in self._seen for key in layer.reads)
+            dead[layer.name] = flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
+            if layer.reads:
+                by_class[layer.classes] &= dead[layer.name]
+                voted[layer.classes] = True
+        for layer in self.graph.layers:
+            if not layer.reads:
+                classes = layer.classes
+                dead[layer.name] = by_class[classes] & voted[classes] & ~self.gone[classes]
+        return dead
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by their first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, no autocast, the random state as before."""
+    from demp.graph.tracer import evaluating
+
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    devices = [device] if device.type == "cuda" else []
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield

@@ -1,0 +1,91 @@
+"""A passive window: judge death on the training forwards that happen anyway."""
+
+from collections import Counter
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from demp.activity.criteria import Criterion
+from demp.activity.observe import Tally
+from demp.activity.probe import Verdict
+from demp.graph import NeuronGraph, Read
+
+
+class Window:
+    """Hooks on the modules that read neurons; costs nothing while closed.
+
+    Layers that are read by bare parameters cannot be watched by hooks and count as alive (``unwatched``).
+    """
+
+    def __init__(self, model: nn.Module, graph: NeuronGraph, criterion: Criterion) -> None:
+        self._model, self._graph, self._criterion = model, graph, criterion
+        self._handles: list[RemovableHandle] = []
+        self._tally: Tally | None = None
+        self._uses: Counter[str] = Counter()
+        self._readers: dict[str, dict[int, Read]] = {}
+        for read in graph.reads:
+            path, _, leaf = read.weight.rpartition(".")
+            if leaf == "weight" and reads_its_input(model.get_submodule(path)):
+                self._readers.setdefault(path, {})[read.use] = read
+        watched = {(r.weight, r.use) for reads in self._readers.values() for r in reads.values()}
+        self.unwatched = tuple(layer.name for layer in graph.layers if not set(layer.reads) <= watched)
+        self.batches = self.examples = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Are the hooks in place?"""
+        return self._tally is not None
+
+    def open(self, gone: Tensor) -> None:
+        """Start collecting."""
+        self.close()
+        self._tally = Tally(self._graph, gone, self._criterion)
+        self.batches = self.examples = 0
+        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        for path in self._readers:
+            module = self._model.get_submodule(path)
+            self._handles.append(module.register_forward_pre_hook(self._hook(path), with_kwargs=True))
+
+    def verdict(self) -> Verdict:
+        """Who was dead in every forward since ``open``."""
+        if self._tally is None or self.batches == 0:
+            dead = {layer.name: layer.removable & False for layer in self._graph.layers}
+            return Verdict(dead, 0, 0)
+        return Verdict(self._tally.verdict(), self.batches, self.examples)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._tally = None
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._uses.clear()
+        self.batches += 1
+        first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), None)
+        self.examples += 0 if first is None else len(first)
+
+    def _hook(self, path: str) -> Any:
+        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            read = self._readers[path].get(self._uses[path])
+            self._uses[path] += 1
+            value = args[0] if args else kwargs.get("input")
+            if read is not None and self._tally is not None and isinstance(value, Tensor):
+                self._tally.add(read, value, input_axis(module, value))
+
+        return look
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def reads_its_input(module: nn.Module) -> bool:
+    """Is the module's input the tensor that its weight is contracted with?"""
+    return type(module) in (nn.Linear, *CONVOLUTIONS)
+
+
+def input_axis(module: nn.Module, value: Tensor) -> int:
+    """Neuron axis of the module's input."""
+    return value.dim() - 1 - (0 if isinstance(module, nn.Linear) else module.weight.dim() - 2)  # type: ignore[union-attr]
