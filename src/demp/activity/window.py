@@ -13,7 +13,7 @@ from demp.graph import NeuronGraph, Read
 
 
 class Window:
-    """Hooks on the modules that read neurons; costs nothing while closed.
+    """Hooks on the modules that read neurons, for forwards in training mode; costs nothing while closed.
 
     Layers that are read by bare parameters cannot be watched by hooks and count as alive (``unwatched``).
     """
@@ -63,6 +63,8 @@ class Window:
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._uses.clear()
+        if not self._model.training:
+            return
         self.batches += 1
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), None)
         self.examples += 0 if first is None else len(first)
@@ -72,7 +74,8 @@ class Window:
             read = self._readers[path].get(self._uses[path])
             self._uses[path] += 1
             value = args[0] if args else kwargs.get("input")
-            if read is not None and self._tally is not None and isinstance(value, Tensor):
+            counts = self._model.training and isinstance(value, Tensor) and not value.is_meta
+            if read is not None and self._tally is not None and counts:
                 self._tally.add(read, value, input_axis(module, value))
 
         return look

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +22,7 @@ from demp.graph.neurons import NeuronGraph, Norm
 from demp.graph.rehearsal import refuse_hard_coded
 from demp.graph.rules import Call, find, unknown
 
+logger = logging.getLogger("demp")
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -214,7 +216,8 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
     """Keep ``stack`` at the paths of the modules whose forward runs."""
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
-        stack.pop()
+        if stack:
+            stack.pop()
 
     handles = []
     for name, module in model.named_modules():
@@ -278,14 +281,11 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     inputs = as_inputs(example_inputs)
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
-    attempts: list[Callable[[], NeuronGraph]] = [
-        lambda: trace_with(model, tensors, aliases, inputs, "meta"),
-        lambda: trace_with(model, tensors, aliases, inputs, "eager"),
-    ]
-    for attempt in attempts:
+    for vehicle in ("meta", "eager"):
         try:
-            return attempt()
-        except Exception as error:
+            return trace_with(model, tensors, aliases, inputs, vehicle)
+        except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
+            logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     message = str(failures[-1]).strip().split("\n")[0]

@@ -1,0 +1,34 @@
+"""Activation sites: which nonlinearity they apply, and how many neurons they carry."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from demp.errors import UsageError
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": partial(nn.LeakyReLU, negative_slope=0.05),
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
+"""The paper's nonlinearities; its LeakyReLU has slope 0.05, its Swish is ``silu``."""
+
+
+def activation_site(name: str) -> nn.Module:
+    """A new module for one activation site.
+
+    Every site gets its own module, so that its module path names the layer. None works in place:
+    methods of second order differentiate twice.
+    """
+    if name not in ACTIVATIONS:
+        raise UsageError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def scaled(neurons: int, width: float) -> int:
+    """The standard number of ``neurons`` times the ``width`` factor, rounded, at least one."""
+    if width <= 0:
+        raise UsageError(f"width is {width}; give a positive factor, 1.0 is the standard network")
+    return max(1, round(neurons * width))

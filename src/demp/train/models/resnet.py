@@ -1,0 +1,164 @@
+"""Residual networks with post-activation blocks (He et al., 2016).
+
+ResNet-18 in the CIFAR form and ResNet-50 v1.5, whose stride sits on the 3x3 convolution. Module
+names follow torchvision, so that its checkpoints load.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from demp.train.models.activations import activation_site, scaled
+
+
+def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the image size, up to its stride; the bias is the norm's."""
+    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The identity, or a projection where a stage changes the shape."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; ``act2`` is the output of the block."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, channels: int, stride: int, activation: str):
+        super().__init__()
+        self.conv1 = conv(inputs, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = activation_site(activation)
+        self.conv2 = conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = shortcut(inputs, channels, stride)
+        self.act2 = activation_site(activation)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that scales the residual branch."""
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activated sum of branch and shortcut."""
+        out = self.act1(self.bn1(self.conv1(x)))
+        return self.act2(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """Convolutions 1x1, 3x3 and 1x1, the last four times as wide; ``act3`` is the output."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, channels: int, stride: int, activation: str):
+        super().__init__()
+        outputs = self.expansion * channels
+        self.conv1 = conv(inputs, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = activation_site(activation)
+        self.conv2 = conv(channels, channels, 3, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = activation_site(activation)
+        self.conv3 = conv(channels, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = shortcut(inputs, outputs, stride)
+        self.act3 = activation_site(activation)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that scales the residual branch."""
+        return self.bn3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activated sum of branch and shortcut."""
+        out = self.act1(self.bn1(self.conv1(x)))
+        out = self.act2(self.bn2(self.conv2(out)))
+        return self.act3(self.bn3(self.conv3(out)) + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of residual blocks, global average pool, linear head."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        num_classes: int,
+        in_channels: int,
+        width: float,
+        activation: str,
+        image_stem: bool,
+        zero_init_last_scale: bool,
+    ):
+        super().__init__()
+        inputs = scaled(64, width)
+        self.conv1 = conv(in_channels, inputs, 7, 2) if image_stem else conv(in_channels, inputs, 3)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.act = activation_site(activation)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if image_stem else nn.Identity()
+        stages = []
+        for stage, depth in enumerate(depths):
+            channels = scaled(64 * 2**stage, width)
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(inputs, channels, stride, activation))
+                inputs = block.expansion * channels
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(inputs, num_classes)
+        self.initialize(zero_init_last_scale)
+
+    def initialize(self, zero_init_last_scale: bool) -> None:
+        """Kaiming weights; every branch starts as zero if its last scale does."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock | Bottleneck) and zero_init_last_scale:
+                nn.init.zeros_(module.last_norm.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        x = self.pool(self.act(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def resnet18(
+    num_classes: int = 10,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    activation: str = "relu",
+    image_stem: bool = False,
+    zero_init_last_scale: bool = False,
+) -> ResNet:
+    """ResNet-18 for small images: 3x3 stem of stride 1, no max-pool.
+
+    ``image_stem`` has the 7x7 stem and max-pool of ImageNet. Width 1.0 has 64 channels in the stem
+    and 3,904 neurons.
+    """
+    shape = (num_classes, in_channels, width, activation)
+    return ResNet(BasicBlock, (2, 2, 2, 2), *shape, image_stem, zero_init_last_scale)
+
+
+def resnet50(
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    width: float = 1.0,
+    activation: str = "relu",
+    cifar_stem: bool = False,
+    zero_init_last_scale: bool = False,
+) -> ResNet:
+    """ResNet-50 v1.5 for ImageNet: 7x7 stem and max-pool, or ``cifar_stem`` for small images.
+
+    Width 1.0 has 22,720 neurons. ``zero_init_last_scale`` starts every branch as zero; methods that
+    score the untrained network then see no gradient inside the blocks.
+    """
+    shape = (num_classes, in_channels, width, activation)
+    return ResNet(Bottleneck, (3, 4, 6, 3), *shape, not cifar_stem, zero_init_last_scale)
