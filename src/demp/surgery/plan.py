@@ -1,0 +1,120 @@
+"""Plan a cut: which classes go, given who is dead, how narrow a layer may get, and what is excluded."""
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+from demp.graph import Layer, NeuronGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a cut must respect."""
+
+    floor: int = 1
+    """Neurons that stay in every layer, dead or not."""
+    multiple: int = 1
+    """Widths stay multiples of this (rounded up by keeping dead neurons); 8 is good advice on CUDA."""
+    include: tuple[str, ...] = ("*",)
+    """Globs of layer names that may be cut."""
+    exclude: tuple[str, ...] = ()
+    """Globs of layer names that may not be cut."""
+
+    def __post_init__(self) -> None:
+        if self.floor < 1:
+            raise UsageError(f"floor is {self.floor}; every layer needs at least 1 neuron")
+        if self.multiple < 1:
+            raise UsageError(f"multiple is {self.multiple}; give a width multiple >= 1")
+
+    def allows(self, name: str) -> bool:
+        """May the layer be cut?"""
+
+        def matches(globs: Iterable[str]) -> bool:
+            return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+        return matches(self.include) and not matches(self.exclude)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """From which removed classes to which, and what was held back."""
+
+    before: Tensor
+    after: Tensor
+    held: dict[str, str]
+    """Layer -> why some of its dead neurons stay."""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing goes."""
+        return torch.equal(self.before, self.after)
+
+    @property
+    def hash(self) -> str:
+        """Equal on all ranks, or the ranks disagree."""
+        return hashlib.sha256(bytes(self.after.to(torch.uint8).tolist())).hexdigest()[:16]
+
+
+def plan_cut(graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits) -> Plan:
+    """Classes that go: dead in every layer that reads them, allowed, and not needed for a floor or a multiple.
+
+    ``dead`` maps layer names to booleans in dense numbering.
+    """
+    held: dict[str, list[str]] = {}
+    go = agreed(graph, gone, dead, limits, held)
+    for layer in graph.layers:
+        short = shortage(layer, gone, go, limits)
+        if short:
+            rescued = layer.classes[go[layer.classes]].unique()[:short]
+            go[rescued] = False
+            held.setdefault(layer.name, []).append(f"{len(rescued)} dead neurons kept for the minimum width")
+    return Plan(gone, gone | go, {name: "; ".join(notes) for name, notes in held.items()})
+
+
+def agreed(
+    graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits, held: dict[str, list[str]]
+) -> Tensor:
+    """Classes on which all layers that read them agree."""
+    votes = torch.zeros(graph.classes, dtype=torch.long)
+    removable = torch.zeros(graph.classes, dtype=torch.bool)
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
+    for layer in graph.layers:
+        flags = dead.get(layer.name)
+        if flags is None:
+            continue
+        if layer.reads:
+            votes[layer.classes[flags]] += 1
+        if bool((flags & ~layer.removable).any()):
+            held.setdefault(layer.name, []).append(f"{int((flags & ~layer.removable).sum())} refused by the graph")
+    for layer in graph.layers:
+        if not limits.allows(layer.name):
+            removable[layer.classes] = False
+            if layer.name in dead and bool(dead[layer.name].any()):
+                held.setdefault(layer.name, []).append("excluded")
+    voters = graph.voters()
+    go = removable & (voters > 0) & (votes == voters) & ~gone
+    for layer in graph.layers:
+        flags = dead.get(layer.name)
+        if flags is None or not layer.reads:
+            continue
+        alone = flags & removable[layer.classes] & ~go[layer.classes] & ~gone[layer.classes]
+        if bool(alone.any()):
+            held.setdefault(layer.name, []).append(f"{int(alone.sum())} alive in a coupled layer")
+    return go
+
+
+def shortage(layer: Layer, gone: Tensor, go: Tensor, limits: Limits) -> int:
+    """Neurons that would have to be kept to respect the limits."""
+    width = int((~gone[layer.classes]).sum())
+    left = int((~(gone | go)[layer.classes]).sum())
+    if left == width:
+        return 0
+    target = max(left, limits.floor)
+    target = -(-target // limits.multiple) * limits.multiple
+    return min(target, width) - left

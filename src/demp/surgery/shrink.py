@@ -1,0 +1,148 @@
+"""Shrink tensors in place, and remember how to undo it."""
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp.errors import CutError
+from demp.graph import NeuronGraph
+
+Keeps = dict[str, dict[int, Tensor]]
+"""Tensor name -> axis -> present indices that stay."""
+
+
+def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
+    """What stays of every tensor that shrinks, as indices into its present axes."""
+    keeps: Keeps = {}
+    for slot in graph.slots:
+        present = slot.classes[~before[slot.classes]]
+        keep = (~after[present]).nonzero().flatten()
+        if len(keep) < len(present):
+            keeps.setdefault(slot.tensor, {})[slot.axis] = keep
+    return keeps
+
+
+def narrowed(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """A copy with only the kept indices, in the memory format of the original."""
+    out = tensor
+    for axis, indices in keep.items():
+        out = out.index_select(axis, indices.to(tensor.device))
+    for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
+            return out.contiguous(memory_format=memory_format)
+    return out
+
+
+class Ledger:
+    """Applies changes and can take all of them back. ``keep_undo=False`` frees old memory at once."""
+
+    def __init__(self, keep_undo: bool = True) -> None:
+        self._keep_undo = keep_undo
+        self._undo: list[Any] = []
+
+    @torch.no_grad()
+    def shrink(self, tensor: Tensor, keep: Mapping[int, Tensor]) -> None:
+        """Shrink a parameter, buffer or plain tensor, and its gradient, keeping the object."""
+        grad, old = tensor.grad, tensor.detach()
+        small = narrowed(old, keep)
+        small_grad = None if grad is None else narrowed(grad, keep)
+        if self._keep_undo:
+            self._undo.append(lambda: restore(tensor, old, grad))
+        del old
+        restore(tensor, small, small_grad)
+
+    def replace(self, state: MutableMapping[str, Any], key: str, keep: Mapping[int, Tensor]) -> None:
+        """Shrink an entry of an optimizer's state."""
+        old = state[key]
+        if self._keep_undo:
+            self._undo.append(lambda: state.__setitem__(key, old))
+        state[key] = narrowed(old, keep)
+
+    def attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Set a module attribute."""
+        old = getattr(module, name)
+        if old != value:
+            if self._keep_undo:
+                self._undo.append(lambda: setattr(module, name, old))
+            setattr(module, name, value)
+
+    def roll_back(self) -> None:
+        """Take everything back, last change first."""
+        while self._undo:
+            self._undo.pop()()
+
+
+@torch.no_grad()
+def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
+    """Give a tensor object other contents and another gradient."""
+    tensor.grad = None
+    tensor.set_(value)  # type: ignore[arg-type]
+    tensor.grad = grad
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """One tensor of an optimizer's state that has the parameter's shape."""
+
+    state: MutableMapping[str, Any]
+    key: str
+    parameter: str
+
+
+def shaped_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Iterable[str]) -> list[StateEntry]:
+    """State entries that shrink with their parameter.
+
+    Raises:
+        CutError: an entry is neither a scalar nor shaped like its parameter.
+    """
+    found = []
+    for name in names:
+        parameter = tensors[name]
+        state = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                found.append(StateEntry(state, key, name))
+            elif isinstance(value, Tensor) and value.numel() <= 1:
+                continue
+            elif value is not None and not isinstance(value, (bool, int, float, str)):
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise CutError(
+                    f"{type(optimizer).__name__} keeps state {key!r} ({shape}) for {name} {tuple(parameter.shape)}, "
+                    "and demp does not know how to cut it; use an optimizer with parameter-shaped state "
+                    "(SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
+                )
+    return found
+
+
+SIZE_ATTRIBUTES = {
+    nn.Linear: (("out_features", 0), ("in_features", 1)),
+    nn.BatchNorm1d: (("num_features", 0),),
+    nn.BatchNorm2d: (("num_features", 0),),
+    nn.BatchNorm3d: (("num_features", 0),),
+    nn.Conv1d: (("out_channels", 0), ("in_channels", 1)),
+    nn.Conv2d: (("out_channels", 0), ("in_channels", 1)),
+    nn.Conv3d: (("out_channels", 0), ("in_channels", 1)),
+    nn.ConvTranspose1d: (("in_channels", 0), ("out_channels", 1)),
+    nn.ConvTranspose2d: (("in_channels", 0), ("out_channels", 1)),
+    nn.ConvTranspose3d: (("in_channels", 0), ("out_channels", 1)),
+}
+
+
+def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
+    """Sizes that modules remember: ``groups`` of depthwise convolutions, and what ``repr`` shows."""
+    for path, classes in graph.depthwise.items():
+        module = model.get_submodule(path)
+        if hasattr(module, "groups"):
+            width = int((~after[classes]).sum())
+            for name in ("groups", "in_channels", "out_channels"):
+                ledger.attribute(module, name, width)
+    for name in keeps:
+        module = model.get_submodule(name.rpartition(".")[0])
+        sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and getattr(module, "groups", 1) == 1:
+            for attribute, axis in sizes:
+                ledger.attribute(module, attribute, weight.shape[axis])

@@ -1,0 +1,85 @@
+"""Prove a cut: outputs before and after on the examples that judged the death."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
+from demp.activity.criteria import Criterion
+from demp.errors import CutError
+from demp.graph import NeuronGraph, Read
+from demp.graph.tracer import as_inputs
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest output difference, over the output scale, that rounding explains."""
+TF32_TOLERANCE = 1e-2
+
+
+def tolerance_for(outputs: list[Tensor]) -> float:
+    """Rounding of the coarsest output."""
+    worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs), default=1e-10)
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return max(worst, TF32_TOLERANCE) if tf32 and any(t.is_cuda and t.dtype == torch.float32 for t in outputs) else worst
+
+
+def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
+    """All floating-point outputs, in evaluation mode."""
+    args, kwargs = as_inputs(example_inputs)
+    with quiet(model):
+        return floats(model(*args, **kwargs))
+
+
+def masked_outputs_of(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any) -> list[Tensor]:
+    """The same with every neuron that is about to go silenced at its read points."""
+    args, kwargs = as_inputs(example_inputs)
+
+    def silence(read: Read, operand: Tensor) -> Tensor:
+        present = read.classes[~before[read.classes]]
+        stays = (~after[present]).to(operand.dtype).to(operand.device)
+        shape = [1] * operand.dim()
+        shape[read.axis] = -1
+        return operand * stays.view(shape)
+
+    with quiet(model), ReadObserver(graph, named_tensors(model), silence):
+        return floats(model(*args, **kwargs))
+
+
+def floats(tree: Any) -> list[Tensor]:
+    """Floating-point tensors of a nested output."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def difference(before: list[Tensor], after: list[Tensor]) -> float:
+    """Largest absolute difference over the largest absolute output; inf where a shape or a nan differs."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() == 0:
+            continue
+        gap, scale = (a.double() - b.double()).abs().max().item(), a.double().abs().max().item()
+        if gap != gap:
+            return float("inf")
+        worst = max(worst, gap / max(scale, torch.finfo(a.dtype).tiny))
+    return worst
+
+
+def live_layers(
+    model: nn.Module, graph: NeuronGraph, before: Tensor, planned: Mapping[str, Tensor], example_inputs: Any
+) -> list[str]:
+    """Layers among ``planned`` whose neurons are not zero at some read point on these inputs."""
+    args, kwargs = as_inputs(example_inputs)
+    tally = Tally(graph, before, Criterion(kind="exact"))
+    with quiet(model), ReadObserver(graph, named_tensors(model), lambda r, v: tally.add(r, v, r.axis)):
+        model(*args, **kwargs)
+    dead = tally.verdict()
+    return [name for name, flags in planned.items() if bool((flags & ~dead[name]).any())]
+
+
+def refuse_nan(outputs: list[Tensor]) -> None:
+    """A model whose outputs are not finite proves nothing."""
+    if any(not bool(t.isfinite().all()) for t in outputs):
+        raise CutError("the model's outputs on the example inputs are not finite, so a cut cannot be verified; nothing was cut")
