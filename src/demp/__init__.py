@@ -1,3 +1,78 @@
-"""demp: train a PyTorch network that gets smaller while it learns."""
+"""demp: train a PyTorch network that gets smaller while it learns.
+
+The catalogue of public names, resolved on first use so that parts which need no torch start without it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from demp import methods as methods
+    from demp import recipes as recipes
+    from demp import schedules as schedules
+    from demp.activity import Criterion as Criterion
+    from demp.activity import NeuronMonitor as NeuronMonitor
+    from demp.activity import alive as alive
+    from demp.artifact import load as load
+    from demp.artifact import save as save
+    from demp.cost import Cost as Cost
+    from demp.cost import cost as cost
+    from demp.errors import ArtifactError as ArtifactError
+    from demp.errors import CutError as CutError
+    from demp.errors import DempError as DempError
+    from demp.errors import TraceError as TraceError
+    from demp.errors import UsageError as UsageError
+    from demp.graph import NeuronGraph as NeuronGraph
+    from demp.graph import trace as trace
+    from demp.inspection import inspect as inspect
+    from demp.methods.demp import DemPConfig as DemPConfig
+    from demp.pruner import DemP as DemP
+    from demp.pruner import Pruner as Pruner
+    from demp.surgery import CutReport as CutReport
+    from demp.surgery import Limits as Limits
+    from demp.surgery import cut as cut
+
+_HOME = {
+    "methods": "demp.methods",
+    "recipes": "demp.recipes",
+    "schedules": "demp.schedules",
+    "Criterion": "demp.activity",
+    "NeuronMonitor": "demp.activity",
+    "alive": "demp.activity",
+    "load": "demp.artifact",
+    "save": "demp.artifact",
+    "Cost": "demp.cost",
+    "cost": "demp.cost",
+    "ArtifactError": "demp.errors",
+    "CutError": "demp.errors",
+    "DempError": "demp.errors",
+    "TraceError": "demp.errors",
+    "UsageError": "demp.errors",
+    "NeuronGraph": "demp.graph",
+    "trace": "demp.graph",
+    "inspect": "demp.inspection",
+    "DemPConfig": "demp.methods.demp",
+    "DemP": "demp.pruner",
+    "Pruner": "demp.pruner",
+    "CutReport": "demp.surgery",
+    "Limits": "demp.surgery",
+    "cut": "demp.surgery",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'demp' has no attribute {name!r}")
+    home = importlib.import_module(_HOME[name])
+    value = home if _HOME[name] == f"demp.{name}" and name in ("methods", "recipes", "schedules") else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -101,7 +101,6 @@ class Tally:
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
         self._seen: set[tuple[str, int]] = set()
-        self.values: list[tuple[int, Tensor]] = []
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Judge one batch at one read point."""
@@ -115,6 +114,15 @@ class Tally:
             compact = torch.searchsorted(members, seat.neuron)
             mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
             self._dead[seat.layer][members] &= self.criterion.dead(layer.activation, mine).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self._seen)]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was seen."""
+        self._dead = [flags.clone() for flags in state["dead"]]
+        self._seen = {(str(weight), int(use)) for weight, use in state["seen"]}
 
     def verdict(self) -> dict[str, Tensor]:
         """Layer name -> dead neurons (dense numbering; removed ones are not dead, they are gone).

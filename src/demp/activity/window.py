@@ -61,6 +61,18 @@ class Window:
         self._handles.clear()
         self._tally = None
 
+    def state_dict(self) -> dict[str, Any] | None:
+        """What an open window has seen; None while closed."""
+        if self._tally is None:
+            return None
+        return {"batches": self.batches, "examples": self.examples, "tally": self._tally.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what a saved window had seen."""
+        assert self._tally is not None, "open the window first"
+        self.batches, self.examples = int(state["batches"]), int(state["examples"])
+        self._tally.load_state_dict(state["tally"])
+
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._uses.clear()
         if not self._model.training:

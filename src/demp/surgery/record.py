@@ -1,12 +1,10 @@
 """What a cut model remembers of its dense self: enough to save it, to load it and to count honestly."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from demp.graph import NeuronGraph
 from demp.graph.tracer import as_inputs
@@ -26,8 +24,10 @@ class Record:
     dense_flops: int
     paper_flops: int
     """Forward FLOPs by the paper's convention: dense FLOPs scaled by live outputs only."""
-    inputs: tuple[tuple[tuple[int, ...], str], ...]
-    """Shape and dtype of the example inputs."""
+    flops: int
+    """Forward FLOPs at present, on the same inputs as ``dense_flops`` and ``paper_flops``."""
+    inputs: dict[str, Any] | None
+    """The example inputs, described (``describe_inputs``)."""
 
 
 def record_of(model: nn.Module) -> Record | None:
@@ -45,6 +45,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         elif len(keep) < len(slot.classes):
             kept[key] = keep
     flops, paper = graph.flops(graph.nothing_gone()), graph.flops(after, paper=True)
+    scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
         kept=kept,
@@ -52,15 +53,44 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         neurons=graph.neurons(after),
         dense_flops=flops if base is None else base.dense_flops,
         paper_flops=paper if base is None else round(base.paper_flops * paper / max(flops, 1)),
-        inputs=input_specs(example_inputs),
+        flops=round(graph.flops(after) * scale),
+        inputs=describe_inputs(example_inputs),
     )
     setattr(model, ATTRIBUTE, record)
 
 
-def input_specs(example_inputs: Any) -> tuple[tuple[tuple[int, ...], str], ...]:
-    """Shape and dtype of every tensor among the inputs."""
-    leaves = tree_leaves(as_inputs(example_inputs))
-    return tuple((tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in leaves if isinstance(t, Tensor))
+def describe_inputs(example_inputs: Any) -> dict[str, Any] | None:
+    """Example inputs as JSON: tensors by shape and dtype, plain values as they are; None if that cannot be done."""
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return {"value": value}
+        raise TypeError(type(value).__name__)
+
+    args, kwargs = as_inputs(example_inputs)
+    try:
+        return {"args": [describe(v) for v in args], "kwargs": {k: describe(v) for k, v in kwargs.items()}}
+    except TypeError:
+        return None
+
+
+def make_inputs(description: dict[str, Any], *, seed: int, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of the described shapes, drawn from a seed, with at most ``batch`` examples."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(entry: dict[str, Any]) -> Any:
+        if "shape" not in entry:
+            return entry["value"]
+        shape, dtype = list(entry["shape"]), getattr(torch, entry["dtype"])
+        if shape:
+            shape[0] = min(shape[0], batch)
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+    return tuple(make(e) for e in description["args"]), {k: make(e) for k, e in description["kwargs"].items()}
 
 
 def forget(model: nn.Module, old: Record | None) -> None:
@@ -69,16 +99,3 @@ def forget(model: nn.Module, old: Record | None) -> None:
         setattr(model, ATTRIBUTE, old)
     elif hasattr(model, ATTRIBUTE):
         delattr(model, ATTRIBUTE)
-
-
-def narrowed_shapes(shapes: Mapping[str, tuple[int, ...]], kept: Mapping[tuple[str, int], Tensor]) -> dict[str, tuple[int, ...]]:
-    """Dense shapes with the kept counts put in."""
-    new = {name: list(shape) for name, shape in shapes.items()}
-    for (name, axis), keep in kept.items():
-        new[name][axis] = len(keep)
-    return {name: tuple(shape) for name, shape in new.items()}
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """A dtype by its name."""
-    return getattr(torch, name)

@@ -1,0 +1,271 @@
+"""Save and load a cut model without pickle: safetensors weights, an architecture.json, proven on load."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from demp.activity.observe import quiet
+from demp.errors import ArtifactError
+from demp.graph.tracer import as_inputs, first_names
+from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
+from demp.surgery.shrink import SIZE_ATTRIBUTES
+from demp.surgery.verify import floats
+
+FORMAT = 1
+WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
+PROBE_SEED, PROBE_BATCH, PROBE_VALUES = 0, 4, 32
+PROBE_TOLERANCE = 1e-3
+"""Relative output difference that another machine or torch version may show."""
+
+
+def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, builder: Any = None) -> Path:
+    """Write ``model.safetensors`` and ``architecture.json`` into the folder ``path``, atomically.
+
+    The architecture holds the shape of every tensor, the kept indices in dense numbering, the inputs that prove the
+    outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
+    dense model is constructed.
+    """
+    path = Path(path)
+    with replacing(path) as folder:
+        tensors, aliases = first_names(model)
+        persistent = set(model.state_dict(keep_vars=True))
+        stored = {n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent}
+        save_file(stored, folder / WEIGHTS)
+        architecture = {
+            "format": FORMAT,
+            "torch": torch.__version__,
+            "class": type(model).__name__,
+            "builder": builder,
+            "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
+            "aliases": {name: first for name, first in aliases.items() if first in stored},
+            "modules": module_sizes(model),
+            "record": record_to_json(record_of(model)),
+            "probe": probe_of(model, example_inputs),
+            "weights_sha256": sha256(folder / WEIGHTS),
+        }
+        architecture["sha256"] = content_hash(architecture)
+        (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
+    return path
+
+
+def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None) -> nn.Module:
+    """Rebuild a saved model: ``build()`` makes the dense model, its tensors take the saved shapes and values.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or altered, the constructor does not fit, or the outputs on the
+            stored probe differ.
+    """
+    path = Path(path)
+    architecture = read_architecture(path)
+    weights = read_weights(path, architecture)
+    model = built(build, weights, architecture)
+    if architecture["record"] is not None:
+        setattr(model, ATTRIBUTE, record_from_json(architecture["record"]))
+    prove(model, architecture, path)
+    return model.to(device) if device is not None else model
+
+
+def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architecture: dict[str, Any]) -> nn.Module:
+    """The constructor's model with the saved tensors in; on meta first, so that dense weights are never allocated."""
+    try:
+        with torch.device("meta"):
+            model = build()
+        put(model, weights, architecture)
+        if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+            return model
+    except ArtifactError:
+        raise
+    except Exception:  # the constructor needs values that meta tensors do not have; build it for real
+        pass
+    model = build()
+    put(model, weights, architecture)
+    return model
+
+
+def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, Any]) -> None:
+    """Every saved tensor into its place, ties kept; sizes that modules remember follow."""
+    tensors, aliases = first_names(model)
+    expected = {name for name in tensors if name in model.state_dict(keep_vars=True)}
+    if expected != set(weights) or not set(architecture["aliases"]) <= set(aliases):
+        odd = sorted(expected ^ set(weights))[:3] or sorted(set(architecture["aliases"]) - set(aliases))[:3]
+        raise ArtifactError(
+            f"the constructor's model and the saved one differ in {', '.join(odd)}; "
+            "build the model with the arguments it was trained with"
+        )
+    names = {first: [first, *(a for a, f in aliases.items() if f == first)] for first in tensors}
+    for name, value in weights.items():
+        old = tensors[name]
+        if old.dim() != value.dim():
+            raise ArtifactError(f"{name} has {old.dim()} axes in the constructor's model and {value.dim()} in the saved one")
+        new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+        for alias in names[name]:
+            owner, _, leaf = alias.rpartition(".")
+            module = model.get_submodule(owner)
+            place = module._parameters if leaf in module._parameters else module._buffers
+            place[leaf] = new  # type: ignore[index]
+    for name, sizes in architecture["modules"].items():
+        module = model.get_submodule(name)
+        for attribute, value in sizes.items():
+            if getattr(module, attribute, None) != value:
+                setattr(module, attribute, value)
+
+
+def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Sizes that modules remember, by path."""
+    sizes: dict[str, dict[str, int]] = {}
+    for path, module in model.named_modules():
+        known = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
+        found = {attribute: getattr(module, attribute) for attribute, _ in known}
+        if isinstance(module, nn.modules.conv._ConvNd):
+            found["groups"] = module.groups
+        if found:
+            sizes[path] = found
+    return sizes
+
+
+def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    """Inputs by description and seed, and the outputs on them; None when no inputs are known."""
+    record = record_of(model)
+    described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
+    if described is None:
+        return None
+    outputs = probe_outputs(model, described)
+    return {"inputs": described, "seed": PROBE_SEED, "digest": digest(outputs), "outputs": [summary(t) for t in outputs]}
+
+
+def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
+    """Outputs on inputs drawn from the probe's seed."""
+    args, kwargs = make_inputs(described, seed=PROBE_SEED, batch=PROBE_BATCH)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
+    kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    with quiet(model):
+        return [t.cpu() for t in floats(model(*args, **kwargs))]
+
+
+def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
+    """Outputs on the probe must be those that were saved: to the bit, or to rounding on another machine."""
+    probe = architecture["probe"]
+    if probe is None:
+        return
+    outputs = probe_outputs(model, probe["inputs"])
+    if digest(outputs) == probe["digest"]:
+        return
+    found = [summary(t) for t in outputs]
+    for was, now in zip(probe["outputs"], found, strict=True):
+        scale = max(max(map(abs, was["values"]), default=0.0), 1e-30)
+        gap = max((abs(a - b) for a, b in zip(was["values"], now["values"], strict=True)), default=0.0)
+        if was["shape"] != now["shape"] or not gap <= PROBE_TOLERANCE * scale:
+            raise ArtifactError(
+                f"{path}: the rebuilt model's outputs differ from the saved ones by {gap / scale:.1e} of their scale; "
+                "the constructor builds another network than the one that was saved"
+            )
+
+
+def summary(tensor: Tensor) -> dict[str, Any]:
+    """Shape and first values of an output."""
+    return {"shape": list(tensor.shape), "values": tensor.double().flatten()[:PROBE_VALUES].tolist()}
+
+
+def digest(outputs: list[Tensor]) -> str:
+    """Hash of all outputs, to the bit."""
+    whole = hashlib.sha256()
+    for tensor in outputs:
+        whole.update(bytes(tensor.contiguous().view(torch.uint8).flatten().tolist()))
+    return whole.hexdigest()
+
+
+def read_architecture(path: Path) -> dict[str, Any]:
+    """architecture.json, checked."""
+    file = path / ARCHITECTURE
+    for needed in (file, path / WEIGHTS):
+        if not needed.is_file():
+            raise ArtifactError(f"{needed} is missing; a saved model is a folder with {WEIGHTS} and {ARCHITECTURE}")
+    try:
+        architecture = json.loads(file.read_text())
+        claimed = architecture["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} is truncated or altered ({type(error).__name__}); save the model again") from None
+    if claimed != content_hash(architecture):
+        raise ArtifactError(f"{file} was altered after it was saved; save the model again")
+    if architecture["format"] > FORMAT:
+        raise ArtifactError(f"{file} has format {architecture['format']}; this demp reads up to {FORMAT}: upgrade demp")
+    return architecture
+
+
+def read_weights(path: Path, architecture: dict[str, Any]) -> dict[str, Tensor]:
+    """model.safetensors, checked."""
+    file = path / WEIGHTS
+    if sha256(file) != architecture["weights_sha256"]:
+        raise ArtifactError(f"{file} is truncated or altered: its hash is not the one in {ARCHITECTURE}")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ArtifactError(f"{file} cannot be read: {error}") from None
+
+
+def sha256(file: Path) -> str:
+    """Hash of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(architecture: dict[str, Any]) -> str:
+    """Hash of everything in the architecture but the hash itself."""
+    rest = {k: v for k, v in architecture.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """float32, int64, …"""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def record_to_json(record: Record | None) -> dict[str, Any] | None:
+    """A record as plain data."""
+    if record is None:
+        return None
+    plain = {k: v for k, v in vars(record).items() if k != "kept"}
+    return {**plain, "kept": {f"{name}|{axis}": keep.tolist() for (name, axis), keep in record.kept.items()}}
+
+
+def record_from_json(plain: dict[str, Any]) -> Record:
+    """A record from plain data."""
+    kept = {}
+    for key, indices in plain["kept"].items():
+        name, _, axis = key.rpartition("|")
+        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
+    shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
+    return Record(**{**plain, "kept": kept, "dense_shapes": shapes})
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.parent / f".{path.name}.new-{os.getpid()}"
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise ArtifactError(f"could not save the model to {path}: {error}; what was there is unchanged") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Which neurons go: one file per method, found by name."""
+
+import difflib
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any
+
+from demp.errors import UsageError
+from demp.methods.base import Method, MethodConfig, View
+
+__all__ = ["Method", "MethodConfig", "View", "config_class", "create", "find", "names"]
+
+
+@cache
+def registry() -> dict[str, type[Method]]:
+    """Every method in this package, by its registry name."""
+    found: dict[str, type[Method]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, type) and issubclass(value, Method) and "name" in vars(value):
+                found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def names() -> list[str]:
+    """Every registered method."""
+    return list(registry())
+
+
+def find(name: str) -> type[Method]:
+    """The method called ``name``. Raises UsageError with a suggestion."""
+    methods = registry()
+    if name not in methods:
+        near = difflib.get_close_matches(name, methods, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(methods)}"
+        raise UsageError(f"unknown method {name!r}; {hint}")
+    return methods[name]
+
+
+def config_class(name: str) -> type[MethodConfig]:
+    """The config dataclass of a method."""
+    return find(name).Config
+
+
+def create(
+    name: str, model: Any, optimizer: Any, *, example_inputs: Any, total_steps: int, config: Any = None, **options: Any
+) -> Any:
+    """A pruner that runs the method ``name`` on this model and optimizer: the same signature for all methods.
+
+    ``config`` is the method's config; its fields may also be given as keyword arguments, next to the pruner's own
+    (``batches``, ``attach``, ``holders``, ``seed``).
+    """
+    from demp.pruner import Pruner, build_config
+
+    method = find(name)
+    config, rest = build_config(method, config, options)
+    return Pruner(model, optimizer, method, config, example_inputs=example_inputs, total_steps=total_steps, **rest)

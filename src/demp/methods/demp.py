@@ -1,0 +1,211 @@
+"""Demon Pruning (DemP): Algorithm 1 of "Maxwell's Demon at Work: Efficient Pruning by Leveraging Saturation of Neurons".
+
+For t = 0 to T:
+    gradient of the loss                                             your training loop
+    + gradient of R(gamma; lambda_t), on normalisation scales only   ``penalty``
+    optimizer step; + xi ~ N(0, sigma_t^2) on live neurons only      ``after_step``
+    every tau steps: remove dead neurons                             ``is_due`` and ``select``
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from demp import schedules
+from demp.activity import Criterion
+from demp.errors import UsageError
+from demp.methods.base import Method, MethodConfig, View
+from demp.noise import Noise
+from demp.penalties import Penalty
+
+NEGLIGIBLE = 1e-12
+"""A scheduled value below this is zero (gap 7)."""
+PERIOD_SHARE = 0.05
+LIVE_MASKS = ("neuron-gradient", "weight-gradient", "last-check")
+NOISE_ON = ("live", "all", "off")
+COLLECT = ("auto", "probe", "window")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemPConfig(MethodConfig):
+    """Every knob of DemP; "gap n" points to the table of ambiguities in docs/gaps.md."""
+
+    peak_strength: float = 1e-3
+    """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
+    times what SGD takes."""
+    penalty: str = "lasso"
+    """R: ``lasso`` (sum |gamma|, Sec. 3.1) or ``l2`` (half the sum of squares; the paper's Table 1, gap 9)."""
+    penalty_on: str = "scales"
+    """``scales``: normalisations that feed removable neurons; ``all-scales``: all of them, as the authors do;
+    ``parameters``: everything, bias and head included (Fig. 5, gap 45)."""
+    penalty_in: str = "gradient"
+    """``gradient``: added to .grad right before the optimizer step, after any clipping; ``loss``: you add
+    ``pruner.penalty_loss()`` to your loss, so that it is clipped with it."""
+    schedule: str = "one-cycle"
+    """lambda_t and sigma_t: ``one-cycle`` (stock cosine), ``one-cycle-linear`` (the paper's text, gap 5),
+    ``constant``, ``cosine-decay``, ``warm-up`` (Fig. 4)."""
+    span: float = 0.87
+    """Share of the run that the schedule spans (gap 6); afterwards it keeps its last value."""
+    peak_at: float = 0.3
+    """Share of the span at which the one-cycle peaks."""
+    peak_noise_std: float = 5e-5
+    """sigma: peak of the noise, a standard deviation (gap 1). It scales with 1/sqrt(steps): the paper's 5e-5 is for
+    about 100,000 steps."""
+    noise_schedule: str | None = None
+    """Schedule of the noise; None: that of the strength."""
+    noise_is_variance: bool = False
+    """Read ``peak_noise_std`` as the variance that the paper's text calls it (gap 1)."""
+    noise_times_lr: bool = False
+    """Multiply the noise by the learning rate (gap 2)."""
+    noise_on: str = "live"
+    """``live`` neurons (asymmetric noise), ``all`` (symmetric, gap 47), or ``off``."""
+    live_mask: str = "neuron-gradient"
+    """What is live (gap 3): ``neuron-gradient``: the neuron's shift has a data gradient in this step;
+    ``weight-gradient``: the weight itself has one; ``last-check``: alive at the last check."""
+    noise_weights_only: bool = False
+    """No noise on scales, shifts and biases (gap 4)."""
+    noise_others: bool = True
+    """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
+    criterion: str = "auto"
+    """Death: ``exact``, ``negative-only``, ``epsilon``, ``sum`` (the authors' code), or ``auto`` by activation
+    (gaps 12 to 14)."""
+    eps: float | None = None
+    """Threshold of the ``epsilon`` and ``sum`` criteria; None: 0.01 and 0."""
+    eps_relative: bool = True
+    """``eps`` in units of the layer's mean peak."""
+    collect: str = "auto"
+    """``probe``: evaluation batches at each check (needs ``batches``; gaps 15 and 16); ``window``: the training
+    forwards before each check; ``auto``: the probe if there are batches."""
+    window_steps: int | None = None
+    """Length of the passive window; None: 12 steps, at most one period."""
+    period: int | None = None
+    """tau: steps between checks; None: 5 % of the run, at least 1 (gap 17). The paper uses 5,000."""
+    dynamic: bool = True
+    """Remove neurons while training; False: one cut at the end (Fig. 7)."""
+    prune_after: int = 0
+    """No cut before this many steps (gap 29)."""
+    prune_at_start: bool = False
+    """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
+    target_neuron_sparsity: float | None = None
+    """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
+    the peak that falls short (App. H.1, gap 43)."""
+    target_growth: float = 1.25
+    """Factor of the strength per check that misses the target."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("peak_strength", self.peak_strength)
+        check_number("peak_noise_std", self.peak_noise_std)
+        check_choice("noise_on", self.noise_on, NOISE_ON)
+        check_choice("live_mask", self.live_mask, LIVE_MASKS)
+        check_choice("collect", self.collect, COLLECT)
+        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
+        Penalty(self.penalty, self.peak_strength, self.penalty_on)
+        Criterion(kind=self.criterion, eps=self.eps)
+        for name in (self.schedule, self.noise_schedule or self.schedule):
+            schedules.make(name, span=self.span, peak_at=self.peak_at)
+        for field in ("period", "window_steps"):
+            number = getattr(self, field)
+            if number is not None and number < 1:
+                raise UsageError(f"{field} is {number}; give at least 1 step")
+        target = self.target_neuron_sparsity
+        if target is not None and not 0 < target < 1:
+            raise UsageError(f"target_neuron_sparsity is {target}; give a share in (0, 1)")
+
+
+def check_number(name: str, number: float) -> None:
+    """Finite and not negative."""
+    if not (math.isfinite(number) and number >= 0):
+        raise UsageError(f"{name} is {number}; give a finite number >= 0")
+
+
+def check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
+    """One of the choices."""
+    if choice not in choices:
+        raise UsageError(f"{name} is {choice!r}; choose one of {', '.join(choices)}")
+
+
+class DemonPruning(Method):
+    """Lasso on normalisation scales, noise on live neurons, removal of the dead."""
+
+    name: ClassVar[str] = "demp"
+    summary: ClassVar[str] = "one-cycle lasso on normalisation scales, noise on live neurons, dead ones are removed"
+    reference: ClassVar[str] = "Maxwell's Demon at Work: Efficient Pruning by Leveraging Saturation of Neurons"
+    Config: ClassVar[type[MethodConfig]] = DemPConfig
+    config: DemPConfig
+
+    def __init__(self, config: DemPConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        self.period = config.period or max(1, round(PERIOD_SHARE * total_steps))
+        shape = {"span": config.span, "peak_at": config.peak_at}
+        self._strength = schedules.make(config.schedule, **shape)
+        self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
+        self._growth = 1.0
+        self._target_met = False
+
+    def strength(self, step: int) -> float:
+        """lambda_t."""
+        value = self._growth * self.config.peak_strength * self._strength(step, self.total_steps)
+        return 0.0 if self._target_met or value < NEGLIGIBLE else value
+
+    def noise_std(self, step: int) -> float:
+        """sigma_t."""
+        if self.config.noise_on == "off" or self._target_met:
+            return 0.0
+        value = self.config.peak_noise_std * self._noise(step, self.total_steps)
+        return 0.0 if value < NEGLIGIBLE else math.sqrt(value) if self.config.noise_is_variance else value
+
+    def criterion(self) -> Criterion:
+        """From the config."""
+        return Criterion(kind=self.config.criterion, eps=self.config.eps, relative=self.config.eps_relative)
+
+    def live_mask(self) -> str:
+        """From the config."""
+        return self.config.live_mask if self.config.noise_on == "live" else "none"
+
+    def penalty(self, step: int) -> Penalty | None:
+        """R(gamma_t; lambda_t)."""
+        return Penalty(self.config.penalty, self.strength(step), self.config.penalty_on)
+
+    def after_step(self, step: int) -> Noise | None:
+        """Xi ~ N(0, sigma_t^2)."""
+        return Noise(self.noise_std(step), self.config.noise_times_lr)
+
+    def is_due(self, step: int) -> bool:
+        """T % tau = 0, once pruning has begun."""
+        if not self.config.dynamic or step < self.config.prune_after:
+            return False
+        return step % self.period == 0 or (step == 1 and self.config.prune_at_start)
+
+    def select(self, step: int, view: View) -> dict[str, Tensor]:
+        """The dead; with a target, no more of them than it asks for."""
+        target = self.config.target_neuron_sparsity
+        if target is None:
+            return view.verdict().dead
+        total = view.graph.neurons()
+        budget = round(target * total) - (total - view.graph.neurons(view.gone))
+        self._target_met = budget <= 0
+        if self._target_met:
+            return {}
+        if step >= self.config.peak_at * self.config.span * self.total_steps:
+            self._growth *= self.config.target_growth
+        return at_most(budget, view.verdict().dead)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The controller's state; schedules and noise are functions of the step."""
+        return {"growth": self._growth, "target_met": self._target_met}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
+
+
+def at_most(budget: int, dead: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first ``budget`` dead neurons, in forward order."""
+    kept: dict[str, Tensor] = {}
+    for name, flags in dead.items():
+        kept[name] = flags & (flags.cumsum(0) <= budget)
+        budget -= int(kept[name].sum())
+    return kept

@@ -1,0 +1,60 @@
+"""Gaussian noise on the weights of live neurons, outside the optimizer's moments (paper, Sec. 3.2, Algorithm 1)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from demp.errors import UsageError
+
+SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is added to the weights after a step: a normal deviate of standard deviation ``std`` per entry."""
+
+    std: float
+    times_lr: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.std) and self.std >= 0):
+            raise UsageError(f"noise std is {self.std}; give a finite number >= 0")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One parameter, and which of its entries get noise: a mask that broadcasts against it, or all."""
+
+    parameter: nn.Parameter
+    mask: Tensor | None
+    factor: float = 1.0
+
+
+def generators(parameters: Iterable[nn.Parameter], seed: int, step: int) -> dict[torch.device, torch.Generator]:
+    """One generator per device, a function of seed and step alone: replicas agree and resuming needs no state."""
+    made: dict[torch.device, torch.Generator] = {}
+    for parameter in parameters:
+        if parameter.device not in made:
+            generator = torch.Generator(device=parameter.device)
+            made[parameter.device] = generator.manual_seed((seed * SEED_STRIDE + step) % (1 << 63))
+    return made
+
+
+@torch.no_grad()
+def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int) -> None:
+    """w <- w + z, z ~ N(0, std^2), where the mask allows."""
+    if noise.std == 0:
+        return
+    sources = generators((t.parameter for t in targets), seed, step)
+    for target in targets:
+        weight = target.parameter
+        scale = noise.std * target.factor
+        deviates = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        deviates.normal_(generator=sources[weight.device])
+        if target.mask is None:
+            weight.add_(deviates, alpha=scale)
+        else:
+            weight.addcmul_(deviates, target.mask.to(weight.dtype), value=scale)

@@ -1,0 +1,388 @@
+"""The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp import noise as noise_module
+from demp import penalties
+from demp.activity import Verdict, Window, probe
+from demp.errors import CutError, UsageError
+from demp.graph import trace
+from demp.methods.base import Method
+from demp.methods.demp import DemonPruning, DemPConfig
+from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
+from demp.surgery.cut import Holder, as_optimizers
+from demp.surgery.guards import pending_backward, refuse_open_autocast
+from demp.targets import LiveNeurons, penalised
+
+logger = logging.getLogger("demp")
+
+Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
+DEFAULT_WINDOW = 12
+STATE_VERSION = 1
+
+
+class Pruner:
+    """Runs one method on one training run.
+
+    With ``attach=True`` it hooks ``optimizer.step`` and the loop stays as it is. With ``attach=False`` call
+    ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
+    then be a list. ``batches`` are training examples without augmentation to judge death on: a list of batches, or a
+    callable that takes a seed and returns batches; without them the training forwards before each check are watched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        method: type[Method],
+        config: Any,
+        *,
+        example_inputs: Any,
+        total_steps: int,
+        batches: Batches | None = None,
+        attach: bool = True,
+        holders: Iterable[Holder] = (),
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(total_steps, int) or total_steps <= 0:
+            raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
+        refuse_wrapper(model)
+        self.model, self.config = model, config
+        self.optimizers = as_optimizers(optimizer)
+        self.total_steps, self.seed = total_steps, seed
+        self.step = 0
+        self.history: list[CutReport] = []
+        self.graph = trace(model, example_inputs)
+        refuse_nothing_removable(model, self.graph)
+        refuse_foreign_optimizer(model, self.graph, self.optimizers)
+        self.gone = self.graph.nothing_gone()
+        self.method = method(config, total_steps)
+        self._base = record_of(model)
+        self._example_inputs = example_inputs
+        self._batches, self._holders = batches, tuple(holders)
+        self._penalised = penalised(model, self.graph, getattr(config, "penalty_on", "scales"))
+        self._live = LiveNeurons(
+            model, self.graph, mask=self.method.live_mask(),
+            weights_only=getattr(config, "noise_weights_only", False), others=getattr(config, "noise_others", True),
+        )  # fmt: skip
+        self._window = None if self._uses_probe() else Window(model, self.graph, self.method.criterion())
+        self._last_inputs: Any = None
+        self._verdict: Verdict | None = None
+        self._postponed = self._finished = False
+        self._handles: list[Any] = []
+        if self._window is not None:
+            self._handles.append(model.register_forward_pre_hook(self._remember_inputs, with_kwargs=True))
+            self._schedule_window()
+        if attach:
+            self._attach()
+
+    # The two moments of a step -----------------------------------------------------------------------
+
+    def before_step(self) -> None:
+        """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
+        noise = self.method.after_step(self.step)
+        if noise is not None and noise.std > 0:
+            self._live.look()
+        penalty = self.method.penalty(self.step)
+        if penalty is not None and getattr(self.config, "penalty_in", "gradient") == "gradient":
+            penalties.add_gradient(self._penalised, penalty, self._loss_scale())
+
+    def after_step(self) -> CutReport | None:
+        """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        noise = self.method.after_step(self.step)
+        if noise is not None and noise.std > 0:
+            targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
+            noise_module.add_noise(targets, noise, seed=self.seed, step=self.step)
+        self.step += 1
+        report = None
+        if self.method.is_due(self.step) or self._postponed:
+            report = self._check()
+        self._schedule_window()
+        return report
+
+    def skip_step(self) -> None:
+        """Instead of ``after_step`` when the optimizer did not move (a GradScaler met an overflow)."""
+
+    def penalty_loss(self) -> Tensor:
+        """The penalty as a differentiable term, for ``penalty_in="loss"``."""
+        penalty = self.method.penalty(self.step)
+        return torch.zeros(()) if penalty is None else penalties.value(self._penalised, penalty)
+
+    def finish(self) -> CutReport:
+        """Last check and cut; all hooks are removed. Calling it again returns the last report."""
+        if self._finished:
+            return self.history[-1]
+        report = self._check(final=True)
+        self.detach()
+        self._finished = True
+        assert report is not None
+        return report
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._window is not None:
+            self._window.close()
+
+    # Checks ------------------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Who is dead now, on examples of training data."""
+        if self._verdict is None:
+            criterion = self.method.criterion()
+            if self._window is None:
+                batches = self._probe_batches()
+                self._verdict = probe(self.model, self.graph, self.gone, batches, criterion)
+            elif self._last_inputs is not None:
+                seen = self._window.verdict()
+                still = probe(self.model, self.graph, self.gone, [self._last_inputs], criterion)
+                both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
+                self._verdict = Verdict(both, seen.batches, seen.examples)
+            else:
+                self._verdict = Verdict({n.name: torch.zeros(n.width, dtype=torch.bool) for n in self.graph.layers}, 0, 0)
+        return self._verdict
+
+    def _check(self, *, final: bool = False) -> CutReport | None:
+        """One check and cut."""
+        refuse_open_autocast()
+        if pending_backward(self.model.parameters()):
+            if final:
+                raise CutError("finish() was called while a forward waits for its backward; call it after the last step")
+            if not self._postponed:
+                logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
+            self._postponed = True
+            return None
+        self._postponed = False
+        self._verdict = None
+        dead = self.method.select(self.step, self)
+        verdict = self._verdict or Verdict(dead, 0, 0)
+        self._live.checked(verdict.dead)
+        criterion = self.method.criterion()
+        report = execute(
+            self.model,
+            self.graph,
+            plan_cut(self.graph, self.gone, dead, self.config.limits()),
+            example_inputs=self._examples(),
+            optimizers=self.optimizers,
+            holders=self._holders,
+            exact=all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in dead),
+            base=self._base,
+            step=self.step,
+            judged={"batches": verdict.batches, "examples": verdict.examples},
+        )
+        self._commit(report, dead)
+        return report
+
+    def _commit(self, report: CutReport, dead: dict[str, Tensor]) -> None:
+        self.gone = plan_cut(self.graph, self.gone, dead, self.config.limits()).after
+        self.history.append(report)
+        if report.happened:
+            logger.info("%s", report)
+
+    def _examples(self) -> Any:
+        """Examples for the proof: among those that judged the death."""
+        if self._window is None:
+            return self._probe_batches()[0]
+        return self._example_inputs if self._last_inputs is None else self._last_inputs
+
+    def _probe_batches(self) -> list[Any]:
+        if callable(self._batches):
+            takes_seed = len(inspect.signature(self._batches).parameters) > 0
+            made = self._batches(self.seed + self.step) if takes_seed else self._batches()  # type: ignore[call-arg]
+        else:
+            made = self._batches or [self._example_inputs]
+        return list(made)
+
+    def _uses_probe(self) -> bool:
+        collect = getattr(self.config, "collect", "auto")
+        if collect == "probe" and self._batches is None:
+            raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
+        return collect == "probe" or (collect == "auto" and self._batches is not None)
+
+    # Hooks -------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        if len(self.optimizers) != 1:
+            raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
+        optimizer = self.optimizers[0]
+
+        def before(opt: Any, args: Any, kwargs: Any) -> None:
+            positional = args[1:] if args and args[0] is opt else args
+            if any(a is not None for a in positional) or kwargs.get("closure") is not None:
+                raise UsageError(
+                    "optimizer.step(closure) computes gradients inside the step, where no penalty can be added; "
+                    "use attach=False and add pruner.penalty_loss() to the loss in the closure"
+                )
+            self.before_step()
+
+        def after(opt: Any, args: Any, kwargs: Any) -> None:
+            if overflowed(opt):
+                self.skip_step()
+            else:
+                self.after_step()
+
+        self._handles.append(optimizer.register_step_pre_hook(before))
+        self._handles.append(optimizer.register_step_post_hook(after))
+
+    def _remember_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            self._last_inputs = kwargs if kwargs and not args else args
+
+    def _schedule_window(self) -> None:
+        """Open the window when the next check is near, so that most steps pay nothing."""
+        window = self._window
+        if window is None or self._finished:
+            return
+        length = getattr(self.config, "window_steps", None) or DEFAULT_WINDOW
+        ahead = range(self.step + 1, min(self.step + length, self.total_steps) + 1)
+        near = self._postponed or any(self.method.is_due(s) or s == self.total_steps for s in ahead)
+        if near and (not window.is_open or self.method.is_due(self.step)):
+            window.open(self.gone)
+        elif not near:
+            window.close()
+
+    def _loss_scale(self) -> Tensor | None:
+        """The scale that gradients still carry when a fused optimizer unscales inside its step."""
+        return next((s for o in self.optimizers if (s := getattr(o, "grad_scale", None)) is not None), None)
+
+    def _learning_rates(self) -> dict[int, float]:
+        return {id(p): float(g["lr"]) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+
+    # State -------------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, float]:
+        """What a log line needs; cheap."""
+        penalty, noise = self.method.penalty(self.step), self.method.after_step(self.step)
+        last = self.history[-1] if self.history else None
+        alive, total = self.graph.neurons(self.gone), self.graph.neurons()
+        return {
+            "demp/strength": penalty.strength if penalty else 0.0,
+            "demp/noise_std": noise.std if noise else 0.0,
+            "prune/neurons_alive": float(alive),
+            "prune/neuron_sparsity": 1.0 - alive / total,
+            "prune/cuts": float(sum(report.happened for report in self.history)),
+            "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
+            "cost/flops": float(last.flops_after if last else self.graph.flops(self.gone)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that must survive a restart: tensors, numbers and strings only."""
+        window = self._window.state_dict() if self._window is not None else None
+        return {
+            "version": STATE_VERSION, "method": self.method.name, "step": self.step, "seed": self.seed,
+            "total_steps": self.total_steps, "gone": self.gone.clone(), "postponed": self._postponed,
+            "method_state": self.method.state_dict(), "window": window,
+            "dead_classes": self._live.dead_classes,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replay the cuts of a saved run on the freshly built dense model and its optimizer.
+
+        Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``.
+
+        Raises:
+            UsageError: the state is of another method, run length or model.
+        """
+        for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
+            if state[key] != mine:
+                raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
+        if len(state["gone"]) != self.graph.classes:
+            raise UsageError("the saved run is of another model: build the dense model that was trained")
+        gone = state["gone"].bool().cpu()
+        plan = Plan(self.gone, gone, {})
+        execute(
+            self.model, self.graph, plan, example_inputs=self._example_inputs, optimizers=self.optimizers,
+            holders=self._holders, verify=False, base=self._base,
+        )  # fmt: skip
+        self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
+        self._postponed = bool(state["postponed"])
+        self.method.load_state_dict(state["method_state"])
+        self._live.dead_classes = state["dead_classes"]
+        if self._window is not None:
+            self._window.close()
+            self._schedule_window()
+            if state["window"] is not None and self._window.is_open:
+                self._window.load_state_dict(state["window"])
+
+
+def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Split keyword options into the method's config fields and the pruner's arguments."""
+    fields = {f.name for f in dataclasses.fields(method.Config)}
+    mine = {k: v for k, v in options.items() if k in fields}
+    rest = {k: v for k, v in options.items() if k not in fields}
+    known = set(inspect.signature(Pruner.__init__).parameters) - {"self", "model", "optimizer", "method", "config"}
+    for name in rest:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, fields | known, n=1)
+            raise UsageError(f"unknown option {name!r} for {method.name}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if config is not None and not isinstance(config, method.Config):
+        raise UsageError(f"config is a {type(config).__name__}; {method.name} takes a {method.Config.__name__}")
+    return dataclasses.replace(config or method.Config(), **mine), rest
+
+
+def overflowed(optimizer: Any) -> bool:
+    """Did a fused optimizer skip its step because a GradScaler found an infinity?"""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def refuse_wrapper(model: nn.Module) -> None:
+    """The pruner works on the module itself."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
+    kind = type(model).__name__
+    if hasattr(model, "_orig_mod"):
+        raise UsageError("model is compiled; pass the module that you gave to torch.compile")
+    if kind in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
+        raise UsageError(f"model is wrapped in {kind}; pass the module inside (model.module)")
+
+
+def refuse_nothing_removable(model: nn.Module, graph: Any) -> None:
+    """A model without removable neurons has nothing to gain."""
+    if not any(bool(layer.removable.any()) for layer in graph.layers):
+        reasons = "; ".join(dict.fromkeys(f"{r.name}: {r.reason}" for r in graph.refused[:3]))
+        why = reasons or "no activation function follows a convolution or linear layer"
+        raise UsageError(f"{type(model).__name__} has no layer whose neurons can be removed ({why})")
+
+
+def refuse_foreign_optimizer(model: nn.Module, graph: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Parameters that shrink must be in the optimizers that were given, or their state would go stale."""
+    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    shrinking = {slot.tensor for slot in graph.slots}
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if named and not any(id(p) in held for p in named.values()):
+        raise UsageError("the optimizer holds none of the model's parameters; build it from this model's parameters()")
+    missing = [name for name, p in named.items() if name in shrinking and id(p) not in held]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
+            "(with attach=False), or set requires_grad=False"
+        )
+
+
+def DemP(  # noqa: N802  (the method's name)
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    *,
+    example_inputs: Any,
+    total_steps: int,
+    config: DemPConfig | None = None,
+    **options: Any,
+) -> Pruner:
+    """Attach Demon Pruning to a training run: one line, and the loop stays as it is.
+
+    ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``).
+    """
+    config, rest = build_config(DemonPruning, config, options)
+    return Pruner(model, optimizer, DemonPruning, config, example_inputs=example_inputs, total_steps=total_steps, **rest)

@@ -1,0 +1,171 @@
+"""On which parameters a penalty or noise acts, and which of their entries belong to live neurons."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from demp.graph import NeuronGraph
+from demp.noise import Target
+
+logger = logging.getLogger("demp")
+
+NORMS = (
+    nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.RMSNorm,
+)  # fmt: skip
+
+
+def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Parameter]:
+    """Trainable parameters that the penalty acts on: see DemPConfig.penalty_on.
+
+    A model in which no normalisation feeds removable neurons is penalised on the weights that produce them, with one
+    warning (paper, Sec. 4.2).
+    """
+    parameters = dict(model.named_parameters())
+    if on == "parameters":
+        return [p for p in parameters.values() if p.requires_grad]
+    removable = removable_classes(graph)
+    if on == "all-scales":
+        names = [f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, NORMS)]
+    else:
+        fed = {slot.tensor for slot in graph.slots if bool(removable[slot.classes].any())}
+        names = [norm.scale for norm in graph.norms if norm.scale in fed]
+    chosen = [parameters[n] for n in dict.fromkeys(names) if n in parameters and parameters[n].requires_grad]
+    if chosen:
+        return chosen
+    logger.warning(
+        "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them instead",
+        type(model).__name__,
+    )
+    producers = dict.fromkeys(
+        tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
+    )
+    return [parameters[n] for n in producers if n in parameters and parameters[n].requires_grad]
+
+
+def removable_classes(graph: NeuronGraph) -> Tensor:
+    """Per class: may it go?"""
+    removable = graph.nothing_gone()
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
+    return removable
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A parameter whose entries along one axis belong to neurons, and where their liveness shows."""
+
+    parameter: nn.Parameter
+    axis: int
+    witness: nn.Parameter
+    """The shift vector that follows the weight, else the weight itself."""
+    witness_axis: int
+    classes: Tensor
+
+
+class LiveNeurons:
+    """Which entries of which parameters belong to live neurons, step by step."""
+
+    def __init__(
+        self, model: nn.Module, graph: NeuronGraph, *, mask: str, weights_only: bool, others: bool
+    ) -> None:
+        self._mask = mask
+        self._graph = graph
+        parameters = dict(model.named_parameters())
+        self._units = units(parameters, graph)
+        owned = {id(unit.parameter) for unit in self._units}
+        vectors = {id(p) for p in parameters.values() if p.dim() < 2}
+        if weights_only:
+            self._units = [u for u in self._units if id(u.parameter) not in vectors]
+        rest = [p for p in parameters.values() if p.requires_grad and id(p) not in owned]
+        self._others = [p for p in rest if others and not (weights_only and id(p) in vectors)]
+        self._live: dict[int, Tensor] = {}
+        self.dead_classes: Tensor | None = None
+
+    def look(self) -> None:
+        """Read the data gradients of this step, before anything is added to them."""
+        self._live = {}
+        if self._mask == "weight-gradient":
+            for parameter in [*self._others, *(u.parameter for u in self._units)]:
+                if parameter.grad is not None:
+                    self._live[id(parameter)] = parameter.grad != 0
+        elif self._mask == "neuron-gradient":
+            for unit in self._units:
+                if id(unit.witness) not in self._live and unit.witness.grad is not None:
+                    self._live[id(unit.witness)] = live_along(unit.witness.grad, unit.witness_axis)
+
+    def checked(self, dead: dict[str, Tensor]) -> None:
+        """Take the verdict of a check, for the mask ``last-check``."""
+        flags = self._graph.nothing_gone()
+        votes = torch.zeros(self._graph.classes, dtype=torch.long)
+        for layer in self._graph.layers:
+            if layer.reads and layer.name in dead:
+                votes[layer.classes] += dead[layer.name]
+        voters = self._graph.voters()
+        self.dead_classes = flags | ((votes == voters) & (voters > 0))
+
+    def targets(self, gone: Tensor, lr_of: dict[int, float] | None = None) -> list[Target]:
+        """Noise targets of this step."""
+        factors = lr_of or {}
+        found = []
+        for unit in self._units:
+            if unit.parameter.requires_grad:
+                mask, silent = self._unit_mask(unit, gone)
+                if not silent:
+                    found.append(Target(unit.parameter, mask, factors.get(id(unit.parameter), 1.0)))
+        for parameter in self._others:
+            mask = self._live.get(id(parameter)) if self._mask == "weight-gradient" else None
+            found.append(Target(parameter, mask, factors.get(id(parameter), 1.0)))
+        return found
+
+    def _unit_mask(self, unit: Unit, gone: Tensor) -> tuple[Tensor | None, bool]:
+        if self._mask == "none":
+            return None, False
+        if self._mask == "weight-gradient":
+            live = self._live.get(id(unit.parameter))
+            return live, live is None
+        if self._mask == "last-check":
+            if self.dead_classes is None:
+                return None, False
+            present = unit.classes[~gone[unit.classes]]
+            live = ~self.dead_classes[present].to(unit.parameter.device)
+        else:
+            live = self._live.get(id(unit.witness))
+            if live is None:
+                return None, True
+        shape = [1] * unit.parameter.dim()
+        shape[unit.axis] = -1
+        return live.view(shape), False
+
+
+def live_along(gradient: Tensor, axis: int) -> Tensor:
+    """Per index of one axis: is any gradient entry different from zero?"""
+    if gradient.dim() == 1:
+        return gradient != 0
+    return (gradient != 0).movedim(axis, 0).flatten(1).any(1)
+
+
+def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]:
+    """Every parameter that makes neurons: producing weights, and the norms and biases that follow them."""
+    carried = graph.nothing_gone()
+    made: dict[str, int] = {}
+    for layer in graph.layers:
+        carried[layer.classes] = True
+        made.update(layer.producers)
+    slot_classes = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    shifts = {norm.producer: norm.shift for norm in graph.norms if norm.producer and norm.shift}
+    found = []
+    for weight, axis in made.items():
+        if weight not in parameters or (weight, axis) not in slot_classes:
+            continue
+        shift = shifts.get(weight)
+        witness, at = (parameters[shift], 0) if shift in parameters else (parameters[weight], axis)
+        found.append(Unit(parameters[weight], axis, witness, at, slot_classes[weight, axis]))
+        for norm in graph.norms:
+            if norm.producer != weight:
+                continue
+            for name in (norm.scale, norm.shift):
+                if name in parameters and (name, 0) in slot_classes:
+                    found.append(Unit(parameters[name], 0, witness, at, slot_classes[name, 0]))
+    return found
