@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from demp.activity import alive as alive
     from demp.artifact import load as load
     from demp.artifact import save as save
-    from demp.cost import Cost as Cost
-    from demp.cost import cost as cost
+    from demp.costs import Cost as Cost
+    from demp.costs import cost as cost
     from demp.errors import ArtifactError as ArtifactError
     from demp.errors import CutError as CutError
     from demp.errors import DempError as DempError
@@ -43,8 +43,8 @@ _HOME = {
     "alive": "demp.activity",
     "load": "demp.artifact",
     "save": "demp.artifact",
-    "Cost": "demp.cost",
-    "cost": "demp.cost",
+    "Cost": "demp.costs",
+    "cost": "demp.costs",
     "ArtifactError": "demp.errors",
     "CutError": "demp.errors",
     "DempError": "demp.errors",

@@ -34,9 +34,10 @@ class Penalty:
 def add_gradient(parameters: Sequence[nn.Parameter], penalty: Penalty, loss_scale: Tensor | float | None = None) -> None:
     """Add the penalty's gradient to ``.grad``, so that the optimizer's moments see it (App. F.5).
 
-    ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a fused optimizer). The
+    Frozen parameters get none. ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a fused optimizer). The
     subgradient of |p| at 0 is 0.
     """
+    parameters = [p for p in parameters if p.requires_grad]
     if penalty.strength == 0 or not parameters:
         return
     values: list[Tensor] = [p.detach() for p in parameters]

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp import noise as noise_module
 from demp import penalties
 from demp.activity import Verdict, Window, probe
 from demp.errors import CutError, UsageError
 from demp.graph import trace
+from demp.graph.tracer import as_inputs
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
@@ -25,6 +27,8 @@ logger = logging.getLogger("demp")
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12
+PROOF_EXAMPLES = 128
+"""A cut is proven on at most this many of the examples that judged the death."""
 STATE_VERSION = 1
 
 
@@ -54,6 +58,8 @@ class Pruner:
         if not isinstance(total_steps, int) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
         refuse_wrapper(model)
+        if attach and len(as_optimizers(optimizer)) > 1:
+            raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = total_steps, seed
@@ -63,6 +69,7 @@ class Pruner:
         refuse_nothing_removable(model, self.graph)
         refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()
+        self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
         self._base = record_of(model)
         self._example_inputs = example_inputs
@@ -74,7 +81,9 @@ class Pruner:
         )  # fmt: skip
         self._window = None if self._uses_probe() else Window(model, self.graph, self.method.criterion())
         self._last_inputs: Any = None
+        self._proof: Any = None
         self._verdict: Verdict | None = None
+        self._judges: list[Any] | None = None
         self._postponed = self._finished = False
         self._handles: list[Any] = []
         if self._window is not None:
@@ -140,8 +149,9 @@ class Pruner:
         if self._verdict is None:
             criterion = self.method.criterion()
             if self._window is None:
+                self._proof = None
                 batches = self._probe_batches()
-                self._verdict = probe(self.model, self.graph, self.gone, batches, criterion)
+                self._verdict = probe(self.model, self.graph, self.gone, batches, criterion, until_settled=True)
             elif self._last_inputs is not None:
                 seen = self._window.verdict()
                 still = probe(self.model, self.graph, self.gone, [self._last_inputs], criterion)
@@ -162,15 +172,16 @@ class Pruner:
             self._postponed = True
             return None
         self._postponed = False
-        self._verdict = None
+        self._verdict = self._judges = None
         dead = self.method.select(self.step, self)
         verdict = self._verdict or Verdict(dead, 0, 0)
         self._live.checked(verdict.dead)
         criterion = self.method.criterion()
+        plan = plan_cut(self.graph, self.gone, dead, self.config.limits())
         report = execute(
             self.model,
             self.graph,
-            plan_cut(self.graph, self.gone, dead, self.config.limits()),
+            plan,
             example_inputs=self._examples(),
             optimizers=self.optimizers,
             holders=self._holders,
@@ -179,28 +190,29 @@ class Pruner:
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},
         )
-        self._commit(report, dead)
-        return report
-
-    def _commit(self, report: CutReport, dead: dict[str, Tensor]) -> None:
-        self.gone = plan_cut(self.graph, self.gone, dead, self.config.limits()).after
+        self.gone, self.flops = plan.after, report.flops_after
         self.history.append(report)
         if report.happened:
             logger.info("%s", report)
+        return report
 
     def _examples(self) -> Any:
-        """Examples for the proof: among those that judged the death."""
-        if self._window is None:
-            return self._probe_batches()[0]
-        return self._example_inputs if self._last_inputs is None else self._last_inputs
+        """Examples for the proof of a cut: some of those that judged the death."""
+        judged = self._proof if self._window is None else self._last_inputs
+        return self._example_inputs if judged is None else first_examples(judged, PROOF_EXAMPLES)
 
-    def _probe_batches(self) -> list[Any]:
+    def _probe_batches(self) -> Iterable[Any]:
+        """The batches of this check, made once: those that judge the death also prove the cut."""
+        if self._judges is not None:
+            return self._judges
         if callable(self._batches):
             takes_seed = len(inspect.signature(self._batches).parameters) > 0
             made = self._batches(self.seed + self.step) if takes_seed else self._batches()  # type: ignore[call-arg]
         else:
             made = self._batches or [self._example_inputs]
-        return list(made)
+        for batch in made:
+            self._proof = batch if self._proof is None else self._proof
+            yield batch
 
     def _uses_probe(self) -> bool:
         collect = getattr(self.config, "collect", "auto")
@@ -211,8 +223,6 @@ class Pruner:
     # Hooks -------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        if len(self.optimizers) != 1:
-            raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
         optimizer = self.optimizers[0]
 
         def before(opt: Any, args: Any, kwargs: Any) -> None:
@@ -262,7 +272,6 @@ class Pruner:
     def metrics(self) -> dict[str, float]:
         """What a log line needs; cheap."""
         penalty, noise = self.method.penalty(self.step), self.method.after_step(self.step)
-        last = self.history[-1] if self.history else None
         alive, total = self.graph.neurons(self.gone), self.graph.neurons()
         return {
             "demp/strength": penalty.strength if penalty else 0.0,
@@ -271,7 +280,7 @@ class Pruner:
             "prune/neuron_sparsity": 1.0 - alive / total,
             "prune/cuts": float(sum(report.happened for report in self.history)),
             "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
-            "cost/flops": float(last.flops_after if last else self.graph.flops(self.gone)),
+            "cost/flops": float(self.flops),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -303,6 +312,7 @@ class Pruner:
             self.model, self.graph, plan, example_inputs=self._example_inputs, optimizers=self.optimizers,
             holders=self._holders, verify=False, base=self._base,
         )  # fmt: skip
+        self.flops = self.graph.flops(gone)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
@@ -312,6 +322,16 @@ class Pruner:
             self._schedule_window()
             if state["window"] is not None and self._window.is_open:
                 self._window.load_state_dict(state["window"])
+
+
+def first_examples(inputs: Any, count: int) -> Any:
+    """The first examples of a batch; tensors that do not share the batch's first axis stay whole."""
+    args, kwargs = as_inputs(inputs)
+    sizes = [len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
+    if not sizes or sizes[0] <= count:
+        return inputs
+    cut = tree_map_only(Tensor, lambda t: t[:count] if t.dim() and len(t) == sizes[0] else t, (args, kwargs))
+    return cut[1] if cut[1] and not cut[0] else cut[0]
 
 
 def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -15,7 +15,7 @@ START_DIV = 25.0
 END_DIV = 1e4
 """The stock one-cycle ends at start / 10,000, which is peak / 250,000."""
 WARM_UP_START = 1e-6
-"""The warm-up schedule of Fig. 4 starts at this value of the strength, not of the factor."""
+"""The warm-up schedule of Fig. 4 starts at this share of the peak: almost zero."""
 
 
 def cosine(start: float, end: float, share: float) -> float:

@@ -59,7 +59,7 @@ class Unit:
     parameter: nn.Parameter
     axis: int
     witness: nn.Parameter
-    """The shift vector that follows the weight, else the weight itself."""
+    """The trainable shift vector that follows the weight, else the weight itself."""
     witness_axis: int
     classes: Tensor
 
@@ -116,6 +116,8 @@ class LiveNeurons:
                     found.append(Target(unit.parameter, mask, factors.get(id(unit.parameter), 1.0)))
         for parameter in self._others:
             mask = self._live.get(id(parameter)) if self._mask == "weight-gradient" else None
+            if self._mask == "weight-gradient" and mask is None:
+                continue
             found.append(Target(parameter, mask, factors.get(id(parameter), 1.0)))
         return found
 
@@ -154,13 +156,17 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
         carried[layer.classes] = True
         made.update(layer.producers)
     slot_classes = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
-    shifts = {norm.producer: norm.shift for norm in graph.norms if norm.producer and norm.shift}
+    shifts = {
+        norm.producer: norm.shift
+        for norm in graph.norms
+        if norm.producer and norm.shift in parameters and parameters[norm.shift].requires_grad
+    }
     found = []
     for weight, axis in made.items():
         if weight not in parameters or (weight, axis) not in slot_classes:
             continue
         shift = shifts.get(weight)
-        witness, at = (parameters[shift], 0) if shift in parameters else (parameters[weight], axis)
+        witness, at = (parameters[shift], 0) if shift else (parameters[weight], axis)
         found.append(Unit(parameters[weight], axis, witness, at, slot_classes[weight, axis]))
         for norm in graph.norms:
             if norm.producer != weight:

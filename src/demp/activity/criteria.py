@@ -18,7 +18,7 @@ class Criterion:
     """Decides over a batch which neurons are dead; a neuron must be dead in every batch and at every read point."""
 
     kind: str = "auto"
-    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: |a| < eps.
+    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: |a| < eps, or zero.
     ``sum``: the sum over positions and examples is at most eps (the authors' code). ``auto``: exact for ReLU,
     negative-only for LeakyReLU and ELU, epsilon for the others."""
     eps: float | None = None
@@ -55,7 +55,8 @@ class Criterion:
         if kind == "sum":
             return values.total <= eps
         peak = torch.maximum(values.top, -values.bottom)
-        return peak < (eps * peak.nanmean() if self.relative else eps)
+        scale = peak[peak.isfinite()].mean() if self.relative else 1.0
+        return (peak < eps * scale) | (peak == 0)
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ class Peaks:
     @classmethod
     def along(cls, values: Tensor, axis: int, needs_total: bool) -> "Peaks":
         """Reduce an activation over all axes but one."""
-        flat = values.movedim(axis, 0).flatten(1) if values.dim() != 2 or axis else values
+        flat = values.movedim(axis, 0).reshape(values.shape[axis], -1)
         if flat.shape[1] == 0:
             raise UsageError("cannot judge neurons on an empty batch")
         top, bottom = flat.amax(1), flat.amin(1)
-        return cls(top, bottom, flat.float().sum(1) if needs_total else top)
+        wide = torch.promote_types(flat.dtype, torch.float32)
+        return cls(top, bottom, flat.sum(1, dtype=wide) if needs_total else top)
 
     def gather(self, positions: Tensor, neuron: Tensor, width: int) -> "Peaks":
         """Peaks per neuron from peaks per position; several positions may belong to one neuron (flatten)."""

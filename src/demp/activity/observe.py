@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.activity.criteria import Criterion, Peaks
-from demp.graph import NeuronGraph, Read
+from demp.graph import Layer, NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
@@ -130,20 +130,24 @@ class Tally:
         A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
         read points of its own is judged by the layers that carry its neurons on.
         """
-        dead: dict[str, Tensor] = {}
-        by_class = torch.ones(self.graph.classes, dtype=torch.bool)
-        voted = torch.zeros(self.graph.classes, dtype=torch.bool)
+        agreed = self.agreed()
+        return {
+            layer.name: self._judged(layer, flags) if layer.reads else agreed[layer.classes]
+            for layer, flags in zip(self.graph.layers, self._dead, strict=True)
+        }
+
+    def agreed(self) -> Tensor:
+        """Per class: dead in every layer that reads it."""
+        votes = torch.zeros(self.graph.classes, dtype=torch.long)
         for layer, flags in zip(self.graph.layers, self._dead, strict=True):
-            complete = bool(layer.reads) and all(key in self._seen for key in layer.reads)
-            dead[layer.name] = flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
             if layer.reads:
-                by_class[layer.classes] &= dead[layer.name]
-                voted[layer.classes] = True
-        for layer in self.graph.layers:
-            if not layer.reads:
-                classes = layer.classes
-                dead[layer.name] = by_class[classes] & voted[classes] & ~self.gone[classes]
-        return dead
+                votes[layer.classes] += self._judged(layer, flags).long()
+        voters = self.graph.voters()
+        return (votes == voters) & (voters > 0) & ~self.gone
+
+    def _judged(self, layer: Layer, flags: Tensor) -> Tensor:
+        complete = all(key in self._seen for key in layer.reads)
+        return flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -25,9 +25,18 @@ class Verdict:
 
 
 def probe(
-    model: nn.Module, graph: NeuronGraph, gone: Tensor, batches: Iterable[Any], criterion: Criterion
+    model: nn.Module,
+    graph: NeuronGraph,
+    gone: Tensor,
+    batches: Iterable[Any],
+    criterion: Criterion,
+    *,
+    until_settled: bool = False,
 ) -> Verdict:
     """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every read point.
+
+    ``until_settled`` stops early once no neuron is left that all of its readers find dead: more batches can only
+    show more neurons alive.
 
     Raises:
         UsageError: there is no batch.
@@ -40,6 +49,8 @@ def probe(
             watch(model, graph, tally, args, kwargs)
             count += 1
             examples += next((len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 0)
+            if until_settled and not bool(tally.agreed().any()):
+                break
     if count == 0:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     return Verdict(tally.verdict(), count, examples)

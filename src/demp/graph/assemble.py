@@ -150,7 +150,7 @@ def describe(
             removable = torch.zeros_like(removable)
             for c in members:
                 why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
-        producers = sorted({pair for c in members[:1] + members[-1:] for pair in makers.get(c, ())})
+        producers = sorted({pair for c in members for pair in makers.get(c, ())})
         layers.append(
             Layer(
                 names[site], recording.sites[site].kind, classes, removable, tuple(producers), read_by,

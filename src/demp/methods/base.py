@@ -53,9 +53,7 @@ class MethodConfig:
 
     def limits(self) -> Limits:
         """The limits of every cut; validates the knobs."""
-        return Limits(
-            floor=self.floor, multiple=self.multiple, include=tuple(self.include), exclude=tuple(self.exclude)
-        )
+        return Limits(floor=self.floor, multiple=self.multiple, include=self.include, exclude=self.exclude)
 
 
 class Method:

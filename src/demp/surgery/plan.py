@@ -31,6 +31,10 @@ class Limits:
         if self.multiple < 1:
             raise UsageError(f"multiple is {self.multiple}; give a width multiple >= 1")
 
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is the string {getattr(self, name)!r}; give a tuple of globs")
+
     def allows(self, name: str) -> bool:
         """May the layer be cut?"""
 

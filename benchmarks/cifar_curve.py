@@ -1,0 +1,237 @@
+"""CIFAR-10, ResNet-18 with 16 channels in the stem: accuracy against sparsity and time, dense training beside it.
+
+For each optimizer a dense run and one run of DemP per strength, all with the same weights at the start and the same
+pictures in the same order. Each run writes a line to the results file when it ends; runs that are there already are
+skipped, and a run that was interrupted continues from its last checkpoint.
+
+    .venv/bin/python benchmarks/cifar_curve.py            # hours: two times six runs of 4,000 steps
+    .venv/bin/python benchmarks/cifar_curve.py --table    # the results so far, as Markdown
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import in_pairs, machine
+from torch.nn import functional as F
+
+from demp import recipes
+from demp.train import Observer, TrainConfig, resume, train
+from demp.train.run import Run
+
+STRENGTHS = {"adam": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2), "sgdm": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)}
+"""Peak strengths; 0 stands for dense training."""
+KEY = ("optimizer", "strength", "seed", "steps", "width", "precision")
+STEP_PAIRS = 15
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    options = parsed()
+    results = Path(options.results)
+    if options.table:
+        print(table(read(results)))
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for wanted in plan(options):
+        if any(same(wanted, done) for done in read(results)):
+            print(f"{title(wanted)}: done before", flush=True)
+            continue
+        record = run(wanted, options)
+        results.parent.mkdir(parents=True, exist_ok=True)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"{title(wanted)}: {brief(record)}", flush=True)
+    print(table(read(results)))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="../shared/data/cifar10", help="folder or hub name of CIFAR-10")
+    parser.add_argument("--optimizers", nargs="+", default=["adam", "sgdm"], choices=["adam", "adamw", "sgdm", "sgdw"])
+    parser.add_argument("--strengths", nargs="+", type=float, help="peak strengths, instead of five per optimizer; 0 is dense")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--width", type=float, default=0.25, help="factor on ResNet-18's widths; 0.25 has 16 channels in the stem")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its own choice")
+    parser.add_argument("--results", default="runs/cifar_curve/results.jsonl", help="one JSON line per finished run")
+    parser.add_argument("--table", action="store_true", help="print the results so far and stop")
+    return parser.parse_args()
+
+
+def plan(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
+    """What identifies each run, the dense ones first."""
+    for seed in options.seeds:
+        for optimizer in options.optimizers:
+            chosen = options.strengths or STRENGTHS["adam" if optimizer.startswith("adam") else "sgdm"]
+            for strength in dict.fromkeys((0.0, *chosen)):
+                shared = {name: getattr(options, name) for name in ("steps", "width", "precision")}
+                yield {"optimizer": optimizer, "strength": strength, "seed": seed, **shared}
+
+
+def same(wanted: dict[str, Any], done: dict[str, Any]) -> bool:
+    """Is it that run?"""
+    return all(wanted[name] == done[name] for name in KEY)
+
+
+def title(wanted: dict[str, Any]) -> str:
+    """A run in words."""
+    what = f"strength {wanted['strength']:g}" if wanted["strength"] else "dense"
+    return f"{wanted['optimizer']}, {what}, seed {wanted['seed']}"
+
+
+def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
+    """The paper's recipe at this size, with this strength."""
+    recipe = recipes.get(
+        "resnet18-cifar10", optimizer=wanted["optimizer"], steps=wanted["steps"], width=wanted["width"]
+    )
+    method = {"options": {"peak_strength": wanted["strength"]}} if wanted["strength"] else {"name": "dense"}
+    return recipe.merged(
+        {
+            "data": {"name": data},
+            "method": method,
+            "precision": wanted["precision"],
+            "device": "cpu",
+            "seed": wanted["seed"],
+            "eval_every_steps": max(1, wanted["steps"] // 8),
+            "out": str(out),
+        }
+    )
+
+
+class Progress(Observer):
+    """Keeps the run at hand, and says now and then where it is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.run: Run | None = None
+
+    def start(self, run: Run) -> None:
+        """The run is about to begin."""
+        self.run = run
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Print the tests."""
+        if "eval/top1" in record:
+            alive = record.get("prune/neurons_alive")
+            shown = "" if alive is None else f", {alive:.0f} neurons"
+            print(f"{self.name}: step {record['step']}, {record['eval/top1']:.4f}{shown}", file=sys.stderr, flush=True)
+
+
+def run(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Train, or continue to train, and say what came out."""
+    name = "-".join(str(wanted[key]) for key in KEY)
+    folder = Path(options.results).parent / name
+    progress = Progress(title(wanted))
+    started = (folder / "config.toml").exists()
+    if started and (folder / "summary.json").exists():
+        return {**wanted, **json.loads((folder / "summary.json").read_text()), "machine": machine()}
+    if started:
+        result = resume(folder, observers=[progress])
+    else:
+        result = train(config(wanted, options.data, folder), observers=[progress])
+    assert progress.run is not None
+    now = step_now(progress.run) if wanted["strength"] else {}
+    return {**wanted, **result.summary, **now, "machine": machine()}
+
+
+def step_now(run: Run) -> dict[str, Any]:
+    """Training step of the network as it came out over the dense one's, side by side after the run."""
+    twin = Run(run.config.merged({"method": {"name": "dense"}}))
+    x, y = next(iter(twin.data.train_batches(0, 1)))
+
+    def step(of: Run) -> None:
+        of.optimizer.zero_grad(set_to_none=True)
+        with of.autocast():
+            logits = of.model(of.placed(x))
+        F.cross_entropy(logits.float(), y).backward()
+        of.optimizer.step()
+
+    run.model.train()
+    measured = in_pairs("step", lambda: step(twin), lambda: step(run), pairs=STEP_PAIRS)
+    return {"step_over_dense": measured.median, "step_pairs": measured.ratios}
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """All finished runs."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def brief(record: dict[str, Any]) -> str:
+    """One run in a line."""
+    return (
+        f"accuracy {record['eval/top1']:.4f}, neuron sparsity {record['neuron_sparsity']:.3f}, "
+        f"weight sparsity {record['weight_sparsity']:.3f}, {record['train_seconds']:.0f} s"
+    )
+
+
+COLUMNS = (
+    "optimizer", "strength", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs, exact",
+    "FLOPs, paper-style", "training FLOPs", "training time", "step late in the run", "step, side by side",
+)  # fmt: skip
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown; FLOPs and times are ratios to the dense run of the same optimizer and seed."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in KEY if name != "seed"), []).append(record)
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    for group in sorted(groups, key=lambda key: (*map(str, key[2:]), key[0], key[1])):
+        lines.append(f"| {' | '.join(row(groups[group], records))} |")
+    sizes = {(r["steps"], r["width"], r["precision"]) for r in records}
+    about = [f"{steps} steps, width {width:g}, {precision}" for steps, width, precision in sorted(sizes)]
+    machines = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}
+    about += ["; ".join(f"{key} {value}" for key, value in found.items()) for found in machines.values()]
+    return "\n".join([*lines, "", *about])
+
+
+def row(group: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[str]:
+    """One optimizer and strength, the mean over its seeds."""
+    first = group[0]
+    pairs = [(record, dense) for record in group if (dense := dense_of(record, records)) is not None]
+
+    def mean(name: str) -> str:
+        return f"{100 * statistics.fmean(record[name] for record in group):.1f} %"
+
+    def share(name: str) -> str:
+        return f"{statistics.fmean(record[name] / record[f'{name}_dense'] for record in group):.3f}"
+
+    def over_dense(name: str) -> str:
+        return f"{statistics.fmean(record[name] / dense[name] for record, dense in pairs):.3f}" if pairs else "–"
+
+    accuracies = [100 * record["eval/top1"] for record in group]
+    spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+    measured = [record["step_over_dense"] for record in group if "step_over_dense" in record]
+    return [
+        first["optimizer"],
+        f"{first['strength']:g}" if first["strength"] else "dense",
+        str(len(group)),
+        f"{statistics.fmean(accuracies):.2f}{spread} %",
+        mean("neuron_sparsity"),
+        mean("weight_sparsity"),
+        share("flops"),
+        share("paper_flops"),
+        share("train_flops"),
+        over_dense("train_seconds"),
+        over_dense("step_ms_at_end"),
+        f"{statistics.fmean(measured):.3f}" if measured else "–",
+    ]
+
+
+def dense_of(record: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The dense run beside ``record``."""
+    wanted = {**record, "strength": 0.0}
+    return next((other for other in records if same(wanted, other)), None)
+
+
+if __name__ == "__main__":
+    main()

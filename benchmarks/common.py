@@ -1,0 +1,143 @@
+"""What all benchmarks share: pairs of timings, the machine, the printed result.
+
+A benchmark times the plain thing and ours in one process, alternating, and reports the ratio of each pair. Whatever
+else the machine does then meets both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds of the plain thing and of ours, pair by pair."""
+
+    name: str
+    plain: list[float]
+    ours: list[float]
+    limit: float | None = None
+    """The largest median that reaches the goal."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours over plain, in the order measured."""
+        return [ours / plain for plain, ours in zip(self.plain, self.ours, strict=True)]
+
+    @property
+    def median(self) -> float:
+        """The median of the pairs' ratios."""
+        return statistics.median(self.ratios)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with every pair."""
+        return {
+            "name": self.name,
+            "median": self.median,
+            "min": min(self.ratios),
+            "max": max(self.ratios),
+            "pairs": len(self.ratios),
+            "limit": self.limit,
+            "plain_seconds": self.plain,
+            "ours_seconds": self.ours,
+            **self.notes,
+        }
+
+    def __str__(self) -> str:
+        ratios = self.ratios
+        reached = "" if self.limit is None else f", to reach {self.limit:g}: {verdict(self.median <= self.limit)}"
+        typical = f"{1e3 * statistics.median(self.plain):.1f} ms plain, {1e3 * statistics.median(self.ours):.1f} ms ours"
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f} in {len(ratios)} pairs"
+        notes = "".join(f"; {key.replace('_', ' ')} {value}" for key, value in self.notes.items())
+        return f"{self.name}: {self.median:.3f} ({spread}{reached}); {typical}{notes}"
+
+
+def verdict(reached: bool) -> str:
+    """A word for a goal."""
+    return "reached" if reached else "MISSED"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def in_pairs(
+    name: str,
+    plain: Callable[[], Any],
+    ours: Callable[[], Any],
+    *,
+    pairs: int,
+    warmup: int = 3,
+    limit: float | None = None,
+    **notes: Any,
+) -> Ratio:
+    """Time both, alternating; which of the two goes first alternates too."""
+    for _ in range(warmup):
+        plain()
+        ours()
+    measured: tuple[list[float], list[float]] = ([], [])
+    for index in range(pairs):
+        for which in (0, 1) if index % 2 == 0 else (1, 0):
+            measured[which].append(seconds((plain, ours)[which]))
+    return Ratio(name, *measured, limit=limit, notes=notes)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+
+
+def arguments(description: str | None, **options: dict[str, Any]) -> argparse.ArgumentParser:
+    """A parser with ``--json`` and ``--threads``."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its own choice")
+    for name, keywords in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with the threads set."""
+    chosen = parser.parse_args()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+def show(results: Sequence[Ratio | dict[str, Any]], as_json: bool) -> None:
+    """Print all results with the machine."""
+    if as_json:
+        plain = [result.to_dict() if isinstance(result, Ratio) else result for result in results]
+        print(json.dumps({"machine": machine(), "results": plain}, indent=1))
+        return
+    for result in results:
+        print(result if isinstance(result, Ratio) else sentence(result))
+    print("; ".join(f"{key} {value}" for key, value in machine().items()))
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """One line of a result that is no ratio."""
+    return f"{result['name']}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.items() if key != "name")

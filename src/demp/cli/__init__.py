@@ -1,0 +1,56 @@
+"""The command line: ``demp train | resume | inspect | eval | recipes | demo``.
+
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from demp.errors import DempError, UsageError
+from demp.train.extras import need
+from demp.train.loop import TrainingInterrupted
+
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; every error is one sentence on stderr unless ``--debug`` is given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        need("tyro")
+        need("rich")
+        from demp.cli.commands import parse
+
+        command = parse(arguments)
+        result = command.run()
+        if command.json:
+            print(json.dumps(result))
+        return DONE
+    except SystemExit as stop:  # tyro's own way out: help, or an unknown flag
+        return stop.code if isinstance(stop.code, int) else MISTAKE
+    except BaseException as error:
+        if "--debug" in arguments:
+            raise
+        return _explain(error, as_json="--json" in arguments)
+
+
+def _explain(error: BaseException, as_json: bool) -> int:
+    code, text = _verdict(error)
+    print(f"demp: {text}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": text, "exit_code": code}))
+    return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, TrainingInterrupted):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, UsageError):
+        return MISTAKE, str(error)
+    if isinstance(error, DempError):
+        return FAILED, str(error)
+    kind = type(error).__name__
+    return FAILED, f"unexpected {kind}: {error} (run it again with --debug for the traceback)"

@@ -1,0 +1,287 @@
+"""The commands and their flags: each is a dataclass, its fields are the flags."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import demp
+from demp import recipes
+from demp.cli.demo import run_demo
+from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.errors import UsageError
+from demp.train import artifact, loop, progress
+from demp.train.config import TrainConfig
+from demp.train.models import build
+from demp.train.schema import flat
+
+Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
+Count = Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="")]
+Settings = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every command takes."""
+
+    json: Flag = False
+    """Print one JSON object and nothing else on stdout."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+    def run(self) -> dict[str, Any]:
+        """Do it; the result is what ``--json`` prints."""
+        raise NotImplementedError
+
+    def console(self) -> Console:
+        """Where words for people go: aside when stdout belongs to JSON."""
+        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True)
+
+    def view(self, title: str = "") -> loop.Observer:
+        """The progress view."""
+        return progress.progress(title, file=sys.stderr if self.json else sys.stdout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train a network that gets smaller while it learns."""
+
+    recipe: Text = ""
+    """Recipe to start from; `demp recipes` lists them."""
+    config: File = ""
+    """TOML file that overrides the recipe."""
+    model: Text = ""
+    """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function."""
+    data: Text = ""
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, or a folder."""
+    method: Text = ""
+    """dense, demp, or another method."""
+    strength: Number = None
+    """Peak strength of the penalty (lambda)."""
+    noise: Number = None
+    """Peak standard deviation of the noise (sigma)."""
+    optimizer: Text = ""
+    """adam, adamw, sgdm or sgdw."""
+    lr: Number = None
+    """Peak learning rate."""
+    steps: Count = None
+    """Optimizer steps; a recipe is scaled to them."""
+    epochs: Number = None
+    """Passes over the training data, instead of steps."""
+    batch_size: Count = None
+    """Pictures per step."""
+    width: Number = None
+    """Factor on the network's hidden widths."""
+    activation: Text = ""
+    """relu, leaky_relu, silu or gelu."""
+    seed: Count = None
+    """Seed of everything random."""
+    out: Folder = ""
+    """Run folder; without it, a new one under runs/."""
+    device: Text = ""
+    """cpu, cuda, ...; without it, the GPU if there is one."""
+    precision: Text = ""
+    """fp32, bf16 or fp16."""
+    set: Settings = ()
+    """KEY=VALUE for any other field of the config, for example schedule.name=cosine."""
+
+    def run(self) -> dict[str, Any]:
+        """Train from the first step."""
+        config = resolve(self)
+        if not config.out:
+            config = config.merged({"out": str(free_folder(_run_name(config)))})
+        console = self.console()
+        _print_config(console, config)
+        result = loop.train(config, observers=[self.view()])
+        print_summary(console, result.summary)
+        console.print(f"run folder: {config.out}")
+        return {**result.summary, "out": config.out}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Command):
+    """Continue a run from its last checkpoint, as if it had never stopped."""
+
+    run_folder: tyro.conf.Positional[Folder]
+    """Folder of the run."""
+
+    def run(self) -> dict[str, Any]:
+        """Train on."""
+        result = loop.resume(self.run_folder, observers=[self.view()])
+        print_summary(self.console(), result.summary)
+        return {**result.summary, "out": self.run_folder}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Command):
+    """Show which neurons of a network could be removed, what they own, and what is refused."""
+
+    model: tyro.conf.Positional[Text]
+    """Name of a model as for `demp train`, or the folder of a run or a saved model."""
+    image_size: int = 32
+    """Side of the pictures."""
+    channels: int = 3
+    """Channels of the pictures."""
+    classes: int = 10
+    """Size of the head."""
+    width: float = 1.0
+    """Factor on the network's hidden widths."""
+    activation: Text = ""
+    """relu, leaky_relu, silu or gelu."""
+    option: Settings = ()
+    """KEY=VALUE for an argument of the model's constructor."""
+
+    def run(self) -> dict[str, Any]:
+        """Trace the network and print the table."""
+        if Path(self.model).is_dir():
+            model, facts = artifact.load(self.model)
+            shape = (1, facts.channels, facts.image_size, facts.image_size)
+        else:
+            model = build(
+                self.model,
+                num_classes=self.classes,
+                in_channels=self.channels,
+                image_size=self.image_size,
+                width=self.width,
+                activation=self.activation or None,
+                **parse_settings(self.option),
+            )
+            shape = (1, self.channels, self.image_size, self.image_size)
+        found = demp.inspect(model, (torch.zeros(shape),))
+        self.console().print(found.render(), markup=False, highlight=False)
+        return found.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Command):
+    """Test a trained network on a whole test split."""
+
+    path: tyro.conf.Positional[Folder]
+    """Folder of a finished run, or of a saved model."""
+    data: Text = ""
+    """Data set; without it, the one that the network was trained on."""
+    split: Text = ""
+    """Split to test on; without it, test or validation."""
+    batch_size: int = 512
+    """Pictures per batch."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
+
+    def run(self) -> dict[str, Any]:
+        """Load, test, and print accuracy and cost."""
+        result = artifact.evaluate(
+            self.path,
+            data=self.data,
+            split=self.split,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        print_summary(self.console(), result)
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipes(Command):
+    """List the recipes, or print one as a config file."""
+
+    name: tyro.conf.Positional[Text] = ""
+    """Recipe to print as TOML."""
+    optimizer: Text = ""
+    """Its optimizer."""
+    steps: int = 0
+    """Its length."""
+    width: Number = None
+    """Its width."""
+
+    def run(self) -> dict[str, Any]:
+        """Print names, or a whole config."""
+        console = self.console()
+        if not self.name:
+            table = Table("recipe", "what it is", box=None, pad_edge=False)
+            for name in recipes.names():
+                table.add_row(name, recipes.summary(name))
+            console.print(table)
+            return {name: recipes.summary(name) for name in recipes.names()}
+        wanted = {"optimizer": self.optimizer, "steps": self.steps, "width": self.width}
+        config = recipes.get(self.name, **{key: value for key, value in wanted.items() if value})
+        console.print(config.to_toml(), markup=False, highlight=False)
+        return config.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Train a dense and a shrinking network on the digits, and compare them."""
+
+    out: Folder = ""
+    """Folder for both runs; without it, a new one under runs/."""
+    steps: int = 0
+    """Steps of each run; 0 is the recipe's."""
+    seed: int = 0
+    """Seed of both runs."""
+
+    def run(self) -> dict[str, Any]:
+        """Train both, print the table, load the artifact in a fresh process."""
+        if self.out and Path(self.out).exists() and any(Path(self.out).iterdir()):
+            raise UsageError(f"the folder {self.out} is not empty; give another with --out")
+        out = Path(self.out) if self.out else free_folder("demo")
+        return run_demo(
+            out, steps=self.steps, seed=self.seed, console=self.console(), view=self.view
+        )
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments ask for; tyro explains unknown flags and exits."""
+    commands = {
+        "train": Train,
+        "resume": Resume,
+        "inspect": Inspect,
+        "eval": Eval,
+        "recipes": Recipes,
+        "demo": Demo,
+    }
+    return tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="demp",
+        description="Train a network that gets smaller while it learns.",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _run_name(config: TrainConfig) -> str:
+    data = Path(config.data.name).name
+    return f"{config.model.name}-{data}-{config.method.name}-s{config.seed}".replace(":", "-")
+
+
+def _print_config(console: Console, config: TrainConfig) -> None:
+    """One line per part of the resolved config; what is off, empty or zero is left out."""
+    values = config.to_dict()
+    parts = {"run": {k: v for k, v in values.items() if not isinstance(v, dict)}}
+    parts |= {name: value for name, value in values.items() if isinstance(value, dict)}
+    for name, part in parts.items():
+        words = " ".join(f"{key}={value}" for key, value in flat(part).items() if value)
+        console.print(f"{name:<10}{words}", markup=False, highlight=False)
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """The outcome in one table; dense numbers beside it where there are some."""
+    table = Table("", "now", "dense", box=None, pad_edge=False)
+    table.add_row("test accuracy", f"{summary['eval/top1']:.2%}", "")
+    for name in ("neurons", "parameters", "flops"):
+        dense = summary.get(f"{name}_dense")
+        table.add_row(name, f"{summary[name]:,}", f"{dense:,}" if dense is not None else "")
+    console.print(table)

@@ -1,0 +1,124 @@
+"""`demp demo`: a dense and a shrinking network on the digits, side by side in one run."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from demp import recipes
+from demp.errors import DempError
+from demp.train.config import DENSE
+from demp.train.loop import Observer, TrainResult, train
+from demp.train.seeds import generator
+
+ROUNDS = 5
+"""Timings of each network, taken in turns; their median counts."""
+BATCH = 512
+PROBES = 64
+FRESH = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from demp.train import artifact
+model, facts = artifact.load(sys.argv[1])
+x = load_file(sys.argv[2])["x"]
+with torch.no_grad():
+    save_file({"y": model.to(memory_format=torch.contiguous_format).eval()(x)}, sys.argv[3])
+"""
+"""What the fresh process runs: load the artifact, answer the same pictures."""
+
+
+def run_demo(
+    out: Path, *, steps: int, seed: int, console: Console, view: Callable[[str], Observer]
+) -> dict[str, Any]:
+    """Train both networks, print one table, reload the pruned one in a fresh process."""
+    recipe = recipes.get("digits", steps=steps).merged({"seed": seed})
+    results: dict[str, TrainResult] = {}
+    for title, change in (("dense", {"method": {"name": DENSE}}), ("demp", {})):
+        config = recipe.merged({**change, "out": str(out / title)})
+        results[title] = train(config, observers=[view(f"{title:<5}")])
+    dense, pruned = results["dense"], results["demp"]
+    speeds = images_per_second([dense.model, pruned.model], (1, 8, 8))
+    for result, speed in zip((dense, pruned), speeds, strict=True):
+        result.summary["inference_images_per_s"] = speed
+    difference = reload_difference(pruned.model, out)
+    console.print(comparison(dense.summary, pruned.summary))
+    console.print(
+        f"{out / 'demp' / 'model'} loaded in a fresh process: "
+        f"largest difference of its outputs {difference:g}"
+    )
+    if difference != 0:
+        raise DempError("the reloaded network answers differently; please report this")
+    return {
+        "out": str(out),
+        "dense": dense.summary,
+        "demp": pruned.summary,
+        "reload_difference": difference,
+    }
+
+
+def comparison(dense: dict[str, Any], pruned: dict[str, Any]) -> Table:
+    """The table that the demo ends with; every number was measured in this run."""
+    table = Table(title="measured in this run", title_justify="left")
+    for column in ("", "dense", "DemP", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows: list[tuple[str, str, str]] = [
+        ("neurons", "neurons", "{:,}"),
+        ("parameters", "parameters", "{:,}"),
+        ("FLOPs per picture", "flops", "{:,}"),
+        ("training time, s", "train_seconds", "{:.1f}"),
+        ("training step at the end, ms", "step_ms_at_end", "{:.2f}"),
+        ("training images/s at the end", "images_per_s_at_end", "{:,.0f}"),
+        ("inference images/s", "inference_images_per_s", "{:,.0f}"),
+        ("file size, kB", "file_kb", "{:,.0f}"),
+    ]
+    sides = [{**s, "file_kb": s["file_bytes"] / 1000} for s in (dense, pruned)]
+    accuracy = [f"{side['eval/top1']:.2%}" for side in sides]
+    gain = 100 * (sides[1]["eval/top1"] - sides[0]["eval/top1"])
+    table.add_row("test accuracy", *accuracy, f"{gain:+.2f} points")
+    for label, name, form in rows:
+        first, second = (side[name] for side in sides)
+        table.add_row(label, form.format(first), form.format(second), f"{second / first:.2f}")
+    return table
+
+
+@torch.no_grad()
+def images_per_second(models: list[nn.Module], shape: tuple[int, ...]) -> list[float]:
+    """Speed of inference of each model; they take turns, so that both meet the same machine."""
+    device = next(models[0].parameters()).device
+    x = torch.randn(BATCH, *shape, generator=generator("cpu", 0, "speed")).to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    rounds = [[_seconds(model.eval(), x) for model in models] for _ in range(ROUNDS)]
+    return [BATCH / statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def _seconds(model: nn.Module, x: Tensor) -> float:
+    began = time.perf_counter()
+    model(x).sum().item()
+    return time.perf_counter() - began
+
+
+@torch.no_grad()
+def reload_difference(model: nn.Module, out: Path) -> float:
+    """Largest difference between the outputs of ``model`` and of its artifact in a new process."""
+    from safetensors.torch import load_file, save_file
+
+    asked, answered = out / "asked.safetensors", out / "answered.safetensors"
+    x = torch.randn(PROBES, 1, 8, 8, generator=generator("cpu", 0, "reload"))
+    save_file({"x": x}, asked)
+    command = [sys.executable, "-c", FRESH, str(out / "demp" / "model"), str(asked), str(answered)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DempError(f"the saved network did not load in a fresh process: {done.stderr.strip()}")
+    expected = model.cpu().to(memory_format=torch.contiguous_format).eval()(x)  # pyright: ignore[reportCallIssue]
+    difference = (expected - load_file(answered)["y"]).abs().max().item()
+    asked.unlink()
+    answered.unlink()
+    return difference

@@ -1,0 +1,73 @@
+"""From flags to a config: recipe < file < flags."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from demp import recipes
+from demp.errors import UsageError
+from demp.train.config import TrainConfig, read_toml
+from demp.train.schema import nested
+
+DEFAULT_RECIPE = "plain"
+FLAGS = {
+    "model": "model.name",
+    "data": "data.name",
+    "method": "method.name",
+    "strength": "method.options.peak_strength",
+    "noise": "method.options.peak_noise_std",
+    "optimizer": "optimizer.name",
+    "lr": "optimizer.lr",
+    "steps": "steps",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "width": "model.width",
+    "activation": "model.activation",
+    "seed": "seed",
+    "out": "out",
+    "device": "device",
+    "precision": "precision",
+}
+"""The config field that each flag of `demp train` sets."""
+SCALES_A_RECIPE = ("optimizer", "steps", "epochs", "width")
+"""Flags that a recipe has rules for."""
+
+
+def resolve(flags: Any) -> TrainConfig:
+    """The config that the flags of `demp train` ask for."""
+    given = {name: getattr(flags, name) for name in FLAGS}
+    given = {name: value for name, value in given.items() if value is not None and value != ""}
+    if "steps" in given and "epochs" in given:
+        raise UsageError("--steps and --epochs both say how long to train; give one of them")
+    rules = {name: given.pop(name) for name in SCALES_A_RECIPE if name in given}
+    config = recipes.get(flags.recipe or DEFAULT_RECIPE, **rules)
+    if flags.config:
+        config = config.merged(read_toml(flags.config))
+    config = config.merged(nested({FLAGS[name]: value for name, value in given.items()}))
+    return config.merged(nested(parse_settings(flags.set)))
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; values are read as TOML, and as text where they are not."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(
+                f"{setting!r} is not KEY=VALUE; write for example schedule.name=cosine"
+            )
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text.strip()
+    return found
+
+
+def free_folder(name: str, parent: str = "runs") -> Path:
+    """``runs/name``, or ``runs/name-2`` and so on when that is taken."""
+    path, number = Path(parent) / name, 1
+    while path.exists():
+        number += 1
+        path = Path(parent) / f"{name}-{number}"
+    return path

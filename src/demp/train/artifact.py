@@ -1,0 +1,75 @@
+"""A trained network on disk, loaded with what it needs to be fed and tested."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import demp
+from demp.errors import UsageError
+from demp.train.data import Facts, test_set
+from demp.train.evaluate import evaluate as run_test
+from demp.train.models import build
+from demp.train.parts import DataConfig
+from demp.train.run import resolve_device
+from demp.train.runfolder import RunFolder, read_json
+
+ARCHITECTURE = "architecture.json"
+
+
+def find(path: str | Path) -> Path:
+    """The folder of the saved model: ``path`` itself, or ``model/`` of a finished run."""
+    folder = RunFolder(path)
+    if (folder.path / ARCHITECTURE).is_file():
+        return folder.path
+    if (folder.model / ARCHITECTURE).is_file():
+        return folder.model
+    if folder.config_file.is_file():
+        raise UsageError(f"the run {path} is not finished; finish it with: demp resume {path}")
+    raise UsageError(f"{path} holds neither a run nor a saved model; check the path")
+
+
+def load(path: str | Path) -> tuple[nn.Module, Facts]:
+    """The network at ``path`` and the facts of the data that it was trained on."""
+    folder = find(path)
+    builder = read_json(folder / ARCHITECTURE).get("builder")
+    if not isinstance(builder, dict) or not {"model", "data"} <= builder.keys():
+        raise UsageError(
+            f"{folder} was not saved by demp's trainer and does not say how to build its model; "
+            "load it with demp.load(build, path)"
+        )
+    model = demp.load(lambda: build(**builder["model"]), folder)
+    return model, Facts.from_dict(builder["data"])
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    data: str = "",
+    split: str = "",
+    batch_size: int = 512,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Test the network at ``path`` on a whole test split, by default of its own data set."""
+    model, facts = load(path)
+    target = torch.device(resolve_device(device))
+    config = DataConfig(
+        name=data or facts.name,
+        test_split=split,
+        image_size=facts.image_size,
+        store_size=facts.store_size,
+        normalize=facts.normalize,
+    )
+    test = test_set(config, facts, target)
+    model = model.to(target)
+    scores = run_test(model, test.batches(batch_size))
+    cost = demp.cost(model, (next(test.batches(1))[0],))
+    names = ("neurons", "parameters", "flops", "paper_flops", "bytes")
+    return {
+        "model": str(find(path)),
+        "data": config.name,
+        "examples": len(test),
+        **scores,
+        **{name: getattr(cost, name) for name in names},
+    }

@@ -1,0 +1,228 @@
+"""The pictures of a run, in an order that is a pure function of the seed and the step.
+
+Step ``t`` reads examples ``t * batch_size`` to ``(t + 1) * batch_size`` of an endless stream: one
+permutation of the training split after the other, each seeded by (seed, epoch). Augmentation is
+seeded by (seed, step). A resumed run therefore sees what it would have seen, with nothing to store.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+from demp.train import sources
+from demp.train.augment import augment, mix, normalise, resize, to_unit
+from demp.train.parts import DataConfig
+from demp.train.seeds import derive, generator
+from demp.train.stream import read_batches, read_fitted
+
+STATISTICS_SAMPLE = 2048
+"""Pictures from which mean and deviation of a set that streams are estimated."""
+CHUNK = 4096
+
+
+@lru_cache(maxsize=2)
+def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of the training split in one epoch."""
+    return torch.randperm(size, generator=generator("cpu", seed, "order", epoch))
+
+
+def step_indices(size: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """The training examples of one step; a batch may cross the end of an epoch."""
+    parts, position, missing = [], step * batch_size, batch_size
+    while missing:
+        epoch, offset = divmod(position, size)
+        part = epoch_order(size, seed, epoch)[offset : offset + missing]
+        parts.append(part)
+        position, missing = position + len(part), missing - len(part)
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model needs to know about its data; stored with checkpoints and artifacts."""
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalize: str
+    store_size: int
+    train_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-ready; `from_dict` reads them back."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Facts":
+        """The inverse of `to_dict`."""
+        pairs = {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**{**values, **pairs})
+
+
+class TestSet:
+    """Pictures to test on, prepared as the facts say, never augmented."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __init__(self, split: sources.Split, facts: Facts, device: torch.device) -> None:
+        self.split, self.facts, self.device = split, facts, device
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All pictures once, in order, in batches of ``size``."""
+        for start in range(0, len(self), size):
+            rows = torch.arange(start, min(start + size, len(self)))
+            labels = self.split.labels[rows].to(self.device)
+            yield prepare(self.split, rows, self.facts, self.device), labels
+
+
+def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.device) -> Tensor:
+    """Un-augmented pictures, normalised: what tests and death checks see."""
+    if isinstance(split.pictures, Tensor):
+        pictures = split.pictures[rows.to(split.pictures.device)].to(device)
+    else:
+        pictures = read_fitted(split.pictures, rows, facts.image_size).to(device)
+    x = normalise(to_unit(pictures), facts.mean, facts.std, facts.normalize)
+    return resize(x, facts.image_size)
+
+
+class Data:
+    """Training batches, test set and death-check examples of one run."""
+
+    def __init__(
+        self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str
+    ) -> None:
+        self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.device = torch.device(device)
+        source = sources.load(config)
+        assert source.train is not None
+        self.facts = _facts(config, source)
+        self.train = _on_device(source.train, self.device)
+        self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device)
+
+    def train_batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented batches of steps ``start`` to ``stop``; mixed labels are shares of classes."""
+        for step, (pictures, labels) in enumerate(self._read(start, stop), start):
+            draw = generator(self.device, self.seed, "augment", step)
+            x = augment(
+                pictures,
+                self.config.augment,
+                mean=self.facts.mean,
+                std=self.facts.std,
+                normalize=self.facts.normalize,
+                size=self.facts.image_size,
+                generator=draw,
+                regions=isinstance(self.train.pictures, Tensor),
+            )
+            yield mix(x, labels, self.facts.num_classes, self.config.augment, draw)
+
+    def _read(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        pictures, size = self.train.pictures, len(self.train)
+        if not isinstance(pictures, Tensor):
+            steps = (
+                (step, step_indices(size, self.batch_size, self.seed, step))
+                for step in range(start, stop)
+            )
+            seed = derive(self.seed, "regions")
+            batches = read_batches(pictures, steps, self.config, self.facts.image_size, seed)
+            for rows, read in batches:
+                yield read.to(self.device), self.train.labels[rows].to(self.device)
+            return
+        for step in range(start, stop):
+            rows = step_indices(size, self.batch_size, self.seed, step).to(self.device)
+            yield pictures[rows], self.train.labels[rows]
+
+    def probe_batches(self, check_seed: int) -> list[tuple[Tensor]]:
+        """Un-augmented training examples of one death check (App. F.3), drawn by ``check_seed``."""
+        draw = generator("cpu", check_seed, "probe")
+        wanted = self.config.probe_size * self.config.probe_batches
+        rows = torch.randperm(len(self.train), generator=draw)[:wanted]
+        parts = rows.split(self.config.probe_size)
+        return [(prepare(self.train, part, self.facts, self.device),) for part in parts]
+
+    def example(self, count: int = 1) -> Tensor:
+        """The first training pictures as the model sees them in a test."""
+        rows = torch.arange(min(count, len(self.train)))
+        return prepare(self.train, rows, self.facts, self.device)
+
+
+def test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
+    """The test split of ``config`` alone, prepared for a model that was trained with ``facts``."""
+    source = sources.load(config, train=False)
+    if source.channels != facts.channels:
+        raise UsageError(
+            f"data set {config.name} has {source.channels} channels, the model reads "
+            f"{facts.channels}; test it on data of the kind it was trained on"
+        )
+    highest = int(source.test.labels.max())
+    if highest >= facts.num_classes:
+        raise UsageError(
+            f"data set {config.name} has a label {highest}, but the model's head has "
+            f"{facts.num_classes} classes; test it on data with the same classes"
+        )
+    return TestSet(_on_device(source.test, torch.device(device)), facts, torch.device(device))
+
+
+def _on_device(split: sources.Split, device: torch.device) -> sources.Split:
+    if not isinstance(split.pictures, Tensor):
+        return split
+    return sources.Split(split.pictures.to(device), split.labels.to(device))
+
+
+def _facts(config: DataConfig, source: sources.Source) -> Facts:
+    split = source.train
+    assert split is not None
+    if isinstance(split.pictures, Tensor):
+        height, width = split.pictures.shape[-2:]
+        if height != width and not config.image_size:
+            raise UsageError(
+                f"pictures of {config.name} are {height} x {width}; set data.store_size, or "
+                "data.image_size for the side of the square that the network sees"
+            )
+        own, sample = height, split.pictures
+    else:
+        own = config.image_size or split.pictures.side
+        if not own:
+            raise UsageError(
+                f"pictures of {config.name} are too many for data.memory_mb ({config.memory_mb}) "
+                "and stream; set data.image_size to the side that the network shall see"
+            )
+        draw = generator("cpu", 0, "statistics")
+        rows = torch.randperm(len(split), generator=draw)[:STATISTICS_SAMPLE]
+        sample = read_fitted(split.pictures, rows, own)
+    mean, std = statistics(sample)
+    return Facts(
+        name=config.name,
+        num_classes=source.num_classes,
+        channels=source.channels,
+        image_size=config.image_size or own,
+        mean=mean,
+        std=std,
+        normalize=config.normalize,
+        store_size=config.store_size,
+        train_size=len(split),
+    )
+
+
+def statistics(pictures: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel of byte pictures, on the scale from 0 to 1."""
+    total = torch.zeros(pictures.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in pictures.split(CHUNK):
+        values = part.double() / 255
+        total += values.sum(dim=(0, 2, 3))
+        squares += values.square().sum(dim=(0, 2, 3))
+    count = pictures.numel() / pictures.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,0 +1,259 @@
+"""The reference training loop: when to log, test, cut, checkpoint and stop.
+
+>>> from demp import recipes
+>>> from demp.train import train
+>>> result = train(recipes.get("digits"))
+>>> result.summary["eval/top1"], result.summary["parameters"]
+"""
+
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+import demp
+from demp.errors import UsageError
+from demp.train import checkpoint
+from demp.train.config import TrainConfig
+from demp.train.run import Run, TrainingDiverged, model_arguments
+from demp.train.runfolder import RunFolder
+from demp.train.summary import summarise
+
+TIMED_STEPS = 100
+"""Steps over which the step time at the end of a run is measured."""
+
+
+class Observer:
+    """Watches a run. Every method does nothing by default."""
+
+    def start(self, run: Run) -> None:
+        """The run is about to begin or to continue."""
+
+    def step(self, run: Run, seconds: float) -> None:
+        """A training step is done; it took ``seconds``."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """A line of metrics was written."""
+
+    def cut(self, record: dict[str, Any]) -> None:
+        """The pruner checked, and perhaps cut."""
+
+    def end(self, summary: dict[str, Any]) -> None:
+        """The run is over."""
+
+    def close(self) -> None:
+        """The process leaves the run, for whatever reason."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    model: nn.Module
+    pruner: Any
+    """None after dense training."""
+    summary: dict[str, Any]
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal asked the run to stop; it did so after a step, with a checkpoint if it can."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Train as ``config`` says; with ``config.out`` the run folder holds all there is to know."""
+    run = Run(config)
+    folder = RunFolder.create(config.out, run.config) if config.out else None
+    return _Session(run, folder, observers).go()
+
+
+def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResult:
+    """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
+    folder = RunFolder.open(path)
+    config = folder.config()
+    if folder.summary() is not None:
+        raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
+    found = checkpoint.newest(folder.checkpoints)
+    state = checkpoint.load(found) if found else None
+    if state is not None:
+        _check_same(path, config, state)
+    run = Run(config)
+    if state is not None:
+        run.load_state_dict(state["step"], state)
+    folder.rewind(state["lines"] if state else {})
+    return _Session(run, folder, observers).go()
+
+
+def _check_same(path: str | Path, config: TrainConfig, state: dict[str, Any]) -> None:
+    if state["torch"] != torch.__version__:
+        raise UsageError(
+            f"the run {path} was trained with torch {state['torch']}, this is torch "
+            f"{torch.__version__}; install that version to resume it exactly, or start a new run"
+        )
+    changes = TrainConfig.from_dict(state["config"]).changes(config)
+    if changes:
+        raise UsageError(
+            f"the config of the run {path} was changed after its checkpoint: "
+            f"{'; '.join(changes)}; restore config.toml, or start a new run"
+        )
+
+
+class _Session:
+    """One process's share of a run, from its first or next step to its summary."""
+
+    def __init__(self, run: Run, folder: RunFolder | None, observers: Sequence[Observer]) -> None:
+        self.run, self.folder, self.observers = run, folder, observers
+        self.recent: deque[float] = deque(maxlen=TIMED_STEPS)
+        self.window: list[float] = []
+
+    def go(self) -> TrainResult:
+        try:
+            for observer in self.observers:
+                observer.start(self.run)
+            with _stop_signals() as stop:
+                self._steps(stop)
+                return self._finish()
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}; {self._last_good()}") from error
+        finally:
+            for observer in self.observers:
+                observer.close()
+
+    def _steps(self, stop: Callable[[], int]) -> None:
+        run, every = self.run, self.run.config
+        batches = run.data.train_batches(run.step, run.total_steps)
+        while run.step < run.total_steps:
+            began = time.perf_counter()
+            report = run.train_step(*next(batches))
+            seconds = time.perf_counter() - began
+            run.seconds += seconds
+            self.recent.append(seconds)
+            self.window.append(seconds)
+            for observer in self.observers:
+                observer.step(run, seconds)
+            last = run.step == run.total_steps
+            if report is not None:
+                self._cut(report)
+            if last or run.step % every.log_every_steps == 0:
+                self._log()
+            if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
+                self._record({"step": run.step, **run.evaluate()})
+            if last or stop() or run.step % every.checkpoint_every_steps == 0:
+                self._checkpoint()
+            if stop():
+                raise TrainingInterrupted(self._where_stopped(), 128 + stop())
+
+    def _log(self) -> None:
+        run = self.run
+        run.losses.flush()
+        losses, run.losses.values = run.losses.values, []
+        typical = statistics.median(self.window)
+        self.window.clear()
+        self._record(
+            {
+                "step": run.step,
+                "train/loss": statistics.fmean(losses),
+                "train/lr": run.optimizer.param_groups[0]["lr"],
+                **run.metrics(),
+                "time/seconds": run.seconds,
+                "time/step_ms": 1e3 * typical,
+                "time/images_per_s": run.config.batch_size / typical,
+            }
+        )
+
+    def _record(self, record: dict[str, Any]) -> None:
+        if self.folder is not None:
+            self.folder.log(record)
+        for observer in self.observers:
+            observer.log(record)
+
+    def _cut(self, report: Any) -> None:
+        record = report.to_dict()
+        if self.folder is not None:
+            self.folder.log_cut(record)
+        for observer in self.observers:
+            observer.cut(record)
+
+    def _checkpoint(self) -> None:
+        run = self.run
+        run.check_finite()
+        if self.folder is None:
+            return
+        about = {
+            "torch": str(torch.__version__),
+            "config": run.config.to_dict(),
+            "lines": self.folder.lines(),
+        }
+        checkpoint.save(self.folder.checkpoints, run.step, {**about, **run.state_dict()})
+
+    def _last_good(self) -> str:
+        remedy = "lower the learning rate, the strength or the noise"
+        found = checkpoint.newest(self.folder.checkpoints) if self.folder else None
+        return f"stopped; {f'the last good checkpoint is {found}; ' if found else ''}{remedy}"
+
+    def _where_stopped(self) -> str:
+        at = f"interrupted after step {self.run.step} of {self.run.total_steps}"
+        return f"{at}; continue with: demp resume {self.folder.path}" if self.folder else at
+
+    def _finish(self) -> TrainResult:
+        """Last cut, test on the whole test set, artifact, summary."""
+        run, folder = self.run, self.folder
+        began = time.perf_counter()
+        report = run.finish()
+        run.seconds += time.perf_counter() - began
+        if report is not None:
+            self._cut(report)
+        scores = run.evaluate()
+        self._record({"step": run.step, **scores, **run.metrics()})
+        if folder is not None:
+            save_model(run, folder.model)
+        step_seconds = statistics.median(self.recent) if self.recent else 0.0
+        summary = summarise(run, scores, step_seconds, folder.model if folder else None)
+        if folder is not None:
+            folder.write_summary(summary)
+        for observer in self.observers:
+            observer.end(summary)
+        return TrainResult(run.model, run.pruner, summary)
+
+
+def save_model(run: Run, path: Path) -> None:
+    """The artifact: weights, architecture, and how to build and feed the network."""
+    builder = {
+        "model": model_arguments(run.config.model, run.data.facts),
+        "data": run.data.facts.to_dict(),
+    }
+    demp.save(run.model, path, example_inputs=run.example, builder=builder)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], int]]:
+    """Ctrl-C and SIGTERM wait for the end of a step; a second one does not wait."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,227 @@
+"""The parts of a `TrainConfig`: network, pictures, optimizer, learning rate, method."""
+
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from demp.errors import UsageError
+from demp.train.schema import build
+
+OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
+LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+CROPS = ("none", "pad", "resized", "scales")
+DENSE = "dense"
+"""The method name of the baseline: plain training, no pruner."""
+
+
+def check(ok: bool, name: str, value: object, remedy: str) -> None:
+    """Raise one sentence that names the field, its value and the remedy unless ``ok``."""
+    if not ok:
+        raise UsageError(f"{name} is {value!r}; {remedy}")
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """The value must be one of ``choices``; a near miss gets a suggestion."""
+    close = get_close_matches(value, choices, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    check(value in choices, name, value, f"choose one of {', '.join(choices)}{hint}")
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    """The value must be finite and at least ``low``."""
+    check(math.isfinite(value) and value >= low, name, value, f"give a number of at least {low:g}")
+
+
+def above(name: str, value: float, low: float = 0.0) -> None:
+    """The value must be finite and above ``low``."""
+    check(math.isfinite(value) and value > low, name, value, f"give a number above {low:g}")
+
+
+def share(name: str, value: float) -> None:
+    """The value must lie between 0 and 1."""
+    check(0.0 <= value <= 1.0, name, value, "give a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: str = "resnet18"
+    """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, torchvision:NAME, transformers:NAME, or
+    module:function for your own."""
+    width: float = 1.0
+    """Factor on every hidden width; 1 is the network of the paper."""
+    activation: str = ""
+    """relu, leaky_relu (slope 0.05, as in the paper), silu or gelu; empty is the model's own."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of that model's constructor."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.name), "model.name", self.name, "name a model, for example resnet18")
+        above("model.width", self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training pictures are varied; test and probe pictures never are."""
+
+    crop: str = "none"
+    """none; pad (pad, then crop at random); resized (random area and aspect, resized back); scales
+    (a random crop of the picture at one of two sizes: the paper's 256 or 480 for 224)."""
+    padding: int = 4
+    """Pixels added on each side before the crop of ``pad``."""
+    padding_mode: str = "reflect"
+    """reflect or zeros; zeros are put in after normalisation."""
+    min_area: float = 0.08
+    """Smallest share of the picture that ``resized`` may show."""
+    flip: bool = False
+    """Mirror half of the pictures left to right."""
+    randaugment_ops: int = 0
+    """Operations of RandAugment per picture; 0 is off."""
+    randaugment_magnitude: float = 9.0
+    """Magnitude of RandAugment, between 0 and 30."""
+    mixup_alpha: float = 0.0
+    """Parameter of mixup's Beta distribution; 0 is off."""
+    cutmix_alpha: float = 0.0
+    """Parameter of cutmix's Beta distribution; 0 is off. With mixup, a batch takes one of both."""
+
+    def __post_init__(self) -> None:
+        choice("data.augment.crop", self.crop, CROPS)
+        choice("data.augment.padding_mode", self.padding_mode, ("reflect", "zeros"))
+        at_least("data.augment.padding", self.padding, 0)
+        check(
+            0 < self.min_area <= 1, "data.augment.min_area", self.min_area, "give a share in (0, 1]"
+        )
+        at_least("data.augment.randaugment_ops", self.randaugment_ops, 0)
+        magnitude = self.randaugment_magnitude
+        check(
+            0 < magnitude < 30, "data.augment.randaugment_magnitude", magnitude, "give 0 < m < 30"
+        )
+        at_least("data.augment.mixup_alpha", self.mixup_alpha, 0)
+        at_least("data.augment.cutmix_alpha", self.cutmix_alpha, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures, and how they reach the network."""
+
+    name: str = "digits"
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, or a local folder."""
+    train_split: str = "train"
+    """Split that is trained on."""
+    test_split: str = ""
+    """Split that is tested on; empty takes test, else validation."""
+    image_column: str = ""
+    """Column of the pictures; empty finds it."""
+    label_column: str = ""
+    """Column of the labels; empty finds it."""
+    num_classes: int = 0
+    """Size of the head; 0 takes it from the data."""
+    image_size: int = 0
+    """Side of the picture that the network sees; 0 is the side of the stored pictures."""
+    store_size: int = 0
+    """Short side to which pictures are resized when read, then cut square; 0 keeps their size."""
+    normalize: str = "dataset"
+    """dataset (mean and deviation of the training split) or image (each picture by its own)."""
+    memory_mb: int = 1024
+    """Sets whose decoded pictures fit in this live on the device as bytes; larger ones stream."""
+    workers: int = 2
+    """Processes that read pictures when the set streams."""
+    probe_size: int = 512
+    """Training pictures per batch of a death check (App. F.3)."""
+    probe_batches: int = 3
+    """Batches per death check; a neuron is dead if dead in each."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How training pictures are varied."""
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.name),
+            "data.name",
+            self.name,
+            "name a data set, for example digits or cifar10",
+        )
+        choice("data.normalize", self.normalize, ("dataset", "image"))
+        for name in ("num_classes", "image_size", "store_size", "memory_mb", "workers"):
+            at_least(f"data.{name}", getattr(self, name), 0)
+        at_least("data.probe_size", self.probe_size, 1)
+        at_least("data.probe_batches", self.probe_batches, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimizer, and its constants."""
+
+    name: str = "adamw"
+    """adam, adamw, sgdm (decay in the gradient) or sgdw (decay after the momentum)."""
+    lr: float = 0.0
+    """Peak learning rate; 0 takes the paper's 0.005 for Adam(W) and 0.1 for SGD."""
+    weight_decay: float = 5e-4
+    """Constant decay of every parameter: coupled for adam and sgdm, else decoupled."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's moments."""
+    eps: float = 1e-8
+    """Adam's epsilon (App. E: larger values keep neurons alive)."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        choice("optimizer.name", self.name, OPTIMIZERS)
+        if self.lr == 0.0:
+            object.__setattr__(self, "lr", 0.005 if self.name.startswith("adam") else 0.1)
+        above("optimizer.lr", self.lr)
+        above("optimizer.eps", self.eps)
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+        at_least("optimizer.clip_norm", self.clip_norm, 0)
+        for name, value in [("momentum", self.momentum), *(("betas", beta) for beta in self.betas)]:
+            check(0.0 <= value < 1.0, f"optimizer.{name}", value, "give a number in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the run; times are shares of it, so that a recipe fits any length."""
+
+    name: str = "constant"
+    """constant, step, cosine or one-cycle."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the run at which ``step`` multiplies the rate by ``factor``."""
+    factor: float = 0.1
+    """Multiplier of ``step`` at each milestone."""
+    warmup: float = 0.0
+    """Share of the run of a linear rise to the peak; 0 is none. ``one-cycle`` rises on its own."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the first step of the warm-up."""
+
+    def __post_init__(self) -> None:
+        choice("schedule.name", self.name, LR_SCHEDULES)
+        above("schedule.factor", self.factor)
+        at_least("schedule.warmup_lr", self.warmup_lr, 0)
+        for milestone in self.milestones:
+            share("schedule.milestones", milestone)
+        share("schedule.warmup", self.warmup)
+        rises_alone = self.name != "one-cycle" or not self.warmup
+        check(rises_alone, "schedule.warmup", self.warmup, "one-cycle has its own rise: leave it 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Which pruning method, and its options."""
+
+    name: str = "demp"
+    """dense (no pruning) or a name from `demp.methods.names()`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of that method's config, for demp those of `demp.DemPConfig`."""
+
+    def __post_init__(self) -> None:
+        if self.name == DENSE:
+            check(
+                not self.options, "method.options", self.options, "dense training takes no options"
+            )
+            return
+        from demp import methods
+
+        choice("method.name", self.name, (DENSE, *methods.names()))
+        build(methods.config_class(self.name), self.options, "method.options")

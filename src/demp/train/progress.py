@@ -1,0 +1,103 @@
+"""How a person watches a run: one live line on a terminal, plain lines elsewhere."""
+
+import sys
+from typing import Any, TextIO
+
+from demp.train.extras import need
+from demp.train.loop import Observer
+from demp.train.run import Run
+
+SHOWN = (
+    ("strength", "demp/strength", "{:.1e}"),
+    ("noise", "demp/noise_std", "{:.1e}"),
+    ("neurons", "prune/neurons_alive", "{:,.0f}"),
+    ("parameters", "cost/parameters", "{:,.0f}"),
+)
+"""Label, metric and format of what a pruner reports."""
+SMOOTHING = 0.1
+
+
+def progress(title: str = "", *, file: TextIO | None = None) -> Observer:
+    """The view that fits where the output goes."""
+    stream = sys.stdout if file is None else file
+    return LiveProgress(title, stream) if stream.isatty() else PlainProgress(title, stream)
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """Strength, noise, neurons alive and parameters, as far as there are any."""
+    return "  ".join(
+        f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if name in metrics
+    )
+
+
+class PlainProgress(Observer):
+    """One line per line of metrics, for logs and pipes."""
+
+    def __init__(self, title: str = "", file: TextIO | None = None) -> None:
+        self.title, self.file = title, sys.stdout if file is None else file
+        self.total = 0
+
+    def _say(self, text: str) -> None:
+        print(f"{self.title}  {text}" if self.title else text, file=self.file, flush=True)
+
+    def start(self, run: Run) -> None:
+        """How long the run is, and what it starts from."""
+        self.total = run.total_steps
+        cost = run.dense_cost
+        self._say(
+            f"step {run.step} of {run.total_steps}  neurons {cost.neurons:,}  "
+            f"parameters {cost.parameters:,}  on {run.device}"
+        )
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line of metrics."""
+        at = f"step {record['step']} of {self.total}"
+        if "eval/top1" in record:
+            self._say(f"{at}  test accuracy {record['eval/top1']:.2%}")
+            return
+        pace = f"{record['time/step_ms']:.1f} ms per step"
+        self._say(f"{at}  loss {record['train/loss']:.4f}  {describe(record)}  {pace}")
+
+
+class LiveProgress(Observer):
+    """A bar with the numbers of the moment; test results stay above it."""
+
+    def __init__(self, title: str, file: TextIO) -> None:
+        rich = need("rich.progress")
+        console = need("rich.console").Console(file=file)
+        self.title = title
+        self.pace = 0.0
+        self.bar = rich.Progress(
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(bar_width=24),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[numbers]}"),
+            rich.TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=8,
+        )
+        self.task: Any = None
+
+    def start(self, run: Run) -> None:
+        """Show the bar."""
+        self.task = self.bar.add_task(
+            self.title, total=run.total_steps, completed=run.step, numbers=""
+        )
+        self.bar.start()
+
+    def step(self, run: Run, seconds: float) -> None:
+        """Move the bar on."""
+        self.pace = seconds if not self.pace else self.pace + SMOOTHING * (seconds - self.pace)
+        loss = f"loss {run.losses.values[-1]:.3f}" if run.losses.values else ""
+        numbers = f"{loss}  {describe(run.metrics())}  {1e3 * self.pace:.0f} ms"
+        self.bar.update(self.task, completed=run.step, numbers=numbers)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Keep test results on the screen."""
+        if "eval/top1" in record:
+            at = f"{self.title}  step {record['step']}".strip()
+            self.bar.console.print(f"{at}  test accuracy {record['eval/top1']:.2%}")
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        self.bar.stop()

@@ -1,0 +1,245 @@
+"""One training run in memory: data, model, optimizer, pruner, and the step that moves them on."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import demp
+from demp.errors import DempError, UsageError
+from demp.train.config import DENSE, TrainConfig
+from demp.train.data import Data, Facts
+from demp.train.evaluate import evaluate
+from demp.train.models import build
+from demp.train.optim import build_optimizer, lr_at, set_lr
+from demp.train.parts import ModelConfig
+from demp.train.seeds import derive
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FORWARD_AND_BACKWARD = 3
+"""A training step costs three forwards: the paper's convention, 1 % above the exact count."""
+
+
+class TrainingDiverged(DempError, RuntimeError):
+    """The loss or a weight is no longer a number; the run stopped."""
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` decided; a device that is not there is an error."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used here; set --device cpu") from error
+    return device
+
+
+def model_arguments(config: ModelConfig, facts: Facts) -> dict[str, Any]:
+    """What `demp.train.models.build` is called with; JSON-ready, stored with the artifact."""
+    return {
+        "name": config.name,
+        "num_classes": facts.num_classes,
+        "in_channels": facts.channels,
+        "image_size": facts.image_size,
+        "width": config.width,
+        "activation": config.activation or None,
+        **config.options,
+    }
+
+
+class Run:
+    """State of a run between steps. ``step`` counts the steps that are done."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config = replace(config, device=resolve_device(config.device))
+        self.device = torch.device(config.device)
+        if self.device.type == "cpu":
+            torch.set_flush_denormal(True)  # moments of dead neurons decay through denormals
+        self.data = Data(
+            config.data, batch_size=config.batch_size, seed=config.seed, device=self.device
+        )
+        self.total_steps = config.total_steps(self.data.facts.train_size)
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        torch.manual_seed(derive(config.seed, "model"))
+        model = build(**model_arguments(config.model, self.data.facts))
+        self.model: nn.Module = model.to(self.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        self.example = (self.placed(self.data.example()),)
+        self.dense_cost = demp.cost(self.model, self.example)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
+        self.pruner = self._pruner()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.losses = LossWatch(self.device)
+        self.step = 0
+        self.seconds = 0.0
+        self.flops_spent = 0.0
+
+    def _pruner(self) -> Any:
+        method = self.config.method
+        if method.name == DENSE:
+            return None
+        return demp.methods.create(
+            method.name,
+            self.model,
+            self.optimizer,
+            example_inputs=self.example,
+            total_steps=self.total_steps,
+            attach=False,
+            batches=self._probe_batches,
+            seed=derive(self.config.seed, "pruner"),
+            **method.options,
+        )
+
+    def _probe_batches(self, check_seed: int) -> Iterable[tuple[Tensor]]:
+        for (x,) in self.data.probe_batches(check_seed):
+            yield (self.placed(x),)
+
+    def placed(self, x: Tensor) -> Tensor:
+        """The pictures in the memory layout of the run."""
+        return x.contiguous(memory_format=self.layout)
+
+    def autocast(self) -> torch.autocast:
+        """The region in which forwards run."""
+        dtype = AUTOCAST.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def flops(self) -> float:
+        """FLOPs of one forward of one picture through the network as it is now."""
+        return float(self.dense_cost.flops if self.pruner is None else self.pruner.flops)
+
+    def metrics(self) -> dict[str, float]:
+        """What the pruner has to say about itself; nothing in dense training."""
+        return self.pruner.metrics() if self.pruner is not None else {}
+
+    def lr(self) -> float:
+        """The learning rate of the step to come."""
+        peak = self.config.optimizer.lr
+        return lr_at(self.config.schedule, peak, self.step, self.total_steps)
+
+    def train_step(self, x: Tensor, y: Tensor) -> Any:
+        """One optimizer step; returns the report of a cut, if the pruner made one."""
+        torch.manual_seed(derive(self.config.seed, "step", self.step))  # dropout and the like
+        self.model.train()
+        set_lr(self.optimizer, self.lr())
+        self.flops_spent += FORWARD_AND_BACKWARD * len(x) * self.flops()
+        self._backward(x, y)
+        self.scaler.unscale_(self.optimizer)
+        if self.pruner is not None:
+            self.pruner.before_step()
+        if self.config.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        if self.pruner is None:
+            return None
+        if self.scaler.get_scale() < scale:  # infinite gradients: the optimizer did not step
+            return self.pruner.skip_step()
+        return self.counted(self.pruner.after_step())
+
+    def finish(self) -> Any:
+        """The last check and cut; the report, or None in dense training."""
+        return None if self.pruner is None else self.counted(self.pruner.finish())
+
+    def counted(self, report: Any) -> Any:
+        """Add what a check cost, one forward of each example, to the FLOPs that were spent."""
+        if report is not None:
+            self.flops_spent += report.judged.get("examples", 0) * report.flops_before
+        return report
+
+    def _backward(self, x: Tensor, y: Tensor) -> None:
+        """Gradients of the mean loss of the batch, part by part."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.accumulate
+        total = torch.zeros((), device=self.device)
+        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+            with self.autocast():
+                logits = self.model(self.placed(part_x))
+            smoothing = self.config.label_smoothing
+            loss = F.cross_entropy(logits.float(), part_y, label_smoothing=smoothing) / parts
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self.losses.add(self.step, total)
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy and loss on the whole test set."""
+        batches = self.data.test.batches(self.config.eval_batch_size)
+        return evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast)
+
+    def check_finite(self) -> None:
+        """Raise unless every weight is a number: such a state is worth no checkpoint."""
+        self.losses.flush()
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise TrainingDiverged(f"the weight {name} is not finite after step {self.step}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: tensors, numbers, texts, lists and dicts only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pruner": None if self.pruner is None else self.pruner.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "losses": list(self.losses.values),
+            "seconds": self.seconds,
+            "flops_spent": self.flops_spent,
+            "facts": self.data.facts.to_dict(),
+        }
+
+    def load_state_dict(self, step: int, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint. The pruner replays its cuts first: they give the shapes."""
+        if state["facts"] != self.data.facts.to_dict():
+            raise UsageError(
+                f"the data set {self.data.facts.name} is not the one that the run began with; "
+                "restore it, or start a new run"
+            )
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state["pruner"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.losses.values = list(state["losses"])
+        self.step, self.seconds = step, state["seconds"]
+        self.flops_spent = state["flops_spent"]
+
+
+class LossWatch:
+    """Losses since the last log line; raises at the first that is not a number.
+
+    On a GPU each loss travels to the host while the next step is queued, so that nobody waits: the
+    check comes one step late there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.values: list[float] = []
+        self._pending: tuple[int, Tensor, torch.cuda.Event] | None = None
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """Take the loss of ``step``."""
+        self.flush()
+        if self.device.type != "cuda":
+            self._take(step, float(loss))
+            return
+        host = torch.empty((), pin_memory=True).copy_(loss, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending = (step, host, event)
+
+    def flush(self) -> None:
+        """Wait for a loss on its way."""
+        if self._pending is not None:
+            step, host, event = self._pending
+            event.synchronize()
+            self._pending = None
+            self._take(step, float(host))
+
+    def _take(self, step: int, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"the loss became {value} at step {step + 1}")
+        self.values.append(value)

@@ -1,0 +1,83 @@
+"""Sets too large for memory: worker processes decode, cut out regions and resize."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from demp.train.augment import crop_boxes
+from demp.train.extras import need
+from demp.train.parts import AugmentConfig, DataConfig
+from demp.train.pictures import LazyPictures, fit, to_bytes
+from demp.train.seeds import generator
+
+MARGIN = 256 / 224
+"""A picture is resized to this multiple of its final side before the centre is cut out."""
+
+Key = tuple[int, int, int]
+"""Row of the table, step, place in the batch."""
+
+
+def read_batches(
+    pictures: LazyPictures,
+    steps: Iterable[tuple[int, Tensor]],
+    config: DataConfig,
+    size: int,
+    seed: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and bytes (B, C, size, size) of each step; regions are seeded by (seed, step, place)."""
+    loader = DataLoader(
+        _Reader(pictures, config.augment, size, seed),
+        batch_sampler=_Keys(steps),  # pyright: ignore[reportArgumentType]
+        num_workers=config.workers,
+        generator=torch.Generator().manual_seed(seed),
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
+
+
+def read_fitted(pictures: LazyPictures, rows: Tensor, size: int) -> Tensor:
+    """Un-augmented bytes (N, C, size, size): short side to a little more than ``size``, centre."""
+    return torch.stack([_centre(pictures.open(row), pictures.side, size) for row in rows.tolist()])
+
+
+class _Keys:
+    """The batches of keys that the loader asks its workers for."""
+
+    def __init__(self, steps: Iterable[tuple[int, Tensor]]) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step, rows in self.steps:
+            yield [(row, step, place) for place, row in enumerate(rows.tolist())]
+
+
+class _Reader(Dataset[tuple[int, Tensor]]):
+    def __init__(self, pictures: LazyPictures, config: AugmentConfig, size: int, seed: int) -> None:
+        self.pictures, self.config, self.size, self.seed = pictures, config, size, seed
+
+    def __getitem__(self, key: Key) -> tuple[int, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        row, step, place = key
+        image = self.pictures.open(row)
+        if self.config.crop not in ("resized", "scales"):
+            return row, _centre(image, self.pictures.side, self.size)
+        draw = generator("cpu", self.seed, step, place)
+        across, down = image.size
+        box = crop_boxes(self.config, 1, down, across, draw)[0].tolist()
+        bilinear = need("PIL.Image").Resampling.BILINEAR
+        return row, to_bytes(image.resize((self.size, self.size), bilinear, box=tuple(box)))
+
+
+def _centre(image: object, side: int, size: int) -> Tensor:
+    around = fit(image, side or round(size * MARGIN))
+    return to_bytes(fit_centre(around, size))
+
+
+def fit_centre(image: object, size: int) -> object:
+    """The centre of ``size`` squared of a square picture that is larger; else it is resized."""
+    side = image.size[0]  # pyright: ignore[reportAttributeAccessIssue]
+    if side < size:
+        return fit(image, size)
+    edge = (side - size) // 2
+    return image.crop((edge, edge, edge + size, edge + size))  # pyright: ignore[reportAttributeAccessIssue]

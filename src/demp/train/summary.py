@@ -1,0 +1,49 @@
+"""What a finished run comes to, beside the dense network that it started from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import demp
+from demp.train.run import FORWARD_AND_BACKWARD, Run
+
+
+def summarise(
+    run: Run, scores: dict[str, float], step_seconds: float, artifact: Path | None
+) -> dict[str, Any]:
+    """Names and plain values, JSON-ready.
+
+    ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its death
+    checks: three forwards per training picture, one per picture of a check.
+    """
+    now, dense, config = demp.cost(run.model, run.example), run.dense_cost, run.config
+    examples = run.step * config.batch_size
+    summary = {
+        "recipe": config.recipe,
+        "model": config.model.name,
+        "data": config.data.name,
+        "method": config.method.name,
+        "seed": config.seed,
+        "config_hash": config.identity(),
+        "torch": str(torch.__version__),
+        "steps": run.step,
+        **scores,
+    }
+    for name in ("neurons", "parameters", "flops", "paper_flops", "bytes"):
+        summary[name] = getattr(now, name)
+        summary[f"{name}_dense"] = getattr(dense, name)
+    return summary | {
+        "neuron_sparsity": 1 - now.neurons / dense.neurons if dense.neurons else 0.0,
+        "weight_sparsity": 1 - now.parameters / dense.parameters,
+        "train_flops": run.flops_spent,
+        "train_flops_dense": float(FORWARD_AND_BACKWARD * dense.flops * examples),
+        "train_seconds": run.seconds,
+        "step_ms_at_end": 1e3 * step_seconds,
+        "images_per_s_at_end": config.batch_size / step_seconds if step_seconds else 0.0,
+        "file_bytes": _size(artifact) if artifact else 0,
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
