@@ -24,7 +24,7 @@ from demp import recipes
 from demp.train import Observer, TrainConfig, resume, train
 from demp.train.run import Run
 
-STRENGTHS = {"adam": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2), "sgdm": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)}
+STRENGTHS = {"adam": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), "sgdm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
 """Peak strengths; 0 stands for dense training."""
 KEY = ("optimizer", "strength", "seed", "steps", "width", "precision")
 STEP_PAIRS = 15
@@ -101,7 +101,7 @@ def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
             "precision": wanted["precision"],
             "device": "cpu",
             "seed": wanted["seed"],
-            "eval_every_steps": max(1, wanted["steps"] // 8),
+            "eval_every_steps": max(1, wanted["steps"] // 2),
             "out": str(out),
         }
     )
