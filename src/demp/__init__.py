@@ -69,7 +69,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'demp' has no attribute {name!r}")
     home = importlib.import_module(_HOME[name])
-    value = home if _HOME[name] == f"demp.{name}" and name in ("methods", "recipes", "schedules") else getattr(home, name)
+    value = (
+        home if _HOME[name] == f"demp.{name}" and name in ("methods", "recipes", "schedules") else getattr(home, name)
+    )
     globals()[name] = value
     return value
 

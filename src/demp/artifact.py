@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
-from demp.graph.tracer import as_inputs, first_names
+from demp.graph.tracer import first_names
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 from demp.surgery.verify import floats
@@ -106,7 +106,9 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
     for name, value in weights.items():
         old = tensors[name]
         if old.dim() != value.dim():
-            raise ArtifactError(f"{name} has {old.dim()} axes in the constructor's model and {value.dim()} in the saved one")
+            raise ArtifactError(
+                f"{name} has {old.dim()} axes in the constructor's model and {value.dim()} in the saved one"
+            )
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
         for alias in names[name]:
             owner, _, leaf = alias.rpartition(".")
@@ -140,7 +142,12 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     if described is None:
         return None
     outputs = probe_outputs(model, described)
-    return {"inputs": described, "seed": PROBE_SEED, "digest": digest(outputs), "outputs": [summary(t) for t in outputs]}
+    return {
+        "inputs": described,
+        "seed": PROBE_SEED,
+        "digest": digest(outputs),
+        "outputs": [summary(t) for t in outputs],
+    }
 
 
 def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
@@ -227,7 +234,7 @@ def content_hash(architecture: dict[str, Any]) -> str:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """float32, int64, …"""
+    """The dtype's name: float32, int64."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

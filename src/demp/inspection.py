@@ -49,26 +49,36 @@ class Inspection:
         """A plain-text table."""
         head = ("layer", "act", "width", "removable", "group", "params", "FLOPs", "")
         body = [
-            (r.layer, r.activation, str(r.width), "all" if r.removable == r.width else str(r.removable), r.group,
-             share(r.parameters, self.parameters), share(r.flops, self.flops), r.reason)
+            (
+                r.layer,
+                r.activation,
+                str(r.width),
+                "all" if r.removable == r.width else str(r.removable),
+                r.group,
+                share(r.parameters, self.parameters),
+                share(r.flops, self.flops),
+                r.reason,
+            )
             for r in self.rows
-        ]  # fmt: skip
+        ]
         widths = [max(len(line[c]) for line in [head, *body]) for c in range(len(head) - 1)]
         right = {2, 3, 5, 6}
 
         def line(cells: tuple[str, ...]) -> str:
-            padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))]
+            padded = [
+                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))
+            ]
             return "  ".join([*padded, cells[-1]]).rstrip()
 
         rule = "-" * (sum(widths) + 2 * len(widths))
         total = (
-            f"{self.model}: {self.parameters:,} parameters, {human(self.flops)}FLOPs forward, {self.neurons:,} neurons in "
-            f"{len(self.rows)} layers; {self.removable:,} removable, owning "
+            f"{self.model}: {self.parameters:,} parameters, {human(self.flops)}FLOPs forward, {self.neurons:,} neurons "
+            f"in {len(self.rows)} layers; {self.removable:,} removable, owning "
             f"{100 * self.owned_parameters / max(self.parameters, 1):.0f} % of the parameters."
         )
         legend = (
-            "Layers with the same letter share their neurons and shrink together; params and FLOPs, shown once per letter,\n"
-            "are what goes with all neurons of the row (a weight between two layers counts for both)."
+            "Layers with the same letter share their neurons and shrink together. params and FLOPs, shown once per\n"
+            "letter, are what goes with all neurons of the row (a weight between two layers counts for both)."
         )
         return "\n".join([total, "", line(head), rule, *(line(b) for b in body), rule, legend])
 
@@ -85,7 +95,7 @@ def human(number: float) -> str:
     """1.2 G, 3.4 M."""
     for unit in ("", "k ", "M ", "G ", "T "):
         if number < 1000:
-            return f"{number:.3g} {unit}" if not unit else f"{number:.3g} {unit}"
+            return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} P"
 
@@ -111,16 +121,27 @@ def inspect(model: nn.Module, example_inputs: Any) -> Inspection:
         without[fresh] = True
         rows.append(
             Row(
-                layer.name, layer.activation, layer.width, len(mine), letters.get(layer.name, ""),
-                int(sizes[fresh].sum()), flops - graph.flops(without) if len(fresh) else 0, why.get(layer.name, ""),
-            )  # fmt: skip
+                layer.name,
+                layer.activation,
+                layer.width,
+                len(mine),
+                letters.get(layer.name, ""),
+                int(sizes[fresh].sum()),
+                flops - graph.flops(without) if len(fresh) else 0,
+                why.get(layer.name, ""),
+            )
         )
     every = counted.clone()
     left = sum(numel(shape) for name, shape in graph.sizes(every).items() if name in names)
     return Inspection(
-        type(model).__name__, total, flops, graph.neurons(), sum(int(n.removable.sum()) for n in graph.layers),
-        total - left, tuple(rows),
-    )  # fmt: skip
+        type(model).__name__,
+        total,
+        flops,
+        graph.neurons(),
+        sum(int(n.removable.sum()) for n in graph.layers),
+        total - left,
+        tuple(rows),
+    )
 
 
 def groups(graph: NeuronGraph) -> list[list[str]]:
@@ -141,5 +162,5 @@ def owned_by(graph: NeuronGraph, names: set[str]) -> Tensor:
 
 
 def letter(index: int) -> str:
-    """A, B, …, Z, A1, B1, …"""
+    """Letters A to Z, then A1 and so on."""
     return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")

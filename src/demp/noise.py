@@ -45,7 +45,7 @@ def generators(parameters: Iterable[nn.Parameter], seed: int, step: int) -> dict
 
 @torch.no_grad()
 def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int) -> None:
-    """w <- w + z, z ~ N(0, std^2), where the mask allows."""
+    """W <- w + z, z ~ N(0, std^2), where the mask allows."""
     if noise.std == 0:
         return
     sources = generators((t.parameter for t in targets), seed, step)

@@ -31,23 +31,27 @@ class Penalty:
 
 
 @torch.no_grad()
-def add_gradient(parameters: Sequence[nn.Parameter], penalty: Penalty, loss_scale: Tensor | float | None = None) -> None:
+def add_gradient(
+    parameters: Sequence[nn.Parameter], penalty: Penalty, loss_scale: Tensor | float | None = None
+) -> None:
     """Add the penalty's gradient to ``.grad``, so that the optimizer's moments see it (App. F.5).
 
-    Frozen parameters get none. ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a fused optimizer). The
-    subgradient of |p| at 0 is 0.
+    Frozen parameters get none. ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a
+    fused optimizer). The subgradient of |p| at 0 is 0.
     """
     parameters = [p for p in parameters if p.requires_grad]
     if penalty.strength == 0 or not parameters:
         return
     values: list[Tensor] = [p.detach() for p in parameters]
-    slopes = list(torch._foreach_sign(values)) if penalty.kind == "lasso" else values
+    signs = torch._foreach_sign  # pyright: ignore[reportPrivateImportUsage]
+    slopes = list(signs(values)) if penalty.kind == "lasso" else values
     if loss_scale is not None:
         slopes = [slope * loss_scale for slope in slopes]
-    for parameter, slope in zip(parameters, slopes, strict=True):
+    for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    torch._foreach_add_([p.grad for p in parameters], slopes, alpha=penalty.strength)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_add_(gradients, slopes, alpha=penalty.strength)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def value(parameters: Sequence[nn.Parameter], penalty: Penalty) -> Tensor:

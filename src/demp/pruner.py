@@ -15,7 +15,7 @@ from demp import penalties
 from demp.activity import Verdict, Window, probe
 from demp.errors import CutError, UsageError
 from demp.graph import trace
-from demp.graph.tracer import as_inputs
+from demp.graph.tracer import as_inputs, call_inputs
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
@@ -59,12 +59,15 @@ class Pruner:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
         refuse_wrapper(model)
         if attach and len(as_optimizers(optimizer)) > 1:
-            raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
+            raise UsageError(
+                "with several optimizers use attach=False and call before_step() and after_step() yourself"
+            )
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = total_steps, seed
         self.step = 0
         self.history: list[CutReport] = []
+        self._cuts = 0
         self.graph = trace(model, example_inputs)
         refuse_nothing_removable(model, self.graph)
         refuse_foreign_optimizer(model, self.graph, self.optimizers)
@@ -74,16 +77,15 @@ class Pruner:
         self._base = record_of(model)
         self._example_inputs = example_inputs
         self._batches, self._holders = batches, tuple(holders)
-        self._penalised = penalised(model, self.graph, getattr(config, "penalty_on", "scales"))
+        self.wants = wants = self.method.wants()
+        self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
-            model, self.graph, mask=self.method.live_mask(),
-            weights_only=getattr(config, "noise_weights_only", False), others=getattr(config, "noise_others", True),
-        )  # fmt: skip
+            model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
+        )
         self._window = None if self._uses_probe() else Window(model, self.graph, self.method.criterion())
         self._last_inputs: Any = None
         self._proof: Any = None
         self._verdict: Verdict | None = None
-        self._judges: list[Any] | None = None
         self._postponed = self._finished = False
         self._handles: list[Any] = []
         if self._window is not None:
@@ -100,7 +102,7 @@ class Pruner:
         if noise is not None and noise.std > 0:
             self._live.look()
         penalty = self.method.penalty(self.step)
-        if penalty is not None and getattr(self.config, "penalty_in", "gradient") == "gradient":
+        if penalty is not None and self.wants.penalty_in == "gradient":
             penalties.add_gradient(self._penalised, penalty, self._loss_scale())
 
     def after_step(self) -> CutReport | None:
@@ -113,7 +115,7 @@ class Pruner:
         report = None
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
-        self._schedule_window()
+        self._schedule_window(checked=report is not None)
         return report
 
     def skip_step(self) -> None:
@@ -158,7 +160,9 @@ class Pruner:
                 both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
                 self._verdict = Verdict(both, seen.batches, seen.examples)
             else:
-                self._verdict = Verdict({n.name: torch.zeros(n.width, dtype=torch.bool) for n in self.graph.layers}, 0, 0)
+                self._verdict = Verdict(
+                    {n.name: torch.zeros(n.width, dtype=torch.bool) for n in self.graph.layers}, 0, 0
+                )
         return self._verdict
 
     def _check(self, *, final: bool = False) -> CutReport | None:
@@ -166,13 +170,15 @@ class Pruner:
         refuse_open_autocast()
         if pending_backward(self.model.parameters()):
             if final:
-                raise CutError("finish() was called while a forward waits for its backward; call it after the last step")
+                raise CutError(
+                    "finish() was called while a forward waits for its backward; call it after the last step"
+                )
             if not self._postponed:
                 logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
             self._postponed = True
             return None
         self._postponed = False
-        self._verdict = self._judges = None
+        self._verdict = None
         dead = self.method.select(self.step, self)
         verdict = self._verdict or Verdict(dead, 0, 0)
         self._live.checked(verdict.dead)
@@ -192,6 +198,7 @@ class Pruner:
         )
         self.gone, self.flops = plan.after, report.flops_after
         self.history.append(report)
+        self._cuts += report.happened
         if report.happened:
             logger.info("%s", report)
         return report
@@ -202,20 +209,22 @@ class Pruner:
         return self._example_inputs if judged is None else first_examples(judged, PROOF_EXAMPLES)
 
     def _probe_batches(self) -> Iterable[Any]:
-        """The batches of this check, made once: those that judge the death also prove the cut."""
-        if self._judges is not None:
-            return self._judges
+        """The batches of this check, made once: the first of those that judge the death also proves the cut."""
         if callable(self._batches):
             takes_seed = len(inspect.signature(self._batches).parameters) > 0
             made = self._batches(self.seed + self.step) if takes_seed else self._batches()  # type: ignore[call-arg]
         else:
-            made = self._batches or [self._example_inputs]
+            made = self._batches or ()
         for batch in made:
             self._proof = batch if self._proof is None else self._proof
             yield batch
 
     def _uses_probe(self) -> bool:
-        collect = getattr(self.config, "collect", "auto")
+        collect = self.wants.collect
+        if isinstance(self._batches, Sequence) and not self._batches:
+            raise UsageError(
+                "batches is empty; give at least one batch of training examples, or none to watch training"
+            )
         if collect == "probe" and self._batches is None:
             raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
         return collect == "probe" or (collect == "auto" and self._batches is not None)
@@ -245,17 +254,18 @@ class Pruner:
 
     def _remember_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if module.training and torch.is_grad_enabled():
-            self._last_inputs = kwargs if kwargs and not args else args
+            self._last_inputs = call_inputs(module, args, kwargs)
 
-    def _schedule_window(self) -> None:
-        """Open the window when the next check is near, so that most steps pay nothing."""
+    def _schedule_window(self, checked: bool = False) -> None:
+        """Open the window when the next check is near, so that most steps pay nothing; a new one after each check."""
         window = self._window
         if window is None or self._finished:
             return
-        length = getattr(self.config, "window_steps", None) or DEFAULT_WINDOW
+        length = self.wants.window_steps or DEFAULT_WINDOW
         ahead = range(self.step + 1, min(self.step + length, self.total_steps) + 1)
-        near = self._postponed or any(self.method.is_due(s) or s == self.total_steps for s in ahead)
-        if near and (not window.is_open or self.method.is_due(self.step)):
+        last = self.step == self.total_steps and not checked
+        near = self._postponed or last or any(self.method.is_due(s) or s == self.total_steps for s in ahead)
+        if near and (not window.is_open or checked):
             window.open(self.gone)
         elif not near:
             window.close()
@@ -278,7 +288,7 @@ class Pruner:
             "demp/noise_std": noise.std if noise else 0.0,
             "prune/neurons_alive": float(alive),
             "prune/neuron_sparsity": 1.0 - alive / total,
-            "prune/cuts": float(sum(report.happened for report in self.history)),
+            "prune/cuts": float(self._cuts),
             "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
             "cost/flops": float(self.flops),
         }
@@ -287,11 +297,19 @@ class Pruner:
         """Everything that must survive a restart: tensors, numbers and strings only."""
         window = self._window.state_dict() if self._window is not None else None
         return {
-            "version": STATE_VERSION, "method": self.method.name, "step": self.step, "seed": self.seed,
-            "total_steps": self.total_steps, "gone": self.gone.clone(), "postponed": self._postponed,
-            "method_state": self.method.state_dict(), "window": window,
+            "version": STATE_VERSION,
+            "method": self.method.name,
+            "step": self.step,
+            "seed": self.seed,
+            "total_steps": self.total_steps,
+            "gone": self.gone.clone(),
+            "postponed": self._postponed,
+            "method_state": self.method.state_dict(),
+            "window": window,
             "dead_classes": self._live.dead_classes,
-        }  # fmt: skip
+            "cuts": self._cuts,
+            "last_inputs": self._last_inputs if self.step >= self.total_steps else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replay the cuts of a saved run on the freshly built dense model and its optimizer.
@@ -309,14 +327,21 @@ class Pruner:
         gone = state["gone"].bool().cpu()
         plan = Plan(self.gone, gone, {})
         execute(
-            self.model, self.graph, plan, example_inputs=self._example_inputs, optimizers=self.optimizers,
-            holders=self._holders, verify=False, base=self._base,
-        )  # fmt: skip
+            self.model,
+            self.graph,
+            plan,
+            example_inputs=self._example_inputs,
+            optimizers=self.optimizers,
+            holders=self._holders,
+            verify=False,
+            base=self._base,
+        )
         self.flops = self.graph.flops(gone)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
         self._live.dead_classes = state["dead_classes"]
+        self._cuts, self._last_inputs = int(state["cuts"]), state["last_inputs"]
         if self._window is not None:
             self._window.close()
             self._schedule_window()
@@ -345,7 +370,9 @@ def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> 
             import difflib
 
             near = difflib.get_close_matches(name, fields | known, n=1)
-            raise UsageError(f"unknown option {name!r} for {method.name}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise UsageError(
+                f"unknown option {name!r} for {method.name}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     if config is not None and not isinstance(config, method.Config):
         raise UsageError(f"config is a {type(config).__name__}; {method.name} takes a {method.Config.__name__}")
     return dataclasses.replace(config or method.Config(), **mine), rest
@@ -391,7 +418,7 @@ def refuse_foreign_optimizer(model: nn.Module, graph: Any, optimizers: Sequence[
         )
 
 
-def DemP(  # noqa: N802  (the method's name)
+def DemP(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     *,
@@ -405,4 +432,6 @@ def DemP(  # noqa: N802  (the method's name)
     ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``).
     """
     config, rest = build_config(DemonPruning, config, options)
-    return Pruner(model, optimizer, DemonPruning, config, example_inputs=example_inputs, total_steps=total_steps, **rest)
+    return Pruner(
+        model, optimizer, DemonPruning, config, example_inputs=example_inputs, total_steps=total_steps, **rest
+    )

@@ -77,9 +77,7 @@ def _scale(paper_steps: int, paper_epochs: float, steps: int, epochs: float) -> 
 
 def _optimizer(name: str, choices: dict[str, float], **constants: Any) -> OptimizerConfig:
     if name not in choices:
-        raise UsageError(
-            f"this recipe has no optimizer {name!r}; choose one of {', '.join(choices)}"
-        )
+        raise UsageError(f"this recipe has no optimizer {name!r}; choose one of {', '.join(choices)}")
     return OptimizerConfig(name=name, lr=choices[name], **constants)
 
 
@@ -119,21 +117,15 @@ def resnet18_cifar10(
             normalize="image",
             augment=AugmentConfig(crop="pad", padding=4, padding_mode="reflect", flip=True),
         ),
-        optimizer=_optimizer(
-            optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4
-        ),
-        schedule=ScheduleConfig(
-            name="step", factor=0.2, milestones=(77 / 250, 154 / 250, 231 / 250)
-        ),
+        optimizer=_optimizer(optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="step", factor=0.2, milestones=(77 / 250, 154 / 250, 231 / 250)),
         method=_demp(scale, _by_optimizer(optimizer, 1e-3, 2e-4), optimizer, 5000, span=0.87),
         batch_size=128,
         **_length(scale),
     )
 
 
-def vgg16_cifar10(
-    *, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 1.0
-) -> TrainConfig:
+def vgg16_cifar10(*, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 1.0) -> TrainConfig:
     """VGG-16 on CIFAR-10 at 64 pixels: 80 epochs with a one-cycle rate; Fig. 14."""
     scale = _scale(15_625, 80, steps, epochs)
     return TrainConfig(
@@ -144,9 +136,7 @@ def vgg16_cifar10(
             image_size=64,
             augment=AugmentConfig(crop="pad", padding=4, padding_mode="zeros", flip=True),
         ),
-        optimizer=_optimizer(
-            optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4
-        ),
+        optimizer=_optimizer(optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one-cycle"),
         method=_demp(scale, _by_optimizer(optimizer, 1e-3, 5e-4), optimizer, 1000, span=1.0),
         batch_size=256,
@@ -175,15 +165,9 @@ def resnet50_imagenet(
             probe_batches=8,
             augment=AugmentConfig(crop="scales", flip=True),
         ),
-        optimizer=_optimizer(
-            optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=1e-4
-        ),
-        schedule=ScheduleConfig(
-            name="step", factor=0.1, milestones=(0.3, 0.7, 0.9), warmup=0.05, warmup_lr=1e-6
-        ),
-        method=_demp(
-            scale, _by_optimizer(optimizer, 3e-4, 3e-4), optimizer, 5000, span=0.3, penalty=penalty
-        ),
+        optimizer=_optimizer(optimizer, {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=1e-4),
+        schedule=ScheduleConfig(name="step", factor=0.1, milestones=(0.3, 0.7, 0.9), warmup=0.05, warmup_lr=1e-6),
+        method=_demp(scale, _by_optimizer(optimizer, 3e-4, 3e-4), optimizer, 5000, span=0.3, penalty=penalty),
         batch_size=256,
         label_smoothing=0.1,
         precision="bf16",
@@ -219,9 +203,7 @@ def vit_b16_imagenet(
                 cutmix_alpha=1.0,
             ),
         ),
-        optimizer=_optimizer(
-            optimizer, {"adamw": 0.003, "adam": 0.003}, weight_decay=0.3, clip_norm=1.0
-        ),
+        optimizer=_optimizer(optimizer, {"adamw": 0.003, "adam": 0.003}, weight_decay=0.3, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup=16 / 150, warmup_lr=9.9e-5),
         method=method,
         batch_size=4096,
@@ -232,9 +214,7 @@ def vit_b16_imagenet(
     )
 
 
-def digits(
-    *, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 0.5
-) -> TrainConfig:
+def digits(*, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 0.5) -> TrainConfig:
     """A narrow ResNet-18 on scikit-learn's digits: the demo, a minute on two cores.
 
     Pressed harder than the recipes of the paper, since the task is easy.
@@ -249,9 +229,7 @@ def digits(
             probe_size=256,
             augment=AugmentConfig(crop="pad", padding=1, padding_mode="zeros"),
         ),
-        optimizer=_optimizer(
-            optimizer, {"adamw": 0.01, "adam": 0.01, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4
-        ),
+        optimizer=_optimizer(optimizer, {"adamw": 0.01, "adam": 0.01, "sgdm": 0.1, "sgdw": 0.1}, weight_decay=5e-4),
         schedule=ScheduleConfig(name="cosine"),
         method=MethodConfig(
             name="demp",
@@ -266,9 +244,7 @@ def digits(
     )
 
 
-def plain(
-    *, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 1.0
-) -> TrainConfig:
+def plain(*, optimizer: str = "adamw", steps: int = 0, epochs: float = 0.0, width: float = 1.0) -> TrainConfig:
     """Any network on any pictures, nothing assumed: what `demp train` does without a recipe.
 
     Strength and noise are those of the ResNet-18 recipe for a run of as many steps; for a run in

@@ -12,8 +12,12 @@ from demp.noise import Target
 logger = logging.getLogger("demp")
 
 NORMS = (
-    nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.RMSNorm,
-)  # fmt: skip
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.RMSNorm,
+)
 
 
 def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Parameter]:
@@ -67,9 +71,7 @@ class Unit:
 class LiveNeurons:
     """Which entries of which parameters belong to live neurons, step by step."""
 
-    def __init__(
-        self, model: nn.Module, graph: NeuronGraph, *, mask: str, weights_only: bool, others: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, graph: NeuronGraph, *, mask: str, weights_only: bool, others: bool) -> None:
         self._mask = mask
         self._graph = graph
         parameters = dict(model.named_parameters())

@@ -10,6 +10,7 @@ from demp.activity.criteria import Criterion
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.graph.tracer import call_inputs
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,11 @@ class Snapshot:
 class NeuronMonitor:
     """Watches a model's own forwards and says which neurons are dead.
 
-    ``monitor = demp.NeuronMonitor(model)``, train as usual, ``monitor.snapshot()`` whenever wanted, ``monitor.close()``.
+    ``monitor = demp.NeuronMonitor(model)``, train as usual, ``monitor.snapshot()`` now and then, ``monitor.close()``.
     The model is read at its first forward (or from ``example_inputs``); by default only training forwards count.
     """
 
-    def __init__(
-        self, model: nn.Module, *, criterion: Criterion | str = "auto", example_inputs: Any = None
-    ) -> None:
+    def __init__(self, model: nn.Module, *, criterion: Criterion | str = "auto", example_inputs: Any = None) -> None:
         self._model = model
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None
@@ -68,9 +67,7 @@ class NeuronMonitor:
         if self._starter is not None:
             self._starter.remove()
             self._starter = None
-            if kwargs and args:
-                raise UsageError("NeuronMonitor: pass example_inputs; the model mixes positional and keyword arguments")
-            self._start(kwargs or args)
+            self._start(call_inputs(module, args, kwargs))
             assert self._window is not None
             self._window._begin(module, args, kwargs)
 
@@ -104,9 +101,13 @@ class NeuronMonitor:
         width = sum(layer.width for layer in layers.values())
         smaller = min(before, now)
         snapshot = Snapshot(
-            verdict.batches, verdict.examples, layers, now / width if width else 0.0,
-            meet / smaller if smaller else float("nan"), revived,
-        )  # fmt: skip
+            verdict.batches,
+            verdict.examples,
+            layers,
+            now / width if width else 0.0,
+            meet / smaller if smaller else float("nan"),
+            revived,
+        )
         self._window.open(self._graph.nothing_gone())
         self.history.append(snapshot)
         return snapshot

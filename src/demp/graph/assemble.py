@@ -116,7 +116,7 @@ def unique_in_order(classes: Tensor) -> Tensor:
 
 
 def names_of(sites: list[Site]) -> list[str]:
-    """A name per site: the activation module's path; a repeated one gets #2, #3, …"""
+    """A name per site: the activation module's path; a repeated one gets #2, #3 and so on."""
     count: Counter[str] = Counter()
     names = []
     for site in sites:
@@ -127,9 +127,14 @@ def names_of(sites: list[Site]) -> list[str]:
 
 
 def describe(
-    recording: Recording, site_classes: list[Tensor], frozen: Tensor, reasons: dict[int, str], root: Tensor,
-    reads: tuple[Read, ...], class_of: Tensor,
-) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:  # fmt: skip
+    recording: Recording,
+    site_classes: list[Tensor],
+    frozen: Tensor,
+    reasons: dict[int, str],
+    root: Tensor,
+    reads: tuple[Read, ...],
+    class_of: Tensor,
+) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
     """Layers in forward order, and why some neurons are refused."""
     names = names_of(recording.sites)
     carriers: dict[int, set[int]] = defaultdict(set)
@@ -153,12 +158,18 @@ def describe(
         producers = sorted({pair for c in members for pair in makers.get(c, ())})
         layers.append(
             Layer(
-                names[site], recording.sites[site].kind, classes, removable, tuple(producers), read_by,
+                names[site],
+                recording.sites[site].kind,
+                classes,
+                removable,
+                tuple(producers),
+                read_by,
                 tuple(names[p] for p in sorted(partners)),
-            )  # fmt: skip
+            )
         )
-        for reason, n in Counter(why.get(c, "fixed") for c, ok in zip(members, removable.tolist(), strict=True)
-                                 if not ok).items():  # fmt: skip
+        for reason, n in Counter(
+            why.get(c, "fixed") for c, ok in zip(members, removable.tolist(), strict=True) if not ok
+        ).items():
             refused.append(Refusal(names[site], reason, n))
     return tuple(layers), tuple(refused)
 

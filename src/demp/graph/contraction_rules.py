@@ -12,12 +12,13 @@ from demp.graph.rules import Call, rule
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
-CONTRACTIONS = {"convolution", "convolution_overrideable", "_convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv",
-                "linear"}  # fmt: skip
+CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
+CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
 
 
-@rule("convolution", "convolution_overrideable", "_convolution")
+@rule(*CONVOLUTIONS)
 def convolution(tracer: Tracer, call: Call) -> Labels:
     """Plain, strided, dilated, transposed and depthwise convolutions, 1d to 3d."""
     x, weight, bias = call.args[:3]
@@ -68,7 +69,7 @@ def depthwise_convolution(tracer: Tracer, call: Call, channel: int, flops: int) 
     return Labels(tuple(axes))
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
+@rule(*PRODUCTS)
 def matrix_product(tracer: Tracer, call: Call) -> Labels:
     """Products of two operands over their shared axis; one of them is usually a weight."""
     shift = call.name in ("addmm", "baddbmm", "addmv")
@@ -105,7 +106,11 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         if b_out is not None:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
-    why = "product of two activations" if not (left.constant or right.constant) else "the weight is computed in the forward"
+    why = (
+        "product of two activations"
+        if not (left.constant or right.constant)
+        else "the weight is computed in the forward"
+    )
     for tensor in (a, b, bias):
         if isinstance(tensor, Tensor):
             tracer.freeze_tensor(tensor, why)
@@ -148,9 +153,16 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
 
 
 def produced(
-    tracer: Tracer, out: Tensor, source: Labels, axis: int, made: Axis | None, weight: Labels, *,
-    skip_dims: int = 0, at_end: bool = False,
-) -> Labels:  # fmt: skip
+    tracer: Tracer,
+    out: Tensor,
+    source: Labels,
+    axis: int,
+    made: Axis | None,
+    weight: Labels,
+    *,
+    skip_dims: int = 0,
+    at_end: bool = False,
+) -> Labels:
     """Labels of the output: the weight's axis in place of the one that was read."""
     axes: list[Axis | None] = [None] * out.dim()
     lead = source.axes[: axis if skip_dims else len(source.axes) - 1]

@@ -86,9 +86,7 @@ class Elements:
         if torch.equal(a, b):
             return a
         pairs, inverse = torch.stack([a, b]).unique(dim=1, return_inverse=True)
-        merged = [
-            self.site_set(self._site_sets[x] | self._site_sets[y]) for x, y in pairs.t().tolist()
-        ]
+        merged = [self.site_set(self._site_sets[x] | self._site_sets[y]) for x, y in pairs.t().tolist()]
         return torch.tensor(merged, device="cpu")[inverse]
 
     def resolve(self) -> tuple[Tensor, dict[int, str]]:

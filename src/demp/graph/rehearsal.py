@@ -37,9 +37,12 @@ def refuse_hard_coded(
         kept[layer.classes[layer.removable]] = True
     slots = tuple(slot for slot in graph.slots if bool(kept[slot.classes].any()))
     return replace(
-        graph, layers=layers, refused=graph.refused + refused, slots=slots,
+        graph,
+        layers=layers,
+        refused=graph.refused + refused,
+        slots=slots,
         index={layer.name: layer for layer in layers},
-    )  # fmt: skip
+    )
 
 
 def coupled_groups(graph: NeuronGraph) -> list[list[str]]:
@@ -71,9 +74,13 @@ def find_failing(groups: list[list[str]], survive: Callable[[list[list[str]]], b
 
 
 def survives(
-    graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any,
+    graph: NeuronGraph,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    forward: Forward,
+    reference: Any,
     groups: list[list[str]],
-) -> bool:  # fmt: skip
+) -> bool:
     """Does the forward run with one neuron fewer in each group, and give outputs of the same shape?"""
     gone = graph.nothing_gone()
     for group in groups:
@@ -102,8 +109,8 @@ def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tenso
         keep = slot.keep(gone)
         if len(keep) < len(slot.classes):
             tensor = small[slot.tensor]
-            small[slot.tensor] = tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(
-                tensor.requires_grad
+            small[slot.tensor] = (
+                tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(tensor.requires_grad)
             )
     return small
 

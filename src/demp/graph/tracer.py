@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.errors import TraceError
+from demp.errors import TraceError, UsageError
 from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.assemble import Recording, Site, assemble
 from demp.graph.elements import Axis, Elements, Labels
@@ -184,6 +185,27 @@ def as_inputs(example_inputs: Any) -> Inputs:
     return (example_inputs,), {}
 
 
+def call_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of a call in the form of example inputs: a tuple, or a dict by name.
+
+    Raises:
+        UsageError: positional and keyword arguments that cannot all be named.
+    """
+    if not (args and kwargs):
+        return kwargs or args
+    named = inspect.signature(model.forward).bind(*args, **kwargs)
+    inputs: dict[str, Any] = {}
+    for name, value in named.arguments.items():
+        kind = named.signature.parameters[name].kind
+        if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise UsageError(
+                f"{type(model).__name__} is called with positional and keyword arguments, and {name!r} has no name to "
+                "pass it by; call it with one kind only"
+            )
+        inputs.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return inputs
+
+
 def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every parameter and buffer once, by its first name; and the other names of tied ones."""
     seen: dict[int, str] = {}
@@ -235,9 +257,7 @@ def on_meta(tree: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.detach().to("meta"), tree)
 
 
-def run(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, mode: Any = None
-) -> Any:
+def run(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, mode: Any = None) -> Any:
     """One evaluation forward with ``tensors`` in place of the model's own; nothing of the model changes."""
     args, kwargs = on_meta(inputs) if vehicle == "meta" else inputs
     device = torch.device("meta") if vehicle == "meta" else None
@@ -259,10 +279,7 @@ def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any
 def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:
     """Tensors that may be traced without touching the model: meta copies, or detached aliases with buffers cloned."""
     if vehicle == "meta":
-        return {
-            name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad)
-            for name, t in tensors.items()
-        }
+        return {name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad) for name, t in tensors.items()}
     return {
         name: t.detach().requires_grad_(t.requires_grad) if isinstance(t, nn.Parameter) else t.detach().clone()
         for name, t in tensors.items()

@@ -36,6 +36,20 @@ class View(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wants:
+    """How a method's answers are to be carried out."""
+
+    penalty_on: str = "scales"
+    penalty_in: str = "gradient"
+    live_mask: str = "none"
+    """Which entries get noise: ``none`` means all of them."""
+    noise_weights_only: bool = False
+    noise_others: bool = True
+    collect: str = "auto"
+    window_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Knobs that every method has."""
 
@@ -72,9 +86,9 @@ class Method:
         """How death is judged."""
         return Criterion()
 
-    def live_mask(self) -> str:
-        """Which weights count as live for noise: see DemPConfig.live_mask."""
-        return "none"
+    def wants(self) -> Wants:
+        """How penalty, noise and checks are to be carried out."""
+        return Wants()
 
     def penalty(self, step: int) -> Penalty | None:
         """What is added to the loss at this step?"""

@@ -1,4 +1,4 @@
-"""Demon Pruning (DemP): Algorithm 1 of "Maxwell's Demon at Work: Efficient Pruning by Leveraging Saturation of Neurons".
+"""Demon Pruning (DemP), Algorithm 1 of "Maxwell's Demon at Work".
 
 For t = 0 to T:
     gradient of the loss                                             your training loop
@@ -11,14 +11,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from demp import schedules
 from demp.activity import Criterion
 from demp.errors import UsageError
-from demp.methods.base import Method, MethodConfig, View
+from demp.graph import NeuronGraph
+from demp.methods.base import Method, MethodConfig, View, Wants
 from demp.noise import Noise
 from demp.penalties import Penalty
+from demp.surgery import plan_cut
 
 NEGLIGIBLE = 1e-12
 """A scheduled value below this is zero (gap 7)."""
@@ -98,6 +101,9 @@ class DemPConfig(MethodConfig):
         super().__post_init__()
         check_number("peak_strength", self.peak_strength)
         check_number("peak_noise_std", self.peak_noise_std)
+        check_number("prune_after", self.prune_after)
+        if not 1 <= self.target_growth < math.inf:
+            raise UsageError(f"target_growth is {self.target_growth}; give a finite factor >= 1")
         check_choice("noise_on", self.noise_on, NOISE_ON)
         check_choice("live_mask", self.live_mask, LIVE_MASKS)
         check_choice("collect", self.collect, COLLECT)
@@ -161,9 +167,17 @@ class DemonPruning(Method):
         """From the config."""
         return Criterion(kind=self.config.criterion, eps=self.config.eps, relative=self.config.eps_relative)
 
-    def live_mask(self) -> str:
+    def wants(self) -> Wants:
         """From the config."""
-        return self.config.live_mask if self.config.noise_on == "live" else "none"
+        return Wants(
+            penalty_on=self.config.penalty_on,
+            penalty_in=self.config.penalty_in,
+            live_mask=self.config.live_mask if self.config.noise_on == "live" else "none",
+            noise_weights_only=self.config.noise_weights_only,
+            noise_others=self.config.noise_others,
+            collect=self.config.collect,
+            window_steps=self.config.window_steps,
+        )
 
     def penalty(self, step: int) -> Penalty | None:
         """R(gamma_t; lambda_t)."""
@@ -184,14 +198,17 @@ class DemonPruning(Method):
         target = self.config.target_neuron_sparsity
         if target is None:
             return view.verdict().dead
-        total = view.graph.neurons()
-        budget = round(target * total) - (total - view.graph.neurons(view.gone))
-        self._target_met = budget <= 0
-        if self._target_met:
+        graph, gone = view.graph, view.gone
+        left = graph.neurons(gone)
+        budget = left - (graph.neurons() - round(target * graph.neurons()))
+        if budget <= 0:
+            self._target_met = True
             return {}
-        if step >= self.config.peak_at * self.config.span * self.total_steps:
+        after = plan_cut(graph, gone, view.verdict().dead, self.config.limits()).after
+        self._target_met = left - graph.neurons(after) >= budget
+        if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
-        return at_most(budget, view.verdict().dead)
+        return at_most(budget, graph, after & ~gone)
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
@@ -202,10 +219,14 @@ class DemonPruning(Method):
         self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
 
 
-def at_most(budget: int, dead: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first ``budget`` dead neurons, in forward order."""
-    kept: dict[str, Tensor] = {}
-    for name, flags in dead.items():
-        kept[name] = flags & (flags.cumsum(0) <= budget)
-        budget -= int(kept[name].sum())
-    return kept
+def at_most(budget: int, graph: NeuronGraph, going: Tensor) -> dict[str, Tensor]:
+    """Of the classes that could go, the first that make up ``budget`` neurons; coupled ones count in every layer."""
+    counts = torch.zeros(graph.classes, dtype=torch.long)
+    for layer in graph.layers:
+        counts[layer.classes] += 1
+    chosen = graph.nothing_gone()
+    for c in going.nonzero().flatten().tolist():
+        if counts[c] <= budget:
+            chosen[c] = True
+            budget -= int(counts[c])
+    return {layer.name: chosen[layer.classes] for layer in graph.layers}

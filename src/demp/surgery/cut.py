@@ -65,9 +65,17 @@ def cut(
     flags = as_flags(graph, dead)
     plan = plan_cut(graph, gone, flags, limits or Limits())
     return execute(
-        model, graph, plan, example_inputs=example_inputs, optimizers=as_optimizers(optimizer), holders=tuple(holders),
-        exact=exact, verify=verify, tolerance=tolerance, base=record_of(model),
-    )  # fmt: skip
+        model,
+        graph,
+        plan,
+        example_inputs=example_inputs,
+        optimizers=as_optimizers(optimizer),
+        holders=tuple(holders),
+        exact=exact,
+        verify=verify,
+        tolerance=tolerance,
+        base=record_of(model),
+    )
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -78,7 +86,9 @@ def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
         chosen = torch.as_tensor(chosen, device="cpu")
         if chosen.dtype == torch.bool:
             if chosen.shape != (layer.width,):
-                raise UsageError(f"the mask for {name} has shape {tuple(chosen.shape)}; the layer has {layer.width} neurons")
+                raise UsageError(
+                    f"the mask for {name} has shape {tuple(chosen.shape)}; the layer has {layer.width} neurons"
+                )
             flags[name] = chosen
             continue
         if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < layer.width:
@@ -123,7 +133,9 @@ def execute(
         copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
         plain = outputs_of(model, example_inputs) if verify else []
         refuse_nan(plain)
-        wanted = plain if exact or not verify else masked_outputs_of(model, graph, plan.before, plan.after, example_inputs)
+        wanted = (
+            plain if exact or not verify else masked_outputs_of(model, graph, plan.before, plan.after, example_inputs)
+        )
         old_record = record_of(model)
         ledger = Ledger(keep_undo=verify)
         surgery_start = time.perf_counter()
@@ -230,5 +242,3 @@ def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterabl
             )
         mine[name] = found[name]
     return mine
-
-

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,15 +51,14 @@ class Ledger:
         small = narrowed(old, keep)
         small_grad = None if grad is None else narrowed(grad, keep)
         if self._keep_undo:
-            self._undo.append(lambda: restore(tensor, old, grad))
-        del old
+            self._undo.append(partial(restore, tensor, old, grad))
         restore(tensor, small, small_grad)
 
     def replace(self, state: MutableMapping[str, Any], key: str, keep: Mapping[int, Tensor]) -> None:
         """Shrink an entry of an optimizer's state."""
         old = state[key]
         if self._keep_undo:
-            self._undo.append(lambda: state.__setitem__(key, old))
+            self._undo.append(partial(state.__setitem__, key, old))
         state[key] = narrowed(old, keep)
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
@@ -66,7 +66,7 @@ class Ledger:
         old = getattr(module, name)
         if old != value:
             if self._keep_undo:
-                self._undo.append(lambda: setattr(module, name, old))
+                self._undo.append(partial(setattr, module, name, old))
             setattr(module, name, value)
 
     def roll_back(self) -> None:
@@ -92,7 +92,9 @@ class StateEntry:
     parameter: str
 
 
-def shaped_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Iterable[str]) -> list[StateEntry]:
+def shaped_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Iterable[str]
+) -> list[StateEntry]:
     """State entries that shrink with their parameter.
 
     Raises:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.activity.criteria import Criterion
+from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.tracer import as_inputs
@@ -22,7 +22,9 @@ def tolerance_for(outputs: list[Tensor]) -> float:
     """Rounding of the coarsest output."""
     worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs), default=1e-10)
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return max(worst, TF32_TOLERANCE) if tf32 and any(t.is_cuda and t.dtype == torch.float32 for t in outputs) else worst
+    return (
+        max(worst, TF32_TOLERANCE) if tf32 and any(t.is_cuda and t.dtype == torch.float32 for t in outputs) else worst
+    )
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
@@ -32,7 +34,9 @@ def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
         return floats(model(*args, **kwargs))
 
 
-def masked_outputs_of(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any) -> list[Tensor]:
+def masked_outputs_of(
+    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any
+) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = as_inputs(example_inputs)
 
@@ -82,4 +86,6 @@ def live_layers(
 def refuse_nan(outputs: list[Tensor]) -> None:
     """A model whose outputs are not finite proves nothing."""
     if any(not bool(t.isfinite().all()) for t in outputs):
-        raise CutError("the model's outputs on the example inputs are not finite, so a cut cannot be verified; nothing was cut")
+        raise CutError(
+            "the model's outputs on the example inputs are not finite, so a cut cannot be verified; nothing was cut"
+        )

@@ -8,7 +8,7 @@ from torch import nn
 
 import demp
 from demp.errors import UsageError
-from demp.train.data import Facts, test_set
+from demp.train.data import Facts, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.models import build
 from demp.train.parts import DataConfig
@@ -61,7 +61,7 @@ def evaluate(
         store_size=facts.store_size,
         normalize=facts.normalize,
     )
-    test = test_set(config, facts, target)
+    test = load_test_set(config, facts, target)
     model = model.to(target)
     scores = run_test(model, test.batches(batch_size))
     cost = demp.cost(model, (next(test.batches(1))[0],))

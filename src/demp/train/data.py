@@ -156,7 +156,7 @@ class Data:
         return prepare(self.train, rows, self.facts, self.device)
 
 
-def test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
+def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
     """The test split of ``config`` alone, prepared for a model that was trained with ``facts``."""
     source = sources.load(config, train=False)
     if source.channels != facts.channels:
