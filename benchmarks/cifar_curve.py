@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,15 +133,18 @@ def run(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(options.results).parent / name
     progress = Progress(title(wanted))
     started = (folder / "config.toml").exists()
+    busy = time.process_time()
     if started and (folder / "summary.json").exists():
         return {**wanted, **json.loads((folder / "summary.json").read_text()), "machine": machine()}
     if started:
         result = resume(folder, observers=[progress])
     else:
         result = train(config(wanted, options.data, folder), observers=[progress])
+    busy = time.process_time() - busy
     assert progress.run is not None
     now = step_now(progress.run) if wanted["strength"] else {}
-    return {**wanted, **result.summary, **now, "machine": machine()}
+    spent = {} if started else {"cpu_seconds": busy}
+    return {**wanted, **result.summary, **now, **spent, "machine": machine()}
 
 
 def step_now(run: Run) -> dict[str, Any]:

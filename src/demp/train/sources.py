@@ -6,6 +6,7 @@ tensor of bytes; a larger one decodes on demand (`demp.train.stream`).
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,6 +180,9 @@ def _no_such(name: str) -> str:
 def _why_not_opened(name: str, local: bool, error: Exception) -> str:
     cause = _first_line(error)
     kind = type(error).__name__
+    empty = re.search(r'Instruction "(.+)" corresponds to no data', cause)
+    if empty:
+        return f"data set {name}: the split {empty[1]!r} is empty; put rows into it"
     if local and kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
         return f"the folder {name} holds no data files; put parquet files or pictures into it"
     if local:
@@ -252,9 +256,7 @@ def _column(wanted: str, found: list[str], features: Any, what: str, name: str) 
     if wanted and wanted not in features:
         raise UsageError(f"data.{what}_column is {wanted!r}, not in data set {name}; {known}")
     if not wanted and not found:
-        raise UsageError(
-            f"data set {name} has no {what} column that demp knows; {known}; set data.{what}_column"
-        )
+        raise UsageError(f"data set {name} has no {what} column that demp knows; {known}; set data.{what}_column")
     return wanted or found[0]
 
 

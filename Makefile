@@ -1,0 +1,57 @@
+# `make demo` and `make test` need python3 (3.11 or newer) and make, nothing else; both do the set-up first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
+# Small tensors: one thread per process is fastest, and two processes share the tests.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+BENCHMARKS := step_overhead cut_vs_scratch trace_time surgery_time denormals
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench clean
+
+help:
+	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
+	@echo 'make test       lint, types and tests; under five minutes on two cores'
+	@echo 'make test-slow  the same with the slow tests'
+	@echo 'make bench      the measurements of docs/numbers.md, without the hours of CIFAR-10'
+	@echo 'make setup      the environment in .venv that all of these use; they call it themselves'
+	@echo 'make clean      remove .venv and caches; runs stay'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null \
+		|| { echo 'demp needs Python 3.11 or newer, and there is no $(PYTHON); install it, or name one: make PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "demp needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1); name a newer one: make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo '$(PYTHON) cannot make virtual environments; install its venv package (Debian, Ubuntu: apt install python3-venv) and run make again'; exit 1; }
+	@echo 'Setting up $(VENV) (once; a minute or two, 2 GB) ...'
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/demp demo
+
+lint: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+test: lint
+	@$(TEST) -m 'not slow'
+
+test-slow: lint
+	@$(TEST)
+
+bench: $(STAMP)
+	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

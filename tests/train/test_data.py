@@ -1,0 +1,300 @@
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from demp.errors import UsageError
+from demp.train import AugmentConfig, DataConfig, sources
+from demp.train.data import Data, Facts, epoch_order, load_test_set, statistics, step_indices
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    return cache
+
+
+def pictures(count, side=6, channels=3, seed=0):
+    shape = (count, side, side, channels) if channels == 3 else (count, side, side)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_split(folder, name, pixels, labels, image="img", label="label", classes=None):
+    folder.mkdir(exist_ok=True)
+    kind = datasets.ClassLabel(num_classes=classes) if classes else datasets.Value("int64")
+    features = datasets.Features({image: datasets.Image(), label: kind})
+    rows = {image: [Image.fromarray(p) for p in pixels], label: list(labels)}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.to_parquet(folder / f"{name}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 coloured training pictures and 6 of the split validation, 3 classes."""
+    path = tmp_path / "set"
+    write_split(path, "train", pictures(20), [i % 3 for i in range(20)], classes=3)
+    write_split(path, "validation", pictures(6, seed=1), [0, 1, 2] * 2, classes=3)
+    return path
+
+
+def data(config, batch_size=4, seed=0):
+    return Data(config, batch_size=batch_size, seed=seed, device="cpu")
+
+
+def test_digits_are_split_by_class_and_never_change():
+    source = sources.load(DataConfig(name="digits"))
+    assert (len(source.train), len(source.test), source.channels) == (1442, 355, 1)
+    assert source.train.labels.bincount().tolist() == [
+        143, 146, 142, 147, 145, 146, 145, 144, 140, 144,
+    ]  # fmt: skip
+    assert source.test.labels.bincount().tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
+    assert int(source.test.pictures.long().sum()) == int(
+        sources.load(DataConfig(name="digits")).test.pictures.long().sum()
+    )
+
+
+def test_every_epoch_is_a_permutation_and_batches_cross_its_end():
+    size, batch = 10, 4
+    stream = torch.cat([step_indices(size, batch, 3, step) for step in range(10)])
+    for epoch in range(4):
+        part = stream[epoch * size : (epoch + 1) * size]
+        assert part.sort().values.tolist() == list(range(size))
+        assert torch.equal(part, epoch_order(size, 3, epoch))
+    assert not torch.equal(stream[:size], stream[size : 2 * size])
+    assert len(step_indices(3, 8, 0, 5)) == 8
+
+
+def test_a_folder_of_parquet_is_read_whole(folder):
+    found = data(DataConfig(name=str(folder)))
+    pixels = torch.from_numpy(pictures(20)).permute(0, 3, 1, 2)
+    assert torch.equal(found.train.pictures, pixels)
+    assert found.train.labels.tolist() == [i % 3 for i in range(20)]
+    facts = found.facts
+    assert (facts.num_classes, facts.channels, facts.image_size, len(found.test)) == (3, 3, 6, 6)
+    assert_close(torch.tensor(facts.mean), (pixels / 255.0).mean(dim=(0, 2, 3)))
+    assert_close(torch.tensor(facts.std), (pixels / 255.0).std(dim=(0, 2, 3), correction=0))
+    assert Facts.from_dict(facts.to_dict()) == facts
+
+
+def test_the_data_folder_is_left_as_it_is(folder, private_cache):
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    data(DataConfig(name=str(folder)))
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    assert any(private_cache.iterdir())
+
+
+def test_test_pictures_are_normalised_not_augmented(folder):
+    augment = AugmentConfig(crop="pad", padding=2, flip=True)
+    found = data(DataConfig(name=str(folder), augment=augment))
+    (x, labels), (rest, _) = found.test.batches(4)
+    raw = torch.from_numpy(pictures(6, seed=1)).permute(0, 3, 1, 2)[:4] / 255.0
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.facts.mean, found.facts.std))
+    assert_close(x, (raw - mean) / std)
+    assert labels.tolist() == [0, 1, 2, 0]
+    assert len(rest) == 2
+
+
+def equal_batches(first, second):
+    pairs = list(zip(first, second, strict=True))
+    return bool(pairs) and all(torch.equal(a, b) and torch.equal(c, d) for (a, c), (b, d) in pairs)
+
+
+@pytest.mark.parametrize("memory_mb", [1024, 0])
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+def test_resuming_at_any_step_sees_the_same_batches(folder, memory_mb, crop):
+    augment = AugmentConfig(crop=crop, padding=2, flip=True)
+    config = DataConfig(name=str(folder), memory_mb=memory_mb, workers=0, image_size=6, augment=augment)
+    straight = list(data(config).train_batches(0, 9))
+    assert equal_batches(straight[4:], data(config).train_batches(4, 9))
+    assert not equal_batches(straight, data(config, seed=1).train_batches(0, 9))
+
+
+def test_worker_processes_change_nothing(folder):
+    augment = AugmentConfig(crop="resized", flip=True)
+    config = DataConfig(name=str(folder), memory_mb=0, image_size=4, augment=augment)
+    by_workers = list(data(config).train_batches(0, 6))
+    alone = DataConfig(name=str(folder), memory_mb=0, image_size=4, workers=0, augment=augment)
+    assert equal_batches(by_workers, data(alone).train_batches(0, 6))
+
+
+def test_probes_are_training_pictures_drawn_by_their_seed(folder):
+    config = DataConfig(name=str(folder), probe_size=8, probe_batches=2)
+    found = data(config)
+    first, again, other = (found.probe_batches(seed) for seed in (5, 5, 6))
+    assert [len(x) for (x,) in first] == [8, 8]
+    assert all(torch.equal(a, b) for (a,), (b,) in zip(first, again, strict=True))
+    assert not torch.equal(first[0][0], other[0][0])
+    every = found.probe_batches(0)
+    all_rows = data(DataConfig(name=str(folder), probe_size=20)).probe_batches(0)[0][0]
+    assert {x.sum().item() for (b,) in every for x in b} <= {x.sum().item() for x in all_rows}
+
+
+def test_a_small_set_gives_fewer_probes():
+    found = data(DataConfig(name="digits", probe_size=1000))
+    assert [len(x) for (x,) in found.probe_batches(0)] == [1000, 442]
+
+
+def test_statistics_are_exact():
+    pixels = torch.randint(256, (50, 2, 7, 7), dtype=torch.uint8)
+    mean, std = statistics(pixels)
+    assert_close(torch.tensor(mean), (pixels / 255.0).mean(dim=(0, 2, 3)))
+    assert_close(torch.tensor(std), (pixels / 255.0).std(dim=(0, 2, 3), correction=0))
+
+
+def test_pictures_of_many_sizes_need_a_size(tmp_path):
+    path = tmp_path / "set"
+    mixed = [*pictures(2, side=6), *pictures(2, side=9)]
+    write_split(path, "train", mixed, [0, 1, 0, 1])
+    write_split(path, "test", mixed, [0, 1, 0, 1])
+    with pytest.raises(UsageError, match=r"picture 0 is 6 x 6, picture 2 is 9 x 9; set data.store"):
+        data(DataConfig(name=str(path)))
+    found = data(DataConfig(name=str(path), store_size=5))
+    assert found.train.pictures.shape == (4, 3, 5, 5)
+    streamed = data(DataConfig(name=str(path), memory_mb=0, workers=0, image_size=4))
+    assert next(streamed.train_batches(0, 1))[0].shape == (4, 3, 4, 4)
+    with pytest.raises(UsageError, match=r"stream; set data.image_size"):
+        data(DataConfig(name=str(path), memory_mb=0))
+
+
+def test_grey_pictures_have_one_channel(tmp_path):
+    path = tmp_path / "set"
+    write_split(path, "train", pictures(4, channels=1), [0, 1, 0, 1], image="image")
+    write_split(path, "test", pictures(4, channels=1), [0, 1, 0, 1], image="image")
+    found = data(DataConfig(name=str(path)))
+    assert (found.facts.channels, found.facts.num_classes) == (1, 2)
+
+
+def test_a_saved_dataset_and_a_single_file(tmp_path, folder):
+    datasets.load_dataset(str(folder)).save_to_disk(tmp_path / "saved")
+    assert len(data(DataConfig(name=str(tmp_path / "saved"))).test) == 6
+    file = next(folder.glob("train*.parquet"))
+    found = data(DataConfig(name=str(file), test_split="train"))
+    assert len(found.test) == 20
+
+
+def test_image_size_resizes_and_head_may_be_larger(folder):
+    found = data(DataConfig(name=str(folder), image_size=12, num_classes=5))
+    assert next(found.train_batches(0, 1))[0].shape == (4, 3, 12, 12)
+    assert found.facts.num_classes == 5
+
+
+def test_a_test_set_for_a_trained_model(folder):
+    facts = data(DataConfig(name=str(folder))).facts
+    assert len(load_test_set(DataConfig(name=str(folder)), facts, "cpu")) == 6
+    with pytest.raises(UsageError, match="digits has 1 channels, the model reads 3"):
+        load_test_set(DataConfig(name="digits"), facts, "cpu")
+
+
+def test_hub_names_are_asked_for_by_their_full_name(monkeypatch, folder):
+    asked = {}
+
+    def load_dataset(**request):
+        asked.update(request)
+        return original(str(folder))
+
+    original = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data(DataConfig(name="cifar10"))
+    assert asked == {"path": "uoft-cs/cifar10"}
+
+
+# What is wrong with a data set ---------------------------------------------------------------------
+
+
+def bad(tmp_path, kind):
+    path = tmp_path / "set"
+    labels = {"negative": [0, -1, 1, 0], "outside": [0, 1, 2, 7]}.get(kind, [0, 1, 0, 1])
+    write_split(path, "train", pictures(4), [0, 1, 2, 2])
+    if kind != "no test":
+        write_split(path, "test", pictures(4), labels)
+    if kind == "empty":
+        write_split(path, "test", [], [])
+    if kind == "corrupt":
+        file = next(path.glob("test*"))
+        file.write_bytes(file.read_bytes()[:200])
+    if kind == "no picture":
+        broken = io.BytesIO(b"not a picture").getvalue()
+        rows = {"img": [{"bytes": broken, "path": None}] * 2, "label": [0, 1]}
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(path / "test-00000-of-00001.parquet")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("negative", r"labels of -1, which means unlabelled; set data.test_split"),
+        ("outside", r"a label 7, but the head has 3 classes \(labels 0 to 2\)"),
+        ("empty", "the split 'test' is empty"),
+        ("corrupt", "a file in it cannot be read"),
+        ("no test", "no split to test on, only train; set data.test_split"),
+        ("no picture", r"the picture img\[0\] cannot be decoded"),
+    ],
+)
+def test_faulty_folders(tmp_path, kind, message):
+    name = bad(tmp_path, kind)
+    with pytest.raises(UsageError, match=message):
+        data(DataConfig(name=name, num_classes=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_column": "pixels"}, "image_column is 'pixels', not in data set .* img, label"),
+        ({"label_column": "img"}, "does not hold one whole number per picture"),
+        ({"train_split": "training"}, "no split 'training'; it has train, validation"),
+        ({"test_split": "test"}, "no split 'test'; it has train, validation"),
+    ],
+)
+def test_wrong_columns_and_splits(folder, change, message):
+    with pytest.raises(UsageError, match=message):
+        data(DataConfig(name=str(folder), **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifr10", "unknown data set 'cifr10'; did you mean 'cifar10'"),
+        ("nonsense", "known names: digits, mnist"),
+        ("./nowhere", "there is no folder ./nowhere"),
+        ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
+        ("a/b/c", "there is no folder a/b/c"),
+    ],
+)
+def test_names_that_lead_nowhere(name, message):
+    with pytest.raises(UsageError, match=message):
+        data(DataConfig(name=name))
+
+
+def test_a_folder_without_data(tmp_path):
+    with pytest.raises(UsageError, match="holds no data files"):
+        data(DataConfig(name=str(tmp_path)))
+
+
+def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch):
+    def load_dataset(**request):
+        raise ConnectionError(f"Couldn't reach {request['path']!r} on the Hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UsageError, match=r"'some/set': .* the hub cannot be reached") as caught:
+        data(DataConfig(name="some/set"))
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_is_quiet(folder, capfd):
+    data(DataConfig(name=str(folder)))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_files_are_written_next_to_the_code(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = set(Path.cwd().iterdir())
+    data(DataConfig(name=str(folder)))
+    assert set(Path.cwd().iterdir()) == before
