@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
+from demp.graph.rehearsal import tensors_in
 from demp.graph.tracer import first_names
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
 from demp.surgery.shrink import SIZE_ATTRIBUTES
-from demp.surgery.verify import floats
 
 FORMAT = 1
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
@@ -39,7 +39,7 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     with replacing(path) as folder:
         tensors, aliases = first_names(model)
         persistent = set(model.state_dict(keep_vars=True))
-        stored = {n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent}
+        stored = unshared({n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent})
         save_file(stored, folder / WEIGHTS)
         architecture = {
             "format": FORMAT,
@@ -56,6 +56,17 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
         architecture["sha256"] = content_hash(architecture)
         (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
     return path
+
+
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which shares memory with another (the file format stores each on its own)."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None) -> nn.Module:
@@ -103,7 +114,7 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
             "build the model with the arguments it was trained with"
         )
     names = {first: [first, *(a for a, f in aliases.items() if f == first)] for first in tensors}
-    for name, value in weights.items():
+    for name, value in {**weights, **unsaved_buffers(tensors, weights, architecture)}.items():
         old = tensors[name]
         if old.dim() != value.dim():
             raise ArtifactError(
@@ -120,6 +131,20 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
         for attribute, value in sizes.items():
             if getattr(module, attribute, None) != value:
                 setattr(module, attribute, value)
+
+
+def unsaved_buffers(
+    tensors: dict[str, Tensor], weights: dict[str, Tensor], architecture: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Buffers that the constructor computes and no file holds, at the widths that the cuts left."""
+    small: dict[str, Tensor] = {}
+    record = architecture["record"]
+    for key, kept in (record["kept"] if record is not None else {}).items():
+        name, _, axis = key.rpartition("|")
+        if name in tensors and name not in weights:
+            whole = small.get(name, tensors[name])
+            small[name] = whole.index_select(int(axis), torch.tensor(kept, device=whole.device))
+    return small
 
 
 def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -157,7 +182,7 @@ def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
     args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
     kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     with quiet(model):
-        return [t.cpu() for t in floats(model(*args, **kwargs))]
+        return [t.cpu() for t in tensors_in(model(*args, **kwargs))]
 
 
 def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
@@ -165,9 +190,18 @@ def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
     probe = architecture["probe"]
     if probe is None:
         return
-    outputs = probe_outputs(model, probe["inputs"])
+    other = "the constructor builds another network than the one that was saved"
+    try:
+        outputs = probe_outputs(model, probe["inputs"])
+    except Exception as error:  # the user's forward may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{path}: the rebuilt model does not run ({reason}); {other}") from error
     if digest(outputs) == probe["digest"]:
         return
+    if len(outputs) != len(probe["outputs"]):
+        raise ArtifactError(
+            f"{path}: the rebuilt model returns {len(outputs)} tensors, the saved one {len(probe['outputs'])}; {other}"
+        )
     found = [summary(t) for t in outputs]
     for was, now in zip(probe["outputs"], found, strict=True):
         scale = max(max(map(abs, was["values"]), default=0.0), 1e-30)
@@ -175,7 +209,7 @@ def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
         if was["shape"] != now["shape"] or not gap <= PROBE_TOLERANCE * scale:
             raise ArtifactError(
                 f"{path}: the rebuilt model's outputs differ from the saved ones by {gap / scale:.1e} of their scale; "
-                "the constructor builds another network than the one that was saved"
+                f"{other}"
             )
 
 
@@ -188,7 +222,7 @@ def digest(outputs: list[Tensor]) -> str:
     """Hash of all outputs, to the bit."""
     whole = hashlib.sha256()
     for tensor in outputs:
-        whole.update(bytes(tensor.contiguous().view(torch.uint8).flatten().tolist()))
+        whole.update(bytes(tensor.flatten().view(torch.uint8).tolist()))
     return whole.hexdigest()
 
 
@@ -256,9 +290,22 @@ def record_from_json(plain: dict[str, Any]) -> Record:
     return Record(**{**plain, "kept": kept, "dense_shapes": shapes})
 
 
+def refuse_foreign(path: Path) -> None:
+    """A save takes the place of an earlier one, never of anything else."""
+    if path.is_dir():
+        others = sorted(p.name for p in path.iterdir() if p.name not in (WEIGHTS, ARCHITECTURE))
+        if others:
+            raise ArtifactError(
+                f"{path} holds other files ({', '.join(others[:3])}); give a folder of its own for the saved model"
+            )
+    elif path.exists():
+        raise ArtifactError(f"{path} is a file; give a folder for the saved model")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure."""
+    refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.parent / f".{path.name}.new-{os.getpid()}"
     old = path.parent / f".{path.name}.old-{os.getpid()}"
@@ -269,7 +316,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         fresh.rename(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own words
         if old.exists() and not path.exists():
             old.rename(path)
         raise ArtifactError(f"could not save the model to {path}: {error}; what was there is unchanged") from error

@@ -19,8 +19,9 @@ from demp.graph.tracer import as_inputs, call_inputs
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
-from demp.surgery.cut import Holder, as_optimizers
+from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import pending_backward, refuse_open_autocast
+from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, penalised
 
 logger = logging.getLogger("demp")
@@ -192,6 +193,7 @@ class Pruner:
             optimizers=self.optimizers,
             holders=self._holders,
             exact=all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in dead),
+            fold=self.wants.fold,
             base=self._base,
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},

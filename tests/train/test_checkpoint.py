@@ -100,7 +100,7 @@ def test_the_demp_run_of_these_tests_does_shrink(straight):
     assert sum(cut["removed"] > 0 for cut in cuts) >= 2
 
 
-@pytest.mark.parametrize("at", [3, 7, 20, 33, 36])
+@pytest.mark.parametrize("at", [3, 20, 36])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_crashed_run_resumes_to_the_bit(straight, tmp_path, method, at):
     out = tmp_path / "run"
@@ -110,16 +110,15 @@ def test_a_crashed_run_resumes_to_the_bit(straight, tmp_path, method, at):
     assert_same_run(straight / method, out)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_that_crashes_again_and_again(straight, tmp_path, method):
+def test_a_run_that_crashes_again_and_again(straight, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):
-        train(config(method, out), observers=[Crash(9)])
+        train(config("demp", out), observers=[Crash(9)])
     for at in (16, 30):
         with pytest.raises(ZeroDivisionError):
             resume(out, observers=[Crash(at)])
     resume(out)
-    assert_same_run(straight / method, out)
+    assert_same_run(straight / "demp", out)
 
 
 @pytest.mark.parametrize("method", METHODS)

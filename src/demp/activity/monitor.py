@@ -64,7 +64,7 @@ class NeuronMonitor:
             self._starter = model.register_forward_pre_hook(self._first_forward, with_kwargs=True)
 
     def _first_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._starter is not None:
+        if self._starter is not None and module.training:  # tracing and probing run the model in evaluation mode
             self._starter.remove()
             self._starter = None
             self._start(call_inputs(module, args, kwargs))

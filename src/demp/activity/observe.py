@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.activity.criteria import Criterion, Peaks
+from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS
 
@@ -98,6 +99,7 @@ class Tally:
     def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion) -> None:
         self.graph, self.gone, self.criterion = graph, gone, criterion
         self._seats = {(read.weight, read.use): seats(graph, gone, read) for read in graph.reads}
+        self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in graph.reads}
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
         self._seen: set[tuple[str, int]] = set()
@@ -105,6 +107,11 @@ class Tally:
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Judge one batch at one read point."""
         key = (read.weight, read.use)
+        if operand.shape[axis] != self._sizes[key]:
+            raise UsageError(
+                f"{read.weight} reads {operand.shape[axis]} neurons where there were {self._sizes[key]} when watching "
+                "began: the model was cut meanwhile; start watching again after a cut"
+            )
         self._seen.add(key)
         peaks = Peaks.along(operand.detach(), axis, self._needs_total)
         for seat in self._seats[key]:

@@ -74,20 +74,21 @@ class Window:
         self._tally.load_state_dict(state["tally"])
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._uses.clear()
         if not self._model.training:
             return
+        self._uses.clear()
         self.batches += 1
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), None)
         self.examples += 0 if first is None else len(first)
 
     def _hook(self, path: str) -> Any:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not self._model.training:
+                return
             read = self._readers[path].get(self._uses[path])
             self._uses[path] += 1
             value = args[0] if args else kwargs.get("input")
-            counts = self._model.training and isinstance(value, Tensor) and not value.is_meta
-            if read is not None and self._tally is not None and counts:
+            if read is not None and self._tally is not None and isinstance(value, Tensor):
                 self._tally.add(read, value, input_axis(module, value))
 
         return look

@@ -1,36 +1,13 @@
 """From what one forward showed to the neuron graph: classes, layers, refusals."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from demp.graph.elements import Axis, Elements
-from demp.graph.neurons import Contraction, Layer, NeuronGraph, Norm, Read, Refusal, Slot
-
-
-@dataclass(frozen=True)
-class Site:
-    """One activation: the module that ran, its kind, the elements on its neuron axis."""
-
-    module: str
-    kind: str
-    ids: Tensor
-
-
-@dataclass
-class Recording:
-    """Everything a tracer saw."""
-
-    elements: Elements
-    axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
-    sites: list[Site] = field(default_factory=list)
-    reads: list[tuple[str, int, int, int, Axis]] = field(default_factory=list)
-    uses: dict[str, int] = field(default_factory=dict)
-    contractions: list[tuple[str, str | None, int, Axis | None, Axis | None]] = field(default_factory=list)
-    norms: list[Norm] = field(default_factory=list)
-    depthwise: dict[str, Tensor] = field(default_factory=dict)
+from demp.graph.elements import Axis
+from demp.graph.neurons import Contraction, Layer, NeuronGraph, Read, Refusal, Slot
+from demp.graph.recording import Recording, Site
 
 
 def assemble(
@@ -51,8 +28,16 @@ def assemble(
 
     site_classes = [unique_in_order(class_of[site.ids]) for site in recording.sites]
     reads = tuple(
-        Read(weight, use, operand, axis, class_of[neurons.ids], positions_by_site(recording, neurons))
-        for weight, use, operand, axis, neurons in recording.reads
+        Read(
+            r.weight,
+            r.use,
+            r.operand,
+            r.axis,
+            r.weight_axis,
+            class_of[r.neurons.ids],
+            positions_by_site(recording, r.neurons),
+        )
+        for r in recording.reads
     )
     reads = tuple(read for read in reads if read.layers)
     slots = tuple(
@@ -69,8 +54,8 @@ def assemble(
         reads=reads,
         norms=tuple(recording.norms),
         contractions=tuple(
-            Contraction(weight.rpartition(".")[0] if weight else module, flops, of(ins), of(outs))
-            for module, weight, flops, ins, outs in recording.contractions
+            Contraction(c.weight.rpartition(".")[0] if c.weight else c.module, c.flops, of(c.reads), of(c.makes))
+            for c in recording.contractions
         ),
         shapes=shapes,
         aliases=aliases,
@@ -83,9 +68,9 @@ def assemble(
 
 def freeze_bare_reads(recording: Recording) -> None:
     """A neuron that some contraction reads before any activation can be zero there only by accident."""
-    for weight, _, _, _, neurons in recording.reads:
-        bare = neurons.ids[neurons.sites == 0]
-        recording.elements.freeze(bare, f"read before any activation (by {weight})")
+    for read in recording.reads:
+        bare = read.neurons.ids[read.neurons.sites == 0]
+        recording.elements.freeze(bare, f"read before any activation (by {read.weight})")
 
 
 def number_classes(recording: Recording, root: Tensor) -> tuple[Tensor, int]:
@@ -182,7 +167,8 @@ def is_read(reads: tuple[Read, ...], site: int) -> bool:
 def producers_by_class(recording: Recording, class_of: Tensor) -> dict[int, list[tuple[str, int]]]:
     """Class -> (weight, axis) of the contractions that write it, from the output axes seen in the forward."""
     makers: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for _, weight, _, _, made in recording.contractions:
+    for contraction in recording.contractions:
+        weight, made = contraction.weight, contraction.makes
         if weight is None or made is None:
             continue
         for dim, axis in enumerate(recording.axes[weight]):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.recording import ReadSeen
 from demp.graph.rules import Call, rule
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
         tracer.freeze_axis(slices, "a computed weight")
     else:
         tracer.elements.union(neurons.ids, slices.ids)
-        tracer.read(weight.source, use, operand, axis, neurons)
+        own = tracer.own_axis(weight.source, slices)
+        tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
 
 
 def produced(

@@ -30,14 +30,15 @@ class Slot:
 class Read:
     """A contraction that consumes neurons: use number ``use`` of parameter ``weight`` in one forward.
 
-    ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis. ``classes`` and
-    ``sites`` have one entry per position of that axis; ``sites`` holds bit sets of layer indices.
+    ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis; ``weight_axis`` is
+    the axis of the weight that meets it. ``classes`` has one entry per position.
     """
 
     weight: str
     use: int
     operand: int
     axis: int
+    weight_axis: int
     classes: Tensor
     layers: dict[int, Tensor]
     """Layer index -> positions of the axis that carry neurons of this layer."""
@@ -126,6 +127,16 @@ class NeuronGraph:
     def nothing_gone(self) -> Tensor:
         """The ``gone`` vector of the dense model."""
         return torch.zeros(self.classes, dtype=torch.bool)
+
+    def last_of_slots(self, before: Tensor, after: Tensor) -> list[int]:
+        """Classes that must stay after all, one for each tensor axis that would lose its last index."""
+        return sorted(
+            {
+                int(slot.classes[~before[slot.classes]][0])
+                for slot in self.slots
+                if bool(after[slot.classes].all()) and not bool(before[slot.classes].all())
+            }
+        )
 
     def voters(self) -> Tensor:
         """Per class: the number of layers that are read somewhere and carry it."""

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp.graph.neurons import Layer, NeuronGraph, Refusal, Slot
+from demp.graph.neurons import NeuronGraph, Refusal, Slot
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
+
+TRAINING_ONLY = "the training forward reads these neurons where the evaluation forward does not (an auxiliary head)"
 
 Forward = Callable[[Mapping[str, Tensor]], Any]
 
 
 def refuse_hard_coded(
-    graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any
+    graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any, reason: str
 ) -> NeuronGraph:
     """The graph without the groups of layers whose narrowing makes the forward fail or its output change shape."""
     groups = coupled_groups(graph)
@@ -30,7 +32,9 @@ def refuse_hard_coded(
         for layer in graph.layers
     )
     refused = tuple(
-        Refusal(layer.name, HARD_CODED, int(layer.removable.sum())) for layer in graph.layers if layer.name in names
+        Refusal(layer.name, reason, int(layer.removable.sum()))
+        for layer in graph.layers
+        if layer.name in names and bool(layer.removable.any())
     )
     kept = torch.zeros(graph.classes, dtype=torch.bool)
     for layer in layers:
@@ -85,8 +89,9 @@ def survives(
     gone = graph.nothing_gone()
     for group in groups:
         for layer in (graph.index[name] for name in group):
-            if not bool(gone[layer.classes].any()) and layer.width > 1:
-                gone[first_removable(layer)] = True
+            if bool(layer.removable.any()) and not bool(gone[layer.classes].any()) and layer.width > 1:
+                gone[layer.classes[layer.removable][0]] = True
+    gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
     small = shrunken(graph.slots, tensors, gone)
     try:
         with channel_groups(model, graph, gone):
@@ -94,12 +99,6 @@ def survives(
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False
     return shapes_of(out) == shapes_of(reference)
-
-
-def first_removable(layer: Layer) -> int:
-    """One class of the layer that may go; the fixed class if there is none."""
-    removable = layer.classes[layer.removable]
-    return int(removable[0]) if len(removable) else int(layer.classes[0])
 
 
 def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
@@ -133,4 +132,20 @@ def channel_groups(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterat
 
 def shapes_of(tree: Any) -> list[tuple[int, ...]]:
     """Shapes of all tensors in a nested output."""
-    return [tuple(leaf.shape) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tuple(tensor.shape) for tensor in tensors_in(tree)]
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """All tensors of a nested output, also those that plain objects carry as attributes."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    todo = list(tree_leaves(tree))
+    while todo:
+        leaf = todo.pop(0)
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif id(leaf) not in seen and not isinstance(leaf, (type, nn.Module)):
+            seen.add(id(leaf))
+            names = getattr(leaf, "__dataclass_fields__", {}) or getattr(leaf, "__dict__", {})
+            todo.extend(tree_leaves([getattr(leaf, name, None) for name in names]))
+    return found

@@ -167,7 +167,9 @@ def reduction(tracer: Tracer, call: Call) -> Any:
 def along_axis(tracer: Tracer, call: Call) -> Any:
     """Operations whose outputs depend on all positions (or the order) along the named axes."""
     source = call.args[0]
-    value = call.arg(2 if call.name == "roll" else 1, "dims" if call.name in ("flip", "roll") else "dim", -1)
+    keyword = {"roll": "dims", "flip": "dims"}.get(call.name, "dim")
+    rolled = call.name == "roll"  # without dims the flattened tensor is rolled
+    value = call.arg(2 if rolled else 1, keyword, None if rolled else -1)
     labels = tracer.labels(source)
     axes = list(labels.axes)
     for dim in call.dims(value, source.dim()) if source.dim() else []:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from demp.errors import TraceError, UsageError
 from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
-from demp.graph.assemble import Recording, Site, assemble
+from demp.graph.assemble import assemble
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.neurons import NeuronGraph, Norm
-from demp.graph.rehearsal import refuse_hard_coded
+from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
+from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, tensors_in
 from demp.graph.rules import Call, find, unknown
 
 logger = logging.getLogger("demp")
@@ -154,13 +155,17 @@ class Tracer(TorchDispatchMode):
         self.recording.uses[weight] = use + 1
         return use
 
-    def read(self, weight: str, use: int, operand: int, axis: int, neurons: Axis) -> None:
+    def own_axis(self, name: str, axis: Axis) -> int:
+        """The axis of the stored tensor ``name`` that a view of it shows as ``axis``."""
+        return next(d for d, own in enumerate(self.recording.axes[name]) if own.ids is axis.ids)
+
+    def read(self, seen: ReadSeen) -> None:
         """A contraction consumes neurons."""
-        self.recording.reads.append((weight, use, operand, axis, neurons))
+        self.recording.reads.append(seen)
 
     def contraction(self, weight: str | None, flops: int, reads: Axis | None, made: Axis | None) -> None:
         """Count the arithmetic of one contraction."""
-        self.recording.contractions.append((self.where(), weight, flops, reads, made))
+        self.recording.contractions.append(ContractionSeen(self.where(), weight, flops, reads, made))
 
     def norm(self, scale: str | None, shift: str | None, producer: str | None) -> None:
         """A batch norm follows the weight ``producer``."""
@@ -222,20 +227,71 @@ def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode restored after."""
+def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Evaluation mode inside (or training mode); every module's own mode restored after.
+
+    The fused attention block of evaluation mode stays off: it hides the operations that read neurons.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.train(training)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes:
             module.training = mode
 
 
 @contextmanager
-def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep ``stack`` at the paths of the modules whose forward runs."""
+def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Takes away what a forward leaves on modules (caches, kept features), and lists the tensors among it."""
+    spaces = [vars(module) for module in model.modules()]
+    spaces += [value for space in spaces for value in space.values() if isinstance(value, (dict, list))]
+    before = [(space, space.copy()) for space in spaces]
+    left: list[Tensor] = []
+    try:
+        yield left
+    finally:
+        for space, old in before:
+            known = {id(value) for value in values_of(old)}
+            fresh = [value for value in values_of(space) if id(value) not in known]
+            if fresh or len(space) != len(old):
+                left.extend(tensors_in(fresh))
+                space.clear()
+                space.extend(old) if isinstance(space, list) else space.update(old)
+
+
+@contextmanager
+def hooks_off(model: nn.Module) -> Iterator[None]:
+    """No forward hooks inside: those that watch the training must not see a rehearsal of it."""
+    hooks = [h for module in model.modules() for h in (module._forward_pre_hooks, module._forward_hooks)]
+    before = [h.copy() for h in hooks]
+    for space in hooks:
+        space.clear()
+    try:
+        yield
+    finally:
+        for space, old in zip(hooks, before, strict=True):
+            space.update(old)
+
+
+def values_of(space: Any) -> Any:
+    """What a dict or a list holds."""
+    return space.values() if isinstance(space, dict) else space
+
+
+@contextmanager
+def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
+    """Keep ``stack`` at the paths of the modules whose forward runs; ``ran`` collects them."""
+
+    def enter(name: str) -> Any:
+        def note(module: nn.Module, args: Any) -> None:
+            stack.append(name)
+            ran.add(name)
+
+        return note
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
         if stack:
@@ -243,7 +299,7 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, a, name=name: stack.append(name)))
+        handles.append(module.register_forward_pre_hook(enter(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
@@ -252,20 +308,36 @@ def module_stack(model: nn.Module, stack: list[str]) -> Iterator[None]:
             handle.remove()
 
 
+def copied(tree: Any) -> Any:
+    """The same nested structure with copies of the tensors: a forward may write into its inputs."""
+    return tree_map_only(Tensor, torch.clone, tree)
+
+
 def on_meta(tree: Any) -> Any:
     """The same nested structure with every tensor on the meta device."""
     return tree_map_only(Tensor, lambda t: t.detach().to("meta"), tree)
 
 
-def run(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, mode: Any = None) -> Any:
-    """One evaluation forward with ``tensors`` in place of the model's own; nothing of the model changes."""
-    args, kwargs = on_meta(inputs) if vehicle == "meta" else inputs
-    device = torch.device("meta") if vehicle == "meta" else None
-    with evaluating(model), torch.random.fork_rng(enabled=vehicle != "meta"), torch.enable_grad():
-        if device is not None:
-            with device:
-                return call(model, tensors, args, kwargs, mode)
-        return call(model, tensors, args, kwargs, mode)
+def run(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    vehicle: str,
+    *,
+    mode: Any = None,
+    training: bool = False,
+) -> tuple[Any, list[Tensor]]:
+    """One forward with ``tensors`` in place of the model's own: its output, and tensors that it left on modules.
+
+    Nothing of the model, the inputs and the random state changes.
+    """
+    args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
+    place = torch.device("meta") if vehicle == "meta" else nullcontext()
+    cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
+    with evaluating(model, training), torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        with leaving_nothing(model) as left, place:
+            out = call(model, tensors, args, kwargs, mode)
+        return out, left
 
 
 def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, mode: Any) -> Any:
@@ -290,7 +362,7 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
 
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
-    model's objects, parameters, modes and buffers are untouched; its forward hooks run once.
+    model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
 
     Raises:
         TraceError: the model does not run on the example inputs.
@@ -318,13 +390,36 @@ def trace_with(
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
-    with module_stack(model, tracer.modules):
-        out = run(model, substitutes, inputs, vehicle, mode=tracer)
-    for tensor in tracer.tensors(out):
-        tracer.modules.clear()
-        for axis in tracer.labels(tensor).axes:
-            if axis is not None:
-                tracer.elements.freeze(axis.ids, "model output")
+    ran: set[str] = set()
+    with module_stack(model, tracer.modules, ran):
+        out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
+    for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
+        for tensor in tensors_in(tree):
+            for axis in tracer.labels(tensor).axes:
+                if axis is not None:
+                    tracer.elements.freeze(axis.ids, reason)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     graph = assemble(tracer.recording, shapes, aliases, vehicle)
-    return refuse_hard_coded(graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), out)
+    graph = refuse_hard_coded(
+        graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
+    )
+    if all(name in ran for name, module in model.named_modules() if module._parameters):
+        return graph
+    return refuse_training_only(graph, model, substitutes, inputs, vehicle)
+
+
+def refuse_training_only(
+    graph: NeuronGraph, model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str
+) -> NeuronGraph:
+    """Some modules did not run in evaluation mode (auxiliary heads): rehearse the training forward as well."""
+
+    def forward(tensors: Mapping[str, Tensor]) -> Any:
+        with hooks_off(model):
+            return run(model, tensors, inputs, vehicle, training=True)
+
+    try:
+        reference = forward(substitutes)
+    except Exception as error:  # it may need other examples (a batch norm of one position); nothing to compare with
+        logger.debug("the training forward does not run on the example inputs: %s", error)
+        return graph
+    return refuse_hard_coded(graph, model, substitutes, forward, reference, TRAINING_ONLY)

@@ -47,6 +47,7 @@ class Wants:
     noise_others: bool = True
     collect: str = "auto"
     window_steps: int | None = None
+    fold: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,8 @@ class DemPConfig(MethodConfig):
     """No cut before this many steps (gap 29)."""
     prune_at_start: bool = False
     """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
+    fold: bool = False
+    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42)."""
     target_neuron_sparsity: float | None = None
     """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
     the peak that falls short (App. H.1, gap 43)."""
@@ -177,6 +179,7 @@ class DemonPruning(Method):
             noise_others=self.config.noise_others,
             collect=self.config.collect,
             window_steps=self.config.window_steps,
+            fold=self.config.fold,
         )
 
     def penalty(self, step: int) -> Penalty | None:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,24 +49,55 @@ def pending_backward(parameters: Iterable[nn.Parameter]) -> bool:
     todo = [o.grad_fn for o in gc.get_objects() if issubclass(type(o), Tensor) and o.grad_fn is not None]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
-        children = [child for child, _ in node.next_functions if child is not None]
-        if any(id(getattr(child, "variable", None)) in wanted for child in children) and holds_tensors(node):
+        if holds_tensors(node) and uses(node, wanted):
             return True
-        todo.extend(children)
+        todo.extend(children(node))
     return False
+
+
+def children(node: Any) -> list[Any]:
+    """The autograd nodes whose outputs a node consumed."""
+    return [child for child, _ in node.next_functions if child is not None]
+
+
+def uses(node: Any, wanted: set[int]) -> bool:
+    """Does a node consume a wanted leaf, directly or through nodes that save nothing (a transposed weight)?"""
+    todo, seen = children(node), set()
+    while todo:
+        child = todo.pop()
+        if id(getattr(child, "variable", None)) in wanted:
+            return True
+        if child not in seen and not saved(type(child)):
+            todo.extend(children(child))
+        seen.add(child)
+    return False
+
+
+@cache
+def saved(kind: type) -> tuple[str, ...]:
+    """Names under which autograd nodes of one kind save tensors."""
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
 def holds_tensors(node: Any) -> bool:
     """Does an autograd node hold saved tensors that a backward could still use?"""
-    for name in dir(type(node)):
-        if name.startswith("_saved_"):
-            try:
-                value = getattr(node, name)
-            except RuntimeError:  # freed by a backward, or changed in place by a step
-                return False
-            if isinstance(value, Tensor):
-                return True
-    return False
+    held = False
+    for name in saved(type(node)):
+        try:
+            packed = as_tuple(getattr(node, name))
+            if any(getattr(one, "unpack_hook", None) is not None for one in packed):
+                held = True  # not looked at: to unpack it may mean to run the forward again (checkpointing)
+            else:
+                whole = "saved_tensors" if name == "_raw_saved_tensors" else name.removeprefix("_raw")
+                held |= any(isinstance(value, Tensor) for value in as_tuple(getattr(node, whole)))
+        except RuntimeError:  # freed by a backward, or changed in place by a step
+            return False
+    return held
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """One or several as a tuple."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)

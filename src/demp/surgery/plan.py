@@ -70,13 +70,19 @@ def plan_cut(graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limit
     ``dead`` maps layer names to booleans in dense numbering.
     """
     held: dict[str, list[str]] = {}
-    go = agreed(graph, gone, dead, limits, held)
+    wanted = agreed(graph, gone, dead, limits, held)
+    go = wanted.clone()
+    while True:  # what one layer keeps may be shared with another, whose width then is no multiple any more
+        rescued = graph.last_of_slots(gone, gone | go)
+        for layer in graph.layers:
+            rescued += layer.classes[go[layer.classes]].unique()[: shortage(layer, gone, go, limits)].tolist()
+        if not rescued:
+            break
+        go[rescued] = False
     for layer in graph.layers:
-        short = shortage(layer, gone, go, limits)
-        if short:
-            rescued = layer.classes[go[layer.classes]].unique()[:short]
-            go[rescued] = False
-            held.setdefault(layer.name, []).append(f"{len(rescued)} dead neurons kept for the minimum width")
+        kept = int((wanted & ~go)[layer.classes].sum())
+        if kept:
+            held.setdefault(layer.name, []).append(f"{kept} dead neurons kept for the minimum width")
     return Plan(gone, gone | go, {name: "; ".join(notes) for name, notes in held.items()})
 
 

@@ -69,10 +69,26 @@ class Ledger:
                 self._undo.append(partial(setattr, module, name, old))
             setattr(module, name, value)
 
-    def roll_back(self) -> None:
-        """Take everything back, last change first."""
-        while self._undo:
+    @torch.no_grad()
+    def add(self, tensor: Tensor, values: Tensor) -> None:
+        """Add to a tensor in place."""
+        self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
+        tensor.add_(values.to(tensor.dtype))
+
+    def mark(self) -> int:
+        """Number of changes so far, for ``roll_back``."""
+        return len(self._undo)
+
+    def roll_back(self, mark: int = 0) -> None:
+        """Take back everything since ``mark``, last change first."""
+        while len(self._undo) > mark:
             self._undo.pop()()
+
+
+@torch.no_grad()
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Put values into a tensor."""
+    tensor.copy_(value)
 
 
 @torch.no_grad()
@@ -100,6 +116,11 @@ def shaped_state(
     Raises:
         CutError: an entry is neither a scalar nor shaped like its parameter.
     """
+    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
+        raise CutError(
+            "LBFGS keeps one flat history over all parameters, and demp does not know how to cut it; use an optimizer "
+            "with parameter-shaped state (SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
+        )
     found = []
     for name in names:
         parameter = tensors[name]
@@ -137,9 +158,9 @@ def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after:
     """Sizes that modules remember: ``groups`` of depthwise convolutions, and what ``repr`` shows."""
     for path, classes in graph.depthwise.items():
         module = model.get_submodule(path)
-        if hasattr(module, "groups"):
-            width = int((~after[classes]).sum())
-            for name in ("groups", "in_channels", "out_channels"):
+        width = int((~after[classes]).sum())
+        for name in ("groups", "in_channels", "out_channels"):
+            if hasattr(module, name):
                 ledger.attribute(module, name, width)
     for name in keeps:
         module = model.get_submodule(name.rpartition(".")[0])

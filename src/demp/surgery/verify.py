@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from demp.activity.criteria import Criterion
 from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
-from demp.graph.tracer import as_inputs
+from demp.graph.rehearsal import tensors_in
+from demp.graph.tracer import as_inputs, copied
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest output difference, over the output scale, that rounding explains."""
@@ -20,7 +20,7 @@ TF32_TOLERANCE = 1e-2
 
 def tolerance_for(outputs: list[Tensor]) -> float:
     """Rounding of the coarsest output."""
-    worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs), default=1e-10)
+    worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs if t.is_floating_point()), default=1e-10)
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     return (
         max(worst, TF32_TOLERANCE) if tf32 and any(t.is_cuda and t.dtype == torch.float32 for t in outputs) else worst
@@ -28,17 +28,17 @@ def tolerance_for(outputs: list[Tensor]) -> float:
 
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """All floating-point outputs, in evaluation mode."""
-    args, kwargs = as_inputs(example_inputs)
+    """All output tensors, in evaluation mode."""
+    args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model):
-        return floats(model(*args, **kwargs))
+        return tensors_in(model(*args, **kwargs))
 
 
 def masked_outputs_of(
     model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
-    args, kwargs = as_inputs(example_inputs)
+    args, kwargs = copied(as_inputs(example_inputs))
 
     def silence(read: Read, operand: Tensor) -> Tensor:
         present = read.classes[~before[read.classes]]
@@ -48,23 +48,22 @@ def masked_outputs_of(
         return operand * stays.view(shape)
 
     with quiet(model), ReadObserver(graph, named_tensors(model), silence):
-        return floats(model(*args, **kwargs))
-
-
-def floats(tree: Any) -> list[Tensor]:
-    """Floating-point tensors of a nested output."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return tensors_in(model(*args, **kwargs))
 
 
 def difference(before: list[Tensor], after: list[Tensor]) -> float:
-    """Largest absolute difference over the largest absolute output; inf where a shape or a nan differs."""
+    """Largest absolute difference over the largest absolute output; inf where a shape, an integer or a nan differs."""
     worst = 0.0
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape:
             return float("inf")
         if a.numel() == 0:
             continue
-        gap, scale = (a.double() - b.double()).abs().max().item(), a.double().abs().max().item()
+        if not a.is_floating_point() and not a.is_complex():
+            worst = worst if torch.equal(a, b) else float("inf")
+            continue
+        wide = torch.complex128 if a.is_complex() else torch.float64
+        gap, scale = (a.to(wide) - b.to(wide)).abs().max().item(), a.to(wide).abs().max().item()
         if gap != gap:
             return float("inf")
         worst = max(worst, gap / max(scale, torch.finfo(a.dtype).tiny))
@@ -75,7 +74,7 @@ def live_layers(
     model: nn.Module, graph: NeuronGraph, before: Tensor, planned: Mapping[str, Tensor], example_inputs: Any
 ) -> list[str]:
     """Layers among ``planned`` whose neurons are not zero at some read point on these inputs."""
-    args, kwargs = as_inputs(example_inputs)
+    args, kwargs = copied(as_inputs(example_inputs))
     tally = Tally(graph, before, Criterion(kind="exact"))
     with quiet(model), ReadObserver(graph, named_tensors(model), lambda r, v: tally.add(r, v, r.axis)):
         model(*args, **kwargs)
@@ -84,7 +83,9 @@ def live_layers(
 
 
 def refuse_nan(outputs: list[Tensor]) -> None:
-    """A model whose outputs are not finite proves nothing."""
+    """A model without outputs, or whose outputs are not finite, proves nothing."""
+    if not outputs:
+        raise CutError("the model returns no tensors, so a cut cannot be verified; nothing was cut")
     if any(not bool(t.isfinite().all()) for t in outputs):
         raise CutError(
             "the model's outputs on the example inputs are not finite, so a cut cannot be verified; nothing was cut"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
         )
 
 
+@cache
 def _digits() -> Source:
     """1,797 digits of 8 x 8 pixels that come with scikit-learn; a fifth of each class is test."""
     bundle = need("sklearn.datasets").load_digits()

@@ -1,0 +1,54 @@
+"""What one forward showed, before anything is concluded from it."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from demp.graph.elements import Axis, Elements
+from demp.graph.neurons import Norm
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation: the module that ran, its kind, the elements on its neuron axis."""
+
+    module: str
+    kind: str
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class ReadSeen:
+    """One contraction that consumed neurons: see ``demp.graph.Read``."""
+
+    weight: str
+    use: int
+    operand: int
+    axis: int
+    weight_axis: int
+    neurons: Axis
+
+
+@dataclass(frozen=True)
+class ContractionSeen:
+    """One contraction's arithmetic, and the axes that scale it."""
+
+    module: str
+    weight: str | None
+    flops: int
+    reads: Axis | None
+    makes: Axis | None
+
+
+@dataclass
+class Recording:
+    """Everything a tracer saw."""
+
+    elements: Elements
+    axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list)
+    reads: list[ReadSeen] = field(default_factory=list)
+    uses: dict[str, int] = field(default_factory=dict)
+    contractions: list[ContractionSeen] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    depthwise: dict[str, Tensor] = field(default_factory=dict)

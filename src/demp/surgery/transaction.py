@@ -1,0 +1,260 @@
+"""The cut as one transaction on a live run: it ends proven, or it did not happen."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp.errors import CutError
+from demp.graph import NeuronGraph
+from demp.graph.tracer import first_names
+from demp.surgery.fold import Shift, apply, constants
+from demp.surgery.plan import Plan
+from demp.surgery.record import Record, forget, record_of, remember
+from demp.surgery.report import CutReport, layer_cuts
+from demp.surgery.shrink import Keeps, Ledger, StateEntry, keeps_of, resize_attributes, shaped_state
+from demp.surgery.verify import (
+    difference,
+    live_layers,
+    masked_outputs_of,
+    outputs_of,
+    refuse_nan,
+    tolerance_for,
+)
+
+Holder = nn.Module | Mapping[str, Tensor]
+
+
+def execute(
+    model: nn.Module,
+    graph: NeuronGraph,
+    plan: Plan,
+    *,
+    example_inputs: Any,
+    optimizers: tuple[torch.optim.Optimizer, ...] = (),
+    holders: tuple[Holder, ...] = (),
+    exact: bool = True,
+    verify: bool = True,
+    tolerance: float | None = None,
+    fold: bool = False,
+    base: Record | None = None,
+    step: int | None = None,
+    judged: dict[str, int] | None = None,
+) -> CutReport:
+    """Carry out a plan as a transaction and report it."""
+    start = time.perf_counter()
+    refuse_changed_model(first_names(model)[0], graph, plan.before)
+    parameters = sum(p.numel() for p in model.parameters())
+    outcome = Outcome()
+    if not plan.empty:
+        terms = Terms(example_inputs, exact, verify, tolerance, fold)
+        outcome = operate(model, graph, plan, terms, optimizers, holders, base)
+    return CutReport(
+        step=step,
+        removed=graph.neurons(plan.before) - graph.neurons(plan.after),
+        layers=layer_cuts(graph, plan.before, plan.after),
+        neurons_before=graph.neurons(plan.before),
+        neurons_after=graph.neurons(plan.after),
+        parameters_before=parameters,
+        parameters_after=sum(p.numel() for p in model.parameters()),
+        flops_before=graph.flops(plan.before),
+        flops_after=graph.flops(plan.after),
+        seconds=time.perf_counter() - start,
+        surgery_seconds=outcome.seconds,
+        difference=outcome.difference,
+        drift=outcome.drift,
+        held=plan.held,
+        hash=plan.hash,
+        judged=judged or {},
+        notes=outcome.notes,
+    )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a cut must prove, and on which examples."""
+
+    example_inputs: Any
+    exact: bool
+    verify: bool
+    tolerance: float | None
+    fold: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of an operation."""
+
+    seconds: float = 0.0
+    difference: float | None = None
+    drift: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def operate(
+    model: nn.Module,
+    graph: NeuronGraph,
+    plan: Plan,
+    terms: Terms,
+    optimizers: tuple[torch.optim.Optimizer, ...],
+    holders: tuple[Holder, ...],
+    base: Record | None,
+) -> Outcome:
+    """Check everything, shrink, prove; whatever goes wrong is rolled back."""
+    tensors, _ = first_names(model)
+    keeps = keeps_of(graph, plan.before, plan.after)
+    entries = [e for optimizer in optimizers for e in shaped_state(optimizer, tensors, keeps)]
+    copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
+    modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
+    reference = refer(model, graph, plan, terms)
+    old_record = record_of(model)
+    ledger = Ledger(keep_undo=terms.verify)
+    start = time.perf_counter()
+    try:
+        shrink_all(keeps, [tensors, *copies], entries, ledger)
+        for module in modules:
+            resize_attributes(module, graph, keeps, plan.after, ledger)
+        torch.clear_autocast_cache()
+        seconds = time.perf_counter() - start
+        remember(model, graph, plan.after, terms.example_inputs, base)
+        if reference is None:
+            return Outcome(seconds)
+        gap, drift = prove(model, reference, terms)
+        notes: tuple[str, ...] = ()
+        if reference.shifts:
+            drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger)
+        return Outcome(seconds, gap, drift, notes)
+    except BaseException as error:
+        ledger.roll_back()
+        forget(model, old_record)
+        if isinstance(error, Disagreement):
+            raise CutError(explain(model, graph, plan, terms.example_inputs, error)) from None
+        raise
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Outputs before the cut: as they were, and as they must be after it; constants to fold."""
+
+    plain: list[Tensor]
+    wanted: list[Tensor]
+    shifts: list[Shift]
+
+
+def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms) -> Reference | None:
+    """Run the model before the cut; None if nothing is to be proven."""
+    if not terms.verify:
+        return None
+    plain = outputs_of(model, terms.example_inputs)
+    refuse_nan(plain)
+    if terms.exact:
+        return Reference(plain, plain, [])
+    masked = masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs)
+    shifts = constants(model, graph, plan.before, plan.after, terms.example_inputs) if terms.fold else []
+    return Reference(plain, masked, shifts)
+
+
+def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[StateEntry], ledger: Ledger) -> None:
+    """Shrink every tensor with its optimizer state, one after the other."""
+    states: dict[str, list[StateEntry]] = {}
+    for entry in entries:
+        states.setdefault(entry.parameter, []).append(entry)
+    for name, keep in keeps.items():
+        for entry in states.get(name, []):
+            ledger.replace(entry.state, entry.key, keep)
+        for tensors in models:
+            if name in tensors:
+                ledger.shrink(tensors[name], keep)
+
+
+def prove(model: nn.Module, reference: Reference, terms: Terms) -> tuple[float, float]:
+    """Difference to the wanted outputs, which must be rounding, and drift from the plain ones."""
+    try:
+        after = outputs_of(model, terms.example_inputs)
+    except Exception as error:  # the user's forward may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise CutError(
+            f"rolled back: the model does not run after the cut ({reason}); its forward depends on a width. Exclude "
+            "layers from the cut, or raise the floor"
+        ) from error
+    gap = difference(reference.wanted, after)
+    limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
+    if not gap <= limit:
+        raise Disagreement(gap, limit)
+    return gap, difference(reference.plain, after)
+
+
+def fold_if_closer(
+    model: nn.Module, graph: NeuronGraph, plan: Plan, reference: Reference, terms: Terms, drift: float, ledger: Ledger
+) -> tuple[float, tuple[str, ...]]:
+    """Fold constants into the readers, and keep that only if the outputs come closer to those before the cut."""
+    mark = ledger.mark()
+    apply(reference.shifts, graph, plan.before, plan.after, first_names(model)[0], ledger)
+    folded = difference(reference.plain, outputs_of(model, terms.example_inputs))
+    if folded < drift:
+        return folded, (f"means folded into the readers: drift {drift:.1e} -> {folded:.1e}",)
+    ledger.roll_back(mark)
+    return drift, ()
+
+
+class Disagreement(Exception):
+    """Outputs before and after differ by more than rounding."""
+
+    def __init__(self, gap: float, limit: float) -> None:
+        super().__init__(gap, limit)
+        self.gap, self.limit = gap, limit
+
+
+def explain(model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement) -> str:
+    """Which layers were not dead, after a roll-back."""
+    newly = plan.after & ~plan.before
+    planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
+    alive = live_layers(model, graph, plan.before, planned, example_inputs)
+    where = (
+        f"neurons of {', '.join(alive)} are not dead on the example inputs"
+        if alive
+        else f"the neurons of {', '.join(planned)} are dead at every read point, so the graph misread this model"
+    )
+    return (
+        f"rolled back: outputs changed by {error.gap:.1e} of their scale (tolerance {error.limit:.0e}); {where}. "
+        "Pass exact=False to remove neurons that still speak"
+    )
+
+
+def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:
+    """The model must have the widths that the graph expects."""
+    for name, shape in graph.sizes(gone).items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise CutError(
+                f"{name} should have shape {shape} but is {found}: the model was changed since it was traced. "
+                "Trace it again; nothing was cut"
+            )
+
+
+def inner(module: nn.Module) -> nn.Module:
+    """The model inside an averaged copy."""
+    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
+
+
+def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors of a copy by the model's names.
+
+    Raises:
+        CutError: the copy lacks a tensor or has it in another shape.
+    """
+    found = first_names(inner(holder))[0] if isinstance(holder, nn.Module) else dict(holder)
+    mine = {}
+    for name in keeps:
+        if name not in found and not isinstance(holder, nn.Module):
+            continue  # a dict of averages may hold parameters only
+        if name not in found or found[name].shape != tensors[name].shape:
+            raise CutError(
+                f"the holder {type(holder).__name__} has no {name} of shape {tuple(tensors[name].shape)}; "
+                "holders must be copies of the model"
+            )
+        mine[name] = found[name]
+    return mine
