@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from demp.graph import NeuronGraph
 
 
 @dataclass(frozen=True)
@@ -141,3 +144,22 @@ def show(results: Sequence[Ratio | dict[str, Any]], as_json: bool) -> None:
 def sentence(result: dict[str, Any]) -> str:
     """One line of a result that is no ratio."""
     return f"{result['name']}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.items() if key != "name")
+
+
+@torch.no_grad()
+def dying(model: nn.Module, graph: NeuronGraph, share: float) -> dict[str, torch.Tensor]:
+    """Make about ``share`` of the removable neurons dead, and say which: masks per layer.
+
+    The scale and shift of their batch norm become zero, so that what they say is zero on any input.
+    """
+    removable = graph.nothing_gone()
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
+    chosen = removable & (torch.rand(graph.classes, generator=torch.Generator().manual_seed(0)) < share)
+    tensors = dict(model.named_parameters())
+    owners = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    for norm in graph.norms:
+        for name in (norm.scale, norm.shift):
+            if name in tensors and (name, 0) in owners:
+                tensors[name][chosen[owners[name, 0]].to(tensors[name].device)] = 0.0
+    return {layer.name: chosen[layer.classes] for layer in graph.layers if bool(chosen[layer.classes].any())}

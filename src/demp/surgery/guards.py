@@ -46,7 +46,10 @@ def pending_backward(parameters: Iterable[nn.Parameter]) -> bool:
     """
     wanted = {id(p) for p in parameters}
     seen: set[Any] = set()
-    todo = [o.grad_fn for o in gc.get_objects() if issubclass(type(o), Tensor) and o.grad_fn is not None]
+    objects = gc.get_objects()
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Tensor)}
+    todo = [o.grad_fn for o in objects if type(o) in kinds and o.grad_fn is not None]
+    del objects
     while todo:
         node = todo.pop()
         if node in seen:

@@ -47,9 +47,7 @@ def resize(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode="bilinear", antialias=shrinks)
 
 
-def crop_boxes(
-    config: AugmentConfig, count: int, height: int, width: int, generator: torch.Generator
-) -> Tensor:
+def crop_boxes(config: AugmentConfig, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """``count`` random regions for ``resized`` or ``scales``: left, top, right, bottom."""
     draw = torch.rand(4, count, generator=generator, device=generator.device)
     if config.crop == "resized":
@@ -162,9 +160,7 @@ def mix(
     return x, share * targets + (1 - share) * targets[other]
 
 
-def _paste(
-    x: Tensor, other: Tensor, share: float, generator: torch.Generator
-) -> tuple[Tensor, float]:
+def _paste(x: Tensor, other: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
     """Put a box of about 1 - share of ``other`` into ``x``; the true share comes back."""
     H, W = x.shape[-2:]
     side = math.sqrt(1 - share)

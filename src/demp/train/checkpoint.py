@@ -74,9 +74,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler met
-        raise CheckpointError(
-            f"the checkpoint {path} is damaged; delete it to resume from the one before"
-        ) from error
+        raise CheckpointError(f"the checkpoint {path} is damaged; delete it to resume from the one before") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UsageError(f"{path} is not a checkpoint of this version of demp; start the run anew")
     return payload

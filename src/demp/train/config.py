@@ -92,10 +92,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
-            raise UsageError(
-                f"steps is {self.steps} and epochs is {self.epochs:g}; "
-                "give one of them a number above 0"
-            )
+            raise UsageError(f"steps is {self.steps} and epochs is {self.epochs:g}; give one of them a number above 0")
         at_least("steps", self.steps, 0)
         at_least("epochs", self.epochs, 0)
         for name in (
@@ -180,10 +177,7 @@ BELONGS_TO_NAME = {
 def _drop_replaced(base: dict[str, Any], values: Mapping[str, Any]) -> None:
     for part, dependents in BELONGS_TO_NAME.items():
         given = values.get(part)
-        if (
-            isinstance(given, Mapping)
-            and given.get("name", base[part]["name"]) != base[part]["name"]
-        ):
+        if isinstance(given, Mapping) and given.get("name", base[part]["name"]) != base[part]["name"]:
             for name in dependents:
                 base[part].pop(name)
     if ("steps" in values) != ("epochs" in values):

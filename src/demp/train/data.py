@@ -99,9 +99,7 @@ def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.devi
 class Data:
     """Training batches, test set and death-check examples of one run."""
 
-    def __init__(
-        self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str
-    ) -> None:
+    def __init__(self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str) -> None:
         self.config, self.batch_size, self.seed = config, batch_size, seed
         self.device = torch.device(device)
         source = sources.load(config)
@@ -129,10 +127,7 @@ class Data:
     def _read(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         pictures, size = self.train.pictures, len(self.train)
         if not isinstance(pictures, Tensor):
-            steps = (
-                (step, step_indices(size, self.batch_size, self.seed, step))
-                for step in range(start, stop)
-            )
+            steps = ((step, step_indices(size, self.batch_size, self.seed, step)) for step in range(start, stop))
             seed = derive(self.seed, "regions")
             batches = read_batches(pictures, steps, self.config, self.facts.image_size, seed)
             for rows, read in batches:

@@ -15,6 +15,4 @@ def need(module: str) -> Any:
             raise  # the package is there and broken: not ours to explain
         package = {"sklearn": "scikit-learn", "PIL": "pillow", "tomli_w": "tomli-w"}
         name = package.get(module.split(".")[0], module.split(".")[0])
-        raise UsageError(
-            f"this needs the package {name}; install it with: pip install 'demp[train]'"
-        ) from None
+        raise UsageError(f"this needs the package {name}; install it with: pip install 'demp[train]'") from None

@@ -90,14 +90,10 @@ class AugmentConfig:
         choice("data.augment.crop", self.crop, CROPS)
         choice("data.augment.padding_mode", self.padding_mode, ("reflect", "zeros"))
         at_least("data.augment.padding", self.padding, 0)
-        check(
-            0 < self.min_area <= 1, "data.augment.min_area", self.min_area, "give a share in (0, 1]"
-        )
+        check(0 < self.min_area <= 1, "data.augment.min_area", self.min_area, "give a share in (0, 1]")
         at_least("data.augment.randaugment_ops", self.randaugment_ops, 0)
         magnitude = self.randaugment_magnitude
-        check(
-            0 < magnitude < 30, "data.augment.randaugment_magnitude", magnitude, "give 0 < m < 30"
-        )
+        check(0 < magnitude < 30, "data.augment.randaugment_magnitude", magnitude, "give 0 < m < 30")
         at_least("data.augment.mixup_alpha", self.mixup_alpha, 0)
         at_least("data.augment.cutmix_alpha", self.cutmix_alpha, 0)
 
@@ -217,9 +213,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         if self.name == DENSE:
-            check(
-                not self.options, "method.options", self.options, "dense training takes no options"
-            )
+            check(not self.options, "method.options", self.options, "dense training takes no options")
             return
         from demp import methods
 

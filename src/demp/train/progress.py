@@ -25,9 +25,7 @@ def progress(title: str = "", *, file: TextIO | None = None) -> Observer:
 
 def describe(metrics: dict[str, Any]) -> str:
     """Strength, noise, neurons alive and parameters, as far as there are any."""
-    return "  ".join(
-        f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if name in metrics
-    )
+    return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if name in metrics)
 
 
 class PlainProgress(Observer):
@@ -80,9 +78,7 @@ class LiveProgress(Observer):
 
     def start(self, run: Run) -> None:
         """Show the bar."""
-        self.task = self.bar.add_task(
-            self.title, total=run.total_steps, completed=run.step, numbers=""
-        )
+        self.task = self.bar.add_task(self.title, total=run.total_steps, completed=run.step, numbers="")
         self.bar.start()
 
     def step(self, run: Run, seconds: float) -> None:

@@ -39,8 +39,7 @@ class RunFolder:
         folder = cls(path)
         if folder.config_file.exists():
             raise UsageError(
-                f"{path} already holds a run; continue it with: demp resume {path}, "
-                "or give another folder with --out"
+                f"{path} already holds a run; continue it with: demp resume {path}, or give another folder with --out"
             )
         if folder.path.is_dir() and any(folder.path.iterdir()):
             raise UsageError(f"the folder {path} is not empty; give another with --out")
@@ -154,8 +153,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise RunFolderError(
-            f"could not write {path}: {error.strerror}; "
-            f"free space, then run: demp resume {path.parent}"
+            f"could not write {path}: {error.strerror}; free space, then run: demp resume {path.parent}"
         ) from error
 
 

@@ -8,14 +8,15 @@ import torch
 import demp
 from demp.train.run import FORWARD_AND_BACKWARD, Run
 
+WEIGHTS = "model.safetensors"
 
-def summarise(
-    run: Run, scores: dict[str, float], step_seconds: float, artifact: Path | None
-) -> dict[str, Any]:
+
+def summarise(run: Run, scores: dict[str, float], step_seconds: float, artifact: Path | None) -> dict[str, Any]:
     """Names and plain values, JSON-ready.
 
     ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its death
-    checks: three forwards per training picture, one per picture of a check.
+    checks: three forwards per training picture, one per picture of a check. ``file_bytes`` is the
+    size of the file of weights.
     """
     now, dense, config = demp.cost(run.model, run.example), run.dense_cost, run.config
     examples = run.step * config.batch_size
@@ -41,9 +42,5 @@ def summarise(
         "train_seconds": run.seconds,
         "step_ms_at_end": 1e3 * step_seconds,
         "images_per_s_at_end": config.batch_size / step_seconds if step_seconds else 0.0,
-        "file_bytes": _size(artifact) if artifact else 0,
+        "file_bytes": (artifact / WEIGHTS).stat().st_size if artifact else 0,
     }
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
