@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import in_pairs, machine
 from torch.nn import functional as F
 
+from common import in_pairs, machine
 from demp import recipes
 from demp.train import Observer, TrainConfig, resume, train
 from demp.train.run import Run
@@ -57,10 +57,14 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="../shared/data/cifar10", help="folder or hub name of CIFAR-10")
     parser.add_argument("--optimizers", nargs="+", default=["adam", "sgdm"], choices=["adam", "adamw", "sgdm", "sgdw"])
-    parser.add_argument("--strengths", nargs="+", type=float, help="peak strengths, instead of five per optimizer; 0 is dense")
+    parser.add_argument(
+        "--strengths", nargs="+", type=float, help="peak strengths, instead of five per optimizer; 0 is dense"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--width", type=float, default=0.25, help="factor on ResNet-18's widths; 0.25 has 16 channels in the stem")
+    parser.add_argument(
+        "--width", type=float, default=0.25, help="factor on ResNet-18's widths; 0.25 has 16 channels in the stem"
+    )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its own choice")
     parser.add_argument("--results", default="runs/cifar_curve/results.jsonl", help="one JSON line per finished run")

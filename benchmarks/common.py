@@ -59,7 +59,9 @@ class Ratio:
     def __str__(self) -> str:
         ratios = self.ratios
         reached = "" if self.limit is None else f", to reach {self.limit:g}: {verdict(self.median <= self.limit)}"
-        typical = f"{1e3 * statistics.median(self.plain):.1f} ms plain, {1e3 * statistics.median(self.ours):.1f} ms ours"
+        typical = (
+            f"{1e3 * statistics.median(self.plain):.1f} ms plain, {1e3 * statistics.median(self.ours):.1f} ms ours"
+        )
         spread = f"{min(ratios):.3f} to {max(ratios):.3f} in {len(ratios)} pairs"
         notes = "".join(f"; {key.replace('_', ' ')} {value}" for key, value in self.notes.items())
         return f"{self.name}: {self.median:.3f} ({spread}{reached}); {typical}{notes}"
@@ -143,7 +145,9 @@ def show(results: Sequence[Ratio | dict[str, Any]], as_json: bool) -> None:
 
 def sentence(result: dict[str, Any]) -> str:
     """One line of a result that is no ratio."""
-    return f"{result['name']}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.items() if key != "name")
+    return f"{result['name']}: " + ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in result.items() if key != "name"
+    )
 
 
 @torch.no_grad()

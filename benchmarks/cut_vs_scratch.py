@@ -2,16 +2,17 @@
 
     .venv/bin/python benchmarks/cut_vs_scratch.py
 
-ResNet-18 for CIFAR-10, batch 128, single precision. About half of the neurons of every layer are made dead, then really
-cut with their Adam state; the other network holds freshly allocated tensors of the same shapes and values. To reach: 1.05.
+ResNet-18 for CIFAR-10, batch 128, single precision. About half of the neurons of every layer are made dead, then
+really cut with their Adam state; the other network holds freshly allocated tensors of the same shapes and values.
+To reach: 1.05.
 """
 
 import torch
-from common import Ratio, arguments, dying, in_pairs, parsed, show
 from torch import nn
 from torch.nn import functional as F
 
 import demp
+from common import Ratio, arguments, dying, in_pairs, parsed, show
 from demp.train.models import resnet18
 
 LIMIT = 1.05
@@ -64,7 +65,8 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     train = in_pairs(
         f"{name}, training step", lambda: step(scratch, fresh), lambda: step(cut, optimizer), pairs=pairs, limit=LIMIT
     )
-    cut.eval(), scratch.eval()
+    cut.eval()
+    scratch.eval()
     infer = in_pairs(
         f"{name}, inference", lambda: look(scratch), lambda: look(cut), pairs=2 * pairs, limit=LIMIT,
         strides_differ=strides_that_differ(cut, scratch),
@@ -76,14 +78,13 @@ def from_scratch(dense: nn.Module, like: nn.Module, memory_format: torch.memory_
     """``dense`` with freshly allocated tensors of the shapes and values of ``like``."""
     wanted = dict(like.state_dict())
     for path, module in dense.named_modules():
-        for place in (module._parameters, module._buffers):
-            for name, old in place.items():
-                if old is None:
-                    continue
-                value = wanted[f"{path}.{name}" if path else name].detach()
-                layout = memory_format if value.dim() == 4 else torch.contiguous_format
-                new = torch.empty(value.shape, dtype=value.dtype, memory_format=layout).copy_(value)
-                place[name] = nn.Parameter(new) if isinstance(old, nn.Parameter) else new
+        for name in (*module._parameters, *module._buffers):
+            value = wanted.get(f"{path}.{name}" if path else name)
+            if value is None:
+                continue
+            layout = memory_format if value.dim() == 4 else torch.contiguous_format
+            new = torch.empty(value.shape, dtype=value.dtype, memory_format=layout).copy_(value)
+            setattr(module, name, nn.Parameter(new) if name in module._parameters else new)
     return dense
 
 

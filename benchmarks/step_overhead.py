@@ -9,11 +9,11 @@ import copy
 from collections.abc import Callable
 
 import torch
-from common import Ratio, arguments, in_pairs, parsed, show
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import demp
+from common import Ratio, arguments, in_pairs, parsed, show
 from demp.train.models import resnet18
 
 LIMIT = 1.03
@@ -36,7 +36,9 @@ def main() -> None:
     )
     chosen = parsed(parser)
     results = [
-        measure(width, optimizer, chosen.batch, chosen.pairs) for width in chosen.widths for optimizer in chosen.optimizers
+        measure(width, optimizer, chosen.batch, chosen.pairs)
+        for width in chosen.widths
+        for optimizer in chosen.optimizers
     ]
     show(results, chosen.json)
 

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/surgery_time.py
 
 Memory is counted after every tensor operation: all storages that are alive, less those alive at the start. The largest
-layer with its state is the largest parameter times three. To reach, without probe forwards: 0.3 s, and
-at most that much memory. With the proof (one forward before and one after on two pictures) old tensors live until it ends.
+layer with its state is the largest parameter times three. To reach, without probe forwards: 0.3 s, and at
+most that much memory. With the proof (one forward before and one after on two pictures) old tensors live until it ends.
 """
 
 import statistics
@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from common import arguments, dying, parsed, seconds, show, verdict
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import demp
+from common import arguments, dying, parsed, seconds, show, verdict
 from demp.train.models import resnet50
 
 LIMIT_SECONDS = 0.3

@@ -13,9 +13,9 @@ import sys
 from typing import Any
 
 import torch
-from common import arguments, parsed, seconds, show, verdict
 
 import demp
+from common import arguments, parsed, seconds, show, verdict
 from demp.train.models import resnet50, vit_b_16
 
 MODELS = {"resnet50": (resnet50, 1.0), "vit_b_16": (vit_b_16, 2.0)}
@@ -24,7 +24,9 @@ FIRST_CALLS = 3
 
 def main() -> None:
     """Measure, or be one of the processes that do."""
-    parser = arguments(__doc__, once={"help": "used by the benchmark itself: MODEL:DEVICE, print seconds of a few calls"})
+    parser = arguments(
+        __doc__, once={"help": "used by the benchmark itself: MODEL:DEVICE, print seconds of a few calls"}
+    )
     chosen = parsed(parser)
     if chosen.once:
         name, _, device = chosen.once.partition(":")

@@ -1,12 +1,17 @@
 """Small networks, data and training loops for the tests of methods and of the pruner."""
 
-import copy
+import gc
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import demp
+
+gc.collect()
+gc.freeze()  # each check searches what Python holds for pending backwards; the libraries' own objects hold none
 
 
 class ResidualNet(nn.Module):
@@ -123,11 +128,6 @@ def kill_linear(layer: nn.Linear, neurons: list[int]) -> None:
     layer.bias[neurons] = -5.0
 
 
-def twins(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The model and an independent copy."""
-    return model, copy.deepcopy(model)
-
-
 def same(a: nn.Module, b: nn.Module) -> bool:
     """Equal parameters and buffers, bit for bit."""
     left, right = a.state_dict(), b.state_dict()
@@ -146,3 +146,47 @@ def quiet_demp(model: nn.Module, optimizer: torch.optim.Optimizer, **options) ->
         "total_steps": 40, "peak_noise_std": 0.0,
     }  # fmt: skip
     return demp.DemP(model, optimizer, **{**defaults, **options})
+
+
+def sgd(model: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:
+    """SGD with momentum over all parameters."""
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+def all_alive(kind: type[nn.Module] = PlainNet, **options) -> Any:
+    """A network in which every neuron speaks, whatever small steps do."""
+    model = build(kind, **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data[:] = 5.0
+    if hasattr(model, "fc"):
+        model.fc.weight.data *= 1e-2
+        model.fc.bias.data[:] = 5.0
+    return settled(model)
+
+
+def with_dead(act1: Sequence[int] = (), act2: Sequence[int] = (), act3: Sequence[int] = (), **options) -> PlainNet:
+    """A PlainNet in which exactly these neurons are dead."""
+    model = all_alive(PlainNet, **options)
+    kill(model.norm1, list(act1))
+    kill(model.norm2, list(act2))
+    kill_linear(model.fc, list(act3))
+    return settled(model)
+
+
+def settled(model: Any) -> Any:
+    """The model with running statistics of the training data."""
+    with torch.no_grad():
+        for step in range(60):
+            loss_of(model, step, IMAGE)
+    return model
+
+
+def widths(model: PlainNet) -> tuple[int, int, int]:
+    """Neurons that the three layers of a PlainNet have now."""
+    return model.conv1.out_channels, model.conv2.out_channels, model.fc.out_features
+
+
+def step_hooks(optimizer: torch.optim.Optimizer) -> int:
+    """Hooks on an optimizer's step."""
+    return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)

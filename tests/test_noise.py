@@ -13,7 +13,18 @@ from demp.errors import UsageError
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.noise import Noise, Target, add_noise
 from runs import (
-    IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, kill, kill_linear, loss_of, same, train,
+    IMAGE,
+    VECTOR,
+    Mlp,
+    PlainNet,
+    ResidualNet,
+    build,
+    examples,
+    kill,
+    kill_linear,
+    loss_of,
+    same,
+    train,
 )  # fmt: skip
 
 # Drawing ------------------------------------------------------------------------------------------------
@@ -28,7 +39,7 @@ def drawn(*shapes: tuple[int, ...], seed: int = 0, step: int = 0, std: float = 1
 def test_one_generator_of_seed_and_step_serves_the_parameters_in_order():
     generator = torch.Generator().manual_seed(7 * 1_000_003 + 11)
     expected = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 5), (4,), (20, 2))]
-    for found, deviates in zip(drawn((3, 5), (4,), (20, 2), seed=7, step=11, std=0.5), expected):
+    for found, deviates in zip(drawn((3, 5), (4,), (20, 2), seed=7, step=11, std=0.5), expected, strict=True):
         assert torch.equal(found, 0.5 * deviates)
 
 
@@ -168,7 +179,7 @@ class ThreeBranches(nn.Module):
         self.head = nn.Linear(9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [norm(conv(x)) for conv, norm in zip(self.branches, self.norms)]
+        parts = [norm(conv(x)) for conv, norm in zip(self.branches, self.norms, strict=True)]
         return self.head(F.relu(torch.cat(parts, 1)).mean((2, 3)))
 
 
@@ -180,6 +191,32 @@ def test_every_branch_of_a_concatenation_is_judged():
     dead = {f"{kind}.{i}.{p}": [1] for i in range(3) for kind, p in
             (("branches", "weight"), ("norms", "weight"), ("norms", "bias"))}  # fmt: skip
     assert_equal_masks(moved(model, optimizer), expected_rows(model, dead))
+
+
+class Siamese(nn.Module):
+    """One layer with a norm, used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.norm = nn.BatchNorm1d(5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.norm(self.fc(x))) - F.relu(self.norm(self.fc(-x))))
+
+
+def test_parameters_that_are_used_twice_get_noise_once():
+    model = build(Siamese)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = {"schedule": "constant", "peak_noise_std": 0.01, "total_steps": 9, "dynamic": False, "noise_on": "all"}
+    demp.DemP(model, optimizer, example_inputs=(examples(VECTOR),), **settings)
+    train(model, optimizer, VECTOR, range(1))
+    order = ("fc.weight", "fc.bias", "norm.weight", "norm.bias", "head.weight", "head.bias")
+    deviates = dict(zip(order, drawn(*(before[name].shape for name in order)), strict=True))
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach() - before[name], 0.01 * deviates[name], rtol=1e-9, atol=1e-14)
 
 
 def test_a_frozen_shift_is_no_witness_and_gets_no_noise():
@@ -271,13 +308,13 @@ def test_noise_goes_on_after_a_cut(live_mask: str):
 def test_the_optimizers_state_never_sees_the_noise():
     noisy, still = build(PlainNet), build(PlainNet)
     optimizers = [torch.optim.Adam(m.parameters(), lr=0.01) for m in (noisy, still)]
-    for model, optimizer, std in zip((noisy, still), optimizers, (0.05, 0.0)):
+    for model, optimizer, std in zip((noisy, still), optimizers, (0.05, 0.0), strict=True):
         demp.DemP(
             model, optimizer, example_inputs=(examples(IMAGE),), total_steps=10, dynamic=False,
             peak_noise_std=std, schedule="constant",
         )  # fmt: skip
         train(model, optimizer, IMAGE, range(1))
-    for mine, other in zip(noisy.parameters(), still.parameters()):
+    for mine, other in zip(noisy.parameters(), still.parameters(), strict=True):
         assert not torch.equal(mine, other)
         for key, value in optimizers[1].state[other].items():
             assert torch.equal(optimizers[0].state[mine][key], value)
@@ -311,7 +348,9 @@ def test_times_lr_follows_each_groups_rate():
     still, plain, scaled = changes
     for name in still:
         rate = 0.1 if name.startswith("fc1") else 0.01
-        torch.testing.assert_close(scaled[name] - still[name], rate * (plain[name] - still[name]), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            scaled[name] - still[name], rate * (plain[name] - still[name]), rtol=1e-9, atol=1e-14
+        )
 
 
 def test_the_noise_follows_its_own_schedule():

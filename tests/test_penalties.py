@@ -47,7 +47,7 @@ def test_the_gradient_is_that_of_the_value(kind: str, strength: float, seed: int
     ours, theirs = parameters((5,), (3, 4), seed=seed), parameters((5,), (3, 4), seed=seed)
     add_gradient(ours, Penalty(kind, strength))
     value(theirs, Penalty(kind, strength)).backward()
-    for mine, other in zip(ours, theirs):
+    for mine, other in zip(ours, theirs, strict=True):
         expected = torch.zeros_like(other) if other.grad is None else other.grad
         found = torch.zeros_like(mine) if mine.grad is None else mine.grad
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
@@ -175,7 +175,7 @@ def test_a_model_without_norms_is_penalised_on_its_weights_with_one_warning(on: 
         weights = [before.fc1.weight, before.fc2.weight]
         (loss_of(before, step, VECTOR) + value(weights, Penalty("lasso", strength))).backward()
         expected.step()
-    for mine, other in zip(model.parameters(), before.parameters()):
+    for mine, other in zip(model.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
 
 
@@ -204,7 +204,7 @@ def test_it_equals_training_with_the_penalty_in_the_loss(optimizer: str, kind: s
         penalty = sum((p.abs().sum() if kind == "lasso" else 0.5 * p.square().sum()) for p in chosen)
         (loss_of(theirs, step, IMAGE) + strength * penalty).backward()
         their_optimizer.step()
-        for mine, other in zip(ours.parameters(), theirs.parameters()):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11)
 
 
@@ -235,7 +235,7 @@ def test_penalty_in_loss_is_the_users_to_add():
         (loss_of(ours, step, IMAGE) + pruner.penalty_loss()).backward()
         our_optimizer.step()
         train(theirs, their_optimizer, IMAGE, range(step, step + 1))
-        for mine, other in zip(ours.parameters(), theirs.parameters()):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)
 
 
@@ -268,7 +268,7 @@ def test_it_is_added_once_per_step_under_gradient_accumulation():
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (ours, theirs)]
     pruner = without_noise_or_cuts(ours, optimizers[0])
     for step in range(6):
-        for model, optimizer in zip((ours, theirs), optimizers):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             optimizer.zero_grad()
             for part in range(3):
                 (loss_of(model, 3 * step + part, IMAGE) / 3).backward()
@@ -278,7 +278,7 @@ def test_it_is_added_once_per_step_under_gradient_accumulation():
                 gamma.grad += 0.02 * OneCycle(span=0.87)(step, 20) * gamma.sign()
         for optimizer in optimizers:
             optimizer.step()
-        for mine, other in zip(ours.parameters(), theirs.parameters()):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
     assert pruner.step == 6
 
@@ -314,7 +314,7 @@ def test_a_grad_scaler_changes_nothing(fused: bool, kind: str, clip: float | Non
         scaled_loop(model, optimizer, scaler, range(8), clip)
         assert pruner.step == 8
         results.append(model)
-    for plain, scaled in zip(results[0].parameters(), results[1].parameters()):
+    for plain, scaled in zip(results[0].parameters(), results[1].parameters(), strict=True):
         torch.testing.assert_close(scaled, plain, rtol=1e-5, atol=1e-7)
 
 

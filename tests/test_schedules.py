@@ -1,5 +1,6 @@
 """Schedules against hand values (shape with peak 1), torch's own one-cycle, and what holds for all of them."""
 
+import itertools
 import math
 
 import pytest
@@ -22,7 +23,9 @@ def test_stock_one_cycle_has_the_published_values(step: int, expected: float):
     assert OneCycle()(step, 100) == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.04), (3, 0.136), (15, 0.52), (30, 1.0), (65, 0.500002), (100, 4e-6)])
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.04), (3, 0.136), (15, 0.52), (30, 1.0), (65, 0.500002), (100, 4e-6)]
+)
 def test_linear_one_cycle_rises_on_a_line_and_falls_on_a_cosine(step: int, expected: float):
     assert OneCycle(rise="linear")(step, 100) == pytest.approx(expected, rel=1e-7)
 
@@ -86,7 +89,7 @@ def test_every_schedule_stays_in_0_1_and_turns_only_at_its_peak(
     values = [schedule(step, total) for step in steps]
     assert all(0.0 <= value <= 1.0 + 1e-12 for value in values)
     peak = {"warm-up": math.inf, "cosine-decay": 0.0, "constant": 0.0}.get(name, peak_at * span * total)
-    for (before, low), (after, high) in zip(list(zip(steps, values))[:-1], list(zip(steps, values))[1:]):
+    for (before, low), (after, high) in itertools.pairwise(zip(steps, values, strict=True)):
         if after <= peak:
             assert low <= high + 1e-12
         if before >= peak:

@@ -287,7 +287,8 @@ def record_from_json(plain: dict[str, Any]) -> Record:
         name, _, axis = key.rpartition("|")
         kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
     shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
-    return Record(**{**plain, "kept": kept, "dense_shapes": shapes})
+    paper = tuple(plain.get("paper_by_operation", ()))
+    return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
 
 
 def refuse_foreign(path: Path) -> None:

@@ -45,7 +45,11 @@ def generators(parameters: Iterable[nn.Parameter], seed: int, step: int) -> dict
 
 @torch.no_grad()
 def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int) -> None:
-    """W <- w + z, z ~ N(0, std^2), where the mask allows."""
+    """W <- w + z, z ~ N(0, std^2), where the mask allows.
+
+    One stream per device serves the targets in order, each with as many deviates as it has entries now; those that a
+    mask hides are drawn and dropped.
+    """
     if noise.std == 0:
         return
     sources = generators((t.parameter for t in targets), seed, step)

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class Pruner:
         holders: Iterable[Holder] = (),
         seed: int = 0,
     ) -> None:
-        if not isinstance(total_steps, int) or total_steps <= 0:
+        if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
         refuse_wrapper(model)
         if attach and len(as_optimizers(optimizer)) > 1:
@@ -65,7 +66,7 @@ class Pruner:
             )
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
-        self.total_steps, self.seed = total_steps, seed
+        self.total_steps, self.seed = int(total_steps), seed
         self.step = 0
         self.history: list[CutReport] = []
         self._cuts = 0
@@ -87,6 +88,7 @@ class Pruner:
         self._last_inputs: Any = None
         self._proof: Any = None
         self._verdict: Verdict | None = None
+        self._judged_at = -1
         self._postponed = self._finished = False
         self._handles: list[Any] = []
         if self._window is not None:
@@ -149,7 +151,8 @@ class Pruner:
 
     def verdict(self) -> Verdict:
         """Who is dead now, on examples of training data."""
-        if self._verdict is None:
+        if self._verdict is None or self._judged_at != self.step:
+            self._judged_at = self.step
             criterion = self.method.criterion()
             if self._window is None:
                 self._proof = None
@@ -198,7 +201,7 @@ class Pruner:
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},
         )
-        self.gone, self.flops = plan.after, report.flops_after
+        self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
         if report.happened:

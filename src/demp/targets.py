@@ -152,10 +152,8 @@ def live_along(gradient: Tensor, axis: int) -> Tensor:
 
 def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]:
     """Every parameter that makes neurons: producing weights, and the norms and biases that follow them."""
-    carried = graph.nothing_gone()
     made: dict[str, int] = {}
     for layer in graph.layers:
-        carried[layer.classes] = True
         made.update(layer.producers)
     slot_classes = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
     shifts = {
@@ -163,17 +161,17 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
         for norm in graph.norms
         if norm.producer and norm.shift in parameters and parameters[norm.shift].requires_grad
     }
-    found = []
+    found: dict[str, Unit] = {}
     for weight, axis in made.items():
         if weight not in parameters or (weight, axis) not in slot_classes:
             continue
         shift = shifts.get(weight)
         witness, at = (parameters[shift], 0) if shift else (parameters[weight], axis)
-        found.append(Unit(parameters[weight], axis, witness, at, slot_classes[weight, axis]))
+        found[weight] = Unit(parameters[weight], axis, witness, at, slot_classes[weight, axis])
         for norm in graph.norms:
             if norm.producer != weight:
                 continue
             for name in (norm.scale, norm.shift):
                 if name in parameters and (name, 0) in slot_classes:
-                    found.append(Unit(parameters[name], 0, witness, at, slot_classes[name, 0]))
-    return found
+                    found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0])
+    return list(found.values())

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import demp
 from demp.errors import UsageError
@@ -100,6 +101,21 @@ def test_close_leaves_no_hooks(ran: bool):
     model(examples(IMAGE))
 
 
+def test_recomputed_forwards_are_not_counted_again():
+    class Checkpointed(Mlp):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    model = build(Checkpointed)
+    silence(model, [2, 3])
+    monitor = demp.NeuronMonitor(model)
+    for _ in range(2):
+        model(examples(VECTOR)).sum().backward()
+    snapshot = monitor.snapshot()
+    assert (snapshot.batches, snapshot.examples) == (2, 16)
+    assert [layer.dead for layer in snapshot.layers.values()] == [2, 0]
+
+
 def test_the_criterion_can_be_chosen():
     model = build(Mlp, act=nn.GELU)
     silence(model, [1])
@@ -128,7 +144,7 @@ def test_a_model_that_was_cut_meanwhile_must_be_watched_anew():
     monitor = demp.NeuronMonitor(model)
     model(examples(VECTOR))
     demp.cut(model, {"act1": [0, 1]}, example_inputs=(examples(VECTOR),))
-    with pytest.raises(UsageError, match="reads 10 neurons where there were 12.*start watching again"):
+    with pytest.raises(UsageError, match=r"reads 10 neurons where there were 12.*start watching again"):
         model(examples(VECTOR))
     monitor.close()
     monitor = demp.NeuronMonitor(model)

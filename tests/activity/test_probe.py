@@ -176,7 +176,7 @@ class MixedConcat(nn.Module):
         self.head = nn.Linear(9, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.cat([act(part(x)) for part, act in zip(self.parts, self.acts)], 1))
+        return self.head(torch.cat([act(part(x)) for part, act in zip(self.parts, self.acts, strict=True)], 1))
 
 
 def test_each_layer_of_a_concatenation_has_its_own_criterion():
@@ -184,7 +184,9 @@ def test_each_layer_of_a_concatenation_has_its_own_criterion():
     for part in model.parts:
         kill_linear(part, [1])
     model.parts[2].bias.data[1] = -60.0  # far enough down that GELU is below its threshold
-    dead = {name: (~flags).nonzero().flatten().tolist() for name, flags in demp.alive(model, [examples(VECTOR)]).items()}
+    dead = {
+        name: (~flags).nonzero().flatten().tolist() for name, flags in demp.alive(model, [examples(VECTOR)]).items()
+    }
     assert dead == {"acts.0": [1], "acts.1": [1], "acts.2": [1]}
     dead = demp.alive(model, [examples(VECTOR)], criterion="exact")
     assert (~dead["acts.0"]).tolist() == [False, True, False]
@@ -214,6 +216,16 @@ def test_a_neuron_is_dead_only_if_every_reader_finds_it_dead():
     assert demp.alive(model, [late])["act"].tolist() == [True, False, True, False]
     early = torch.tensor([[[3.0, 0.0, 0.0]]])
     assert demp.alive(model, [early])["act"].tolist() == [True, False, True, False]
+
+
+def test_an_activation_on_an_activation_is_judged_by_what_comes_out():
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.ReLU6(), nn.Linear(5, 2)).double()
+    kill_linear(model[0], [1, 4])
+    model[0].bias.data[[0, 2, 3]] = 5.0
+    graph = demp.trace(model, (examples(VECTOR),))
+    assert [(layer.name, layer.reads) for layer in graph.layers] == [("1", ()), ("2", (("3.weight", 0),))]
+    alive = demp.alive(model, [examples(VECTOR)])
+    assert alive["1"].tolist() == alive["2"].tolist() == [True, False, True, True, False]
 
 
 def test_a_nan_neuron_is_alive():

@@ -29,20 +29,22 @@ def open_window(model: nn.Module, shape: tuple[int, ...] = IMAGE, criterion: str
     return window
 
 
+WIDTHS = {"conv2": 6, "fc": 5, "head": 7}
+LAYERS = {"conv2": "act1", "fc": "act2", "head": "act3"}
+"""Reader -> the layer that it reads."""
+
+
 class Recorder:
     """Per layer of a PlainNet, whether every value that its reader received was zero, in every forward."""
 
-    WIDTHS = {"conv2": 6, "fc": 5, "head": 7}
-    LAYERS = {"conv2": "act1", "fc": "act2", "head": "act3"}
-
     def __init__(self, model: PlainNet) -> None:
-        self.dead = {self.LAYERS[r]: torch.ones(w, dtype=torch.bool) for r, w in self.WIDTHS.items()}
-        for reader in self.WIDTHS:
+        self.dead = {LAYERS[r]: torch.ones(w, dtype=torch.bool) for r, w in WIDTHS.items()}
+        for reader in WIDTHS:
             model.get_submodule(reader).register_forward_pre_hook(lambda m, args, r=reader: self.look(r, args[0]))
 
     def look(self, reader: str, value: Tensor) -> None:
-        parts = value.detach().reshape(len(value), self.WIDTHS[reader], -1)
-        self.dead[self.LAYERS[reader]] &= (parts == 0).all(2).all(0)
+        parts = value.detach().reshape(len(value), WIDTHS[reader], -1)
+        self.dead[LAYERS[reader]] &= (parts == 0).all(2).all(0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -142,6 +144,27 @@ def test_a_reader_that_did_not_run_leaves_its_layer_alive():
     kill_linear(model.fc1, [0])
     window = open_window(model, VECTOR)
     model.skip = True
+    model(examples(VECTOR))
+    assert not bool(window.verdict().dead["act1"].any())
+
+
+def test_a_layer_of_which_one_reader_did_not_run_is_alive_too():
+    class TwoReaders(BareReader):
+        both = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.act1(self.fc1(x))
+            return self.fc2(h) + (self.fc3(h) if self.both else 0)
+
+    model = build(BareReader)
+    model.__class__ = TwoReaders
+    model.fc3 = copy.deepcopy(model.fc2)
+    kill_linear(model.fc1, [0])
+    window = open_window(model, VECTOR)
+    model(examples(VECTOR))
+    assert bool(window.verdict().dead["act1"][0])
+    window.open(demp.trace(model, (examples(VECTOR),)).nothing_gone())
+    model.both = False
     model(examples(VECTOR))
     assert not bool(window.verdict().dead["act1"].any())
 

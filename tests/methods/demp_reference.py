@@ -97,7 +97,7 @@ class Algorithm1:
         """One pass of the loop body; the loss before the update."""
         loss = loss_of(self.model)
         names = list(self.w)
-        gradients = dict(zip(names, torch.autograd.grad(loss, [self.w[name] for name in names])))
+        gradients = dict(zip(names, torch.autograd.grad(loss, [self.w[name] for name in names]), strict=True))
         live = {made.parameter: self.live_entries(made, gradients) for made in self.anatomy.made}
         with torch.no_grad():
             self.add_penalty(gradients)

@@ -91,7 +91,7 @@ def run_both(kind: type[nn.Module], settings: Settings, **options) -> tuple[demp
         expected = twin.step(lambda m, step=step: loss_of(m, step, shape))
         assert loss == pytest.approx(expected, abs=1e-8, rel=0)
         kept = kept_by_layer(pruner)
-        for kin, alive in zip(twin.anatomy.kin, twin.alive):
+        for kin, alive in zip(twin.anatomy.kin, twin.alive, strict=True):
             assert all(kept[layer] == alive.nonzero().flatten().tolist() for layer in kin.layers)
     for name, parameter in model.named_parameters():
         expected_values = twin.w[name][twin.kept[name]].view_as(parameter)

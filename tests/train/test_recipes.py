@@ -7,6 +7,7 @@ from demp import methods, recipes
 from demp.errors import UsageError
 from demp.train import TrainConfig
 from demp.train.optim import lr_at
+from demp.train.scale import MOST_SGD_STRENGTH
 
 PAPER = [name for name in recipes.names() if name not in ("plain", "digits")]
 
@@ -83,13 +84,13 @@ def test_optimizers(name, optimizer, lr):
 
 
 def test_strength_grows_with_sgd_only_and_within_bounds():
-    def strength(optimizer, steps=0):
+    def strength(optimizer, steps=None):
         config = recipes.get("resnet18-cifar10", optimizer=optimizer, steps=steps)
         return config.method.options["peak_strength"]
 
     assert strength("adamw", 4000) == strength("adamw")
     assert strength("sgdw", 9766) == pytest.approx(10 * strength("sgdw"), rel=1e-3)
-    assert strength("sgdw", 100) == recipes.MOST_SGD_STRENGTH
+    assert strength("sgdw", 100) == MOST_SGD_STRENGTH
 
 
 def test_table_1_and_table_2_use_their_own_penalties():

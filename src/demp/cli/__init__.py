@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except SystemExit as stop:  # tyro's own way out: help, or an unknown flag
         return stop.code if isinstance(stop.code, int) else MISTAKE
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             raise
         return _explain(error, as_json="--json" in arguments)

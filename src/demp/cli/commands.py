@@ -202,7 +202,7 @@ class Recipes(Command):
     """Recipe to print as TOML."""
     optimizer: Text = ""
     """Its optimizer."""
-    steps: int = 0
+    steps: Count = None
     """Its length."""
     width: Number = None
     """Its width."""
@@ -216,8 +216,9 @@ class Recipes(Command):
                 table.add_row(name, recipes.summary(name))
             console.print(table)
             return {name: recipes.summary(name) for name in recipes.names()}
-        wanted = {"optimizer": self.optimizer, "steps": self.steps, "width": self.width}
-        config = recipes.get(self.name, **{key: value for key, value in wanted.items() if value})
+        wanted = {"optimizer": self.optimizer or None, "steps": self.steps, "width": self.width}
+        given = {key: value for key, value in wanted.items() if value is not None}
+        config = recipes.get(self.name, **given)
         console.print(config.to_toml(), markup=False, highlight=False)
         return config.to_dict()
 
@@ -228,8 +229,8 @@ class Demo(Command):
 
     out: Folder = ""
     """Folder for both runs; without it, a new one under runs/."""
-    steps: int = 0
-    """Steps of each run; 0 is the recipe's."""
+    steps: Count = None
+    """Steps of each run; without it, the recipe's."""
     seed: int = 0
     """Seed of both runs."""
 
@@ -238,9 +239,7 @@ class Demo(Command):
         if self.out and Path(self.out).exists() and any(Path(self.out).iterdir()):
             raise UsageError(f"the folder {self.out} is not empty; give another with --out")
         out = Path(self.out) if self.out else free_folder("demo")
-        return run_demo(
-            out, steps=self.steps, seed=self.seed, console=self.console(), view=self.view
-        )
+        return run_demo(out, steps=self.steps, seed=self.seed, console=self.console(), view=self.view)
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -36,7 +36,7 @@ with torch.no_grad():
 
 
 def run_demo(
-    out: Path, *, steps: int, seed: int, console: Console, view: Callable[[str], Observer]
+    out: Path, *, steps: int | None, seed: int, console: Console, view: Callable[[str], Observer]
 ) -> dict[str, Any]:
     """Train both networks, print one table, reload the pruned one in a fresh process."""
     recipe = recipes.get("digits", steps=steps).merged({"seed": seed})
@@ -51,8 +51,7 @@ def run_demo(
     difference = reload_difference(pruned.model, out)
     console.print(comparison(dense.summary, pruned.summary))
     console.print(
-        f"{out / 'demp' / 'model'} loaded in a fresh process: "
-        f"largest difference of its outputs {difference:g}"
+        f"{out / 'demp' / 'model'} loaded in a fresh process: largest difference of its outputs {difference:g}"
     )
     if difference != 0:
         raise DempError("the reloaded network answers differently; please report this")

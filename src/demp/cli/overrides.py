@@ -54,9 +54,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise UsageError(
-                f"{setting!r} is not KEY=VALUE; write for example schedule.name=cosine"
-            )
+            raise UsageError(f"{setting!r} is not KEY=VALUE; write for example schedule.name=cosine")
         try:
             found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -168,15 +168,19 @@ class NeuronGraph:
 
         ``paper=True`` counts as the paper does: the shrunken input width is ignored.
         """
-        total = 0.0
+        return round(sum(self.flops_by_operation(gone, paper=paper)))
+
+    def flops_by_operation(self, gone: Tensor, *, paper: bool = False) -> list[float]:
+        """The same for each contraction, in forward order."""
+        found = []
         for op in self.contractions:
             share = 1.0
             if op.outputs is not None:
                 share *= share_left(op.outputs, gone)
             if op.inputs is not None and not paper:
                 share *= share_left(op.inputs, gone)
-            total += op.flops * share
-        return round(total)
+            found.append(op.flops * share)
+        return found
 
 
 def share_left(classes: Tensor, gone: Tensor) -> float:

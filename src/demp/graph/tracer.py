@@ -337,7 +337,8 @@ def run(
     with evaluating(model, training), torch.random.fork_rng(devices=cuda), torch.enable_grad():
         with leaving_nothing(model) as left, place:
             out = call(model, tensors, args, kwargs, mode)
-        return out, left
+        own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
+        return out, [t for t in left if id(t) not in own]
 
 
 def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, mode: Any) -> Any:
@@ -372,7 +373,8 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
         try:
-            return trace_with(model, tensors, aliases, inputs, vehicle)
+            with torch.inference_mode(False):
+                return trace_with(model, tensors, aliases, inputs, vehicle)
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)

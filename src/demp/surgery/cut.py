@@ -48,6 +48,8 @@ def cut(
     refuse_open_autocast()
     refuse_pending_gradients(model)
     refuse_pending_backward(model)
+    optimizers = as_optimizers(optimizer)
+    refuse_other_optimizers(model, optimizers)
     graph = graph or trace(model, example_inputs)
     gone = graph.nothing_gone()
     flags = as_flags(graph, dead)
@@ -57,7 +59,7 @@ def cut(
         graph,
         plan,
         example_inputs=example_inputs,
-        optimizers=as_optimizers(optimizer),
+        optimizers=optimizers,
         holders=tuple(holders),
         exact=exact,
         verify=verify,
@@ -92,3 +94,13 @@ def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     if optimizer is None:
         return ()
     return (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
+
+
+def refuse_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """An optimizer of another model: the state of the right one would go stale."""
+    mine = {id(p) for p in model.parameters()}
+    for one in optimizers:
+        if not any(id(p) in mine for group in one.param_groups for p in group["params"]):
+            raise UsageError(
+                f"{type(one).__name__} holds none of the model's parameters; build it from this model's parameters()"
+            )

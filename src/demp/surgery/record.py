@@ -28,6 +28,8 @@ class Record:
     """Forward FLOPs at present, on the same inputs as ``dense_flops`` and ``paper_flops``."""
     inputs: dict[str, Any] | None
     """The example inputs, described (``describe_inputs``)."""
+    paper_by_operation: tuple[float, ...] = ()
+    """``paper_flops`` per contraction: what is left of each composes over several traces."""
 
 
 def record_of(model: nn.Module) -> Record | None:
@@ -44,7 +46,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
             kept[key] = kept[key][keep]
         elif len(keep) < len(slot.classes):
             kept[key] = keep
-    flops, paper = graph.flops(graph.nothing_gone()), graph.flops(after, paper=True)
+    flops, paper = graph.flops(graph.nothing_gone()), paper_costs(graph, after, base)
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
@@ -52,11 +54,23 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         dense_neurons=graph.neurons() if base is None else base.dense_neurons,
         neurons=graph.neurons(after),
         dense_flops=flops if base is None else base.dense_flops,
-        paper_flops=paper if base is None else round(base.paper_flops * paper / max(flops, 1)),
+        paper_flops=round(sum(paper)),
         flops=round(graph.flops(after) * scale),
         inputs=describe_inputs(example_inputs),
+        paper_by_operation=tuple(paper),
     )
     setattr(model, ATTRIBUTE, record)
+
+
+def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
+    """FLOPs of each contraction by the paper's convention: its dense ones times the share of outputs that is left."""
+    whole, left = graph.flops_by_operation(graph.nothing_gone()), graph.flops_by_operation(after, paper=True)
+    if base is None:
+        return left
+    earlier = base.paper_by_operation
+    if len(earlier) != len(left):  # the forward took another path than at the cut before: only totals compare
+        earlier = [base.paper_flops * each / max(sum(whole), 1) for each in whole]
+    return [e * now / max(was, 1) for e, now, was in zip(earlier, left, whole, strict=True)]
 
 
 def describe_inputs(example_inputs: Any) -> dict[str, Any] | None:

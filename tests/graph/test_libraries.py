@@ -1,0 +1,99 @@
+"""Models of other libraries with random weights: read without arithmetic, cut exactly."""
+
+import demp
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import nets
+from shim import install_torchvision_shim
+
+install_torchvision_shim()
+torchvision = pytest.importorskip("torchvision.models")
+transformers = pytest.importorskip("transformers")
+
+TORCHVISION = {
+    # name: (image size, neurons, removable, builder's options)
+    "resnet50": (64, 22720, 22720, {}),
+    "mobilenet_v3_large": (64, 13296, 13296, {}),
+    "densenet121": (64, 41824, 41824, {}),
+    "efficientnet_b0": (64, 19580, 19580, {}),
+    "convnext_tiny": (64, 26496, 26496, {}),
+    "swin_t": (64, 17664, 17664, {}),
+    "shufflenet_v2_x0_5": (64, 2944, 1912, {}),
+    "googlenet": (64, 7280, 6240, {"init_weights": False}),
+    "squeezenet1_1": (64, 2951, 2944, {}),
+    "regnet_y_400mf": (64, 9488, 5240, {}),
+    "vgg11_bn": (64, 10944, 10944, {}),
+    "vit_b_32": (64, 36864, 36864, {"image_size": 64}),
+    "inception_v3": (96, 17216, 17216, {"init_weights": False}),
+}
+FAST = ("mobilenet_v3_large", "shufflenet_v2_x0_5", "densenet121", "efficientnet_b0")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION]
+)
+def test_torchvision(name):
+    size, neurons, removable, options = TORCHVISION[name]
+    model = getattr(torchvision, name)(weights=None, num_classes=7, **options).double().eval()
+    for head in (module for module in model.modules() if isinstance(module, nn.Linear)):
+        nn.init.normal_(head.weight, std=0.02)
+    inputs = (torch.randn(2, 3, size, size, dtype=torch.float64),)
+    graph = demp.trace(model, inputs)
+    assert graph.vehicle == "meta"
+    assert (graph.neurons(), sum(int(layer.removable.sum()) for layer in graph.layers)) == (neurons, removable)
+    if name not in ("swin_t", "vit_b_32"):  # fused attention is counted another way
+        with FlopCounterMode(display=False) as counter:
+            before = nets.outputs(model, inputs)
+        assert graph.flops(graph.nothing_gone()) == counter.get_total_flops()
+    dead = nets.killed(model, graph, 0.3, low=0.0)
+    before = nets.outputs(model, inputs)
+    report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
+    assert report.removed == sum(map(len, dead.values())) and not report.held
+    scale = float(before[0].abs().max())
+    assert scale > 0 and nets.gap(before, nets.outputs(model, inputs)) < 1e-10 * scale
+    if name == "googlenet":  # its auxiliary heads run in training only
+        assert any("training forward" in refusal.reason for refusal in graph.refused)
+        assert len(model.train()(*inputs)) == 3
+
+
+def language_model(kind: str) -> nn.Module:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if kind == "bert":
+        config = transformers.BertConfig(**sizes, intermediate_size=24, max_position_embeddings=16)
+        return transformers.BertModel(config)
+    if kind == "gpt2":
+        small = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "n_inner": 24}
+        config = transformers.GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=0, activation_function="gelu", **small)
+        return transformers.GPT2LMHeadModel(config)
+    sizes |= {"num_key_value_heads": 1, "use_cache": False}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=24))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "attention mask"])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_transformers(kind, masked):
+    model, inputs = nets.settle(language_model(kind)), {"input_ids": torch.randint(0, 50, (2, 7))}
+    if masked:
+        inputs["attention_mask"] = torch.ones(2, 7, dtype=torch.long)
+    for seed in range(2):
+        graph = demp.trace(model, inputs)
+        needs_values = masked or kind != "bert"  # the library looks into its masks and positions
+        assert graph.vehicle == ("eager" if needs_values else "meta")
+        hidden = [layer for layer in graph.layers if layer.producers and layer.reads]
+        assert len(hidden) == 2 and all(layer.removable.all() and layer.coupled == () for layer in hidden)
+        assert seed or [layer.width for layer in hidden] == [24, 24]
+        dead = nets.killed(model, graph, 0.4, seed)
+        before = nets.outputs(model, inputs)
+        report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
+        assert report.removed == sum(map(len, dead.values())) > 0
+        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+
+
+def test_gpt2_keeps_its_width_in_an_attribute():
+    graph = demp.trace(language_model("gpt2"), {"input_ids": torch.randint(0, 50, (2, 7))})
+    refused = {refusal.name: refusal.reason for refusal in graph.refused}
+    assert [layer.width for layer in graph.layers] == [24, 24]
+    assert all("this width written into it" in refused[layer.name] for layer in graph.layers)

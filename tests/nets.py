@@ -1,0 +1,381 @@
+"""Small networks of every shape that matters, and neurons that are really dead.
+
+``kill`` works on what makes a neuron (weights, biases, norm scales), never on what reads it: a test that cuts killed
+neurons fails when the graph took the wrong slices.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from demp.graph import NeuronGraph
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "inplace": lambda: nn.ReLU(inplace=True),
+    "relu6": nn.ReLU6,
+    "leaky_relu": lambda: nn.LeakyReLU(0.05),
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "mish": nn.Mish,
+}
+"""Activations that are zero at zero."""
+ZERO_BELOW = ("relu", "relu6", "hardswish")
+"""Kinds of activation that are also zero far below zero."""
+
+
+class Forward(nn.Module):
+    """A module whose forward is a function of itself and the inputs."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self._function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(self, *args, **kwargs)
+
+
+def settle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """fp64, evaluation mode, and norms as after some training: statistics, scales and shifts away from 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.uniform_(0.2, 1.0, generator=generator)
+    return model
+
+
+# Networks --------------------------------------------------------------------------------------------
+
+
+def plain(
+    dims: int = 2,
+    widths: Sequence[int] = (5, 4),
+    activation: str = "relu",
+    norm: bool = True,
+    stride: int = 1,
+    dilation: int = 1,
+    pool: str = "max",
+    end: str = "flatten",
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Convolutions, a pool between them, then flatten or a global mean, and a hidden linear layer."""
+    layers: list[nn.Module] = []
+    inputs, size = 2, 6
+    for at, width in enumerate(widths):
+        layers.append(CONV[dims](inputs, width, 3, stride=stride if at else 1, padding=dilation, dilation=dilation))
+        if norm:
+            layers.append(NORM[dims](width))
+        layers.append(ACTIVATIONS[activation]())
+        if at == 0 and pool != "none":
+            layers.append((MAX_POOL if pool == "max" else AVERAGE_POOL)[dims](2))
+            size = 3
+        elif at and stride > 1:
+            size = (size - 1) // stride + 1
+        inputs = width
+    if end == "flatten":
+        layers.append(nn.Flatten())
+        inputs *= size**dims
+    else:
+        layers.append(Forward(lambda self, x: x.flatten(2).mean(2)))
+    layers += [nn.Linear(inputs, 6), ACTIVATIONS[activation](), nn.Linear(6, 3)]
+    return nn.Sequential(*layers), (torch.randn(3, 2, *[6] * dims),)
+
+
+class PostBlock(nn.Module):
+    """relu(branch + shortcut)."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, stride: int, activation: str) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = nn.Conv2d(inner, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.act1, self.act2 = ACTIVATIONS[activation](), ACTIVATIONS[activation]()
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+
+class PreBlock(nn.Module):
+    """Pre-activation: x + conv(relu(bn(conv(relu(bn(x))))))."""
+
+    def __init__(self, width: int, inner: int, activation: str) -> None:
+        super().__init__()
+        self.bn1, self.act1, self.conv1 = nn.BatchNorm2d(width), ACTIVATIONS[activation](), nn.Conv2d(width, inner, 1)
+        self.bn2, self.act2 = nn.BatchNorm2d(inner), ACTIVATIONS[activation]()
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.act2(self.bn2(self.conv1(self.act1(self.bn1(x))))))
+
+
+def residual(
+    widths: Sequence[int] = (4, 4, 6), inner: int = 3, stride: int = 1, activation: str = "relu", pre: bool = False
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A stem and residual blocks; where the width changes, the shortcut is a projection."""
+    blocks: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:], strict=False):
+        if pre:
+            blocks.append(PreBlock(widths[0], inner, activation))
+        else:
+            blocks.append(PostBlock(inputs, inner, outputs, stride if inputs != outputs else 1, activation))
+    last = widths[0] if pre else widths[-1]
+    tail = [nn.BatchNorm2d(last), ACTIVATIONS[activation]()] if pre else []
+    stem = [nn.Conv2d(3, widths[0], 3, padding=1)] + ([] if pre else [ACTIVATIONS[activation]()])
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, 3)]
+    return nn.Sequential(*stem, *blocks, *tail, *head), (torch.randn(2, 3, 5, 5),)
+
+
+class Dense(nn.Module):
+    """DenseNet: every layer reads the concatenation of all earlier ones."""
+
+    def __init__(self, width: int, growth: int, layers: int, activation: str) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            act1, act2 = ACTIVATIONS[activation](), ACTIVATIONS[activation]()
+            narrow = [nn.BatchNorm2d(width), act1, nn.Conv2d(width, 5, 1, bias=False)]
+            grow = [nn.BatchNorm2d(5), act2, nn.Conv2d(5, growth, 3, padding=1, bias=False)]
+            self.layers.append(nn.Sequential(*narrow, *grow))
+            width += growth
+        self.norm, self.act, self.head = nn.BatchNorm2d(width), ACTIVATIONS[activation](), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [self.stem(x)]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, 1)))
+        return self.head(self.act(self.norm(torch.cat(features, 1))).mean((2, 3)))
+
+
+def dense(
+    width: int = 4, growth: int = 3, layers: int = 2, activation: str = "relu"
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """DenseNet in small."""
+    return Dense(width, growth, layers, activation), (torch.randn(2, 3, 4, 4),)
+
+
+class Branches(nn.Module):
+    """Inception: branches side by side, the last one activated after the join."""
+
+    def __init__(self, widths: Sequence[int], activation: str) -> None:
+        super().__init__()
+        make = ACTIVATIONS[activation]
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), make()) for width in widths
+        )
+        self.act, self.mix, self.head = make(), nn.Conv2d(sum(widths), 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([branch(x) for branch in self.branches], 1)
+        return self.head(self.act(self.mix(joined)).amax((2, 3)))
+
+
+def branches(widths: Sequence[int] = (3, 2, 4), activation: str = "relu") -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Inception in small."""
+    return Branches(widths, activation), (torch.randn(2, 3, 4, 4),)
+
+
+class Separable(nn.Module):
+    """Inverted residual: expand, depthwise, squeeze-excite, project."""
+
+    def __init__(self, width: int, hidden: int, squeeze: int, activation: str) -> None:
+        super().__init__()
+        make = ACTIVATIONS[activation]
+        self.expand, self.bn1, self.act1 = nn.Conv2d(3, hidden, 1, bias=False), nn.BatchNorm2d(hidden), make()
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False)
+        self.bn2, self.act2 = nn.BatchNorm2d(hidden), make()
+        self.reduce, self.act3, self.excite = nn.Conv2d(hidden, squeeze, 1), make(), nn.Conv2d(squeeze, hidden, 1)
+        self.project, self.act4, self.head = nn.Conv2d(hidden, width, 1), make(), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act2(self.bn2(self.depthwise(self.act1(self.bn1(self.expand(x))))))
+        gate = torch.sigmoid(self.excite(self.act3(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return self.head(self.act4(self.project(x * gate)).mean((2, 3)))
+
+
+def separable(
+    width: int = 4, hidden: int = 6, squeeze: int = 3, activation: str = "relu"
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """MobileNet in small."""
+    return Separable(width, hidden, squeeze, activation), (torch.randn(2, 3, 4, 4),)
+
+
+class Gated(nn.Module):
+    """Gated MLP: gate and value in two matrices, or packed in one."""
+
+    def __init__(self, hidden: int, how: str) -> None:
+        super().__init__()
+        self.how = how
+        if how == "separate":
+            self.gate, self.value = nn.Linear(4, hidden), nn.Linear(4, hidden)
+        else:
+            self.both = nn.Linear(4, 2 * hidden)
+        self.down = nn.Linear(hidden, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "separate":
+            return self.down(F.silu(self.gate(x)) * self.value(x))
+        if self.how == "glu":
+            return self.down(F.glu(self.both(x)))
+        gate, value = self.both(x).chunk(2, dim=-1)
+        return self.down(F.gelu(gate) * value)
+
+
+def gated(hidden: int = 6, how: str = "separate") -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """SwiGLU and its relatives."""
+    return Gated(hidden, how), (torch.randn(2, 5, 4),)
+
+
+class Tokens(nn.Module):
+    """Convolution to tokens (or channels last), MLP on the last axis, and back."""
+
+    def __init__(self, width: int, hidden: int, activation: str, layout: str) -> None:
+        super().__init__()
+        make = ACTIVATIONS[activation]
+        self.layout = layout
+        self.patches, self.act1 = nn.Conv2d(3, width, 2, 2), make()
+        self.fc1, self.act2, self.fc2, self.act3 = nn.Linear(width, hidden), make(), nn.Linear(hidden, width), make()
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.patches(x))
+        x = x.permute(0, 2, 3, 1) if self.layout == "nhwc" else x.flatten(2).transpose(1, 2)
+        x = self.act3(self.fc2(self.act2(self.fc1(x))) + x)
+        if self.layout == "nhwc":
+            return self.head(x.permute(0, 3, 1, 2).mean((2, 3)))
+        return self.head(x.amax(1))
+
+
+def tokens(
+    width: int = 5, hidden: int = 6, activation: str = "relu", layout: str = "nhwc"
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Neurons on the last axis, then on the second again."""
+    return Tokens(width, hidden, activation, layout), (torch.randn(2, 3, 4, 4),)
+
+
+def mlp(*widths: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
+    """Linear and ReLU in turn: ``mlp(4, 8, 3)`` has one layer of 8 neurons."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs, bias=bias), *([nn.BatchNorm1d(outputs)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers[: -2 if norm else -1])
+
+
+# Dead neurons ----------------------------------------------------------------------------------------
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by their first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def classes_of(graph: NeuronGraph, dead: Mapping[str, Any]) -> Tensor:
+    """The classes of the named neurons, as a boolean over all classes."""
+    chosen = graph.nothing_gone()
+    for name, indices in dead.items():
+        chosen[graph.layer(name).classes[torch.as_tensor(indices, dtype=torch.long)]] = True
+    return chosen
+
+
+@torch.no_grad()
+def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: float = -100.0) -> None:
+    """Make neurons exactly zero at every read: what makes them becomes zero.
+
+    Their biases become ``low`` where only ReLU and the like follow. In networks where something reads a norm without an
+    activation between them (MobileNet, ShuffleNet), ``low`` must be zero.
+    """
+    tensors, dying = tensors_of(model), classes_of(graph, dead)
+    below = torch.ones(graph.classes, dtype=torch.bool)
+    for layer in graph.layers:
+        below[layer.classes] &= layer.activation in ZERO_BELOW
+    shifts = {norm.shift for norm in graph.norms}
+    readers = {(read.weight, read.weight_axis) for read in graph.reads}
+    for slot in graph.slots:
+        tensor = tensors[slot.tensor]
+        positions = dying[slot.classes].nonzero().flatten()
+        if (slot.tensor, slot.axis) in readers or slot.tensor.endswith(("running_mean", "running_var")):
+            continue
+        for position in positions.tolist():
+            shifted = slot.tensor in shifts and below[slot.classes[position]]
+            tensor.select(slot.axis, position).fill_(low if shifted else 0.0)
+
+
+def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str, list[int]]:
+    """A random share of the removable neurons, coupled ones together; at least one of each layer stays."""
+    removable = graph.nothing_gone()
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
+    chosen = removable & torch.tensor([rng.random() < share for _ in range(graph.classes)])
+    for layer in graph.layers:
+        if bool(chosen[layer.classes].all()):
+            chosen[layer.classes[0]] = False
+    found = {layer.name: chosen[layer.classes].nonzero().flatten().tolist() for layer in graph.layers}
+    return {name: indices for name, indices in found.items() if indices}
+
+
+def killed(
+    model: nn.Module, graph: NeuronGraph, share: float = 0.4, seed: int = 0, low: float = -100.0
+) -> dict[str, list[int]]:
+    """Kill a random share of the removable neurons and name them."""
+    dead = some_dead(graph, share, random.Random(seed))
+    kill(model, graph, dead, low)
+    return dead
+
+
+# Comparing -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """All output tensors in evaluation mode, copied."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    out = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    for module, mode in modes.items():
+        module.training = mode
+    return [leaf.clone() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def gap(before: list[Tensor], after: list[Tensor]) -> float:
+    """Largest absolute difference."""
+    assert [t.shape for t in before] == [t.shape for t in after]
+    return max(float((a.double() - b.double()).abs().max()) for a, b in zip(before, after, strict=True))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+
+
+def same_state(before: dict[str, Tensor], model: nn.Module) -> bool:
+    """Is every parameter and buffer as it was, to the bit?"""
+    now = tensors_of(model)
+    return before.keys() == now.keys() and all(torch.equal(before[name], now[name]) for name in now)
+
+
+def same_tree(before: Any, now: Any) -> bool:
+    """Are two nested structures equal, tensors to the bit?"""
+    if isinstance(before, Tensor):
+        return isinstance(now, Tensor) and torch.equal(before, now)
+    if isinstance(before, dict):
+        return before.keys() == now.keys() and all(same_tree(before[key], now[key]) for key in before)
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(now) and all(same_tree(a, b) for a, b in zip(before, now, strict=True))
+    return before == now

@@ -1,0 +1,67 @@
+"""Tiny networks, every subset of their neurons: the cut network equals the one in which they are silenced.
+
+The silenced network is made by forward hooks on the activation modules, without anything of the graph but the names.
+"""
+
+import copy
+from itertools import product
+
+import demp
+import pytest
+import torch
+from demp.surgery import Limits, execute, plan_cut
+from torch import nn
+
+import nets
+
+NETWORKS = {
+    "mlp": lambda: (nets.mlp(3, 3, 3, 2), (torch.randn(4, 3),)),
+    "normed": lambda: (nets.mlp(3, 3, 2, 2, norm=True), (torch.randn(4, 3),)),
+    "flatten": lambda: nets.plain(1, (2, 2), norm=False),
+    "stream": lambda: nets.residual((3, 3), inner=2),
+    "projection": lambda: nets.residual((2, 3), inner=2),
+    "pre-activation": lambda: nets.residual((3, 3), inner=2, pre=True),
+    "dense": lambda: nets.dense(2, 2, 1, "relu"),
+    "branches": lambda: nets.branches((2, 1)),
+    "separable": lambda: nets.separable(2, 3, 1, "gelu"),
+    "tokens": lambda: nets.tokens(3, 3),
+}
+
+
+def silenced(model: nn.Module, inputs, masks: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Outputs with the masked neurons of every activation module set to zero."""
+
+    def hook(mask):
+        def silence(module, args, out):
+            axis = 1 if out.shape[1] == len(mask) else out.dim() - 1
+            shape = [-1 if dim == axis else 1 for dim in range(out.dim())]
+            return out * (~mask).to(out.dtype).view(shape)
+
+        return silence
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(mask)) for name, mask in masks.items()]
+    out = nets.outputs(model, inputs)
+    for handle in handles:
+        handle.remove()
+    return out
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_subset(network):
+    model, inputs = NETWORKS[network]()
+    nets.settle(model)
+    inputs = tuple(x.double() for x in inputs)
+    graph = demp.trace(model, inputs)
+    removable = torch.cat([layer.classes[layer.removable] for layer in graph.layers]).unique()
+    subsets = list(product([False, True], repeat=len(removable)))
+    for subset in subsets[:: max(1, len(subsets) // 24)] + subsets[-1:]:
+        chosen = graph.nothing_gone()
+        chosen[removable] = torch.tensor(subset)
+        dead = {layer.name: chosen[layer.classes] for layer in graph.layers}
+        small = copy.deepcopy(model)
+        plan = plan_cut(graph, graph.nothing_gone(), dead, Limits())
+        report = execute(small, graph, plan, example_inputs=inputs, exact=False)
+        masks = {layer.name: plan.after[layer.classes] for layer in graph.layers}
+        assert nets.gap(silenced(model, inputs, masks), nets.outputs(small, inputs)) < 1e-10
+        assert report.removed == sum(int(mask.sum()) for mask in masks.values())
+        assert report.held or torch.equal(plan.after, chosen)

@@ -1,0 +1,161 @@
+"""Moments at which a model must not be cut, and moments that only look like it."""
+
+import gc
+
+import demp
+import pytest
+import torch
+from demp.surgery.guards import pending_backward
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import nets
+from nets import Forward
+
+X = torch.randn(5, 4)
+
+
+def network(bias: bool = True) -> nn.Sequential:
+    model = nets.mlp(4, 6, 3, bias=bias)
+    nets.kill(model, demp.trace(model, (X,)), {"1": [0, 1]})
+    return model
+
+
+def cut(model: nn.Module) -> int:
+    layer = demp.trace(model, (X,)).layers[0].name
+    return demp.cut(model, {layer: [0, 1]}, example_inputs=(X,)).removed
+
+
+def test_open_autocast():
+    model = network()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(X)
+        with pytest.raises(demp.CutError, match="inside an autocast region"):
+            cut(model)
+        with torch.autocast("cpu", enabled=False):
+            assert cut(network()) == 2
+    gc.collect()
+    assert cut(model) == 2
+
+
+def test_gradients_that_no_step_has_used():
+    model = network()
+    model(X).sum().backward()
+    with pytest.raises(demp.CutError, match="holds a gradient: the model is inside an accumulation window"):
+        cut(model)
+    model.zero_grad(set_to_none=False)
+    assert cut(model) == 2
+    assert model[0].weight.grad.shape == model[0].weight.shape
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_a_forward_that_waits_for_its_backward(bias):
+    model = network(bias)
+    before = nets.state(model)
+    loss = model(X).square().sum()
+    with pytest.raises(demp.CutError, match="still waiting for its backward"):
+        cut(model)
+    assert nets.same_state(before, model)
+    loss.backward()
+    model.zero_grad()
+    assert cut(model) == 2
+
+
+def waiting(model: nn.Module, loss: torch.Tensor) -> bool:
+    """Is a cut refused while ``loss`` is alive?"""
+    try:
+        demp.cut(model, {}, example_inputs=(X,))
+    except demp.CutError:
+        assert loss is not None
+        return True
+    return False
+
+
+def test_a_dropped_graph_does_not_wait():
+    model = network()
+    model(X)
+    assert cut(model) == 2
+
+
+def test_a_graph_kept_for_another_backward_waits():
+    model = network()
+    loss = model(X).square().sum()
+    loss.backward(retain_graph=True)
+    model.zero_grad()
+    assert waiting(model, loss)
+
+
+def test_a_graph_in_a_container_waits():
+    model = network()
+    kept = {"outputs": [model(X)]}
+    assert waiting(model, kept["outputs"][0])
+
+
+def test_the_graph_of_another_model_does_not_wait():
+    model, other = network(), network()
+    loss = other(X).sum()
+    assert not waiting(model, loss)
+
+
+def test_no_grad_does_not_wait():
+    model = network()
+    with torch.no_grad():
+        out = model(X)
+    assert not waiting(model, out)
+
+
+def test_checkpointed_graphs_wait_and_are_not_run_again():
+    runs = []
+
+    def block(s, y):
+        runs.append(1)
+        return F.relu(s.fc(y))
+
+    model = Forward(
+        lambda s, x: s.head(checkpoint(block, s, x, use_reentrant=False)),
+        fc=nn.Linear(4, 6),
+        head=nn.Linear(6, 3, bias=False),
+    )
+    loss = model(X).sum()
+    assert len(runs) == 1 and waiting(model, loss) and len(runs) == 1
+    loss.backward()
+    assert model.fc.weight.grad is not None
+
+
+def test_custom_functions_wait():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x @ weight.t()
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, weight = ctx.saved_tensors
+            return grad @ weight, grad.t() @ x
+
+    model = Forward(lambda s, x: Square.apply(x, s.fc.weight), fc=nn.Linear(4, 3, bias=False))
+    loss = model(X).sum()
+    assert waiting(model, loss)
+    loss.backward()
+    model.zero_grad()
+    assert not waiting(model, loss)
+
+
+def test_a_bare_bias_waits():
+    model = Forward(lambda s, x: F.relu(x + s.shift), shift=nn.Parameter(torch.ones(4)))
+    assert waiting(model, model(X))
+
+
+def test_an_outdated_graph_does_not_wait():
+    """An optimizer has stepped: this graph can never run backward again."""
+    model = network()
+    out = model[2](model[1](model[0](X)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(X).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+    assert not pending_backward(model[2].parameters())

@@ -1,0 +1,214 @@
+"""Saved at any step and resumed, a run ends as if it had never stopped: bit by bit, cuts included."""
+
+import copy
+import io
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import demp
+from demp.errors import UsageError
+from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, hooks_on, train
+
+STEPS = 18
+
+
+class Run:
+    """Everything that a training script builds, from scratch, deterministically."""
+
+    def __init__(self, kind: type[nn.Module], optimizer: str, options: dict[str, Any]) -> None:
+        self.shape = VECTOR if kind is Mlp else IMAGE
+        self.model = build(kind, seed=1)
+        if optimizer == "adam":
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.model.parameters(), lr=0.03)
+        else:
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9)
+        options = dict(options)
+        if options.pop("probe"):
+            options["batches"] = lambda seed: [examples(self.shape, n=4, seed=31 * seed + i) for i in range(2)]
+        self.pruner = demp.DemP(
+            self.model, self.optimizer, example_inputs=(examples(self.shape),), total_steps=STEPS, seed=5, **options
+        )
+        self.metrics: dict[int, dict[str, float]] = {}
+        self.losses: dict[int, float] = {}
+        self.reports_at: list[int] = []
+        """Number of reports when each save was made."""
+
+    def save(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "pruner": self.pruner.state_dict(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def load(self, saved: bytes) -> None:
+        state = torch.load(io.BytesIO(saved), weights_only=True)
+        self.pruner.load_state_dict(state["pruner"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def go(self, keep_saves: bool = False) -> list[bytes]:
+        """To the end; what would have been saved after each number of steps, if wanted."""
+        saves = []
+        for step in range(self.pruner.step, STEPS):
+            if keep_saves:
+                saves.append(self.save())
+                self.reports_at.append(len(self.pruner.history))
+            (self.losses[step],) = train(self.model, self.optimizer, self.shape, range(step, step + 1))
+            self.metrics[step] = self.pruner.metrics()
+        saves += [self.save()] if keep_saves else []
+        self.reports_at.append(len(self.pruner.history))
+        self.pruner.finish()
+        return saves
+
+    def end(self) -> dict[str, Any]:
+        """What the run came to."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Nested structures of tensors, bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return a == b
+
+
+def reports(pruner: demp.Pruner) -> list[dict[str, Any]]:
+    """The history, without the clock."""
+    found = [asdict(report) for report in pruner.history]
+    for report in found:
+        del report["seconds"], report["surgery_seconds"]
+    return found
+
+
+STRONG = {"peak_strength": 0.3, "peak_noise_std": 0.1}
+RUNS: dict[str, tuple[type[nn.Module], str, dict[str, Any]]] = {
+    "probe": (ResidualNet, "adam", {"probe": True, "period": 4, **STRONG, "peak_noise_std": 0.6}),
+    "window": (PlainNet, "adam", {"probe": False, "period": 5, "window_steps": 3, **STRONG}),
+    "window always open": (Mlp, "sgd", {"probe": False, "period": 4, "live_mask": "last-check", **STRONG}),
+    "window, one cut at the end": (Mlp, "adam", {"probe": False, "dynamic": False, "window_steps": 6, **STRONG}),
+    "target": (PlainNet, "adam", {
+        "probe": True, "period": 4, "target_neuron_sparsity": 0.5, "live_mask": "last-check", **STRONG}),
+}  # fmt: skip
+EVERY_STEP = ("probe", "window")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str):
+    whole = Run(*RUNS[name])
+    saves = whole.go(keep_saves=True)
+    assert sum(report.happened for report in whole.pruner.history) >= (1 if "end" in name else 2)
+    for step in range(0, STEPS + 1, 1 if name in EVERY_STEP else 3):
+        resumed = Run(*RUNS[name])
+        resumed.load(saves[step])
+        assert resumed.pruner.step == step
+        resumed.go()
+        assert equal(resumed.end(), whole.end()), f"saved at step {step}"
+        assert all(resumed.losses[s] == whole.losses[s] for s in range(step, STEPS))
+        assert all(resumed.metrics[s] == whole.metrics[s] for s in range(step, STEPS))
+        assert reports(resumed.pruner) == reports(whole.pruner)[whole.reports_at[step] :]
+        assert resumed.pruner.metrics() == whole.pruner.metrics()
+
+
+def test_a_resumed_model_remembers_its_dense_self():
+    whole = Run(*RUNS["probe"])
+    saves = whole.go(keep_saves=True)
+    resumed = Run(*RUNS["probe"])
+    resumed.load(saves[11])
+    resumed.go()
+    inputs = (examples(IMAGE),)
+    assert demp.cost(resumed.model, inputs) == demp.cost(whole.model, inputs)
+    assert demp.cost(resumed.model, inputs).paper_flops > demp.cost(resumed.model, inputs).flops
+
+
+def test_a_copy_of_the_model_follows_when_resuming():
+    whole = Run(*RUNS["probe"])
+    saves = whole.go(keep_saves=True)
+    kind, optimizer, options = RUNS["probe"]
+    model = build(kind, seed=1)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    resumed = Run(kind, optimizer, options)
+    pruner = demp.DemP(
+        model, torch.optim.Adam(model.parameters()), example_inputs=(examples(IMAGE),), total_steps=STEPS,
+        batches=[examples(IMAGE)], holders=[average], period=5,
+    )  # fmt: skip
+    state = torch.load(io.BytesIO(saves[-1]), weights_only=True)
+    pruner.load_state_dict(state["pruner"])
+    shapes = {name: tensor.shape for name, tensor in state["model"].items()}
+    assert {name: tensor.shape for name, tensor in average.module.state_dict().items()} == shapes
+    assert resumed.pruner.step == 0
+
+
+def test_a_postponed_cut_is_made_up_for_after_resuming():
+    def attached() -> tuple[nn.Module, torch.optim.Optimizer, demp.Pruner]:
+        model = build(PlainNet)
+        model.norm1.weight.data[0] = 0.0
+        model.norm1.bias.data[0] = -1.0
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        pruner = demp.DemP(
+            model, optimizer, example_inputs=(examples(IMAGE),), batches=[examples(IMAGE)], total_steps=40, period=3,
+            peak_noise_std=0.0,
+        )  # fmt: skip
+        return model, optimizer, pruner
+
+    model, optimizer, pruner = attached()
+    train(model, optimizer, IMAGE, range(2))
+    pruner.detach()
+    optimizer.step()
+    pending = model(examples(IMAGE)).sum()
+    assert pruner.after_step() is None
+    state = copy.deepcopy(pruner.state_dict())
+    del pending
+    other, other_optimizer, resumed = attached()
+    resumed.load_state_dict(state)
+    other.load_state_dict(model.state_dict())
+    train(other, other_optimizer, IMAGE, range(3, 4))
+    assert [report.step for report in resumed.history] == [4]
+    assert resumed.history[0].removed >= 1
+
+
+def test_the_state_is_plain_and_small():
+    run = Run(*RUNS["window"])
+    train(run.model, run.optimizer, run.shape, range(4))
+    state = run.pruner.state_dict()
+    assert state["window"] is not None
+    assert state["last_inputs"] is None
+    assert len(run.save()) - len(Run(*RUNS["window"]).save()) < 100_000
+    allowed = (int, float, str, bool, type(None), torch.Tensor)
+
+    def leaves(value: Any) -> list[Any]:
+        if isinstance(value, dict):
+            return [leaf for v in value.values() for leaf in leaves(v)]
+        if isinstance(value, (list, tuple)):
+            return [leaf for v in value for leaf in leaves(v)]
+        return [value]
+
+    assert all(isinstance(leaf, allowed) for leaf in leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"total_steps": 99}, "the saved run has total_steps 99, this pruner 18; build it as it was"),
+        ({"method": "snap"}, "the saved run has method 'snap', this pruner 'demp'"),
+        ({"gone": torch.zeros(3, dtype=torch.bool)}, "the saved run is of another model"),
+    ],
+)
+def test_a_state_of_another_run_is_refused_and_nothing_changes(change: dict, message: str):
+    run = Run(*RUNS["probe"])
+    before = copy.deepcopy(run.model.state_dict())
+    hooks = hooks_on(run.model)
+    with pytest.raises(UsageError, match=message):
+        run.pruner.load_state_dict({**run.pruner.state_dict(), **change})
+    assert equal(run.model.state_dict(), before)
+    assert (run.pruner.step, hooks_on(run.model)) == (0, hooks)
