@@ -1,11 +1,11 @@
 """Costs against hand counts and torch's own counter."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import demp
 import nets
 
 
@@ -60,7 +60,9 @@ def test_flops_agree_with_torch(name):
     assert demp.cost(model, inputs).flops == counted(model, inputs) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("grouped", "transposed", "two filters per channel")])
+@pytest.mark.parametrize(
+    "name", [name for name in NETWORKS if name not in ("grouped", "transposed", "two filters per channel")]
+)
 def test_flops_after_a_cut_agree_with_torch(name):
     model, inputs = NETWORKS[name]()
     model.double()

@@ -2,13 +2,13 @@
 
 import json
 
-import demp
 import torch
-from demp.train.models import resnet18
 from torch import nn
 from torch.nn import functional as F
 
+import demp
 import nets
+from demp.train.models import resnet18
 from nets import Forward
 
 

@@ -1,7 +1,5 @@
 """The names and signatures that other code relies on."""
 
-import ast
-import importlib
 import inspect
 import subprocess
 import sys
@@ -168,39 +166,3 @@ def test_refusals_have_a_name_a_reason_and_a_count():
     assert graph.layer("stem_act").coupled == ("act2",)
     with pytest.raises(demp.UsageError, match="no layer called 'stem_akt' in the graph; did you mean 'stem_act'"):
         graph.layer("stem_akt")
-
-
-# Who may import whom ------------------------------------------------------------------------------------
-
-RANK = {
-    "errors": 0, "schedules": 1, "penalties": 1, "noise": 1, "graph": 1, "targets": 2, "activity": 2, "surgery": 3,
-    "costs": 4, "inspection": 4, "artifact": 4, "methods": 5, "pruner": 6, "integrations": 7, "train": 7, "recipes": 7,
-    "studies": 8, "sweep": 8, "report": 8, "cli": 9, "__main__": 9,
-}  # fmt: skip
-
-
-def module_level_imports(path: Path) -> set[str]:
-    """Parts of demp that a file imports when it is imported (not inside functions or for type checkers)."""
-    found = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "demp":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("demp.")}
-    return found
-
-
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_go_one_way(path: Path):
-    here = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if here == "__init__":
-        return
-    wrong = {part for part in module_level_imports(path) if part in RANK and RANK[part] > RANK[here]}
-    assert not wrong, f"{here} imports {', '.join(sorted(wrong))}"
-
-
-def test_every_part_of_the_package_has_a_rank():
-    parts = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")} - {"__init__"}
-    assert parts <= set(RANK)
-    importlib.import_module("demp.pruner")

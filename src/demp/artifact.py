@@ -204,9 +204,13 @@ def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
         )
     found = [summary(t) for t in outputs]
     for was, now in zip(probe["outputs"], found, strict=True):
+        if was["shape"] != now["shape"]:
+            raise ArtifactError(
+                f"{path}: the rebuilt model's output has shape {now['shape']}, not {was['shape']}; {other}"
+            )
         scale = max(max(map(abs, was["values"]), default=0.0), 1e-30)
         gap = max((abs(a - b) for a, b in zip(was["values"], now["values"], strict=True)), default=0.0)
-        if was["shape"] != now["shape"] or not gap <= PROBE_TOLERANCE * scale:
+        if not gap <= PROBE_TOLERANCE * scale:
             raise ArtifactError(
                 f"{path}: the rebuilt model's outputs differ from the saved ones by {gap / scale:.1e} of their scale; "
                 f"{other}"

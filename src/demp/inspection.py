@@ -109,9 +109,9 @@ def inspect(model: nn.Module, example_inputs: Any) -> Inspection:
     total, flops = sum(p.numel() for p in model.parameters()), graph.flops(none)
     sizes = owned_by(graph, names)
     counted = torch.zeros(graph.classes, dtype=torch.bool)
-    why: dict[str, str] = {}
+    why: dict[str, list[str]] = {}
     for refusal in graph.refused:
-        why[refusal.name] = f"{refusal.neurons} refused: {refusal.reason}"
+        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
     rows = []
     for layer in graph.layers:
         mine = layer.classes[layer.removable]
@@ -128,7 +128,7 @@ def inspect(model: nn.Module, example_inputs: Any) -> Inspection:
                 letters.get(layer.name, ""),
                 int(sizes[fresh].sum()),
                 flops - graph.flops(without) if len(fresh) else 0,
-                why.get(layer.name, ""),
+                "; ".join(why.get(layer.name, [])),
             )
         )
     every = counted.clone()
@@ -152,10 +152,10 @@ def groups(graph: NeuronGraph) -> list[list[str]]:
 
 def owned_by(graph: NeuronGraph, names: set[str]) -> Tensor:
     """Parameters that each class owns on the dense model (a weight between two neurons counts for both)."""
-    sizes = torch.zeros(graph.classes)
+    sizes = torch.zeros(graph.classes, dtype=torch.long)
     for slot in graph.slots:
         if slot.tensor in names:
-            each = numel(graph.shapes[slot.tensor]) / len(slot.classes)
+            each = numel(graph.shapes[slot.tensor]) // len(slot.classes)
             sizes.index_add_(0, slot.classes, torch.full((len(slot.classes),), each))
     sizes[0] = 0
     return sizes

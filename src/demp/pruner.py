@@ -3,20 +3,20 @@
 import dataclasses
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp import noise as noise_module
 from demp import penalties
-from demp.activity import Verdict, Window, probe
+from demp.activity import Verdict
+from demp.activity.judge import Batches, Judge
+from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_wrapper
 from demp.errors import CutError, UsageError
 from demp.graph import trace
-from demp.graph.tracer import as_inputs, call_inputs
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
@@ -27,10 +27,6 @@ from demp.targets import LiveNeurons, penalised
 
 logger = logging.getLogger("demp")
 
-Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
-DEFAULT_WINDOW = 12
-PROOF_EXAMPLES = 128
-"""A cut is proven on at most this many of the examples that judged the death."""
 STATE_VERSION = 1
 
 
@@ -77,23 +73,27 @@ class Pruner:
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
         self._base = record_of(model)
-        self._example_inputs = example_inputs
-        self._batches, self._holders = batches, tuple(holders)
+        self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
         self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
         )
-        self._window = None if self._uses_probe() else Window(model, self.graph, self.method.criterion())
-        self._last_inputs: Any = None
-        self._proof: Any = None
+        self._judge = Judge(
+            model,
+            self.graph,
+            self.method.criterion(),
+            example_inputs=example_inputs,
+            batches=batches,
+            collect=wants.collect,
+            window_steps=wants.window_steps,
+            seed=seed,
+        )
         self._verdict: Verdict | None = None
         self._judged_at = -1
         self._postponed = self._finished = False
         self._handles: list[Any] = []
-        if self._window is not None:
-            self._handles.append(model.register_forward_pre_hook(self._remember_inputs, with_kwargs=True))
-            self._schedule_window()
+        self._look_ahead()
         if attach:
             self._attach()
 
@@ -118,7 +118,7 @@ class Pruner:
         report = None
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
-        self._schedule_window(checked=report is not None)
+        self._look_ahead(fresh=report is not None)
         return report
 
     def skip_step(self) -> None:
@@ -144,8 +144,7 @@ class Pruner:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._window is not None:
-            self._window.close()
+        self._judge.close()
 
     # Checks ------------------------------------------------------------------------------------------
 
@@ -153,20 +152,7 @@ class Pruner:
         """Who is dead now, on examples of training data."""
         if self._verdict is None or self._judged_at != self.step:
             self._judged_at = self.step
-            criterion = self.method.criterion()
-            if self._window is None:
-                self._proof = None
-                batches = self._probe_batches()
-                self._verdict = probe(self.model, self.graph, self.gone, batches, criterion, until_settled=True)
-            elif self._last_inputs is not None:
-                seen = self._window.verdict()
-                still = probe(self.model, self.graph, self.gone, [self._last_inputs], criterion)
-                both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
-                self._verdict = Verdict(both, seen.batches, seen.examples)
-            else:
-                self._verdict = Verdict(
-                    {n.name: torch.zeros(n.width, dtype=torch.bool) for n in self.graph.layers}, 0, 0
-                )
+            self._verdict = self._judge.verdict(self.gone, self.step)
         return self._verdict
 
     def _check(self, *, final: bool = False) -> CutReport | None:
@@ -192,7 +178,7 @@ class Pruner:
             self.model,
             self.graph,
             plan,
-            example_inputs=self._examples(),
+            example_inputs=self._judge.proof(),
             optimizers=self.optimizers,
             holders=self._holders,
             exact=all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in dead),
@@ -201,6 +187,9 @@ class Pruner:
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},
         )
+        if self._verdict is not None and verdict.batches == 0:
+            note = "no training forward was watched before this check, so nobody was judged dead; pass batches=..."
+            report = dataclasses.replace(report, notes=(*report.notes, note))
         self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
@@ -208,31 +197,10 @@ class Pruner:
             logger.info("%s", report)
         return report
 
-    def _examples(self) -> Any:
-        """Examples for the proof of a cut: some of those that judged the death."""
-        judged = self._proof if self._window is None else self._last_inputs
-        return self._example_inputs if judged is None else first_examples(judged, PROOF_EXAMPLES)
-
-    def _probe_batches(self) -> Iterable[Any]:
-        """The batches of this check, made once: the first of those that judge the death also proves the cut."""
-        if callable(self._batches):
-            takes_seed = len(inspect.signature(self._batches).parameters) > 0
-            made = self._batches(self.seed + self.step) if takes_seed else self._batches()  # type: ignore[call-arg]
-        else:
-            made = self._batches or ()
-        for batch in made:
-            self._proof = batch if self._proof is None else self._proof
-            yield batch
-
-    def _uses_probe(self) -> bool:
-        collect = self.wants.collect
-        if isinstance(self._batches, Sequence) and not self._batches:
-            raise UsageError(
-                "batches is empty; give at least one batch of training examples, or none to watch training"
-            )
-        if collect == "probe" and self._batches is None:
-            raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
-        return collect == "probe" or (collect == "auto" and self._batches is not None)
+    def _look_ahead(self, *, fresh: bool = False) -> None:
+        if not self._finished:
+            due = (lambda step: True) if self._postponed else self.method.is_due
+            self._judge.look_ahead(self.gone, self.step, self.total_steps, due, fresh=fresh)
 
     # Hooks -------------------------------------------------------------------------------------------
 
@@ -256,24 +224,6 @@ class Pruner:
 
         self._handles.append(optimizer.register_step_pre_hook(before))
         self._handles.append(optimizer.register_step_post_hook(after))
-
-    def _remember_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if module.training and torch.is_grad_enabled():
-            self._last_inputs = call_inputs(module, args, kwargs)
-
-    def _schedule_window(self, checked: bool = False) -> None:
-        """Open the window when the next check is near, so that most steps pay nothing; a new one after each check."""
-        window = self._window
-        if window is None or self._finished:
-            return
-        length = self.wants.window_steps or DEFAULT_WINDOW
-        ahead = range(self.step + 1, min(self.step + length, self.total_steps) + 1)
-        last = self.step == self.total_steps and not checked
-        near = self._postponed or last or any(self.method.is_due(s) or s == self.total_steps for s in ahead)
-        if near and (not window.is_open or checked):
-            window.open(self.gone)
-        elif not near:
-            window.close()
 
     def _loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""
@@ -300,7 +250,6 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart: tensors, numbers and strings only."""
-        window = self._window.state_dict() if self._window is not None else None
         return {
             "version": STATE_VERSION,
             "method": self.method.name,
@@ -310,10 +259,9 @@ class Pruner:
             "gone": self.gone.clone(),
             "postponed": self._postponed,
             "method_state": self.method.state_dict(),
-            "window": window,
+            "judge": self._judge.state_dict(with_inputs=self.step >= self.total_steps),
             "dead_classes": self._live.dead_classes,
             "cuts": self._cuts,
-            "last_inputs": self._last_inputs if self.step >= self.total_steps else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -335,7 +283,7 @@ class Pruner:
             self.model,
             self.graph,
             plan,
-            example_inputs=self._example_inputs,
+            example_inputs=self._judge.proof(),
             optimizers=self.optimizers,
             holders=self._holders,
             verify=False,
@@ -346,22 +294,9 @@ class Pruner:
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
         self._live.dead_classes = state["dead_classes"]
-        self._cuts, self._last_inputs = int(state["cuts"]), state["last_inputs"]
-        if self._window is not None:
-            self._window.close()
-            self._schedule_window()
-            if state["window"] is not None and self._window.is_open:
-                self._window.load_state_dict(state["window"])
-
-
-def first_examples(inputs: Any, count: int) -> Any:
-    """The first examples of a batch; tensors that do not share the batch's first axis stay whole."""
-    args, kwargs = as_inputs(inputs)
-    sizes = [len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
-    if not sizes or sizes[0] <= count:
-        return inputs
-    cut = tree_map_only(Tensor, lambda t: t[:count] if t.dim() and len(t) == sizes[0] else t, (args, kwargs))
-    return cut[1] if cut[1] and not cut[0] else cut[0]
+        self._cuts = int(state["cuts"])
+        self._judge.seed = self.seed
+        self._judge.load_state_dict(state["judge"], gone)
 
 
 def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -387,40 +322,6 @@ def overflowed(optimizer: Any) -> bool:
     """Did a fused optimizer skip its step because a GradScaler found an infinity?"""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
-
-
-def refuse_wrapper(model: nn.Module) -> None:
-    """The pruner works on the module itself."""
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    kind = type(model).__name__
-    if hasattr(model, "_orig_mod"):
-        raise UsageError("model is compiled; pass the module that you gave to torch.compile")
-    if kind in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
-        raise UsageError(f"model is wrapped in {kind}; pass the module inside (model.module)")
-
-
-def refuse_nothing_removable(model: nn.Module, graph: Any) -> None:
-    """A model without removable neurons has nothing to gain."""
-    if not any(bool(layer.removable.any()) for layer in graph.layers):
-        reasons = "; ".join(dict.fromkeys(f"{r.name}: {r.reason}" for r in graph.refused[:3]))
-        why = reasons or "no activation function follows a convolution or linear layer"
-        raise UsageError(f"{type(model).__name__} has no layer whose neurons can be removed ({why})")
-
-
-def refuse_foreign_optimizer(model: nn.Module, graph: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Parameters that shrink must be in the optimizers that were given, or their state would go stale."""
-    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
-    shrinking = {slot.tensor for slot in graph.slots}
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if named and not any(id(p) in held for p in named.values()):
-        raise UsageError("the optimizer holds none of the model's parameters; build it from this model's parameters()")
-    missing = [name for name, p in named.items() if name in shrinking and id(p) not in held]
-    if missing:
-        raise UsageError(
-            f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
-            "(with attach=False), or set requires_grad=False"
-        )
 
 
 def DemP(

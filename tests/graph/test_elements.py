@@ -1,9 +1,10 @@
 """Union-find on whole vectors against a plain loop."""
 
 import torch
-from demp.graph.elements import Elements, components
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from demp.graph.elements import Elements, components
 
 
 def by_hand(count: int, edges: list[tuple[int, int]]) -> list[int]:

@@ -1,11 +1,11 @@
 """What the graph says of a network: layers, producers, reads, couplings, sizes."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import demp
 import nets
 from nets import Forward
 
@@ -110,7 +110,9 @@ def test_names_of_functional_and_repeated_activations():
         def forward(self, x):
             return F.relu(self.b(F.gelu(self.a(x))))
 
-    model = Forward(lambda s, x: s.head(F.relu(s.two(F.relu(s.one(x))))), one=Inner(), two=Inner(), head=nn.Linear(4, 2))
+    model = Forward(
+        lambda s, x: s.head(F.relu(s.two(F.relu(s.one(x))))), one=Inner(), two=Inner(), head=nn.Linear(4, 2)
+    )
     graph = demp.trace(model, (torch.randn(2, 4),))
     assert [layer.name for layer in graph.layers] == ["one", "one#2", "relu", "two", "two#2", "relu#2"]
     assert [layer.activation for layer in graph.layers] == ["gelu", "relu", "relu", "gelu", "relu", "relu"]

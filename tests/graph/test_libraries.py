@@ -1,11 +1,11 @@
 """Models of other libraries with random weights: read without arithmetic, cut exactly."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import demp
 import nets
 from shim import install_torchvision_shim
 
@@ -66,7 +66,9 @@ def language_model(kind: str) -> nn.Module:
         return transformers.BertModel(config)
     if kind == "gpt2":
         small = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "n_inner": 24}
-        config = transformers.GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=0, activation_function="gelu", **small)
+        config = transformers.GPT2Config(
+            vocab_size=50, bos_token_id=0, eos_token_id=0, activation_function="gelu", **small
+        )
         return transformers.GPT2LMHeadModel(config)
     sizes |= {"num_key_value_heads": 1, "use_cache": False}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=24))

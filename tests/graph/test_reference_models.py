@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import demp
 import pytest
 import torch
-from demp.train.models import ACTIVATIONS, build, resnet18, resnet50, vgg16
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import demp
 import nets
+from demp.train.models import ACTIVATIONS, build, resnet18, resnet50, vgg16
 
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mlp": ({"image_size": 8, "in_channels": 1, "width": 0.1}, (2, 1, 8, 8)),

@@ -1,12 +1,12 @@
 """What demp must not touch is refused with a reason, and a cut that asks for it changes nothing."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+import demp
 import nets
 from nets import Forward
 
@@ -305,9 +305,7 @@ def test_some_hard_coded_widths_do_not_refuse_the_rest():
         h = F.relu(s.two(h)).view(-1, 5)
         return s.head(F.relu(s.three(h)))
 
-    model = Forward(
-        forward, one=nn.Linear(6, 4), two=nn.Linear(4, 5), three=nn.Linear(5, 7), head=nn.Linear(7, 2)
-    )
+    model = Forward(forward, one=nn.Linear(6, 4), two=nn.Linear(4, 5), three=nn.Linear(5, 7), head=nn.Linear(7, 2))
     graph = demp.trace(model, VECTOR)
     assert [int(layer.removable.sum()) for layer in graph.layers] == [4, 0, 7]
 

@@ -1,11 +1,11 @@
 """A trace reads; nothing of the model, its inputs or the random state changes."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import demp
 import nets
 from nets import Forward
 

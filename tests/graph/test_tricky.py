@@ -1,12 +1,12 @@
 """Forwards that are easy to get wrong: which neurons may go, and that the network is the same without them."""
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import demp
 import nets
 from nets import Forward
 
@@ -79,7 +79,9 @@ def scaled(layers: int = 8) -> tuple:
     def forward(s, x):
         return s.head((F.relu(s.fc(x) * s.scale) * s.fixed).mean((2, 3)))
 
-    model = Forward(forward, fc=conv(3, layers), scale=nn.Parameter(torch.ones(layers, 1, 1)), head=nn.Linear(layers, 2))
+    model = Forward(
+        forward, fc=conv(3, layers), scale=nn.Parameter(torch.ones(layers, 1, 1)), head=nn.Linear(layers, 2)
+    )
     model.register_buffer("fixed", torch.linspace(1, 2, layers).view(1, layers, 1, 1), persistent=False)
     return model, IMAGE
 
@@ -247,9 +249,7 @@ CASES = {
         {"relu": 8, "relu#2": 8},
     ),
     "transposed convolution": (
-        two(
-            lambda s, h: F.relu(s.up(h)).amax((2, 3)), inputs=IMAGE, reads=5, up=nn.ConvTranspose2d(8, 5, 3, stride=2)
-        ),
+        two(lambda s, h: F.relu(s.up(h)).amax((2, 3)), inputs=IMAGE, reads=5, up=nn.ConvTranspose2d(8, 5, 3, stride=2)),
         {"relu": 8, "relu#2": 5},
     ),
     "three dimensions up and down": (
@@ -269,7 +269,10 @@ CASES = {
         {"1": 8, "4": 6},
     ),
     "image without a batch": (
-        (Forward(lambda s, x: s.head(F.relu(s.fc(x)).mean((1, 2))), fc=conv(3, 8), head=nn.Linear(8, 2)), (IMAGE[0][0],)),
+        (
+            Forward(lambda s, x: s.head(F.relu(s.fc(x)).mean((1, 2))), fc=conv(3, 8), head=nn.Linear(8, 2)),
+            (IMAGE[0][0],),
+        ),
         {"relu": 8},
     ),
     "recurrent cell": (two(lambda s, h: s.cell(h), cell=nn.GRUCell(8, 4), reads=4), {"relu": 8}),

@@ -1,9 +1,10 @@
 """The view rule against brute force: where does every index of an axis land?"""
 
 import torch
-from demp.graph.shape_rules import follow, regroup
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from demp.graph.shape_rules import follow, regroup
 
 
 @st.composite

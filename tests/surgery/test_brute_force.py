@@ -6,13 +6,13 @@ The silenced network is made by forward hooks on the activation modules, without
 import copy
 from itertools import product
 
-import demp
 import pytest
 import torch
-from demp.surgery import Limits, execute, plan_cut
 from torch import nn
 
+import demp
 import nets
+from demp.surgery import Limits, execute, plan_cut
 
 NETWORKS = {
     "mlp": lambda: (nets.mlp(3, 3, 3, 2), (torch.randn(4, 3),)),

@@ -2,11 +2,11 @@
 
 import random
 
-import demp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import demp
 import nets
 
 KINDS = st.sampled_from(list(nets.ACTIVATIONS))

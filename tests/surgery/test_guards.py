@@ -2,15 +2,15 @@
 
 import gc
 
-import demp
 import pytest
 import torch
-from demp.surgery.guards import pending_backward
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import demp
 import nets
+from demp.surgery.guards import pending_backward
 from nets import Forward
 
 X = torch.randn(5, 4)

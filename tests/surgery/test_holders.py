@@ -2,12 +2,12 @@
 
 import copy
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import demp
 import nets
 
 X = (torch.randn(4, 2, 6, 6, dtype=torch.float64),)

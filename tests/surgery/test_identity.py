@@ -2,12 +2,12 @@
 
 import copy
 
-import demp
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import demp
 import nets
 from nets import Forward
 
@@ -45,7 +45,10 @@ def test_modules_say_their_new_sizes():
     model = network()
     cut(model)
     lines = repr(model).replace(" ", "")
-    assert "Conv2d(3,4,kernel_size=(3,3)" in lines and "Conv2d(4,4,kernel_size=(3,3),stride=(1,1),padding=(1,1),groups=4)" in lines
+    assert (
+        "Conv2d(3,4,kernel_size=(3,3)" in lines
+        and "Conv2d(4,4,kernel_size=(3,3),stride=(1,1),padding=(1,1),groups=4)" in lines
+    )
     assert "BatchNorm2d(4," in lines and "Linear(in_features=72,out_features=3" in lines
 
 

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Callable
 
-import demp
 import pytest
 import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
+import demp
 import nets
 
 MAKE: dict[str, Callable[..., optim.Optimizer]] = {

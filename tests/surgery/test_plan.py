@@ -1,14 +1,14 @@
 """Which of the dead go: coupling, floors, multiples, include and exclude."""
 
-import demp
 import pytest
 import torch
-from demp.surgery import Limits, plan_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import demp
 import nets
+from demp.surgery import Limits, plan_cut
 
 X = (torch.randn(3, 4, dtype=torch.float64),)
 

@@ -2,13 +2,13 @@
 
 import random
 
-import demp
 import torch
-from demp.surgery import record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import demp
 import nets
+from demp.surgery import record_of
 
 
 def select(dense: dict[str, torch.Tensor], kept: dict[tuple[str, int], torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,14 +2,14 @@
 
 import copy
 
-import demp
 import pytest
 import torch
-from demp.surgery import Limits, execute, plan_cut, record_of, shrink
 from torch import nn, optim
 from torch.nn import functional as F
 
+import demp
 import nets
+from demp.surgery import Limits, execute, plan_cut, record_of, shrink
 from nets import Forward
 
 X = torch.randn(4, 3, 6, 6, dtype=torch.float64)
@@ -44,9 +44,7 @@ def everything(model: nn.Module, optimizer: optim.Optimizer, ema: nn.Module) -> 
         "ema": nets.state(ema),
         "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         "optimizer": copy.deepcopy(optimizer.state_dict()),
-        "attributes": [
-            {k: v for k, v in vars(m).items() if isinstance(v, (int, str, tuple))} for m in model.modules()
-        ],
+        "attributes": [{k: v for k, v in vars(m).items() if isinstance(v, (int, str, tuple))} for m in model.modules()],
         "record": vars(record_of(model)) if record_of(model) else None,
         "objects": [id(t) for t in (*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()))],
         "memory": [t.data_ptr() for t in (*model.parameters(), *model.buffers())],
@@ -228,7 +226,9 @@ def test_a_model_changed_behind_our_back():
     graph = demp.trace(model, (X,))
     demp.cut(model, DEAD, example_inputs=(X,), graph=graph)
     before = nets.state(model)
-    with pytest.raises(demp.CutError, match=r"0.weight should have shape \(5, 3, 3, 3\) but is \(3, 3, 3, 3\).*Trace it"):
+    with pytest.raises(
+        demp.CutError, match=r"0.weight should have shape \(5, 3, 3, 3\) but is \(3, 3, 3, 3\).*Trace it"
+    ):
         demp.cut(model, {"2": [0]}, example_inputs=(X,), graph=graph)
     other = nn.Sequential(*list(network())[:6])
     with pytest.raises(demp.CutError, match="7.weight should have shape .* but is nothing"):
@@ -250,7 +250,13 @@ def test_unknown_layers_and_indices():
 
 
 def test_indices_and_masks_in_any_form():
-    for form in ([3, 0, 0], (0, 3), range(0, 4, 3), torch.tensor([0, 3]), torch.tensor([True, False, False, True, False])):
+    for form in (
+        [3, 0, 0],
+        (0, 3),
+        range(0, 4, 3),
+        torch.tensor([0, 3]),
+        torch.tensor([True, False, False, True, False]),
+    ):
         model = network()
         demp.cut(model, {"2": form}, example_inputs=(X,))
         assert record_of(model).kept["0.weight", 0].tolist() == [1, 2, 4]

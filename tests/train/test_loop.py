@@ -1,3 +1,4 @@
+import io
 import json
 import math
 
@@ -19,6 +20,7 @@ from demp.train import (
     train,
 )
 from demp.train.optim import SGDW, build_optimizer, lr_at
+from demp.train.progress import progress
 from demp.train.run import Run
 from demp.train.runfolder import read_lines
 
@@ -256,6 +258,35 @@ def test_observers_see_every_event_in_order():
     assert diary.seen == [
         "start 4", 1, 2, "log", 3, "cut", 4, "log", "cut", "eval", "end", "close",
     ]  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_live_line_and_a_pipe_plain_ones():
+    screen, pipe = Terminal(), io.StringIO()
+    for stream in (screen, pipe):
+        train(config(method={"name": "demp"}), observers=[progress("demp", file=stream)])
+    for word in ("loss", "strength", "noise", "neurons", "parameters", "ms", "12/12"):
+        assert word in screen.getvalue()
+    assert "\x1b" in screen.getvalue() and "\x1b" not in pipe.getvalue()
+    assert "test accuracy" in screen.getvalue()
+    lines = pipe.getvalue().splitlines()
+    assert [line.split("  ")[1] for line in lines] == [
+        "step 0 of 12", "step 5 of 12", "step 10 of 12", "step 12 of 12", "step 12 of 12",
+    ]  # fmt: skip
+
+
+def test_training_flushes_denormal_numbers():
+    torch.set_flush_denormal(False)
+    tiny = torch.tensor([100_000], dtype=torch.int32).view(torch.float32)
+    assert (tiny * 1.0).view(torch.int32).item() == 100_000
+    train(config(steps=1))
+    assert (tiny * 1.0).view(torch.int32).item() == 0
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):

@@ -214,7 +214,7 @@ def explain(model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: An
     planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
     alive = live_layers(model, graph, plan.before, planned, example_inputs)
     where = (
-        f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove neurons that speak"
+        f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive
         else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
         "their number in a way the graph cannot see; exclude these layers"

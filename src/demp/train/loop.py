@@ -74,7 +74,13 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainResult:
-    """Train as ``config`` says; with ``config.out`` the run folder holds all there is to know."""
+    """Train as ``config`` says; with ``config.out`` the run folder holds all there is to know.
+
+    Flushes denormal numbers from here on: moments of dead neurons decay through them, and some CPUs
+    process them slowly. torch's threads take that setting from the thread that starts them, so call
+    this, or `torch.set_flush_denormal`, before torch's first large operation.
+    """
+    torch.set_flush_denormal(True)
     run = Run(config)
     folder = RunFolder.create(config.out, run.config) if config.out else None
     return _Session(run, folder, observers).go()
@@ -82,6 +88,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
 
 def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResult:
     """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
+    torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
     config = folder.config()
     if folder.summary() is not None:

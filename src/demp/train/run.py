@@ -58,8 +58,6 @@ class Run:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config = replace(config, device=resolve_device(config.device))
         self.device = torch.device(config.device)
-        if self.device.type == "cpu":
-            torch.set_flush_denormal(True)  # moments of dead neurons decay through denormals
         self.data = Data(config.data, batch_size=config.batch_size, seed=config.seed, device=self.device)
         self.total_steps = config.total_steps(self.data.facts.train_size)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -1,5 +1,6 @@
 """Sets too large for memory: worker processes decode, cut out regions and resize."""
 
+import signal
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -33,6 +34,7 @@ def read_batches(
         num_workers=config.workers,
         generator=torch.Generator().manual_seed(seed),
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals,
     )
     yield from loader
 
@@ -40,6 +42,12 @@ def read_batches(
 def read_fitted(pictures: LazyPictures, rows: Tensor, size: int) -> Tensor:
     """Un-augmented bytes (N, C, size, size): short side to a little more than ``size``, centre."""
     return torch.stack([_centre(pictures.open(row), pictures.side, size) for row in rows.tolist()])
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the main process decides, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Keys:

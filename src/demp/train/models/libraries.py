@@ -32,9 +32,7 @@ class ImageLogits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
-def timm(
-    name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]
-) -> nn.Module:
+def timm(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
     """An architecture of timm; those that are built for one image size get ``image_size``."""
     with _package("timm"):
         library = importlib.import_module("timm")
@@ -48,9 +46,7 @@ def timm(
         return library.create_model(name, **arguments | options)
 
 
-def torchvision(
-    name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]
-) -> nn.Module:
+def torchvision(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
     """A classification architecture of torchvision."""
     with _package("torchvision"):
         library = importlib.import_module("torchvision.models")
@@ -58,8 +54,7 @@ def torchvision(
         raise _unknown("torchvision", "model", name, library.list_models(module=library))
     if in_channels != 3:
         raise UsageError(
-            f"torchvision models read 3 channels, not {in_channels}; convert the images, or take "
-            "a timm model"
+            f"torchvision models read 3 channels, not {in_channels}; convert the images, or take a timm model"
         )
     arguments = {"num_classes": num_classes}
     if name.startswith("vit_"):
@@ -68,9 +63,7 @@ def torchvision(
         return library.get_model(name, **arguments | options)
 
 
-def transformers(
-    name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]
-) -> nn.Module:
+def transformers(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
     """A model of transformers from the configuration type ``name``; ``options`` are its fields."""
     with _package("transformers"):
         library = importlib.import_module("transformers")
@@ -110,9 +103,7 @@ def _package(package: str) -> Iterator[None]:
             ) from error
         if not isinstance(error, ImportError):
             raise
-        raise UsageError(
-            f"{package} models need more packages ({error}); run: pip install 'demp[models]'"
-        ) from error
+        raise UsageError(f"{package} models need more packages ({error}); run: pip install 'demp[models]'") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

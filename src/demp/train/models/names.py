@@ -110,18 +110,14 @@ def _import_function(module_name: str, function_name: str) -> Callable[..., Any]
     return function
 
 
-def _call(
-    name: str, builder: Callable[..., Any], standard: dict[str, Any], options: dict[str, Any]
-) -> nn.Module:
+def _call(name: str, builder: Callable[..., Any], standard: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     """Call ``builder`` with the standard arguments that it accepts, and with all options."""
     signature = inspect.signature(builder)
     kinds = {key: parameter.kind for key, parameter in signature.parameters.items()}
     open_ended = inspect.Parameter.VAR_KEYWORD in kinds.values()
     accepted = {*kinds, *standard} if open_ended else kinds.keys()
     _refuse_unused(name, standard, accepted)
-    arguments = {
-        key: value for key, value in standard.items() if key in accepted and value is not None
-    }
+    arguments = {key: value for key, value in standard.items() if key in accepted and value is not None}
     try:
         signature.bind(**arguments, **options)
     except TypeError as error:
@@ -129,9 +125,7 @@ def _call(
         raise UsageError(f"model {name!r} {error}; its own options are: {own}") from error
     model = builder(**arguments, **options)
     if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"model {name!r} returned {type(model).__name__}; return a torch.nn.Module"
-        )
+        raise UsageError(f"model {name!r} returned {type(model).__name__}; return a torch.nn.Module")
     return model
 
 

@@ -27,10 +27,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens in, tokens out."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -92,9 +89,7 @@ class VisionTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.positions, std=0.02)
-        nn.init.trunc_normal_(
-            self.patches.weight, std=math.sqrt(1 / self.patches.weight[0].numel())
-        )
+        nn.init.trunc_normal_(self.patches.weight, std=math.sqrt(1 / self.patches.weight[0].numel()))
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -126,15 +121,11 @@ def vit_b_16(
     methods of second order run it under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
     """
     if image_size % patch:
-        raise UsageError(
-            f"image_size {image_size} is no multiple of patch {patch}; change one of them"
-        )
+        raise UsageError(f"image_size {image_size} is no multiple of patch {patch}; change one of them")
     mlp_dim = scaled(mlp_dim or 4 * dim, width)
     dim = scaled(dim, width)
     heads = heads or next(n for n in range(max(1, dim // 64), 0, -1) if dim % n == 0)
     if dim % heads:
-        raise UsageError(
-            f"dim {dim} does not split into {heads} heads; choose heads that divide it"
-        )
+        raise UsageError(f"dim {dim} does not split into {heads} heads; choose heads that divide it")
     blocks = [Block(dim, heads, mlp_dim, activation) for _ in range(depth)]
     return VisionTransformer(num_classes, in_channels, image_size, patch, dim, blocks)

@@ -1,0 +1,139 @@
+"""The judge of a run: from which examples death is decided, and when to start watching."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from demp.activity.criteria import Criterion
+from demp.activity.probe import Verdict, probe
+from demp.activity.window import Window
+from demp.errors import UsageError
+from demp.graph import NeuronGraph
+from demp.graph.tracer import as_inputs, call_inputs
+
+Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
+DEFAULT_WINDOW = 12
+PROOF_EXAMPLES = 128
+"""A cut is proven on at most this many of the examples that judged the death."""
+
+
+class Judge:
+    """Says who is dead: by a probe on ``batches``, or by a window over the training forwards before a check.
+
+    What the window finds dead must also be dead in evaluation mode on the last training batch, because that is what a
+    cut is proven on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: NeuronGraph,
+        criterion: Criterion,
+        *,
+        example_inputs: Any,
+        batches: Batches | None = None,
+        collect: str = "auto",
+        window_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.seed = seed
+        self._model, self._graph, self._criterion = model, graph, criterion
+        self._example_inputs, self._batches = example_inputs, batches
+        self._length = window_steps or DEFAULT_WINDOW
+        self._window = None if by_probe(batches, collect) else Window(model, graph, criterion)
+        self._last_inputs: Any = None
+        self._proof: Any = None
+        self._hook: Any = None
+        if self._window is not None:
+            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+
+    def verdict(self, gone: Tensor, step: int) -> Verdict:
+        """Who is dead now."""
+        if self._window is None:
+            self._proof = None
+            batches = self._probe_batches(step)
+            return probe(self._model, self._graph, gone, batches, self._criterion, until_settled=True)
+        if self._last_inputs is None:
+            nobody = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in self._graph.layers}
+            return Verdict(nobody, 0, 0)
+        self._proof = self._last_inputs
+        seen = self._window.verdict()
+        still = probe(self._model, self._graph, gone, [self._last_inputs], self._criterion)
+        both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
+        return Verdict(both, seen.batches, seen.examples)
+
+    def proof(self) -> Any:
+        """Examples for the proof of a cut: some of those behind the last verdict."""
+        return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)
+
+    def look_ahead(self, gone: Tensor, step: int, last_step: int, due: Callable[[int], bool], *, fresh: bool) -> None:
+        """Open the window when a check is near, so that most steps pay nothing; ``fresh``: one was just made."""
+        if self._window is None:
+            return
+        ahead = range(step + 1, min(step + self._length, last_step) + 1)
+        near = any(due(s) or s == last_step for s in ahead) or (step >= last_step and not fresh)
+        if near and (not self._window.is_open or fresh):
+            self._window.open(gone)
+        elif not near:
+            self._window.close()
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        if self._hook is not None:
+            self._hook.remove()
+        if self._window is not None:
+            self._window.close()
+
+    def state_dict(self, *, with_inputs: bool) -> dict[str, Any]:
+        """What an open window has seen; the last training batch where no other will follow."""
+        window = None if self._window is None else self._window.state_dict()
+        return {"window": window, "last_inputs": self._last_inputs if with_inputs else None}
+
+    def load_state_dict(self, state: dict[str, Any], gone: Tensor) -> None:
+        """Go on with what a saved judge had seen."""
+        self._last_inputs = state["last_inputs"]
+        if self._window is not None and state["window"] is not None:
+            self._window.open(gone)
+            self._window.load_state_dict(state["window"])
+
+    def _remember(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            self._last_inputs = call_inputs(module, args, kwargs)
+
+    def _probe_batches(self, step: int) -> Iterable[Any]:
+        """The batches of this check, made once: the first of those that judge the death also proves the cut."""
+        if callable(self._batches):
+            takes_seed = len(inspect.signature(self._batches).parameters) > 0
+            made = self._batches(self.seed + step) if takes_seed else self._batches()  # type: ignore[call-arg]
+        else:
+            made = self._batches or ()
+        for batch in made:
+            self._proof = batch if self._proof is None else self._proof
+            yield batch
+
+
+def by_probe(batches: Batches | None, collect: str) -> bool:
+    """Probe or window?
+
+    Raises:
+        UsageError: a probe without batches.
+    """
+    if isinstance(batches, Sequence) and not batches:
+        raise UsageError("batches is empty; give at least one batch of training examples, or none to watch training")
+    if collect == "probe" and batches is None:
+        raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
+    return collect == "probe" or (collect == "auto" and batches is not None)
+
+
+def first_examples(inputs: Any, count: int) -> Any:
+    """The first examples of a batch; tensors that do not share the batch's first axis stay whole."""
+    args, kwargs = as_inputs(inputs)
+    sizes = [len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
+    if not sizes or sizes[0] <= count:
+        return inputs
+    cut = tree_map_only(Tensor, lambda t: t[:count] if t.dim() and len(t) == sizes[0] else t, (args, kwargs))
+    return cut[1] if cut[1] and not cut[0] else cut[0]
