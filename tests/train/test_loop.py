@@ -271,7 +271,7 @@ def test_a_terminal_gets_a_live_line_and_a_pipe_plain_ones():
     screen, pipe = Terminal(), io.StringIO()
     for stream in (screen, pipe):
         train(config(method={"name": "demp"}), observers=[progress("demp", file=stream)])
-    for word in ("loss", "strength", "noise", "neurons", "parameters", "ms", "12/12"):
+    for word in ("loss", "strength", "noise", "neurons", "parameters", "ms/step", "12/12"):
         assert word in screen.getvalue()
     assert "\x1b" in screen.getvalue() and "\x1b" not in pipe.getvalue()
     assert "test accuracy" in screen.getvalue()

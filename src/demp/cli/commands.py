@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +17,7 @@ from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.errors import UsageError
 from demp.train import artifact, loop, progress
 from demp.train.config import TrainConfig
-from demp.train.models import build
+from demp.train.models import build, example_inputs, usual_pictures
 from demp.train.schema import flat
 
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
@@ -132,12 +131,12 @@ class Inspect(Command):
 
     model: tyro.conf.Positional[Text]
     """Name of a model as for `demp train`, or the folder of a run or a saved model."""
-    image_size: int = 32
-    """Side of the pictures."""
+    image_size: Count = None
+    """Side of the pictures; without it, the model's usual one."""
     channels: int = 3
     """Channels of the pictures."""
-    classes: int = 10
-    """Size of the head."""
+    classes: Count = None
+    """Size of the head; without it, the model's usual one."""
     width: float = 1.0
     """Factor on the network's hidden widths."""
     activation: Text = ""
@@ -149,19 +148,21 @@ class Inspect(Command):
         """Trace the network and print the table."""
         if Path(self.model).is_dir():
             model, facts = artifact.load(self.model)
-            shape = (1, facts.channels, facts.image_size, facts.image_size)
+            inputs = example_inputs(model, facts.channels, facts.image_size)
         else:
+            size, classes = usual_pictures(self.model)
+            size = self.image_size or size
             model = build(
                 self.model,
-                num_classes=self.classes,
+                num_classes=self.classes or classes,
                 in_channels=self.channels,
-                image_size=self.image_size,
+                image_size=size,
                 width=self.width,
                 activation=self.activation or None,
                 **parse_settings(self.option),
             )
-            shape = (1, self.channels, self.image_size, self.image_size)
-        found = demp.inspect(model, (torch.zeros(shape),))
+            inputs = example_inputs(model, self.channels, size)
+        found = demp.inspect(model, inputs)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 

@@ -58,42 +58,47 @@ class PlainProgress(Observer):
 
 
 class LiveProgress(Observer):
-    """A bar with the numbers of the moment; test results stay above it."""
+    """A bar, and under it the numbers of the moment; test results stay above."""
 
     def __init__(self, title: str, file: TextIO) -> None:
         rich = need("rich.progress")
-        console = need("rich.console").Console(file=file)
-        self.title = title
-        self.pace = 0.0
+        self.title, self.pace = title, 0.0
         self.bar = rich.Progress(
             rich.TextColumn("{task.description}"),
-            rich.BarColumn(bar_width=24),
+            rich.BarColumn(bar_width=32),
             rich.MofNCompleteColumn(),
-            rich.TextColumn("{task.fields[numbers]}"),
+            rich.TextColumn("{task.fields[pace]}"),
             rich.TimeRemainingColumn(),
-            console=console,
-            refresh_per_second=8,
         )
         self.task: Any = None
+        self.numbers = ""
+        self.live = need("rich.live").Live(
+            console=need("rich.console").Console(file=file),
+            get_renderable=self._picture,
+            refresh_per_second=8,
+        )
+
+    def _picture(self) -> Any:
+        return need("rich.console").Group(self.bar, self.numbers)
 
     def start(self, run: Run) -> None:
         """Show the bar."""
-        self.task = self.bar.add_task(self.title, total=run.total_steps, completed=run.step, numbers="")
-        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=run.total_steps, completed=run.step, pace="")
+        self.live.start()
 
     def step(self, run: Run, seconds: float) -> None:
         """Move the bar on."""
         self.pace = seconds if not self.pace else self.pace + SMOOTHING * (seconds - self.pace)
         loss = f"loss {run.losses.values[-1]:.3f}" if run.losses.values else ""
-        numbers = f"{loss}  {describe(run.metrics())}  {1e3 * self.pace:.0f} ms"
-        self.bar.update(self.task, completed=run.step, numbers=numbers)
+        self.numbers = f"{loss}  {describe(run.metrics())}"
+        self.bar.update(self.task, completed=run.step, pace=f"{1e3 * self.pace:.0f} ms/step")
 
     def log(self, record: dict[str, Any]) -> None:
         """Keep test results on the screen."""
         if "eval/top1" in record:
             at = f"{self.title}  step {record['step']}".strip()
-            self.bar.console.print(f"{at}  test accuracy {record['eval/top1']:.2%}")
+            self.live.console.print(f"{at}  test accuracy {record['eval/top1']:.2%}")
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""
-        self.bar.stop()
+        self.live.stop()

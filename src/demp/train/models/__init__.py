@@ -2,7 +2,7 @@
 
 from demp.train.models.activations import ACTIVATIONS
 from demp.train.models.mlp import mlp
-from demp.train.models.names import build, names
+from demp.train.models.names import build, example_inputs, names, usual_pictures
 from demp.train.models.resnet import ResNet, resnet18, resnet50
 from demp.train.models.vgg import VGG, vgg16
 from demp.train.models.vit import VisionTransformer, vit_b_16
@@ -13,10 +13,12 @@ __all__ = [
     "VGG",
     "VisionTransformer",
     "build",
+    "example_inputs",
     "mlp",
     "names",
     "resnet18",
     "resnet50",
+    "usual_pictures",
     "vgg16",
     "vit_b_16",
 ]
