@@ -44,7 +44,8 @@ def widths(axes: Any, cuts: list[dict[str, Any]]) -> None:
     names = list(cuts[0]["layers"])
     dense = [cuts[0]["layers"][name]["before"] for name in names]
     steps = [0, *(cut["step"] for cut in cuts)]
-    rows = [[1.0, *(cut["layers"][name]["kept"] / full for cut in cuts)] for name, full in zip(names, dense, strict=True)]
+    kept = {name: [cut["layers"][name]["kept"] for cut in cuts] for name in names}
+    rows = [[1.0, *(k / full for k in kept[name])] for name, full in zip(names, dense, strict=True)]
     edges = [*steps, steps[-1] + max(1, steps[-1] // 50)]
     mesh = axes.pcolormesh(edges, range(len(names) + 1), rows, cmap="cividis", vmin=0, vmax=1)
     axes.set_yticks([i + 0.5 for i in range(len(names))], [f"{n} ({w})" for n, w in zip(names, dense, strict=True)])
@@ -64,8 +65,9 @@ def curves(axes: Any, metrics: list[dict[str, Any]], cuts: list[dict[str, Any]])
         top = max(m[name] for m in logged) or 1.0
         return [m[name] / top for m in logged]
 
-    axes.plot([0, *(c["step"] for c in cuts)], [1.0, *(c["parameters_after"] / cuts[0]["parameters_before"] for c in cuts)],
-              drawstyle="steps-post", color=ACCENT, linewidth=2, label="parameters")  # fmt: skip
+    parameters = [1.0, *(c["parameters_after"] / cuts[0]["parameters_before"] for c in cuts)]
+    when = [0, *(c["step"] for c in cuts)]
+    axes.plot(when, parameters, drawstyle="steps-post", color=ACCENT, linewidth=2, label="parameters")
     axes.plot(steps, share("train/loss"), color=INK, linewidth=0.9, label="training loss")
     axes.plot(steps, share("demp/strength"), color=SOFT, linewidth=1.2, linestyle="--", label="strength")
     axes.set_ylim(0, 1.02)

@@ -6,6 +6,7 @@ neurons fails when the graph took the wrong slices.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def residual(
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A stem and residual blocks; where the width changes, the shortcut is a projection."""
     blocks: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         if pre:
             blocks.append(PreBlock(widths[0], inner, activation))
         else:
@@ -273,7 +274,7 @@ def tokens(
 def mlp(*widths: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
     """Linear and ReLU in turn: ``mlp(4, 8, 3)`` has one layer of 8 neurons."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs, bias=bias), *([nn.BatchNorm1d(outputs)] if norm else []), nn.ReLU()]
     return nn.Sequential(*layers[: -2 if norm else -1])
 

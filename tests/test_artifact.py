@@ -87,7 +87,7 @@ def test_the_cut_model_comes_back_to_the_bit(saved):
 
 
 def test_a_loaded_model_trains_and_is_cut_again(saved):
-    model, path = saved
+    path = saved[1]
     loaded = demp.load(Net, path).train()
     optimizer = torch.optim.SGD(loaded.parameters(), lr=0.01, momentum=0.9)
     loaded(X[0]).square().sum().backward()
@@ -272,7 +272,10 @@ def other_net(change) -> nn.Module:
         (lambda: nets.Forward(lambda s, x: x, **dict(Net().named_children())), "the constructor's model and the saved"),
         (lambda: other_net(lambda m: setattr(m.conv, "stride", (2, 2))), "the rebuilt model does not run"),
         (lambda: other_net(lambda m: setattr(m, "forward", lambda x: (x, x))), "returns 2 tensors, the saved one 1"),
-        (lambda: other_net(lambda m: setattr(m, "forward", lambda x: x)), "output has shape"),
+        (
+            lambda: other_net(lambda m: setattr(m, "forward", lambda x: x)),
+            r"returns \[4, 3, 6, 6\] where the saved one returned \[4, 3\]",
+        ),
     ],
 )
 def test_another_constructor(saved, build, message):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
+from demp.graph.forward import first_names
 from demp.graph.rehearsal import tensors_in
-from demp.graph.tracer import first_names
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
@@ -206,7 +206,7 @@ def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
     for was, now in zip(probe["outputs"], found, strict=True):
         if was["shape"] != now["shape"]:
             raise ArtifactError(
-                f"{path}: the rebuilt model's output has shape {now['shape']}, not {was['shape']}; {other}"
+                f"{path}: the rebuilt model returns {now['shape']} where the saved one returned {was['shape']}; {other}"
             )
         scale = max(max(map(abs, was["values"]), default=0.0), 1e-30)
         gap = max((abs(a - b) for a, b in zip(was["values"], now["values"], strict=True)), default=0.0)

@@ -87,3 +87,13 @@ def test_a_copy_that_missed_a_cut_is_refused():
     demp.cut(model, {"7": [1]}, example_inputs=X)
     with pytest.raises(demp.CutError, match="holders must be copies"):
         demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, holders=[ema])
+
+
+def test_a_copy_that_shares_some_tensors_with_the_model():
+    model, dead = started()
+    teacher = copy.deepcopy(model)
+    teacher[6].weight = model[6].weight
+    before = nets.outputs(teacher, X)
+    demp.cut(model, dead, example_inputs=X, holders=[teacher, teacher])
+    assert teacher[6].weight is model[6].weight and model[6].weight.shape == (3, 12)
+    assert nets.gap(before, nets.outputs(teacher, X)) < 1e-10

@@ -141,6 +141,19 @@ def test_weights_tied_within_a_neuron():
     assert model.fc.weight.shape == (4, 4) and nets.gap(before, nets.outputs(model, inputs)) < 1e-12
 
 
+def test_parameters_that_are_parts_of_one_vector():
+    model, inputs = nets.mlp(4, 8, 8, 8, 3), (torch.randn(5, 4),)
+    vector = nn.utils.parameters_to_vector(model.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, model.parameters())
+    dead = {"1": [0, 1], "3": [2], "5": [7]}
+    nets.kill(model, demp.trace(model, inputs), dead)
+    alive = demp.alive(model, [inputs])
+    assert all(not alive[name][index] for name, indices in dead.items() for index in indices)
+    before = nets.outputs(model, inputs)
+    assert demp.cut(model, dead, example_inputs=inputs).removed == 4
+    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-5
+
+
 def test_gradients_that_are_zero_shrink_along():
     model = network()
     model(X).sum().backward()

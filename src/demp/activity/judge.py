@@ -13,7 +13,7 @@ from demp.activity.probe import Verdict, probe
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.graph.tracer import as_inputs, call_inputs
+from demp.graph.forward import as_inputs, call_inputs
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12

@@ -10,7 +10,7 @@ from demp.activity.criteria import Criterion
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
-from demp.graph.tracer import call_inputs
+from demp.graph.forward import call_inputs
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from demp.activity.criteria import Criterion, Peaks
 from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS
+from demp.graph.forward import evaluating
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
@@ -24,7 +25,7 @@ class ReadObserver(TorchDispatchMode):
     def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
         super().__init__()
         self._reads = {(read.weight, read.use): read for read in graph.reads}
-        self._names = {storage(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
+        self._names = {address(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
         self._copies: list[Tensor] = []
         self._uses: dict[str, int] = {}
         self._on_read = on_read
@@ -37,15 +38,15 @@ class ReadObserver(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
-            if known is not None and isinstance(out, Tensor) and storage(out) not in self._names:
-                self._names[storage(out)] = (known, out.numel())
+            if known is not None and isinstance(out, Tensor) and address(out) not in self._names:
+                self._names[address(out)] = (known, out.numel())
                 self._copies.append(out)
         return out
 
     def _name(self, tensor: Any) -> str | None:
         if not isinstance(tensor, Tensor) or not tensor.numel():
             return None
-        name, size = self._names.get(storage(tensor), (None, 0))
+        name, size = self._names.get(address(tensor), (None, 0))
         return name if size == tensor.numel() else None
 
     def _contraction(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -65,9 +66,9 @@ class ReadObserver(TorchDispatchMode):
         return args
 
 
-def storage(tensor: Tensor) -> int:
-    """Address of a tensor's memory."""
-    return tensor.untyped_storage().data_ptr()
+def address(tensor: Tensor) -> int:
+    """Where a tensor's values begin; parameters may be parts of one storage."""
+    return tensor.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,6 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, no autocast, the random state as before."""
-    from demp.graph.tracer import evaluating
-
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     with (

@@ -11,7 +11,7 @@ from demp.activity.criteria import Criterion
 from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
-from demp.graph.tracer import as_inputs
+from demp.graph.forward import as_inputs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from demp.activity.observe import ReadObserver, named_tensors, quiet
 from demp.graph import NeuronGraph, Read
-from demp.graph.tracer import as_inputs
+from demp.graph.forward import as_inputs
 from demp.surgery.shrink import Ledger
 
 

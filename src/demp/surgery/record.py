@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
-from demp.graph.tracer import as_inputs
+from demp.graph.forward import as_inputs
 
 ATTRIBUTE = "demp_record"
 

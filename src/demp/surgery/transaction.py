@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError
 from demp.graph import NeuronGraph
-from demp.graph.tracer import first_names
+from demp.graph.forward import first_names
 from demp.surgery.fold import Shift, apply, constants
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
@@ -165,9 +165,9 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
     for name, keep in keeps.items():
         for entry in states.get(name, []):
             ledger.replace(entry.state, entry.key, keep)
-        for tensors in models:
-            if name in tensors:
-                ledger.shrink(tensors[name], keep)
+        own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
+        for tensor in own.values():
+            ledger.shrink(tensor, keep)
 
 
 def prove(model: nn.Module, reference: Reference, terms: Terms) -> tuple[float, float]:

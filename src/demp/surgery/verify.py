@@ -10,8 +10,8 @@ from demp.activity.criteria import Criterion
 from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
+from demp.graph.forward import as_inputs, copied
 from demp.graph.rehearsal import tensors_in
-from demp.graph.tracer import as_inputs, copied
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest output difference, over the output scale, that rounding explains."""

@@ -1,0 +1,194 @@
+"""Run a user's forward without leaving a trace on the model: stand-in tensors, modes, hooks and attributes restored."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
+
+from demp.errors import UsageError
+from demp.graph.rehearsal import tensors_in
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_inputs(example_inputs: Any) -> Inputs:
+    """Positional and keyword arguments out of a tuple, a dict or a single tensor."""
+    if isinstance(example_inputs, dict):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def call_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The arguments of a call in the form of example inputs: a tuple, or a dict by name.
+
+    Raises:
+        UsageError: positional and keyword arguments that cannot all be named.
+    """
+    if not (args and kwargs):
+        return kwargs or args
+    named = inspect.signature(model.forward).bind(*args, **kwargs)
+    inputs: dict[str, Any] = {}
+    for name, value in named.arguments.items():
+        kind = named.signature.parameters[name].kind
+        if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise UsageError(
+                f"{type(model).__name__} is called with positional and keyword arguments, and {name!r} has no name to "
+                "pass it by; call it with one kind only"
+            )
+        inputs.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return inputs
+
+
+def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every parameter and buffer once, by its first name; and the other names of tied ones."""
+    seen: dict[int, str] = {}
+    unique: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        if id(tensor) in seen:
+            aliases[name] = seen[id(tensor)]
+        else:
+            seen[id(tensor)] = name
+            unique[name] = tensor
+    return unique, aliases
+
+
+@contextmanager
+def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Evaluation mode inside (or training mode); every module's own mode restored after.
+
+    The fused attention block of evaluation mode stays off: it hides the operations that read neurons.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.train(training)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Takes away what a forward leaves on modules (caches, kept features), and lists the tensors among it."""
+    spaces = [vars(module) for module in model.modules()]
+    spaces += [value for space in spaces for value in space.values() if isinstance(value, (dict, list))]
+    before = [(space, space.copy()) for space in spaces]
+    left: list[Tensor] = []
+    try:
+        yield left
+    finally:
+        for space, old in before:
+            known = {id(value) for value in values_of(old)}
+            fresh = [value for value in values_of(space) if id(value) not in known]
+            if fresh or len(space) != len(old):
+                left.extend(tensors_in(fresh))
+                space.clear()
+                space.extend(old) if isinstance(space, list) else space.update(old)
+
+
+@contextmanager
+def hooks_off(model: nn.Module) -> Iterator[None]:
+    """No forward hooks inside: those that watch the training must not see a rehearsal of it."""
+    hooks = [h for module in model.modules() for h in (module._forward_pre_hooks, module._forward_hooks)]
+    before = [h.copy() for h in hooks]
+    for space in hooks:
+        space.clear()
+    try:
+        yield
+    finally:
+        for space, old in zip(hooks, before, strict=True):
+            space.update(old)
+
+
+def values_of(space: Any) -> Any:
+    """What a dict or a list holds."""
+    return space.values() if isinstance(space, dict) else space
+
+
+@contextmanager
+def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
+    """Keep ``stack`` at the paths of the modules whose forward runs; ``ran`` collects them."""
+
+    def enter(name: str) -> Any:
+        def note(module: nn.Module, args: Any) -> None:
+            stack.append(name)
+            ran.add(name)
+
+        return note
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        if stack:
+            stack.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def copied(tree: Any) -> Any:
+    """The same nested structure with copies of the tensors: a forward may write into its inputs."""
+    return tree_map_only(Tensor, torch.clone, tree)
+
+
+def on_meta(tree: Any) -> Any:
+    """The same nested structure with every tensor on the meta device."""
+    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), tree)
+
+
+def run(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    vehicle: str,
+    *,
+    mode: Any = None,
+    training: bool = False,
+) -> tuple[Any, list[Tensor]]:
+    """One forward with ``tensors`` in place of the model's own: its output, and tensors that it left on modules.
+
+    Nothing of the model, the inputs and the random state changes.
+    """
+    args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
+    place = torch.device("meta") if vehicle == "meta" else nullcontext()
+    cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
+    with evaluating(model, training), torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        with leaving_nothing(model) as left, place:
+            out = call(model, tensors, args, kwargs, mode)
+        own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
+        return out, [t for t in left if id(t) not in own]
+
+
+def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, mode: Any) -> Any:
+    """``functional_call`` under an optional dispatch mode."""
+    if mode is None:
+        return functional_call(model, dict(tensors), args, kwargs)
+    with mode:
+        return functional_call(model, dict(tensors), args, kwargs)
+
+
+def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:
+    """Tensors that may be traced without touching the model: meta copies, or detached aliases with buffers cloned."""
+    if vehicle == "meta":
+        return {name: torch.empty_like(t, device="meta").requires_grad_(t.requires_grad) for name, t in tensors.items()}
+    return {
+        name: t.detach().requires_grad_(t.requires_grad) if isinstance(t, nn.Parameter) else t.detach().clone()
+        for name, t in tensors.items()
+    }
