@@ -130,10 +130,11 @@ class Pruner:
         return torch.zeros(()) if penalty is None else penalties.value(self._penalised, penalty)
 
     def finish(self) -> CutReport:
-        """Last check and cut; all hooks are removed. Calling it again returns the last report."""
+        """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""
         if self._finished:
             return self.history[-1]
-        report = self._check(final=True)
+        just_checked = bool(self.history) and self.history[-1].step == self.step and not self._postponed
+        report = self.history[-1] if just_checked else self._check(final=True)
         self.detach()
         self._finished = True
         assert report is not None

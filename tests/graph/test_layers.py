@@ -190,3 +190,17 @@ def test_norms_know_who_feeds_them():
     graph = demp.trace(model, inputs)
     found = {(norm.scale, norm.shift, norm.producer) for norm in graph.norms}
     assert ("1.weight", "1.bias", "0.weight") in found and (None, "0.bias", "0.weight") in found
+
+
+def test_a_norm_over_a_join_or_a_flattened_axis_has_no_one_producer():
+    model, inputs = nets.dense(layers=1)
+    producers = {norm.scale: norm.producer for norm in demp.trace(model, inputs).norms if norm.scale}
+    assert producers == {
+        "layers.0.0.weight": "stem.weight",
+        "layers.0.3.weight": "layers.0.2.weight",
+        "norm.weight": None,
+    }
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.Flatten(), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 2))
+    graph = demp.trace(model, (torch.randn(2, 2, 4),))
+    assert [norm.producer for norm in graph.norms if norm.scale] == [None]
+    assert graph.layer("3").width == 3 and graph.layer("3").removable.all()

@@ -205,8 +205,14 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         else:
             tracer.elements.union(channel.ids, other.ids)
     names = [tracer.labels(a).source if isinstance(a, Tensor) else None for a in call.args[1:3]]
-    tracer.norm(names[0], names[1], channel.producer)
+    tracer.norm(names[0], names[1], sole_producer(tracer, channel))
     return [Labels(labels.axes, constant=labels.constant), None, None]
+
+
+def sole_producer(tracer: Tracer, axis: Axis) -> str | None:
+    """The weight that made exactly this axis; None for a join, a part, or a flattened axis."""
+    made = tracer.recording.axes.get(axis.producer or "", ())
+    return axis.producer if any(torch.equal(axis.ids, other.ids) for other in made) else None
 
 
 @rule("detach", "alias", "lift_fresh", "_to_copy", "clone", "contiguous", "detach_")

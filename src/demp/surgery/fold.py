@@ -43,7 +43,9 @@ def constants(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tenso
         lost = (weight.movedim(axis, 0).flatten(1) * mean[:, None]).sum(0)
         rest = [size for dim, size in enumerate(weight.shape) if dim != axis]
         name, sign = home
-        shifts.append(Shift(name, sign * lost.view(rest[0], -1).sum(1)))
+        values = sign * lost.view(rest[0], -1).sum(1)
+        if values.shape == tensors[name].shape:
+            shifts.append(Shift(name, values))
 
     with quiet(model), ReadObserver(graph, tensors, collect):
         model(*args, **kwargs)

@@ -139,8 +139,12 @@ class Run:
         return self.counted(self.pruner.after_step())
 
     def finish(self) -> Any:
-        """The last check and cut; the report, or None in dense training."""
-        return None if self.pruner is None else self.counted(self.pruner.finish())
+        """The last check and cut; its report, or None in dense training and where one was just made."""
+        if self.pruner is None:
+            return None
+        checks = len(self.pruner.history)
+        report = self.pruner.finish()
+        return self.counted(report) if len(self.pruner.history) > checks else None
 
     def counted(self, report: Any) -> Any:
         """Add what a check cost, one forward of each example, to the FLOPs that were spent."""
