@@ -110,10 +110,10 @@ def checks(total_steps: int, **options) -> list[int | None]:
 
 
 def test_checks_come_every_twentieth_of_the_run_and_at_the_end():
-    assert checks(40) == [*range(2, 41, 2), 40]
+    assert checks(40) == [*range(2, 41, 2)]
     assert checks(7, period=3) == [3, 6, 7]
-    assert checks(12, period=4, prune_after=8) == [8, 12, 12]
-    assert checks(8, period=4, prune_at_start=True) == [1, 4, 8, 8]
+    assert checks(12, period=4, prune_after=8) == [8, 12]
+    assert checks(8, period=4, prune_at_start=True) == [1, 4, 8]
     assert checks(8, dynamic=False) == [8]
 
 
@@ -180,7 +180,7 @@ def test_a_callable_is_asked_once_per_check_with_a_new_seed():
     pruner = quiet_demp(model, optimizer, total_steps=6, period=2, batches=batches, seed=100)
     train(model, optimizer, IMAGE, range(6))
     pruner.finish()
-    assert seeds == [102, 104, 106, 106]
+    assert seeds == [102, 104, 106]
     assert pruner.history[0].removed == 1
     assert pruner.history[0].judged == {"batches": 2, "examples": 8}
 

@@ -2,11 +2,11 @@
 
 import copy
 
-import demp
 import pytest
 import torch
 from torch.nn import functional as F
 
+import demp
 import nets
 
 FAMILIES = {

@@ -233,6 +233,8 @@ def refuse_training_only(
     graph: NeuronGraph, model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str
 ) -> NeuronGraph:
     """Some modules did not run in evaluation mode (auxiliary heads): rehearse the training forward as well."""
+    if vehicle == "eager":  # a training forward may update parameters in place (codebooks)
+        substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):

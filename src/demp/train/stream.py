@@ -1,5 +1,6 @@
 """Sets too large for memory: worker processes decode, cut out regions and resize."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -31,12 +32,17 @@ def read_batches(
     loader = DataLoader(
         _Reader(pictures, config.augment, size, seed),
         batch_sampler=_Keys(steps),  # pyright: ignore[reportArgumentType]
-        num_workers=config.workers,
+        num_workers=min(config.workers, usable_cores()),
         generator=torch.Generator().manual_seed(seed),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_signals,
     )
     yield from loader
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on; more workers would only take turns."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_fitted(pictures: LazyPictures, rows: Tensor, size: int) -> Tensor:
