@@ -13,9 +13,12 @@ settings.load_profile("demp")
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def fresh_state():
     random.seed(0)
     torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)  # the trainer sets it for its process
+    torch.set_flush_denormal(False)  # the trainer turns it on; hypothesis draws denormal numbers
 
 
 def pytest_collection_finish(session):

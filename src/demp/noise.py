@@ -43,8 +43,12 @@ def generators(parameters: Iterable[nn.Parameter], seed: int, step: int) -> dict
     return made
 
 
+Scratch = dict[tuple[torch.device, torch.dtype], Tensor]
+"""Memory for deviates, kept between steps: allocating it anew costs as much as filling it."""
+
+
 @torch.no_grad()
-def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int) -> None:
+def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int, scratch: Scratch | None = None) -> None:
     """W <- w + z, z ~ N(0, std^2), where the mask allows.
 
     One stream per device serves the targets in order, each with as many deviates as it has entries now; those that a
@@ -52,13 +56,21 @@ def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int) -> N
     """
     if noise.std == 0:
         return
+    scratch = {} if scratch is None else scratch
     sources = generators((t.parameter for t in targets), seed, step)
     for target in targets:
         weight = target.parameter
         scale = noise.std * target.factor
-        deviates = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        deviates.normal_(generator=sources[weight.device])
+        deviates = room_for(weight, scratch).normal_(generator=sources[weight.device])
         if target.mask is None:
             weight.add_(deviates, alpha=scale)
         else:
             weight.addcmul_(deviates, target.mask.to(weight.dtype), value=scale)
+
+
+def room_for(weight: Tensor, scratch: Scratch) -> Tensor:
+    """Scratch memory in the shape of a weight."""
+    key, size = (weight.device, weight.dtype), weight.numel()
+    if key not in scratch or len(scratch[key]) < size:
+        scratch[key] = torch.empty(size, dtype=weight.dtype, device=weight.device)
+    return scratch[key][:size].view(weight.shape)

@@ -89,6 +89,7 @@ class Pruner:
             window_steps=wants.window_steps,
             seed=seed,
         )
+        self._scratch: noise_module.Scratch = {}
         self._verdict: Verdict | None = None
         self._judged_at = -1
         self._postponed = self._finished = False
@@ -113,7 +114,7 @@ class Pruner:
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
-            noise_module.add_noise(targets, noise, seed=self.seed, step=self.step)
+            noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         self.step += 1
         report = None
         if self.method.is_due(self.step) or self._postponed:
