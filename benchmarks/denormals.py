@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, dying, parsed, seconds, show
+from demp.surgery.denormals import EVERY_STEPS, sweep
 from demp.train.models import resnet18
 
 LIMIT = 1.05
@@ -47,11 +48,11 @@ def main() -> None:
     chosen = parsed(parser)
     if chosen.once:
         name, _, flush = chosen.once.partition(":")
-        print(json.dumps(run(name, flush == "flush", chosen.steps, chosen.batch, chosen.side)))
+        print(json.dumps(run(name, flush, chosen.steps, chosen.batch, chosen.side)))
         return
     results = []
     for name in chosen.optimizers:
-        for flush in ("keep", "flush"):
+        for flush in ("keep", "flush", "sweep"):
             command = [sys.executable, __file__, "--once", f"{name}:{flush}"]
             for option in ("threads", "steps", "batch", "side"):
                 command += [f"--{option}", str(getattr(chosen, option))]
@@ -68,16 +69,20 @@ def result(name: str, flush: str, found: dict[str, Any]) -> Ratio:
         f"to step {end}": round(statistics.median(ratios[end - WINDOW : end]), 3)
         for end in range(WINDOW, steps + 1, WINDOW)
     }
-    denormals = "denormals flushed" if flush == "flush" else "denormals kept"
+    denormals = {
+        "keep": "denormals kept",
+        "flush": "denormals flushed by the processor",
+        "sweep": "moments swept as a pruner does",
+    }[flush]
     return Ratio(
         f"{name}, {denormals}, last {WINDOW} of {steps} steps", dense[-WINDOW:], dead[-WINDOW:], limit=LIMIT,
         notes={"by_window": by_window, "dead_neurons": found["neurons"], "denormal_entries": found["denormals"]},
     )  # fmt: skip
 
 
-def run(name: str, flush: bool, steps: int, batch: int, side: int) -> dict[str, Any]:
+def run(name: str, flush: str, steps: int, batch: int, side: int) -> dict[str, Any]:
     """Seconds of every step of the dense network and of the one with dead neurons, alternating."""
-    if flush:
+    if flush == "flush":
         torch.set_flush_denormal(True)
     torch.manual_seed(0)
     dense = resnet18(width=0.25)
@@ -92,6 +97,8 @@ def run(name: str, flush: bool, steps: int, batch: int, side: int) -> dict[str, 
             killed = dying(dead, graph, 0.5)
         for which in (0, 1) if index % 2 == 0 else (1, 0):
             times[which].append(seconds(lambda which=which, x=x, y=y: step(*trainers[which], x, y)))
+        if flush == "sweep" and index % EVERY_STEPS == 0:
+            sweep([optimizer for _, optimizer in trainers])
     neurons = f"{sum(int(mask.sum()) for mask in killed.values())} of {graph.neurons()}"
     return {"dense": times[0], "dead": times[1], "neurons": neurons, "denormals": denormal_entries(trainers[1][1])}
 

@@ -19,7 +19,7 @@ from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
-from demp.surgery import CutReport, Plan, execute, plan_cut, record_of
+from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import pending_backward, refuse_open_autocast
 from demp.surgery.transaction import Holder
@@ -116,6 +116,8 @@ class Pruner:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         self.step += 1
+        if self.step % denormals.EVERY_STEPS == 0:
+            denormals.sweep(self.optimizers)
         report = None
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
