@@ -29,7 +29,15 @@ TORCHVISION = {
     "vit_b_32": (64, 36864, 36864, {"image_size": 64}),
     "inception_v3": (96, 17216, 17216, {"init_weights": False}),
 }
-FAST = ("mobilenet_v3_large", "shufflenet_v2_x0_5", "densenet121", "efficientnet_b0")
+FAST = (
+    "resnet50",
+    "mobilenet_v3_large",
+    "densenet121",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "swin_t",
+    "shufflenet_v2_x0_5",
+)
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,7 @@ def test_missing_package(package, monkeypatch):
 
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_torchvision_of_another_build(package, tmp_path, monkeypatch):
-    (tmp_path / f"{package}.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')"
-    )
+    (tmp_path / f"{package}.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     for module in [m for m in sys.modules if m.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(tmp_path)

@@ -135,9 +135,7 @@ def shapes(model: nn.Module) -> list[tuple[int, ...]]:
 def assert_same_outputs(ours: nn.Module, theirs: nn.Module, size: int) -> None:
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(
-            ours.double().eval()(images), theirs.double().eval()(images), rtol=1e-10, atol=1e-12
-        )
+        torch.testing.assert_close(ours.double().eval()(images), theirs.double().eval()(images), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("ours", [resnet18, resnet50])
@@ -169,9 +167,7 @@ def test_vgg_features_equal_torchvision():
 def test_vit_equals_torchvision():
     from torchvision.models import VisionTransformer
 
-    theirs: Any = VisionTransformer(
-        16, 4, 2, num_heads=2, hidden_dim=32, mlp_dim=128, num_classes=10
-    )
+    theirs: Any = VisionTransformer(16, 4, 2, num_heads=2, hidden_dim=32, mlp_dim=128, num_classes=10)
     nn.init.normal_(theirs.heads.head.weight)
     mine = vit_b_16(10, image_size=16, patch=4, depth=2, dim=32, heads=2)
     assert shapes(mine) == shapes(theirs)
@@ -211,9 +207,7 @@ def test_logits_and_second_derivatives(name, activation):
         logits = model(torch.randn(3, 1, size, size))
         assert logits.shape == (3, 5)
         weights = list(model.parameters())
-        gradients = torch.autograd.grad(
-            logits.logsumexp(1).sum(), weights, create_graph=True, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(logits.logsumexp(1).sum(), weights, create_graph=True, materialize_grads=True)
         torch.stack([g.square().sum() for g in gradients]).sum().backward()
     seconds = [w.grad for w in weights if w.grad is not None]
     assert all(second.isfinite().all() for second in seconds)
