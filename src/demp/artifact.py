@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from demp.graph.rehearsal import tensors_in
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
+logger = logging.getLogger("demp")
 FORMAT = 1
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 PROBE_SEED, PROBE_BATCH, PROBE_VALUES = 0, 4, 32
@@ -96,8 +98,8 @@ def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architectu
             return model
     except ArtifactError:
         raise
-    except Exception:  # the constructor needs values that meta tensors do not have; build it for real
-        pass
+    except Exception as error:  # a constructor may need values that meta tensors do not have: build it for real
+        logger.debug("the constructor does not run on the meta device: %s", error)
     model = build()
     put(model, weights, architecture)
     return model

@@ -6,6 +6,7 @@ runs of any length.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from demp.errors import UsageError
@@ -24,7 +25,7 @@ def cosine(start: float, end: float, share: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(ABC):
     """Common to all shapes: the part of the run that they span."""
 
     span: float = 1.0
@@ -38,9 +39,9 @@ class Schedule:
         """The factor at ``step``; steps past the span keep the last value."""
         return self.at(min(step / (self.span * total_steps), 1.0))
 
+    @abstractmethod
     def at(self, share: float) -> float:
         """The factor at a share of the span in [0, 1]."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

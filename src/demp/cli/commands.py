@@ -1,6 +1,7 @@
 """The commands and their flags: each is a dataclass, its fields are the flags."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ Settings = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(ABC):
     """What every command takes."""
 
     json: Flag = False
@@ -42,9 +43,9 @@ class Command:
     debug: Flag = False
     """Show the traceback of an error."""
 
+    @abstractmethod
     def run(self) -> dict[str, Any]:
         """Do it; the result is what ``--json`` prints."""
-        raise NotImplementedError
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
