@@ -27,7 +27,7 @@ from demp.train.run import Run
 
 STRENGTHS = {"adam": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), "sgdm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
 """Peak strengths; 0 stands for dense training."""
-KEY = ("optimizer", "strength", "seed", "steps", "width", "precision")
+KEY = ("optimizer", "strength", "seed", "steps", "width", "precision", "batch_size")
 STEP_PAIRS = 15
 
 
@@ -66,6 +66,7 @@ def parsed() -> argparse.Namespace:
         "--width", type=float, default=0.25, help="factor on ResNet-18's widths; 0.25 has 16 channels in the stem"
     )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its own choice")
     parser.add_argument("--results", default="runs/cifar_curve/results.jsonl", help="one JSON line per finished run")
     parser.add_argument("--table", action="store_true", help="print the results so far and stop")
@@ -78,13 +79,13 @@ def plan(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
         for optimizer in options.optimizers:
             chosen = options.strengths or STRENGTHS["adam" if optimizer.startswith("adam") else "sgdm"]
             for strength in dict.fromkeys((0.0, *chosen)):
-                shared = {name: getattr(options, name) for name in ("steps", "width", "precision")}
+                shared = {name: getattr(options, name) for name in ("steps", "width", "precision", "batch_size")}
                 yield {"optimizer": optimizer, "strength": strength, "seed": seed, **shared}
 
 
 def same(wanted: dict[str, Any], done: dict[str, Any]) -> bool:
     """Is it that run?"""
-    return all(wanted[name] == done[name] for name in KEY)
+    return all(wanted[name] == done.get(name, 128) for name in KEY)
 
 
 def title(wanted: dict[str, Any]) -> str:
@@ -104,6 +105,7 @@ def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
             "data": {"name": data},
             "method": method,
             "precision": wanted["precision"],
+            "batch_size": wanted["batch_size"],
             "device": "cpu",
             "seed": wanted["seed"],
             "eval_every_steps": max(1, wanted["steps"] // 2),
@@ -183,7 +185,7 @@ def brief(record: dict[str, Any]) -> str:
 
 COLUMNS = (
     "optimizer", "strength", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs, exact",
-    "FLOPs, paper-style", "training FLOPs", "training time", "step late in the run", "step, side by side",
+    "FLOPs, paper-style", "training FLOPs", "training time", "processor time", "step late in the run", "step, side by side",
 )  # fmt: skip
 
 
@@ -191,12 +193,12 @@ def table(records: list[dict[str, Any]]) -> str:
     """Markdown; FLOPs and times are ratios to the dense run of the same optimizer and seed."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(tuple(record[name] for name in KEY if name != "seed"), []).append(record)
+        groups.setdefault(tuple(record.get(name, 128) for name in KEY if name != "seed"), []).append(record)
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
     for group in sorted(groups, key=lambda key: (*map(str, key[2:]), key[0], key[1])):
         lines.append(f"| {' | '.join(row(groups[group], records))} |")
-    sizes = {(r["steps"], r["width"], r["precision"]) for r in records}
-    about = [f"{steps} steps, width {width:g}, {precision}" for steps, width, precision in sorted(sizes)]
+    sizes = {(r["optimizer"], r["steps"], r["width"], r["precision"], r.get("batch_size", 128)) for r in records}
+    about = [f"{o}: {n} steps of {b} pictures, width {w:g}, {p}" for o, n, w, p, b in sorted(sizes)]
     machines = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}
     about += ["; ".join(f"{key} {value}" for key, value in found.items()) for found in machines.values()]
     return "\n".join([*lines, "", *about])
@@ -214,7 +216,8 @@ def row(group: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[str]
         return f"{statistics.fmean(record[name] / record[f'{name}_dense'] for record in group):.3f}"
 
     def over_dense(name: str) -> str:
-        return f"{statistics.fmean(record[name] / dense[name] for record, dense in pairs):.3f}" if pairs else "–"
+        ratios = [record[name] / dense[name] for record, dense in pairs if name in record and name in dense]
+        return f"{statistics.fmean(ratios):.3f}" if ratios else "–"
 
     accuracies = [100 * record["eval/top1"] for record in group]
     spread = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
@@ -230,6 +233,7 @@ def row(group: list[dict[str, Any]], records: list[dict[str, Any]]) -> list[str]
         share("paper_flops"),
         share("train_flops"),
         over_dense("train_seconds"),
+        over_dense("cpu_seconds"),
         over_dense("step_ms_at_end"),
         f"{statistics.fmean(measured):.3f}" if measured else "–",
     ]
