@@ -85,7 +85,7 @@ def plan(options: argparse.Namespace) -> Iterable[dict[str, Any]]:
 
 def same(wanted: dict[str, Any], done: dict[str, Any]) -> bool:
     """Is it that run?"""
-    return all(wanted[name] == done.get(name, 128) for name in KEY)
+    return all(wanted.get(name, 128) == done.get(name, 128) for name in KEY)
 
 
 def title(wanted: dict[str, Any]) -> str:
@@ -185,7 +185,8 @@ def brief(record: dict[str, Any]) -> str:
 
 COLUMNS = (
     "optimizer", "strength", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs, exact",
-    "FLOPs, paper-style", "training FLOPs", "training time", "processor time", "step late in the run", "step, side by side",
+    "FLOPs, paper-style", "training FLOPs", "training time", "processor time", "step late in the run",
+    "step, side by side",
 )  # fmt: skip
 
 
