@@ -1,6 +1,7 @@
 """On which parameters a penalty or noise acts, and which of their entries belong to live neurons."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -150,17 +151,29 @@ def live_along(gradient: Tensor, axis: int) -> Tensor:
     return (gradient != 0).movedim(axis, 0).flatten(1).any(1)
 
 
+def witnesses(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[str, str]:
+    """Weight -> the shift in whose gradient the liveness of its neurons shows: its norm's, else its bias.
+
+    A weight that several norms follow has none: a neuron may be dead behind one of them and alive behind another.
+    """
+    followers = Counter(norm.producer for norm in graph.norms if norm.scale is not None)
+    return {
+        norm.producer: norm.shift
+        for norm in graph.norms
+        if norm.producer
+        and followers[norm.producer] < 2
+        and norm.shift in parameters
+        and parameters[norm.shift].requires_grad
+    }
+
+
 def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]:
     """Every parameter that makes neurons: producing weights, and the norms and biases that follow them."""
     made: dict[str, int] = {}
     for layer in graph.layers:
         made.update(layer.producers)
     slot_classes = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
-    shifts = {
-        norm.producer: norm.shift
-        for norm in graph.norms
-        if norm.producer and norm.shift in parameters and parameters[norm.shift].requires_grad
-    }
+    shifts = witnesses(parameters, graph)
     found: dict[str, Unit] = {}
     for weight, axis in made.items():
         if weight not in parameters or (weight, axis) not in slot_classes:
@@ -174,4 +187,9 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
             for name in (norm.scale, norm.shift):
                 if name in parameters and (name, 0) in slot_classes:
                     found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0])
+    for norm in graph.norms:  # those behind a sum (pre-activation networks) speak for themselves
+        for name in (norm.scale, norm.shift):
+            if name in parameters and name not in found and (name, 0) in slot_classes:
+                own = norm.shift if norm.shift in parameters else name
+                found[name] = Unit(parameters[name], 0, parameters[own], 0, slot_classes[name, 0])
     return list(found.values())

@@ -129,7 +129,8 @@ class Tracer(TorchDispatchMode):
         """One axis out of two that meet."""
         self.elements.union(a.ids, b.ids)
         newest = a if a.born >= b.born else b
-        return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, newest.producer)
+        producer = a.producer if a.producer == b.producer else None  # what follows a sum follows no single weight
+        return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, producer)
 
     def site(self, labels: Labels, kind: str) -> Labels:
         """An activation: its neuron axis is the one that the latest contraction produced."""
