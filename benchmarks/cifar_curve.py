@@ -10,19 +10,21 @@ skipped, and a run that was interrupted continues from its last checkpoint.
 
 import argparse
 import json
+import os
+import resource
 import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from common import in_pairs, machine
 from demp import recipes
-from demp.train import Observer, TrainConfig, resume, train
+from demp.train import TrainConfig, artifact
+from demp.train.optim import build_optimizer
 from demp.train.run import Run
 
 STRENGTHS = {"adam": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), "sgdm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
@@ -114,59 +116,53 @@ def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
     )
 
 
-class Progress(Observer):
-    """Keeps the run at hand, and says now and then where it is."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.run: Run | None = None
-
-    def start(self, run: Run) -> None:
-        """The run is about to begin."""
-        self.run = run
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Print the tests."""
-        if "eval/top1" in record:
-            alive = record.get("prune/neurons_alive")
-            shown = "" if alive is None else f", {alive:.0f} neurons"
-            print(f"{self.name}: step {record['step']}, {record['eval/top1']:.4f}{shown}", file=sys.stderr, flush=True)
-
-
 def run(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Train, or continue to train, and say what came out."""
+    """`demp train`, or `demp resume` where it was interrupted, as its own process; says what came out."""
     name = "-".join(str(wanted[key]) for key in KEY)
     folder = Path(options.results).parent / name
-    progress = Progress(title(wanted))
-    started = (folder / "config.toml").exists()
-    busy = time.process_time()
-    if started and (folder / "summary.json").exists():
-        return {**wanted, **json.loads((folder / "summary.json").read_text()), "machine": machine()}
-    if started:
-        result = resume(folder, observers=[progress])
-    else:
-        result = train(config(wanted, options.data, folder), observers=[progress])
-    busy = time.process_time() - busy
-    assert progress.run is not None
-    now = step_now(progress.run) if wanted["strength"] else {}
-    spent = {} if started else {"cpu_seconds": busy}
-    return {**wanted, **result.summary, **now, **spent, "machine": machine()}
+    wanted_config = config(wanted, options.data, folder)
+    spent = {}
+    if not (folder / "summary.json").exists():
+        started = (folder / "config.toml").exists()
+        busy = children_seconds()
+        demp_command(options.threads, *(["resume", str(folder)] if started else train_arguments(wanted_config, folder)))
+        spent = {} if started else {"cpu_seconds": children_seconds() - busy}
+    summary = json.loads((folder / "summary.json").read_text())
+    now = step_now(wanted_config, folder) if wanted["strength"] else {}
+    return {**wanted, **summary, **now, **spent, "machine": machine()}
 
 
-def step_now(run: Run) -> dict[str, Any]:
+def train_arguments(wanted: TrainConfig, folder: Path) -> list[str]:
+    """The config as a file beside the run folder, and the command that trains it."""
+    file = folder.parent / f"{folder.name}.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(wanted.to_toml(), encoding="utf-8")
+    return ["train", "--config", str(file)]
+
+
+def demp_command(threads: int, *arguments: str) -> None:
+    """The command line of demp, silent on success."""
+    threads_set = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    command = [str(Path(sys.executable).with_name("demp")), *arguments]
+    done = subprocess.run(command, env=os.environ | threads_set, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+
+
+def children_seconds() -> float:
+    """Processor time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def step_now(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Training step of the network as it came out over the dense one's, side by side after the run."""
-    twin = Run(run.config.merged({"method": {"name": "dense"}}))
-    x, y = next(iter(twin.data.train_batches(0, 1)))
-
-    def step(of: Run) -> None:
-        of.optimizer.zero_grad(set_to_none=True)
-        with of.autocast():
-            logits = of.model(of.placed(x))
-        F.cross_entropy(logits.float(), y).backward()
-        of.optimizer.step()
-
-    run.model.train()
-    measured = in_pairs("step", lambda: step(twin), lambda: step(run), pairs=STEP_PAIRS)
+    dense = Run(config.merged({"method": {"name": "dense"}}))
+    pruned = Run(config.merged({"method": {"name": "dense"}}))
+    pruned.model = artifact.load(folder)[0].to(memory_format=pruned.layout)  # pyright: ignore[reportCallIssue]
+    pruned.optimizer = build_optimizer(pruned.model, config.optimizer)
+    x, y = next(iter(dense.data.train_batches(0, 1)))
+    measured = in_pairs("step", lambda: dense.train_step(x, y), lambda: pruned.train_step(x, y), pairs=STEP_PAIRS)
     return {"step_over_dense": measured.median, "step_pairs": measured.ratios}
 
 
