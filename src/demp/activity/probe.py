@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
+from demp.activity.observe import Tally, observing, quiet
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import as_inputs
@@ -58,7 +58,7 @@ def probe(
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
     """One forward whose read points go to the tally."""
-    with ReadObserver(graph, named_tensors(model), lambda read, value: tally.add(read, value, read.axis)):
+    with observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
         return model(*args, **kwargs)
 
 
