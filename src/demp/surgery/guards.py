@@ -22,11 +22,17 @@ def refuse_open_autocast() -> None:
 def refuse_pending_gradients(model: nn.Module) -> None:
     """Gradients that no step has used belong to an open accumulation window."""
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and bool(parameter.grad.count_nonzero()):
+        if parameter.grad is not None and not is_zero(parameter.grad):
             raise CutError(
                 f"{name} holds a gradient: the model is inside an accumulation window or between backward and step. "
                 "Cut after optimizer.step() and optimizer.zero_grad()"
             )
+
+
+def is_zero(gradient: Tensor) -> bool:
+    """Does a gradient, dense or sparse, hold nothing but zeros?"""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return not bool(values.count_nonzero())
 
 
 def refuse_pending_backward(model: nn.Module) -> None:

@@ -15,7 +15,8 @@ from demp.surgery.fold import Shift, apply, constants
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
 from demp.surgery.report import CutReport, layer_cuts
-from demp.surgery.shrink import Keeps, Ledger, StateEntry, keeps_of, resize_attributes, shaped_state
+from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
+from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.verify import (
     difference,
     live_layers,
@@ -106,7 +107,8 @@ def operate(
     """Check everything, shrink, prove; whatever goes wrong is rolled back."""
     tensors, _ = first_names(model)
     keeps = keeps_of(graph, plan.before, plan.after)
-    entries = [e for optimizer in optimizers for e in shaped_state(optimizer, tensors, keeps)]
+    entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
+    said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
     copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
     modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     reference = refer(model, graph, plan, terms)
@@ -121,12 +123,12 @@ def operate(
         seconds = time.perf_counter() - start
         remember(model, graph, plan.after, terms.example_inputs, base)
         if reference is None:
-            return Outcome(seconds)
+            return Outcome(seconds, notes=said)
         gap, drift = prove(model, reference, terms)
         notes: tuple[str, ...] = ()
         if reference.shifts:
             drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger)
-        return Outcome(seconds, gap, drift, notes)
+        return Outcome(seconds, gap, drift, said + notes)
     except BaseException as error:
         ledger.roll_back()
         forget(model, old_record)
@@ -164,7 +166,7 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
         states.setdefault(entry.parameter, []).append(entry)
     for name, keep in keeps.items():
         for entry in states.get(name, []):
-            ledger.replace(entry.state, entry.key, keep)
+            ledger.entry(entry.place, entry.key, entry.shrink(entry.place[entry.key]))
         own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
         for tensor in own.values():
             ledger.shrink(tensor, keep)
