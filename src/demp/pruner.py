@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from demp import noise as noise_module
 from demp import penalties
 from demp.activity import Verdict
-from demp.activity.judge import Batches, Judge
+from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_wrapper
+from demp.compiled import Stopwatch, is_compiled, original, refuse_to_watch, uncompiled
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
@@ -60,6 +61,8 @@ class Pruner:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
+        self._stopwatch = Stopwatch(is_compiled(model))
+        given, model = model, original(model)
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = int(total_steps), seed
@@ -75,6 +78,8 @@ class Pruner:
         self._base = record_of(model)
         self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
+        if not by_probe(batches, wants.collect):
+            refuse_to_watch(given)
         self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
@@ -111,6 +116,7 @@ class Pruner:
 
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
@@ -122,6 +128,7 @@ class Pruner:
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
+        self._stopwatch.start(after_cut=report is not None and report.happened)
         return report
 
     def skip_step(self) -> None:
@@ -226,8 +233,8 @@ class Pruner:
             else:
                 self.after_step()
 
-        self._handles.append(optimizer.register_step_pre_hook(before))
-        self._handles.append(optimizer.register_step_post_hook(after))
+        self._handles.append(optimizer.register_step_pre_hook(uncompiled(before)))
+        self._handles.append(optimizer.register_step_post_hook(uncompiled(after)))
 
     def _loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""

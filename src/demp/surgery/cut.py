@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
@@ -45,6 +46,7 @@ def cut(
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.
     """
+    model = original(model)
     refuse_open_autocast()
     refuse_pending_gradients(model)
     refuse_pending_backward(model)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp.compiled import forget as forget_compiled_code
+from demp.compiled import original
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
@@ -120,6 +122,7 @@ def operate(
         for module in modules:
             resize_attributes(module, graph, keeps, plan.after, ledger)
         torch.clear_autocast_cache()
+        forget_compiled_code()
         seconds = time.perf_counter() - start
         remember(model, graph, plan.after, terms.example_inputs, base)
         if reference is None:
@@ -236,8 +239,8 @@ def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone
 
 
 def inner(module: nn.Module) -> nn.Module:
-    """The model inside an averaged copy."""
-    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
+    """The model inside an averaged or compiled copy."""
+    return original(module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else original(module))
 
 
 def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterable[str]) -> dict[str, Tensor]:
