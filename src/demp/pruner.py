@@ -22,7 +22,7 @@ from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
 from demp.surgery.cut import as_optimizers
-from demp.surgery.guards import pending_backward, refuse_open_autocast
+from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, penalised
 
@@ -70,6 +70,7 @@ class Pruner:
         self.history: list[CutReport] = []
         self._cuts = 0
         self.graph = trace(model, example_inputs)
+        self._parts = parts_of(model)
         refuse_nothing_removable(model, self.graph)
         refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()
@@ -169,6 +170,7 @@ class Pruner:
     def _check(self, *, final: bool = False) -> CutReport | None:
         """One check and cut."""
         refuse_open_autocast()
+        refuse_replaced_parts(self.model, self._parts)
         if pending_backward(self.model.parameters()):
             if final:
                 raise CutError(
@@ -204,6 +206,7 @@ class Pruner:
         self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
+        self._parts = parts_of(self.model)
         if report.happened:
             logger.info("%s", report)
         return report
@@ -289,6 +292,7 @@ class Pruner:
         if len(state["gone"]) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         gone = state["gone"].bool().cpu()
+        refuse_replaced_parts(self.model, self._parts)
         plan = Plan(self.gone, gone, {})
         execute(
             self.model,
@@ -300,7 +304,7 @@ class Pruner:
             verify=False,
             base=self._base,
         )
-        self.flops = self.graph.flops(gone)
+        self.flops, self._parts = self.graph.flops(gone), parts_of(self.model)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])

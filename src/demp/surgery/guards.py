@@ -1,6 +1,7 @@
-"""Moments at which a model must not be cut."""
+"""Moments at which a model must not be cut, and models that are not what they were."""
 
 import gc
+import weakref
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -27,6 +28,39 @@ def refuse_pending_gradients(model: nn.Module) -> None:
                 f"{name} holds a gradient: the model is inside an accumulation window or between backward and step. "
                 "Cut after optimizer.step() and optimizer.zero_grad()"
             )
+
+
+Parts = dict[str, tuple[weakref.ref[Any], type]]
+"""Name of a module or parameter -> which object it is, and of what class."""
+
+
+def parts_of(model: nn.Module) -> Parts:
+    """Every module and parameter under each of its names. Nothing is kept alive."""
+    named = [*model.named_modules(remove_duplicate=False), *model.named_parameters(remove_duplicate=False)]
+    return {name: (weakref.ref(part), type(part)) for name, part in named}
+
+
+def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
+    """The model must still consist of the objects that were traced, whatever their shapes.
+
+    Optimizers, hooks, penalties and averages hold the old ones.
+    """
+    now = parts_of(model)
+    for name in (*parts, *now):
+        if name not in now:
+            what = f"{name} was taken away"
+        elif name not in parts:
+            what = f"{name} was added"
+        elif parts[name][0]() is not now[name][0]():
+            what = f"{name} is another object"
+        elif parts[name][1] is not now[name][1]:
+            what = f"{name or 'the model'} became a {now[name][1].__name__}"
+        else:
+            continue
+        raise CutError(
+            f"{what} since the model was traced, so that what holds the old parts (optimizers, hooks, penalties) "
+            "went stale; change a model before its pruner is built, or build a new one. Nothing was cut"
+        )
 
 
 def is_zero(gradient: Tensor) -> bool:
