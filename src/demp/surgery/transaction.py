@@ -114,7 +114,7 @@ def operate(
     copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
     modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     reference = refer(model, graph, plan, terms)
-    old_record = record_of(model)
+    old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
@@ -125,6 +125,8 @@ def operate(
         forget_compiled_code()
         seconds = time.perf_counter() - start
         remember(model, graph, plan.after, terms.example_inputs, base)
+        for module in modules:  # a copy can be saved too
+            forget(module, record_of(model))
         if reference is None:
             return Outcome(seconds, notes=said)
         gap, drift = prove(model, reference, terms)
@@ -134,7 +136,8 @@ def operate(
         return Outcome(seconds, gap, drift, said + notes)
     except BaseException as error:
         ledger.roll_back()
-        forget(model, old_record)
+        for module, record in old_records:
+            forget(module, record)
         if isinstance(error, Disagreement):
             raise CutError(explain(model, graph, plan, terms.example_inputs, error)) from None
         raise
