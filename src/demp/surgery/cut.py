@@ -42,6 +42,10 @@ def cut(
     silenced, and the report's ``drift`` says what was lost; ``fold=True`` moves their means into what their readers
     add, where that lowers the drift.
 
+    ``verify=False`` frees the memory of each tensor at once: it proves nothing and cannot be taken back. All that can
+    be refused is refused before the first tensor is touched; only running out of memory can then leave a model half
+    cut.
+
     Raises:
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.

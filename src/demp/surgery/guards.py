@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -61,6 +61,18 @@ def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
             f"{what} since the model was traced, so that what holds the old parts (optimizers, hooks, penalties) "
             "went stale; change a model before its pruner is built, or build a new one. Nothing was cut"
         )
+
+
+def refuse_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Tensors that cannot take another size in place would stop a cut half-way."""
+    for name in names:
+        tensor = tensors.get(name)
+        if tensor is not None and (tensor.is_inference() or tensor.layout != torch.strided):
+            kind = "made in inference mode" if tensor.is_inference() else f"of layout {tensor.layout}"
+            raise CutError(
+                f"{name} is a tensor {kind} and cannot shrink in place; give the model and its holders ordinary "
+                "tensors (clone them). Nothing was cut"
+            )
 
 
 def is_zero(gradient: Tensor) -> bool:

@@ -14,6 +14,7 @@ from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.surgery.fold import Shift, apply, constants
+from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
 from demp.surgery.report import CutReport, layer_cuts
@@ -112,6 +113,8 @@ def operate(
     entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
     said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
     copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
+    for each in (tensors, *copies):
+        refuse_unshrinkable(each, keeps)
     modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     reference = refer(model, graph, plan, terms)
     old_records = [(module, record_of(module)) for module in modules]
