@@ -44,7 +44,7 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=memory_format)
     y = torch.randint(10, (batch,))
     cut = resnet18(width=width / 64).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
-    cut.compile()
+    cut.compile(isolate_recompiles=True)
     optimizer = torch.optim.Adam(cut.parameters(), lr=1e-4)
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -62,7 +62,7 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     report = demp.cut(cut, dead, example_inputs=(x[:16],), optimizer=optimizer)
     again = seconds(lambda: step(cut, optimizer))
     scratch = from_scratch(resnet18(width=width / 64), cut, memory_format)
-    scratch.compile()
+    scratch.compile(isolate_recompiles=True)  # or it would run what was compiled for the other
     fresh = torch.optim.Adam(scratch.parameters(), lr=1e-4)
     once = seconds(lambda: step(scratch, fresh))
     name = f"ResNet-18, width {width}, {layout}, {report.neurons_before} -> {report.neurons_after} neurons, compiled"

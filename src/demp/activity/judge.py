@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from demp.activity.criteria import Criterion
 from demp.activity.probe import Verdict, probe
 from demp.activity.window import Window
-from demp.compiled import uncompiled
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
@@ -50,7 +49,7 @@ class Judge:
         self._proof: Any = None
         self._hook: Any = None
         if self._window is not None:
-            self._hook = model.register_forward_pre_hook(uncompiled(self._remember), with_kwargs=True)
+            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def verdict(self, gone: Tensor, step: int) -> Verdict:
         """Who is dead now."""

@@ -43,7 +43,7 @@ class Window:
         self.close()
         self._tally = Tally(self._graph, gone, self._criterion)
         self.batches = self.examples = 0
-        self._handles.append(self._model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
+        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for path in self._readers:
             module = self._model.get_submodule(path)
             self._handles.append(module.register_forward_pre_hook(uncompiled(self._hook(path)), with_kwargs=True))
@@ -83,8 +83,10 @@ class Window:
         self.examples += 0 if first is None else len(first)
 
     def _hook(self, path: str) -> Any:
+        own = self._model.get_submodule(path)
+
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not self._model.training:
+            if module is not own or not self._model.training:  # a deep copy of the model has this hook, too
                 return
             read = self._readers[path].get(self._uses[path])
             self._uses[path] += 1
