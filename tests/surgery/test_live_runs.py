@@ -70,7 +70,7 @@ def test_lbfgs_in_a_run(scale, notes):
     dead = nets.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
     with torch.no_grad():
         model[1].weight[dead["2"]] = scale
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2, history_size=3)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2, history_size=3, line_search_fn="strong_wolfe")
     config = demp.DemPConfig(peak_strength=1e-4, peak_noise_std=0.0, period=4, penalty_in="loss")
     pruner = demp.DemP(
         model, optimizer, config=config, example_inputs=inputs, batches=[inputs], total_steps=STEPS, attach=False
