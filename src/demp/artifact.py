@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demp.activity.observe import quiet
+from demp.compiled import original
 from demp.errors import ArtifactError
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
@@ -45,7 +46,7 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
     dense model is constructed.
     """
-    path = Path(path)
+    path, model = Path(path), original(model)
     with replacing(path) as folder:
         tensors, aliases = first_names(model)
         persistent = set(model.state_dict(keep_vars=True))

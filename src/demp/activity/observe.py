@@ -130,7 +130,7 @@ class Tally:
         self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in asked}
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
-        self._seen: set[tuple[str, int]] = set()
+        self.seen: set[tuple[str, int]] = set()
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Judge one batch at one read point."""
@@ -140,7 +140,7 @@ class Tally:
                 f"{read.weight} reads {operand.shape[axis]} neurons where there were {self._sizes[key]} when watching "
                 "began: the model was cut meanwhile; start watching again after a cut"
             )
-        self._seen.add(key)
+        self.seen.add(key)
         peaks = Peaks.along(operand.detach(), axis, self._needs_total)
         for seat in self._seats[key]:
             layer = self.graph.layers[seat.layer]
@@ -152,12 +152,12 @@ class Tally:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far."""
-        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self._seen)]}
+        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self.seen)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was seen."""
         self._dead = [flags.clone() for flags in state["dead"]]
-        self._seen = {(str(weight), int(use)) for weight, use in state["seen"]}
+        self.seen = {(str(weight), int(use)) for weight, use in state["seen"]}
 
     def verdict(self) -> dict[str, Tensor]:
         """Layer name -> dead neurons (dense numbering; removed ones are not dead, they are gone).
@@ -182,7 +182,7 @@ class Tally:
 
     def _judged(self, layer: Layer, flags: Tensor) -> Tensor:
         asked = [key for key in layer.reads if key in self._seats]
-        complete = bool(asked) and all(key in self._seen for key in asked)
+        complete = bool(asked) and all(key in self.seen for key in asked)
         return flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
 
 

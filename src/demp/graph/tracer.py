@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from demp.compiled import original
 from demp.errors import TraceError
 from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.assemble import assemble
@@ -216,7 +217,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     Raises:
         TraceError: the model does not run on the example inputs.
     """
-    inputs = as_inputs(example_inputs)
+    model, inputs = original(model), as_inputs(example_inputs)
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
