@@ -121,7 +121,7 @@ def test_eval_of_a_run_and_of_an_artifact_agree(finished, capsys):
         assert result["flops"] == summary["flops"]
         assert result["examples"] == 355
     code, out, _ = run(capsys, "eval", str(finished), "--data", "digits", "--split", "train")
-    assert code == 0 and "test accuracy" in out
+    assert code == 0 and "train accuracy" in out
 
 
 def test_inspect_of_a_name_and_of_a_run(finished, capsys):

@@ -281,7 +281,7 @@ def _print_config(console: Console, config: TrainConfig) -> None:
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """The outcome in one table; dense numbers beside it where there are some."""
     table = Table("", "now", "dense", box=None, pad_edge=False)
-    table.add_row("test accuracy", f"{summary['eval/top1']:.2%}", "")
+    table.add_row(f"{summary['split']} accuracy", f"{summary['eval/top1']:.2%}", "")
     for name in ("neurons", "parameters", "flops"):
         dense = summary.get(f"{name}_dense")
         table.add_row(name, f"{summary[name]:,}", f"{dense:,}" if dense is not None else "")

@@ -69,6 +69,7 @@ def evaluate(
     return {
         "model": str(find(path)),
         "data": config.name,
+        "split": split or "test",
         "examples": len(test),
         **scores,
         **{name: getattr(cost, name) for name in names},

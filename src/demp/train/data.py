@@ -97,7 +97,10 @@ def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.devi
 
 
 class Data:
-    """Training batches, test set and death-check examples of one run."""
+    """Training batches, test set and death-check examples of one run.
+
+    ``tested_on`` says what the test set is: the test split, or the validation share of the training pictures.
+    """
 
     def __init__(self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str) -> None:
         self.config, self.batch_size, self.seed = config, batch_size, seed
@@ -107,6 +110,7 @@ class Data:
         self.facts = _facts(config, source)
         self.train = _on_device(source.train, self.device)
         self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device)
+        self.tested_on = "validation" if config.validation else "test"
 
     def train_batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of steps ``start`` to ``stop``; mixed labels are shares of classes."""
