@@ -112,6 +112,13 @@ def test_a_share_that_leaves_nothing_is_refused(folder, share, message):
         data(DataConfig(name=str(folder), validation=share))
 
 
+def test_digits_are_tested_on_the_split_that_was_asked_for():
+    whole = sources.load(DataConfig(name="digits"))
+    assert sources.load(DataConfig(name="digits", test_split="train")).test is whole.train
+    with pytest.raises(UsageError, match="data set digits has no split 'tset'; it has train, test"):
+        sources.load(DataConfig(name="digits", test_split="tset"))
+
+
 def test_every_epoch_is_a_permutation_and_batches_cross_its_end():
     size, batch = 10, 4
     stream = torch.cat([step_indices(size, batch, 3, step) for step in range(10)])
