@@ -1,0 +1,122 @@
+"""An ordinary transformers folder for a cut model whose layers all shrank alike: config.json says the new width."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from demp.exports.program import muted
+from demp.surgery.record import Record, record_of
+
+FILES = ("config.json", "generation_config.json", "model.safetensors")
+WIDTHS = (
+    "intermediate_size",
+    "ffn_dim",
+    "encoder_ffn_dim",
+    "decoder_ffn_dim",
+    "d_ff",
+    "n_inner",
+    "hidden_dim",
+)
+"""Fields of transformers configs that hold the width of the hidden layers which demp cuts."""
+
+
+def part_of(model: nn.Module) -> nn.Module | None:
+    """The transformers model: ``model`` itself, or what the trainer wrapped to return plain logits."""
+    library: Any = sys.modules.get("transformers")
+    if library is None:
+        return None
+    wrappers: Any = sys.modules.get("demp.train.models.libraries")
+    wrapped = wrappers is not None and isinstance(model, wrappers.ImageLogits)
+    inner: Any = model.model if wrapped else model
+    return inner if isinstance(inner, library.PreTrainedModel) else None
+
+
+def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
+    """The model on the config of its present widths, without demp in it; or None, and why there is none.
+
+    Raises nothing: a model that no ordinary config describes keeps demp's own spec.
+    """
+    own = part_of(model)
+    if own is None:
+        return None, ""
+    name = type(own).__name__
+    if getattr(sys.modules["transformers"], name, None) is not type(own):
+        return None, f"{name} is a class of its own: its folder loads with demp.load"
+    wanted = {key: tensor.shape for key, tensor in own.state_dict().items()}
+    for config in candidates(own, record_of(model)):
+        twin = on_meta(own, config)
+        if {key: tensor.shape for key, tensor in twin.state_dict().items()} == wanted:
+            twin.load_state_dict(own.state_dict(), assign=True)
+            twin.tie_weights()  # pyright: ignore[reportCallIssue]
+            return twin, ""
+    return None, f"no config of transformers describes the widths of this {name}: its folder loads with demp.load"
+
+
+def candidates(own: Any, record: Record | None) -> Iterator[Any]:
+    """Configs that may describe the model: as it is, then every way to put the new widths into its width fields."""
+    yield copy.deepcopy(own.config)
+    changes = changed_widths(record) if record is not None else {}
+    fields = {name: getattr(own.config, name) for name in WIDTHS if hasattr(own.config, name)}
+    choices = {
+        name: sorted(changes.get(value, ()) if value else set().union(*changes.values()))
+        for name, value in fields.items()
+    }
+    choices = {name: widths for name, widths in choices.items() if widths}
+    if any(len(widths) > len(fields) for widths in choices.values()):
+        return  # more widths than fields: the layers differ
+    for widths in product(*choices.values()):
+        config = copy.deepcopy(own.config)
+        for name, width in zip(choices, widths, strict=True):
+            setattr(config, name, width)
+        yield config
+
+
+def changed_widths(record: Record) -> dict[int, set[int]]:
+    """Dense size of every axis that shrank -> the sizes that it has now."""
+    changes: dict[int, set[int]] = {}
+    for (name, axis), kept in record.kept.items():
+        changes.setdefault(record.dense_shapes[name][axis], set()).add(len(kept))
+    return changes
+
+
+def on_meta(own: nn.Module, config: Any) -> nn.Module:
+    """The same class on another config, without memory."""
+    with silent(), torch.device("meta"):
+        return type(own)(config)
+
+
+def write(twin: Any, folder: Path) -> None:
+    """config.json and model.safetensors, as transformers writes them."""
+    with silent():
+        twin.save_pretrained(folder)
+
+
+def read(model: nn.Module, folder: Path) -> nn.Module:
+    """The folder, read back by transformers; in the trainer's wrapper if the model has one."""
+    own: Any = part_of(model)
+    with silent():
+        loaded = type(own).from_pretrained(folder, local_files_only=True)
+    return loaded if own is model else type(model)(loaded)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No progress bars and no advice from transformers."""
+    logging: Any = sys.modules["transformers"].utils.logging
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with muted():
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
