@@ -32,7 +32,7 @@ model = {model}.from_pretrained(".")""",
 
 def card(report: ExportReport, summary: Mapping[str, Any] | None, builder: Mapping[str, Any] | None) -> str:
     """The card in Markdown."""
-    name = summary["model"] if summary else report.model
+    name = builder["model"]["name"] if builder else report.model
     parts = [f"# {name}\n\nWritten by demp {__version__} (`--to {report.to}`)."]
     if summary:
         parts.append(_training(summary))

@@ -50,9 +50,9 @@ def _why(model: nn.Module, error: Exception) -> str:
         step = step.__cause__ or step.__context__
     found = next((match for each in reversed(chain) if (match := OPERATION.search(str(each)))), None)
     operation = f"the operation {found[1] or found[2]} of {type(model).__name__}" if found else type(model).__name__
+    reason = first_line(chain[-1]).split(" for <")[0]
     return (
-        f"the ONNX exporter cannot translate {operation} ({first_line(chain[-1])}); replace it in the model, or use "
-        "--to torch-export"
+        f"the ONNX exporter cannot translate {operation} ({reason}); replace it in the model, or use --to torch-export"
     )
 
 
