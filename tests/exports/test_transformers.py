@@ -49,8 +49,8 @@ def test_layers_that_differ_keep_the_spec_and_load_with_the_constructor(make, lo
     report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs, build=make)
     assert report.loads_with == "demp.load"
     assert report.notes == (
-        f"no config of transformers describes the widths of this {type(model).__name__}: its folder loads with "
-        "demp.load",
+        f"no config of transformers describes this {type(model).__name__} as it is now: "
+        "its folder loads with demp.load",
     )
     assert not (tmp_path / "out" / "config.json").exists()
     loaded = demp.load(make, tmp_path / "out")
@@ -66,6 +66,26 @@ def test_a_class_of_its_own_keeps_the_spec(tmp_path):
     model = cut(Own(transformers.BertConfig(**SMALL, hidden_act="relu")).eval(), inputs, 5, 5)
     report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
     assert report.notes == ("Own is a class of its own: its folder loads with demp.load",)
+
+
+def test_a_module_put_in_by_hand_keeps_the_spec(tmp_path):
+    def make():
+        model = bert()
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.LeakyReLU(0.0)
+        return model
+
+    inputs = tokens()
+    report = demp.export(make(), tmp_path / "out", to="safetensors", example_inputs=inputs, build=make)
+    assert report.loads_with == "demp.load" and "as it is now" in report.notes[0]
+
+
+def test_settings_of_generation_stay(tmp_path):
+    inputs = tokens()
+    model = cut(llama(), inputs, 4, 4)
+    model.generation_config.max_new_tokens = 7
+    demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["max_new_tokens"] == 7
 
 
 def test_the_trainers_image_classifier_leaves_its_wrapper(tmp_path):

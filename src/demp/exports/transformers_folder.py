@@ -27,7 +27,7 @@ WIDTHS = (
 """Fields of transformers configs that hold the width of the hidden layers which demp cuts."""
 
 
-def part_of(model: nn.Module) -> nn.Module | None:
+def part_of(model: nn.Module) -> Any:
     """The transformers model: ``model`` itself, or what the trainer wrapped to return plain logits."""
     library: Any = sys.modules.get("transformers")
     if library is None:
@@ -39,24 +39,27 @@ def part_of(model: nn.Module) -> nn.Module | None:
 
 
 def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
-    """The model on the config of its present widths, without demp in it; or None, and why there is none.
-
-    Raises nothing: a model that no ordinary config describes keeps demp's own spec.
-    """
+    """The model on the config of its present widths, without demp in it; or None, and why there is none."""
     own = part_of(model)
     if own is None:
         return None, ""
     name = type(own).__name__
     if getattr(sys.modules["transformers"], name, None) is not type(own):
         return None, f"{name} is a class of its own: its folder loads with demp.load"
-    wanted = {key: tensor.shape for key, tensor in own.state_dict().items()}
     for config in candidates(own, record_of(model)):
         twin = on_meta(own, config)
-        if {key: tensor.shape for key, tensor in twin.state_dict().items()} == wanted:
+        if outline(twin) == outline(own):
             twin.load_state_dict(own.state_dict(), assign=True)
-            twin.tie_weights()  # pyright: ignore[reportCallIssue]
+            twin.tie_weights()
+            if hasattr(own, "generation_config"):
+                twin.generation_config = own.generation_config
             return twin, ""
-    return None, f"no config of transformers describes the widths of this {name}: its folder loads with demp.load"
+    return None, f"no config of transformers describes this {name} as it is now: its folder loads with demp.load"
+
+
+def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type]]:
+    """Shapes of a state, and the classes of all modules: a module that was put in by hand is in no config."""
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}, [type(m) for m in model.modules()]
 
 
 def candidates(own: Any, record: Record | None) -> Iterator[Any]:
@@ -86,7 +89,7 @@ def changed_widths(record: Record) -> dict[int, set[int]]:
     return changes
 
 
-def on_meta(own: nn.Module, config: Any) -> nn.Module:
+def on_meta(own: nn.Module, config: Any) -> Any:
     """The same class on another config, without memory."""
     with silent(), torch.device("meta"):
         return type(own)(config)
