@@ -61,15 +61,16 @@ def test_digits_are_split_by_class_and_never_change():
 
 def test_a_validation_share_is_held_out_evenly_and_takes_the_place_of_the_test_split():
     whole = sources.load(DataConfig(name="digits"))
-    source = sources.load(DataConfig(name="digits", validation=0.25))
-    kept, held = source.train.labels.bincount(), source.test.labels.bincount()
+    found = data(DataConfig(name="digits", validation=0.25))
+    train, test = found.train, found.test.split
+    kept, held = train.labels.bincount(), test.labels.bincount()
     assert torch.equal(kept + held, whole.train.labels.bincount())
-    assert (len(source.train), len(source.test)) == (1082, 360)
+    assert (len(train), len(test)) == (1082, 360)
     assert ((held - 0.25 * (kept + held)).abs() <= 1).all()
-    both = torch.cat([source.train.pictures, source.test.pictures]).flatten(1)
+    both = torch.cat([train.pictures, test.pictures]).flatten(1)
     assert torch.equal(both.unique(dim=0), whole.train.pictures.flatten(1).unique(dim=0))
-    again = sources.load(DataConfig(name="digits", validation=0.25))
-    assert torch.equal(again.test.pictures, source.test.pictures)
+    again = data(DataConfig(name="digits", validation=0.25), seed=1)
+    assert torch.equal(again.test.split.pictures, test.pictures)
 
 
 @pytest.mark.parametrize("memory_mb", [1024, 0])

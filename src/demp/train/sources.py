@@ -1,7 +1,6 @@
 """From the name of a data set to its pictures and labels, through `datasets`.
 
-A `Source` has a training split and one to test on: the test split, or a share of the training split
-that is held out to choose settings by (`hold_out`). A split whose decoded pictures fit the byte budget is a
+A `Source` has a training and a test split. A split whose decoded pictures fit the byte budget is a
 tensor of bytes; a larger one decodes on demand (`demp.train.stream`).
 """
 
@@ -78,31 +77,12 @@ class Source:
 
 
 def load(config: DataConfig, *, train: bool = True) -> Source:
-    """Read the data set that ``config`` names, its validation share held out; without ``train`` only its test split."""
+    """Read the data set that ``config`` names; without ``train`` only its test split."""
     source = _digits_of(config) if config.name == "digits" else _from_datasets(config, train)
     for split, name in ((source.train, config.train_split), (source.test, "test")):
         if split is not None:
             _check_labels(split.labels, source.num_classes, f"{config.name}, split {name}")
-    if source.train is None or not config.validation:
-        return source
-    kept, held = hold_out(source.train, config.validation)
-    return replace(source, train=kept, test=held)
-
-
-def hold_out(train: Split, share: float) -> tuple[Split, Split]:
-    """What is left to train on, and the held-out ``share``: the same pictures in every run, evenly over the classes.
-
-    Every 1/share-th picture of the split sorted by class goes, so that a class gives its share to within one picture.
-    """
-    by_class = train.labels.argsort(stable=True)
-    steps = (torch.arange(len(train) + 1, dtype=torch.float64) * share).floor()
-    goes = torch.zeros(len(train), dtype=torch.bool)
-    goes[by_class] = steps[1:] > steps[:-1]
-    if not goes.any():  # the first picture always stays, so that the other part is never empty
-        raise UsageError(
-            f"data.validation is {share:g} of {len(train)} training pictures, not one whole picture; give a larger one"
-        )
-    return train.select((~goes).nonzero().flatten()), train.select(goes.nonzero().flatten())
+    return source
 
 
 def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
