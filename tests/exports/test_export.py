@@ -20,6 +20,7 @@ from demp.exports.agreement import proven
 from demp.exports.examples import answers
 from demp.exports.export import CARD, REPORT
 from demp.exports.formats import FORMATS, Subject
+from demp.train import models
 from runs import IMAGE, PlainNet, build, examples, kill, same
 
 FILES = {
@@ -184,6 +185,21 @@ def test_inputs_and_outputs_of_other_forms(tmp_path, to):
         assert [entry.name for entry in session.get_outputs()] == ["logits", "parts_0", "parts_1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_b_16", {"patch": 8, "depth": 1}),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("mlp", "resnet18", "vgg16", "resnet50")),
+    ],
+)
+def test_the_built_in_models_take_any_batch(name, options, tmp_path):
+    model = models.build(name, num_classes=3, image_size=32, width=0.0625, **options).eval()
+    x = torch.randn(3, 3, 32, 32)
+    demp.export(model, tmp_path / "out", to="torch-export", example_inputs=(x,))
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(x[:1])
+    assert_close(found, outputs(model, x[:1]))
+
+
 # What cannot be exported --------------------------------------------------------------------------------
 
 
@@ -222,10 +238,11 @@ def test_a_forward_that_depends_on_values(tmp_path, capfd):
 
 
 def test_a_fixed_batch_size(tmp_path):
-    refused(tmp_path, lambda y: y.view(2, 4) + 0, "torch-export", r"Tail fixes its batch size \(.*constant \(2\)")
+    refused(tmp_path, lambda y: y.view(2, 4) + 0, "torch-export", "Tail fixes its batch size in its forward")
+    refused(tmp_path, lambda y: y.expand(len(y), -1), "onnx", r"x\.shape\[0\] where it says len\(x\)")
 
 
-@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize("to", ["torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, to):
     refused(tmp_path, lambda y: y * (1 + random.random()), to, r"model\.\w+ differs from the model on a batch of 1 by")
 

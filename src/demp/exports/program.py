@@ -43,11 +43,12 @@ def captured(model: nn.Module, example_inputs: Any, batch: int) -> tuple[Exporte
 
 
 def _why(model: nn.Module, error: Exception) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    fixed = next((line for line in lines if "specialized it to be a constant" in line), "")
     name = type(model).__name__
-    if fixed:
-        return f"{name} fixes its batch size ({fixed.split('. ')[0]}); let its forward take any batch"
+    if "specialized it to be a constant" in str(error):
+        return (
+            f"{name} fixes its batch size in its forward; let it take any: x.shape[0] where it says len(x) or writes a "
+            "number"
+        )
     return f"torch.export cannot follow {name}: {first_line(error)}; change its forward, or export the weights alone"
 
 
