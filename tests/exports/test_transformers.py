@@ -88,6 +88,28 @@ def test_settings_of_generation_stay(tmp_path):
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["max_new_tokens"] == 7
 
 
+def test_a_width_that_the_config_leaves_open(tmp_path):
+    """GPT-J without ``n_inner`` takes four times its stream; cut through a wrapper, it bears no record either."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            config = transformers.GPTJConfig(
+                n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=32, rotary_dim=4, bos_token_id=0,
+                eos_token_id=1, activation_function="relu",
+            )  # fmt: skip
+            self.inner = transformers.GPTJForCausalLM(config)
+
+        def forward(self, input_ids):
+            return self.inner(input_ids=input_ids).logits
+
+    inputs = {"input_ids": tokens()["input_ids"]}
+    wrapped = cut(Wrapped().eval(), inputs, 5, 5)
+    report = demp.export(wrapped.inner, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "transformers"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["n_inner"] == 59
+
+
 def test_the_trainers_image_classifier_leaves_its_wrapper(tmp_path):
     sizes = {key: value for key, value in SMALL.items() if key not in ("vocab_size", "max_position_embeddings")}
     options = {**sizes, "patch_size": 4, "hidden_act": "relu"}

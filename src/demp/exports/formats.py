@@ -67,6 +67,7 @@ def onnx(subject: Subject, folder: Path) -> Written:
     """A graph for onnxruntime and others."""
     from demp.exports import onnx_file  # needs an extra, which the other formats do without
 
+    onnx_file.require()
     program, notes = captured(subject.model, subject.inputs, TRACED_BATCH)
     onnx_file.write(subject.model, program, subject.inputs, folder / "model.onnx")
     answer = onnx_file.answer(subject.model, folder / "model.onnx")
@@ -91,6 +92,7 @@ def safetensors(subject: Subject, folder: Path) -> Written:
     if library is not None:
         transformers_folder.write(library, folder)
         twin = transformers_folder.read(subject.model, folder)
+        require_equal(state_of(library), state_of(transformers_folder.part_of(twin)), artifact.WEIGHTS)
         note = "an ordinary transformers folder: config.json says the widths"
         return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), (note,))
     metadata = {"format": "pt", "class": type(subject.model).__name__, "producer": f"demp {__version__}"}

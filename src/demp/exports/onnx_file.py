@@ -21,14 +21,18 @@ OPERATION = re.compile(r"target=torch\.ops\.([\w.]+)|op='([\w.]+)'")
 MISSING = re.compile(r"implementation for (\w+)\(")
 
 
+def require() -> None:
+    """Say which package is missing before any work is done."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        need(package, EXTRA)
+
+
 def write(model: nn.Module, program: ExportedProgram, example_inputs: Any, file: Path) -> None:
     """Translate the graph; inputs and outputs carry the names of the model's arguments and outputs.
 
     Raises:
         ExportError: an operation that ONNX lacks, by name.
     """
-    for package in ("onnx", "onnxscript"):
-        need(package, EXTRA)
     inputs = rows(example_inputs, 1)
     names = list(named_tensors(model, inputs))
     with muted():

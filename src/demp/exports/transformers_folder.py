@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from demp.exports.program import muted
-from demp.surgery.record import Record, record_of
 
 FILES = ("config.json", "generation_config.json", "model.safetensors")
 WIDTHS = (
@@ -46,7 +45,8 @@ def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
     name = type(own).__name__
     if getattr(sys.modules["transformers"], name, None) is not type(own):
         return None, f"{name} is a class of its own: its folder loads with demp.load"
-    for config in candidates(own, record_of(model)):
+    dense = on_meta(own, own.config)
+    for config in candidates(own, changed_widths(own, dense)):
         twin = on_meta(own, config)
         if outline(twin) == outline(own):
             twin.load_state_dict(own.state_dict(), assign=True)
@@ -62,31 +62,39 @@ def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type]]:
     return {key: tensor.shape for key, tensor in model.state_dict().items()}, [type(m) for m in model.modules()]
 
 
-def candidates(own: Any, record: Record | None) -> Iterator[Any]:
-    """Configs that may describe the model: as it is, then every way to put the new widths into its width fields."""
+def changed_widths(own: nn.Module, dense: nn.Module) -> dict[int, set[int]]:
+    """Size of every axis on the model's own config, where it is no longer so -> the sizes that it has now."""
+    changes: dict[int, set[int]] = {}
+    now = own.state_dict()
+    for name, tensor in dense.state_dict().items():
+        if name in now and now[name].dim() == tensor.dim():
+            for was, size in zip(tensor.shape, now[name].shape, strict=True):
+                if was != size:
+                    changes.setdefault(was, set()).add(size)
+    return changes
+
+
+def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
+    """Configs that may describe the model: as it is, then every way to put the new widths into its width fields.
+
+    A field that is None takes its width from another one, and may take any.
+    """
     yield copy.deepcopy(own.config)
-    changes = changed_widths(record) if record is not None else {}
-    fields = {name: getattr(own.config, name) for name in WIDTHS if hasattr(own.config, name)}
-    choices = {
-        name: sorted(changes.get(value, ()) if value else set().union(*changes.values()))
-        for name, value in fields.items()
+    every = set().union(*changes.values())
+    values = {name: getattr(own.config, name) for name in WIDTHS if hasattr(own.config, name)}
+    fields = {
+        name: every if value is None else changes.get(value, set())
+        for name, value in values.items()
+        if value is None or isinstance(value, int)
     }
-    choices = {name: widths for name, widths in choices.items() if widths}
-    if any(len(widths) > len(fields) for widths in choices.values()):
+    choices = {name: sorted(widths) for name, widths in fields.items() if widths}
+    if any(len(widths) > len(choices) for widths in choices.values()):
         return  # more widths than fields: the layers differ
     for widths in product(*choices.values()):
         config = copy.deepcopy(own.config)
         for name, width in zip(choices, widths, strict=True):
             setattr(config, name, width)
         yield config
-
-
-def changed_widths(record: Record) -> dict[int, set[int]]:
-    """Dense size of every axis that shrank -> the sizes that it has now."""
-    changes: dict[int, set[int]] = {}
-    for (name, axis), kept in record.kept.items():
-        changes.setdefault(record.dense_shapes[name][axis], set()).add(len(kept))
-    return changes
 
 
 def on_meta(own: nn.Module, config: Any) -> Any:
