@@ -20,7 +20,7 @@ from demp.errors import ArtifactError
 from demp.graph.forward import first_names
 from demp.graph.rehearsal import tensors_in
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
-from demp.surgery.shrink import SIZE_ATTRIBUTES
+from demp.surgery.shrink import COUNTS, SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
 FORMAT = 1
@@ -155,8 +155,7 @@ def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
     for path, module in model.named_modules():
         known = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
         found = {attribute: getattr(module, attribute) for attribute, _ in known}
-        if isinstance(module, nn.modules.conv._ConvNd):
-            found["groups"] = module.groups
+        found |= {name: vars(module)[name] for name in COUNTS if isinstance(vars(module).get(name), int)}
         if found:
             sizes[path] = found
     return sizes

@@ -88,11 +88,6 @@ CASES = {
     "group norm": (on_image(lambda s, h: s.norm(h), norm=nn.GroupNorm(2, WIDTH)), "group_norm over the neuron axis"),
     "one group per channel": (on_image(lambda s, h: s.norm(h), norm=nn.GroupNorm(WIDTH, WIDTH)), "group_norm"),
     "local response norm": (on_image(lambda s, h: s.norm(h), norm=nn.LocalResponseNorm(3)), "neuron axis"),
-    "grouped convolution": (on_image(lambda s, h: s.mix(h), mix=conv(WIDTH, WIDTH, groups=2)), "grouped convolution"),
-    "two filters per channel": (
-        on_image(lambda s, h: s.mix(h), mix=conv(WIDTH, 2 * WIDTH, groups=WIDTH), head=nn.Linear(2 * WIDTH, 2)),
-        "grouped convolution",
-    ),
     "softmax over channels": (on_image(lambda s, h: h.softmax(1)), "softmax over the neuron axis"),
     "log-softmax over channels": (on_vector(lambda s, h: h.log_softmax(1)), "softmax over the neuron axis"),
     "channel shuffle": (on_image(shuffle), "a view splits or mixes"),
@@ -132,7 +127,7 @@ CASES = {
     "sort": (on_vector(lambda s, h: h.sort(1)[0]), "sort over the neuron axis"),
     "top k": (on_vector(lambda s, h: h.topk(3, 1)[0], head=nn.Linear(3, 2)), "unknown operation topk"),
     "index select": (on_vector(lambda s, h: h.index_select(1, order(WIDTH).to(h.device))), "index_select"),
-    "fancy index": (on_vector(lambda s, h: h[:, order(WIDTH).to(h.device)]), "unknown operation index"),
+    "fancy index": (on_vector(lambda s, h: h[:, order(WIDTH).to(h.device)]), "index picks neurons"),
     "gather": (on_vector(lambda s, h: h.gather(1, order(WIDTH).to(h.device).expand_as(h))), "unknown operation gather"),
     "mean over channels": (on_vector(lambda s, h: h * h.mean(1, keepdim=True)), "mean over the neuron axis"),
     "max over everything": (on_vector(lambda s, h: h / (1 + h.max())), "max over the neuron axis"),
@@ -195,10 +190,6 @@ CASES = {
             VECTOR,
         ),
         "model output",
-    ),
-    "einsum reader": (
-        on_vector(lambda s, h: torch.einsum("bi,oi->bo", h, s.mix.weight), mix=nn.Linear(WIDTH, WIDTH)),
-        "computed in the forward",
     ),
     "weight-normed reader": (
         (Forward(lambda s, x: s.head(F.relu(s.fc(x))), fc=nn.Linear(6, 8), head=weight_norm(nn.Linear(8, 2))), VECTOR),

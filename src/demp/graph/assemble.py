@@ -14,6 +14,7 @@ def assemble(
     recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
 ) -> NeuronGraph:
     """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
+    forget_unread_steps(recording)
     freeze_bare_reads(recording)
     root, reasons = recording.elements.resolve()
     number, classes = number_classes(recording, root)
@@ -59,11 +60,20 @@ def assemble(
         ),
         shapes=shapes,
         aliases=aliases,
-        depthwise={name: class_of[ids] for name, ids in recording.depthwise.items()},
+        attributes={key: class_of[ids] for key, ids in recording.attributes.items()},
         classes=classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
+
+
+def forget_unread_steps(recording: Recording) -> None:
+    """Of an activation in several steps, the layer is the step that a contraction reads."""
+    marks = torch.cat([read.neurons.sites for read in recording.reads] or [torch.zeros(0)]).unique().tolist()
+    seen = set().union(*(recording.elements.sites_of(int(mark)) for mark in marks))
+    kept = [number for number, site in enumerate(recording.sites) if site.certain or number in seen]
+    recording.elements.renumber_sites({old: new for new, old in enumerate(kept)})
+    recording.sites[:] = [recording.sites[number] for number in kept]
 
 
 def freeze_bare_reads(recording: Recording) -> None:

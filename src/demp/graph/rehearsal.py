@@ -94,7 +94,7 @@ def survives(
     gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
     small = shrunken(graph.slots, tensors, gone)
     try:
-        with channel_groups(model, graph, gone):
+        with attributes_of(model, graph, gone):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False
@@ -115,19 +115,19 @@ def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tenso
 
 
 @contextmanager
-def channel_groups(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
-    """Depthwise convolutions get as many groups as channels stay; restored after."""
+def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
+    """Modules count what stays; restored after."""
     changed = []
-    for name, classes in graph.depthwise.items():
-        module = model.get_submodule(name)
-        if hasattr(module, "groups"):
-            changed.append((module, module.groups))
-            module.groups = int((~gone[classes]).sum())  # type: ignore[assignment]
+    for (path, name), classes in graph.attributes.items():
+        module = model.get_submodule(path)
+        if hasattr(module, name):
+            changed.append((module, name, getattr(module, name)))
+            setattr(module, name, int((~gone[classes]).sum()))
     try:
         yield
     finally:
-        for module, groups in changed:
-            module.groups = groups
+        for module, name, value in changed:
+            setattr(module, name, value)
 
 
 def shapes_of(tree: Any) -> list[tuple[int, ...]]:

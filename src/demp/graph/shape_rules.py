@@ -36,7 +36,7 @@ def view(tracer: Tracer, call: Call) -> Labels:
             else:
                 block[landing[0]] = axis.take(landing[1])
         new.extend(block)
-    return Labels(tuple(new), constant=labels.constant)
+    return Labels(tuple(new), labels.source, labels.constant)
 
 
 def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -134,7 +134,7 @@ def expand(tracer: Tracer, call: Call) -> Labels:
         else:
             tracer.freeze_axis(axis, "a single neuron is broadcast")
             axes.append(None)
-    return Labels(tuple(axes), constant=labels.constant)
+    return Labels(tuple(axes), labels.source if call.name == "expand" else None, labels.constant)
 
 
 @rule("slice", "narrow", "select", "split", "split_with_sizes", "unbind", "chunk", "unsafe_split",
@@ -150,7 +150,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
     rest = [a for d, a in enumerate(labels.axes) if d != dim]
     if call.name in ("select", "unbind"):
         tracer.freeze_axis(axis, f"{call.name} picks single neurons")
-        result = Labels(tuple(rest), constant=labels.constant)
+        result = Labels(tuple(rest), labels.source, labels.constant)
         return [result] * len(outs) if isinstance(call.out, (tuple, list)) else result
     results, start = [], 0
     if call.name == "slice":
@@ -167,7 +167,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
             stop = start + out.shape[dim] * step
             axes[dim] = axis.take(torch.arange(start, stop, step, device="cpu"))
             start = stop
-        results.append(Labels(tuple(axes), constant=labels.constant))
+        results.append(Labels(tuple(axes), labels.source, labels.constant))
     if axis is not None and outs[0].shape[dim] != source.shape[dim]:
         size, whole = outs[0].shape[dim], source.shape[dim]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from demp.errors import TraceError
-from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph.activations import newest
 from demp.graph.assemble import assemble
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
@@ -55,8 +56,11 @@ class Tracer(TorchDispatchMode):
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for tensor, labels in zip(outs, results + [None] * len(outs), strict=False):
             if isinstance(tensor, Tensor):
-                fits = labels is not None and len(labels.axes) == tensor.dim()
-                self._labels[tensor] = labels if fits else self.bare(tensor)
+                if labels is not None and len(labels.axes) != tensor.dim():
+                    for axis in labels.axes:
+                        self.freeze_axis(axis, f"{call.name} in an unexpected form")
+                    labels = None
+                self._labels[tensor] = labels or self.bare(tensor)
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -132,16 +136,14 @@ class Tracer(TorchDispatchMode):
         producer = a.producer if a.producer == b.producer else None  # what follows a sum follows no single weight
         return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, producer)
 
-    def site(self, labels: Labels, kind: str) -> Labels:
-        """An activation: its neuron axis is the one that the latest contraction produced."""
-        born = max((axis.born for axis in labels.axes if axis is not None), default=-1)
-        if born < 0 or labels.constant:
+    def site(self, labels: Labels, kind: str, *, certain: bool = True) -> Labels:
+        """An activation, or a step of one (not certain); its neuron axis is the newest."""
+        axis = newest(labels)
+        if axis is None:
             return labels
-        dim = next(d for d, axis in enumerate(labels.axes) if axis is not None and axis.born == born)
-        axis = labels.axes[dim]
-        assert axis is not None
+        dim = next(d for d, other in enumerate(labels.axes) if other is axis)
         number = len(self.recording.sites)
-        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids))
+        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids, certain))
         mark = self.elements.site_set(frozenset([number]))
         axes = list(labels.axes)
         axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, axis.producer)
@@ -153,9 +155,11 @@ class Tracer(TorchDispatchMode):
         self.recording.uses[weight] = use + 1
         return use
 
-    def own_axis(self, name: str, axis: Axis) -> int:
-        """The axis of the stored tensor ``name`` that a view of it shows as ``axis``."""
-        return next(d for d, own in enumerate(self.recording.axes[name]) if own.ids is axis.ids)
+    def own_axis(self, view: Labels, axis: Axis | None) -> int | None:
+        """Which axis of the stored tensor a view of it shows as ``axis``; None for a part of one."""
+        if view.source is None or axis is None:
+            return None
+        return next((d for d, own in enumerate(self.recording.axes[view.source]) if own.ids is axis.ids), None)
 
     def read(self, seen: ReadSeen) -> None:
         """A contraction consumes neurons."""
@@ -174,9 +178,9 @@ class Tracer(TorchDispatchMode):
         if weight is not None and bias is not None:
             self.recording.norms.append(Norm(None, bias, weight))
 
-    def depthwise(self, weight: str, axis: Axis) -> None:
-        """A depthwise convolution, whose module's ``groups`` must follow its channels."""
-        self.recording.depthwise[weight.rpartition(".")[0]] = axis.ids
+    def attribute(self, weight: str, name: str, ids: Tensor) -> None:
+        """The module that owns ``weight`` counts ``ids`` in an attribute."""
+        self.recording.attributes[weight.rpartition(".")[0], name] = ids
 
 
 def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
@@ -213,6 +217,9 @@ def trace_with(
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
     ran: set[str] = set()
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # a linear layer of transformers
+            tracer.attribute(f"{name}.weight", "nf", tracer.recording.axes[f"{name}.weight"][1].ids)
     with module_stack(model, tracer.modules, ran):
         out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
