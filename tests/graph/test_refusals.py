@@ -193,7 +193,7 @@ CASES = {
     ),
     "weight-normed reader": (
         (Forward(lambda s, x: s.head(F.relu(s.fc(x))), fc=nn.Linear(6, 8), head=weight_norm(nn.Linear(8, 2))), VECTOR),
-        "product of two activations",
+        "computed in the forward",
     ),
     "numpy": (on_vector(lambda s, h: torch.from_numpy(h.detach().numpy() ** 2)), "no contraction reads this layer"),
     "custom function": (on_vector(lambda s, h: Doubled.apply(h)), "no contraction reads this layer"),

@@ -34,7 +34,7 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
     if right.source is not None and not left.constant:
-        made = join(tracer, right, None if b_out is None else right.axes[b_out], bias)
+        made = join(tracer, right, maker(tracer, right, b_out, call.out.shape[-1]), bias)
         read(tracer, left, a_in, right, b_in, operand=first)
         tracer.contraction(right.source, flops, right.axes[b_in], made)
         if call.name == "bmm" or call.name == "baddbmm":
@@ -56,16 +56,28 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         if b_out is not None:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
-    why = (
-        "product of two activations"
-        if not (left.constant or right.constant)
-        else "the weight is computed in the forward"
-    )
+    computed = left.constant or right.constant
+    why = "the weight is computed in the forward" if computed else "product of two activations"
     for tensor in (a, b, bias):
         if isinstance(tensor, Tensor):
             tracer.freeze_tensor(tensor, why)
     tracer.contraction(None, flops, None, None)
-    return tracer.bare(call.out)
+    if right.constant and not left.constant and b_out is not None:
+        made = maker(tracer, right, b_out, call.out.shape[-1])
+        out[-1] = Axis(made.ids, made.without_sites().sites, tracer.tick())
+    return Labels(tuple(out), constant=left.constant and right.constant)
+
+
+def maker(tracer: Tracer, weight: Labels, axis: int | None, size: int) -> Axis | None:
+    """The axis of a weight that makes neurons; neurons of a computed weight stay."""
+    if axis is None:
+        return None
+    own = weight.axes[axis]
+    if own is None:
+        return tracer.fixed(size, f"made by a computed weight (at {tracer.where()})")
+    if tracer.own_axis(weight, own) is None:
+        tracer.freeze_axis(own, "made by a computed weight or a part of one")
+    return own
 
 
 def freeze_batch(tracer: Tracer, left: Labels, right: Labels) -> None:
@@ -121,8 +133,6 @@ def produced(
     lead = source.axes[: axis if skip_dims else len(source.axes) - 1]
     for dim, kept in enumerate(lead):
         axes[dim] = kept
-    if tracer.own_axis(weight, made) is None:
-        tracer.freeze_axis(made, "made by a computed weight or a part of one")
     if made is not None and (skip_dims or at_end):
         axes[axis if skip_dims else out.dim() - 1] = Axis(
             made.ids, made.without_sites().sites, tracer.tick(), weight.source

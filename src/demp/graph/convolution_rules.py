@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from demp.graph.contraction_rules import CONVOLUTIONS, join, produced, read
+from demp.graph.contraction_rules import CONVOLUTIONS, join, maker, produced, read
 from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
 
@@ -55,7 +55,8 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
 def by_position(tracer: Tracer, seen: Convolution) -> Labels:
     """The channels at one position of every group go together: so every group keeps as many."""
     in_axis, out_axis = (0, 1) if seen.transposed else (1, 0)
-    first, made = seen.kernel.axes[0], seen.kernel.axes[out_axis]
+    size = seen.outputs if seen.transposed else seen.outputs * seen.groups
+    first, made = seen.kernel.axes[0], maker(tracer, seen.kernel, out_axis, size)
     if seen.groups > 1 and first is not None:
         tracer.elements.union(first.ids, first.ids[: len(first.ids) // seen.groups].repeat(seen.groups))
     if seen.transposed and made is not None and seen.groups > 1:
@@ -63,9 +64,6 @@ def by_position(tracer: Tracer, seen: Convolution) -> Labels:
     made = join(tracer, seen.kernel, made, seen.bias)
     read(tracer, seen.x, seen.channel, seen.kernel, in_axis, operand=0)
     tracer.contraction(seen.kernel.source, seen.flops, seen.kernel.axes[in_axis], made)
-    own = seen.kernel.axes[out_axis]
-    if tracer.own_axis(seen.kernel, own) is None:
-        tracer.freeze_axis(own, "made by a computed weight or a part of one")
     return produced(tracer, seen.call.out, seen.x, seen.channel, made, seen.kernel, skip_dims=1)
 
 

@@ -16,6 +16,7 @@ from demp.errors import TraceError
 from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.activations import newest
 from demp.graph.assemble import assemble
+from demp.graph.branches import Frames, frames_of, freeze_forks
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
 from demp.graph.neurons import NeuronGraph, Norm
@@ -34,6 +35,7 @@ class Tracer(TorchDispatchMode):
         self.elements = Elements()
         self.recording = Recording(self.elements)
         self.modules: list[str] = []
+        self.frames = Frames()
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._ticks = 0
         self._before: tuple[int, ...] = ()
@@ -52,6 +54,8 @@ class Tracer(TorchDispatchMode):
         call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
         result = rule(self, call)
+        operands = [self.labels(t) for t in self.tensors((args, kwargs))]
+        constant = bool(operands) and all(labels.constant for labels in operands)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for tensor, labels in zip(outs, results + [None] * len(outs), strict=False):
@@ -60,7 +64,9 @@ class Tracer(TorchDispatchMode):
                     for axis in labels.axes:
                         self.freeze_axis(axis, f"{call.name} in an unexpected form")
                     labels = None
-                self._labels[tensor] = labels or self.bare(tensor)
+                self._labels[tensor] = labels or self.bare(tensor, constant)
+        known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
+        self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -73,9 +79,9 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor."""
         return self._labels.get(tensor) or self.bare(tensor)
 
-    def bare(self, tensor: Tensor) -> Labels:
+    def bare(self, tensor: Tensor, constant: bool = False) -> Labels:
         """Labels of a tensor without neurons."""
-        return Labels((None,) * tensor.dim())
+        return Labels((None,) * tensor.dim(), constant=constant)
 
     def shape_before(self, call: Call) -> tuple[int, ...]:
         """Shape of the first operand before the call (in-place operations change it)."""
@@ -220,13 +226,14 @@ def trace_with(
     for name, module in model.named_modules():
         if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # a linear layer of transformers
             tracer.attribute(f"{name}.weight", "nf", tracer.recording.axes[f"{name}.weight"][1].ids)
-    with module_stack(model, tracer.modules, ran):
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
         out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
                 if axis is not None:
                     tracer.elements.freeze(axis.ids, reason)
+    freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     graph = assemble(tracer.recording, shapes, aliases, vehicle)
     graph = refuse_hard_coded(
