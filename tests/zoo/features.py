@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from nets import ACTIVATIONS, Forward, residual
@@ -206,6 +207,17 @@ class Batch:
     name: str = "batch"
 
 
+def doubled(inputs: Any) -> Any:
+    """Inputs in double precision."""
+
+    def double(leaf: Any) -> Any:
+        if isinstance(leaf, Batch):
+            return Batch(leaf.x.double())
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return tree_map(double, inputs)
+
+
 def sequential(
     *modules: Callable[[], nn.Module], inputs: Callable[[], Any] = rows
 ) -> Callable[[], tuple[nn.Module, Any]]:
@@ -394,7 +406,8 @@ FEATURES: dict[str, Feature] = {
         seen(lambda s, h: s.n(h), n=lambda: nn.GroupNorm(2, 8)), {"relu": 0}, "group_norm"
     ),
     "InstanceNorm on the axis": Feature(
-        seen(lambda s, h: F.relu(s.n(s.c(h))), n=lambda: nn.InstanceNorm2d(8), c=lambda: conv(8, 8)), {"relu": 8}
+        seen(lambda s, h: F.relu(s.n(s.c(h))), n=lambda: nn.InstanceNorm2d(8, affine=True), c=lambda: conv(8, 8)),
+        {"relu": 8, "relu#2": 8},
     ),
     # parametrised weights
     "weight_norm": Feature(sequential(linear(6, 8, weight_norm), act(), linear(8, 2)), {"1": 0}, "computed weight"),

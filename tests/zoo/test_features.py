@@ -3,21 +3,10 @@
 import copy
 
 import pytest
-import torch
-from features import FEATURES, Batch
-from torch.utils._pytree import tree_map
+from features import FEATURES, doubled
 
 import demp
 import nets
-
-
-def doubled(inputs):
-    def double(leaf):
-        if isinstance(leaf, Batch):
-            return Batch(leaf.x.double())
-        return leaf.double() if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
-
-    return tree_map(double, inputs)
 
 
 @pytest.mark.parametrize("name", FEATURES)

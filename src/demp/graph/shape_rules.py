@@ -30,7 +30,7 @@ def view(tracer: Tracer, call: Call) -> Labels:
             axis = labels.axes[dim]
             if axis is None:
                 continue
-            landing = follow(sizes, at, new_sizes)
+            landing = follow(sizes, at, new_sizes, axis.ids)
             if landing is None or block[landing[0]] is not None:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
             else:
@@ -68,8 +68,11 @@ def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
     return groups
 
 
-def follow(sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Tensor] | None:
-    """Where old dimension ``at`` of a block lands: new dimension and old position per new position, or None."""
+def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None = None) -> tuple[int, Tensor] | None:
+    """Where old dimension ``at`` of a block lands: new dimension and old position per new position, or None.
+
+    Positions that hold the same element of ``ids`` are as good as one another (channels repeated over the batch).
+    """
     if sizes == new_sizes:
         return at, torch.arange(sizes[at], device="cpu")
     total = 1
@@ -82,7 +85,8 @@ def follow(sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Tensor
         right *= size
     position = torch.arange(total, device="cpu").div(right, rounding_mode="floor") % sizes[at]
     grid = position.view(new_sizes)
-    varying = [d for d in range(grid.dim()) if bool((grid != grid.narrow(d, 0, 1)).any())]
+    held = grid if ids is None else ids[grid]
+    varying = [d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())]
     if len(varying) > 1 or (not varying and 1 not in new_sizes):
         return None
     dim = varying[0] if varying else new_sizes.index(1)
