@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
+from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.rehearsal import tensors_in
 from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
-from demp.surgery.shrink import COUNTS, SIZE_ATTRIBUTES
+from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
 FORMAT = 1

@@ -42,12 +42,12 @@ compares the outputs in double precision: `pytest tests/zoo/test_features.py -k 
 MODELS = """
 Three rules that the table does not show:
 
-* **Grouped convolutions.** Every group must keep as many channels. Either whole groups go, with their channels on both
-  sides (where a group has no more outputs than there are groups, as in depthwise convolutions and ResNeXt), or the channels
-  at one position of every group go together. What goes together counts as one neuron.
-* **Activations in several steps** (`x * sigmoid(x)`, the tanh form of GELU, `x * (x > 0)`, `maximum(x, 0)`) are recognised
-  as a tensor that meets a function of itself. Sigmoid alone, or `clamp(min=1)`, is no activation here: it is not zero at
-  zero, so a neuron behind it is never dead.
+* **Grouped convolutions.** Every group must keep as many channels. Either whole groups go, with their channels on
+  both sides (where a group has no more outputs than there are groups, as in depthwise convolutions and ResNeXt), or the
+  channels at one position of every group go together. What goes together counts as one neuron.
+* **Activations in several steps** (`x * sigmoid(x)`, the tanh form of GELU, `x * (x > 0)`, `maximum(x, 0)`) are
+  recognised as a tensor that meets a function of itself. Sigmoid alone, or `clamp(min=1)`, is no activation here: it is
+  not zero at zero, so a neuron behind it is never dead.
 * **Forwards that decide by values.** Neurons in sight of parameters that the example inputs did not reach stay. Give
   example inputs that reach every branch and every expert.
 
@@ -69,7 +69,7 @@ def feature_row(name: str) -> str:
     offered = sum(int(layer.removable.sum()) for layer in graph.layers)
     reasons = ", ".join(dict.fromkeys(plain(refusal.reason) for refusal in graph.refused))
     if not offered:
-        verdict = f"refused: {reasons}" if reasons else "refused: nothing there is recognised as an activation"
+        verdict = f"refused: {reasons}" if reasons else "refused: no activation that keeps zero at zero"
     else:
         verdict = "supported" + (f", but for: {reasons}" if reasons else "")
     return f"| {name} | {verdict} |"
@@ -95,11 +95,7 @@ def model_row(name: str) -> str:
 
 def plain(reason: str) -> str:
     """A reason without the place."""
-    return re.sub(
-        r" \((at|by) [^)]*\)|in sight of \S+,",
-        lambda m: "in sight of a parameter" if m[0].startswith("in") else "",
-        reason,
-    )
+    return re.sub(r" \((at|by) [^)]*\)", "", re.sub(r"in sight of \S+,", "in sight of a parameter,", reason))
 
 
 def document() -> str:

@@ -1,7 +1,6 @@
 """Rehearse a cut on stand-in tensors: a forward with a width written into it fails here, not in the user's run."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from demp.graph.attributes import attributes_of
 from demp.graph.neurons import NeuronGraph, Refusal, Slot
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
@@ -112,22 +112,6 @@ def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tenso
                 tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(tensor.requires_grad)
             )
     return small
-
-
-@contextmanager
-def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
-    """Modules count what stays; restored after."""
-    changed = []
-    for (path, name), classes in graph.attributes.items():
-        module = model.get_submodule(path)
-        if hasattr(module, name):
-            changed.append((module, name, getattr(module, name)))
-            setattr(module, name, int((~gone[classes]).sum()))
-    try:
-        yield
-    finally:
-        for module, name, value in changed:
-            setattr(module, name, value)
 
 
 def shapes_of(tree: Any) -> list[tuple[int, ...]]:

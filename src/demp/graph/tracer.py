@@ -16,6 +16,7 @@ from demp.errors import TraceError
 from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.activations import newest
 from demp.graph.assemble import assemble
+from demp.graph.attributes import counted
 from demp.graph.branches import Frames, frames_of, freeze_forks
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
@@ -223,9 +224,11 @@ def trace_with(
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
     ran: set[str] = set()
-    for name, module in model.named_modules():
-        if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # a linear layer of transformers
-            tracer.attribute(f"{name}.weight", "nf", tracer.recording.axes[f"{name}.weight"][1].ids)
+    for path, module in model.named_modules():
+        attribute, leaf, axis = counted(module) or ("", "", 0)
+        weight = f"{path}.{leaf}".lstrip(".")
+        if attribute and weight in tensors:
+            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
         out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):

@@ -152,12 +152,10 @@ SIZE_ATTRIBUTES = {
     nn.ConvTranspose2d: (("in_channels", 0), ("out_channels", 1)),
     nn.ConvTranspose3d: (("in_channels", 0), ("out_channels", 1)),
 }
-COUNTS = ("groups", "nf")
-"""Attributes that a forward reads: groups of a convolution, output features of transformers' Conv1D."""
 
 
 def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
-    """Sizes that modules remember: what forwards read (``COUNTS``), and what ``repr`` shows."""
+    """Sizes that modules remember: what forwards read (``graph.attributes``), and what ``repr`` shows."""
     for (path, attribute), classes in graph.attributes.items():
         module = model.get_submodule(path)
         if hasattr(module, attribute):
