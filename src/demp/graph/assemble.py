@@ -20,8 +20,7 @@ def assemble(
     number, classes = number_classes(recording, root)
     frozen = torch.zeros(classes, dtype=torch.bool)
     frozen[0] = True
-    for r in reasons:
-        frozen[number[r]] = True
+    frozen[number[list(reasons)]] = True
     class_of = number[root]
 
     def of(axis: Axis | None) -> Tensor | None:
@@ -138,8 +137,8 @@ def describe(
             carriers[c].add(site)
     makers = producers_by_class(recording, class_of)
     why: dict[int, str] = {}
-    for r, reason in reasons.items():
-        why.setdefault(int(class_of[r]), reason)
+    for c, reason in zip(class_of[list(reasons)].tolist(), reasons.values(), strict=True):
+        why.setdefault(c, reason)
     layers, refused = [], []
     for site, classes in enumerate(site_classes):
         members = classes.tolist()
