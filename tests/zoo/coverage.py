@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from architectures import make, names
-from features import FEATURES, doubled
 
 import demp
+from architectures import make, names
+from features import FEATURES, doubled
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 

@@ -1,6 +1,7 @@
 """docs/coverage.md is what the generator writes today."""
 
 import pytest
+
 from architectures import names
 from coverage import DOCUMENT, feature_row, model_row
 from features import FEATURES

@@ -3,10 +3,10 @@
 import copy
 
 import pytest
-from features import FEATURES, doubled
 
 import demp
 import nets
+from features import FEATURES, doubled
 
 
 @pytest.mark.parametrize("name", FEATURES)

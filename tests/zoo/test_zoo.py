@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 import torch
-from architectures import enliven, make, names
 
 import demp
 import nets
+from architectures import enliven, make, names
 
 FAST = (
     "torchvision/mobilenet_v3_small",
