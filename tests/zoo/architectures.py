@@ -26,7 +26,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {
     "efficientnet_b0": (32, {}),
     "efficientnet_v2_s": (32, {}),
     "googlenet": (64, {"init_weights": False}),
-    "inception_v3": (80, {"init_weights": False}),
+    "inception_v3": (160, {"init_weights": False}),
     "mnasnet0_5": (32, {}),
     "mobilenet_v2": (32, {}),
     "mobilenet_v3_large": (32, {}),
@@ -47,7 +47,7 @@ TORCHVISION: dict[str, tuple[int, dict[str, Any]]] = {
     "wide_resnet50_2": (32, {}),
 }
 SEGMENTATION = ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
-VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
 
 TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "beit_base_patch16_224": (32, {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 4}),
@@ -262,8 +262,7 @@ def from_torchvision(name: str) -> Made:
         options = {"weights": None, "weights_backbone": None, "num_classes": 5}
         return getattr(models.segmentation, name)(**options), (torch.rand(2, 3, 32, 32),)
     if name in VIDEO:
-        frames, size = (16, 224) if name == "s3d" else (4, 16)
-        return getattr(models.video, name)(weights=None, num_classes=7), (torch.rand(2, 3, frames, size, size),)
+        return getattr(models.video, name)(weights=None, num_classes=7), (torch.rand(2, 3, 4, 16, 16),)
     size, options = TORCHVISION[name]
     return getattr(models, name)(weights=None, num_classes=7, **options), (torch.rand(2, 3, size, size),)
 

@@ -133,6 +133,8 @@ class Experts(nn.Module):
         choice = self.router(x).argmax(1)
         for number in range(3):
             chosen = (choice == number).nonzero().flatten()
+            if not len(chosen):
+                continue
             if self.packed:
                 gate, value = F.linear(x[chosen], self.up[number]).chunk(2, -1)
                 answer = F.linear(F.silu(gate) * value, self.down[number])

@@ -121,7 +121,9 @@ class Tally:
         self._seen: set[tuple[str, int]] = set()
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Judge one batch at one read point."""
+        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
+        if operand.numel() == 0 and operand.shape[axis]:
+            return
         key = (read.weight, read.use)
         if operand.shape[axis] != self._sizes[key]:
             raise UsageError(
