@@ -64,7 +64,7 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     tracer.contraction(None, flops, None, None)
     if right.constant and not left.constant and b_out is not None:
         made = maker(tracer, right, b_out, call.out.shape[-1])
-        out[-1] = Axis(made.ids, made.without_sites().sites, tracer.tick())
+        out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, tracer.tick())
     return Labels(tuple(out), constant=left.constant and right.constant)
 
 
