@@ -114,3 +114,19 @@ def test_a_use_that_the_trace_did_not_see_is_judged_too():
     nets.kill(model, graph, {"relu": [1]})
     assert not demp.alive(model, [(x,)], graph=graph)["relu"][1]
     assert demp.alive(model, [{"x": x, "times": 2}], graph=graph)["relu"][1]
+
+
+@pytest.mark.parametrize("mask", ["neuron-gradient", "weight-gradient", "last-check"])
+@pytest.mark.parametrize("name", [*COUNTING, "transposed, few groups", "GELU in steps", "experts in a list"])
+def test_a_run_with_noise_and_cuts(name, mask):
+    """What is new in the graph is known to the pruner: penalty, masks of the noise, checks, cuts."""
+    model, inputs = FEATURES[name].make()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    options = {"period": 3, "peak_strength": 0.1, "live_mask": mask, "criterion": "epsilon", "eps": 1.3}
+    pruner = demp.DemP(model, optimizer, example_inputs=inputs, batches=[inputs], total_steps=9, **options)
+    for _ in range(9):
+        optimizer.zero_grad()
+        model.train()(*inputs).square().mean().backward()
+        optimizer.step()
+    pruner.finish()
+    assert sum(report.removed for report in pruner.history) > 0
