@@ -54,7 +54,7 @@ bench: $(STAMP)
 	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 coverage: $(STAMP)
-	@$(BIN)/python tests/zoo/coverage.py
+	@$(BIN)/python tests/zoo/write_coverage.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

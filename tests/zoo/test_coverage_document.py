@@ -3,11 +3,11 @@
 import pytest
 
 from architectures import names
-from coverage import DOCUMENT, feature_row, model_row
 from features import FEATURES
+from write_coverage import DOCUMENT, feature_row, model_row
 
 LINES = DOCUMENT.read_text().splitlines()
-AGAIN = f"\n{DOCUMENT.name} is behind: run python tests/zoo/coverage.py"
+AGAIN = f"\n{DOCUMENT.name} is behind: run python tests/zoo/write_coverage.py"
 
 
 @pytest.mark.parametrize("name", list(FEATURES)[::6])

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 import demp
 import nets
-from features import FEATURES, doubled
+from feature_parts import doubled
+from features import FEATURES
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -1,6 +1,6 @@
 """Write docs/coverage.md: what demp offers and refuses, feature by feature and architecture by architecture.
 
-    .venv/bin/python tests/zoo/coverage.py
+    .venv/bin/python tests/zoo/write_coverage.py
 
 No arithmetic is done: every model is only traced. The numbers are the same on every machine.
 """
@@ -17,7 +17,8 @@ import torch
 
 import demp
 from architectures import make, names
-from features import FEATURES, doubled
+from feature_parts import doubled
+from features import FEATURES
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 
@@ -27,7 +28,7 @@ What demp offers to remove, and what it refuses and why. A refusal costs sparsit
 written by
 
 ```
-python tests/zoo/coverage.py
+python tests/zoo/write_coverage.py
 ```
 
 ## Features of PyTorch code
