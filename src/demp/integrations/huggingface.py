@@ -75,7 +75,8 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
         load(resume_from_checkpoint, *rest, **kwargs)
 
     def log_metrics(logs: dict[str, float], *rest: Any, **kwargs: Any) -> None:
-        log({**logs, **(callback.pruner.metrics() if callback.pruner else {})}, *rest, **kwargs)
+        ours = callback.pruner.metrics() if callback.pruner is not None and "loss" in logs else {}
+        log({**logs, **ours}, *rest, **kwargs)
 
     trainer._load_from_checkpoint, trainer.log = load_from_checkpoint, log_metrics
     return callback
