@@ -7,12 +7,12 @@ python examples/fabric_loop.py --resume   # from its checkpoint half-way: the sa
 import argparse
 from pathlib import Path
 
-import digits
 import torch
 from lightning.fabric import Fabric
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+import digits
 from demp.integrations.fabric import attach, load
 
 
@@ -41,8 +41,9 @@ def main(epochs: int, checkpoint: Path, resume: bool) -> None:
             optimizer.step()  # the pruner is hooked in here
             schedule.step()
             optimizer.zero_grad()
-        fabric.log_dict(pruner.metrics(), step=pruner.step)
-        digits.show(pruner, loss)
+            fabric.log_dict(pruner.metrics(), step=pruner.step)
+            if pruner.step % len(loader) == 0:
+                digits.show(pruner, loss)
         if epoch + 1 == epochs // 2:
             fabric.save(checkpoint, state)
 

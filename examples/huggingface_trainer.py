@@ -46,16 +46,15 @@ def main(steps: int, checkpoint: Path, resume: bool) -> None:
         logging_steps=steps // 10, report_to="none", disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
     train, test = Reviews(4096, seed=0), Reviews(512, seed=1)
-    trainer = Trainer(
-        BertForSequenceClassification(config), arguments, train_dataset=train, eval_dataset=test, compute_metrics=right
-    )
+    model = BertForSequenceClassification(config)
+    trainer = Trainer(model, arguments, train_dataset=train, eval_dataset=test, compute_metrics=right)
     callback = attach(
         trainer, example_inputs={"input_ids": train.words[:64]}, peak_strength=1e-2, peak_noise_std=0.1 / steps**0.5
     )
     trainer.train(resume_from_checkpoint=str(checkpoint / f"checkpoint-{steps // 2}") if resume else None)
     print(callback.pruner.history[-1])
     print(f"right on {trainer.evaluate()['eval_right']:.1%} of the test sentences")
-    print(demp.cost(trainer.model, {"input_ids": test.words[:1]}))
+    print(demp.cost(model, {"input_ids": test.words[:1]}))
 
 
 if __name__ == "__main__":

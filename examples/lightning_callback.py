@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import digits
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler
 
+import digits
 from demp.integrations.lightning import DemPCallback
 
 
@@ -39,9 +39,11 @@ class Task(L.LightningModule):
 
 
 class Show(L.Callback):
+    def __init__(self, pruning: DemPCallback) -> None:
+        self.pruning = pruning
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pruner = next(callback.pruner for callback in trainer.callbacks if isinstance(callback, DemPCallback))
-        digits.show(pruner, trainer.callback_metrics["loss"])
+        digits.show(self.pruning.pruner, trainer.callback_metrics["loss"])
 
 
 def main(epochs: int, checkpoint: Path, resume: bool) -> None:
@@ -55,7 +57,7 @@ def main(epochs: int, checkpoint: Path, resume: bool) -> None:
     )
     trainer = L.Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[pruning, Show(), keep],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[pruning, Show(pruning), keep],
     )  # fmt: skip
     half = checkpoint / f"epoch={epochs // 2 - 1}.ckpt"
     trainer.fit(task, loader, ckpt_path=half if resume else None)  # replays the cuts, then loads the weights

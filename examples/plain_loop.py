@@ -7,11 +7,11 @@ python examples/plain_loop.py --resume   # from its checkpoint half-way: the sam
 import argparse
 from pathlib import Path
 
-import digits
 import torch
 from torch.nn import functional as F
 
 import demp
+import digits
 
 
 def main(steps: int, checkpoint: Path, resume: bool) -> None:

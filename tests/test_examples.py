@@ -1,5 +1,6 @@
 """Every example runs, and resumed from its checkpoint it prints the same numbers again."""
 
+import importlib
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from accelerate.state import AcceleratorState
 from shim import install_torchvision_shim
 
 install_torchvision_shim()
+
+# Imported while tests are collected: each check of a pruner searches all objects that were made since.
+for library in ("lightning.pytorch", "sklearn.datasets", "transformers.trainer"):
+    importlib.import_module(library)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT: dict[str, dict[str, int]] = {

@@ -122,7 +122,6 @@ def test_the_same_run_as_the_plain_loop(judge: str, tmp_path: Path):
     trainer = trainer_of(tmp_path)
     callback = door.attach(trainer, **hf_options(judge))
     trainer.train()
-    assert callback.pruner is not None
     check_same_run(callback.pruner, plain(judge), trainer.model.net)  # pyright: ignore
     assert hooks_on(trainer.model) == step_hooks(callback.pruner.optimizers[0]) == 0  # pyright: ignore
 
@@ -131,7 +130,6 @@ def test_the_same_run_under_autocast(tmp_path: Path):
     trainer = trainer_of(tmp_path, dtype=torch.float32, bf16=True)
     callback = door.attach(trainer, **hf_options("batches", torch.float32))
     trainer.train()
-    assert callback.pruner is not None
     check_same_run(callback.pruner, plain("batches", torch.float32, autocast=True), trainer.model.net)  # pyright: ignore
 
 
@@ -145,7 +143,6 @@ def test_resumed_in_mid_run(judge: str, step: int, tmp_path: Path):
     trainer = trainer_of(tmp_path)
     callback = door.attach(trainer, **hf_options(judge))
     trainer.train(resume_from_checkpoint=True)
-    assert callback.pruner is not None
     check_same_run(callback.pruner, plain(judge), trainer.model.net, resumed_at=step)  # pyright: ignore
 
 
@@ -167,7 +164,6 @@ def test_numbers_reach_the_logs_and_the_reporters(tmp_path: Path):
     trainer = trainer_of(tmp_path, reporter)
     callback = door.attach(trainer, **hf_options("window"))
     trainer.train()
-    assert callback.pruner is not None
     names = set(callback.pruner.metrics())
     for seen in (reporter.lines, trainer.state.log_history):
         lines = [line for line in seen if "loss" in line]
@@ -180,11 +176,11 @@ def test_numbers_reach_the_logs_and_the_reporters(tmp_path: Path):
 def test_a_second_training_is_a_new_run(tmp_path: Path):
     trainer = trainer_of(tmp_path, given=False)
     callback = door.attach(trainer, **hf_options("window"))
+    with pytest.raises(UsageError, match="there is none before Trainer.train"):
+        assert callback.pruner
     trainer.train()
     first = callback.pruner
     trainer.train()
-    assert first is not None
-    assert callback.pruner is not None
     assert callback.pruner is not first
     assert callback.pruner.step == STEPS
     assert callback.pruner.history[0].neurons_before == first.history[-1].neurons_after

@@ -12,41 +12,49 @@ transformers = need("transformers", extra="huggingface")
 
 
 class DemPCallback(transformers.TrainerCallback):
-    """Prunes the model of one Trainer; made by `attach`. The pruner of the last training is ``callback.pruner``."""
+    """Prunes the model of one Trainer; made by `attach`."""
 
     def __init__(self, trainer: Any, settings: dict[str, Any]) -> None:
-        self.pruner: Pruner | None = None
         self._trainer, self._settings = trainer, settings
+        self._pruner: Pruner | None = None
         self._replayed = False
+
+    @property
+    def pruner(self) -> Pruner:
+        """The pruner of the present or the last training."""
+        if self._pruner is None:
+            raise UsageError("the pruner is made when training starts; there is none before Trainer.train")
+        return self._pruner
 
     def replay(self, checkpoint: str) -> None:
         """Repeat the cuts of a checkpoint on the model, before its weights are loaded."""
         state = read_state(checkpoint)
-        self.pruner = create(self._trainer.model, None, state["total_steps"], self._settings)
-        self.pruner.load_state_dict(state)
+        self._pruner = create(self._trainer.model, None, state["total_steps"], self._settings)
+        self._pruner.load_state_dict(state)
         self._replayed = True
 
+    def metrics(self) -> dict[str, float]:
+        """The pruner's numbers; none before there is one."""
+        return {} if self._pruner is None else self._pruner.metrics()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The optimizer is there: attach to it."""
+        """The optimizer is there and restored: attach."""
         optimizer = self._trainer.optimizer.optimizer
         if self._replayed:
-            assert self.pruner is not None
             check_total_steps(self.pruner, state.max_steps)
             self.pruner.attach_to(optimizer)
         else:
-            if self.pruner is not None:
-                self.pruner.detach()
-            self.pruner = create(self._trainer.model, optimizer, state.max_steps, self._settings)
+            if self._pruner is not None:
+                self._pruner.detach()  # of a training that was broken off
+            self._pruner = create(self._trainer.model, optimizer, state.max_steps, self._settings)
         self._replayed = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The pruner's state, beside the weights."""
-        assert self.pruner is not None
         write_state(self.pruner, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The last check and cut."""
-        assert self.pruner is not None
         self.pruner.finish()
 
 
@@ -75,8 +83,7 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
         load(resume_from_checkpoint, *rest, **kwargs)
 
     def log_metrics(logs: dict[str, float], *rest: Any, **kwargs: Any) -> None:
-        ours = callback.pruner.metrics() if callback.pruner is not None and "loss" in logs else {}
-        log({**logs, **ours}, *rest, **kwargs)
+        log({**logs, **callback.metrics()} if "loss" in logs else logs, *rest, **kwargs)
 
     trainer._load_from_checkpoint, trainer.log = load_from_checkpoint, log_metrics
     return callback

@@ -16,7 +16,7 @@ class DemPCallback(pl.Callback):
 
     ``module`` names the submodule to prune, for a LightningModule whose ``training_step`` calls that one; empty: the
     LightningModule itself, whose ``forward`` is then the network. ``total_steps=None`` takes what the Trainer plans.
-    ``options`` are those of `demp.methods.create`. The pruner of the last fit is ``callback.pruner``.
+    ``options`` are those of `demp.methods.create`.
     """
 
     def __init__(
@@ -28,15 +28,22 @@ class DemPCallback(pl.Callback):
         method: str = "demp",
         **options: Any,
     ) -> None:
-        self.pruner: Pruner | None = None
+        self._pruner: Pruner | None = None
         self._module, self._total_steps = module, total_steps
         self._settings = {"method": method, "example_inputs": example_inputs, **options}
+
+    @property
+    def pruner(self) -> Pruner:
+        """The pruner of the present or the last fit."""
+        if self._pruner is None:
+            raise UsageError("the pruner is made when training starts; there is none before Trainer.fit")
+        return self._pruner
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Before a checkpoint is loaded: make the module replay the cuts ahead of its weights."""
         refuse_many_processes(trainer.world_size)
         if stage == "fit":
-            self.pruner = None
+            self._pruner = None
         theirs = pl_module.on_load_checkpoint
 
         def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
@@ -47,17 +54,17 @@ class DemPCallback(pl.Callback):
 
     def _replay(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any], stage: str) -> None:
         state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is None and stage == "fit":
+            raise UsageError(
+                "the checkpoint holds no state of DemPCallback, so its run cannot be continued with it; to start "
+                "from its weights, load them into the module and call fit without ckpt_path"
+            )
         if state is None:
-            if stage == "fit":
-                raise UsageError(
-                    "the checkpoint holds no state of DemPCallback, so its run cannot be continued with it; to start "
-                    "from its weights, load them into the module and call fit without ckpt_path"
-                )
             return
-        if self.pruner is None:
+        if self._pruner is None:
             trainer.strategy.model_to_device()
-            self.pruner = self._create(pl_module, None, self._total_steps or state["total_steps"])
-        self.pruner.load_state_dict(state)
+            self._pruner = self._create(pl_module, None, self._total_steps or state["total_steps"])
+        self._pruner.load_state_dict(state)
 
     def _create(self, pl_module: Any, optimizer: Any, total_steps: int) -> Pruner:
         return create(pl_module.get_submodule(self._module), optimizer, total_steps, self._settings)
@@ -72,20 +79,18 @@ class DemPCallback(pl.Callback):
         total_steps = self._total_steps or trainer.estimated_stepping_batches
         if math.isinf(total_steps):
             raise UsageError("the Trainer has no last step; give max_steps to it, or total_steps to DemPCallback")
-        if self.pruner is None:
-            self.pruner = self._create(pl_module, trainer.optimizers[0], total_steps)
+        if self._pruner is None:
+            self._pruner = self._create(pl_module, trainer.optimizers[0], total_steps)
         else:
-            check_total_steps(self.pruner, total_steps)
-            self.pruner.attach_to(trainer.optimizers[0])
+            check_total_steps(self._pruner, total_steps)
+            self._pruner.attach_to(trainer.optimizers[0])
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Numbers for the loggers."""
-        assert self.pruner is not None
         pl_module.log_dict(self.pruner.metrics())
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The last check and cut."""
-        assert self.pruner is not None
         self.pruner.finish()
         for logger in trainer.loggers:
             logger.log_metrics(self.pruner.metrics(), step=trainer.global_step)
@@ -93,9 +98,9 @@ class DemPCallback(pl.Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave nothing behind, whatever ended the stage."""
         del pl_module.on_load_checkpoint
-        if self.pruner is not None:
-            self.pruner.detach()
+        if self._pruner is not None:
+            self._pruner.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """For the Trainer's checkpoints."""
-        return {} if self.pruner is None else self.pruner.state_dict()
+        return {} if self._pruner is None else self._pruner.state_dict()
