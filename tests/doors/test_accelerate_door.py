@@ -105,7 +105,7 @@ def test_the_same_run_as_the_plain_loop(judge: str):
 def test_the_same_run_under_autocast():
     run = Run("batches", torch.float32, precision="bf16")
     run.go()
-    check_same_run(run.pruner, plain("batches", torch.float32, autocast=True), run.net)
+    check_same_run(run.pruner, plain("batches", torch.float32, autocast=torch.bfloat16), run.net)
 
 
 @pytest.mark.parametrize("judge", JUDGES)
@@ -140,6 +140,14 @@ def test_without_the_pruner_a_cut_checkpoint_does_not_load(tmp_path: Path):
     other.accelerator._load_model_state_pre_hook.clear()
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.go(resume=tmp_path)
+
+
+def test_a_wrapped_module_is_refused():
+    run = Run("window")
+    with pytest.raises(UsageError, match="the trainer runs the network inside DataParallel"):
+        door.attach(
+            run.accelerator, torch.nn.DataParallel(run.net), run.optimizer, total_steps=STEPS, **options("window")
+        )
 
 
 def test_several_processes_are_refused():

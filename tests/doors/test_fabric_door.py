@@ -25,6 +25,7 @@ from doorruns import (
     optimizer_of,
     options,
     plain,
+    scaler_that_overflows,
     scheduler_of,
 )
 from shim import install_torchvision_shim
@@ -33,6 +34,7 @@ install_torchvision_shim()
 
 from lightning.fabric import Fabric  # noqa: E402
 from lightning.fabric.loggers import CSVLogger  # noqa: E402
+from lightning.fabric.plugins import MixedPrecision  # noqa: E402
 
 FLOAT = torch.float32
 """Fabric hands the outputs of double precision on in single precision."""
@@ -63,7 +65,7 @@ class Run:
                 with self.fabric.no_backward_sync(self.model, enabled=not last):
                     self.fabric.backward(loss_of(self.model(x), y) / ACCUMULATE)
                 if last:
-                    self.fabric.clip_gradients(self.model, self.optimizer, max_norm=CLIP)
+                    self.fabric.clip_gradients(self.model, self.optimizer, max_norm=CLIP, error_if_nonfinite=False)
                     self.optimizer.step()
                     self.scheduler.step()
                     self.optimizer.zero_grad()
@@ -85,7 +87,13 @@ def test_the_same_run_as_the_plain_loop(judge: str):
 def test_the_same_run_under_autocast():
     run = Run("batches", "bf16-mixed")
     run.go()
-    check_same_run(run.pruner, plain("batches", FLOAT, autocast=True), run.net)
+    check_same_run(run.pruner, plain("batches", FLOAT, autocast=torch.bfloat16), run.net)
+
+
+def test_the_same_run_with_a_scaler_that_skips_steps():
+    run = Run("batches", None, plugins=[MixedPrecision("16-mixed", "cpu", scaler_that_overflows())])
+    run.go()
+    check_same_run(run.pruner, plain("batches", FLOAT, autocast=torch.float16), run.net)
 
 
 @pytest.mark.parametrize("judge", JUDGES)
@@ -115,6 +123,13 @@ def test_numbers_reach_the_logger(tmp_path: Path):
     lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     assert len(lines) == 1 + STEPS
     assert set(run.pruner.metrics()) < set(lines[0].split(","))
+
+
+def test_a_compiled_module_is_refused():
+    run = Run("window")
+    model = run.fabric.setup(torch.compile(net(FLOAT)))
+    with pytest.raises(UsageError, match="the trainer runs the network inside OptimizedModule"):
+        door.attach(run.fabric, model, run.optimizer, total_steps=STEPS, **options("window", FLOAT))
 
 
 def test_several_processes_are_refused():

@@ -130,7 +130,7 @@ def test_the_same_run_under_autocast(tmp_path: Path):
     trainer = trainer_of(tmp_path, dtype=torch.float32, bf16=True)
     callback = door.attach(trainer, **hf_options("batches", torch.float32))
     trainer.train()
-    check_same_run(callback.pruner, plain("batches", torch.float32, autocast=True), trainer.model.net)  # pyright: ignore
+    check_same_run(callback.pruner, plain("batches", torch.float32, autocast=torch.bfloat16), trainer.model.net)  # pyright: ignore
 
 
 @pytest.mark.parametrize("step", [8, 11])
@@ -211,6 +211,14 @@ def test_loading_the_best_model_is_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path, load_best_model_at_end=True, save_strategy="best", metric_for_best_model="loss")
     with pytest.raises(UsageError, match="load_best_model_at_end would load the weights of a wider network"):
         door.attach(trainer, **hf_options("window"))
+
+
+def test_a_wrapped_model_is_refused(tmp_path: Path):
+    trainer = trainer_of(tmp_path)
+    callback = door.attach(trainer, **hf_options("window"))
+    trainer.model_wrapped = nn.DataParallel(trainer.model)  # pyright: ignore
+    with pytest.raises(UsageError, match="the trainer runs the network inside DataParallel"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
 def test_several_devices_and_sharded_training_are_refused(tmp_path: Path):

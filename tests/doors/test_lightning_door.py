@@ -24,6 +24,7 @@ from doorruns import (
     optimizer_of,
     options,
     plain,
+    scaler_that_overflows,
     scheduler_of,
 )
 from runs import hooks_on, step_hooks
@@ -34,6 +35,7 @@ install_torchvision_shim()
 import lightning.pytorch as pl  # noqa: E402
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
+from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
 from demp.integrations.lightning import DemPCallback  # noqa: E402
 
@@ -161,7 +163,14 @@ def test_the_same_run_as_the_plain_loop(judge: str, tmp_path: Path):
 def test_the_same_run_under_autocast(tmp_path: Path):
     task, callback = Task(torch.float32), DemPCallback(**options("batches", torch.float32))
     trainer_of(tmp_path, callback, precision="bf16-mixed").fit(task, loader(torch.float32))
-    check_same_run(callback.pruner, plain("batches", torch.float32, autocast=True), task.net)
+    check_same_run(callback.pruner, plain("batches", torch.float32, autocast=torch.bfloat16), task.net)
+
+
+def test_the_same_run_with_a_scaler_that_skips_steps(tmp_path: Path):
+    task, callback = Task(torch.float32), DemPCallback(**options("batches", torch.float32))
+    plugin = MixedPrecision("16-mixed", "cpu", scaler_that_overflows())
+    trainer_of(tmp_path, callback, precision=None, plugins=[plugin]).fit(task, loader(torch.float32))
+    check_same_run(callback.pruner, plain("batches", torch.float32, autocast=torch.float16), task.net)
 
 
 def test_the_same_run_where_the_network_is_a_part(tmp_path: Path):
@@ -281,6 +290,23 @@ def test_what_does_not_fit_is_refused_before_training(task: Any, changes: Any, m
     with pytest.raises(UsageError, match=message):
         trainer_of(tmp_path, DemPCallback(**options("window")), **changes).fit(built, loader())
     assert all(torch.equal(before[name], tensor) for name, tensor in built.state_dict().items())
+    assert "on_load_checkpoint" not in vars(built)
+
+
+def test_an_error_in_training_leaves_no_hook_behind(tmp_path: Path):
+    task, callback = Task(), DemPCallback(**options("window"))
+    with interrupted():
+        trainer_of(tmp_path, callback, StopAfter(3)).fit(task, loader())
+    assert callback.pruner.step == MIDDLE + 2
+    assert hooks_on(task) == step_hooks(callback.pruner.optimizers[0]) == 0
+    assert "on_load_checkpoint" not in vars(task)
+
+
+def test_a_wrapped_module_is_refused(tmp_path: Path):
+    trainer = trainer_of(tmp_path)
+    trainer.strategy._model = torch.nn.DataParallel(Task())
+    with pytest.raises(UsageError, match="the trainer runs the network inside DataParallel; set it up without"):
+        DemPCallback(**options("window")).on_train_start(trainer, Task())
 
 
 def test_several_processes_are_refused():

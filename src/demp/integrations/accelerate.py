@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from demp.integrations.common import create, read_state, refuse_many_processes, write_state
+from demp.integrations.common import create, read_state, refuse_many_processes, refuse_wrapped, write_state
 from demp.pruner import Pruner
 
 
@@ -22,6 +22,7 @@ def attach(
     `demp.methods.create`.
     """
     refuse_many_processes(accelerator.num_processes)
+    refuse_wrapped(model)
     settings = {"method": method, "example_inputs": example_inputs, **options}
     inner = getattr(optimizer, "optimizer", optimizer)
     pruner = create(accelerator.unwrap_model(model), inner, total_steps, settings)

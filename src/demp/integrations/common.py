@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from demp import methods
@@ -24,10 +24,20 @@ def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any
     return methods.create(moved.pop("method"), model, optimizer, total_steps=total_steps, **moved)
 
 
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule")
+
+
 def refuse_many_processes(world_size: int) -> None:
     """The doors were made and tested for one process."""
     if world_size > 1:
         raise UsageError(f"this door works in one process and there are {world_size}; start the training with one")
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """A wrapper around the network keeps what it knew of the uncut one."""
+    for part in model.modules():
+        if type(part).__name__ in WRAPPERS:
+            raise UsageError(f"the trainer runs the network inside {type(part).__name__}; set it up without to prune")
 
 
 def write_state(pruner: Pruner, folder: str | Path) -> None:

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.integrations.common import check_total_steps, create, read_state, refuse_many_processes, write_state
+from demp.integrations.common import (
+    check_total_steps,
+    create,
+    read_state,
+    refuse_many_processes,
+    refuse_wrapped,
+    write_state,
+)
 from demp.pruner import Pruner
 from demp.train.extras import need
 
@@ -39,6 +46,7 @@ class DemPCallback(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer is there and restored: attach."""
+        refuse_wrapped(self._trainer.model_wrapped)
         optimizer = self._trainer.optimizer.optimizer
         if self._replayed:
             check_total_steps(self.pruner, state.max_steps)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from demp.errors import UsageError
-from demp.integrations.common import check_total_steps, create, refuse_many_processes
+from demp.integrations.common import check_total_steps, create, refuse_many_processes, refuse_wrapped
 from demp.pruner import Pruner
 from demp.train.extras import need
 
@@ -71,6 +71,7 @@ class DemPCallback(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Optimizer and loaders are there and restored: attach."""
+        refuse_wrapped(trainer.model)
         if len(trainer.optimizers) != 1:
             raise UsageError(
                 f"{type(pl_module).__name__} configures {len(trainer.optimizers)} optimizers and DemPCallback follows "
@@ -96,10 +97,14 @@ class DemPCallback(pl.Callback):
             logger.log_metrics(self.pruner.metrics(), step=trainer.global_step)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing behind, whatever ended the stage."""
-        del pl_module.on_load_checkpoint
+        """Leave nothing behind."""
+        vars(pl_module).pop("on_load_checkpoint", None)
         if self._pruner is not None:
             self._pruner.detach()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Nor after an error or Ctrl-C, where the Trainer does without teardown."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """For the Trainer's checkpoints."""
