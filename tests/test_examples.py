@@ -2,6 +2,7 @@
 
 import importlib
 import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,11 @@ def from_the_examples_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def printed(capsys: Any, name: str, length: dict[str, int], folder: Path, *, resume: bool) -> list[str]:
     """What an example prints, without what holds a time."""
-    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**length, checkpoint=folder / "checkpoint", resume=resume)
+    options = [f"--{option}={value}" for option, value in length.items()]
+    line = [name, *options, f"--checkpoint={folder / 'checkpoint'}", *(["--resume"] if resume else [])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", line)
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return [line for line in capsys.readouterr().out.splitlines() if "_runtime" not in line]
 
 

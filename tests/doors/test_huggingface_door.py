@@ -30,7 +30,7 @@ from shim import install_torchvision_shim
 
 install_torchvision_shim()
 
-from transformers import Trainer, TrainerCallback, TrainingArguments  # noqa: E402
+from transformers import BatchEncoding, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
 
 from demp.integrations import huggingface as door  # noqa: E402
 
@@ -113,7 +113,7 @@ def trainer_of(
 def hf_options(judge: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """The network is called by keyword here."""
     made = options(judge, dtype)
-    made["example_inputs"] = {"x": made["example_inputs"][0]}
+    made["example_inputs"] = BatchEncoding({"x": made["example_inputs"][0]})
     return made
 
 
@@ -224,7 +224,7 @@ def test_a_wrapped_model_is_refused(tmp_path: Path):
 def test_several_devices_and_sharded_training_are_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path)
     trainer.is_fsdp_enabled = True
-    with pytest.raises(UsageError, match="DeepSpeed and FSDP keep the weights in their own shapes"):
+    with pytest.raises(UsageError, match="DeepSpeed and FSDP hold the weights in shapes of their own"):
         door.attach(trainer, **hf_options("window"))
     trainer.args._n_gpu = 2
     with pytest.raises(UsageError, match="this door works in one process and there are 2"):

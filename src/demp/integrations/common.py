@@ -12,6 +12,7 @@ from demp.errors import UsageError
 from demp.pruner import Pruner
 
 STATE_FILE = "demp.pt"
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule")
 
 
 def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any]) -> Pruner:
@@ -24,9 +25,6 @@ def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any
     return methods.create(moved.pop("method"), model, optimizer, total_steps=total_steps, **moved)
 
 
-WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule")
-
-
 def refuse_many_processes(world_size: int) -> None:
     """The doors were made and tested for one process."""
     if world_size > 1:
@@ -37,7 +35,10 @@ def refuse_wrapped(model: nn.Module) -> None:
     """A wrapper around the network keeps what it knew of the uncut one."""
     for part in model.modules():
         if type(part).__name__ in WRAPPERS:
-            raise UsageError(f"the trainer runs the network inside {type(part).__name__}; set it up without to prune")
+            raise UsageError(
+                f"the trainer runs the network inside {type(part).__name__}, which this door does not follow; train "
+                "without it"
+            )
 
 
 def write_state(pruner: Pruner, folder: str | Path) -> None:

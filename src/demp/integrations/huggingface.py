@@ -1,5 +1,6 @@
 """Hugging Face Trainer: ``attach(trainer, example_inputs=batch)`` between its making and ``trainer.train()``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,13 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
     args = trainer.args
     refuse_many_processes(max(args.world_size, args.n_gpu))
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise UsageError("DeepSpeed and FSDP keep the weights in their own shapes; train without them to prune")
+        raise UsageError("DeepSpeed and FSDP hold the weights in shapes of their own; train without them to prune")
     if args.load_best_model_at_end:
         raise UsageError(
             "load_best_model_at_end would load the weights of a wider network into the pruned one; switch it off"
         )
+    if isinstance(example_inputs, Mapping):
+        example_inputs = dict(example_inputs)  # what tokenizers return is no dict
     callback = DemPCallback(trainer, {"method": method, "example_inputs": example_inputs, **options})
     trainer.add_callback(callback)
     load, log = trainer._load_from_checkpoint, trainer.log
