@@ -305,9 +305,7 @@ def test_an_error_in_training_leaves_no_hook_behind(tmp_path: Path):
 def test_a_wrapped_module_is_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path)
     trainer.strategy._model = torch.nn.DataParallel(Task())
-    with pytest.raises(
-        UsageError, match="the network inside DataParallel, which this door does not follow"
-    ):
+    with pytest.raises(UsageError, match="the network inside DataParallel, which this door does not follow"):
         DemPCallback(**options("window")).on_train_start(trainer, Task())
 
 
