@@ -36,14 +36,15 @@ class Pruner:
 
     With ``attach=True`` it hooks ``optimizer.step`` and the loop stays as it is. With ``attach=False`` call
     ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
-    then be a list. ``batches`` are training examples without augmentation to judge death on: a list of batches, or a
-    callable that takes a seed and returns batches; without them the training forwards before each check are watched.
+    then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
+    are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
+    returns batches; without them the training forwards before each check are watched.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
         method: type[Method],
         config: Any,
         *,
@@ -72,7 +73,8 @@ class Pruner:
         self.graph = trace(model, example_inputs, joins=config.joins)
         self._parts = parts_of(model)
         refuse_nothing_removable(model, self.graph)
-        refuse_foreign_optimizer(model, self.graph, self.optimizers)
+        if optimizer is not None:
+            refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
@@ -101,8 +103,16 @@ class Pruner:
         self._postponed = self._finished = False
         self._handles: list[Any] = []
         self._look_ahead()
-        if attach:
+        if attach and optimizer is not None:
             self._attach()
+
+    def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
+        if self.optimizers:
+            raise UsageError("this pruner has its optimizer already; make another pruner for another run")
+        refuse_foreign_optimizer(self.model, self.graph, (optimizer,))
+        self.optimizers = (optimizer,)
+        self._attach()
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -144,6 +154,8 @@ class Pruner:
         """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""
         if self._finished:
             return self.history[-1]
+        if not self.optimizers:
+            raise UsageError("finish() was called on a pruner without an optimizer; call attach_to(optimizer) to train")
         just_checked = bool(self.history) and self.history[-1].step == self.step and not self._postponed
         report = self.history[-1] if just_checked else self._check(final=True)
         self.detach()
@@ -221,14 +233,22 @@ class Pruner:
     def _attach(self) -> None:
         optimizer = self.optimizers[0]
 
-        def before(opt: Any, args: Any, kwargs: Any) -> None:
-            positional = args[1:] if args and args[0] is opt else args
-            if any(a is not None for a in positional) or kwargs.get("closure") is not None:
+        def before(opt: Any, args: Any, kwargs: Any) -> Any:
+            closure, *others = args[1:] or (kwargs.pop("closure", None),)
+            if closure is None:
+                return self.before_step()
+            if isinstance(opt, torch.optim.LBFGS):
                 raise UsageError(
-                    "optimizer.step(closure) computes gradients inside the step, where no penalty can be added; "
-                    "use attach=False and add pruner.penalty_loss() to the loss in the closure"
+                    "LBFGS searches along the loss that its closure returns; use attach=False and add "
+                    "pruner.penalty_loss() to that loss"
                 )
-            self.before_step()
+
+            def closure_and_penalty() -> Any:
+                loss = closure()
+                self.before_step()
+                return loss
+
+            return (opt, closure_and_penalty, *others), kwargs
 
         def after(opt: Any, args: Any, kwargs: Any) -> None:
             if overflowed(opt):
@@ -284,7 +304,7 @@ class Pruner:
         Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``.
 
         Raises:
-            UsageError: the state is of another method, run length or model.
+            UsageError: the state is of another method, run length or model, or of a wider one than this is by now.
         """
         for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
             if state[key] != mine:
@@ -293,6 +313,8 @@ class Pruner:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         gone = state["gone"].bool().cpu()
         refuse_replaced_parts(self.model, self._parts)
+        if bool((self.gone & ~gone).any()):
+            raise UsageError("neurons are gone here that the saved run still had: build model and pruner anew")
         plan = Plan(self.gone, gone, {})
         execute(
             self.model,
@@ -341,7 +363,7 @@ def overflowed(optimizer: Any) -> bool:
 
 def DemP(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
     *,
     example_inputs: Any,
     total_steps: int,
