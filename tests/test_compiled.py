@@ -109,12 +109,8 @@ def counting(called: Callable[[Tensor], Tensor], net: Net, backend: Counter, cou
 ANEW_AFTER_EVERY_CUT = [1 + at // 2 for at in range(2 * CUTS + 2)]
 
 
-SLOW = pytest.mark.slow
-WAYS = [
-    "wrapper",
-    "in place",
-    *(pytest.param(how, marks=SLOW) for how in ("wrapper, module given", "part", "function")),
-]
+OTHERS = ("in place", "wrapper, module given", "part", "function")
+WAYS = ["wrapper", *(pytest.param(how, marks=pytest.mark.slow) for how in OTHERS)]
 
 
 @pytest.mark.parametrize("how", WAYS)

@@ -46,7 +46,8 @@ def step(model: nn.Module, optimizer: optim.Optimizer, inputs: tuple[Tensor, ...
 
 def alive(floating: bool = False) -> list[Tensor]:
     """Tensors that Python holds. A model's record of its cuts consists of index tensors, ever more of them."""
-    gc.collect()
+    while gc.collect():  # what is freed may have held tensors of C++
+        pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # asking an object for its class wakes deprecated ones up
         tensors = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]

@@ -46,7 +46,7 @@ def makes() -> Iterator[tuple[str, Callable[..., optim.Optimizer]]]:
                 yield " ".join([name, variant, *way]), partial(kind, **options, **way)
 
 
-BEFORE, AFTER = 6, 20
+BEFORE, AFTER = 5, 10
 MAKE = dict(makes())
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
 
