@@ -269,7 +269,9 @@ def trace_with(
                     tracer.elements.freeze(axis.ids, reason)
     freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    owners = {name for name, calls in ran.items() if calls == 1 and name not in watch.nested} if joins else set()
+    patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
+    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched
+    owners = apart if joins else set()
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(tracer.recording, owners)
