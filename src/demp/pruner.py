@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from demp import noise as noise_module
 from demp import penalties
 from demp.activity import Verdict
-from demp.activity.judge import Batches, Judge
+from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_wrapper
+from demp.compiled import Stopwatch, is_compiled, original, refuse_to_watch, uncompiled
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
 from demp.surgery.cut import as_optimizers
-from demp.surgery.guards import pending_backward, refuse_open_autocast
+from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, penalised
 
@@ -60,13 +61,16 @@ class Pruner:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
+        self._stopwatch = Stopwatch(is_compiled(model))
+        given, model = model, original(model)
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = int(total_steps), seed
         self.step = 0
         self.history: list[CutReport] = []
         self._cuts = 0
-        self.graph = trace(model, example_inputs)
+        self.graph = trace(model, example_inputs, joins=config.joins)
+        self._parts = parts_of(model)
         refuse_nothing_removable(model, self.graph)
         refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()
@@ -75,6 +79,8 @@ class Pruner:
         self._base = record_of(model)
         self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
+        if not by_probe(batches, wants.collect):
+            refuse_to_watch(given)
         self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
@@ -111,6 +117,7 @@ class Pruner:
 
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
@@ -122,6 +129,7 @@ class Pruner:
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
+        self._stopwatch.start(after_cut=report is not None and report.happened)
         return report
 
     def skip_step(self) -> None:
@@ -162,6 +170,7 @@ class Pruner:
     def _check(self, *, final: bool = False) -> CutReport | None:
         """One check and cut."""
         refuse_open_autocast()
+        refuse_replaced_parts(self.model, self._parts)
         if pending_backward(self.model.parameters()):
             if final:
                 raise CutError(
@@ -197,6 +206,7 @@ class Pruner:
         self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
+        self._parts = parts_of(self.model)
         if report.happened:
             logger.info("%s", report)
         return report
@@ -226,8 +236,8 @@ class Pruner:
             else:
                 self.after_step()
 
-        self._handles.append(optimizer.register_step_pre_hook(before))
-        self._handles.append(optimizer.register_step_post_hook(after))
+        self._handles.append(optimizer.register_step_pre_hook(uncompiled(before)))
+        self._handles.append(optimizer.register_step_post_hook(uncompiled(after)))
 
     def _loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""
@@ -282,6 +292,7 @@ class Pruner:
         if len(state["gone"]) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         gone = state["gone"].bool().cpu()
+        refuse_replaced_parts(self.model, self._parts)
         plan = Plan(self.gone, gone, {})
         execute(
             self.model,
@@ -293,7 +304,7 @@ class Pruner:
             verify=False,
             base=self._base,
         )
-        self.flops = self.graph.flops(gone)
+        self.flops, self._parts = self.graph.flops(gone), parts_of(self.model)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
