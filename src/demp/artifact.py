@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from demp.activity.observe import quiet
 from demp.compiled import original
 from demp.errors import ArtifactError
+from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.graph.rehearsal import tensors_in
@@ -174,8 +175,7 @@ def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
     for path, module in model.named_modules():
         known = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
         found = {attribute: getattr(module, attribute) for attribute, _ in known}
-        if isinstance(module, nn.modules.conv._ConvNd):
-            found["groups"] = module.groups
+        found |= {name: vars(module)[name] for name in COUNTS if isinstance(vars(module).get(name), int)}
         if found:
             sizes[path] = found
     return sizes

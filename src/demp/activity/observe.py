@@ -1,5 +1,6 @@
 """Watch read points in a forward that happens: which values do the readers see?"""
 
+import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,9 @@ class ReadObserver(TorchDispatchMode):
     def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
         super().__init__()
         self._reads = {(read.weight, read.use): read for read in graph.reads if read.seat is None}
-        self._names = {address(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
+        self._last = {read.weight: read for read in sorted(graph.reads, key=lambda read: read.use)}
+        self._names = {address(t): (name, span(t)) for name, t in tensors.items() if t.numel()}
+        self._starts = sorted(self._names)
         self._copies: list[Tensor] = []
         self._uses: dict[str, int] = {}
         self._on_read = on_read
@@ -62,16 +65,20 @@ class ReadObserver(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
-            if known is not None and isinstance(out, Tensor) and address(out) not in self._names:
-                self._names[address(out)] = (known, out.numel())
+            if known is not None and isinstance(out, Tensor) and self._name(out) is None:
+                self._names[address(out)] = (known, span(out))
+                bisect.insort(self._starts, address(out))
                 self._copies.append(out)
         return out
 
     def _name(self, tensor: Any) -> str | None:
         if not isinstance(tensor, Tensor) or not tensor.numel():
             return None
-        name, size = self._names.get(address(tensor), (None, 0))
-        return name if size == tensor.numel() else None
+        at = bisect.bisect_right(self._starts, address(tensor)) - 1
+        if at < 0:
+            return None
+        name, size = self._names[self._starts[at]]
+        return name if address(tensor) < self._starts[at] + size else None
 
     def _contraction(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):
@@ -81,6 +88,8 @@ class ReadObserver(TorchDispatchMode):
             use = self._uses.get(weight, 0)
             self._uses[weight] = use + 1
             read = self._reads.get((weight, use))
+            if read is None and weight in self._last and use > self._last[weight].use:
+                read = self._last[weight]  # this forward uses the weight more often than the one that was traced
             if read is None or read.operand == at:
                 return args
             replaced = self._on_read(read, args[read.operand])
@@ -93,6 +102,12 @@ class ReadObserver(TorchDispatchMode):
 def address(tensor: Tensor) -> int:
     """Where a tensor's values begin; parameters may be parts of one storage."""
     return tensor.data_ptr()
+
+
+def span(tensor: Tensor) -> int:
+    """Bytes from a tensor's first value to the end of its last."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (1 + steps) * tensor.element_size()
 
 
 @dataclass(frozen=True)
@@ -133,7 +148,9 @@ class Tally:
         self.seen: set[tuple[str, int]] = set()
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Judge one batch at one read point."""
+        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
+        if operand.numel() == 0 and operand.shape[axis]:
+            return
         key = (read.weight, read.use)
         if operand.shape[axis] != self._sizes[key]:
             raise UsageError(

@@ -94,7 +94,7 @@ class Window:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
             if module is not own or not self._model.training:  # a deep copy of the model has this hook, too
                 return
-            read = self._readers[path].get(self._uses[path])
+            read = self._readers[path].get(min(self._uses[path], max(self._readers[path])))  # more uses than traced
             self._uses[path] += 1
             value = args[0] if args else kwargs.get("input")
             if read is not None and self._tally is not None and isinstance(value, Tensor):

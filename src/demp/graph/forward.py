@@ -20,7 +20,7 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 def as_inputs(example_inputs: Any) -> Inputs:
     """Positional and keyword arguments out of a tuple, a dict or a single tensor."""
-    if isinstance(example_inputs, dict):
+    if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}

@@ -119,17 +119,15 @@ SIZE_ATTRIBUTES = {
 
 
 def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
-    """Sizes that modules remember: ``groups`` of depthwise convolutions, and what ``repr`` shows."""
-    for path, classes in graph.depthwise.items():
+    """Sizes that modules remember: what forwards read (``graph.attributes``), and what ``repr`` shows."""
+    for (path, attribute), classes in graph.attributes.items():
         module = model.get_submodule(path)
-        width = int((~after[classes]).sum())
-        for name in ("groups", "in_channels", "out_channels"):
-            if hasattr(module, name):
-                ledger.attribute(module, name, width)
+        if hasattr(module, attribute):
+            ledger.attribute(module, attribute, int((~after[classes]).sum()))
     for name in keeps:
         module = model.get_submodule(name.rpartition(".")[0])
         sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and getattr(module, "groups", 1) == 1:
+        if isinstance(weight, Tensor):
             for attribute, axis in sizes:
-                ledger.attribute(module, attribute, weight.shape[axis])
+                ledger.attribute(module, attribute, weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1))
