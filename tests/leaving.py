@@ -7,6 +7,7 @@ import torch
 
 import demp
 import nets
+from demp.graph.joins import model_joins
 from demp.train.models import build
 from shim import install_torchvision_shim
 
@@ -58,9 +59,9 @@ def tokens(count=3):
 
 
 def cut(model, inputs, *losses):
-    """Neurons made dead and cut: as many per layer as ``losses`` say, others in every layer."""
+    """Neurons of the MLPs made dead and cut: as many per layer as ``losses`` say, others in every layer."""
     graph = demp.trace(model, inputs)
-    names = [layer.name for layer in graph.layers if layer.removable.all()]
+    names = [layer.name for layer in graph.layers if layer.removable.all() and "pooler" not in layer.name]
     counts = dict(zip(names, losses, strict=True))
     dead = {name: [i + 2 * k for k in range(count)] for i, (name, count) in enumerate(counts.items())}
     nets.kill(model, graph, dead, -100.0)
@@ -86,13 +87,14 @@ MODELS: dict[str, tuple[Any, Any]] = {
 """Constructor of the dense model, and inputs of a batch size."""
 
 
-def small(name):
-    """One of them after a real cut, and inputs for it."""
+def small(name, joins=True):
+    """One of them after a real cut, and inputs for it; ``joins`` lets block outputs of a ResNet differ."""
     make, questions = MODELS[name]
     model, inputs = make(), (questions(6),)
     if name == "bert":
         return cut(model, inputs, 5, 5), inputs
-    graph = demp.trace(model, inputs)
+    graph = demp.trace(model, inputs, joins=joins)
     dead = nets.killed(model, graph, 0.4)
-    assert demp.cut(model, dead, example_inputs=inputs).removed > 100
+    assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed > 100
+    assert bool(model_joins(model)) == joins
     return model, inputs

@@ -20,7 +20,9 @@ from demp.exports.agreement import proven
 from demp.exports.examples import answers
 from demp.exports.export import CARD, REPORT
 from demp.exports.formats import FORMATS, Subject
+from demp.graph.joins import model_joins
 from demp.train import models
+from leaving import small as small_resnet
 from runs import IMAGE, PlainNet, build, examples, kill, same
 
 FILES = {
@@ -126,6 +128,22 @@ def test_onnx_takes_any_batch_under_the_names_of_the_forward(exported, small, ba
     assert_close(torch.from_numpy(found), outputs(small, inputs))
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("to", ["torch-export", "state-dict"])
+def test_a_compiled_model_leaves_as_its_original(small, x, tmp_path, to, in_place):
+    model = copy.deepcopy(small)
+    if in_place:
+        model.compile(backend="eager")
+    report = demp.export(
+        model if in_place else torch.compile(model, backend="eager"), tmp_path / "out", to=to, example_inputs=(x,)
+    )
+    assert report.model == "PlainNet"
+    if to == "state-dict":
+        assert torch.load(tmp_path / "out" / "model.pt", weights_only=True).keys() == small.state_dict().keys()
+    else:
+        assert_close(torch.export.load(tmp_path / "out" / "model.pt2").module()(x), outputs(small, x))
+
+
 def test_state_dict_is_a_plain_dict(exported, small):
     folder, report = exported["state-dict"]
     state = torch.load(folder / "model.pt", weights_only=True)
@@ -133,6 +151,13 @@ def test_state_dict_is_a_plain_dict(exported, small):
     assert state.keys() == small.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in small.state_dict().items())
     assert report.loads_with == "torch.load" and "shapes of the cut network" in report.notes[0]
+
+
+def test_a_state_dict_of_a_network_with_joins_says_what_it_leaves_out(tmp_path):
+    model, inputs = small_resnet("resnet18")
+    sums = sum(len(plans) for plans in model_joins(model).values())
+    report = demp.export(model, tmp_path / "out", to="state-dict", example_inputs=inputs)
+    assert report.notes[1].endswith(f"only --to safetensors or a graph keeps: {sums}")
 
 
 def test_safetensors_is_plain_weights_and_loads_with_the_constructor(exported, small, x):

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import demp
 from demp.cli import main
 from demp.exports import runs
+from demp.exports.card import card
 from demp.train import artifact
 
 TINY = ["--model", "mlp", "--batch-size", "32", "--device", "cpu", "--lr", "0.03", "--noise", "0.05", "--steps", "40"]
@@ -49,23 +50,30 @@ def test_export_says_what_it_did_and_writes_a_card(finished, capsys):
     for name in ("neurons", "parameters", "flops"):
         assert report[name] == summary[name] and report[f"{name}_dense"] == summary[f"{name}_dense"]
     assert summary["neurons"] < summary["neurons_dense"]
-    card = (folder / "README.md").read_text()
-    assert card.startswith("# mlp\n")
-    assert "Trained on digits for 40 steps, recipe plain, method demp, seed 0, torch" in card
+    text = (folder / "README.md").read_text()
+    assert text.startswith("# mlp\n")
+    assert "Trained on digits for 40 steps, recipe plain, method demp, seed 0, torch" in text
     accuracy = f"{summary['eval/top1']:.2%}"
-    assert f"| validation accuracy (pictures held out of the training split) | {accuracy} | | |" in card
-    assert f"| neurons | {summary['neurons']:,} | {summary['neurons_dense']:,} |" in card
-    assert 'artifact.load(".")' in card and "Input: pictures (1, 8, 8)" in card
+    assert f"| validation accuracy (pictures held out of the training split) | {accuracy} | | |" in text
+    assert f"| neurons | {summary['neurons']:,} | {summary['neurons_dense']:,} |" in text
+    assert 'artifact.load(".")' in text and "Input: pictures (1, 8, 8)" in text
     evaluated = artifact.evaluate(folder)
     assert (evaluated["split"], evaluated["neurons"]) == ("test", summary["neurons"])
 
 
-def test_the_card_of_a_test_and_of_a_model_without_a_run(finished, tmp_path, capsys):
+def test_the_card_says_of_which_split_the_accuracy_is(finished, tmp_path):
+    report = demp.export(finished, tmp_path / "out", to="state-dict")
+    subject = runs.subject_of(finished)
+    text = card(report, {**subject.summary, "split": "test", "eval/top1": 0.5}, subject.builder)
+    assert "| test accuracy | 50.00% | | |" in text and "validation" not in text
+
+
+def test_the_card_of_a_model_without_a_run(finished, tmp_path, capsys):
     shutil.copytree(finished / "model", tmp_path / "model")
     code, _, err = run(capsys, "export", str(tmp_path / "model"), "--to", "state-dict", "--out", str(tmp_path / "a"))
     assert (code, err) == (0, "")
-    card = (tmp_path / "a" / "README.md").read_text()
-    assert card.startswith("# mlp\n") and "accuracy" not in card and "Trained" not in card
+    text = (tmp_path / "a" / "README.md").read_text()
+    assert text.startswith("# mlp\n") and "accuracy" not in text and "Trained" not in text
 
 
 @pytest.mark.parametrize("to", ["torch-export", "state-dict"])

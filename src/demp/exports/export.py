@@ -13,6 +13,7 @@ from torch import nn
 
 from demp import artifact
 from demp.admission import refuse_wrapper
+from demp.compiled import original
 from demp.costs import Cost, cost
 from demp.errors import UsageError
 from demp.exports.agreement import BATCH_SIZES, proven
@@ -84,7 +85,7 @@ def _subject(
     if measure and build is None:
         raise UsageError("give build, the model's constructor: the times are measured beside its dense model")
     batch_of(as_inputs(example_inputs))
-    return Subject(model_or_run, example_inputs, build=build)
+    return Subject(original(model_or_run), example_inputs, build=build)
 
 
 def _refuse(model: nn.Module) -> None:
