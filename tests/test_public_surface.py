@@ -40,9 +40,9 @@ print([name for name in names if not callable(getattr(demp, name))])
 
 def test_the_catalogue():
     promised = {
-        "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "Limits",
-        "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost", "cut", "inspect",
-        "load", "methods", "recipes", "save", "schedules", "trace",
+        "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "ExportError",
+        "ExportReport", "Limits", "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost",
+        "cut", "export", "inspect", "load", "methods", "recipes", "save", "schedules", "trace",
     }  # fmt: skip
     assert promised <= set(demp.__all__)
     assert promised <= set(dir(demp))
@@ -76,6 +76,7 @@ def parameters(function: object) -> list[str]:
         ("save", ["model", "path"]),
         ("load", ["build", "path"]),
         ("NeuronMonitor", ["model"]),
+        ("export", ["model_or_run", "path", "*", "to", "example_inputs", "build", "measure"]),
     ],
 )
 def test_signatures(name: str, start: list[str]):
@@ -94,7 +95,7 @@ def test_the_pruner_takes_its_own_arguments_next_to_the_methods():
 
 
 def test_errors_are_of_one_family_and_of_the_kinds_that_python_users_catch():
-    for error in (demp.UsageError, demp.TraceError, demp.CutError, demp.ArtifactError):
+    for error in (demp.UsageError, demp.TraceError, demp.CutError, demp.ArtifactError, demp.ExportError):
         assert issubclass(error, demp.DempError)
     assert issubclass(demp.UsageError, ValueError)
     assert issubclass(demp.CutError, RuntimeError)
@@ -161,7 +162,7 @@ def test_a_loop_that_owns_the_whole_step():
 
 
 def test_refusals_have_a_name_a_reason_and_a_count():
-    graph = demp.trace(build(ResidualNet, act=torch.nn.Softplus), (examples(IMAGE),))
+    graph = demp.trace(build(ResidualNet, act=torch.nn.Softplus), (examples(IMAGE),), joins=False)
     assert all(isinstance(r.name, str) and r.reason and r.neurons > 0 for r in graph.refused)
     assert graph.layer("stem_act").coupled == ("act2",)
     with pytest.raises(demp.UsageError, match="no layer called 'stem_akt' in the graph; did you mean 'stem_act'"):

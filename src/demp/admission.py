@@ -5,17 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 
 
 def refuse_wrapper(model: nn.Module) -> None:
-    """The pruner works on the module itself."""
+    """The pruner works on the module itself, which it finds inside a compiled one."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    kind = type(model).__name__
-    if hasattr(model, "_orig_mod"):
-        raise UsageError("model is compiled; pass the module that you gave to torch.compile")
+    kind = type(original(model)).__name__
     if kind in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
         raise UsageError(f"model is wrapped in {kind}; pass the module inside (model.module)")
 

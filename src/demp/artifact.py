@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demp.activity.observe import quiet
+from demp.compiled import original
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
+from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.graph.rehearsal import tensors_in
-from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
+from demp.surgery.record import (
+    ATTRIBUTE,
+    describe_inputs,
+    make_inputs,
+    record_from_plain,
+    record_of,
+    record_to_plain,
+)
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 PROBE_SEED, PROBE_BATCH, PROBE_VALUES = 0, 4, 32
 PROBE_TOLERANCE = 1e-3
@@ -38,27 +47,35 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
     dense model is constructed.
     """
-    path = Path(path)
+    path, model = Path(path), original(model)
     with replacing(path) as folder:
-        tensors, aliases = first_names(model)
-        persistent = set(model.state_dict(keep_vars=True))
-        stored = unshared({n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent})
-        save_file(stored, folder / WEIGHTS)
-        architecture = {
-            "format": FORMAT,
-            "torch": torch.__version__,
-            "class": type(model).__name__,
-            "builder": builder,
-            "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
-            "aliases": {name: first for name, first in aliases.items() if first in stored},
-            "modules": module_sizes(model),
-            "record": record_to_json(record_of(model)),
-            "probe": probe_of(model, example_inputs),
-            "weights_sha256": sha256(folder / WEIGHTS),
-        }
-        architecture["sha256"] = content_hash(architecture)
-        (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
+        write(model, folder, example_inputs=example_inputs, builder=builder)
     return path
+
+
+def write(
+    model: nn.Module, folder: Path, *, example_inputs: Any, builder: Any, metadata: dict[str, str] | None = None
+) -> None:
+    """The two files of a saved model into an existing folder; ``metadata`` goes into the header of the weights."""
+    tensors, aliases = first_names(model)
+    persistent = set(model.state_dict(keep_vars=True))
+    stored = unshared({n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent})
+    save_file(stored, folder / WEIGHTS, metadata)
+    architecture = {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "class": type(model).__name__,
+        "builder": builder,
+        "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
+        "aliases": {name: first for name, first in aliases.items() if first in stored},
+        "modules": module_sizes(model),
+        "joins": joins_to_plain(model),
+        "record": record_to_plain(record_of(model)),
+        "probe": probe_of(model, example_inputs),
+        "weights_sha256": sha256(folder / WEIGHTS),
+    }
+    architecture["sha256"] = content_hash(architecture)
+    (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +101,9 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
     weights = read_weights(path, architecture)
     model = built(build, weights, architecture)
     if architecture["record"] is not None:
-        setattr(model, ATTRIBUTE, record_from_json(architecture["record"]))
+        setattr(model, ATTRIBUTE, record_from_plain(architecture["record"]))
+    for name, plans in joins_from_plain(architecture.get("joins", {})).items():
+        set_joins(model.get_submodule(name), plans)
     prove(model, architecture, path)
     return model.to(device) if device is not None else model
 
@@ -278,29 +297,10 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def record_to_json(record: Record | None) -> dict[str, Any] | None:
-    """A record as plain data."""
-    if record is None:
-        return None
-    plain = {k: v for k, v in vars(record).items() if k != "kept"}
-    return {**plain, "kept": {f"{name}|{axis}": keep.tolist() for (name, axis), keep in record.kept.items()}}
-
-
-def record_from_json(plain: dict[str, Any]) -> Record:
-    """A record from plain data."""
-    kept = {}
-    for key, indices in plain["kept"].items():
-        name, _, axis = key.rpartition("|")
-        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
-    shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
-    paper = tuple(plain.get("paper_by_operation", ()))
-    return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
-
-
-def refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path, own: Collection[str]) -> None:
     """A save takes the place of an earlier one, never of anything else."""
     if path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if p.name not in (WEIGHTS, ARCHITECTURE))
+        others = sorted(p.name for p in path.iterdir() if p.name not in own)
         if others:
             raise ArtifactError(
                 f"{path} holds other files ({', '.join(others[:3])}); give a folder of its own for the saved model"
@@ -310,9 +310,12 @@ def refuse_foreign(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure."""
-    refuse_foreign(path)
+def replacing(path: Path, own: Collection[str] = (WEIGHTS, ARCHITECTURE)) -> Iterator[Path]:
+    """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure.
+
+    ``own`` are the files that an earlier save may have left there.
+    """
+    refuse_foreign(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.parent / f".{path.name}.new-{os.getpid()}"
     old = path.parent / f".{path.name}.old-{os.getpid()}"

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
+from demp.activity.observe import Tally, observing, quiet
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import as_inputs
@@ -58,7 +59,7 @@ def probe(
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
     """One forward whose read points go to the tally."""
-    with ReadObserver(graph, named_tensors(model), lambda read, value: tally.add(read, value, read.axis)):
+    with observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
         return model(*args, **kwargs)
 
 
@@ -71,7 +72,7 @@ def alive(
     arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
     """
     judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
-    batches = list(batches)
+    model, batches = original(model), list(batches)
     if not batches:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     graph = graph or trace(model, batches[0])

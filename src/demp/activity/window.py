@@ -9,13 +9,15 @@ from torch.utils.hooks import RemovableHandle
 from demp.activity.criteria import Criterion
 from demp.activity.observe import Tally
 from demp.activity.probe import Verdict
+from demp.compiled import uncompiled
 from demp.graph import NeuronGraph, Read
 
 
 class Window:
     """Hooks on the modules that read neurons, for forwards in training mode; costs nothing while closed.
 
-    Layers that are read by bare parameters cannot be watched by hooks and count as alive (``unwatched``).
+    Layers that are read by bare parameters, or by residual sums alone, cannot be watched by hooks and count as alive
+    (``unwatched``).
     """
 
     def __init__(self, model: nn.Module, graph: NeuronGraph, criterion: Criterion) -> None:
@@ -29,7 +31,12 @@ class Window:
             if leaf == "weight" and reads_its_input(model.get_submodule(path)):
                 self._readers.setdefault(path, {})[read.use] = read
         watched = {(r.weight, r.use) for reads in self._readers.values() for r in reads.values()}
-        self.unwatched = tuple(layer.name for layer in graph.layers if not set(layer.reads) <= watched)
+        contracted = {(r.weight, r.use) for r in graph.reads if r.seat is None}
+        self.unwatched = tuple(
+            layer.name
+            for layer in graph.layers
+            if not set(layer.reads) & contracted <= watched or (layer.reads and not set(layer.reads) & contracted)
+        )
         self.batches = self.examples = 0
 
     @property
@@ -40,16 +47,16 @@ class Window:
     def open(self, gone: Tensor) -> None:
         """Start collecting."""
         self.close()
-        self._tally = Tally(self._graph, gone, self._criterion)
+        self._tally = Tally(self._graph, gone, self._criterion, sums=False)
         self.batches = self.examples = 0
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for path in self._readers:
             module = self._model.get_submodule(path)
-            self._handles.append(module.register_forward_pre_hook(self._hook(path), with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(uncompiled(self._hook(path)), with_kwargs=True))
 
     def verdict(self) -> Verdict:
         """Who was dead in every forward since ``open``."""
-        if self._tally is None or self.batches == 0:
+        if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
             return Verdict(dead, 0, 0)
         return Verdict(self._tally.verdict(), self.batches, self.examples)
@@ -82,8 +89,10 @@ class Window:
         self.examples += 0 if first is None else len(first)
 
     def _hook(self, path: str) -> Any:
+        own = self._model.get_submodule(path)
+
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not self._model.training:
+            if module is not own or not self._model.training:  # a deep copy of the model has this hook, too
                 return
             read = self._readers[path].get(min(self._uses[path], max(self._readers[path])))  # more uses than traced
             self._uses[path] += 1

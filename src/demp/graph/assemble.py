@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
-from demp.graph.neurons import Contraction, Layer, NeuronGraph, Read, Refusal, Slot
+from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
 from demp.graph.recording import Recording, Site
 
 
@@ -39,6 +39,23 @@ def assemble(
         )
         for r in recording.reads
     )
+    sums = tuple(
+        Join(j.module, j.number, j.operand, j.axis, class_of[j.stream.ids], class_of[j.branch.ids], j.source, j.target)
+        for j in recording.joins
+    )
+    reads += tuple(
+        Read(
+            f"{j.module}:sum",
+            j.number,
+            j.operand,
+            j.axis,
+            -1,
+            class_of[j.stream.ids],
+            positions_by_site(recording, j.stream),
+            (j.module, j.number),
+        )
+        for j in recording.joins
+    )
     reads = tuple(read for read in reads if read.layers)
     slots = tuple(
         Slot(name, dim, class_of[axis.ids])
@@ -53,6 +70,7 @@ def assemble(
         slots=slots,
         reads=reads,
         norms=tuple(recording.norms),
+        joins=sums,
         contractions=tuple(
             Contraction(c.weight.rpartition(".")[0] if c.weight else c.module, c.flops, of(c.reads), of(c.makes))
             for c in recording.contractions
@@ -67,8 +85,9 @@ def assemble(
 
 
 def forget_unread_steps(recording: Recording) -> None:
-    """Of an activation in several steps, the layer is the step that a contraction reads."""
-    marks = torch.cat([read.neurons.sites for read in recording.reads] or [torch.zeros(0)]).unique().tolist()
+    """Of an activation in several steps, the layer is the step that a contraction or a join reads."""
+    read_by = [read.neurons.sites for read in recording.reads] + [join.stream.sites for join in recording.joins]
+    marks = torch.cat(read_by or [torch.zeros(0)]).unique().tolist()
     seen = set().union(*(recording.elements.sites_of(int(mark)) for mark in marks))
     kept = [number for number, site in enumerate(recording.sites) if site.certain or number in seen]
     recording.elements.renumber_sites({old: new for new, old in enumerate(kept)})

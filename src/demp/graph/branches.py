@@ -1,7 +1,7 @@
 """What a forward hides: paths that it did not take, whose parameters may read neurons, and values that leave torch."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class Escapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def freeze_forks(tracer: "Tracer", parameters: Mapping[str, Tensor], ran: set[str]) -> None:
+def freeze_forks(tracer: "Tracer", parameters: Mapping[str, Tensor], ran: Container[str]) -> None:
     """Where a forward decides by values, neurons in sight of parameters that it did not touch stay."""
     if not tracer.frames.looked:
         return

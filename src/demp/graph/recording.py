@@ -42,6 +42,22 @@ class ContractionSeen:
     makes: Axis | None
 
 
+@dataclass(frozen=True)
+class JoinSeen:
+    """A residual sum of an activation and a branch: see ``demp.graph.Join``."""
+
+    module: str
+    number: int
+    operand: int
+    axis: int
+    stream: Axis
+    branch: Axis
+    source: Tensor
+    target: Tensor
+    planned: bool
+    """Carried out as planned by an earlier cut."""
+
+
 @dataclass
 class Recording:
     """Everything a tracer saw."""
@@ -54,3 +70,4 @@ class Recording:
     contractions: list[ContractionSeen] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    joins: list[JoinSeen] = field(default_factory=list)

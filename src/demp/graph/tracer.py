@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from demp.compiled import original
 from demp.errors import TraceError
 from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.activations import newest
@@ -21,6 +22,8 @@ from demp.graph.attributes import counted
 from demp.graph.branches import Escapes, Frames, frames_of, freeze_forks
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
+from demp.graph.join_rules import planned
+from demp.graph.joins import SumWatch, join
 from demp.graph.neurons import NeuronGraph, Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, tensors_in
@@ -39,6 +42,9 @@ class Tracer(TorchDispatchMode):
         self.modules: list[str] = []
         self.frames = Frames()
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.sum_at: tuple[str, int, Any] | None = None
+        """The sum of the user's code that runs now: module, number, function."""
+        self._paused = False
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -49,6 +55,8 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then label what came out."""
         kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
             self._before = tuple(args[0].shape)
         out = func(*args, **kwargs)
@@ -69,6 +77,24 @@ class Tracer(TorchDispatchMode):
                 self._labels[tensor] = labels or self.bare(tensor, constant)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
+        return out
+
+    def on_sum(self, seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor:
+        """A sum in the user's code: remember which while its operation runs; one planned by a cut is one step."""
+        if func is not join:
+            self.sum_at = (*seat, func)
+            try:
+                return func(*args)
+            finally:
+                self.sum_at = None
+        labels = planned(self, seat, args[:2], args[2])
+        self._paused = True
+        try:
+            out = join(*args)
+        finally:
+            self._paused = False
+        self._labels[out] = labels
+        self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -191,8 +217,11 @@ class Tracer(TorchDispatchMode):
         self.recording.attributes[weight.rpartition(".")[0], name] = ids
 
 
-def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
+def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
+
+    With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
+    two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
 
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
     model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
@@ -200,13 +229,13 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     Raises:
         TraceError: the model does not run on the example inputs.
     """
-    inputs = as_inputs(example_inputs)
+    model, inputs = original(model), as_inputs(example_inputs)
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
         try:
             with torch.inference_mode(False):
-                return trace_with(model, tensors, aliases, inputs, vehicle)
+                return trace_with(model, tensors, aliases, inputs, vehicle, joins)
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
@@ -219,20 +248,21 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
 
 
 def trace_with(
-    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str, joins: bool
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
-    ran: set[str] = set()
+    ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
         weight = f"{path}.{leaf}".lstrip(".")
         if attribute and weight in tensors and tensors[weight].shape[axis] == getattr(module, attribute):
             tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
-    escapes = Escapes(tracer) if vehicle == "eager" else nullcontext()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer), escapes:
-        out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
+    watch = SumWatch(tracer.modules, tracer.on_sum)
+    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
+        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch, *escapes))
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
@@ -240,13 +270,36 @@ def trace_with(
                     tracer.elements.freeze(axis.ids, reason)
     freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    graph = assemble(tracer.recording, shapes, aliases, vehicle)
-    graph = refuse_hard_coded(
-        graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
-    )
+    patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
+    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched
+    owners = apart if joins else set()
+
+    def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
+        couple(tracer.recording, owners)
+        whole = assemble(tracer.recording, shapes, aliases, vehicle)
+        graph = refuse_hard_coded(
+            whole, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
+        )
+        return graph, graph is whole
+
+    graph, clean = rehearsed(owners)
+    if not clean and any(not seen.planned for seen in tracer.recording.joins):
+        coupled, _ = rehearsed(set())
+        graph = max(graph, coupled, key=NeuronGraph.removable)
     if all(name in ran for name, module in model.named_modules() if module._parameters):
         return graph
     return refuse_training_only(graph, model, substitutes, inputs, vehicle)
+
+
+def couple(recording: Recording, owners: set[str]) -> None:
+    """Sums of modules other than ``owners`` bind their two sides; those that a cut has planned stay as they are."""
+    apart = []
+    for seen in recording.joins:
+        if seen.planned or seen.module in owners:
+            apart.append(seen)
+        else:
+            recording.elements.union(seen.stream.ids, seen.branch.ids)
+    recording.joins[:] = apart
 
 
 def refuse_training_only(

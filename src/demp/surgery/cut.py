@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
@@ -41,10 +42,15 @@ def cut(
     silenced, and the report's ``drift`` says what was lost; ``fold=True`` moves their means into what their readers
     add, where that lowers the drift.
 
+    ``verify=False`` frees the memory of each tensor at once: it proves nothing and cannot be taken back. All that can
+    be refused is refused before the first tensor is touched; only running out of memory can then leave a model half
+    cut.
+
     Raises:
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.
     """
+    model = original(model)
     refuse_open_autocast()
     refuse_pending_gradients(model)
     refuse_pending_backward(model)

@@ -1,27 +1,27 @@
 """Shrink tensors in place, and remember how to undo it."""
 
-from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from demp.errors import CutError
 from demp.graph import NeuronGraph
+from demp.graph.joins import JoinPlan, joins_of, set_joins
+from demp.graph.order import is_whole, moved, places
 
 Keeps = dict[str, dict[int, Tensor]]
 """Tensor name -> axis -> present indices that stay."""
 
 
 def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
-    """What stays of every tensor that shrinks, as indices into its present axes."""
+    """What stays of every tensor that shrinks or is put in another order, as indices into its present axes."""
     keeps: Keeps = {}
+    old, new = places(graph, before), places(graph, after)
     for slot in graph.slots:
-        present = slot.classes[~before[slot.classes]]
-        keep = (~after[present]).nonzero().flatten()
-        if len(keep) < len(present):
+        keep = moved(slot.classes, old, new)
+        if not is_whole(keep, int((old[slot.classes] >= 0).sum())):
             keeps.setdefault(slot.tensor, {})[slot.axis] = keep
     return keeps
 
@@ -54,12 +54,11 @@ class Ledger:
             self._undo.append(partial(restore, tensor, old, grad))
         restore(tensor, small, small_grad)
 
-    def replace(self, state: MutableMapping[str, Any], key: str, keep: Mapping[int, Tensor]) -> None:
-        """Shrink an entry of an optimizer's state."""
-        old = state[key]
+    def entry(self, place: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+        """Set an entry of an optimizer's state."""
         if self._keep_undo:
-            self._undo.append(partial(state.__setitem__, key, old))
-        state[key] = narrowed(old, keep)
+            self._undo.append(partial(place.__setitem__, key, place[key]))
+        place[key] = value
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Set a module attribute."""
@@ -68,6 +67,12 @@ class Ledger:
             if self._keep_undo:
                 self._undo.append(partial(setattr, module, name, old))
             setattr(module, name, value)
+
+    def joins(self, module: nn.Module, plans: Mapping[int, JoinPlan]) -> None:
+        """Plan the residual sums of a module."""
+        if self._keep_undo:
+            self._undo.append(partial(set_joins, module, joins_of(module)))
+        set_joins(module, plans)
 
     @torch.no_grad()
     def add(self, tensor: Tensor, values: Tensor) -> None:
@@ -97,47 +102,6 @@ def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     tensor.grad = None
     tensor.set_(value)  # type: ignore[arg-type]
     tensor.grad = grad
-
-
-@dataclass(frozen=True)
-class StateEntry:
-    """One tensor of an optimizer's state that has the parameter's shape."""
-
-    state: MutableMapping[str, Any]
-    key: str
-    parameter: str
-
-
-def shaped_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Iterable[str]
-) -> list[StateEntry]:
-    """State entries that shrink with their parameter.
-
-    Raises:
-        CutError: an entry is neither a scalar nor shaped like its parameter.
-    """
-    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
-        raise CutError(
-            "LBFGS keeps one flat history over all parameters, and demp does not know how to cut it; use an optimizer "
-            "with parameter-shaped state (SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
-        )
-    found = []
-    for name in names:
-        parameter = tensors[name]
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                found.append(StateEntry(state, key, name))
-            elif isinstance(value, Tensor) and value.numel() <= 1:
-                continue
-            elif value is not None and not isinstance(value, (bool, int, float, str)):
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise CutError(
-                    f"{type(optimizer).__name__} keeps state {key!r} ({shape}) for {name} {tuple(parameter.shape)}, "
-                    "and demp does not know how to cut it; use an optimizer with parameter-shaped state "
-                    "(SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
-                )
-    return found
 
 
 SIZE_ATTRIBUTES = {

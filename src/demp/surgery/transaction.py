@@ -8,14 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp.compiled import forget as forget_compiled_code
+from demp.compiled import original
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
+from demp.graph.order import places, plan_joins
 from demp.surgery.fold import Shift, apply, constants
+from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
-from demp.surgery.report import CutReport, layer_cuts
-from demp.surgery.shrink import Keeps, Ledger, StateEntry, keeps_of, resize_attributes, shaped_state
+from demp.surgery.report import CutReport, depths, layer_cuts
+from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
+from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.verify import (
     difference,
     live_layers,
@@ -70,6 +75,7 @@ def execute(
         hash=plan.hash,
         judged=judged or {},
         notes=outcome.notes,
+        depths=depths(graph, plan.after, {name for name, _ in model.named_parameters()}),
     )
 
 
@@ -106,30 +112,40 @@ def operate(
     """Check everything, shrink, prove; whatever goes wrong is rolled back."""
     tensors, _ = first_names(model)
     keeps = keeps_of(graph, plan.before, plan.after)
-    entries = [e for optimizer in optimizers for e in shaped_state(optimizer, tensors, keeps)]
+    entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
+    said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
     copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
+    for each in (tensors, *copies):
+        refuse_unshrinkable(each, keeps)
     modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     reference = refer(model, graph, plan, terms)
-    old_record = record_of(model)
+    old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
         shrink_all(keeps, [tensors, *copies], entries, ledger)
+        plans = plan_joins(graph, places(graph, plan.after))
         for module in modules:
             resize_attributes(module, graph, keeps, plan.after, ledger)
+            for path, sums in plans.items():
+                ledger.joins(module.get_submodule(path), sums)
         torch.clear_autocast_cache()
+        forget_compiled_code()
         seconds = time.perf_counter() - start
         remember(model, graph, plan.after, terms.example_inputs, base)
+        for module in modules:  # a copy can be saved too
+            forget(module, record_of(model))
         if reference is None:
-            return Outcome(seconds)
+            return Outcome(seconds, notes=said)
         gap, drift = prove(model, reference, terms)
         notes: tuple[str, ...] = ()
         if reference.shifts:
             drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger)
-        return Outcome(seconds, gap, drift, notes)
+        return Outcome(seconds, gap, drift, said + notes)
     except BaseException as error:
         ledger.roll_back()
-        forget(model, old_record)
+        for module, record in old_records:
+            forget(module, record)
         if isinstance(error, Disagreement):
             raise CutError(explain(model, graph, plan, terms.example_inputs, error)) from None
         raise
@@ -164,7 +180,7 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
         states.setdefault(entry.parameter, []).append(entry)
     for name, keep in keeps.items():
         for entry in states.get(name, []):
-            ledger.replace(entry.state, entry.key, keep)
+            ledger.entry(entry.place, entry.key, entry.shrink(entry.place[entry.key]))
         own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
         for tensor in own.values():
             ledger.shrink(tensor, keep)
@@ -234,8 +250,8 @@ def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone
 
 
 def inner(module: nn.Module) -> nn.Module:
-    """The model inside an averaged copy."""
-    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
+    """The model inside an averaged or compiled copy."""
+    return original(module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else original(module))
 
 
 def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterable[str]) -> dict[str, Tensor]:

@@ -166,10 +166,11 @@ class Run:
             total += loss.detach()
         self.losses.add(self.step, total)
 
-    def evaluate(self) -> dict[str, float]:
-        """Accuracy and loss on the whole test set."""
+    def evaluate(self) -> dict[str, Any]:
+        """Accuracy and loss on the whole test set, and which split that is."""
         batches = self.data.test.batches(self.config.eval_batch_size)
-        return evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast)
+        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast)
+        return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:
         """Raise unless every weight is a number: such a state is worth no checkpoint."""
