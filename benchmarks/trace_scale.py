@@ -33,6 +33,7 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Root mean square over the last axis."""
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
@@ -47,6 +48,7 @@ class Block(nn.Module):
         self.down = nn.Linear(HIDDEN, WIDTH, bias=False)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        """One layer."""
         h = self.norm1(x)
         q, k, v = (p(h).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
         x = x + self.o(F.scaled_dot_product_attention(turned(q, turn), turned(k, turn), v).transpose(1, 2).flatten(2))
@@ -70,6 +72,7 @@ class Llama(nn.Module):
         self.head = nn.Linear(WIDTH, WORDS, bias=False)
 
     def forward(self, words: Tensor) -> Tensor:
+        """Logits of the next words."""
         x = self.table(words)
         angle = torch.outer(
             torch.arange(words.shape[1], device=x.device, dtype=x.dtype),

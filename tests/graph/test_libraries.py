@@ -24,7 +24,7 @@ TORCHVISION = {
     "shufflenet_v2_x0_5": (64, 2944, 1912, {}),
     "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),
-    "regnet_y_400mf": (64, 9488, 5240, {}),
+    "regnet_y_400mf": (64, 6306, 6306, {}),
     "vgg11_bn": (64, 10944, 10944, {}),
     "vit_b_32": (64, 36864, 36864, {"image_size": 64}),
     "inception_v3": (96, 17216, 17216, {"init_weights": False}),

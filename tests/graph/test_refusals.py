@@ -195,8 +195,8 @@ CASES = {
         (Forward(lambda s, x: s.head(F.relu(s.fc(x))), fc=nn.Linear(6, 8), head=weight_norm(nn.Linear(8, 2))), VECTOR),
         "computed in the forward",
     ),
-    "numpy": (on_vector(lambda s, h: torch.from_numpy(h.detach().numpy() ** 2)), "no contraction reads this layer"),
-    "custom function": (on_vector(lambda s, h: Doubled.apply(h)), "no contraction reads this layer"),
+    "numpy": (on_vector(lambda s, h: torch.from_numpy(h.detach().numpy() ** 2)), "values leave torch by numpy"),
+    "custom function": (on_vector(lambda s, h: Doubled.apply(h)), "values leave torch by numpy"),
     "no reader": (
         (
             Forward(

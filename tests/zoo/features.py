@@ -173,7 +173,12 @@ FEATURES: dict[str, Feature] = {
     "complex parameters beside real neurons": Feature(complex_layers, {"relu": 8}),
     "neurons that become complex": Feature(complex_neurons, {"relu": 0}, "_fft"),
     "custom autograd function": Feature(hidden(lambda s, h: Twice.apply(F.relu(h))), ONE),
-    "custom autograd function in numpy": Feature(hidden(lambda s, h: Outside.apply(F.relu(h))), {"relu": 0}, ""),
+    "custom autograd function in numpy": Feature(
+        hidden(lambda s, h: Outside.apply(F.relu(h))), {"relu": 0}, "leave torch"
+    ),
+    "values that leave torch": Feature(
+        hidden(lambda s, h: (h := F.relu(h)) * float(h.detach().numpy().mean())), {"relu": 0}, "leave torch by numpy"
+    ),
     "checkpointed": Feature(
         hidden(lambda s, h: checkpoint(lambda y: F.relu(s.b(y)), F.relu(h), use_reentrant=False), b=linear(8, 8)),
         {"relu": 8, "relu#2": 8},

@@ -1,4 +1,4 @@
-"""Paths that a forward did not take: parameters that wait there may read what flows past the fork."""
+"""What a forward hides: paths that it did not take, whose parameters may read neurons, and values that leave torch."""
 
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from demp.graph.elements import Labels
@@ -13,6 +14,7 @@ from demp.graph.elements import Labels
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
+EXITS = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr})
 LOOKS = frozenset({"_local_scalar_dense", "equal", "nonzero"})
 """ATen operations by which a forward looks at values, to decide by them."""
 
@@ -56,6 +58,20 @@ def frames_of(model: nn.Module, tracer: "Tracer") -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Escapes(TorchFunctionMode):
+    """Neurons whose values leave torch (``numpy``, ``tolist``) stay: what is done with them is not seen."""
+
+    def __init__(self, tracer: "Tracer") -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Freeze, then go on."""
+        if func in EXITS and args and isinstance(args[0], Tensor):
+            self._tracer.freeze_tensor(args[0], f"values leave torch by {func.__name__}")
+        return func(*args, **(kwargs or {}))
 
 
 def freeze_forks(tracer: "Tracer", parameters: Mapping[str, Tensor], ran: Container[str]) -> None:

@@ -19,7 +19,7 @@ from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401
 from demp.graph.activations import newest
 from demp.graph.assemble import assemble
 from demp.graph.attributes import counted
-from demp.graph.branches import Frames, frames_of, freeze_forks
+from demp.graph.branches import Escapes, Frames, frames_of, freeze_forks
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
 from demp.graph.join_rules import planned
@@ -257,11 +257,12 @@ def trace_with(
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
         weight = f"{path}.{leaf}".lstrip(".")
-        if attribute and weight in tensors:
+        if attribute and weight in tensors and tensors[weight].shape[axis] == getattr(module, attribute):
             tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
     watch = SumWatch(tracer.modules, tracer.on_sum)
+    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
-        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch))
+        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch, *escapes))
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
