@@ -10,7 +10,7 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "schedules", "penalties", "noise"),
+    ("errors", "schedules", "penalties", "noise", "ranks", "wrappers"),
     ("graph",),
     ("activity",),
     ("surgery",),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import penalties
-from demp.activity import Verdict
+from demp import penalties, ranks, wrappers
+from demp.activity import Verdict, agreed
 from demp.activity.judge import Batches, Judge
-from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_wrapper
+from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
@@ -37,6 +37,9 @@ class Pruner:
     ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
     then be a list. ``batches`` are training examples without augmentation to judge death on: a list of batches, or a
     callable that takes a seed and returns batches; without them the training forwards before each check are watched.
+
+    ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
+    arguments but its own ``batches``; a neuron goes only if it is dead on all of them.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Pruner:
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
+        self._given, model = model, wrappers.inside(model)
         refuse_wrapper(model)
         if attach and len(as_optimizers(optimizer)) > 1:
             raise UsageError(
@@ -94,6 +98,9 @@ class Pruner:
         self._judged_at = -1
         self._postponed = self._finished = False
         self._handles: list[Any] = []
+        self._look_around()
+        wrappers.refuse_unfit(self._wrappers)
+        refuse_other_pruner(self, self._group)
         self._look_ahead()
         if attach:
             self._attach()
@@ -153,26 +160,32 @@ class Pruner:
     # Checks ------------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
-        """Who is dead now, on examples of training data."""
+        """Who is dead now, on examples of training data. Among several ranks all must ask."""
         if self._verdict is None or self._judged_at != self.step:
             self._judged_at = self.step
-            self._verdict = self._judge.verdict(self.gone, self.step)
+            with ranks.together(self._group):
+                mine = self._judge.verdict(self.gone, self.step)
+            self._verdict = agreed(mine, self._group)
         return self._verdict
 
     def _check(self, *, final: bool = False) -> CutReport | None:
         """One check and cut."""
-        refuse_open_autocast()
-        if pending_backward(self.model.parameters()):
+        self._look_around()
+        with ranks.together(self._group):
+            refuse_open_autocast()
+            wrappers.refuse_unfit(self._wrappers)
+        if ranks.any_of(pending_backward(self.model.parameters()), self._group):
             if final:
                 raise CutError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
                 )
-            if not self._postponed:
+            if not self._postponed and ranks.speaks(self._group):
                 logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
             self._postponed = True
             return None
         self._postponed = False
         self._verdict = None
+        wrappers.share_buffers(self._wrappers)
         dead = self.method.select(self.step, self)
         verdict = self._verdict or Verdict(dead, 0, 0)
         self._live.checked(verdict.dead)
@@ -190,6 +203,8 @@ class Pruner:
             base=self._base,
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},
+            wrappers=self._wrappers,
+            group=self._group,
         )
         if self._verdict is not None and verdict.batches == 0:
             note = "no training forward was watched before this check, so nobody was judged dead; pass batches=..."
@@ -197,9 +212,14 @@ class Pruner:
         self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
-        if report.happened:
+        if report.happened and ranks.speaks(self._group):
             logger.info("%s", report)
         return report
+
+    def _look_around(self) -> None:
+        """The wrappers around the model, and the ranks that train it: both may come after the pruner."""
+        self._wrappers = wrappers.around(self._given)
+        self._group = wrappers.group_of(self._wrappers)
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
@@ -281,6 +301,7 @@ class Pruner:
                 raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
         if len(state["gone"]) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
+        self._look_around()
         gone = state["gone"].bool().cpu()
         plan = Plan(self.gone, gone, {})
         execute(
@@ -292,6 +313,8 @@ class Pruner:
             holders=self._holders,
             verify=False,
             base=self._base,
+            wrappers=self._wrappers,
+            group=self._group,
         )
         self.flops = self.graph.flops(gone)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from demp import ranks
 from demp.activity.criteria import Criterion
 from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import UsageError
@@ -54,6 +55,12 @@ def probe(
     if count == 0:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     return Verdict(tally.verdict(), count, examples)
+
+
+def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
+    """The verdict of all ranks: dead on each of them, on all of their examples."""
+    counts = ranks.gathered((mine.batches, mine.examples), group)
+    return Verdict(ranks.common(mine.dead, group), sum(b for b, _ in counts), sum(e for _, e in counts))
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
