@@ -47,9 +47,23 @@ def gathered(value: Any, group: Group) -> list[Any]:
     return values
 
 
+def total(values: Sequence[float], group: Group) -> list[float]:
+    """The sum over ranks of each number."""
+    return list(values) if group is None else [sum(column) for column in zip(*gathered(values, group), strict=True)]
+
+
 def any_of(flag: bool, group: Group) -> bool:
     """Is it so on any rank?"""
     return any(gathered(flag, group))
+
+
+def largest(number: int, group: Group) -> int:
+    """The largest over ranks: small enough for every step."""
+    if group is None:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    return int(largest)
 
 
 def highest(values: Sequence[float | None], group: Group) -> list[float | None]:

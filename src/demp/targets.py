@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from demp import ranks
 from demp.graph import NeuronGraph
 from demp.noise import Target
 
@@ -39,10 +40,12 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     chosen = [parameters[n] for n in dict.fromkeys(names) if n in parameters and parameters[n].requires_grad]
     if chosen:
         return chosen
-    logger.warning(
-        "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them instead",
-        type(model).__name__,
-    )
+    if ranks.speaks(ranks.everyone()):
+        logger.warning(
+            "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
+            "instead",
+            type(model).__name__,
+        )
     producers = dict.fromkeys(
         tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
     )

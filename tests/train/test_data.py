@@ -115,6 +115,17 @@ def test_resuming_at_any_step_sees_the_same_batches(folder, memory_mb, crop):
     assert not equal_batches(straight, data(config, seed=1).train_batches(0, 9))
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+def test_processes_that_share_a_streaming_set_see_what_one_sees(folder, crop, mixup):
+    augment = AugmentConfig(crop=crop, padding=2, flip=True, mixup_alpha=mixup)
+    config = DataConfig(name=str(folder), memory_mb=0, workers=0, image_size=6, augment=augment)
+    whole = list(data(config).train_batches(0, 4))
+    for rank in range(2):
+        share = list(data(config, share=(rank, 2)).train_batches(0, 4))
+        assert equal_batches([(x[rank::2], y[rank::2]) for x, y in whole], share)
+
+
 def test_worker_processes_change_nothing(folder):
     augment = AugmentConfig(crop="resized", flip=True)
     config = DataConfig(name=str(folder), memory_mb=0, image_size=4, augment=augment)
