@@ -43,8 +43,8 @@ def folder(tmp_path):
     return path
 
 
-def data(config, batch_size=4, seed=0):
-    return Data(config, batch_size=batch_size, seed=seed, device="cpu")
+def data(config, batch_size=4, seed=0, **options):
+    return Data(config, batch_size=batch_size, seed=seed, device="cpu", **options)
 
 
 def test_digits_are_split_by_class_and_never_change():
