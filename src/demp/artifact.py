@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from demp import ranks, shards, wrappers
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
 from demp.graph.forward import first_names
@@ -35,9 +36,17 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
 
     The architecture holds the shape of every tensor, the kept indices in dense numbering, the inputs that prove the
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
-    dense model is constructed.
+    dense model is constructed. A sharded model is saved by its first rank, and every rank must call this.
     """
-    path = Path(path)
+    model = wrappers.inside(model)
+    with shards.whole(model):
+        if not shards.parts(model) or ranks.speaks(shards.group_of(model)):
+            write(model, Path(path), example_inputs, builder)
+    return Path(path)
+
+
+def write(model: nn.Module, path: Path, example_inputs: Any, builder: Any) -> None:
+    """The two files of a model."""
     with replacing(path) as folder:
         tensors, aliases = first_names(model)
         persistent = set(model.state_dict(keep_vars=True))
@@ -46,7 +55,7 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
         architecture = {
             "format": FORMAT,
             "torch": torch.__version__,
-            "class": type(model).__name__,
+            "class": shards.kind_of(model).__name__,
             "builder": builder,
             "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
             "aliases": {name: first for name, first in aliases.items() if first in stored},
@@ -57,7 +66,6 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
         }
         architecture["sha256"] = content_hash(architecture)
         (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
-    return path
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

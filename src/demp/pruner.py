@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import penalties, ranks, wrappers
+from demp import penalties, ranks, shards, wrappers
 from demp.activity import Verdict, agreed
 from demp.activity.judge import Batches, Judge
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
@@ -60,6 +60,9 @@ class Pruner:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
         self._given, model = model, wrappers.inside(model)
         refuse_wrapper(model)
+        shards.refuse_unfit(model)
+        shards.rehearse(model)
+        shards.reshard(model)
         if attach and len(as_optimizers(optimizer)) > 1:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
@@ -79,6 +82,8 @@ class Pruner:
         self._base = record_of(model)
         self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
+        if wants.penalty_in == "loss" and shards.parts(model):
+            raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
         self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
@@ -163,7 +168,7 @@ class Pruner:
         """Who is dead now, on examples of training data. Among several ranks all must ask."""
         if self._verdict is None or self._judged_at != self.step:
             self._judged_at = self.step
-            with ranks.together(self._group):
+            with shards.whole(self.model), ranks.together(self._group):
                 mine = self._judge.verdict(self.gone, self.step)
             self._verdict = agreed(mine, self._group)
         return self._verdict
@@ -174,7 +179,8 @@ class Pruner:
         with ranks.together(self._group):
             refuse_open_autocast()
             wrappers.refuse_unfit(self._wrappers)
-        if ranks.any_of(pending_backward(self.model.parameters()), self._group):
+            waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
+        if ranks.any_of(waits, self._group):
             if final:
                 raise CutError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
@@ -219,7 +225,8 @@ class Pruner:
     def _look_around(self) -> None:
         """The wrappers around the model, and the ranks that train it: both may come after the pruner."""
         self._wrappers = wrappers.around(self._given)
-        self._group = wrappers.group_of(self._wrappers)
+        sharded = bool(shards.parts(self.model))
+        self._group = shards.group_of(self.model) if sharded else wrappers.group_of(self._wrappers)
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from demp import ranks
+from demp import ranks, shards
 from demp.graph import NeuronGraph
 from demp.noise import Target
 
@@ -44,7 +44,7 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
         logger.warning(
             "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
             "instead",
-            type(model).__name__,
+            shards.kind_of(model).__name__,
         )
     producers = dict.fromkeys(
         tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
@@ -97,9 +97,9 @@ class LiveNeurons:
                 if parameter.grad is not None:
                     self._live[id(parameter)] = parameter.grad != 0
         elif self._mask == "neuron-gradient":
-            for unit in self._units:
-                if id(unit.witness) not in self._live and unit.witness.grad is not None:
-                    self._live[id(unit.witness)] = live_along(unit.witness.grad, unit.witness_axis)
+            seen = {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
+            looked = {key: (grad, axis) for key, (grad, axis) in seen.items() if grad is not None}
+            self._live = dict(zip(looked, shards.set_along(list(looked.values())), strict=True))
 
     def checked(self, dead: dict[str, Tensor]) -> None:
         """Take the verdict of a check, for the mask ``last-check``."""
@@ -145,13 +145,6 @@ class LiveNeurons:
         shape = [1] * unit.parameter.dim()
         shape[unit.axis] = -1
         return live.view(shape), False
-
-
-def live_along(gradient: Tensor, axis: int) -> Tensor:
-    """Per index of one axis: is any gradient entry different from zero?"""
-    if gradient.dim() == 1:
-        return gradient != 0
-    return (gradient != 0).movedim(axis, 0).flatten(1).any(1)
 
 
 def witnesses(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[str, str]:

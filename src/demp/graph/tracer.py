@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from demp import shards
 from demp.errors import TraceError
 from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.assemble import assemble
@@ -188,7 +189,12 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     Raises:
         TraceError: the model does not run on the example inputs.
     """
-    inputs = as_inputs(example_inputs)
+    with shards.whole(model):
+        return traced(model, as_inputs(example_inputs))
+
+
+def traced(model: nn.Module, inputs: Inputs) -> NeuronGraph:
+    """By the first vehicle that works."""
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks, wrappers
+from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
@@ -51,6 +51,10 @@ def cut(
     """
     around = wrappers.around(model)
     group, model = wrappers.group_of(around), wrappers.inside(model)
+    if shards.parts(model):
+        shards.refuse_unfit(model)
+        shards.reshard(model)
+        group = shards.group_of(model)
     with ranks.together(group):
         refuse_open_autocast()
         refuse_pending_gradients(model)

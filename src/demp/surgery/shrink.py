@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 
@@ -27,7 +28,9 @@ def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
 
 
 def narrowed(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """A copy with only the kept indices, in the memory format of the original."""
+    """A copy with only the kept indices, in the memory format of the original, and on its mesh if it is sharded."""
+    if shards.is_sharded(tensor):
+        return shards.spread(narrowed(shards.whole_of(tensor), keep), tensor)
     out = tensor
     for axis, indices in keep.items():
         out = out.index_select(axis, indices.to(tensor.device))
@@ -73,7 +76,12 @@ class Ledger:
     def add(self, tensor: Tensor, values: Tensor) -> None:
         """Add to a tensor in place."""
         self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
-        tensor.add_(values.to(tensor.dtype))
+        tensor.add_(shards.spread(values.to(tensor.dtype), tensor))
+
+    def renew(self, model: nn.Module) -> None:
+        """Let ``fully_shard`` know the new shapes."""
+        for part, before in shards.renew(model):
+            self._undo.append(partial(shards.revert, part, before))
 
     def mark(self) -> int:
         """Number of changes so far, for ``roll_back``."""
@@ -95,7 +103,10 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     """Give a tensor object other contents and another gradient."""
     tensor.grad = None
-    tensor.set_(value)  # type: ignore[arg-type]
+    if shards.is_sharded(tensor):
+        shards.put(tensor, value)
+    else:
+        tensor.set_(value)  # type: ignore[arg-type]
     tensor.grad = grad
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks
+from demp import ranks, shards
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
@@ -122,6 +122,7 @@ def operate(
         entries = [e for optimizer in optimizers for e in shaped_state(optimizer, tensors, keeps)]
         copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
         modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
+    with shards.whole(model), ranks.together(group):
         reference = refer(model, graph, plan, terms)
     old_record = record_of(model)
     ledger = Ledger(keep_undo=terms.verify)
@@ -129,11 +130,13 @@ def operate(
     try:
         with ranks.together(group):
             shrink_all(keeps, [tensors, *copies], entries, ledger)
+            ledger.renew(model)
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
             torch.clear_autocast_cache()
             seconds = time.perf_counter() - start
             remember(model, graph, plan.after, terms.example_inputs, base)
+        with shards.whole(model), ranks.together(group):
             found = None if reference is None else prove(model, reference, terms)
         if reference is None or found is None:
             return Outcome(seconds)
