@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp import wrappers
 from demp.graph import NeuronGraph, trace
 from demp.graph.neurons import numel
 from demp.graph.rehearsal import coupled_groups
@@ -102,6 +103,7 @@ def human(number: float) -> str:
 
 def inspect(model: nn.Module, example_inputs: Any) -> Inspection:
     """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs."""
+    model = wrappers.inside(model)
     graph = trace(model, example_inputs)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}

@@ -237,17 +237,23 @@ class Pruner:
 
     def _attach(self) -> None:
         optimizer = self.optimizers[0]
+        counts = True
 
         def before(opt: Any, args: Any, kwargs: Any) -> None:
+            nonlocal counts
             positional = args[1:] if args and args[0] is opt else args
             if any(a is not None for a in positional) or kwargs.get("closure") is not None:
                 raise UsageError(
                     "optimizer.step(closure) computes gradients inside the step, where no penalty can be added; "
                     "use attach=False and add pruner.penalty_loss() to the loss in the closure"
                 )
-            self.before_step()
+            counts = not creates_state(opt, self._group)
+            if counts:
+                self.before_step()
 
         def after(opt: Any, args: Any, kwargs: Any) -> None:
+            if not counts:
+                return
             if overflowed(opt):
                 self.skip_step()
             else:
@@ -356,6 +362,14 @@ def overflowed(optimizer: Any) -> bool:
     """Did a fused optimizer skip its step because a GradScaler found an infinity?"""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
+
+
+def creates_state(optimizer: torch.optim.Optimizer, group: ranks.Group) -> bool:
+    """Is this the step that torch's distributed checkpoints take to create state: the first, rate 0, no gradient?"""
+    if optimizer.state or any(float(group["lr"]) != 0 for group in optimizer.param_groups):
+        return False
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return not ranks.any_of(any(bool(shards.local(g).count_nonzero()) for g in gradients), group)
 
 
 def DemP(

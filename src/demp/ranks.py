@@ -57,15 +57,6 @@ def any_of(flag: bool, group: Group) -> bool:
     return any(gathered(flag, group))
 
 
-def largest(number: int, group: Group) -> int:
-    """The largest over ranks: small enough for every step."""
-    if group is None:
-        return number
-    largest = torch.tensor(number)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
-    return int(largest)
-
-
 def highest(values: Sequence[float | None], group: Group) -> list[float | None]:
     """The largest over ranks of each number; None where no rank has one."""
     return [

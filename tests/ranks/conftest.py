@@ -3,7 +3,7 @@ import pytest
 from fleet import Fleet
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fleet(tmp_path_factory):
     """Two ranks."""
     ranks = Fleet(tmp_path_factory.mktemp("fleet"))

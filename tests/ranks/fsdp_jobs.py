@@ -193,6 +193,20 @@ def unfit() -> list[tuple[str, str]]:
     return found
 
 
+def flags() -> list[bool]:
+    """Where sharded tensors are set, along either axis."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    torch.manual_seed(1)
+    wholes = [(torch.rand(5, 3) > 0.7).double(), (torch.rand(5, 3) > 0.7).double(), (torch.rand(3) > 0.5).double()]
+    axes = [0, 1, 0]
+    wanted = shards.set_along(list(zip(wholes, axes, strict=True)))
+    pieces: list[Any] = [distribute_tensor(t, mesh, [Shard(0)], src_data_rank=None) for t in wholes]
+    found = shards.set_along([*zip(pieces, axes, strict=True), (wholes[0], 1)])
+    return [torch.equal(a, b) for a, b in zip(found, [*wanted, (wholes[0] != 0).any(0)], strict=True)]
+
+
 def loss_penalty() -> tuple[str, str]:
     model, optimizer = ready()
     return refused(lambda: pruner_of(model, optimizer, penalty_in="loss"))

@@ -250,6 +250,23 @@ def inside_a_larger_module() -> dict[str, Any]:
     return {"removed": [r.removed for r in pruner.history], "parameters": [p.detach() for p in model.parameters()]}
 
 
+def read_through_the_wrapper() -> list[bool]:
+    """What demp says about a wrapped model is what it says about the model."""
+    model, wrapped, _ = ready()
+    kill_linear(model.fc1, [3])
+    x = batch(0)[0]
+    said = [
+        (
+            [(layer.name, layer.reads) for layer in demp.trace(m, (x,)).layers],
+            {name: flags.tolist() for name, flags in demp.alive(m, [x]).items()},
+            demp.cost(m, (x,)),
+            demp.inspect(m, (x,)).rows,
+        )
+        for m in (model, wrapped)
+    ]
+    return [a == b for a, b in zip(*said, strict=True)]
+
+
 def folded() -> dict[str, Any]:
     """Means of GELU neurons move into their readers: those of all ranks together."""
     model, wrapped, optimizer = ready(nn.GELU)

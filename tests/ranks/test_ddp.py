@@ -28,7 +28,10 @@ def alone():
     return jobs.ten_cuts(None)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+SLOW = ("unused", "small buckets")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS])
 def test_ten_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(fleet, alone, name):
     first, second = fleet(jobs.ten_cuts, SETTINGS[name])
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
@@ -114,6 +117,10 @@ def test_a_wrapper_around_a_parent_of_the_model_is_found(fleet):
     first, second = fleet(jobs.inside_a_larger_module)
     assert first["removed"] == second["removed"] == [1, 1]
     assert equal(first["parameters"], second["parameters"])
+
+
+def test_demp_reads_the_model_through_its_wrapper(fleet):
+    assert fleet(jobs.read_through_the_wrapper) == [[True] * 4] * 2
 
 
 def test_folded_means_are_those_of_all_ranks(fleet):

@@ -13,7 +13,10 @@ def alone():
     return jobs.ten_cuts(None)
 
 
-@pytest.mark.parametrize("how", ["blocks", "root only", "gathered until backward", "hybrid", "replicated"])
+WAYS = ("root only", "gathered until backward", "hybrid", "replicated")
+
+
+@pytest.mark.parametrize("how", ["blocks", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS)])
 def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
     first, second = fleet(fsdp_jobs.ten_cuts, how)
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
@@ -28,6 +31,7 @@ def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
     assert first["local"] == second["local"] == (rows, 6)
 
 
+@pytest.mark.slow
 def test_a_policy_of_precision_is_kept(fleet):
     first, second = fleet(fsdp_jobs.ten_cuts, "mixed precision")
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
@@ -52,10 +56,15 @@ def test_trace_cost_and_save_see_the_whole_model(fleet, tmp_path):
         assert answer["saved"][0].shape == (jobs.WIDTH - 1, 6)
 
 
+@pytest.mark.slow
 def test_a_sharded_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
     first, second = fleet(fsdp_jobs.resumed)
     assert equal(first["whole"], first["broken"])
     assert equal(first["whole"], second["broken"])
+
+
+def test_live_entries_are_found_in_all_pieces(fleet):
+    assert fleet(fsdp_jobs.flags) == [[True] * 4] * 2
 
 
 def test_what_cannot_be_cut_is_refused_at_once(fleet):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp import ranks
+from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
 from demp.errors import UsageError
@@ -81,6 +81,7 @@ def alive(
     batches = list(batches)
     if not batches:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
+    model = wrappers.inside(model)
     graph = graph or trace(model, batches[0])
     verdict = probe(model, graph, graph.nothing_gone(), batches, judged)
     return {name: ~dead for name, dead in verdict.dead.items()}

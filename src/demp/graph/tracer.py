@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp import shards
+from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.assemble import assemble
@@ -189,6 +189,7 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     Raises:
         TraceError: the model does not run on the example inputs.
     """
+    model = wrappers.inside(model)
     with shards.whole(model):
         return traced(model, as_inputs(example_inputs))
 

@@ -181,7 +181,7 @@ class _Session:
             for observer in self.observers:
                 observer.step(run, seconds)
             last = run.step == run.total_steps
-            asked = ranks.largest(stop(), run.group)  # a signal reaches the processes in different steps
+            asked = max(ranks.gathered(stop(), run.group))  # a signal reaches the processes in different steps
             if report is not None:
                 self._cut(report)
             if last or run.step % every.log_every_steps == 0:
