@@ -34,11 +34,12 @@ class Fleet:
             pipe.send((function, args, options))
         answers = []
         for rank, pipe in enumerate(self._pipes):
-            assert pipe.poll(PATIENCE.total_seconds()), f"rank {rank} does not answer"
-            error, answer = pipe.recv()
-            assert error is None, f"rank {rank}:\n{error}"
-            answers.append(answer)
-        return answers
+            assert pipe.poll(2 * PATIENCE.total_seconds()), f"rank {rank} does not answer"
+            answers.append(pipe.recv())
+        assert all(error is None for error, _ in answers), "\n".join(
+            f"rank {r}: {e}" for r, (e, _) in enumerate(answers)
+        )
+        return [answer for _, answer in answers]
 
     def close(self) -> None:
         for process in self._processes:

@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish,
 }
 """Activations that are zero at zero."""
+LOWEST = {torch.float64: -1e12, torch.float32: -1e12, torch.bfloat16: -1e12, torch.float16: -1e4}
 ZERO_BELOW = ("relu", "relu6", "hardswish")
 """Kinds of activation that are also zero far below zero."""
 
@@ -300,12 +301,16 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
     """Make neurons exactly zero at every read: what makes them becomes zero.
 
     Their biases become ``low`` where only ReLU and the like follow. In networks where something reads a norm without an
-    activation between them (MobileNet, ShuffleNet), ``low`` must be zero.
+    activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Behind a residual sum, biases become low
+    enough for any stream.
     """
     tensors, dying = tensors_of(model), classes_of(graph, dead)
     below = torch.ones(graph.classes, dtype=torch.bool)
     for layer in graph.layers:
         below[layer.classes] &= layer.activation in ZERO_BELOW
+    summed = torch.zeros(graph.classes, dtype=torch.bool)
+    for join in graph.joins:
+        summed[join.branch] = True
     shifts = {norm.shift for norm in graph.norms}
     readers = {(read.weight, read.weight_axis) for read in graph.reads}
     for slot in graph.slots:
@@ -315,7 +320,8 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
             continue
         for position in positions.tolist():
             shifted = slot.tensor in shifts and below[slot.classes[position]]
-            tensor.select(slot.axis, position).fill_(low if shifted else 0.0)
+            under = LOWEST[tensor.dtype] if summed[slot.classes[position]] else low
+            tensor.select(slot.axis, position).fill_(under if shifted else 0.0)
 
 
 def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str, list[int]]:
@@ -327,6 +333,11 @@ def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str,
     for layer in graph.layers:
         if bool(chosen[layer.classes].all()):
             chosen[layer.classes[0]] = False
+    zero_below = {c for layer in graph.layers if layer.activation in ZERO_BELOW for c in layer.classes.tolist()}
+    for join in graph.joins:  # other activations are zero behind a sum only if both sides are
+        for stream, branch in zip(join.stream[join.source].tolist(), join.branch[join.target].tolist(), strict=True):
+            if branch not in zero_below and not chosen[stream]:
+                chosen[branch] = False
     found = {layer.name: chosen[layer.classes].nonzero().flatten().tolist() for layer in graph.layers}
     return {name: indices for name, indices in found.items() if indices}
 

@@ -251,7 +251,7 @@ def test_json_that_is_no_architecture(saved):
 
 def test_a_later_format(saved):
     altered(saved[1], format=99)
-    with pytest.raises(demp.ArtifactError, match="has format 99; this demp reads up to 1: upgrade demp"):
+    with pytest.raises(demp.ArtifactError, match="has format 99; this demp reads up to 2: upgrade demp"):
         demp.load(Net, saved[1])
 
 

@@ -258,10 +258,21 @@ def test_coupled_neurons_go_only_together():
     model = all_alive(ResidualNet)
     kill(model.stem_norm, [0, 1])
     kill(model.norm2, [1])
-    report = first_cut(model)
+    report = first_cut(model, joins=False)
     assert report.removed == 2  # neuron 1 in both layers of the stream
     assert (model.stem.out_channels, model.conv2.out_channels, model.head.in_features) == (5, 5, 5)
     assert report.held == {"stem_act": "1 alive in a coupled layer"}
+
+
+def test_each_block_output_loses_its_own_neurons():
+    model = all_alive(ResidualNet)
+    kill(model.stem_norm, [0, 1])
+    kill(model.norm2, [1])
+    report = first_cut(model)
+    assert report.removed == 3 and report.held == {}
+    assert (model.stem.out_channels, model.conv2.out_channels, model.head.in_features) == (4, 5, 5)
+    assert report.depths is not None
+    assert (report.depths.internal[0], report.depths.stream[0], report.depths.block[0]) == (0, 2, 1)
 
 
 # What is said -------------------------------------------------------------------------------------------

@@ -19,12 +19,20 @@ from demp import ranks, shards, wrappers
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
 from demp.graph.forward import first_names
+from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.graph.rehearsal import tensors_in
-from demp.surgery.record import ATTRIBUTE, Record, describe_inputs, make_inputs, record_of
+from demp.surgery.record import (
+    ATTRIBUTE,
+    describe_inputs,
+    make_inputs,
+    record_from_plain,
+    record_of,
+    record_to_plain,
+)
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
 PROBE_SEED, PROBE_BATCH, PROBE_VALUES = 0, 4, 32
 PROBE_TOLERANCE = 1e-3
@@ -60,7 +68,8 @@ def write(model: nn.Module, path: Path, example_inputs: Any, builder: Any) -> No
             "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
             "aliases": {name: first for name, first in aliases.items() if first in stored},
             "modules": module_sizes(model),
-            "record": record_to_json(record_of(model)),
+            "joins": joins_to_plain(model),
+            "record": record_to_plain(record_of(model)),
             "probe": probe_of(model, example_inputs),
             "weights_sha256": sha256(folder / WEIGHTS),
         }
@@ -91,7 +100,9 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
     weights = read_weights(path, architecture)
     model = built(build, weights, architecture)
     if architecture["record"] is not None:
-        setattr(model, ATTRIBUTE, record_from_json(architecture["record"]))
+        setattr(model, ATTRIBUTE, record_from_plain(architecture["record"]))
+    for name, plans in joins_from_plain(architecture.get("joins", {})).items():
+        set_joins(model.get_submodule(name), plans)
     prove(model, architecture, path)
     return model.to(device) if device is not None else model
 
@@ -284,25 +295,6 @@ def content_hash(architecture: dict[str, Any]) -> str:
 def dtype_name(tensor: Tensor) -> str:
     """The dtype's name: float32, int64."""
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def record_to_json(record: Record | None) -> dict[str, Any] | None:
-    """A record as plain data."""
-    if record is None:
-        return None
-    plain = {k: v for k, v in vars(record).items() if k != "kept"}
-    return {**plain, "kept": {f"{name}|{axis}": keep.tolist() for (name, axis), keep in record.kept.items()}}
-
-
-def record_from_json(plain: dict[str, Any]) -> Record:
-    """A record from plain data."""
-    kept = {}
-    for key, indices in plain["kept"].items():
-        name, _, axis = key.rpartition("|")
-        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
-    shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
-    paper = tuple(plain.get("paper_by_operation", ()))
-    return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
 
 
 def refuse_foreign(path: Path) -> None:

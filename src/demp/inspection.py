@@ -101,10 +101,13 @@ def human(number: float) -> str:
     return f"{number:.3g} P"
 
 
-def inspect(model: nn.Module, example_inputs: Any) -> Inspection:
-    """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs."""
+def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Inspection:
+    """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
+
+    ``joins`` as in `demp.trace`.
+    """
     model = wrappers.inside(model)
-    graph = trace(model, example_inputs)
+    graph = trace(model, example_inputs, joins=joins)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
     none = graph.nothing_gone()

@@ -73,7 +73,7 @@ class Pruner:
         self.step = 0
         self.history: list[CutReport] = []
         self._cuts = 0
-        self.graph = trace(model, example_inputs)
+        self.graph = trace(model, example_inputs, joins=config.joins)
         refuse_nothing_removable(model, self.graph)
         refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()

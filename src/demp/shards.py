@@ -98,9 +98,9 @@ def states(model: nn.Module) -> list[Any]:
 
 def kind_of(module: nn.Module) -> type:
     """The user's class: ``fully_shard`` gives a module a class of its own, derived from it."""
-    kind = type(module)
-    mixed = sys.modules.get("torch.distributed.fsdp")
-    return kind.__mro__[2] if mixed is not None and isinstance(module, mixed.FSDPModule) else kind
+    line = type(module).__mro__
+    mixed = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    return line[line.index(mixed) + 1] if mixed in line else line[0]
 
 
 def parts(model: nn.Module) -> list[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from demp import ranks, shards
 from demp.graph import NeuronGraph
+from demp.graph.order import places, positions
 from demp.noise import Target
 
 logger = logging.getLogger("demp")
@@ -114,10 +115,11 @@ class LiveNeurons:
     def targets(self, gone: Tensor, lr_of: dict[int, float] | None = None) -> list[Target]:
         """Noise targets of this step."""
         factors = lr_of or {}
+        standing = places(self._graph, gone) if self._mask == "last-check" else gone
         found = []
         for unit in self._units:
             if unit.parameter.requires_grad:
-                mask, silent = self._unit_mask(unit, gone)
+                mask, silent = self._unit_mask(unit, standing)
                 if not silent:
                     found.append(Target(unit.parameter, mask, factors.get(id(unit.parameter), 1.0)))
         for parameter in self._others:
@@ -127,7 +129,7 @@ class LiveNeurons:
             found.append(Target(parameter, mask, factors.get(id(parameter), 1.0)))
         return found
 
-    def _unit_mask(self, unit: Unit, gone: Tensor) -> tuple[Tensor | None, bool]:
+    def _unit_mask(self, unit: Unit, standing: Tensor) -> tuple[Tensor | None, bool]:
         if self._mask == "none":
             return None, False
         if self._mask == "weight-gradient":
@@ -136,7 +138,7 @@ class LiveNeurons:
         if self._mask == "last-check":
             if self.dead_classes is None:
                 return None, False
-            present = unit.classes[~gone[unit.classes]]
+            present = unit.classes[positions(unit.classes, standing)]
             live = ~self.dead_classes[present].to(unit.parameter.device)
         else:
             live = self._live.get(id(unit.witness))

@@ -30,6 +30,18 @@ RESIDUAL = Anatomy(
     ),
     others=("head.weight", "head.bias"),
 )  # fmt: skip
+PER_BLOCK = Anatomy(
+    kin=(
+        Kin(("stem_act",), 6, (
+            ("stem.weight", 0), ("stem_norm.weight", 0), ("stem_norm.bias", 0), ("conv1.weight", 1),
+        )),
+        Kin(("act2",), 6, (("conv2.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("head.weight", 1))),
+        *RESIDUAL.kin[1:],
+    ),
+    gammas=RESIDUAL.gammas,
+    made=RESIDUAL.made,
+    others=RESIDUAL.others,
+)  # fmt: skip
 MLP = Anatomy(
     kin=(
         Kin(("act1",), 12, (("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1))),
@@ -76,7 +88,8 @@ def run_both(kind: type[nn.Module], settings: Settings, **options) -> tuple[demp
         return [examples(shape, n=4, seed=7919 * seed + i) for i in range(2)]
 
     model = build(kind, seed=1)
-    twin = Algorithm1(copy.deepcopy(model), ANATOMY[kind], settings, death_batches)
+    anatomy = PER_BLOCK if options.get("joins", False) else ANATOMY[kind]
+    twin = Algorithm1(copy.deepcopy(model), anatomy, settings, death_batches)
     if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=0.9)
     else:
@@ -93,10 +106,20 @@ def run_both(kind: type[nn.Module], settings: Settings, **options) -> tuple[demp
         kept = kept_by_layer(pruner)
         for kin, alive in zip(twin.anatomy.kin, twin.alive, strict=True):
             assert all(kept[layer] == alive.nonzero().flatten().tolist() for layer in kin.layers)
+    expected = reordered(model, twin)
     for name, parameter in model.named_parameters():
-        expected_values = twin.w[name][twin.kept[name]].view_as(parameter)
-        torch.testing.assert_close(parameter, expected_values, rtol=0, atol=1e-7)
+        torch.testing.assert_close(parameter, expected[name], rtol=0, atol=1e-7)
     return pruner, twin
+
+
+def reordered(model: nn.Module, twin: Algorithm1) -> dict[str, torch.Tensor]:
+    """The twin's parameters at the indices that stayed, in the order in which they lie."""
+    record = demp.surgery.record_of(model)
+    found = dict(twin.w)
+    for (name, axis), kept in (record.kept if record is not None else {}).items():
+        if name in found:
+            found[name] = found[name].index_select(axis, kept)
+    return found
 
 
 RUNS = {
@@ -115,10 +138,21 @@ RUNS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("optimizer", "strength", "lr"), [("adam", 0.3, 0.03), ("sgd", 0.15, 0.1)])
+def test_demp_with_joins_is_algorithm_1_with_a_live_set_per_block(optimizer: str, strength: float, lr: float):
+    """Without noise: its deviates follow the order in which channels lie."""
+    settings = Settings(total_steps=80, tau=8, peak_lambda=strength, peak_sigma=0.0, optimizer=optimizer, lr=lr)
+    pruner, _ = run_both(ResidualNet, settings, joins=True)
+    stem, block = (pruner.gone[pruner.graph.layer(name).classes] for name in ("stem_act", "act2"))
+    assert bool((stem & ~block).any() and (~stem & block).any()) == (optimizer == "sgd")
+    assert sum(report.happened for report in pruner.history) >= 2
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_demp_is_algorithm_1_step_by_step(name: str):
+    """Channels of a stream die together."""
     kind, settings = RUNS[name]
-    options = {"schedule": "one-cycle-linear"} if settings.linear_rise else {}
+    options = {"joins": False} | ({"schedule": "one-cycle-linear"} if settings.linear_rise else {})
     pruner, twin = run_both(kind, settings, **options)
     assert sum(any(removed) for _, removed in twin.cuts) >= 2
     assert [(report.step, report.removed > 0) for report in pruner.history] == [(t, any(r)) for t, r in twin.cuts]

@@ -193,6 +193,18 @@ def unfit() -> list[tuple[str, str]]:
     return found
 
 
+def residual() -> dict[str, Any]:
+    """As ``jobs.residual``; the module that owns the sum is itself sharded."""
+    from jobs import residual as run
+
+    def shard(model: nn.Module) -> nn.Module:
+        fully_shard(model.conv1)
+        fully_shard(model)
+        return model
+
+    return run(shard)
+
+
 def flags() -> list[bool]:
     """Where sharded tensors are set, along either axis."""
     from torch.distributed.tensor import Shard, distribute_tensor

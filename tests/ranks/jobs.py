@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp import ranks
+from demp import ranks, shards
+from demp.graph.joins import model_joins
 from demp.train import TrainConfig, resume, train
-from runs import kill_linear
+from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
 WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
 
@@ -265,6 +266,37 @@ def read_through_the_wrapper() -> list[bool]:
         for m in (model, wrapped)
     ]
     return [a == b for a, b in zip(*said, strict=True)]
+
+
+def residual(shard: Any = None) -> dict[str, Any]:
+    """A residual network in which channels of one block output only are dead, so that a sum becomes a join."""
+    model = build(ResidualNet)
+    trained = DistributedDataParallel(model) if shard is None else shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    mine = slice(world()[0], None, world()[1])
+    pruner = quiet_demp(trained, optimizer, batches=[examples(IMAGE, seed=1)[mine]], period=3)
+    for step in range(7):
+        if step in (0, 3):
+            for norm, neuron in ((model.stem_norm, step // 3), (model.norm1, 1), (model.norm2, 4 - step // 3)):
+                kill_norm(norm, neuron)
+        optimizer.zero_grad()
+        x, y = batch_at(step, IMAGE)
+        F.cross_entropy(trained(x[mine]), y[mine]).backward()
+        optimizer.step()
+    return {
+        "removed": [report.removed for report in pruner.history],
+        "joined": sorted(model_joins(model)),
+        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+    }
+
+
+@torch.no_grad()
+def kill_norm(norm: nn.Module, neuron: int) -> None:
+    """As ``runs.kill``, whether the norm is sharded or not."""
+    for tensor, value in ((norm.weight, 0.0), (norm.bias, -5.0)):
+        full = shards.whole_of(tensor).clone()
+        full[neuron] = value
+        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
 
 
 def folded() -> dict[str, Any]:

@@ -123,6 +123,13 @@ def test_demp_reads_the_model_through_its_wrapper(fleet):
     assert fleet(jobs.read_through_the_wrapper) == [[True] * 4] * 2
 
 
+def test_joins_of_a_residual_stream_are_made_on_all_ranks(fleet):
+    first, second = fleet(jobs.residual)
+    assert first["removed"] == second["removed"] == [3, 3]
+    assert first["joined"] == second["joined"] == [""]
+    assert equal(first["parameters"], second["parameters"])
+
+
 def test_folded_means_are_those_of_all_ranks(fleet):
     first, second = fleet(jobs.folded)
     assert first["report"] == second["report"]

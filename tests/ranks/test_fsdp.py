@@ -63,6 +63,14 @@ def test_a_sharded_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
     assert equal(first["whole"], second["broken"])
 
 
+@pytest.mark.slow
+def test_joins_of_a_sharded_residual_stream_are_made_on_all_ranks(fleet):
+    first, second = fleet(fsdp_jobs.residual)
+    assert first["removed"] == second["removed"] == [3, 3]
+    assert first["joined"] == second["joined"] == [""]
+    assert equal(first["parameters"], second["parameters"])
+
+
 def test_live_entries_are_found_in_all_pieces(fleet):
     assert fleet(fsdp_jobs.flags) == [[True] * 4] * 2
 

@@ -13,10 +13,10 @@ from demp.surgery import Limits, plan_cut
 X = (torch.randn(3, 4, dtype=torch.float64),)
 
 
-def cut(model: nn.Module, dead: dict, inputs=X, **limits) -> demp.CutReport:
+def cut(model: nn.Module, dead: dict, inputs=X, joins: bool = True, **limits) -> demp.CutReport:
     """Kill and cut."""
     nets.settle(model)
-    graph = demp.trace(model, inputs)
+    graph = demp.trace(model, inputs, joins=joins)
     nets.kill(model, graph, dead)
     before = nets.outputs(model, inputs)
     report = demp.cut(model, dead, example_inputs=inputs, limits=Limits(**limits), graph=graph)
@@ -71,18 +71,18 @@ def test_include_and_exclude():
 def test_excluding_one_coupled_layer_keeps_all():
     model, inputs = nets.residual((3, 3))
     dead = {"1": [0], "2.act2": [0]}
-    report = cut(model, dead, tuple(x.double() for x in inputs), exclude=("2.act2",))
+    report = cut(model, dead, tuple(x.double() for x in inputs), joins=False, exclude=("2.act2",))
     assert not report.happened and report.held == {"2.act2": "excluded"}
 
 
 def test_neurons_alive_in_a_coupled_layer_stay():
     model, inputs = nets.residual((3, 3))
     inputs = tuple(x.double() for x in inputs)
-    graph = demp.trace(nets.settle(model), inputs)
+    graph = demp.trace(nets.settle(model), inputs, joins=False)
     assert graph.layer("1").coupled == ("2.act2",)
-    report = demp.cut(model, {"1": [0, 1]}, example_inputs=inputs)
+    report = demp.cut(model, {"1": [0, 1]}, example_inputs=inputs, graph=graph)
     assert not report.happened and report.held == {"1": "2 alive in a coupled layer"}
-    assert cut(model, {"1": [0, 1], "2.act2": [1]}, inputs).held == {"1": "1 alive in a coupled layer"}
+    assert cut(model, {"1": [0, 1], "2.act2": [1]}, inputs, joins=False).held == {"1": "1 alive in a coupled layer"}
 
 
 def test_no_tensor_loses_its_last_index():

@@ -36,7 +36,7 @@ def test_kept_indices_compose_over_cuts_and_traces(kind, seed):
     small, now = select(dense, record.kept), nets.tensors_of(model)
     assert all(torch.equal(small[name], now[name]) for name in now)
     assert record.dense_shapes == {name: tuple(tensor.shape) for name, tensor in dense.items()}
-    assert all(torch.equal(kept, kept.unique()) for kept in record.kept.values())
+    assert all(torch.equal(kept.sort().values, kept.unique()) for kept in record.kept.values())
     assert record.neurons == demp.trace(model, inputs).neurons()
 
 

@@ -1,7 +1,8 @@
 """Watch read points in a forward that happens: which values do the readers see?"""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,41 @@ from demp.activity.criteria import Criterion, Peaks
 from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS
-from demp.graph.forward import evaluating
+from demp.graph.forward import evaluating, module_stack
+from demp.graph.joins import SumWatch
+from demp.graph.order import places, positions
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
 
 
+@contextmanager
+def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator[None]:
+    """Calls ``on_read(read, operand)`` at every read point of a forward; what it returns replaces the operand."""
+    sums = {read.seat: read for read in graph.reads if read.seat is not None}
+    path: list[str] = []
+
+    def on_sum(seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor | None:
+        read = sums.get(seat)
+        replaced = None if read is None else on_read(read, args[read.operand])
+        if read is None or replaced is None:
+            return None
+        return func(*args[: read.operand], replaced, *args[read.operand + 1 :])
+
+    with ExitStack() as stack:
+        if sums:
+            stack.enter_context(module_stack(model, path, Counter()))
+            stack.enter_context(SumWatch(path, on_sum))
+        stack.enter_context(ReadObserver(graph, named_tensors(model), on_read))
+        yield
+
+
 class ReadObserver(TorchDispatchMode):
-    """Calls ``on_read(read, operand)`` at every read point; what it returns replaces the operand."""
+    """Calls ``on_read(read, operand)`` at every contraction that reads; what it returns replaces the operand."""
 
     def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
         super().__init__()
-        self._reads = {(read.weight, read.use): read for read in graph.reads}
+        self._reads = {(read.weight, read.use): read for read in graph.reads if read.seat is None}
         self._names = {address(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
         self._copies: list[Tensor] = []
         self._uses: dict[str, int] = {}
@@ -83,25 +107,28 @@ class Seat:
 
 def seats(graph: NeuronGraph, gone: Tensor, read: Read) -> list[Seat]:
     """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
-    here = ~gone[read.classes]
-    present = here.cumsum(0) - 1
+    here = positions(read.classes, places(graph, gone))
+    present = torch.full((len(read.classes),), -1)
+    present[here] = torch.arange(len(here))
     found = []
-    for layer, positions in read.layers.items():
-        positions = positions[here[positions]]
+    for layer, carried in read.layers.items():
+        carried = carried[present[carried] >= 0]
         order = graph.layers[layer].classes.argsort()
         ranked = graph.layers[layer].classes[order]
-        neuron = order[torch.searchsorted(ranked, read.classes[positions])]
-        found.append(Seat(layer, present[positions], neuron))
+        neuron = order[torch.searchsorted(ranked, read.classes[carried])]
+        found.append(Seat(layer, present[carried], neuron))
     return found
 
 
 class Tally:
     """Collects over batches which neurons were dead at every read point, in dense numbering."""
 
-    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion) -> None:
+    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion, *, sums: bool = True) -> None:
+        """Without ``sums`` only contractions are asked."""
         self.graph, self.gone, self.criterion = graph, gone, criterion
-        self._seats = {(read.weight, read.use): seats(graph, gone, read) for read in graph.reads}
-        self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in graph.reads}
+        asked = [read for read in graph.reads if sums or read.seat is None]
+        self._seats = {(read.weight, read.use): seats(graph, gone, read) for read in asked}
+        self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in asked}
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
         self._seen: set[tuple[str, int]] = set()
@@ -155,7 +182,8 @@ class Tally:
         return (votes == voters) & (voters > 0) & ~self.gone
 
     def _judged(self, layer: Layer, flags: Tensor) -> Tensor:
-        complete = all(key in self._seen for key in layer.reads)
+        asked = [key for key in layer.reads if key in self._seats]
+        complete = bool(asked) and all(key in self._seen for key in asked)
         return flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
 
 

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
-from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
+from demp.activity.observe import Tally, observing, quiet
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import as_inputs
@@ -65,7 +65,7 @@ def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
     """One forward whose read points go to the tally."""
-    with ReadObserver(graph, named_tensors(model), lambda read, value: tally.add(read, value, read.axis)):
+    with observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
         return model(*args, **kwargs)
 
 

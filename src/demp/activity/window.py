@@ -16,7 +16,8 @@ from demp.graph import NeuronGraph, Read
 class Window:
     """Hooks on the modules that read neurons, for forwards in training mode; costs nothing while closed.
 
-    Layers that are read by bare parameters cannot be watched by hooks and count as alive (``unwatched``).
+    Layers that are read by bare parameters, or by residual sums alone, cannot be watched by hooks and count as alive
+    (``unwatched``).
     """
 
     def __init__(self, model: nn.Module, graph: NeuronGraph, criterion: Criterion) -> None:
@@ -30,7 +31,12 @@ class Window:
             if leaf == "weight" and reads_its_input(model.get_submodule(path)):
                 self._readers.setdefault(path, {})[read.use] = read
         watched = {(r.weight, r.use) for reads in self._readers.values() for r in reads.values()}
-        self.unwatched = tuple(layer.name for layer in graph.layers if not set(layer.reads) <= watched)
+        contracted = {(r.weight, r.use) for r in graph.reads if r.seat is None}
+        self.unwatched = tuple(
+            layer.name
+            for layer in graph.layers
+            if not set(layer.reads) & contracted <= watched or (layer.reads and not set(layer.reads) & contracted)
+        )
         self.batches = self.examples = 0
 
     @property
@@ -41,7 +47,7 @@ class Window:
     def open(self, gone: Tensor) -> None:
         """Start collecting."""
         self.close()
-        self._tally = Tally(self._graph, gone, self._criterion)
+        self._tally = Tally(self._graph, gone, self._criterion, sums=False)
         self.batches = self.examples = 0
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for path in self._readers:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
-from demp.graph.neurons import Contraction, Layer, NeuronGraph, Read, Refusal, Slot
+from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
 from demp.graph.recording import Recording, Site
 
 
@@ -39,6 +39,23 @@ def assemble(
         )
         for r in recording.reads
     )
+    sums = tuple(
+        Join(j.module, j.number, j.operand, j.axis, class_of[j.stream.ids], class_of[j.branch.ids], j.source, j.target)
+        for j in recording.joins
+    )
+    reads += tuple(
+        Read(
+            f"{j.module}:sum",
+            j.number,
+            j.operand,
+            j.axis,
+            -1,
+            class_of[j.stream.ids],
+            positions_by_site(recording, j.stream),
+            (j.module, j.number),
+        )
+        for j in recording.joins
+    )
     reads = tuple(read for read in reads if read.layers)
     slots = tuple(
         Slot(name, dim, class_of[axis.ids])
@@ -53,6 +70,7 @@ def assemble(
         slots=slots,
         reads=reads,
         norms=tuple(recording.norms),
+        joins=sums,
         contractions=tuple(
             Contraction(c.weight.rpartition(".")[0] if c.weight else c.module, c.flops, of(c.reads), of(c.makes))
             for c in recording.contractions

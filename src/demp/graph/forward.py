@@ -1,8 +1,9 @@
 """Run a user's forward without leaving a trace on the model: stand-in tensors, modes, hooks and attributes restored."""
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -118,13 +119,13 @@ def values_of(space: Any) -> Any:
 
 
 @contextmanager
-def module_stack(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
-    """Keep ``stack`` at the paths of the modules whose forward runs; ``ran`` collects them."""
+def module_stack(model: nn.Module, stack: list[str], ran: Counter[str]) -> Iterator[None]:
+    """Keep ``stack`` at the paths of the modules whose forward runs; ``ran`` counts their calls."""
 
     def enter(name: str) -> Any:
         def note(module: nn.Module, args: Any) -> None:
             stack.append(name)
-            ran.add(name)
+            ran[name] += 1
 
         return note
 
@@ -159,7 +160,7 @@ def run(
     inputs: Inputs,
     vehicle: str,
     *,
-    mode: Any = None,
+    modes: tuple[Any, ...] = (),
     training: bool = False,
 ) -> tuple[Any, list[Tensor]]:
     """One forward with ``tensors`` in place of the model's own: its output, and tensors that it left on modules.
@@ -171,16 +172,16 @@ def run(
     cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
     with evaluating(model, training), torch.random.fork_rng(devices=cuda), torch.enable_grad():
         with leaving_nothing(model) as left, place:
-            out = call(model, tensors, args, kwargs, mode)
+            out = call(model, tensors, args, kwargs, modes)
         own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
         return out, [t for t in left if id(t) not in own]
 
 
-def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, mode: Any) -> Any:
-    """``functional_call`` under an optional dispatch mode."""
-    if mode is None:
-        return functional_call(model, dict(tensors), args, kwargs)
-    with mode:
+def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, modes: tuple[Any, ...]) -> Any:
+    """``functional_call`` under some modes."""
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
         return functional_call(model, dict(tensors), args, kwargs)
 
 

@@ -21,14 +21,10 @@ class Slot:
     axis: int
     classes: Tensor
 
-    def keep(self, gone: Tensor) -> Tensor:
-        """Indices that stay, in dense numbering, ascending."""
-        return (~gone[self.classes]).nonzero().flatten()
-
 
 @dataclass(frozen=True)
 class Read:
-    """A contraction that consumes neurons: use number ``use`` of parameter ``weight`` in one forward.
+    """What consumes neurons: use number ``use`` of parameter ``weight`` in one forward, or a residual sum.
 
     ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis; ``weight_axis`` is
     the axis of the weight that meets it. ``classes`` has one entry per position.
@@ -42,6 +38,28 @@ class Read:
     classes: Tensor
     layers: dict[int, Tensor]
     """Layer index -> positions of the axis that carry neurons of this layer."""
+    seat: tuple[str, int] | None = None
+    """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A residual sum whose two sides may keep different channels.
+
+    It is sum number ``number`` in one call of ``module``; operand ``operand`` is the stream, an activation that is zero
+    where its neuron is dead. Channel ``source[i]`` of the stream is added to channel ``target[i]`` of the branch.
+    """
+
+    module: str
+    number: int
+    operand: int
+    axis: int
+    stream: Tensor
+    """Class of each channel of the stream."""
+    branch: Tensor
+    """Class of each channel of the branch, which are those of the sum."""
+    source: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,7 @@ class NeuronGraph:
     slots: tuple[Slot, ...]
     reads: tuple[Read, ...]
     norms: tuple[Norm, ...]
+    joins: tuple[Join, ...]
     contractions: tuple[Contraction, ...]
     shapes: dict[str, tuple[int, ...]]
     """Dense shape of every parameter and buffer, by its first name."""
@@ -127,6 +146,10 @@ class NeuronGraph:
     def nothing_gone(self) -> Tensor:
         """The ``gone`` vector of the dense model."""
         return torch.zeros(self.classes, dtype=torch.bool)
+
+    def removable(self) -> int:
+        """Neurons that may go, over all layers."""
+        return sum(int(layer.removable.sum()) for layer in self.layers)
 
     def last_of_slots(self, before: Tensor, after: Tensor) -> list[int]:
         """Classes that must stay after all, one for each tensor axis that would lose its last index."""

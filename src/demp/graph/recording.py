@@ -40,6 +40,22 @@ class ContractionSeen:
     makes: Axis | None
 
 
+@dataclass(frozen=True)
+class JoinSeen:
+    """A residual sum of an activation and a branch: see ``demp.graph.Join``."""
+
+    module: str
+    number: int
+    operand: int
+    axis: int
+    stream: Axis
+    branch: Axis
+    source: Tensor
+    target: Tensor
+    planned: bool
+    """Carried out as planned by an earlier cut."""
+
+
 @dataclass
 class Recording:
     """Everything a tracer saw."""
@@ -52,3 +68,4 @@ class Recording:
     contractions: list[ContractionSeen] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     depthwise: dict[str, Tensor] = field(default_factory=dict)
+    joins: list[JoinSeen] = field(default_factory=list)

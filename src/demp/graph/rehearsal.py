@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from demp.graph.joins import joined
 from demp.graph.neurons import NeuronGraph, Refusal, Slot
+from demp.graph.order import is_whole, places, plan_joins, positions
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
 
@@ -87,26 +89,28 @@ def survives(
 ) -> bool:
     """Does the forward run with one neuron fewer in each group, and give outputs of the same shape?"""
     gone = graph.nothing_gone()
-    for group in groups:
+    for number, group in enumerate(groups):
         for layer in (graph.index[name] for name in group):
             if bool(layer.removable.any()) and not bool(gone[layer.classes].any()) and layer.width > 1:
-                gone[layer.classes[layer.removable][0]] = True
+                some = layer.classes[layer.removable]
+                gone[some[number % len(some)]] = True  # another channel in every group: sums of two widths, too
     gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
-    small = shrunken(graph.slots, tensors, gone)
+    standing = places(graph, gone)
+    small = shrunken(graph.slots, tensors, standing)
     try:
-        with channel_groups(model, graph, gone):
+        with channel_groups(model, graph, gone), joined(model, plan_joins(graph, standing)):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False
     return shapes_of(out) == shapes_of(reference)
 
 
-def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
-    """Stand-ins at the widths that ``gone`` leaves."""
+def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], standing: Tensor) -> dict[str, Tensor]:
+    """Stand-ins at the widths that are left."""
     small = dict(tensors)
     for slot in slots:
-        keep = slot.keep(gone)
-        if len(keep) < len(slot.classes):
+        keep = positions(slot.classes, standing)
+        if not is_whole(keep, len(slot.classes)):
             tensor = small[slot.tensor]
             small[slot.tensor] = (
                 tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(tensor.requires_grad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they regis
 from demp.graph.assemble import assemble
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
+from demp.graph.join_rules import planned
+from demp.graph.joins import SumWatch, join
 from demp.graph.neurons import NeuronGraph, Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, tensors_in
@@ -35,6 +38,9 @@ class Tracer(TorchDispatchMode):
         self.recording = Recording(self.elements)
         self.modules: list[str] = []
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.sum_at: tuple[str, int, Any] | None = None
+        """The sum of the user's code that runs now: module, number, function."""
+        self._paused = False
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -45,6 +51,8 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then label what came out."""
         kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
             self._before = tuple(args[0].shape)
         out = func(*args, **kwargs)
@@ -58,6 +66,23 @@ class Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 fits = labels is not None and len(labels.axes) == tensor.dim()
                 self._labels[tensor] = labels if fits else self.bare(tensor)
+        return out
+
+    def on_sum(self, seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor:
+        """A sum in the user's code: remember which while its operation runs; one planned by a cut is one step."""
+        if func is not join:
+            self.sum_at = (*seat, func)
+            try:
+                return func(*args)
+            finally:
+                self.sum_at = None
+        labels = planned(self, seat, args[:2], args[2])
+        self._paused = True
+        try:
+            out = join(*args)
+        finally:
+            self._paused = False
+        self._labels[out] = labels
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -180,8 +205,11 @@ class Tracer(TorchDispatchMode):
         self.recording.depthwise[weight.rpartition(".")[0]] = axis.ids
 
 
-def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
+def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
+
+    With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
+    two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
 
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
     model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
@@ -191,50 +219,72 @@ def trace(model: nn.Module, example_inputs: Any) -> NeuronGraph:
     """
     model = wrappers.inside(model)
     with shards.whole(model):
-        return traced(model, as_inputs(example_inputs))
+        return traced(model, as_inputs(example_inputs), joins)
 
 
-def traced(model: nn.Module, inputs: Inputs) -> NeuronGraph:
+def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
     """By the first vehicle that works."""
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
         try:
             with torch.inference_mode(False):
-                return trace_with(model, tensors, aliases, inputs, vehicle)
+                return trace_with(model, tensors, aliases, inputs, vehicle, joins)
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     message = str(failures[-1]).strip().split("\n")[0]
     raise TraceError(
-        f"{type(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
+        f"{shards.kind_of(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
         "Pass example_inputs as a tuple of the arguments that the model's forward takes"
     ) from failures[-1]
 
 
 def trace_with(
-    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str, joins: bool
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
-    ran: set[str] = set()
+    ran: Counter[str] = Counter()
+    watch = SumWatch(tracer.modules, tracer.on_sum)
     with module_stack(model, tracer.modules, ran):
-        out, left = run(model, substitutes, inputs, vehicle, mode=tracer)
+        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch))
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
                 if axis is not None:
                     tracer.elements.freeze(axis.ids, reason)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    graph = assemble(tracer.recording, shapes, aliases, vehicle)
-    graph = refuse_hard_coded(
-        graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
-    )
+    owners = {name for name, calls in ran.items() if calls == 1 and name not in watch.nested} if joins else set()
+
+    def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
+        couple(tracer.recording, owners)
+        whole = assemble(tracer.recording, shapes, aliases, vehicle)
+        graph = refuse_hard_coded(
+            whole, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
+        )
+        return graph, graph is whole
+
+    graph, clean = rehearsed(owners)
+    if not clean and any(not seen.planned for seen in tracer.recording.joins):
+        coupled, _ = rehearsed(set())
+        graph = max(graph, coupled, key=NeuronGraph.removable)
     if all(name in ran for name, module in model.named_modules() if module._parameters):
         return graph
     return refuse_training_only(graph, model, substitutes, inputs, vehicle)
+
+
+def couple(recording: Recording, owners: set[str]) -> None:
+    """Sums of modules other than ``owners`` bind their two sides; those that a cut has planned stay as they are."""
+    apart = []
+    for seen in recording.joins:
+        if seen.planned or seen.module in owners:
+            apart.append(seen)
+        else:
+            recording.elements.union(seen.stream.ids, seen.branch.ids)
+    recording.joins[:] = apart
 
 
 def refuse_training_only(

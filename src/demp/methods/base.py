@@ -62,6 +62,9 @@ class MethodConfig:
     """Globs of layers that may be cut."""
     exclude: tuple[str, ...] = ()
     """Globs of layers that may not be cut."""
+    joins: bool = True
+    """Each block output of a residual stream may lose its own neurons, and the sum becomes a join of two widths; False:
+    a channel goes when it is dead at every read of the stream."""
 
     def __post_init__(self) -> None:
         self.limits()

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from demp.activity.observe import ReadObserver, named_tensors, quiet
+from demp.activity.observe import named_tensors, observing, quiet
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs
+from demp.graph.order import moved, places, positions
 from demp.surgery.shrink import Ledger
 
 
@@ -30,9 +31,12 @@ def constants(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tenso
     args, kwargs = as_inputs(example_inputs)
     tensors = named_tensors(model)
     shifts: list[Shift] = []
+    standing = places(graph, before)
 
     def collect(read: Read, operand: Tensor) -> None:
-        present = read.classes[~before[read.classes]]
+        if read.seat is not None:
+            return
+        present = read.classes[positions(read.classes, standing)]
         dying = after[present].to(operand.device)
         home = absorber(graph, read.weight, tensors)
         if home is None or not bool(dying.any()):
@@ -47,7 +51,7 @@ def constants(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tenso
         if values.shape == tensors[name].shape:
             shifts.append(Shift(name, values))
 
-    with quiet(model), ReadObserver(graph, tensors, collect):
+    with quiet(model), observing(model, graph, collect):
         model(*args, **kwargs)
     return shifts
 
@@ -79,5 +83,6 @@ def apply(
         values = shift.values
         classes = slots.get((shift.tensor, 0))
         if classes is not None:
-            values = values[~after[classes[~before[classes]]].to(values.device)]
+            keep = moved(classes, places(graph, before), places(graph, after))
+            values = values[keep.to(values.device)]
         ledger.add(tensors[shift.tensor], values)

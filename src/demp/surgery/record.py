@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs
+from demp.graph.order import is_whole, places, positions
 
 ATTRIBUTE = "demp_record"
 
@@ -18,7 +19,7 @@ class Record:
 
     dense_shapes: dict[str, tuple[int, ...]]
     kept: dict[tuple[str, int], Tensor]
-    """(tensor, axis) -> indices that stay, in dense numbering."""
+    """(tensor, axis) -> indices that stay, in dense numbering, in the order in which they lie."""
     dense_neurons: int
     neurons: int
     dense_flops: int
@@ -40,11 +41,12 @@ def record_of(model: nn.Module) -> Record | None:
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
     """Write the record of a cut. ``base`` is what the model remembered when ``graph`` was traced."""
     kept = dict(base.kept) if base is not None else {}
+    standing = places(graph, after)
     for slot in graph.slots:
-        keep, key = slot.keep(after), (slot.tensor, slot.axis)
+        keep, key = positions(slot.classes, standing), (slot.tensor, slot.axis)
         if key in kept:
             kept[key] = kept[key][keep]
-        elif len(keep) < len(slot.classes):
+        elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
     flops, paper = graph.flops(graph.nothing_gone()), paper_costs(graph, after, base)
     scale = 1.0 if base is None else base.flops / max(flops, 1)
@@ -105,6 +107,25 @@ def make_inputs(description: dict[str, Any], *, seed: int, batch: int) -> tuple[
         return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
     return tuple(make(e) for e in description["args"]), {k: make(e) for k, e in description["kwargs"].items()}
+
+
+def record_to_plain(record: Record | None) -> dict[str, Any] | None:
+    """A record as plain data."""
+    if record is None:
+        return None
+    plain = {k: v for k, v in vars(record).items() if k != "kept"}
+    return {**plain, "kept": {f"{name}|{axis}": keep.tolist() for (name, axis), keep in record.kept.items()}}
+
+
+def record_from_plain(plain: dict[str, Any]) -> Record:
+    """A record from plain data."""
+    kept = {}
+    for key, indices in plain["kept"].items():
+        name, _, axis = key.rpartition("|")
+        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
+    shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
+    paper = tuple(plain.get("paper_by_operation", ()))
+    return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
 
 
 def forget(model: nn.Module, old: Record | None) -> None:

@@ -4,9 +4,11 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from demp.graph import NeuronGraph
+from demp.graph.order import strands_and_families
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,18 @@ class LayerCut:
     before: int
     kept: int
     hash: str
+
+
+@dataclass(frozen=True)
+class Depths:
+    """What is gone since the dense model, by how deep removal must reach: each adds to the ones before."""
+
+    internal: tuple[int, int]
+    """Neurons inside blocks and of plain layers; parameters gone with them."""
+    stream: tuple[int, int]
+    """Channels of residual streams that no block keeps."""
+    block: tuple[int, int]
+    """Channels gone from some block outputs and alive in others: the sums between them are joins."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class CutReport:
     judged: dict[str, int] = field(default_factory=dict)
     """Batches and examples behind the judgement."""
     notes: tuple[str, ...] = ()
+    depths: Depths | None = None
 
     @property
     def happened(self) -> bool:
@@ -63,6 +78,24 @@ class CutReport:
             f"cut{at}: {self.removed} neurons of {self.neurons_before} removed, parameters "
             f"{self.parameters_before:,} -> {self.parameters_after:,}, {self.seconds:.2f} s"
         )
+
+
+def depths(graph: NeuronGraph, gone: Tensor, parameters: set[str]) -> Depths:
+    """Neurons and entries of the named parameters that are gone, by depth."""
+    in_stream, everywhere = graph.nothing_gone(), gone.clone()
+    if graph.joins:
+        strand, _ = strands_and_families(graph)
+        for join in graph.joins:
+            in_stream[join.stream] = in_stream[join.branch] = True
+        alive = strand[(~gone & in_stream).nonzero().flatten()].unique()
+        everywhere = gone & ~torch.isin(strand, alive)
+    found, seen = [], (0, 0)
+    neurons, dense = graph.neurons(), graph.parameters(parameters, graph.nothing_gone())
+    for some in (gone & ~in_stream, everywhere | (gone & ~in_stream), gone):
+        now = neurons - graph.neurons(some), dense - graph.parameters(parameters, some)
+        found.append((now[0] - seen[0], now[1] - seen[1]))
+        seen = now
+    return Depths(*found)
 
 
 def layer_cuts(graph: NeuronGraph, before: Tensor, after: Tensor) -> dict[str, LayerCut]:

@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from demp import shards
 from demp.errors import CutError
 from demp.graph import NeuronGraph
+from demp.graph.joins import JoinPlan, joins_of, set_joins
+from demp.graph.order import is_whole, moved, places
 
 Keeps = dict[str, dict[int, Tensor]]
 """Tensor name -> axis -> present indices that stay."""
 
 
 def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
-    """What stays of every tensor that shrinks, as indices into its present axes."""
+    """What stays of every tensor that shrinks or is put in another order, as indices into its present axes."""
     keeps: Keeps = {}
+    old, new = places(graph, before), places(graph, after)
     for slot in graph.slots:
-        present = slot.classes[~before[slot.classes]]
-        keep = (~after[present]).nonzero().flatten()
-        if len(keep) < len(present):
+        keep = moved(slot.classes, old, new)
+        if not is_whole(keep, int((old[slot.classes] >= 0).sum())):
             keeps.setdefault(slot.tensor, {})[slot.axis] = keep
     return keeps
 
@@ -71,6 +73,12 @@ class Ledger:
             if self._keep_undo:
                 self._undo.append(partial(setattr, module, name, old))
             setattr(module, name, value)
+
+    def joins(self, module: nn.Module, plans: Mapping[int, JoinPlan]) -> None:
+        """Plan the residual sums of a module."""
+        if self._keep_undo:
+            self._undo.append(partial(set_joins, module, joins_of(module)))
+        set_joins(module, plans)
 
     @torch.no_grad()
     def add(self, tensor: Tensor, values: Tensor) -> None:

@@ -12,10 +12,11 @@ from demp import ranks, shards
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
+from demp.graph.order import places, plan_joins
 from demp.surgery.fold import Shift, apply, constants
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
-from demp.surgery.report import CutReport, layer_cuts
+from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, StateEntry, keeps_of, resize_attributes, shaped_state
 from demp.surgery.verify import (
     difference,
@@ -81,6 +82,7 @@ def execute(
         hash=plan.hash,
         judged=judged or {},
         notes=outcome.notes,
+        depths=depths(graph, plan.after, {name for name, _ in model.named_parameters()}),
     )
 
 
@@ -131,8 +133,11 @@ def operate(
         with ranks.together(group):
             shrink_all(keeps, [tensors, *copies], entries, ledger)
             ledger.renew(model)
+            plans = plan_joins(graph, places(graph, plan.after))
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
+                for path, sums in plans.items():
+                    ledger.joins(module.get_submodule(path), sums)
             torch.clear_autocast_cache()
             seconds = time.perf_counter() - start
             remember(model, graph, plan.after, terms.example_inputs, base)

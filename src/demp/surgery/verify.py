@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import ReadObserver, Tally, named_tensors, quiet
+from demp.activity.observe import Tally, observing, quiet
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
+from demp.graph.order import places, positions
 from demp.graph.rehearsal import tensors_in
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -39,15 +40,16 @@ def masked_outputs_of(
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
+    standing = places(graph, before)
 
     def silence(read: Read, operand: Tensor) -> Tensor:
-        present = read.classes[~before[read.classes]]
+        present = read.classes[positions(read.classes, standing)]
         stays = (~after[present]).to(operand.dtype).to(operand.device)
         shape = [1] * operand.dim()
         shape[read.axis] = -1
         return operand * stays.view(shape)
 
-    with quiet(model), ReadObserver(graph, named_tensors(model), silence):
+    with quiet(model), observing(model, graph, silence):
         return tensors_in(model(*args, **kwargs))
 
 
@@ -76,7 +78,7 @@ def live_layers(
     """Layers among ``planned`` whose neurons are not zero at some read point on these inputs."""
     args, kwargs = copied(as_inputs(example_inputs))
     tally = Tally(graph, before, Criterion(kind="exact"))
-    with quiet(model), ReadObserver(graph, named_tensors(model), lambda r, v: tally.add(r, v, r.axis)):
+    with quiet(model), observing(model, graph, lambda r, v: tally.add(r, v, r.axis)):
         model(*args, **kwargs)
     dead = tally.verdict()
     return [name for name, flags in planned.items() if bool((flags & ~dead[name]).any())]

@@ -1,0 +1,397 @@
+"""Joins: residual sums of two widths equal the dense sum, in every form and through whatever runs the model."""
+
+import copy
+import pickle
+import random
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import demp
+import nets
+from demp.graph import joins
+from demp.graph.joins import JoinPlan, join, model_joins, set_joins
+from demp.graph.order import moved, places, plan_joins, positions, runs
+from demp.train.models import build
+
+CHANNELS = st.lists(st.booleans(), min_size=4, max_size=9)
+
+
+class Block(nn.Module):
+    """A residual block whose sum is spelled in one of the usual ways."""
+
+    def __init__(self, width: int, inner: int, spelling: str = "x + y") -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.act, self.spelling = nn.ReLU(), spelling
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        match self.spelling:
+            case "x + y":
+                return self.act(x + y)
+            case "y + x":
+                return self.act(y + x)
+            case "y += x":
+                y += x
+                return self.act(y)
+            case "x += y":
+                x = x * 1  # the sum is written into the stream, which would have to change its width
+                x += y
+                return self.act(x)
+            case "y.add_(x)":
+                y.add_(x)
+                return self.act(y)
+            case "torch.add":
+                return self.act(torch.add(y, x))
+            case "alpha":
+                return self.act(torch.add(y, x, alpha=2))
+        raise AssertionError(self.spelling)
+
+
+def network(blocks: int = 3, width: int = 8, spelling: str = "x + y") -> tuple[nn.Module, tuple[Tensor, ...]]:
+    stem = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
+    body = [Block(width, 5, spelling) for _ in range(blocks)]
+    model = nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+    return nets.settle(model), (torch.randn(2, 3, 6, 6, dtype=torch.float64),)
+
+
+def cut_apart(model: nn.Module, inputs: tuple[Tensor, ...], seed: int = 0, share: float = 0.5) -> demp.CutReport:
+    """Kill and remove random neurons of every layer, each block output on its own."""
+    graph = demp.trace(model, inputs)
+    dead = nets.some_dead(graph, share, random.Random(seed))
+    nets.kill(model, graph, dead)
+    before = nets.outputs(model, inputs)
+    report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
+    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+    return report
+
+
+# One sum ------------------------------------------------------------------------------------------------
+
+
+def plan_of(here: list[bool], there: list[bool], operand: int) -> tuple[JoinPlan, Tensor, Tensor]:
+    kept_branch, kept_stream = (torch.tensor(kept).nonzero().flatten() for kept in (here, there))
+    where = {c: i for i, c in enumerate(kept_stream.tolist())}
+    met = torch.tensor([where.get(c, -1) for c in kept_branch.tolist()], dtype=torch.long)
+    return JoinPlan(operand, 1, (len(kept_branch), len(kept_stream)), runs(met)), kept_branch, kept_stream
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=9), st.integers(0, 1), st.booleans())
+def test_a_join_is_the_dense_sum_of_what_is_there(kept, operand, in_place):
+    here, there = [a for a, _ in kept], [b for _, b in kept]
+    plan, kept_branch, kept_stream = plan_of(here, there, operand)
+    branch, stream = torch.randn(2, len(kept), 3), torch.randn(2, len(kept), 3)
+    stream[:, ~torch.tensor(there)] = 0
+    wanted = (branch + stream).index_select(1, kept_branch)
+    for indices in (None, plan.indices()):
+        a, b = branch.index_select(1, kept_branch), stream.index_select(1, kept_stream)
+        found = join(*((b, a) if operand == 0 else (a, b)), plan, in_place, indices)
+        assert torch.equal(found, wanted)
+        assert (found is a) == in_place or plan.plain
+        assert torch.equal(a, wanted if in_place else branch.index_select(1, kept_branch))
+
+
+@pytest.mark.parametrize("by_index", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_mixed_precision_rounds_as_the_plain_sum_does(low, high, by_index):
+    plan, *_ = plan_of([True] * 5, [True] * 5, 1)
+    branch, stream = torch.randn(2, 5, 3).to(low), torch.randn(2, 5, 3).to(high)
+    indices = plan.indices() if by_index else None
+    assert torch.equal(join(branch, stream, plan, False, indices), branch + stream)
+    wanted = branch.clone()
+    wanted += stream
+    assert torch.equal(join(branch, stream, plan, True, indices), wanted)
+
+
+def test_equal_counts_of_different_channels_are_no_plain_sum():
+    plan, *_ = plan_of([True, True, False], [False, True, True], 1)
+    assert plan.widths == (2, 2) and not plan.plain and plan.runs == ((1, 0, 1),)
+
+
+def test_another_width_than_planned_is_an_error():
+    plan, *_ = plan_of([True, True, False], [False, True, True], 1)
+    with pytest.raises(RuntimeError, match="planned for 2 and 2 channels and got 3 and 2"):
+        join(torch.randn(1, 3, 2), torch.randn(1, 2, 2), plan, False, None)
+
+
+# A whole network ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["x + y", "y + x", "y += x", "y.add_(x)", "torch.add"])
+def test_every_block_output_has_its_own_neurons(spelling):
+    model, inputs = network(spelling=spelling)
+    graph = demp.trace(model, inputs)
+    assert len(graph.joins) == 3 and all(layer.coupled == () for layer in graph.layers)
+    for seed in range(3):
+        report = cut_apart(model, inputs, seed, 0.3)
+        assert report.depths is not None and report.depths.block[0] > 0
+    assert model_joins(model)
+
+
+@pytest.mark.parametrize("spelling", ["x += y", "alpha"])
+def test_other_sums_couple(spelling):
+    model, inputs = network(spelling=spelling)
+    graph = demp.trace(model, inputs)
+    assert graph.joins == () and graph.layer("1").coupled == ("2.act#2", "3.act#2", "4.act#2")
+    cut_apart(model, inputs)
+
+
+def test_a_block_that_runs_twice_couples():
+    shared = Block(6, 4)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), shared, shared, nn.Flatten(1), nn.Linear(6 * 36, 2))
+    inputs = (torch.randn(2, 3, 8, 8, dtype=torch.float64),)
+    nets.settle(model)
+    graph = demp.trace(model, inputs)
+    assert graph.joins == ()
+    cut_apart(model, inputs)
+
+
+def test_sums_around_sums_couple_outside():
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.conv, self.act = Block(6, 4), nn.Conv2d(6, 6, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.conv(self.inner(x)) + x)
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), Outer(), nn.Flatten(1), nn.Linear(6 * 36, 2))
+    inputs = (torch.randn(2, 3, 8, 8, dtype=torch.float64),)
+    nets.settle(model)
+    assert [seen.module for seen in demp.trace(model, inputs).joins] == ["2.inner"]
+    cut_apart(model, inputs)
+
+
+def test_without_joins_the_stream_goes_together():
+    model, inputs = network()
+    graph = demp.trace(model, inputs, joins=False)
+    assert graph.joins == () and graph.layer("1").coupled == ("2.act#2", "3.act#2", "4.act#2")
+
+
+def test_ten_cuts_of_a_live_run_and_one_cut_end_alike():
+    """Kept indices are a function of what is gone, not of the way there."""
+    model, inputs = network(width=16)
+    graph = demp.trace(model, inputs)
+    once, rng = copy.deepcopy(model), random.Random(3)
+    gone = graph.nothing_gone()
+    for _ in range(10):
+        dead = nets.some_dead(graph, 0.1, rng)
+        nets.kill(model, demp.trace(model, inputs), present(graph, gone, dead))
+        flags = {
+            name: nets.classes_of(graph, {name: chosen})[graph.layer(name).classes] for name, chosen in dead.items()
+        }
+        plan = demp.surgery.plan_cut(graph, gone, flags, demp.surgery.Limits())
+        before = nets.outputs(model, inputs)
+        demp.surgery.execute(model, graph, plan, example_inputs=inputs)
+        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        gone = plan.after
+    whole = demp.surgery.Plan(graph.nothing_gone(), gone, {})
+    demp.surgery.execute(once, graph, whole, example_inputs=inputs, verify=False)
+    assert model_joins(once) == model_joins(model)
+    kept = [demp.surgery.record_of(m).kept for m in (once, model)]
+    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0] | kept[1])
+
+
+def present(graph: demp.graph.NeuronGraph, gone: Tensor, dead: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Neurons by their present position in each layer instead of their dense index."""
+    found = {}
+    standing = places(graph, gone)
+    for name, chosen in dead.items():
+        here = positions(graph.layer(name).classes, standing).tolist()
+        found[name] = [here.index(i) for i in chosen if i in here]
+    return {name: chosen for name, chosen in found.items() if chosen}
+
+
+def test_reordering_makes_nested_sets_slices():
+    """Blocks that keep ever fewer channels: every join is one run, wherever the channels were."""
+    model, inputs = network(width=12)
+    graph = demp.trace(model, inputs)
+    gone, order = graph.nothing_gone(), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    for name, lost in (("1", 1), ("2.act#2", 3), ("3.act#2", 6), ("4.act#2", 8)):
+        gone[graph.layer(name).classes[order[:lost]]] = True
+    plans = plan_joins(graph, places(graph, gone))
+    assert [len(plan.runs) for sums in plans.values() for plan in sums.values()] == [1, 1, 1]
+    assert [plan.kind for sums in plans.values() for plan in sums.values()] == ["slice"] * 3
+
+
+def test_two_outputs_always_join_by_one_slice():
+    """A stage of two blocks (ResNet-18 has four): any two sets can be put in an order with one run."""
+    model, inputs = network(blocks=1, width=12)
+    graph = demp.trace(model, inputs)
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        gone = graph.nothing_gone()
+        for name in ("1", "2.act#2"):
+            gone[graph.layer(name).classes[torch.rand(12, generator=draw) < 0.5]] = True
+        (plan,) = plan_joins(graph, places(graph, gone))["2"].values()
+        assert len(plan.runs) <= 1
+
+
+@given(CHANNELS, CHANNELS)
+def test_moved_takes_what_stays_from_where_it_lay(first, second):
+    size = min(len(first), len(second))
+    ranks = torch.randperm(size)
+    before = torch.where(torch.tensor(first[:size]), ranks, -1)
+    after = torch.where((before >= 0) & torch.tensor(second[:size]), ranks.flip(0), -1)
+    classes = torch.arange(size)
+    was = positions(classes, before)
+    assert torch.equal(was[moved(classes, before, after)], positions(classes, after))
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference."""
+    return nets.gap([a.detach()], [b.detach()])
+
+
+# Whatever runs the model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["slice", "index"])
+def cut_network(request, monkeypatch) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    monkeypatch.setattr(joins, "MAX_RUNS", 8 if request.param == "slice" else -1)
+    model, inputs = network()
+    cut_apart(model, inputs)
+    kinds = {plan.kind for sums in model_joins(model).values() for plan in sums.values()}
+    assert kinds == {request.param}
+    return model.eval(), inputs
+
+
+def test_compiled_whole(cut_network):
+    model, inputs = cut_network
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    assert difference(model(*inputs), compiled(*inputs)) < 1e-12
+    model.train()
+    grads = []
+    for run in (model, compiled):
+        model.zero_grad()
+        run(*inputs).square().sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert nets.gap(*grads) < 1e-10
+
+
+def test_exported_with_any_batch(cut_network):
+    model, inputs = cut_network
+    batch = torch.export.Dim("batch")
+    for strict in (False, True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "While compiling, we found certain side effects")  # the mode counts
+            exported = torch.export.export(model, inputs, dynamic_shapes=({0: batch},), strict=strict)
+        program = exported.module()
+        for size in (1, 2, 5):
+            x = torch.randn(size, 3, 6, 6, dtype=torch.float64)
+            assert difference(model(x), program(x)) < 1e-12
+
+
+def test_checkpointed(cut_network):
+    model, inputs = cut_network
+    for reentrant in (False, True):
+        found = []
+        for run in (model, partial(checkpoint, model, use_reentrant=reentrant)):
+            x = inputs[0].clone().requires_grad_()
+            run(x).square().sum().backward()
+            found.append(x.grad)
+        assert torch.equal(*found)
+
+
+def test_channels_last_and_autocast(cut_network):
+    model, inputs = cut_network
+    wanted = model(*inputs)
+    model.to(memory_format=torch.channels_last)
+    (x,) = inputs
+    assert difference(wanted, model(x.contiguous(memory_format=torch.channels_last))) < 1e-12
+    model.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(x.float())
+    assert rough.dtype == torch.bfloat16 and difference(wanted, rough) < 0.1 * float(wanted.detach().abs().max())
+
+
+def test_copied_and_pickled(cut_network):
+    model, inputs = cut_network
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(*inputs), model(*inputs)) and model_joins(other) == model_joins(model)
+        assert isinstance(other[2], Block) and type(other[2]).__name__ == "Block"
+        nets.kill(other, demp.trace(other, inputs), {"1": [0]})  # a copy goes its own way
+        assert model_joins(other) == model_joins(model)
+
+
+def test_saved_and_loaded(cut_network, tmp_path):
+    model, inputs = cut_network
+    demp.save(model, tmp_path / "saved", example_inputs=inputs)
+    again = demp.load(lambda: network()[0], tmp_path / "saved")
+    assert torch.equal(again(*inputs), model(*inputs)) and model_joins(again) == model_joins(model)
+
+
+def test_traced_again_with_the_same_costs(cut_network):
+    model, inputs = cut_network
+    graph = demp.trace(model, inputs)
+    assert len(graph.joins) == 3 and demp.cost(model, inputs).neurons == graph.neurons()
+    cut_apart(model, inputs, seed=5)
+
+
+def test_hooks_and_names_stay(cut_network):
+    model, inputs = cut_network
+    seen = []
+    model[2].register_forward_hook(lambda module, args, out: seen.append(type(module).__name__))
+    model(*inputs)
+    assert seen == ["Block"] and set(model.state_dict()) == set(network()[0].state_dict())
+
+
+def test_plain_again(cut_network):
+    model, _ = cut_network
+    set_joins(model[2], {})
+    assert type(model[2]) is Block and "demp_joins" not in vars(model[2])
+    assert not any(name.startswith("2.demp") for name, _ in model.named_buffers())
+
+
+def test_averaged_copies_follow():
+    model, inputs = network()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    graph = demp.trace(model, inputs)
+    dead = nets.some_dead(graph, 0.5, random.Random(0))
+    for each in (model, average.module):
+        nets.kill(each, graph, dead)
+    wanted = nets.outputs(average, inputs)
+    demp.cut(model, dead, example_inputs=inputs, graph=graph, holders=[average])
+    assert nets.gap(wanted, nets.outputs(average, inputs)) < 1e-10
+    average.update_parameters(model)
+
+
+def test_a_cut_that_fails_leaves_no_join():
+    model, inputs = network()
+    wanted = nets.outputs(model, inputs)
+    with pytest.raises(demp.CutError, match="rolled back"):
+        demp.cut(model, {"2.act#2": [0, 3]}, example_inputs=inputs)
+    assert type(model[2]) is Block and model_joins(model) == {}
+    assert nets.gap(wanted, nets.outputs(model, inputs)) == 0
+
+
+def test_live_neurons_are_silenced_at_the_sum_too():
+    """A removal that is not exact is compared with the network in which the neurons are silent everywhere."""
+    model, inputs = network()
+    report = demp.cut(model, {"1": [0, 2], "3.act#2": [1]}, example_inputs=inputs, exact=False)
+    assert report.removed == 3 and report.difference < 1e-10 < report.drift
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_paper_s_networks(name):
+    options = {"cifar_stem": True} if name == "resnet50" else {}
+    model = nets.settle(build(name, num_classes=5, width=1 / 8, **options))
+    inputs = (torch.randn(2, 3, 16, 16, dtype=torch.float64),)
+    graph = demp.trace(model, inputs)
+    assert len(graph.joins) == {"resnet18": 5, "resnet50": 12}[name]
+    for seed in range(2):
+        cut_apart(model, inputs, seed)
+    kinds = [plan.kind for sums in model_joins(model).values() for plan in sums.values()]
+    assert "slice" in kinds
