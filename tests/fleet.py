@@ -36,9 +36,8 @@ class Fleet:
         for rank, pipe in enumerate(self._pipes):
             assert pipe.poll(2 * PATIENCE.total_seconds()), f"rank {rank} does not answer"
             answers.append(pipe.recv())
-        assert all(error is None for error, _ in answers), "\n".join(
-            f"rank {r}: {e}" for r, (e, _) in enumerate(answers)
-        )
+        errors = [f"rank {rank}:\n{error}" for rank, (error, _) in enumerate(answers) if error is not None]
+        assert not errors, "\n".join(errors)
         return [answer for _, answer in answers]
 
     def close(self) -> None:
