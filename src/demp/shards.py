@@ -219,20 +219,16 @@ def resting(handle: Any) -> Iterator[None]:
 # After a cut --------------------------------------------------------------------------------------------
 
 
-def renew(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
-    """Make ``fully_shard`` fit the pieces whose shape has changed; what it knew of each of them before, for an undo."""
-    undo = []
-    for part in parts(model):
-        if part.sharded_param.shape != part._orig_size:
-            undo.append((part, vars(part).copy()))
-            fit(part)
-    return undo
+def outdated(model: nn.Module) -> list[Any]:
+    """What ``fully_shard`` keeps for each parameter whose shape is another now."""
+    return [part for part in parts(model) if part.sharded_param.shape != part._orig_size]
 
 
 def revert(part: Any, before: dict[str, Any]) -> None:
     """What ``fully_shard`` knew of a parameter before."""
     vars(part).clear()
     vars(part).update(before)
+    part._setattr_on_modules(part.sharded_param)
 
 
 @torch.no_grad()

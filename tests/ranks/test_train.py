@@ -141,6 +141,20 @@ def lines_of(folder):
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+@pytest.mark.slow
+def test_the_example_prints_the_same_from_one_process_and_from_two():
+    example = str(Path(__file__).parents[2] / "examples" / "many_processes.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    said = [
+        subprocess.run(
+            [sys.executable, *words, example], capture_output=True, text=True, timeout=240, check=True
+        ).stdout
+        for words in ([], launcher)
+    ]
+    assert said[0] == said[1]
+    assert "of 256 neurons left" in said[0]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nobody disturbed."""

@@ -51,8 +51,8 @@ def cut(
     """
     around = wrappers.around(model)
     group, model = wrappers.group_of(around), wrappers.inside(model)
+    shards.refuse_unfit(model)
     if shards.parts(model):
-        shards.refuse_unfit(model)
         shards.reshard(model)
         group = shards.group_of(model)
     with ranks.together(group):

@@ -88,8 +88,10 @@ class Ledger:
 
     def renew(self, model: nn.Module) -> None:
         """Let ``fully_shard`` know the new shapes."""
-        for part, before in shards.renew(model):
-            self._undo.append(partial(shards.revert, part, before))
+        for part in shards.outdated(model):
+            if self._keep_undo:
+                self._undo.append(partial(shards.revert, part, vars(part).copy()))
+            shards.fit(part)
 
     def mark(self) -> int:
         """Number of changes so far, for ``roll_back``."""
