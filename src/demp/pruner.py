@@ -39,7 +39,7 @@ class Pruner:
     callable that takes a seed and returns batches; without them the training forwards before each check are watched.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
-    arguments but its own ``batches``; a neuron goes only if it is dead on all of them.
+    arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
 
     def __init__(

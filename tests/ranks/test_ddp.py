@@ -3,6 +3,10 @@
 import jobs
 import pytest
 import torch
+from torch import nn
+
+import demp
+from runs import IMAGE, ResidualNet, build, examples, kill
 
 SETTINGS = {
     "plain": {},
@@ -28,7 +32,7 @@ def alone():
     return jobs.ten_cuts(None)
 
 
-SLOW = ("unused", "small buckets")
+SLOW = ("unused", "small buckets", "views")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS])
@@ -128,6 +132,13 @@ def test_joins_of_a_residual_stream_are_made_on_all_ranks(fleet):
     assert first["removed"] == second["removed"] == [3, 3]
     assert first["joined"] == second["joined"] == [""]
     assert equal(first["parameters"], second["parameters"])
+
+
+def test_synchronised_batch_norms_shrink():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(build(ResidualNet))
+    kill(model.norm1, [0, 1])
+    assert demp.cut(model, {"act1": [0, 1]}, example_inputs=(examples(IMAGE),)).removed == 2
+    assert model.norm1.num_features == len(model.norm1.running_mean) == 6
 
 
 def test_folded_means_are_those_of_all_ranks(fleet):

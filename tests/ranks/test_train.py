@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import jobs
 import pytest
 import torch
+import train_jobs
 
 from demp.cli import main
 from demp.train import checkpoint
@@ -37,8 +37,8 @@ def widths(folder):
 def folders(fleet, tmp_path_factory):
     """The same run in one process and in two."""
     folder = tmp_path_factory.mktemp("runs")
-    jobs.trained(str(folder / "one"))
-    fleet(jobs.trained, str(folder / "two"))
+    train_jobs.trained(str(folder / "one"))
+    fleet(train_jobs.trained, str(folder / "two"))
     return folder
 
 
@@ -61,20 +61,20 @@ def test_a_shared_run_is_resumed_to_the_bit(fleet, folders, tmp_path):
     run = shutil.copytree(folders / "two", tmp_path / "run")
     (run / "summary.json").unlink()
     checkpoint.newest(run / "checkpoints").unlink()
-    fleet(jobs.resumed_run, str(run))
+    fleet(train_jobs.resumed_run, str(run))
     assert (run / "model/model.safetensors").read_bytes() == (folders / "two/model/model.safetensors").read_bytes()
     for name in ("metrics.jsonl", "cuts.jsonl"):
         assert without_times(read_lines(run / name)) == without_times(read_lines(folders / "two" / name))
 
 
 def test_parts_of_a_batch_that_cannot_be_shared_are_refused(fleet, tmp_path):
-    for kind, text in fleet(jobs.refused_batch):
+    for kind, text in fleet(train_jobs.refused_batch):
         assert kind == "UsageError"
         assert "batch_size is 33, which 2 processes cannot share equally; set --batch-size to a multiple of 2" in text
 
 
 def test_one_rank_that_cannot_begin_stops_all(fleet, folders):
-    first, second = fleet(jobs.refused_run, str(folders / "two"))
+    first, second = fleet(train_jobs.refused_run, str(folders / "two"))
     assert first[0] == "UsageError" and "already holds a run" in first[1]
     assert second[0] == "ElsewhereError" and "rank 0 failed, so all ranks stopped there" in second[1]
 
