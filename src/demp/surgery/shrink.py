@@ -37,9 +37,17 @@ def narrowed(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
     for axis, indices in keep.items():
         out = out.index_select(axis, indices.to(tensor.device))
     for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
-            return out.contiguous(memory_format=memory_format)
+        if tensor.dim() == dims and laid_out(tensor, memory_format):
+            kept = torch.empty(out.shape, dtype=out.dtype, device=out.device, memory_format=memory_format)
+            return kept.copy_(out)
     return out
+
+
+def laid_out(tensor: Tensor, memory_format: torch.memory_format) -> bool:
+    """Is this the memory format of the tensor? Axes of length 1 fit several; the strides tell."""
+    like = torch.empty(tensor.shape, device="meta", memory_format=memory_format)
+    ambiguous = tensor.is_contiguous()
+    return tensor.stride() == like.stride() if ambiguous else tensor.is_contiguous(memory_format=memory_format)
 
 
 class Ledger:
