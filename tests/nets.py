@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from demp.graph import NeuronGraph
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVERAGE_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -272,6 +273,121 @@ def tokens(
     return Tokens(width, hidden, activation, layout), (torch.randn(2, 3, 4, 4),)
 
 
+class Grouped(nn.Module):
+    """1x1, a grouped convolution (transposed or not), squeeze-excite, 1x1; activations by modules or functions."""
+
+    def __init__(self, dims: int, groups: int, inner: int, outer: int, transposed: bool, activation: str) -> None:
+        super().__init__()
+        kind = TRANSPOSED[dims] if transposed else CONV[dims]
+        make = ACTIVATIONS[activation]
+        self.first, self.bn1, self.act1 = CONV[dims](2, groups * inner, 1), NORM[dims](groups * inner), make()
+        self.mix = kind(groups * inner, groups * outer, 3, groups=groups, padding=1)
+        self.bn2, self.act2 = NORM[dims](groups * outer), make()
+        self.reduce, self.excite = nn.Linear(groups * outer, 3), nn.Linear(3, groups * outer)
+        self.last, self.head = CONV[dims](groups * outer, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act2(self.bn2(self.mix(self.act1(self.bn1(self.first(x))))))
+        gate = torch.sigmoid(self.excite(F.relu(self.reduce(x.flatten(2).mean(2)))))
+        x = F.gelu(self.last(x * gate.view(*gate.shape, *[1] * (x.dim() - 2))))
+        return self.head(x.flatten(2).amax(2))
+
+
+def grouped(
+    dims: int = 2, groups: int = 2, inner: int = 2, outer: int = 3, transposed: bool = False, activation: str = "relu"
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """ResNeXt in small."""
+    return Grouped(dims, groups, inner, outer, transposed, activation), (torch.randn(2, 2, *[4] * dims),)
+
+
+class Skips(nn.Module):
+    """U-Net: down, a block that both ways share, up by a transposed convolution, a skip by concatenation."""
+
+    def __init__(self, dims: int, width: int, deep: int, shared: bool) -> None:
+        super().__init__()
+        self.down, self.deep = CONV[dims](2, width, 3, padding=1), CONV[dims](width, deep, 3, padding=1)
+        self.block = nn.Sequential(CONV[dims](deep, deep, 1), NORM[dims](deep), nn.ReLU(inplace=True))
+        self.up, self.mix = TRANSPOSED[dims](deep, width, 2, 2), CONV[dims](2 * width, 3, 1)
+        self.pool, self.shared = MAX_POOL[dims](2), shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = F.relu_(self.down(x))
+        x = self.block(F.relu(self.deep(self.pool(skip))))
+        x = self.block(x) if self.shared else x
+        return self.mix(torch.cat([F.relu(self.up(x)), skip], 1))
+
+
+def skips(dims: int = 2, width: int = 3, deep: int = 4, shared: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """U-Net in small."""
+    return Skips(dims, width, deep, shared), (torch.randn(2, 2, *[4] * dims),)
+
+
+class Paths(nn.Module):
+    """Two paths through one shared module, joined; the end tied to the beginning."""
+
+    def __init__(self, width: int, hidden: int, tied: bool, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.shared = nn.Linear(4, width), nn.Linear(4, width), nn.Linear(width, hidden)
+        self.head = nn.Linear(2 * hidden, width if tied else 4)
+        self.tied, self.how = tied, how
+
+    def activate(self, x: Tensor) -> Tensor:
+        if self.how == "mask":
+            return x * (x > 0)
+        if self.how == "steps":
+            return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * x**3)))
+        return {"clamp": lambda: x.clamp(min=0), "inplace": lambda: F.relu_(x), "gate": lambda: x * x.sigmoid()}[
+            self.how
+        ]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = (self.activate(self.shared(self.activate(path(x)))) for path in (self.a, self.b))
+        joined = self.head(torch.cat([one, two], -1))
+        return F.relu(joined) @ self.a.weight if self.tied else joined
+
+
+def paths(
+    width: int = 5, hidden: int = 3, tied: bool = False, how: str = "mask"
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Shared modules, tied weights, activations in several steps."""
+    return Paths(width, hidden, tied, how), (torch.randn(3, 4),)
+
+
+class Experts(nn.Module):
+    """A router sends every row to one expert; experts are modules, or slices of one parameter."""
+
+    def __init__(self, count: int, hidden: int, packed: bool) -> None:
+        super().__init__()
+        self.router, self.count, self.packed = nn.Linear(4, count), count, packed
+        if packed:
+            self.up, self.down = (
+                nn.Parameter(torch.randn(count, 2 * hidden, 4)),
+                nn.Parameter(torch.randn(count, 4, hidden)),
+            )
+        else:
+            self.up = nn.ModuleList(nn.Linear(4, hidden) for _ in range(count))
+            self.down = nn.ModuleList(nn.Linear(hidden, 4) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, choice = torch.zeros_like(x), self.router(x).argmax(-1)
+        for number in range(self.count):
+            rows = (choice == number).nonzero().flatten()
+            if not len(rows):
+                continue
+            if self.packed:
+                gate, value = F.linear(x[rows], self.up[number]).chunk(2, -1)
+                answer = F.linear(F.silu(gate) * value, self.down[number])
+            else:
+                answer = self.down[number](F.relu(self.up[number](x[rows])))
+            out.index_add_(0, rows, answer)
+        return out
+
+
+def experts(count: int = 2, hidden: int = 4, packed: bool = False) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A mixture of experts in small."""
+    return Experts(count, hidden, packed), (torch.randn(12, 4),)
+
+
 def mlp(*widths: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
     """Linear and ReLU in turn: ``mlp(4, 8, 3)`` has one layer of 8 neurons."""
     layers: list[nn.Module] = []
@@ -312,7 +428,8 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
     for join in graph.joins:
         summed[join.branch] = True
     shifts = {norm.shift for norm in graph.norms}
-    readers = {(read.weight, read.weight_axis) for read in graph.reads}
+    makers = {pair for layer in graph.layers for pair in layer.producers}  # a tied weight makes and reads
+    readers = {(read.weight, read.weight_axis) for read in graph.reads} - makers
     for slot in graph.slots:
         tensor = tensors[slot.tensor]
         positions = dying[slot.classes].nonzero().flatten()

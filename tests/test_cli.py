@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
 def test_help_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for command in ("train", "resume", "inspect", "eval", "recipes", "demo"):
+    for command in ("train", "resume", "inspect", "eval", "export", "recipes", "demo"):
         assert command in out
 
 
@@ -121,7 +121,9 @@ def test_eval_of_a_run_and_of_an_artifact_agree(finished, capsys):
         assert result["flops"] == summary["flops"]
         assert result["examples"] == 355
     code, out, _ = run(capsys, "eval", str(finished), "--data", "digits", "--split", "train")
-    assert code == 0 and "test accuracy" in out
+    assert code == 0 and "train accuracy" in out
+    assert answer(capsys, "eval", str(finished), "--split", "train")["examples"] == 1442
+    assert run(capsys, "eval", str(finished), "--split", "tset")[0] == 2
 
 
 def test_inspect_of_a_name_and_of_a_run(finished, capsys):

@@ -10,17 +10,18 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "schedules", "penalties", "noise", "ranks", "wrappers", "shards"),
+    ("errors", "compiled", "schedules", "penalties", "noise", "ranks", "wrappers", "shards"),
     ("graph",),
     ("activity",),
     ("surgery",),
     ("costs", "artifact", "inspection", "methods"),
     ("targets", "admission", "pruner"),
-    ("train", "recipes"),
+    ("train", "recipes", "integrations"),
+    ("exports",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "cli")
+DOORS = ("train", "recipes", "integrations", "exports", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
@@ -86,9 +87,11 @@ def test_importing_the_core_loads_no_extra():
 
     code = """
 import sys, demp
-demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names()
-extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib"}
-print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(("demp.train", "demp.cli"))])
+demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names(), demp.export
+extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib",
+          "onnx", "onnxruntime", "lightning", "accelerate"}
+doors = ("demp.train", "demp.cli", "demp.integrations")
+print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(doors)])
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[] []"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import demp
 from demp.errors import CutError, UsageError
@@ -101,17 +101,38 @@ def test_outputs_that_are_not_finite_prove_nothing():
 
 
 @pytest.mark.parametrize("call", ["positional", "keyword"])
-def test_a_closure_is_refused_before_anything_moves(call: str):
+def test_a_closure_gets_the_penalty_after_its_gradients(call: str):
+    plain, closed = with_dead(act1=[0]), with_dead(act1=[0])
+    mine, other = sgd(plain), sgd(closed)
+    options = {"total_steps": 6, "period": 2, "peak_noise_std": 1e-3, "peak_strength": 1e-2}
+    pruners = [quiet_demp(plain, mine, **options), quiet_demp(closed, other, **options)]
+    train(plain, mine, IMAGE, range(6))
+    for step in range(6):
+
+        def closure(step: int = step) -> Tensor:
+            other.zero_grad()
+            loss = loss_of(closed, step, IMAGE)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(closed.parameters(), 1e9)
+            return loss
+
+        loss = other.step(closure) if call == "positional" else other.step(closure=closure)
+        assert loss is not None
+    assert same(plain, closed)
+    assert [r.removed for r in pruners[0].history] == [r.removed for r in pruners[1].history] == [1, 0, 0]
+
+
+def test_lbfgs_is_refused_before_anything_moves():
     model = with_dead(act1=[0])
-    optimizer = sgd(model)
+    optimizer = torch.optim.LBFGS(model.parameters())
     pruner = quiet_demp(model, optimizer)
     before = copy.deepcopy(model.state_dict())
 
     def closure() -> float:
         raise AssertionError("must not be called")
 
-    with pytest.raises(UsageError, match="attach=False"):
-        optimizer.step(closure) if call == "positional" else optimizer.step(closure=closure)
+    with pytest.raises(UsageError, match="attach=False and add pruner.penalty_loss"):
+        optimizer.step(closure)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert pruner.step == 0
 

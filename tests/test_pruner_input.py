@@ -96,7 +96,7 @@ def test_wrapped_and_compiled_models_are_refused():
     model = build(Mlp)
     with pytest.raises(UsageError, match="wrapped in DataParallel, which copies it in every step; use Distr"):
         attach(nn.DataParallel(model), sgd(model))
-    with pytest.raises(UsageError, match=r"model is compiled; pass the module that you gave to torch\.compile"):
+    with pytest.raises(UsageError, match=r"model is compiled, and .* cannot be watched; give training examples"):
         attach(torch.compile(model, backend="eager"), sgd(model))
     with pytest.raises(UsageError, match=r"model is a function; pass a torch\.nn\.Module"):
         attach(lambda x: x, sgd(model))

@@ -212,3 +212,37 @@ def test_a_state_of_another_run_is_refused_and_nothing_changes(change: dict, mes
         run.pruner.load_state_dict({**run.pruner.state_dict(), **change})
     assert equal(run.model.state_dict(), before)
     assert (run.pruner.step, hooks_on(run.model)) == (0, hooks)
+
+
+def test_a_state_of_a_wider_network_is_refused_and_nothing_changes():
+    run = Run(*RUNS["probe"])
+    saves = run.go(keep_saves=True)
+    before = copy.deepcopy(run.model.state_dict())
+    with pytest.raises(UsageError, match="neurons are gone here that the saved run still had"):
+        run.load(saves[0])
+    assert equal(run.model.state_dict(), before)
+
+
+def test_a_pruner_may_come_before_its_optimizer():
+    whole = Run(*RUNS["probe"])
+    saves = whole.go(keep_saves=True)
+    late = Run(*RUNS["probe"])
+    late.pruner.detach()
+    options = {**RUNS["probe"][2], "batches": lambda seed: [examples(IMAGE, n=4, seed=31 * seed + i) for i in range(2)]}
+    del options["probe"]
+    early = demp.DemP(late.model, None, example_inputs=(examples(IMAGE),), total_steps=STEPS, seed=5, **options)
+    with pytest.raises(UsageError, match="a pruner without an optimizer; call attach_to"):
+        early.finish()
+    state = torch.load(io.BytesIO(saves[11]), weights_only=True)
+    early.load_state_dict(state["pruner"])
+    late.model.load_state_dict(state["model"])
+    late.optimizer = torch.optim.Adam(late.model.parameters(), lr=0.03)
+    with pytest.raises(UsageError, match="holds none of the model's parameters"):
+        early.attach_to(torch.optim.Adam(build(PlainNet).parameters()))
+    early.attach_to(late.optimizer)
+    with pytest.raises(UsageError, match="has its optimizer already"):
+        early.attach_to(late.optimizer)
+    late.optimizer.load_state_dict(state["optimizer"])
+    late.pruner = early
+    late.go()
+    assert equal(late.end(), whole.end())

@@ -40,9 +40,9 @@ print([name for name in names if not callable(getattr(demp, name))])
 
 def test_the_catalogue():
     promised = {
-        "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "Limits",
-        "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost", "cut", "inspect",
-        "load", "methods", "recipes", "save", "schedules", "trace",
+        "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "ExportError",
+        "ExportReport", "Limits", "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost",
+        "cut", "export", "inspect", "load", "methods", "recipes", "save", "schedules", "trace",
     }  # fmt: skip
     assert promised <= set(demp.__all__)
     assert promised <= set(dir(demp))
@@ -76,6 +76,7 @@ def parameters(function: object) -> list[str]:
         ("save", ["model", "path"]),
         ("load", ["build", "path"]),
         ("NeuronMonitor", ["model"]),
+        ("export", ["model_or_run", "path", "*", "to", "example_inputs", "build", "measure"]),
     ],
 )
 def test_signatures(name: str, start: list[str]):
@@ -94,7 +95,7 @@ def test_the_pruner_takes_its_own_arguments_next_to_the_methods():
 
 
 def test_errors_are_of_one_family_and_of_the_kinds_that_python_users_catch():
-    for error in (demp.UsageError, demp.TraceError, demp.CutError, demp.ArtifactError):
+    for error in (demp.UsageError, demp.TraceError, demp.CutError, demp.ArtifactError, demp.ExportError):
         assert issubclass(error, demp.DempError)
     assert issubclass(demp.UsageError, ValueError)
     assert issubclass(demp.CutError, RuntimeError)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from demp.errors import ArtifactError as ArtifactError
     from demp.errors import CutError as CutError
     from demp.errors import DempError as DempError
+    from demp.errors import ExportError as ExportError
     from demp.errors import TraceError as TraceError
     from demp.errors import UsageError as UsageError
+    from demp.exports import ExportReport as ExportReport
+    from demp.exports import export as export
     from demp.graph import NeuronGraph as NeuronGraph
     from demp.graph import trace as trace
     from demp.inspection import inspect as inspect
@@ -48,8 +51,11 @@ _HOME = {
     "ArtifactError": "demp.errors",
     "CutError": "demp.errors",
     "DempError": "demp.errors",
+    "ExportError": "demp.errors",
     "TraceError": "demp.errors",
     "UsageError": "demp.errors",
+    "ExportReport": "demp.exports",
+    "export": "demp.exports",
     "NeuronGraph": "demp.graph",
     "trace": "demp.graph",
     "inspect": "demp.inspection",

@@ -7,17 +7,16 @@ import torch
 from torch import nn
 
 from demp import ranks
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 
 
 def refuse_wrapper(model: nn.Module) -> None:
-    """The pruner works on the module itself, or on the one inside a DistributedDataParallel."""
+    """The pruner works on the module itself, which it finds inside a compiled one or a DistributedDataParallel."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
-    kind = type(model).__name__
-    if hasattr(model, "_orig_mod"):
-        raise UsageError("model is compiled; pass the module that you gave to torch.compile")
+    kind = type(original(model)).__name__
     if kind == "DataParallel":
         raise UsageError("model is wrapped in DataParallel, which copies it in every step; use DistributedDataParallel")
     if kind == "FullyShardedDataParallel":

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from demp import ranks, shards, wrappers
 from demp.activity.observe import quiet
 from demp.errors import ArtifactError
+from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.graph.rehearsal import tensors_in
@@ -46,35 +47,37 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
     dense model is constructed. A sharded model is saved by its first rank, and every rank must call this.
     """
-    model = wrappers.inside(model)
+    path, model = Path(path), wrappers.inside(model)
     with shards.whole(model):
         if not shards.parts(model) or ranks.speaks(shards.group_of(model)):
-            write(model, Path(path), example_inputs, builder)
-    return Path(path)
+            with replacing(path) as folder:
+                write(model, folder, example_inputs=example_inputs, builder=builder)
+    return path
 
 
-def write(model: nn.Module, path: Path, example_inputs: Any, builder: Any) -> None:
-    """The two files of a model."""
-    with replacing(path) as folder:
-        tensors, aliases = first_names(model)
-        persistent = set(model.state_dict(keep_vars=True))
-        stored = unshared({n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent})
-        save_file(stored, folder / WEIGHTS)
-        architecture = {
-            "format": FORMAT,
-            "torch": torch.__version__,
-            "class": shards.kind_of(model).__name__,
-            "builder": builder,
-            "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
-            "aliases": {name: first for name, first in aliases.items() if first in stored},
-            "modules": module_sizes(model),
-            "joins": joins_to_plain(model),
-            "record": record_to_plain(record_of(model)),
-            "probe": probe_of(model, example_inputs),
-            "weights_sha256": sha256(folder / WEIGHTS),
-        }
-        architecture["sha256"] = content_hash(architecture)
-        (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
+def write(
+    model: nn.Module, folder: Path, *, example_inputs: Any, builder: Any, metadata: dict[str, str] | None = None
+) -> None:
+    """The two files of a saved model into an existing folder; ``metadata`` goes into the header of the weights."""
+    tensors, aliases = first_names(model)
+    persistent = set(model.state_dict(keep_vars=True))
+    stored = unshared({n: t.detach().contiguous().cpu() for n, t in tensors.items() if n in persistent})
+    save_file(stored, folder / WEIGHTS, metadata)
+    architecture = {
+        "format": FORMAT,
+        "torch": torch.__version__,
+        "class": shards.kind_of(model).__name__,
+        "builder": builder,
+        "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
+        "aliases": {name: first for name, first in aliases.items() if first in stored},
+        "modules": module_sizes(model),
+        "joins": joins_to_plain(model),
+        "record": record_to_plain(record_of(model)),
+        "probe": probe_of(model, example_inputs),
+        "weights_sha256": sha256(folder / WEIGHTS),
+    }
+    architecture["sha256"] = content_hash(architecture)
+    (folder / ARCHITECTURE).write_text(json.dumps(architecture, indent=1))
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,8 +177,7 @@ def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
     for path, module in model.named_modules():
         known = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
         found = {attribute: getattr(module, attribute) for attribute, _ in known}
-        if isinstance(module, nn.modules.conv._ConvNd):
-            found["groups"] = module.groups
+        found |= {name: vars(module)[name] for name in COUNTS if isinstance(vars(module).get(name), int)}
         if found:
             sizes[path] = found
     return sizes
@@ -297,10 +299,10 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path, own: Collection[str]) -> None:
     """A save takes the place of an earlier one, never of anything else."""
     if path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if p.name not in (WEIGHTS, ARCHITECTURE))
+        others = sorted(p.name for p in path.iterdir() if p.name not in own)
         if others:
             raise ArtifactError(
                 f"{path} holds other files ({', '.join(others[:3])}); give a folder of its own for the saved model"
@@ -310,9 +312,12 @@ def refuse_foreign(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure."""
-    refuse_foreign(path)
+def replacing(path: Path, own: Collection[str] = (WEIGHTS, ARCHITECTURE)) -> Iterator[Path]:
+    """A fresh folder that takes the place of ``path`` when all went well; the old one survives any failure.
+
+    ``own`` are the files that an earlier save may have left there.
+    """
+    refuse_foreign(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.parent / f".{path.name}.new-{os.getpid()}"
     old = path.parent / f".{path.name}.old-{os.getpid()}"

@@ -17,5 +17,9 @@ class CutError(DempError, RuntimeError):
     """A cut was refused or rolled back; the model is as it was before the call."""
 
 
+class ExportError(DempError, RuntimeError):
+    """A model could not be exported, or its file does not answer as the model does; no file was kept."""
+
+
 class ArtifactError(DempError, RuntimeError):
     """A saved model is incomplete, altered, or does not fit the constructor."""

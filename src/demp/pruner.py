@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from demp import noise as noise_module
 from demp import penalties, ranks, shards, wrappers
 from demp.activity import Verdict, agreed
-from demp.activity.judge import Batches, Judge
+from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
+from demp.compiled import Stopwatch, is_compiled, refuse_to_watch, uncompiled
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
 from demp.surgery.cut import as_optimizers
-from demp.surgery.guards import pending_backward, refuse_open_autocast
+from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, penalised
 
@@ -35,8 +36,9 @@ class Pruner:
 
     With ``attach=True`` it hooks ``optimizer.step`` and the loop stays as it is. With ``attach=False`` call
     ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
-    then be a list. ``batches`` are training examples without augmentation to judge death on: a list of batches, or a
-    callable that takes a seed and returns batches; without them the training forwards before each check are watched.
+    then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
+    are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
+    returns batches; without them the training forwards before each check are watched.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
@@ -45,7 +47,7 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
         method: type[Method],
         config: Any,
         *,
@@ -58,7 +60,7 @@ class Pruner:
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
-        self._given, model = model, wrappers.inside(model)
+        self._given, given, model = model, model, wrappers.inside(model)
         refuse_wrapper(model)
         shards.refuse_unfit(model)
         shards.rehearse(model)
@@ -67,6 +69,7 @@ class Pruner:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
+        self._stopwatch = Stopwatch(is_compiled(given))
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = int(total_steps), seed
@@ -74,8 +77,10 @@ class Pruner:
         self.history: list[CutReport] = []
         self._cuts = 0
         self.graph = trace(model, example_inputs, joins=config.joins)
+        self._parts = parts_of(model)
         refuse_nothing_removable(model, self.graph)
-        refuse_foreign_optimizer(model, self.graph, self.optimizers)
+        if optimizer is not None:
+            refuse_foreign_optimizer(model, self.graph, self.optimizers)
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
@@ -84,6 +89,8 @@ class Pruner:
         self.wants = wants = self.method.wants()
         if wants.penalty_in == "loss" and shards.parts(model):
             raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
+        if not by_probe(batches, wants.collect):
+            refuse_to_watch(given)
         self._penalised = penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
@@ -107,8 +114,16 @@ class Pruner:
         wrappers.refuse_unfit(self._wrappers)
         refuse_other_pruner(self, self._group)
         self._look_ahead()
-        if attach:
+        if attach and optimizer is not None:
             self._attach()
+
+    def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
+        if self.optimizers:
+            raise UsageError("this pruner has its optimizer already; make another pruner for another run")
+        refuse_foreign_optimizer(self.model, self.graph, (optimizer,))
+        self.optimizers = (optimizer,)
+        self._attach()
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -123,6 +138,7 @@ class Pruner:
 
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
@@ -134,6 +150,7 @@ class Pruner:
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
+        self._stopwatch.start(after_cut=report is not None and report.happened)
         return report
 
     def skip_step(self) -> None:
@@ -148,6 +165,8 @@ class Pruner:
         """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""
         if self._finished:
             return self.history[-1]
+        if not self.optimizers:
+            raise UsageError("finish() was called on a pruner without an optimizer; call attach_to(optimizer) to train")
         just_checked = bool(self.history) and self.history[-1].step == self.step and not self._postponed
         report = self.history[-1] if just_checked else self._check(final=True)
         self.detach()
@@ -178,6 +197,8 @@ class Pruner:
         self._look_around()
         with ranks.together(self._group):
             refuse_open_autocast()
+            shards.reshard(self.model)
+            refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self._wrappers)
             waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
         if ranks.any_of(waits, self._group):
@@ -218,6 +239,7 @@ class Pruner:
         self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
         self.history.append(report)
         self._cuts += report.happened
+        self._parts = parts_of(self.model)
         if report.happened and ranks.speaks(self._group):
             logger.info("%s", report)
         return report
@@ -239,17 +261,24 @@ class Pruner:
         optimizer = self.optimizers[0]
         counts = True
 
-        def before(opt: Any, args: Any, kwargs: Any) -> None:
+        def before(opt: Any, args: Any, kwargs: Any) -> Any:
             nonlocal counts
-            positional = args[1:] if args and args[0] is opt else args
-            if any(a is not None for a in positional) or kwargs.get("closure") is not None:
+            closure, *others = args[1:] or (kwargs.pop("closure", None),)
+            counts = closure is not None or not creates_state(opt, self._group)
+            if closure is None:
+                return self.before_step() if counts else None
+            if isinstance(opt, torch.optim.LBFGS):
                 raise UsageError(
-                    "optimizer.step(closure) computes gradients inside the step, where no penalty can be added; "
-                    "use attach=False and add pruner.penalty_loss() to the loss in the closure"
+                    "LBFGS searches along the loss that its closure returns; use attach=False and add "
+                    "pruner.penalty_loss() to that loss"
                 )
-            counts = not creates_state(opt, self._group)
-            if counts:
+
+            def closure_and_penalty() -> Any:
+                loss = closure()
                 self.before_step()
+                return loss
+
+            return (opt, closure_and_penalty, *others), kwargs
 
         def after(opt: Any, args: Any, kwargs: Any) -> None:
             if not counts:
@@ -259,8 +288,8 @@ class Pruner:
             else:
                 self.after_step()
 
-        self._handles.append(optimizer.register_step_pre_hook(before))
-        self._handles.append(optimizer.register_step_post_hook(after))
+        self._handles.append(optimizer.register_step_pre_hook(uncompiled(before)))
+        self._handles.append(optimizer.register_step_post_hook(uncompiled(after)))
 
     def _loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""
@@ -307,7 +336,7 @@ class Pruner:
         Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``.
 
         Raises:
-            UsageError: the state is of another method, run length or model.
+            UsageError: the state is of another method, run length or model, or of a wider one than this is by now.
         """
         for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
             if state[key] != mine:
@@ -316,6 +345,9 @@ class Pruner:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         self._look_around()
         gone = state["gone"].bool().cpu()
+        refuse_replaced_parts(self.model, self._parts)
+        if bool((self.gone & ~gone).any()):
+            raise UsageError("neurons are gone here that the saved run still had: build model and pruner anew")
         plan = Plan(self.gone, gone, {})
         execute(
             self.model,
@@ -329,7 +361,7 @@ class Pruner:
             wrappers=self._wrappers,
             group=self._group,
         )
-        self.flops = self.graph.flops(gone)
+        self.flops, self._parts = self.graph.flops(gone), parts_of(self.model)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
@@ -374,7 +406,7 @@ def creates_state(optimizer: torch.optim.Optimizer, group: ranks.Group) -> bool:
 
 def DemP(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
     *,
     example_inputs: Any,
     total_steps: int,

@@ -184,7 +184,7 @@ def digits(
         method=MethodConfig(
             name="demp",
             options={
-                "peak_strength": _by_optimizer(optimizer, 0.03, 0.01),
+                "peak_strength": _by_optimizer(optimizer, 0.05, 0.01),
                 "peak_noise_std": 2 * Scale(97_656, scale.steps).noise_std(),
                 "period": scale.period(20),
             },

@@ -61,6 +61,9 @@ def removable_classes(graph: NeuronGraph) -> Tensor:
     return removable
 
 
+NOTHING = torch.zeros(0, dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class Unit:
     """A parameter whose entries along one axis belong to neurons, and where their liveness shows."""
@@ -176,14 +179,20 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
     for weight, axis in made.items():
         if weight not in parameters or (weight, axis) not in slot_classes:
             continue
+        mine = slot_classes[weight, axis]
+
+        def alike(name: str | None, mine: Tensor = mine) -> bool:
+            """A transposed grouped convolution has more outputs than its weight has entries along either axis."""
+            return name in parameters and torch.equal(slot_classes.get((name, 0), NOTHING), mine)
+
         shift = shifts.get(weight)
-        witness, at = (parameters[shift], 0) if shift else (parameters[weight], axis)
-        found[weight] = Unit(parameters[weight], axis, witness, at, slot_classes[weight, axis])
+        witness, at = (parameters[shift], 0) if shift and alike(shift) else (parameters[weight], axis)
+        found[weight] = Unit(parameters[weight], axis, witness, at, mine)
         for norm in graph.norms:
             if norm.producer != weight:
                 continue
             for name in (norm.scale, norm.shift):
-                if name in parameters and (name, 0) in slot_classes:
+                if name is not None and alike(name):
                     found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0])
     for norm in graph.norms:  # those behind a sum (pre-activation networks) speak for themselves
         for name in (norm.scale, norm.shift):

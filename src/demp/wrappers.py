@@ -15,20 +15,23 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from demp import ranks
+from demp.compiled import original
 from demp.errors import UsageError
 
 Wrappers = Sequence[DistributedDataParallel]
 
 
 def inside(model: nn.Module) -> nn.Module:
-    """The user's module inside a wrapper; any other module itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The user's module inside a wrapper, compiled or not; any other module itself."""
+    model = original(model)
+    return original(model.module) if isinstance(model, DistributedDataParallel) else model
 
 
 def around(model: nn.Module) -> list[DistributedDataParallel]:
     """The wrappers that average gradients of this module's parameters, found among the objects that Python holds."""
     if not (dist.is_available() and dist.is_initialized()):
         return []
+    model = original(model)
     if isinstance(model, DistributedDataParallel):
         return [model]
     mine = {id(p) for p in model.parameters()}

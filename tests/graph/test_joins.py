@@ -102,6 +102,23 @@ def test_a_join_is_the_dense_sum_of_what_is_there(kept, operand, in_place):
         assert torch.equal(a, wanted if in_place else branch.index_select(1, kept_branch))
 
 
+@pytest.mark.parametrize("operand", [0, 1])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_gradients_of_a_join(operand, in_place, nhwc):
+    plan, *_ = plan_of([True, False, True, True, True], [True, True, True, False, True], operand)
+    layout = torch.channels_last if nhwc else torch.contiguous_format
+    branch, stream = (torch.randn(2, 4, 3, 2, dtype=torch.float64).contiguous(memory_format=layout) for _ in range(2))
+
+    def summed(branch: Tensor, stream: Tensor) -> Tensor:
+        a = branch * 1.0
+        return join(*((stream, a) if operand == 0 else (a, stream)), plan, in_place, None)
+
+    given = (branch.requires_grad_(), stream.requires_grad_())
+    assert torch.autograd.gradcheck(summed, given) and torch.autograd.gradgradcheck(summed, given)
+    assert torch.autograd.gradcheck(lambda b: summed(b, stream.detach()), given[:1])
+
+
 @pytest.mark.parametrize("by_index", [False, True])
 @pytest.mark.parametrize(("low", "high"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
 def test_mixed_precision_rounds_as_the_plain_sum_does(low, high, by_index):

@@ -74,7 +74,7 @@ def test_a_depthwise_convolution_passes_its_channels_on():
         "act3": ("relu", 3, ()),
         "act4": ("relu", 4, ()),
     }
-    assert graph.layer("act1").reads == () and set(graph.depthwise) == {"depthwise"}
+    assert graph.layer("act1").reads == () and set(graph.attributes) == {("depthwise", "groups")}
     assert graph.layer("act2").reads == (("reduce.weight", 0), ("project.weight", 0))
     assert ("excite.weight", 0) in graph.layer("act2").producers
 

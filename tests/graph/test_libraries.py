@@ -74,16 +74,14 @@ def language_model(kind: str) -> nn.Module:
         return transformers.BertModel(config)
     if kind == "gpt2":
         small = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "n_inner": 24}
-        config = transformers.GPT2Config(
-            vocab_size=50, bos_token_id=0, eos_token_id=0, activation_function="gelu", **small
-        )
+        config = transformers.GPT2Config(vocab_size=50, bos_token_id=0, eos_token_id=0, use_cache=False, **small)
         return transformers.GPT2LMHeadModel(config)
     sizes |= {"num_key_value_heads": 1, "use_cache": False}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, intermediate_size=24))
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "attention mask"])
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
 def test_transformers(kind, masked):
     model, inputs = nets.settle(language_model(kind)), {"input_ids": torch.randint(0, 50, (2, 7))}
     if masked:
@@ -102,8 +100,13 @@ def test_transformers(kind, masked):
         assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
 
 
-def test_gpt2_keeps_its_width_in_an_attribute():
-    graph = demp.trace(language_model("gpt2"), {"input_ids": torch.randint(0, 50, (2, 7))})
-    refused = {refusal.name: refusal.reason for refusal in graph.refused}
-    assert [layer.width for layer in graph.layers] == [24, 24]
-    assert all("this width written into it" in refused[layer.name] for layer in graph.layers)
+def test_gpt2_counts_its_width_in_an_attribute():
+    model, inputs = nets.settle(language_model("gpt2")), {"input_ids": torch.randint(0, 50, (2, 7))}
+    graph = demp.trace(model, inputs)
+    assert [(layer.name, layer.activation) for layer in graph.layers] == [
+        (f"transformer.h.{block}.mlp.act", "composite") for block in range(2)
+    ]
+    dead = {"transformer.h.0.mlp.act": [1, 5], "transformer.h.1.mlp.act": [0, 23, 7]}
+    nets.kill(model, graph, dead)
+    demp.cut(model, dead, example_inputs=inputs, graph=graph)
+    assert [block.mlp.c_fc.nf for block in model.transformer.h] == [22, 21]

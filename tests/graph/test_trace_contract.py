@@ -1,5 +1,7 @@
 """A trace reads; nothing of the model, its inputs or the random state changes."""
 
+from collections import UserDict
+
 import pytest
 import torch
 from torch import nn
@@ -193,7 +195,7 @@ def test_hooks_of_the_user_run_and_count():
 def test_example_inputs_in_any_form():
     model = Forward(lambda s, x, scale=None: s.net(x if scale is None else x * scale), net=nets.mlp(4, 6, 3))
     x = torch.randn(3, 4)
-    for inputs in ((x,), [x], x, {"x": x}, (x, 2.0), {"x": x, "scale": torch.ones(4)}):
+    for inputs in ((x,), [x], x, {"x": x}, UserDict({"x": x}), (x, 2.0), {"x": x, "scale": torch.ones(4)}):
         assert demp.trace(model, inputs).layers[0].removable.all()
 
 

@@ -62,6 +62,35 @@ NETWORKS = {
             "layout": st.sampled_from(["nhwc", "tokens"]),
         }
     ),
+    "grouped": st.fixed_dictionaries(
+        {
+            "dims": st.sampled_from([1, 2, 3]),
+            "groups": st.integers(1, 5),
+            "inner": st.integers(1, 3),
+            "outer": st.integers(1, 3),
+            "transposed": st.booleans(),
+            "activation": KINDS,
+        }
+    ),
+    "skips": st.fixed_dictionaries(
+        {
+            "dims": st.sampled_from([1, 2, 3]),
+            "width": st.integers(1, 4),
+            "deep": st.integers(1, 4),
+            "shared": st.booleans(),
+        }
+    ),
+    "paths": st.fixed_dictionaries(
+        {
+            "width": st.integers(1, 6),
+            "hidden": st.integers(1, 4),
+            "tied": st.booleans(),
+            "how": st.sampled_from(["mask", "steps", "clamp", "inplace", "gate"]),
+        }
+    ),
+    "experts": st.fixed_dictionaries(
+        {"count": st.integers(1, 4), "hidden": st.integers(1, 6), "packed": st.booleans()}
+    ),
 }
 SHARE = st.sampled_from([0.2, 0.5, 0.9, 1.0])
 
@@ -101,6 +130,10 @@ test_branches = property_test("branches", 10)
 test_separable = property_test("separable", 10)
 test_gated = property_test("gated", 10)
 test_tokens = property_test("tokens", 10)
+test_grouped = property_test("grouped", 15)
+test_skips = property_test("skips", 8)
+test_paths = property_test("paths", 10)
+test_experts = property_test("experts", 8)
 
 
 @pytest.mark.slow

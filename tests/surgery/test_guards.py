@@ -62,6 +62,20 @@ def test_a_forward_that_waits_for_its_backward(bias):
     assert cut(model) == 2
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_tensors_that_cannot_shrink_in_place(verify):
+    model, average = network(), dict(network().state_dict())
+    with torch.inference_mode():
+        average["2.weight"] = average["2.weight"].clone()
+    before = nets.state(model)
+    with pytest.raises(demp.CutError, match="2.weight is a tensor made in inference mode and cannot shrink in place"):
+        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
+    average["2.weight"] = torch.zeros(3, 6).to_sparse()
+    with pytest.raises(demp.CutError, match=r"2.weight is a tensor of layout torch.sparse_coo and cannot shrink"):
+        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
+    assert nets.same_state(before, model) and average["0.weight"].shape == (6, 4)
+
+
 def waiting(model: nn.Module, loss: torch.Tensor) -> bool:
     """Is a cut refused while ``loss`` is alive?"""
     try:

@@ -44,6 +44,24 @@ def test_a_deep_copy_follows():
             a.lerp_(b, 0.1)
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_a_copy_can_be_saved_and_loaded(average, tmp_path):
+    model, dead = started()
+    ema = AveragedModel(model) if average else copy.deepcopy(model)
+    with pytest.raises(demp.CutError, match="rolled back"):
+        demp.cut(model, {"2": [1], "4": [1]}, example_inputs=X, holders=[ema])
+    assert demp.surgery.record_of(ema) is None
+    demp.cut(model, {"7": [1]}, example_inputs=X, holders=[ema])
+    demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, holders=[ema])
+    inside = ema.module if average else ema
+    with torch.no_grad():
+        for p in inside.parameters():
+            p.mul_(0.5)
+    loaded = demp.load(network, demp.save(inside, tmp_path / "ema"))
+    assert nets.gap(nets.outputs(inside, X), nets.outputs(loaded, X)) == 0.0
+    assert demp.surgery.record_of(loaded).kept.keys() == demp.surgery.record_of(model).kept.keys()
+
+
 @pytest.mark.parametrize("buffers", [False, True])
 def test_an_averaged_model_follows_and_updates(buffers):
     model, dead = started()

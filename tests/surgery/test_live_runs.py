@@ -54,3 +54,39 @@ def test_a_run_shrinks_and_goes_on(family, collect):
         entries = (value for value in optimizer.state[parameter].values() if value.dim())
         assert all(value.shape == parameter.shape for value in entries)
     assert [p.shape for p in ema.parameters()] == [p.shape for p in model.parameters()]
+
+
+FORGOTTEN = "LBFGS began a new history: the old one held steps of the removed neurons"
+
+
+@pytest.mark.parametrize(("scale", "notes"), [(0.0, ()), (0.1, (FORGOTTEN,))], ids=["sliced", "forgotten"])
+def test_lbfgs_in_a_run(scale, notes):
+    """A closure computes gradients inside the step: no hooks, the penalty in the loss, the pruner called by hand.
+
+    The penalty moves the scales of dead neurons, but for those that are zero already.
+    """
+    model, inputs = nets.plain(2, (6, 5))
+    model, inputs = model.double(), tuple(x.double() for x in inputs)
+    dead = nets.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
+    with torch.no_grad():
+        model[1].weight[dead["2"]] = scale
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2, history_size=3, line_search_fn="strong_wolfe")
+    config = demp.DemPConfig(peak_strength=1e-4, peak_noise_std=0.0, period=4, penalty_in="loss")
+    pruner = demp.DemP(
+        model, optimizer, config=config, example_inputs=inputs, batches=[inputs], total_steps=STEPS, attach=False
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(*inputs), torch.arange(3)) + pruner.penalty_loss()
+        loss.backward()
+        return loss
+
+    before, losses = demp.trace(model, inputs).neurons(), []
+    for _ in range(STEPS):
+        losses.append(optimizer.step(closure).item())
+        pruner.after_step()
+    pruner.finish()
+    assert sum(report.removed for report in pruner.history) == before - demp.trace(model, inputs).neurons()
+    assert pruner.history[0].removed >= sum(map(len, dead.values())) and losses[-1] < losses[0]
+    assert pruner.history[0].notes == notes

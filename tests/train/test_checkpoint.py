@@ -110,6 +110,21 @@ def test_a_crashed_run_resumes_to_the_bit(straight, tmp_path, method, at):
     assert_same_run(straight / method, out)
 
 
+def test_a_run_with_a_validation_share_resumes_to_the_bit_and_with_no_other_share(tmp_path):
+    share = {"data": {"validation": 0.2}}
+    train(config("demp", tmp_path / "whole", **share))
+    out = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        train(config("demp", out, **share), observers=[Crash(20)])
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(text.replace("validation = 0.2", "validation = 0.3"))
+    with pytest.raises(UsageError, match=r"data\.validation was 0\.2 and is 0\.3"):
+        resume(out)
+    (out / "config.toml").write_text(text)
+    resume(out)
+    assert_same_run(tmp_path / "whole", out)
+
+
 def test_a_run_that_crashes_again_and_again(straight, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):

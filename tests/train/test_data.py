@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from demp.errors import UsageError
 from demp.train import AugmentConfig, DataConfig, sources
-from demp.train.data import Data, Facts, epoch_order, load_test_set, statistics, step_indices
+from demp.train.data import Data, Facts, epoch_order, load_test_set, prepare, statistics, step_indices
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,67 @@ def test_digits_are_split_by_class_and_never_change():
     assert int(source.test.pictures.long().sum()) == int(
         sources.load(DataConfig(name="digits")).test.pictures.long().sum()
     )
+
+
+def test_a_validation_share_is_held_out_evenly_and_takes_the_place_of_the_test_split():
+    whole = sources.load(DataConfig(name="digits"))
+    found = data(DataConfig(name="digits", validation=0.25))
+    train, test = found.train, found.test.split
+    kept, held = train.labels.bincount(), test.labels.bincount()
+    assert torch.equal(kept + held, whole.train.labels.bincount())
+    assert (len(train), len(test)) == (1082, 360)
+    assert ((held - 0.25 * (kept + held)).abs() <= 1).all()
+    both = torch.cat([train.pictures, test.pictures]).flatten(1)
+    assert torch.equal(both.unique(dim=0), whole.train.pictures.flatten(1).unique(dim=0))
+    again = data(DataConfig(name="digits", validation=0.25), seed=1)
+    assert torch.equal(again.test.split.pictures, test.pictures)
+
+
+@pytest.mark.parametrize("memory_mb", [1024, 0])
+def test_what_is_held_out_is_never_trained_on(folder, memory_mb):
+    # sorted by class the rows are 0 3 6 .. 18, 1 4 7 .. 19, 2 5 8 .. 17; every fourth of these goes
+    held = [1, 5, 9, 13, 17]
+    rest = [row for row in range(20) if row not in held]
+    found = data(DataConfig(name=str(folder), validation=0.25, memory_mb=memory_mb, image_size=6, workers=0))
+    assert isinstance(found.train.pictures, torch.Tensor) == (memory_mb > 0)
+    assert found.tested_on == "validation"
+    assert (found.facts.train_size, len(found.test)) == (15, 5)
+    (x, labels), *_ = found.test.batches(5)
+    assert labels.tolist() == [row % 3 for row in held]
+    whole = data(DataConfig(name=str(folder), memory_mb=memory_mb, image_size=6, workers=0))
+    assert whole.tested_on == "test"
+    facts = found.facts
+
+    def prepared(rows):
+        return torch.stack([prepare(whole.train, torch.tensor([row]), facts, whole.device)[0] for row in rows])
+
+    assert torch.equal(x, prepared(held))
+    trained = torch.cat([labels for _, labels in found.train_batches(0, 4)])[:15]
+    assert trained.bincount().tolist() == torch.tensor([row % 3 for row in rest]).bincount().tolist()
+    probed = torch.cat([x for (x,) in found.probe_batches(0)])
+    assert len(probed) == 15
+    assert torch.equal(probed.flatten(1).unique(dim=0), prepared(rest).flatten(1).unique(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (0.04, "data.validation is 0.04 of 20 training pictures, not one whole picture"),
+        (1.0, "data.validation is 1.0; give a share of at least 0 and below 1"),
+        (-0.1, "below 1"),
+        (float("nan"), "below 1"),
+    ],
+)
+def test_a_share_that_leaves_nothing_is_refused(folder, share, message):
+    with pytest.raises(UsageError, match=message):
+        data(DataConfig(name=str(folder), validation=share))
+
+
+def test_digits_are_tested_on_the_split_that_was_asked_for():
+    whole = sources.load(DataConfig(name="digits"))
+    assert sources.load(DataConfig(name="digits", test_split="train")).test is whole.train
+    with pytest.raises(UsageError, match="data set digits has no split 'tset'; it has train, test"):
+        sources.load(DataConfig(name="digits", test_split="tset"))
 
 
 def test_every_epoch_is_a_permutation_and_batches_cross_its_end():

@@ -156,6 +156,17 @@ def test_a_dense_run_learns_and_says_what_it_did(tmp_path):
     assert {p.name for p in (out / "model").iterdir()} == {"model.safetensors", "architecture.json"}
 
 
+def test_a_run_with_a_validation_share_says_so_wherever_it_reports_accuracy(tmp_path, capsys):
+    out = tmp_path / "run"
+    changes = {"data": {"validation": 0.2}, "eval_every_steps": 6, "out": str(out)}
+    result = train(config(**changes), observers=[progress()])
+    assert result.summary["split"] == "validation"
+    assert "validation accuracy" in capsys.readouterr().out
+    records = [r for r in read_lines(out / "metrics.jsonl") if "eval/top1" in r]
+    assert [(r["step"], r["split"]) for r in records] == [(6, "validation"), (12, "validation")]
+    assert train(config()).summary["split"] == "test"
+
+
 def test_a_demp_run_shrinks_and_records_every_check(tmp_path):
     out = tmp_path / "run"
     pruning = {"name": "demp", "options": {"peak_noise_std": 0.05, "period": 10}}

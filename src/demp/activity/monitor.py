@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from demp import shards, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.window import Window
+from demp.compiled import refuse_to_watch
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import call_inputs
@@ -51,6 +52,7 @@ class NeuronMonitor:
     """
 
     def __init__(self, model: nn.Module, *, criterion: Criterion | str = "auto", example_inputs: Any = None) -> None:
+        refuse_to_watch(model)
         self._model = model = wrappers.inside(model)
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None

@@ -1,5 +1,6 @@
 """Watch read points in a forward that happens: which values do the readers see?"""
 
+import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -50,7 +51,9 @@ class ReadObserver(TorchDispatchMode):
     def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
         super().__init__()
         self._reads = {(read.weight, read.use): read for read in graph.reads if read.seat is None}
-        self._names = {address(t): (name, t.numel()) for name, t in tensors.items() if t.numel()}
+        self._last = {read.weight: read for read in sorted(graph.reads, key=lambda read: read.use)}
+        self._names = {address(t): (name, span(t)) for name, t in tensors.items() if t.numel()}
+        self._starts = sorted(self._names)
         self._copies: list[Tensor] = []
         self._uses: dict[str, int] = {}
         self._on_read = on_read
@@ -63,16 +66,20 @@ class ReadObserver(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
-            if known is not None and isinstance(out, Tensor) and address(out) not in self._names:
-                self._names[address(out)] = (known, out.numel())
+            if known is not None and isinstance(out, Tensor) and self._name(out) is None:
+                self._names[address(out)] = (known, span(out))
+                bisect.insort(self._starts, address(out))
                 self._copies.append(out)
         return out
 
     def _name(self, tensor: Any) -> str | None:
         if not isinstance(tensor, Tensor) or not tensor.numel():
             return None
-        name, size = self._names.get(address(tensor), (None, 0))
-        return name if size == tensor.numel() else None
+        at = bisect.bisect_right(self._starts, address(tensor)) - 1
+        if at < 0:
+            return None
+        name, size = self._names[self._starts[at]]
+        return name if address(tensor) < self._starts[at] + size else None
 
     def _contraction(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):
@@ -82,6 +89,8 @@ class ReadObserver(TorchDispatchMode):
             use = self._uses.get(weight, 0)
             self._uses[weight] = use + 1
             read = self._reads.get((weight, use))
+            if read is None and weight in self._last and use > self._last[weight].use:
+                read = self._last[weight]  # this forward uses the weight more often than the one that was traced
             if read is None or read.operand == at:
                 return args
             replaced = self._on_read(read, args[read.operand])
@@ -94,6 +103,12 @@ class ReadObserver(TorchDispatchMode):
 def address(tensor: Tensor) -> int:
     """Where a tensor's values begin; parameters may be parts of one storage."""
     return tensor.data_ptr()
+
+
+def span(tensor: Tensor) -> int:
+    """Bytes from a tensor's first value to the end of its last."""
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (1 + steps) * tensor.element_size()
 
 
 @dataclass(frozen=True)
@@ -131,17 +146,19 @@ class Tally:
         self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in asked}
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
-        self._seen: set[tuple[str, int]] = set()
+        self.seen: set[tuple[str, int]] = set()
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Judge one batch at one read point."""
+        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
+        if operand.numel() == 0 and operand.shape[axis]:
+            return
         key = (read.weight, read.use)
         if operand.shape[axis] != self._sizes[key]:
             raise UsageError(
                 f"{read.weight} reads {operand.shape[axis]} neurons where there were {self._sizes[key]} when watching "
                 "began: the model was cut meanwhile; start watching again after a cut"
             )
-        self._seen.add(key)
+        self.seen.add(key)
         peaks = Peaks.along(operand.detach(), axis, self._needs_total)
         for seat in self._seats[key]:
             layer = self.graph.layers[seat.layer]
@@ -153,12 +170,12 @@ class Tally:
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far."""
-        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self._seen)]}
+        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self.seen)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was seen."""
         self._dead = [flags.clone() for flags in state["dead"]]
-        self._seen = {(str(weight), int(use)) for weight, use in state["seen"]}
+        self.seen = {(str(weight), int(use)) for weight, use in state["seen"]}
 
     def verdict(self) -> dict[str, Tensor]:
         """Layer name -> dead neurons (dense numbering; removed ones are not dead, they are gone).
@@ -183,7 +200,7 @@ class Tally:
 
     def _judged(self, layer: Layer, flags: Tensor) -> Tensor:
         asked = [key for key in layer.reads if key in self._seats]
-        complete = bool(asked) and all(key in self._seen for key in asked)
+        complete = bool(asked) and all(key in self.seen for key in asked)
         return flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
 
 

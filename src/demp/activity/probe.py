@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.observe import Tally, observing, quiet
+from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import as_inputs
@@ -78,7 +79,7 @@ def alive(
     arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
     """
     judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
-    batches = list(batches)
+    model, batches = original(model), list(batches)
     if not batches:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     model = wrappers.inside(model)

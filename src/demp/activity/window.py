@@ -10,6 +10,7 @@ from demp import shards
 from demp.activity.criteria import Criterion
 from demp.activity.observe import Tally
 from demp.activity.probe import Verdict
+from demp.compiled import uncompiled
 from demp.graph import NeuronGraph, Read
 
 
@@ -52,11 +53,11 @@ class Window:
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for path in self._readers:
             module = self._model.get_submodule(path)
-            self._handles.append(module.register_forward_pre_hook(self._hook(path), with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(uncompiled(self._hook(path)), with_kwargs=True))
 
     def verdict(self) -> Verdict:
         """Who was dead in every forward since ``open``."""
-        if self._tally is None or self.batches == 0:
+        if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
             return Verdict(dead, 0, 0)
         return Verdict(self._tally.verdict(), self.batches, self.examples)
@@ -89,10 +90,12 @@ class Window:
         self.examples += 0 if first is None else len(first)
 
     def _hook(self, path: str) -> Any:
+        own = self._model.get_submodule(path)
+
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not self._model.training:
+            if module is not own or not self._model.training:  # a deep copy of the model has this hook, too
                 return
-            read = self._readers[path].get(self._uses[path])
+            read = self._readers[path].get(min(self._uses[path], max(self._readers[path])))  # more uses than traced
             self._uses[path] += 1
             value = args[0] if args else kwargs.get("input")
             if read is not None and self._tally is not None and isinstance(value, Tensor):

@@ -199,6 +199,27 @@ class Eval(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a trained network for others to load, proven against itself, with a model card."""
+
+    path: tyro.conf.Positional[Folder]
+    """Folder of a finished run, or of a model that the trainer saved."""
+    to: Text
+    """torch-export, onnx, safetensors or state-dict."""
+    out: Folder = ""
+    """Folder of the export; without it, export-FORMAT in the run."""
+    measure: Flag = False
+    """Time onnxruntime beside the dense network."""
+
+    def run(self) -> dict[str, Any]:
+        """Export, and say what was checked."""
+        out = self.out or str(Path(self.path) / f"export-{self.to}")
+        report = demp.export(self.path, out, to=self.to, measure=self.measure)
+        self.console().print(str(report), highlight=False, markup=False)
+        return report.to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipes(Command):
     """List the recipes, or print one as a config file."""
 
@@ -253,6 +274,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "resume": Resume,
         "inspect": Inspect,
         "eval": Eval,
+        "export": Export,
         "recipes": Recipes,
         "demo": Demo,
     }
@@ -283,7 +305,7 @@ def _print_config(console: Console, config: TrainConfig) -> None:
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """The outcome in one table; dense numbers beside it where there are some."""
     table = Table("", "now", "dense", box=None, pad_edge=False)
-    table.add_row("test accuracy", f"{summary['eval/top1']:.2%}", "")
+    table.add_row(f"{summary['split']} accuracy", f"{summary['eval/top1']:.2%}", "")
     for name in ("neurons", "parameters", "flops"):
         dense = summary.get(f"{name}_dense")
         table.add_row(name, f"{summary[name]:,}", f"{dense:,}" if dense is not None else "")

@@ -14,13 +14,13 @@ def assemble(
     recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
 ) -> NeuronGraph:
     """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
+    forget_unread_steps(recording)
     freeze_bare_reads(recording)
     root, reasons = recording.elements.resolve()
     number, classes = number_classes(recording, root)
     frozen = torch.zeros(classes, dtype=torch.bool)
     frozen[0] = True
-    for r in reasons:
-        frozen[number[r]] = True
+    frozen[number[list(reasons)]] = True
     class_of = number[root]
 
     def of(axis: Axis | None) -> Tensor | None:
@@ -77,11 +77,21 @@ def assemble(
         ),
         shapes=shapes,
         aliases=aliases,
-        depthwise={name: class_of[ids] for name, ids in recording.depthwise.items()},
+        attributes={key: class_of[ids] for key, ids in recording.attributes.items()},
         classes=classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
+
+
+def forget_unread_steps(recording: Recording) -> None:
+    """Of an activation in several steps, the layer is the step that a contraction or a join reads."""
+    read_by = [read.neurons.sites for read in recording.reads] + [join.stream.sites for join in recording.joins]
+    marks = torch.cat(read_by or [torch.zeros(0)]).unique().tolist()
+    seen = set().union(*(recording.elements.sites_of(int(mark)) for mark in marks))
+    kept = [number for number, site in enumerate(recording.sites) if site.certain or number in seen]
+    recording.elements.renumber_sites({old: new for new, old in enumerate(kept)})
+    recording.sites[:] = [recording.sites[number] for number in kept]
 
 
 def freeze_bare_reads(recording: Recording) -> None:
@@ -146,8 +156,8 @@ def describe(
             carriers[c].add(site)
     makers = producers_by_class(recording, class_of)
     why: dict[int, str] = {}
-    for r, reason in reasons.items():
-        why.setdefault(int(class_of[r]), reason)
+    for c, reason in zip(class_of[list(reasons)].tolist(), reasons.values(), strict=True):
+        why.setdefault(c, reason)
     layers, refused = [], []
     for site, classes in enumerate(site_classes):
         members = classes.tolist()

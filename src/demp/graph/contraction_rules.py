@@ -1,4 +1,4 @@
-"""Axis rules for convolutions and matrix products: where neurons are born and where they are read."""
+"""Axis rules for matrix products, and what all contractions share: where neurons are born and where they are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.recording import ReadSeen
-from demp.graph.rules import Call, rule
+from demp.graph.rules import Call, rule, whole
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -17,57 +17,6 @@ CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
 CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
-
-
-@rule(*CONVOLUTIONS)
-def convolution(tracer: Tracer, call: Call) -> Labels:
-    """Plain, strided, dilated, transposed and depthwise convolutions, 1d to 3d."""
-    x, weight, bias = call.args[:3]
-    transposed, groups = bool(call.args[6]), int(call.args[8])
-    labels, kernel = tracer.labels(x), tracer.labels(weight)
-    batched = x.dim() == weight.dim()
-    channel = 1 if batched else 0
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
-    flops = 2 * call.out.numel() * (weight.shape[1] if not transposed else weight.shape[0] // groups)
-    for size in weight.shape[2:]:
-        flops *= size
-    if transposed:
-        flops = 2 * x.numel() * weight.shape[1]
-        for size in weight.shape[2:]:
-            flops *= size
-    depthwise = groups > 1 and groups == x.shape[channel] == call.out.shape[channel] and not transposed
-    if depthwise:
-        return depthwise_convolution(tracer, call, channel, flops)
-    if groups > 1:
-        why = f"grouped convolution ({groups} groups)"
-        for tensor in (x, weight, bias):
-            if isinstance(tensor, Tensor):
-                tracer.freeze_tensor(tensor, why)
-        tracer.contraction(kernel.source, flops, None, None)
-        return tracer.bare(call.out)
-    made = join(tracer, kernel, kernel.axes[out_axis], bias)
-    read(tracer, labels, channel, kernel, in_axis, operand=0)
-    tracer.contraction(kernel.source, flops, kernel.axes[in_axis], made)
-    return produced(tracer, call.out, labels, channel, made, kernel, skip_dims=1)
-
-
-def depthwise_convolution(tracer: Tracer, call: Call, channel: int, flops: int) -> Labels:
-    """One filter per channel: the channel passes through, and its filter belongs to the neuron."""
-    x, weight, bias = call.args[:3]
-    labels, kernel = tracer.labels(x), tracer.labels(weight)
-    axis, own = labels.axes[channel], kernel.axes[0]
-    join(tracer, kernel, own, bias)
-    if axis is None or own is None or kernel.source is None:
-        tracer.freeze_tensor(x, "depthwise convolution with a computed weight")
-        tracer.freeze_tensor(weight, "depthwise convolution of a tensor without neurons")
-        tracer.contraction(kernel.source, flops, None, None)
-        return tracer.bare(call.out)
-    tracer.elements.union(axis.ids, own.ids)
-    tracer.depthwise(kernel.source, own)
-    tracer.contraction(kernel.source, flops, None, own)
-    axes: list[Axis | None] = [None] * call.out.dim()
-    axes[channel] = Axis(own.ids, axis.sites, tracer.tick(), kernel.source)
-    return Labels(tuple(axes))
 
 
 @rule(*PRODUCTS)
@@ -85,7 +34,7 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
     if right.source is not None and not left.constant:
-        made = join(tracer, right, None if b_out is None else right.axes[b_out], bias)
+        made = join(tracer, right, maker(tracer, right, b_out, call.out.shape[-1]), bias)
         read(tracer, left, a_in, right, b_in, operand=first)
         tracer.contraction(right.source, flops, right.axes[b_in], made)
         if call.name == "bmm" or call.name == "baddbmm":
@@ -107,16 +56,28 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         if b_out is not None:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
-    why = (
-        "product of two activations"
-        if not (left.constant or right.constant)
-        else "the weight is computed in the forward"
-    )
+    computed = left.constant or right.constant
+    why = "the weight is computed in the forward" if computed else "product of two activations"
     for tensor in (a, b, bias):
         if isinstance(tensor, Tensor):
             tracer.freeze_tensor(tensor, why)
     tracer.contraction(None, flops, None, None)
-    return tracer.bare(call.out)
+    if right.constant and not left.constant and b_out is not None:
+        made = maker(tracer, right, b_out, call.out.shape[-1])
+        out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, tracer.tick())
+    return Labels(tuple(out), constant=left.constant and right.constant)
+
+
+def maker(tracer: Tracer, weight: Labels, axis: int | None, size: int) -> Axis | None:
+    """The axis of a weight that makes neurons; neurons of a computed weight stay."""
+    if axis is None:
+        return None
+    own = weight.axes[axis]
+    if own is None:
+        return tracer.fixed(size, f"made by a computed weight (at {tracer.where()})")
+    if tracer.own_axis(weight, own) is None:
+        tracer.freeze_axis(own, "made by a computed weight or a part of one")
+    return own
 
 
 def freeze_batch(tracer: Tracer, left: Labels, right: Labels) -> None:
@@ -135,7 +96,7 @@ def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axi
             tracer.freeze_axis(made, "bias that does not match the produced axis")
         else:
             tracer.elements.union(made.ids, vector.ids)
-            tracer.bias(weight.source, tracer.labels(bias).source)
+            tracer.bias(weight.source, whole(tracer, bias))
     return made
 
 
@@ -145,13 +106,15 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
     use = 0 if weight.source is None else tracer.use(weight.source)
     if neurons is None:
         tracer.freeze_axis(slices, "reads a model input or a tensor without neurons")
-    elif slices is None or weight.source is None:
-        tracer.freeze_axis(neurons, "read by a computed weight")
+        return
+    own = tracer.own_axis(weight, slices)
+    if slices is None or weight.source is None or own is None:
+        tracer.freeze_axis(neurons, "read by a computed weight or a part of one")
         tracer.freeze_axis(slices, "a computed weight")
-    else:
-        tracer.elements.union(neurons.ids, slices.ids)
-        own = tracer.own_axis(weight.source, slices)
-        tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
+        return
+    groups = len(neurons.ids) // len(slices.ids)  # a grouped convolution reads with one slice in each group
+    tracer.elements.union(neurons.ids, slices.ids if groups == 1 else slices.ids.repeat(groups))
+    tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
 
 
 def produced(
@@ -170,8 +133,6 @@ def produced(
     lead = source.axes[: axis if skip_dims else len(source.axes) - 1]
     for dim, kept in enumerate(lead):
         axes[dim] = kept
-    if weight.source is None:
-        tracer.freeze_axis(made, "made by a computed weight")
     if made is not None and (skip_dims or at_end):
         axes[axis if skip_dims else out.dim() - 1] = Axis(
             made.ids, made.without_sites().sites, tracer.tick(), weight.source

@@ -20,7 +20,9 @@ class Axis:
     producer: str | None = None
 
     def take(self, positions: Tensor) -> "Axis":
-        """The axis whose position i is position ``positions[i]`` of this one."""
+        """The axis whose position i is position ``positions[i]`` of this one; itself for all of them in order."""
+        if len(positions) == len(self.ids) and torch.equal(positions, torch.arange(len(positions), device="cpu")):
+            return self
         return Axis(self.ids[positions], self.sites[positions], self.born, self.producer)
 
     def without_sites(self) -> "Axis":
@@ -34,7 +36,7 @@ class Labels:
 
     axes: tuple[Axis | None, ...]
     source: str | None = None
-    """Parameter or buffer name, if the tensor is one or a plain view of one."""
+    """Parameter or buffer name, if the tensor is one, a view of one, or a copy in another dtype or layout."""
     constant: bool = False
     """Computed from parameters and buffers alone."""
 
@@ -80,6 +82,10 @@ class Elements:
     def sites_of(self, number: int) -> frozenset[int]:
         """The set behind a number."""
         return self._site_sets[number]
+
+    def renumber_sites(self, new: dict[int, int]) -> None:
+        """Give sites other numbers; those without one leave their sets."""
+        self._site_sets = [frozenset(new[site] for site in one if site in new) for one in self._site_sets]
 
     def merge_sites(self, a: Tensor, b: Tensor) -> Tensor:
         """Per position, the union of two site sets."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
+from demp.compiled import eager
 from demp.errors import UsageError
 from demp.graph.rehearsal import tensors_in
 
@@ -19,7 +20,7 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 def as_inputs(example_inputs: Any) -> Inputs:
     """Positional and keyword arguments out of a tuple, a dict or a single tensor."""
-    if isinstance(example_inputs, dict):
+    if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
@@ -64,7 +65,7 @@ def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
-    """Evaluation mode inside (or training mode); every module's own mode restored after.
+    """Evaluation mode inside (or training mode), nothing compiled; every module's own mode restored after.
 
     The fused attention block of evaluation mode stays off: it hides the operations that read neurons.
     """
@@ -73,7 +74,8 @@ def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     model.train(training)
     try:
-        yield
+        with eager():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes:

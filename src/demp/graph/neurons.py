@@ -126,8 +126,9 @@ class NeuronGraph:
     """Dense shape of every parameter and buffer, by its first name."""
     aliases: dict[str, str]
     """Other names of a tied tensor -> its first name."""
-    depthwise: dict[str, Tensor]
-    """Module path of each depthwise convolution -> classes of its channels."""
+    attributes: dict[tuple[str, str], Tensor]
+    """(module path, attribute that its forward reads) -> class of each thing that the attribute counts: the groups of a
+    convolution whose groups go one by one (depthwise, mostly)."""
     classes: int
     vehicle: str
     """How the model was read: ``meta`` (no arithmetic) or ``eager``."""

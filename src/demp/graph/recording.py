@@ -15,6 +15,8 @@ class Site:
     module: str
     kind: str
     ids: Tensor
+    certain: bool = True
+    """False: a step of what may be an activation; a layer only if a contraction reads it."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +69,5 @@ class Recording:
     uses: dict[str, int] = field(default_factory=dict)
     contractions: list[ContractionSeen] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
-    depthwise: dict[str, Tensor] = field(default_factory=dict)
+    attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     joins: list[JoinSeen] = field(default_factory=list)

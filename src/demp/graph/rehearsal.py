@@ -1,7 +1,6 @@
 """Rehearse a cut on stand-in tensors: a forward with a width written into it fails here, not in the user's run."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from demp.graph.attributes import attributes_of
 from demp.graph.joins import joined
 from demp.graph.neurons import NeuronGraph, Refusal, Slot
 from demp.graph.order import is_whole, places, plan_joins, positions
@@ -98,7 +98,7 @@ def survives(
     standing = places(graph, gone)
     small = shrunken(graph.slots, tensors, standing)
     try:
-        with channel_groups(model, graph, gone), joined(model, plan_joins(graph, standing)):
+        with attributes_of(model, graph, gone), joined(model, plan_joins(graph, standing)):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False
@@ -116,22 +116,6 @@ def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], standing: T
                 tensor.detach().index_select(slot.axis, keep.to(tensor.device)).requires_grad_(tensor.requires_grad)
             )
     return small
-
-
-@contextmanager
-def channel_groups(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
-    """Depthwise convolutions get as many groups as channels stay; restored after."""
-    changed = []
-    for name, classes in graph.depthwise.items():
-        module = model.get_submodule(name)
-        if hasattr(module, "groups"):
-            changed.append((module, module.groups))
-            module.groups = int((~gone[classes]).sum())  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module, groups in changed:
-            module.groups = groups
 
 
 def shapes_of(tree: Any) -> list[tuple[int, ...]]:

@@ -8,51 +8,20 @@ live in ``shape_rules`` and ``contraction_rules``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from demp.graph.activations import SITES, Call, activated
 from demp.graph.elements import Axis, Labels
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
 
-@dataclass(frozen=True)
-class Call:
-    """One ATen call: operation name, arguments, output."""
-
-    name: str
-    op: torch._ops.OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or keyword."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-    def dims(self, value: Any, ndim: int) -> list[int]:
-        """Dimension arguments as non-negative integers; None means all of them."""
-        if value is None or value == []:
-            return list(range(ndim))
-        return [d % ndim for d in ([value] if isinstance(value, int) else value)]
-
-
 Rule = Callable[["Tracer", Call], Any]
 RULES: dict[str, Rule] = {}
-
-SITES = {
-    "relu": "relu", "relu_": "relu", "clamp_min": "relu", "clamp_min_": "relu", "threshold": "relu",
-    "threshold_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6", "relu6": "relu6",
-    "leaky_relu": "leaky_relu", "leaky_relu_": "leaky_relu", "_prelu_kernel": "leaky_relu",
-    "rrelu_with_noise": "leaky_relu", "gelu": "gelu", "gelu_": "gelu", "silu": "silu", "silu_": "silu",
-    "mish": "mish", "mish_": "mish", "hardswish": "hardswish", "hardswish_": "hardswish", "elu": "elu",
-    "elu_": "elu", "celu": "elu", "celu_": "elu", "softplus": "softplus", "glu": "glu",
-}  # fmt: skip
-"""ATen operations that are activation sites -> kind of activation."""
 
 EXTRA_POINTWISE = {
     "bernoulli", "native_dropout", "copy_", "fill_", "zero_", "bernoulli_", "lerp", "rrelu_with_noise",
@@ -93,9 +62,7 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     if not isinstance(out, Tensor) or not operands:
         return None
-    labels = tracer.meet(operands, out.shape, call.name)
-    if call.name in SITES:
-        labels = tracer.site(labels, SITES[call.name])
+    labels = activated(tracer, call, operands, tracer.meet(operands, out.shape, call.name))
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
     return labels
@@ -204,9 +171,15 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
             tracer.freeze_axis(channel, "batch norm with a computed vector")
         else:
             tracer.elements.union(channel.ids, other.ids)
-    names = [tracer.labels(a).source if isinstance(a, Tensor) else None for a in call.args[1:3]]
+    names = [whole(tracer, a) if isinstance(a, Tensor) else None for a in call.args[1:3]]
     tracer.norm(names[0], names[1], sole_producer(tracer, channel))
     return [Labels(labels.axes, constant=labels.constant), None, None]
+
+
+def whole(tracer: Tracer, vector: Tensor) -> str | None:
+    """The parameter that a vector is, if it is all of one."""
+    labels = tracer.labels(vector)
+    return labels.source if labels.axes and tracer.own_axis(labels, labels.axes[-1]) is not None else None
 
 
 def sole_producer(tracer: Tracer, axis: Axis) -> str | None:

@@ -30,13 +30,13 @@ def view(tracer: Tracer, call: Call) -> Labels:
             axis = labels.axes[dim]
             if axis is None:
                 continue
-            landing = follow(sizes, at, new_sizes)
+            landing = follow(sizes, at, new_sizes, axis.ids)
             if landing is None or block[landing[0]] is not None:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
             else:
                 block[landing[0]] = axis.take(landing[1])
         new.extend(block)
-    return Labels(tuple(new), constant=labels.constant)
+    return Labels(tuple(new), labels.source, labels.constant)
 
 
 def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -68,8 +68,11 @@ def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
     return groups
 
 
-def follow(sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Tensor] | None:
-    """Where old dimension ``at`` of a block lands: new dimension and old position per new position, or None."""
+def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None = None) -> tuple[int, Tensor] | None:
+    """Where old dimension ``at`` of a block lands: new dimension and old position per new position, or None.
+
+    Positions that hold the same element of ``ids`` are as good as one another (channels repeated over the batch).
+    """
     if sizes == new_sizes:
         return at, torch.arange(sizes[at], device="cpu")
     total = 1
@@ -82,7 +85,8 @@ def follow(sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Tensor
         right *= size
     position = torch.arange(total, device="cpu").div(right, rounding_mode="floor") % sizes[at]
     grid = position.view(new_sizes)
-    varying = [d for d in range(grid.dim()) if bool((grid != grid.narrow(d, 0, 1)).any())]
+    held = grid if ids is None else ids[grid]
+    varying = [d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())]
     if len(varying) > 1 or (not varying and 1 not in new_sizes):
         return None
     dim = varying[0] if varying else new_sizes.index(1)
@@ -134,7 +138,7 @@ def expand(tracer: Tracer, call: Call) -> Labels:
         else:
             tracer.freeze_axis(axis, "a single neuron is broadcast")
             axes.append(None)
-    return Labels(tuple(axes), constant=labels.constant)
+    return Labels(tuple(axes), labels.source if call.name == "expand" else None, labels.constant)
 
 
 @rule("slice", "narrow", "select", "split", "split_with_sizes", "unbind", "chunk", "unsafe_split",
@@ -150,7 +154,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
     rest = [a for d, a in enumerate(labels.axes) if d != dim]
     if call.name in ("select", "unbind"):
         tracer.freeze_axis(axis, f"{call.name} picks single neurons")
-        result = Labels(tuple(rest), constant=labels.constant)
+        result = Labels(tuple(rest), labels.source, labels.constant)
         return [result] * len(outs) if isinstance(call.out, (tuple, list)) else result
     results, start = [], 0
     if call.name == "slice":
@@ -167,7 +171,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
             stop = start + out.shape[dim] * step
             axes[dim] = axis.take(torch.arange(start, stop, step, device="cpu"))
             start = stop
-        results.append(Labels(tuple(axes), constant=labels.constant))
+        results.append(Labels(tuple(axes), labels.source, labels.constant))
     if axis is not None and outs[0].shape[dim] != source.shape[dim]:
         size, whole = outs[0].shape[dim], source.shape[dim]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"

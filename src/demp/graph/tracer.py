@@ -15,8 +15,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from demp import shards, wrappers
 from demp.errors import TraceError
-from demp.graph import contraction_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph.activations import newest
 from demp.graph.assemble import assemble
+from demp.graph.attributes import counted
+from demp.graph.branches import Frames, frames_of, freeze_forks
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
 from demp.graph.join_rules import planned
@@ -37,6 +40,7 @@ class Tracer(TorchDispatchMode):
         self.elements = Elements()
         self.recording = Recording(self.elements)
         self.modules: list[str] = []
+        self.frames = Frames()
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.sum_at: tuple[str, int, Any] | None = None
         """The sum of the user's code that runs now: module, number, function."""
@@ -60,12 +64,19 @@ class Tracer(TorchDispatchMode):
         call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
         result = rule(self, call)
+        operands = [self.labels(t) for t in self.tensors((args, kwargs))]
+        constant = bool(operands) and all(labels.constant for labels in operands)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         for tensor, labels in zip(outs, results + [None] * len(outs), strict=False):
             if isinstance(tensor, Tensor):
-                fits = labels is not None and len(labels.axes) == tensor.dim()
-                self._labels[tensor] = labels if fits else self.bare(tensor)
+                if labels is not None and len(labels.axes) != tensor.dim():
+                    for axis in labels.axes:
+                        self.freeze_axis(axis, f"{call.name} in an unexpected form")
+                    labels = None
+                self._labels[tensor] = labels or self.bare(tensor, constant)
+        known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
+        self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
         return out
 
     def on_sum(self, seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor:
@@ -83,6 +94,7 @@ class Tracer(TorchDispatchMode):
         finally:
             self._paused = False
         self._labels[out] = labels
+        self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -95,9 +107,9 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor."""
         return self._labels.get(tensor) or self.bare(tensor)
 
-    def bare(self, tensor: Tensor) -> Labels:
+    def bare(self, tensor: Tensor, constant: bool = False) -> Labels:
         """Labels of a tensor without neurons."""
-        return Labels((None,) * tensor.dim())
+        return Labels((None,) * tensor.dim(), constant=constant)
 
     def shape_before(self, call: Call) -> tuple[int, ...]:
         """Shape of the first operand before the call (in-place operations change it)."""
@@ -158,16 +170,14 @@ class Tracer(TorchDispatchMode):
         producer = a.producer if a.producer == b.producer else None  # what follows a sum follows no single weight
         return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, producer)
 
-    def site(self, labels: Labels, kind: str) -> Labels:
-        """An activation: its neuron axis is the one that the latest contraction produced."""
-        born = max((axis.born for axis in labels.axes if axis is not None), default=-1)
-        if born < 0 or labels.constant:
+    def site(self, labels: Labels, kind: str, *, certain: bool = True) -> Labels:
+        """An activation, or a step of one (not certain); its neuron axis is the newest."""
+        axis = newest(labels)
+        if axis is None:
             return labels
-        dim = next(d for d, axis in enumerate(labels.axes) if axis is not None and axis.born == born)
-        axis = labels.axes[dim]
-        assert axis is not None
+        dim = next(d for d, other in enumerate(labels.axes) if other is axis)
         number = len(self.recording.sites)
-        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids))
+        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids, certain))
         mark = self.elements.site_set(frozenset([number]))
         axes = list(labels.axes)
         axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, axis.producer)
@@ -179,9 +189,11 @@ class Tracer(TorchDispatchMode):
         self.recording.uses[weight] = use + 1
         return use
 
-    def own_axis(self, name: str, axis: Axis) -> int:
-        """The axis of the stored tensor ``name`` that a view of it shows as ``axis``."""
-        return next(d for d, own in enumerate(self.recording.axes[name]) if own.ids is axis.ids)
+    def own_axis(self, view: Labels, axis: Axis | None) -> int | None:
+        """Which axis of the stored tensor a view of it shows as ``axis``; None for a part of one."""
+        if view.source is None or axis is None:
+            return None
+        return next((d for d, own in enumerate(self.recording.axes[view.source]) if own.ids is axis.ids), None)
 
     def read(self, seen: ReadSeen) -> None:
         """A contraction consumes neurons."""
@@ -200,9 +212,9 @@ class Tracer(TorchDispatchMode):
         if weight is not None and bias is not None:
             self.recording.norms.append(Norm(None, bias, weight))
 
-    def depthwise(self, weight: str, axis: Axis) -> None:
-        """A depthwise convolution, whose module's ``groups`` must follow its channels."""
-        self.recording.depthwise[weight.rpartition(".")[0]] = axis.ids
+    def attribute(self, weight: str, name: str, ids: Tensor) -> None:
+        """The module that owns ``weight`` counts ``ids`` in an attribute."""
+        self.recording.attributes[weight.rpartition(".")[0], name] = ids
 
 
 def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
@@ -248,14 +260,20 @@ def trace_with(
     substitutes = stand_ins(tensors, vehicle)
     tracer = Tracer(substitutes)
     ran: Counter[str] = Counter()
+    for path, module in model.named_modules():
+        attribute, leaf, axis = counted(module) or ("", "", 0)
+        weight = f"{path}.{leaf}".lstrip(".")
+        if attribute and weight in tensors:
+            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
     watch = SumWatch(tracer.modules, tracer.on_sum)
-    with module_stack(model, tracer.modules, ran):
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
         out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch))
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
                 if axis is not None:
                     tracer.elements.freeze(axis.ids, reason)
+    freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     owners = {name for name, calls in ran.items() if calls == 1 and name not in watch.nested} if joins else set()
 

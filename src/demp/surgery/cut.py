@@ -45,6 +45,10 @@ def cut(
     Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
     several ranks all must call this with the same neurons.
 
+    ``verify=False`` frees the memory of each tensor at once: it proves nothing and cannot be taken back. All that can
+    be refused is refused before the first tensor is touched; only running out of memory can then leave a model half
+    cut.
+
     Raises:
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.

@@ -44,6 +44,8 @@ def constants(model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tenso
         mean = operand.float().movedim(read.axis, 0).flatten(1).mean(1) * dying
         weight = tensors[read.weight].detach().float()
         axis = read.weight_axis
+        if weight.shape[axis] != len(mean):
+            return  # a grouped convolution: every group has a constant of its own
         lost = (weight.movedim(axis, 0).flatten(1) * mean[:, None]).sum(0)
         rest = [size for dim, size in enumerate(weight.shape) if dim != axis]
         name, sign = home

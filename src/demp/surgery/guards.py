@@ -1,14 +1,17 @@
-"""Moments at which a model must not be cut."""
+"""Moments at which a model must not be cut, and models that are not what they were."""
 
 import gc
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.errors import CutError
+from demp.graph.joins import plain_kind
 
 DEVICE_TYPES = ("cpu", "cuda")
 
@@ -22,11 +25,70 @@ def refuse_open_autocast() -> None:
 def refuse_pending_gradients(model: nn.Module) -> None:
     """Gradients that no step has used belong to an open accumulation window."""
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and bool(parameter.grad.count_nonzero()):
+        if parameter.grad is not None and not is_zero(parameter.grad):
             raise CutError(
                 f"{name} holds a gradient: the model is inside an accumulation window or between backward and step. "
                 "Cut after optimizer.step() and optimizer.zero_grad()"
             )
+
+
+Parts = dict[str, tuple[Callable[[], Any], type]]
+"""Name of a module or parameter -> which object it is, and of what class."""
+
+
+def parts_of(model: nn.Module) -> Parts:
+    """Every module and parameter under each of its names. A join changes no part.
+
+    Nothing is kept alive but pieces of parameters: torch swaps no tensor that is weakly referenced.
+    """
+    named = [*model.named_modules(remove_duplicate=False), *model.named_parameters(remove_duplicate=False)]
+    return {name: (held(part), plain_kind(type(part)) or type(part)) for name, part in named}
+
+
+def held(part: Any) -> Callable[[], Any]:
+    """How to reach a module or parameter later."""
+    return (lambda: part) if shards.is_sharded(part) else weakref.ref(part)
+
+
+def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
+    """The model must still consist of the objects that were traced, whatever their shapes.
+
+    Optimizers, hooks, penalties and averages hold the old ones.
+    """
+    now = parts_of(model)
+    for name in (*parts, *now):
+        if name not in now:
+            what = f"{name} was taken away"
+        elif name not in parts:
+            what = f"{name} was added"
+        elif parts[name][0]() is not now[name][0]():
+            what = f"{name} is another object"
+        elif parts[name][1] is not now[name][1]:
+            what = f"{name or 'the model'} became a {now[name][1].__name__}"
+        else:
+            continue
+        raise CutError(
+            f"{what} since the model was traced, so that what holds the old parts (optimizers, hooks, penalties) "
+            "went stale; change a model before its pruner is built, or build a new one. Nothing was cut"
+        )
+
+
+def refuse_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Tensors that cannot take another size in place would stop a cut half-way."""
+    for name in names:
+        tensor = tensors.get(name)
+        if tensor is not None and (tensor.is_inference() or tensor.layout != torch.strided):
+            kind = "made in inference mode" if tensor.is_inference() else f"of layout {tensor.layout}"
+            raise CutError(
+                f"{name} is a tensor {kind} and cannot shrink in place; give the model and its holders ordinary "
+                "tensors (clone them). Nothing was cut"
+            )
+
+
+def is_zero(gradient: Tensor) -> bool:
+    """Does a gradient, dense or sparse, hold nothing but zeros?"""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return not bool(values.count_nonzero())
 
 
 def refuse_pending_backward(model: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """Shrink tensors in place, and remember how to undo it."""
 
-from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from demp import shards
-from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.joins import JoinPlan, joins_of, set_joins
 from demp.graph.order import is_whole, moved, places
@@ -67,12 +65,11 @@ class Ledger:
             self._undo.append(partial(restore, tensor, old, grad))
         restore(tensor, small, small_grad)
 
-    def replace(self, state: MutableMapping[str, Any], key: str, keep: Mapping[int, Tensor]) -> None:
-        """Shrink an entry of an optimizer's state."""
-        old = state[key]
+    def entry(self, place: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+        """Set an entry of an optimizer's state."""
         if self._keep_undo:
-            self._undo.append(partial(state.__setitem__, key, old))
-        state[key] = narrowed(old, keep)
+            self._undo.append(partial(place.__setitem__, key, place[key]))
+        place[key] = value
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Set a module attribute."""
@@ -128,47 +125,6 @@ def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     tensor.grad = grad
 
 
-@dataclass(frozen=True)
-class StateEntry:
-    """One tensor of an optimizer's state that has the parameter's shape."""
-
-    state: MutableMapping[str, Any]
-    key: str
-    parameter: str
-
-
-def shaped_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Iterable[str]
-) -> list[StateEntry]:
-    """State entries that shrink with their parameter.
-
-    Raises:
-        CutError: an entry is neither a scalar nor shaped like its parameter.
-    """
-    if isinstance(optimizer, torch.optim.LBFGS) and optimizer.state:
-        raise CutError(
-            "LBFGS keeps one flat history over all parameters, and demp does not know how to cut it; use an optimizer "
-            "with parameter-shaped state (SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
-        )
-    found = []
-    for name in names:
-        parameter = tensors[name]
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                found.append(StateEntry(state, key, name))
-            elif isinstance(value, Tensor) and value.numel() <= 1:
-                continue
-            elif value is not None and not isinstance(value, (bool, int, float, str)):
-                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise CutError(
-                    f"{type(optimizer).__name__} keeps state {key!r} ({shape}) for {name} {tuple(parameter.shape)}, "
-                    "and demp does not know how to cut it; use an optimizer with parameter-shaped state "
-                    "(SGD, Adam, AdamW, NAdam, Adamax, RMSprop, Adagrad, Rprop)"
-                )
-    return found
-
-
 SIZE_ATTRIBUTES = {
     nn.Linear: (("out_features", 0), ("in_features", 1)),
     nn.BatchNorm1d: (("num_features", 0),),
@@ -185,17 +141,15 @@ SIZE_ATTRIBUTES = {
 
 
 def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
-    """Sizes that modules remember: ``groups`` of depthwise convolutions, and what ``repr`` shows."""
-    for path, classes in graph.depthwise.items():
+    """Sizes that modules remember: what forwards read (``graph.attributes``), and what ``repr`` shows."""
+    for (path, attribute), classes in graph.attributes.items():
         module = model.get_submodule(path)
-        width = int((~after[classes]).sum())
-        for name in ("groups", "in_channels", "out_channels"):
-            if hasattr(module, name):
-                ledger.attribute(module, name, width)
+        if hasattr(module, attribute):
+            ledger.attribute(module, attribute, int((~after[classes]).sum()))
     for name in keeps:
         module = model.get_submodule(name.rpartition(".")[0])
         sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and getattr(module, "groups", 1) == 1:
+        if isinstance(weight, Tensor):
             for attribute, axis in sizes:
-                ledger.attribute(module, attribute, weight.shape[axis])
+                ledger.attribute(module, attribute, weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1))

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from demp import ranks, shards
+from demp.compiled import forget as forget_compiled_code
+from demp.compiled import original
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
 from demp.surgery.fold import Shift, apply, constants
+from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
-from demp.surgery.shrink import Keeps, Ledger, StateEntry, keeps_of, resize_attributes, shaped_state
+from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
+from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.verify import (
     difference,
     live_layers,
@@ -121,12 +125,15 @@ def operate(
     with ranks.together(group):
         tensors, _ = first_names(model)
         keeps = keeps_of(graph, plan.before, plan.after)
-        entries = [e for optimizer in optimizers for e in shaped_state(optimizer, tensors, keeps)]
+        entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
+        said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
         copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
+        for each in (tensors, *copies):
+            refuse_unshrinkable(each, keeps)
         modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     with shards.whole(model), ranks.together(group):
         reference = refer(model, graph, plan, terms)
-    old_record = record_of(model)
+    old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
@@ -139,20 +146,24 @@ def operate(
                 for path, sums in plans.items():
                     ledger.joins(module.get_submodule(path), sums)
             torch.clear_autocast_cache()
+            forget_compiled_code()
             seconds = time.perf_counter() - start
             remember(model, graph, plan.after, terms.example_inputs, base)
+            for module in modules:  # a copy can be saved too
+                forget(module, record_of(model))
         with shards.whole(model), ranks.together(group):
             found = None if reference is None else prove(model, reference, terms)
         if reference is None or found is None:
-            return Outcome(seconds)
+            return Outcome(seconds, notes=said)
         refuse_difference(found, group)
         drift, notes = found.drift, ()
         if reference.shifts:
             drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger, group)
-        return Outcome(seconds, found.gap, drift, notes)
+        return Outcome(seconds, found.gap, drift, said + notes)
     except BaseException as error:
         ledger.roll_back()
-        forget(model, old_record)
+        for module, record in old_records:
+            forget(module, record)
         if isinstance(error, Disagreement):
             raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
         raise
@@ -187,7 +198,7 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
         states.setdefault(entry.parameter, []).append(entry)
     for name, keep in keeps.items():
         for entry in states.get(name, []):
-            ledger.replace(entry.state, entry.key, keep)
+            ledger.entry(entry.place, entry.key, entry.shrink(entry.place[entry.key]))
         own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
         for tensor in own.values():
             ledger.shrink(tensor, keep)
@@ -288,8 +299,8 @@ def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone
 
 
 def inner(module: nn.Module) -> nn.Module:
-    """The model inside an averaged copy."""
-    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
+    """The model inside an averaged or compiled copy."""
+    return original(module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else original(module))
 
 
 def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterable[str]) -> dict[str, Tensor]:

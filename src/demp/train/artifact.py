@@ -1,5 +1,6 @@
 """A trained network on disk, loaded with what it needs to be fed and tested."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 
 import demp
 from demp.errors import UsageError
-from demp.train.data import Facts, load_test_set
+from demp.train.data import Facts, TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.models import build
 from demp.train.parts import DataConfig
@@ -32,6 +33,13 @@ def find(path: str | Path) -> Path:
 
 def load(path: str | Path) -> tuple[nn.Module, Facts]:
     """The network at ``path`` and the facts of the data that it was trained on."""
+    builder = builder_of(path)
+    model = demp.load(lambda: build(**builder["model"]), find(path))
+    return model, Facts.from_dict(builder["data"])
+
+
+def builder_of(path: str | Path) -> dict[str, Any]:
+    """How the dense network is built (``model``) and fed (``data``), as it was saved."""
     folder = find(path)
     builder = read_json(folder / ARCHITECTURE).get("builder")
     if not isinstance(builder, dict) or not {"model", "data"} <= builder.keys():
@@ -39,8 +47,30 @@ def load(path: str | Path) -> tuple[nn.Module, Facts]:
             f"{folder} was not saved by demp's trainer and does not say how to build its model; "
             "load it with demp.load(build, path)"
         )
-    model = demp.load(lambda: build(**builder["model"]), folder)
-    return model, Facts.from_dict(builder["data"])
+    return builder
+
+
+def run_of(path: str | Path) -> RunFolder | None:
+    """The run that the network at ``path`` came from, if its folder is still around it."""
+    folder = RunFolder(find(path).parent)
+    return folder if folder.config_file.is_file() else None
+
+
+def test_set(
+    path: str | Path, facts: Facts, device: torch.device, *, data: str = "", split: str = ""
+) -> tuple[str, TestSet]:
+    """Name and test split of the data set that the network was trained on, or of another one."""
+    run = run_of(path)
+    own = DataConfig(name=facts.name) if run is None else run.config().data
+    config = replace(
+        own if data in ("", own.name) else DataConfig(name=data),
+        validation=0.0,
+        image_size=facts.image_size,
+        store_size=facts.store_size,
+        normalize=facts.normalize,
+    )
+    config = replace(config, test_split=split or config.test_split)
+    return config.name, load_test_set(config, facts, device)
 
 
 def evaluate(
@@ -54,21 +84,15 @@ def evaluate(
     """Test the network at ``path`` on a whole test split, by default of its own data set."""
     model, facts = load(path)
     target = torch.device(resolve_device(device))
-    config = DataConfig(
-        name=data or facts.name,
-        test_split=split,
-        image_size=facts.image_size,
-        store_size=facts.store_size,
-        normalize=facts.normalize,
-    )
-    test = load_test_set(config, facts, target)
+    name, test = test_set(path, facts, target, data=data, split=split)
     model = model.to(target)
     scores = run_test(model, test.batches(batch_size))
     cost = demp.cost(model, (next(test.batches(1))[0],))
     names = ("neurons", "parameters", "flops", "paper_flops", "bytes")
     return {
         "model": str(find(path)),
-        "data": config.name,
+        "data": name,
+        "split": split or "test",
         "examples": len(test),
         **scores,
         **{name: getattr(cost, name) for name in names},

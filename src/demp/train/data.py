@@ -6,7 +6,7 @@ seeded by (seed, step). A resumed run therefore sees what it would have seen, wi
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -101,8 +101,29 @@ def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.devi
     return resize(x, facts.image_size)
 
 
+def hold_out(source: sources.Source, share: float) -> sources.Source:
+    """A share of the training pictures in place of the test split: the same ones in every run, evenly over the classes.
+
+    Every 1/share-th picture of the split sorted by class goes, so that a class gives its share to within one picture.
+    """
+    train = source.train
+    assert train is not None
+    by_class = train.labels.argsort(stable=True)
+    steps = (torch.arange(len(train) + 1, dtype=torch.float64) * share).floor()
+    goes = torch.zeros(len(train), dtype=torch.bool)
+    goes[by_class] = steps[1:] > steps[:-1]
+    if not goes.any():  # the first picture always stays, so that the other part is never empty
+        raise UsageError(
+            f"data.validation is {share:g} of {len(train)} training pictures, not one whole picture; give a larger one"
+        )
+    kept, held = (train.select(rows.nonzero().flatten()) for rows in (~goes, goes))
+    return replace(source, train=kept, test=held)
+
+
 class Data:
     """Training batches, test set and death-check examples of one run, or of one process's share of it.
+
+    ``tested_on`` says what the test set is: the test split, or the validation share of the training pictures.
 
     Every process makes the whole batch and keeps its share: order and augmentation do not depend on their number.
     """
@@ -113,10 +134,13 @@ class Data:
         self.config, self.batch_size, self.seed, self.share = config, batch_size, seed, share
         self.device = torch.device(device)
         source = sources.load(config)
+        if config.validation:
+            source = hold_out(source, config.validation)
         assert source.train is not None
         self.facts = _facts(config, source)
         self.train = _on_device(source.train, self.device)
         self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device, share)
+        self.tested_on = "validation" if config.validation else "test"
 
     def train_batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of steps ``start`` to ``stop``; mixed labels are shares of classes."""

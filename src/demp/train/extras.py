@@ -6,8 +6,8 @@ from typing import Any
 from demp.errors import UsageError
 
 
-def need(module: str) -> Any:
-    """Import ``module``, or say which extra brings it."""
+def need(module: str, extra: str = "train") -> Any:
+    """Import ``module``, or say that ``extra`` brings it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -15,4 +15,4 @@ def need(module: str) -> Any:
             raise  # the package is there and broken: not ours to explain
         package = {"sklearn": "scikit-learn", "PIL": "pillow", "tomli_w": "tomli-w"}
         name = package.get(module.split(".")[0], module.split(".")[0])
-        raise UsageError(f"this needs the package {name}; install it with: pip install 'demp[train]'") from None
+        raise UsageError(f"this needs the package {name}; install it with: pip install 'demp[{extra}]'") from None

@@ -108,6 +108,9 @@ class DataConfig:
     """Split that is trained on."""
     test_split: str = ""
     """Split that is tested on; empty takes test, else validation."""
+    validation: float = 0.0
+    """Share of the training pictures that is held out, evenly over the classes, and takes the place of the test split
+    in every test of the run: to choose settings without seeing the test set. 0 holds nothing out."""
     image_column: str = ""
     """Column of the pictures; empty finds it."""
     label_column: str = ""
@@ -141,6 +144,8 @@ class DataConfig:
         choice("data.normalize", self.normalize, ("dataset", "image"))
         for name in ("num_classes", "image_size", "store_size", "memory_mb", "workers"):
             at_least(f"data.{name}", getattr(self, name), 0)
+        below_one = 0.0 <= self.validation < 1.0
+        check(below_one, "data.validation", self.validation, "give a share of at least 0 and below 1")
         at_least("data.probe_size", self.probe_size, 1)
         at_least("data.probe_batches", self.probe_batches, 1)
 

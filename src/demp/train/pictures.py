@@ -47,6 +47,10 @@ class LazyPictures:
     def __len__(self) -> int:
         return len(self.table)
 
+    def select(self, rows: Tensor) -> "LazyPictures":
+        """The pictures at ``rows``, in that order."""
+        return LazyPictures(self.table.select(rows.tolist()), self.column, self.mode, self.side)
+
     def open(self, index: int) -> Any:
         """The picture at ``index`` as a PIL image in the set's mode, of its own size."""
         cell = self.table[int(index)][self.column]

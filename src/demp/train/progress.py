@@ -51,7 +51,7 @@ class PlainProgress(Observer):
         """One line of metrics."""
         at = f"step {record['step']} of {self.total}"
         if "eval/top1" in record:
-            self._say(f"{at}  test accuracy {record['eval/top1']:.2%}")
+            self._say(f"{at}  {record['split']} accuracy {record['eval/top1']:.2%}")
             return
         pace = f"{record['time/step_ms']:.1f} ms per step"
         self._say(f"{at}  loss {record['train/loss']:.4f}  {describe(record)}  {pace}")
@@ -97,7 +97,7 @@ class LiveProgress(Observer):
         """Keep test results on the screen."""
         if "eval/top1" in record:
             at = f"{self.title}  step {record['step']}".strip()
-            self.live.console.print(f"{at}  test accuracy {record['eval/top1']:.2%}")
+            self.live.console.print(f"{at}  {record['split']} accuracy {record['eval/top1']:.2%}")
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""

@@ -185,12 +185,13 @@ class Run:
         """Ranks average their gradients after the last part of a batch only."""
         return nullcontext() if now or not isinstance(self.trained, DistributedDataParallel) else self.trained.no_sync()
 
-    def evaluate(self) -> dict[str, float]:
-        """Accuracy and loss on the whole test set, of which each rank takes its share."""
+    def evaluate(self) -> dict[str, Any]:
+        """Accuracy and loss on the whole test set, of which each rank takes its share, and which split that is."""
         if isinstance(self.trained, DistributedDataParallel):
             wrappers.share_buffers([self.trained])
         batches = self.data.test.batches(self.config.eval_batch_size)
-        return evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast, self.group)
+        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast, self.group)
+        return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:
         """Raise unless every weight is a number: such a state is worth no checkpoint."""

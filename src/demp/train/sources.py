@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -59,6 +59,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, rows: Tensor) -> "Split":
+        """The pictures at ``rows``, in that order."""
+        pictures = self.pictures[rows] if isinstance(self.pictures, Tensor) else self.pictures.select(rows)
+        return Split(pictures, self.labels[rows])
+
 
 @dataclass(frozen=True)
 class Source:
@@ -73,7 +78,7 @@ class Source:
 
 def load(config: DataConfig, *, train: bool = True) -> Source:
     """Read the data set that ``config`` names; without ``train`` only its test split."""
-    source = _digits() if config.name == "digits" else _from_datasets(config, train)
+    source = _digits_of(config) if config.name == "digits" else _from_datasets(config, train)
     for split, name in ((source.train, config.train_split), (source.test, "test")):
         if split is not None:
             _check_labels(split.labels, source.num_classes, f"{config.name}, split {name}")
@@ -92,6 +97,18 @@ def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
             f"{where}: there is a label {high}, but the head has {num_classes} classes "
             f"(labels 0 to {num_classes - 1}); set data.num_classes to {high + 1}"
         )
+
+
+def _digits_of(config: DataConfig) -> Source:
+    whole = _digits()
+    splits = {"train": whole.train, "test": whole.test}
+    wanted = [config.train_split, config.test_split or "test"]
+    for name in wanted:
+        if name not in splits:
+            raise UsageError(f"data set digits has no split {name!r}; it has {', '.join(splits)}")
+    train, test = (splits[name] for name in wanted)
+    assert test is not None
+    return replace(whole, train=train, test=test)
 
 
 @cache

@@ -11,7 +11,7 @@ from demp.train.run import FORWARD_AND_BACKWARD, Run
 WEIGHTS = "model.safetensors"
 
 
-def summarise(run: Run, scores: dict[str, float], step_seconds: float, artifact: Path | None) -> dict[str, Any]:
+def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: Path | None) -> dict[str, Any]:
     """Names and plain values, JSON-ready.
 
     ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its death

@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.head(self.norm(self.blocks(x + self.positions))[:, 0])
 
 

@@ -1,0 +1,163 @@
+"""What a model can be exported as: how each format is written, and how it is read back."""
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp import __version__, artifact
+from demp.errors import ExportError
+from demp.exports import transformers_folder
+from demp.exports.examples import Answer, answers
+from demp.exports.program import captured, program_answer
+
+TRACED_BATCH = 2
+"""Examples in the batch that a graph is traced on; a batch of one would make torch fix the size."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that leaves, and what is known about it."""
+
+    model: nn.Module
+    inputs: Any
+    """A batch of real inputs: a tuple, or a dict by name."""
+    build: Callable[[], nn.Module] | None = None
+    """The constructor of the dense model, if it is known."""
+    builder: Any = None
+    """The same as JSON, with the facts of the pictures, as saved with a run."""
+    summary: dict[str, Any] | None = None
+    """summary.json of the run."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, and how it answers now that it was read back."""
+
+    file: str
+    loads_with: str
+    answer: Answer
+    model: str
+    """Class of what the file holds."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of export."""
+
+    files: tuple[str, ...]
+    """Every file that it may leave in its folder."""
+    write: Callable[[Subject, Path], Written]
+
+
+def torch_export(subject: Subject, folder: Path) -> Written:
+    """A graph that `torch.export.load` runs, without the model's code."""
+    program, notes = captured(subject.model, subject.inputs, TRACED_BATCH)
+    torch.export.save(program, folder / "model.pt2")
+    return Written("model.pt2", "torch.export.load", program_answer(folder / "model.pt2"), kind(subject.model), notes)
+
+
+def onnx(subject: Subject, folder: Path) -> Written:
+    """A graph for onnxruntime and others."""
+    from demp.exports import onnx_file  # needs an extra, which the other formats do without
+
+    onnx_file.require()
+    program, notes = captured(subject.model, subject.inputs, TRACED_BATCH)
+    onnx_file.write(subject.model, program, subject.inputs, folder / "model.onnx")
+    answer = onnx_file.answer(subject.model, folder / "model.onnx")
+    return Written("model.onnx", "onnxruntime", answer, kind(subject.model), notes)
+
+
+def state_dict(subject: Subject, folder: Path) -> Written:
+    """A plain dict of tensors in torch's own format."""
+    state = {name: tensor.cpu() for name, tensor in state_of(subject.model).items()}
+    torch.save(state, folder / "model.pt")
+    read = torch.load(folder / "model.pt", weights_only=True)
+    require_equal(state, read, "model.pt")
+    twin = blanked(subject.model)
+    twin.load_state_dict(read)
+    note = "the tensors have the shapes of the cut network; --to safetensors keeps what rebuilds it from the dense one"
+    return Written("model.pt", "torch.load", lambda inputs: answers(twin, inputs), kind(twin), (note,))
+
+
+def safetensors(subject: Subject, folder: Path) -> Written:
+    """Weights without pickle, and the spec that rebuilds the network: an ordinary config where one can say it."""
+    library, why = transformers_folder.ordinary(subject.model)
+    if library is not None:
+        transformers_folder.write(library, folder)
+        twin = transformers_folder.read(subject.model, folder)
+        require_equal(state_of(library), state_of(transformers_folder.part_of(twin)), artifact.WEIGHTS)
+        note = "an ordinary transformers folder: config.json says the widths"
+        return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), (note,))
+    metadata = {"format": "pt", "class": type(subject.model).__name__, "producer": f"demp {__version__}"}
+    artifact.write(subject.model, folder, example_inputs=subject.inputs, builder=subject.builder, metadata=metadata)
+    spec = artifact.read_architecture(folder)
+    read = artifact.read_weights(folder, spec)
+    state = state_of(subject.model)
+    require_equal({name: state[name] for name in read}, read, artifact.WEIGHTS)
+    if subject.build is not None:
+        twin = artifact.load(subject.build, folder)
+    else:
+        twin = blanked(subject.model)
+        artifact.put(twin, read, spec)
+    return Written(
+        artifact.WEIGHTS, "demp.load", lambda inputs: answers(twin, inputs), kind(twin), (why,) if why else ()
+    )
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict; what is no tensor in it has no place in a file of weights."""
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ExportError(f"{name} in the state of {kind(model)} is a {type(value).__name__}, not a tensor")
+    return dict(state)
+
+
+def kind(model: nn.Module) -> str:
+    """Class of a model."""
+    return type(model).__name__
+
+
+def require_equal(wanted: dict[str, Tensor], found: dict[str, Tensor], file: str) -> None:
+    """Every tensor came back to the bit."""
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in wanted or name not in found or not alike(wanted[name], found[name]):
+            raise ExportError(f"{file}: {name} did not come back as it was written; nothing was kept")
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Equal in type and shape, and to the bit, NaN included."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    first, second = (t.detach().cpu().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(first, second)
+
+
+@torch.no_grad()
+def blanked(model: nn.Module) -> nn.Module:
+    """A copy of the model in which everything that a state holds is gone, so that reading must bring it back."""
+    twin = copy.deepcopy(model)
+    for tensor in state_of(twin).values():
+        tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)
+    return twin
+
+
+def size_of(folder: Path, file: str) -> int:
+    """Bytes of a file and of those that carry its name and more (weights kept beside a large graph)."""
+    return sum(os.path.getsize(path) for path in folder.iterdir() if path.name.startswith(file))
+
+
+FORMATS = {
+    "torch-export": Format(("model.pt2",), torch_export),
+    "onnx": Format(("model.onnx", "model.onnx.data"), onnx),
+    "safetensors": Format((artifact.WEIGHTS, artifact.ARCHITECTURE, *transformers_folder.FILES), safetensors),
+    "state-dict": Format(("model.pt",), state_dict),
+}
+"""Every format by name."""

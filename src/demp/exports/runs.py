@@ -1,0 +1,28 @@
+"""A finished run, as something to export: its network, its constructor, pictures of its test set, its summary."""
+
+from pathlib import Path
+
+import torch
+
+from demp.exports.formats import Subject
+from demp.train import artifact
+from demp.train.models import build
+
+PICTURES = 16
+"""Test pictures on which an export is compared with the network."""
+
+
+def subject_of(path: str | Path) -> Subject:
+    """The network at ``path``: a run, or a model that the trainer saved."""
+    model, facts = artifact.load(path)
+    builder = artifact.builder_of(path)
+    _, test = artifact.test_set(path, facts, torch.device("cpu"))
+    pictures, _ = next(test.batches(PICTURES))
+    run = artifact.run_of(path)
+    return Subject(
+        model,
+        (pictures,),
+        build=lambda: build(**builder["model"]),
+        builder=builder,
+        summary=run.summary() if run is not None else None,
+    )

@@ -1,0 +1,76 @@
+"""Paths that a forward did not take: parameters that wait there may read what flows past the fork."""
+
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from demp.graph.elements import Labels
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+LOOKS = frozenset({"_local_scalar_dense", "equal", "nonzero"})
+"""ATen operations by which a forward looks at values, to decide by them."""
+
+
+class Frames:
+    """What each module's own code could see in one forward: arguments, results of calls and of operations."""
+
+    def __init__(self) -> None:
+        self.visible: dict[str, list[Labels]] = defaultdict(list)
+        self.touched: set[str] = set()
+        self.looked = False
+
+    def operation(self, frame: str, name: str, operands: list[Labels], results: list[Labels]) -> None:
+        """One operation ran in the code of the module ``frame``."""
+        self.looked = self.looked or name in LOOKS
+        self.touched.update(labels.source for labels in operands if labels.source is not None)
+        self.visible[frame].extend(results)
+
+
+@contextmanager
+def frames_of(model: nn.Module, tracer: "Tracer") -> Iterator[None]:
+    """Note the arguments and results of every module that is called inside."""
+
+    def note(frame: str, tree: Any) -> None:
+        tracer.frames.visible[frame].extend(
+            tracer.labels(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)
+        )
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        note(tracer.modules[-1], (args, kwargs))
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        note(tracer.modules[-1] if tracer.modules else "", out)
+
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def freeze_forks(tracer: "Tracer", parameters: Mapping[str, Tensor], ran: Container[str]) -> None:
+    """Where a forward decides by values, neurons in sight of parameters that it did not touch stay."""
+    if not tracer.frames.looked:
+        return
+    for name, tensor in parameters.items():
+        if not isinstance(tensor, nn.Parameter) or name in tracer.frames.touched:
+            continue
+        frame = name.rpartition(".")[0]
+        while frame and frame not in ran:
+            frame = frame.rpartition(".")[0]
+        for labels in tracer.frames.visible.pop(frame, []):
+            for axis in labels.axes if not labels.constant else ():
+                if axis is not None:
+                    tracer.elements.freeze(
+                        axis.ids, f"in sight of {name}, which did not run: the forward decides by values"
+                    )

@@ -1,0 +1,63 @@
+"""Axis rules for indices: rows of tokens are picked and put back (experts), while neurons keep their places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from demp.graph.elements import Axis, Labels
+from demp.graph.rules import Call, rule
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+PICKS = "picks neurons by index"
+
+
+@rule("index")
+def index(tracer: Tracer, call: Call) -> Any:
+    """Indexed axes give way to those of the indices: in their place if they are neighbours, else in front."""
+    source, indices = call.args[0], list(call.args[1])
+    labels = tracer.labels(source)
+    left: list[Axis | None] = []
+    taken: list[int] = []
+    dim = ranks = 0
+    for one in indices + [None] * source.dim():
+        if dim >= source.dim():
+            break
+        width = 1
+        if one is None:
+            left.append(labels.axes[dim])
+        else:
+            mask = one.dtype in (torch.bool, torch.uint8)
+            width, ranks = (one.dim() if mask else 1), max(ranks, 1 if mask else one.dim())
+            for at in range(dim, dim + width):
+                tracer.freeze_axis(labels.axes[at], f"index {PICKS}")
+            taken.append(len(left))
+        dim += width
+    at = taken[0] if taken and len(set(taken)) == 1 else 0
+    return Labels((*left[:at], *[None] * ranks, *left[at:]), constant=labels.constant)
+
+
+@rule("index_select")
+def index_select(tracer: Tracer, call: Call) -> Labels:
+    """Rows along one axis."""
+    labels = tracer.labels(call.args[0])
+    axes = list(labels.axes)
+    if axes:
+        dim = call.arg(1, "dim") % len(axes)
+        tracer.freeze_axis(axes[dim], f"index_select {PICKS}")
+        axes[dim] = None
+    return Labels(tuple(axes), constant=labels.constant)
+
+
+@rule("index_add", "index_add_", "index_copy", "index_copy_")
+def index_add(tracer: Tracer, call: Call) -> Labels:
+    """Rows are added to or written into others; along the other axes both sides meet."""
+    base, source = call.args[0], call.arg(3, "source")
+    dim = call.arg(1, "dim") % max(base.dim(), 1)
+    for tensor in (base, source):
+        if tensor.dim():
+            tracer.freeze_axis(tracer.labels(tensor).axes[dim], f"{call.name} {PICKS}")
+    return tracer.meet([base, source], base.shape, call.name, skip=dim)

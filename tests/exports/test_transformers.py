@@ -1,0 +1,135 @@
+"""Transformers models: an ordinary config where one can say the widths, demp's own spec elsewhere."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import demp
+from demp.exports import transformers_folder
+from demp.train.models import build
+from leaving import SMALL, bart, bert, cut, first, llama, tied_bert, tokens, transformers
+
+
+@pytest.mark.parametrize(
+    ("make", "losses", "widths"),
+    [
+        (bert, (5, 5), {"intermediate_size": 19}),
+        (tied_bert, (5, 5), {"intermediate_size": 19}),
+        (llama, (4, 4), {"intermediate_size": 20}),
+        (bart, (5, 5, 3, 3), {"encoder_ffn_dim": 19, "decoder_ffn_dim": 21}),
+        (bert, (0, 0), {"intermediate_size": 24}),
+    ],
+)
+def test_layers_that_shrank_alike_get_an_ordinary_config(make, losses, widths, tmp_path, capfd):
+    inputs = tokens()
+    model = cut(make(), inputs, *losses)
+    config = model.config.to_dict()
+    capfd.readouterr()
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert capfd.readouterr() == ("", "")
+    assert (report.loads_with, report.model) == ("transformers", type(model).__name__)
+    assert report.notes == ("an ordinary transformers folder: config.json says the widths",)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: written[name] for name in widths} == widths
+    assert not (tmp_path / "out" / "architecture.json").exists()
+    with transformers_folder.silent():
+        loaded = type(model).from_pretrained(tmp_path / "out")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert_close(first(loaded.eval()(**inputs)), first(model.eval()(**inputs)))
+    assert model.config.to_dict() == config
+    assert f"{type(model).__name__}.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("make", "losses"), [(bert, (5, 4)), (bert, (5, 0)), (llama, (4, 7)), (tied_bert, (1, 2))])
+def test_layers_that_differ_keep_the_spec_and_load_with_the_constructor(make, losses, tmp_path):
+    inputs = tokens()
+    model = cut(make(), inputs, *losses)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs, build=make)
+    assert report.loads_with == "demp.load"
+    assert report.notes == (
+        f"no config of transformers describes this {type(model).__name__} as it is now: "
+        "its folder loads with demp.load",
+    )
+    assert not (tmp_path / "out" / "config.json").exists()
+    loaded = demp.load(make, tmp_path / "out")
+    assert_close(first(loaded.eval()(**inputs)), first(model.eval()(**inputs)))
+
+
+def test_a_class_of_its_own_keeps_the_spec(tmp_path):
+    class Own(transformers.BertForSequenceClassification):
+        pass
+
+    inputs = tokens()
+    torch.manual_seed(0)
+    model = cut(Own(transformers.BertConfig(**SMALL, hidden_act="relu")).eval(), inputs, 5, 5)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.notes == ("Own is a class of its own: its folder loads with demp.load",)
+
+
+def test_a_module_put_in_by_hand_keeps_the_spec(tmp_path):
+    def make():
+        model = bert()
+        for layer in model.bert.encoder.layer:
+            layer.intermediate.intermediate_act_fn = torch.nn.LeakyReLU(0.0)
+        return model
+
+    inputs = tokens()
+    report = demp.export(make(), tmp_path / "out", to="safetensors", example_inputs=inputs, build=make)
+    assert report.loads_with == "demp.load" and "as it is now" in report.notes[0]
+
+
+def test_settings_of_generation_stay(tmp_path):
+    inputs = tokens()
+    model = cut(llama(), inputs, 4, 4)
+    model.generation_config.max_new_tokens = 7
+    demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["max_new_tokens"] == 7
+
+
+def test_a_width_that_the_config_leaves_open(tmp_path):
+    """GPT-J without ``n_inner`` takes four times its stream; cut through a wrapper, it bears no record either."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            config = transformers.GPTJConfig(
+                n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=32, rotary_dim=4, bos_token_id=0,
+                eos_token_id=1, activation_function="relu",
+            )  # fmt: skip
+            self.inner = transformers.GPTJForCausalLM(config)
+
+        def forward(self, input_ids):
+            return self.inner(input_ids=input_ids).logits
+
+    inputs = {"input_ids": tokens()["input_ids"]}
+    wrapped = cut(Wrapped().eval(), inputs, 5, 5)
+    report = demp.export(wrapped.inner, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "transformers"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["n_inner"] == 59
+
+
+def test_the_trainers_image_classifier_leaves_its_wrapper(tmp_path):
+    sizes = {key: value for key, value in SMALL.items() if key not in ("vocab_size", "max_position_embeddings")}
+    options = {**sizes, "patch_size": 4, "hidden_act": "relu"}
+    model = build("transformers:vit", num_classes=3, in_channels=1, image_size=8, **options).eval()
+    x = torch.randn(4, 1, 8, 8)
+    cut(model, (x,), 5, 5)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=(x,))
+    assert (report.loads_with, report.model) == ("transformers", "ViTForImageClassification")
+    with transformers_folder.silent():
+        loaded = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    assert loaded.config.intermediate_size == 19
+    assert_close(loaded(pixel_values=x).logits, model(x))
+
+
+@pytest.mark.slow
+def test_a_cache_in_the_outputs_is_left_out_and_named(tmp_path):
+    inputs = tokens()
+    model = cut(llama(), inputs, 4, 7)
+    report = demp.export(model, tmp_path / "out", to="torch-export", example_inputs=inputs)
+    assert report.notes == ("left out of the outputs: past_key_values (DynamicCache)",)
+    more = tokens(5)
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(**more)
+    assert_close(found["logits"], model(**more).logits)
