@@ -10,7 +10,7 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise"),
+    ("errors", "compiled", "schedules", "penalties", "noise", "ranks", "wrappers", "shards"),
     ("graph",),
     ("activity",),
     ("surgery",),

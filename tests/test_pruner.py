@@ -295,3 +295,18 @@ def test_the_verdict_is_of_now(mode: str):
     kill(model.norm1, [3])
     train(model, optimizer, IMAGE, range(4, 6))
     assert pruner.verdict().dead["act1"].nonzero().flatten().tolist() == [0, 3]
+
+
+def test_a_step_that_only_creates_the_optimizers_state_does_not_count():
+    """torch's distributed checkpoints take one before they load an optimizer."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = all_alive()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    pruner = quiet_demp(model, optimizer, peak_noise_std=0.1, schedule="constant")
+    before = [p.detach().clone() for p in model.parameters()]
+    get_optimizer_state_dict(model, optimizer)
+    assert optimizer.state and pruner.step == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    train(model, optimizer, IMAGE, range(1))
+    assert pruner.step == 1

@@ -94,7 +94,7 @@ def test_models_without_removable_neurons_are_refused_with_the_reason():
 
 def test_wrapped_and_compiled_models_are_refused():
     model = build(Mlp)
-    with pytest.raises(UsageError, match="wrapped in DataParallel; pass the module inside"):
+    with pytest.raises(UsageError, match="wrapped in DataParallel, which copies it in every step; use Distr"):
         attach(nn.DataParallel(model), sgd(model))
     with pytest.raises(UsageError, match=r"model is compiled, and .* cannot be watched; give training examples"):
         attach(torch.compile(model, backend="eager"), sgd(model))

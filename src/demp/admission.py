@@ -1,22 +1,26 @@
 """What a pruner accepts: a plain module with removable neurons, and the optimizers that hold its parameters."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from demp import ranks
 from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 
 
 def refuse_wrapper(model: nn.Module) -> None:
-    """The pruner works on the module itself, which it finds inside a compiled one."""
+    """The pruner works on the module itself, which it finds inside a compiled one or a DistributedDataParallel."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
     kind = type(original(model)).__name__
-    if kind in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"):
-        raise UsageError(f"model is wrapped in {kind}; pass the module inside (model.module)")
+    if kind == "DataParallel":
+        raise UsageError("model is wrapped in DataParallel, which copies it in every step; use DistributedDataParallel")
+    if kind == "FullyShardedDataParallel":
+        raise UsageError("model is wrapped in FullyShardedDataParallel; shard it with fully_shard (FSDP2) instead")
 
 
 def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
@@ -40,3 +44,18 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
             f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
             "(with attach=False), or set requires_grad=False"
         )
+
+
+def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
+    """All ranks must prune the same model in the same way, or their noise and their cuts would differ."""
+    if group is None:
+        return
+    layers = [(layer.name, layer.width) for layer in pruner.graph.layers]
+    for what, value in (
+        ("prunes another model", layers),
+        ("prunes by another method", (pruner.method.name, pruner.config)),
+        ("has another total_steps", pruner.total_steps),
+        ("has another seed", pruner.seed),
+    ):
+        remedy = "build the pruner with the same model, options, total_steps and seed on every rank"
+        ranks.refuse_disagreement(what, value, group, remedy=remedy, kind=UsageError)

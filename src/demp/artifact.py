@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from demp import ranks, shards, wrappers
 from demp.activity.observe import quiet
-from demp.compiled import original
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
@@ -45,11 +45,13 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
 
     The architecture holds the shape of every tensor, the kept indices in dense numbering, the inputs that prove the
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
-    dense model is constructed.
+    dense model is constructed. A sharded model is saved by its first rank, and every rank must call this.
     """
-    path, model = Path(path), original(model)
-    with replacing(path) as folder:
-        write(model, folder, example_inputs=example_inputs, builder=builder)
+    path, model = Path(path), wrappers.inside(model)
+    with shards.whole(model):
+        if not shards.parts(model) or ranks.speaks(shards.group_of(model)):
+            with replacing(path) as folder:
+                write(model, folder, example_inputs=example_inputs, builder=builder)
     return path
 
 
@@ -64,7 +66,7 @@ def write(
     architecture = {
         "format": FORMAT,
         "torch": torch.__version__,
-        "class": type(model).__name__,
+        "class": shards.kind_of(model).__name__,
         "builder": builder,
         "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
         "aliases": {name: first for name, first in aliases.items() if first in stored},

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from demp import wrappers
 from demp.graph import NeuronGraph, trace
 from demp.surgery import record_of
 
@@ -30,6 +31,7 @@ class Cost:
 
 def cost(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = None) -> Cost:
     """The cost of ``model`` as it stands, for one forward on ``example_inputs``."""
+    model = wrappers.inside(model)
     graph = graph or trace(model, example_inputs)
     flops = graph.flops(graph.nothing_gone())
     record = record_of(model)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.compiled import original
+from demp import wrappers
 from demp.graph import NeuronGraph, trace
 from demp.graph.neurons import numel
 from demp.graph.rehearsal import coupled_groups
@@ -106,7 +106,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
 
     ``joins`` as in `demp.trace`.
     """
-    model = original(model)
+    model = wrappers.inside(model)
     graph = trace(model, example_inputs, joins=joins)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}

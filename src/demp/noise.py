@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.errors import UsageError
 
 SEED_STRIDE = 1_000_003
@@ -62,10 +63,13 @@ def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int, scra
         weight = target.parameter
         scale = noise.std * target.factor
         deviates = room_for(weight, scratch).normal_(generator=sources[weight.device])
+        place, mine = shards.local(weight), shards.local(shards.spread(deviates, weight))
         if target.mask is None:
-            weight.add_(deviates, alpha=scale)
+            place.add_(mine, alpha=scale)
         else:
-            weight.addcmul_(deviates, target.mask.to(weight.dtype), value=scale)
+            repeated = target.mask.shape[0] == 1
+            mask = target.mask if repeated else shards.local(shards.spread(target.mask, weight))
+            place.addcmul_(mine, mask.to(weight.dtype), value=scale)
 
 
 def room_for(weight: Tensor, scratch: Scratch) -> Tensor:

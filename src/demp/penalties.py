@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.errors import UsageError
 
 KINDS = ("lasso", "l2")
@@ -42,7 +43,7 @@ def add_gradient(
     parameters = [p for p in parameters if p.requires_grad]
     if penalty.strength == 0 or not parameters:
         return
-    values: list[Tensor] = [p.detach() for p in parameters]
+    values: list[Tensor] = [shards.local(p.detach()) for p in parameters]
     signs = torch._foreach_sign  # pyright: ignore[reportPrivateImportUsage]
     slopes = list(signs(values)) if penalty.kind == "lasso" else values
     if loss_scale is not None:
@@ -50,7 +51,7 @@ def add_gradient(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [shards.local(p.grad) for p in parameters if p.grad is not None]
     torch._foreach_add_(gradients, slopes, alpha=penalty.strength)  # pyright: ignore[reportPrivateImportUsage]
 
 

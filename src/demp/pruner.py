@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import penalties
-from demp.activity import Verdict
+from demp import penalties, ranks, shards, wrappers
+from demp.activity import Verdict, agreed
 from demp.activity.judge import Batches, Judge, by_probe
-from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_wrapper
-from demp.compiled import Stopwatch, is_compiled, original, refuse_to_watch, uncompiled
+from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
+from demp.compiled import Stopwatch, is_compiled, refuse_to_watch, uncompiled
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.methods.base import Method
@@ -39,6 +39,9 @@ class Pruner:
     then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
     are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
     returns batches; without them the training forwards before each check are watched.
+
+    ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
+    arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
 
     def __init__(
@@ -57,13 +60,16 @@ class Pruner:
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
+        self._given, given, model = model, model, wrappers.inside(model)
         refuse_wrapper(model)
+        shards.refuse_unfit(model)
+        shards.rehearse(model)
+        shards.reshard(model)
         if attach and len(as_optimizers(optimizer)) > 1:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
-        self._stopwatch = Stopwatch(is_compiled(model))
-        given, model = model, original(model)
+        self._stopwatch = Stopwatch(is_compiled(given))
         self.model, self.config = model, config
         self.optimizers = as_optimizers(optimizer)
         self.total_steps, self.seed = int(total_steps), seed
@@ -81,6 +87,8 @@ class Pruner:
         self._base = record_of(model)
         self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
+        if wants.penalty_in == "loss" and shards.parts(model):
+            raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
         if not by_probe(batches, wants.collect):
             refuse_to_watch(given)
         self._penalised = penalised(model, self.graph, wants.penalty_on)
@@ -102,6 +110,9 @@ class Pruner:
         self._judged_at = -1
         self._postponed = self._finished = False
         self._handles: list[Any] = []
+        self._look_around()
+        wrappers.refuse_unfit(self._wrappers)
+        refuse_other_pruner(self, self._group)
         self._look_ahead()
         if attach and optimizer is not None:
             self._attach()
@@ -173,27 +184,35 @@ class Pruner:
     # Checks ------------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
-        """Who is dead now, on examples of training data."""
+        """Who is dead now, on examples of training data. Among several ranks all must ask."""
         if self._verdict is None or self._judged_at != self.step:
             self._judged_at = self.step
-            self._verdict = self._judge.verdict(self.gone, self.step)
+            with shards.whole(self.model), ranks.together(self._group):
+                mine = self._judge.verdict(self.gone, self.step)
+            self._verdict = agreed(mine, self._group)
         return self._verdict
 
     def _check(self, *, final: bool = False) -> CutReport | None:
         """One check and cut."""
-        refuse_open_autocast()
-        refuse_replaced_parts(self.model, self._parts)
-        if pending_backward(self.model.parameters()):
+        self._look_around()
+        with ranks.together(self._group):
+            refuse_open_autocast()
+            shards.reshard(self.model)
+            refuse_replaced_parts(self.model, self._parts)
+            wrappers.refuse_unfit(self._wrappers)
+            waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
+        if ranks.any_of(waits, self._group):
             if final:
                 raise CutError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
                 )
-            if not self._postponed:
+            if not self._postponed and ranks.speaks(self._group):
                 logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
             self._postponed = True
             return None
         self._postponed = False
         self._verdict = None
+        wrappers.share_buffers(self._wrappers)
         dead = self.method.select(self.step, self)
         verdict = self._verdict or Verdict(dead, 0, 0)
         self._live.checked(verdict.dead)
@@ -211,6 +230,8 @@ class Pruner:
             base=self._base,
             step=self.step,
             judged={"batches": verdict.batches, "examples": verdict.examples},
+            wrappers=self._wrappers,
+            group=self._group,
         )
         if self._verdict is not None and verdict.batches == 0:
             note = "no training forward was watched before this check, so nobody was judged dead; pass batches=..."
@@ -219,9 +240,15 @@ class Pruner:
         self.history.append(report)
         self._cuts += report.happened
         self._parts = parts_of(self.model)
-        if report.happened:
+        if report.happened and ranks.speaks(self._group):
             logger.info("%s", report)
         return report
+
+    def _look_around(self) -> None:
+        """The wrappers around the model, and the ranks that train it: both may come after the pruner."""
+        self._wrappers = wrappers.around(self._given)
+        sharded = bool(shards.parts(self.model))
+        self._group = shards.group_of(self.model) if sharded else wrappers.group_of(self._wrappers)
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
@@ -232,11 +259,14 @@ class Pruner:
 
     def _attach(self) -> None:
         optimizer = self.optimizers[0]
+        counts = True
 
         def before(opt: Any, args: Any, kwargs: Any) -> Any:
+            nonlocal counts
             closure, *others = args[1:] or (kwargs.pop("closure", None),)
+            counts = closure is not None or not creates_state(opt, self._group)
             if closure is None:
-                return self.before_step()
+                return self.before_step() if counts else None
             if isinstance(opt, torch.optim.LBFGS):
                 raise UsageError(
                     "LBFGS searches along the loss that its closure returns; use attach=False and add "
@@ -251,6 +281,8 @@ class Pruner:
             return (opt, closure_and_penalty, *others), kwargs
 
         def after(opt: Any, args: Any, kwargs: Any) -> None:
+            if not counts:
+                return
             if overflowed(opt):
                 self.skip_step()
             else:
@@ -311,6 +343,7 @@ class Pruner:
                 raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
         if len(state["gone"]) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
+        self._look_around()
         gone = state["gone"].bool().cpu()
         refuse_replaced_parts(self.model, self._parts)
         if bool((self.gone & ~gone).any()):
@@ -325,6 +358,8 @@ class Pruner:
             holders=self._holders,
             verify=False,
             base=self._base,
+            wrappers=self._wrappers,
+            group=self._group,
         )
         self.flops, self._parts = self.graph.flops(gone), parts_of(self.model)
         self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
@@ -359,6 +394,14 @@ def overflowed(optimizer: Any) -> bool:
     """Did a fused optimizer skip its step because a GradScaler found an infinity?"""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
+
+
+def creates_state(optimizer: torch.optim.Optimizer, group: ranks.Group) -> bool:
+    """Is this the step that torch's distributed checkpoints take to create state: the first, rate 0, no gradient?"""
+    if optimizer.state or any(float(group["lr"]) != 0 for group in optimizer.param_groups):
+        return False
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return not ranks.any_of(any(bool(shards.local(g).count_nonzero()) for g in gradients), group)
 
 
 def DemP(

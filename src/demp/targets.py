@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from demp import ranks, shards
 from demp.graph import NeuronGraph
 from demp.graph.order import places, positions
 from demp.noise import Target
@@ -40,10 +41,12 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     chosen = [parameters[n] for n in dict.fromkeys(names) if n in parameters and parameters[n].requires_grad]
     if chosen:
         return chosen
-    logger.warning(
-        "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them instead",
-        type(model).__name__,
-    )
+    if ranks.speaks(ranks.everyone()):
+        logger.warning(
+            "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
+            "instead",
+            shards.kind_of(model).__name__,
+        )
     producers = dict.fromkeys(
         tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
     )
@@ -98,9 +101,9 @@ class LiveNeurons:
                 if parameter.grad is not None:
                     self._live[id(parameter)] = parameter.grad != 0
         elif self._mask == "neuron-gradient":
-            for unit in self._units:
-                if id(unit.witness) not in self._live and unit.witness.grad is not None:
-                    self._live[id(unit.witness)] = live_along(unit.witness.grad, unit.witness_axis)
+            seen = {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
+            looked = {key: (grad, axis) for key, (grad, axis) in seen.items() if grad is not None}
+            self._live = dict(zip(looked, shards.set_along(list(looked.values())), strict=True))
 
     def checked(self, dead: dict[str, Tensor]) -> None:
         """Take the verdict of a check, for the mask ``last-check``."""
@@ -147,13 +150,6 @@ class LiveNeurons:
         shape = [1] * unit.parameter.dim()
         shape[unit.axis] = -1
         return live.view(shape), False
-
-
-def live_along(gradient: Tensor, axis: int) -> Tensor:
-    """Per index of one axis: is any gradient entry different from zero?"""
-    if gradient.dim() == 1:
-        return gradient != 0
-    return (gradient != 0).movedim(axis, 0).flatten(1).any(1)
 
 
 def witnesses(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[str, str]:

@@ -205,3 +205,16 @@ def test_training_goes_on_in_the_same_loop():
             nets.kill(model, demp.trace(model, (X,)), DEAD)
             demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer)
     assert loss.item() != loss_before and all(p.grad.shape == p.shape for p in clipped)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_cut_convolution_has_the_strides_of_a_new_one(layout, kernel):
+    """Also where a kernel of one pixel fits both layouts: DistributedDataParallel compares strides."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, kernel))
+    model = model.to(memory_format=layout)
+    with torch.no_grad():
+        model[0].bias[:3] = -100.0
+    demp.cut(model, {"1": [0, 1, 2]}, example_inputs=(torch.randn(2, 3, 6, 6),))
+    for at, new in ((0, nn.Conv2d(3, 5, 3)), (2, nn.Conv2d(5, 4, kernel))):
+        assert model[at].weight.stride() == new.to(memory_format=layout).weight.stride()

@@ -43,8 +43,8 @@ def folder(tmp_path):
     return path
 
 
-def data(config, batch_size=4, seed=0):
-    return Data(config, batch_size=batch_size, seed=seed, device="cpu")
+def data(config, batch_size=4, seed=0, **options):
+    return Data(config, batch_size=batch_size, seed=seed, device="cpu", **options)
 
 
 def test_digits_are_split_by_class_and_never_change():
@@ -174,6 +174,17 @@ def test_resuming_at_any_step_sees_the_same_batches(folder, memory_mb, crop):
     straight = list(data(config).train_batches(0, 9))
     assert equal_batches(straight[4:], data(config).train_batches(4, 9))
     assert not equal_batches(straight, data(config, seed=1).train_batches(0, 9))
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+def test_processes_that_share_a_streaming_set_see_what_one_sees(folder, crop, mixup):
+    augment = AugmentConfig(crop=crop, padding=2, flip=True, mixup_alpha=mixup)
+    config = DataConfig(name=str(folder), memory_mb=0, workers=0, image_size=6, augment=augment)
+    whole = list(data(config).train_batches(0, 4))
+    for rank in range(2):
+        share = list(data(config, share=(rank, 2)).train_batches(0, 4))
+        assert equal_batches([(x[rank::2], y[rank::2]) for x, y in whole], share)
 
 
 def test_worker_processes_change_nothing(folder):

@@ -2,7 +2,7 @@
 
 from demp.activity.criteria import Criterion
 from demp.activity.monitor import LayerActivity, NeuronMonitor, Snapshot
-from demp.activity.probe import Verdict, alive, probe
+from demp.activity.probe import Verdict, agreed, alive, probe
 from demp.activity.window import Window
 
-__all__ = ["Criterion", "LayerActivity", "NeuronMonitor", "Snapshot", "Verdict", "Window", "alive", "probe"]
+__all__ = ["Criterion", "LayerActivity", "NeuronMonitor", "Snapshot", "Verdict", "Window", "agreed", "alive", "probe"]

@@ -49,7 +49,7 @@ class Judge:
         self._proof: Any = None
         self._hook: Any = None
         if self._window is not None:
-            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True)
+            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True, prepend=True)
 
     def verdict(self, gone: Tensor, step: int) -> Verdict:
         """Who is dead now."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp import shards, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.window import Window
 from demp.compiled import refuse_to_watch
@@ -52,7 +53,7 @@ class NeuronMonitor:
 
     def __init__(self, model: nn.Module, *, criterion: Criterion | str = "auto", example_inputs: Any = None) -> None:
         refuse_to_watch(model)
-        self._model = model
+        self._model = model = wrappers.inside(model)
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None
         self._graph: NeuronGraph | None = None
@@ -62,6 +63,8 @@ class NeuronMonitor:
         self.history: list[Snapshot] = []
         if example_inputs is not None:
             self._start(example_inputs)
+        elif shards.parts(model):
+            raise UsageError("a model sharded by fully_shard cannot be read during its forward; pass example_inputs")
         else:
             self._starter = model.register_forward_pre_hook(self._first_forward, with_kwargs=True)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from demp import shards
 from demp.activity.criteria import Criterion, Peaks
 from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph, Read
@@ -214,6 +215,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     with (
+        shards.whole(model),
         evaluating(model),
         torch.no_grad(),
         torch.random.fork_rng(devices=devices),

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.observe import Tally, observing, quiet
 from demp.compiled import original
@@ -57,6 +58,12 @@ def probe(
     return Verdict(tally.verdict(), count, examples)
 
 
+def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
+    """The verdict of all ranks: dead on each of them, on all of their examples."""
+    counts = ranks.gathered((mine.batches, mine.examples), group)
+    return Verdict(ranks.common(mine.dead, group), sum(b for b, _ in counts), sum(e for _, e in counts))
+
+
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
     """One forward whose read points go to the tally."""
     with observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
@@ -75,6 +82,7 @@ def alive(
     model, batches = original(model), list(batches)
     if not batches:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
+    model = wrappers.inside(model)
     graph = graph or trace(model, batches[0])
     verdict = probe(model, graph, graph.nothing_gone(), batches, judged)
     return {name: ~dead for name, dead in verdict.dead.items()}

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from demp import shards
 from demp.activity.criteria import Criterion
 from demp.activity.observe import Tally
 from demp.activity.probe import Verdict
@@ -108,7 +109,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 
 def reads_its_input(module: nn.Module) -> bool:
     """Is the module's input the tensor that its weight is contracted with?"""
-    return type(module) in (nn.Linear, *CONVOLUTIONS)
+    return shards.kind_of(module) in (nn.Linear, *CONVOLUTIONS)
 
 
 def input_axis(module: nn.Module, value: Tensor) -> int:

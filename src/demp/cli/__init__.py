@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
+from demp.train.launch import speaks
 from demp.train.loop import TrainingInterrupted
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         command = parse(arguments)
         result = command.run()
-        if command.json:
+        if command.json and speaks():
             print(json.dumps(result))
         return DONE
     except SystemExit as stop:  # tyro's own way out: help, or an unknown flag

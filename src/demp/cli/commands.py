@@ -16,7 +16,7 @@ from demp import recipes
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.errors import UsageError
-from demp.train import artifact, loop, progress
+from demp.train import artifact, launch, loop, progress
 from demp.train.config import TrainConfig
 from demp.train.models import build, example_inputs, usual_pictures
 from demp.train.schema import flat
@@ -49,7 +49,7 @@ class Command(ABC):
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
-        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True)
+        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not launch.speaks())
 
     def view(self, title: str = "") -> loop.Observer:
         """The progress view."""
@@ -102,6 +102,8 @@ class Train(Command):
     def run(self) -> dict[str, Any]:
         """Train from the first step."""
         config = resolve(self)
+        if not config.out and launch.launched():
+            raise UsageError("several processes share a run folder, also after a restart; name it with --out FOLDER")
         if not config.out:
             config = config.merged({"out": str(free_folder(_run_name(config)))})
         console = self.console()

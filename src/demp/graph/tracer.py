@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.compiled import original
+from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
 from demp.graph.activations import newest
@@ -229,7 +229,13 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     Raises:
         TraceError: the model does not run on the example inputs.
     """
-    model, inputs = original(model), as_inputs(example_inputs)
+    model = wrappers.inside(model)
+    with shards.whole(model):
+        return traced(model, as_inputs(example_inputs), joins)
+
+
+def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
+    """By the first vehicle that works."""
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
@@ -242,7 +248,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     message = str(failures[-1]).strip().split("\n")[0]
     raise TraceError(
-        f"{type(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
+        f"{shards.kind_of(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
         "Pass example_inputs as a tuple of the arguments that the model's forward takes"
     ) from failures[-1]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.compiled import original
+from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
@@ -42,6 +42,9 @@ def cut(
     silenced, and the report's ``drift`` says what was lost; ``fold=True`` moves their means into what their readers
     add, where that lowers the drift.
 
+    Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
+    several ranks all must call this with the same neurons.
+
     ``verify=False`` frees the memory of each tensor at once: it proves nothing and cannot be taken back. All that can
     be refused is refused before the first tensor is touched; only running out of memory can then leave a model half
     cut.
@@ -50,16 +53,22 @@ def cut(
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.
     """
-    model = original(model)
-    refuse_open_autocast()
-    refuse_pending_gradients(model)
-    refuse_pending_backward(model)
-    optimizers = as_optimizers(optimizer)
-    refuse_other_optimizers(model, optimizers)
-    graph = graph or trace(model, example_inputs)
-    gone = graph.nothing_gone()
-    flags = as_flags(graph, dead)
-    plan = plan_cut(graph, gone, flags, limits or Limits())
+    around = wrappers.around(model)
+    group, model = wrappers.group_of(around), wrappers.inside(model)
+    shards.refuse_unfit(model)
+    if shards.parts(model):
+        shards.reshard(model)
+        group = shards.group_of(model)
+    with ranks.together(group):
+        refuse_open_autocast()
+        refuse_pending_gradients(model)
+        refuse_pending_backward(model)
+        wrappers.refuse_unfit(around)
+        optimizers = as_optimizers(optimizer)
+        refuse_other_optimizers(model, optimizers)
+        graph = graph or trace(model, example_inputs)
+        flags = as_flags(graph, dead)
+        plan = plan_cut(graph, graph.nothing_gone(), flags, limits or Limits())
     return execute(
         model,
         graph,
@@ -72,6 +81,8 @@ def cut(
         tolerance=tolerance,
         fold=fold,
         base=record_of(model),
+        wrappers=around,
+        group=group,
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from demp import shards
+
 EVERY_STEPS = 100
 """A momentum of 0.9 takes 175 steps from ``TINY`` to the first denormal number."""
 TINY = 1e-30
@@ -20,7 +22,7 @@ def sweep(optimizers: Iterable[torch.optim.Optimizer]) -> int:
     found = 0
     for optimizer in optimizers:
         for state in optimizer.state.values():
-            for value in state.values():
+            for value in map(shards.local, state.values()):
                 if isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() and not value.is_cuda:
                     small = (value.abs() < TINY) & (value != 0)
                     found += int(small.sum())

@@ -2,13 +2,14 @@
 
 import gc
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.errors import CutError
 from demp.graph.joins import plain_kind
 
@@ -31,14 +32,22 @@ def refuse_pending_gradients(model: nn.Module) -> None:
             )
 
 
-Parts = dict[str, tuple[weakref.ref[Any], type]]
+Parts = dict[str, tuple[Callable[[], Any], type]]
 """Name of a module or parameter -> which object it is, and of what class."""
 
 
 def parts_of(model: nn.Module) -> Parts:
-    """Every module and parameter under each of its names. Nothing is kept alive; a join changes no part."""
+    """Every module and parameter under each of its names. A join changes no part.
+
+    Nothing is kept alive but pieces of parameters: torch swaps no tensor that is weakly referenced.
+    """
     named = [*model.named_modules(remove_duplicate=False), *model.named_parameters(remove_duplicate=False)]
-    return {name: (weakref.ref(part), plain_kind(type(part)) or type(part)) for name, part in named}
+    return {name: (held(part), plain_kind(type(part)) or type(part)) for name, part in named}
+
+
+def held(part: Any) -> Callable[[], Any]:
+    """How to reach a module or parameter later."""
+    return (lambda: part) if shards.is_sharded(part) else weakref.ref(part)
 
 
 def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp import shards
 from demp.graph import NeuronGraph
 from demp.graph.joins import JoinPlan, joins_of, set_joins
 from demp.graph.order import is_whole, moved, places
@@ -27,14 +28,24 @@ def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
 
 
 def narrowed(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """A copy with only the kept indices, in the memory format of the original."""
+    """A copy with only the kept indices, in the memory format of the original, and on its mesh if it is sharded."""
+    if shards.is_sharded(tensor):
+        return shards.spread(narrowed(shards.whole_of(tensor), keep), tensor)
     out = tensor
     for axis, indices in keep.items():
         out = out.index_select(axis, indices.to(tensor.device))
     for dims, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=memory_format):
-            return out.contiguous(memory_format=memory_format)
+        if tensor.dim() == dims and laid_out(tensor, memory_format):
+            kept = torch.empty(out.shape, dtype=out.dtype, device=out.device, memory_format=memory_format)
+            return kept.copy_(out)
     return out
+
+
+def laid_out(tensor: Tensor, memory_format: torch.memory_format) -> bool:
+    """Is this the memory format of the tensor? Axes of length 1 fit several; the strides tell."""
+    like = torch.empty(tensor.shape, device="meta", memory_format=memory_format)
+    ambiguous = tensor.is_contiguous()
+    return tensor.stride() == like.stride() if ambiguous else tensor.is_contiguous(memory_format=memory_format)
 
 
 class Ledger:
@@ -78,7 +89,14 @@ class Ledger:
     def add(self, tensor: Tensor, values: Tensor) -> None:
         """Add to a tensor in place."""
         self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
-        tensor.add_(values.to(tensor.dtype))
+        tensor.add_(shards.spread(values.to(tensor.dtype), tensor))
+
+    def renew(self, model: nn.Module) -> None:
+        """Let ``fully_shard`` know the new shapes."""
+        for part in shards.outdated(model):
+            if self._keep_undo:
+                self._undo.append(partial(shards.revert, part, vars(part).copy()))
+            shards.fit(part)
 
     def mark(self) -> int:
         """Number of changes so far, for ``roll_back``."""
@@ -100,7 +118,10 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     """Give a tensor object other contents and another gradient."""
     tensor.grad = None
-    tensor.set_(value)  # type: ignore[arg-type]
+    if shards.is_sharded(tensor):
+        shards.put(tensor, value)
+    else:
+        tensor.set_(value)  # type: ignore[arg-type]
     tensor.grad = grad
 
 
@@ -109,6 +130,7 @@ SIZE_ATTRIBUTES = {
     nn.BatchNorm1d: (("num_features", 0),),
     nn.BatchNorm2d: (("num_features", 0),),
     nn.BatchNorm3d: (("num_features", 0),),
+    nn.SyncBatchNorm: (("num_features", 0),),
     nn.Conv1d: (("out_channels", 0), ("in_channels", 1)),
     nn.Conv2d: (("out_channels", 0), ("in_channels", 1)),
     nn.Conv3d: (("out_channels", 0), ("in_channels", 1)),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp import ranks, shards
 from demp.compiled import forget as forget_compiled_code
 from demp.compiled import original
 from demp.errors import CutError
@@ -29,6 +30,7 @@ from demp.surgery.verify import (
     refuse_nan,
     tolerance_for,
 )
+from demp.wrappers import Wrappers, renewed
 
 Holder = nn.Module | Mapping[str, Tensor]
 
@@ -48,15 +50,24 @@ def execute(
     base: Record | None = None,
     step: int | None = None,
     judged: dict[str, int] | None = None,
+    wrappers: Wrappers = (),
+    group: ranks.Group = None,
 ) -> CutReport:
-    """Carry out a plan as a transaction and report it."""
+    """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all."""
     start = time.perf_counter()
-    refuse_changed_model(first_names(model)[0], graph, plan.before)
+    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
+    ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
+    with ranks.together(group):
+        refuse_changed_model(first_names(model)[0], graph, plan.before)
     parameters = sum(p.numel() for p in model.parameters())
     outcome = Outcome()
     if not plan.empty:
         terms = Terms(example_inputs, exact, verify, tolerance, fold)
-        outcome = operate(model, graph, plan, terms, optimizers, holders, base)
+        with renewed(wrappers):
+            outcome = operate(model, graph, plan, terms, optimizers, holders, base, group)
+    seconds, surgery, gap, drift = ranks.highest(
+        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), group
+    )
     return CutReport(
         step=step,
         removed=graph.neurons(plan.before) - graph.neurons(plan.after),
@@ -67,10 +78,10 @@ def execute(
         parameters_after=sum(p.numel() for p in model.parameters()),
         flops_before=graph.flops(plan.before),
         flops_after=graph.flops(plan.after),
-        seconds=time.perf_counter() - start,
-        surgery_seconds=outcome.seconds,
-        difference=outcome.difference,
-        drift=outcome.drift,
+        seconds=seconds or 0.0,
+        surgery_seconds=surgery or 0.0,
+        difference=gap,
+        drift=drift,
         held=plan.held,
         hash=plan.hash,
         judged=judged or {},
@@ -108,46 +119,53 @@ def operate(
     optimizers: tuple[torch.optim.Optimizer, ...],
     holders: tuple[Holder, ...],
     base: Record | None,
+    group: ranks.Group = None,
 ) -> Outcome:
-    """Check everything, shrink, prove; whatever goes wrong is rolled back."""
-    tensors, _ = first_names(model)
-    keeps = keeps_of(graph, plan.before, plan.after)
-    entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
-    said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
-    copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
-    for each in (tensors, *copies):
-        refuse_unshrinkable(each, keeps)
-    modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
-    reference = refer(model, graph, plan, terms)
+    """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back."""
+    with ranks.together(group):
+        tensors, _ = first_names(model)
+        keeps = keeps_of(graph, plan.before, plan.after)
+        entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
+        said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
+        copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
+        for each in (tensors, *copies):
+            refuse_unshrinkable(each, keeps)
+        modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
+    with shards.whole(model), ranks.together(group):
+        reference = refer(model, graph, plan, terms)
     old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
-        shrink_all(keeps, [tensors, *copies], entries, ledger)
-        plans = plan_joins(graph, places(graph, plan.after))
-        for module in modules:
-            resize_attributes(module, graph, keeps, plan.after, ledger)
-            for path, sums in plans.items():
-                ledger.joins(module.get_submodule(path), sums)
-        torch.clear_autocast_cache()
-        forget_compiled_code()
-        seconds = time.perf_counter() - start
-        remember(model, graph, plan.after, terms.example_inputs, base)
-        for module in modules:  # a copy can be saved too
-            forget(module, record_of(model))
-        if reference is None:
+        with ranks.together(group):
+            shrink_all(keeps, [tensors, *copies], entries, ledger)
+            ledger.renew(model)
+            plans = plan_joins(graph, places(graph, plan.after))
+            for module in modules:
+                resize_attributes(module, graph, keeps, plan.after, ledger)
+                for path, sums in plans.items():
+                    ledger.joins(module.get_submodule(path), sums)
+            torch.clear_autocast_cache()
+            forget_compiled_code()
+            seconds = time.perf_counter() - start
+            remember(model, graph, plan.after, terms.example_inputs, base)
+            for module in modules:  # a copy can be saved too
+                forget(module, record_of(model))
+        with shards.whole(model), ranks.together(group):
+            found = None if reference is None else prove(model, reference, terms)
+        if reference is None or found is None:
             return Outcome(seconds, notes=said)
-        gap, drift = prove(model, reference, terms)
-        notes: tuple[str, ...] = ()
+        refuse_difference(found, group)
+        drift, notes = found.drift, ()
         if reference.shifts:
-            drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger)
-        return Outcome(seconds, gap, drift, said + notes)
+            drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger, group)
+        return Outcome(seconds, found.gap, drift, said + notes)
     except BaseException as error:
         ledger.roll_back()
         for module, record in old_records:
             forget(module, record)
         if isinstance(error, Disagreement):
-            raise CutError(explain(model, graph, plan, terms.example_inputs, error)) from None
+            raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
         raise
 
 
@@ -186,8 +204,17 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
             ledger.shrink(tensor, keep)
 
 
-def prove(model: nn.Module, reference: Reference, terms: Terms) -> tuple[float, float]:
-    """Difference to the wanted outputs, which must be rounding, and drift from the plain ones."""
+@dataclass(frozen=True)
+class Proof:
+    """Difference to the wanted outputs, the most that rounding explains, and drift from the plain ones."""
+
+    gap: float
+    limit: float
+    drift: float
+
+
+def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
+    """Run the model after the cut."""
     try:
         after = outputs_of(model, terms.example_inputs)
     except Exception as error:  # the user's forward may raise anything
@@ -196,46 +223,68 @@ def prove(model: nn.Module, reference: Reference, terms: Terms) -> tuple[float, 
             f"rolled back: the model does not run after the cut ({reason}); its forward depends on a width. Exclude "
             "layers from the cut, or raise the floor"
         ) from error
-    gap = difference(reference.wanted, after)
     limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
-    if not gap <= limit:
-        raise Disagreement(gap, limit)
-    return gap, difference(reference.plain, after)
+    return Proof(difference(reference.wanted, after), limit, difference(reference.plain, after))
+
+
+def refuse_difference(proof: Proof, group: ranks.Group) -> None:
+    """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
+    failed = {rank: other for rank, other in enumerate(ranks.gathered(proof, group)) if not other.gap <= other.limit}
+    if failed:
+        worst = next(iter(failed.values()))
+        raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
 
 
 def fold_if_closer(
-    model: nn.Module, graph: NeuronGraph, plan: Plan, reference: Reference, terms: Terms, drift: float, ledger: Ledger
+    model: nn.Module,
+    graph: NeuronGraph,
+    plan: Plan,
+    reference: Reference,
+    terms: Terms,
+    drift: float,
+    ledger: Ledger,
+    group: ranks.Group = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Fold constants into the readers, and keep that only if the outputs come closer to those before the cut."""
     mark = ledger.mark()
-    apply(reference.shifts, graph, plan.before, plan.after, first_names(model)[0], ledger)
-    folded = difference(reference.plain, outputs_of(model, terms.example_inputs))
-    if folded < drift:
-        return folded, (f"means folded into the readers: drift {drift:.1e} -> {folded:.1e}",)
+    shifts = [Shift(shift.tensor, ranks.mean(shift.values, group)) for shift in reference.shifts]
+    with ranks.together(group):
+        apply(shifts, graph, plan.before, plan.after, first_names(model)[0], ledger)
+        folded = difference(reference.plain, outputs_of(model, terms.example_inputs))
+    worst, before = ranks.highest((folded, drift), group)
+    assert worst is not None and before is not None
+    if worst < before:
+        return worst, (f"means folded into the readers: drift {before:.1e} -> {worst:.1e}",)
     ledger.roll_back(mark)
-    return drift, ()
+    return before, ()
 
 
 class Disagreement(Exception):
     """Outputs before and after differ by more than rounding."""
 
-    def __init__(self, gap: float, limit: float) -> None:
-        super().__init__(gap, limit)
-        self.gap, self.limit = gap, limit
+    def __init__(self, gap: float, limit: float, where: str = "") -> None:
+        super().__init__(gap, limit, where)
+        self.gap, self.limit, self.where = gap, limit, where
 
 
-def explain(model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement) -> str:
+def explain(
+    model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement, group: ranks.Group
+) -> str:
     """Which layers were not dead, after a roll-back."""
     newly = plan.after & ~plan.before
     planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
-    alive = live_layers(model, graph, plan.before, planned, example_inputs)
+    mine = live_layers(model, graph, plan.before, planned, example_inputs)
+    alive = dict.fromkeys(name for names in ranks.gathered(mine, group) for name in names)
     where = (
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive
         else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
         "their number in a way the graph cannot see; exclude these layers"
     )
-    return f"rolled back: outputs changed by {error.gap:.1e} of their scale (tolerance {error.limit:.0e}); {where}"
+    return (
+        f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "
+        f"{where}"
+    )
 
 
 def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:

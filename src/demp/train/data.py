@@ -25,6 +25,11 @@ STATISTICS_SAMPLE = 2048
 CHUNK = 4096
 
 
+Share = tuple[int, int]
+"""Every ``many``-th picture from ``first``: what one of ``many`` processes works on."""
+ALL: Share = (0, 1)
+
+
 @lru_cache(maxsize=2)
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """The order of the training split in one epoch."""
@@ -72,16 +77,16 @@ class TestSet:
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, split: sources.Split, facts: Facts, device: torch.device) -> None:
-        self.split, self.facts, self.device = split, facts, device
+    def __init__(self, split: sources.Split, facts: Facts, device: torch.device, share: Share = ALL) -> None:
+        self.split, self.facts, self.device, self.share = split, facts, device, share
 
     def __len__(self) -> int:
         return len(self.split)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All pictures once, in order, in batches of ``size``."""
-        for start in range(0, len(self), size):
-            rows = torch.arange(start, min(start + size, len(self)))
+        """All pictures of this process's share once, in order, in batches of ``size``."""
+        first, many = self.share
+        for rows in torch.arange(first, len(self), many).split(size):
             labels = self.split.labels[rows].to(self.device)
             yield prepare(self.split, rows, self.facts, self.device), labels
 
@@ -116,13 +121,17 @@ def hold_out(source: sources.Source, share: float) -> sources.Source:
 
 
 class Data:
-    """Training batches, test set and death-check examples of one run.
+    """Training batches, test set and death-check examples of one run, or of one process's share of it.
 
     ``tested_on`` says what the test set is: the test split, or the validation share of the training pictures.
+
+    Every process makes the whole batch and keeps its share: order and augmentation do not depend on their number.
     """
 
-    def __init__(self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str) -> None:
-        self.config, self.batch_size, self.seed = config, batch_size, seed
+    def __init__(
+        self, config: DataConfig, *, batch_size: int, seed: int, device: torch.device | str, share: Share = ALL
+    ) -> None:
+        self.config, self.batch_size, self.seed, self.share = config, batch_size, seed, share
         self.device = torch.device(device)
         source = sources.load(config)
         if config.validation:
@@ -130,7 +139,7 @@ class Data:
         assert source.train is not None
         self.facts = _facts(config, source)
         self.train = _on_device(source.train, self.device)
-        self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device)
+        self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device, share)
         self.tested_on = "validation" if config.validation else "test"
 
     def train_batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -147,16 +156,27 @@ class Data:
                 generator=draw,
                 regions=isinstance(self.train.pictures, Tensor),
             )
-            yield mix(x, labels, self.facts.num_classes, self.config.augment, draw)
+            x, targets = mix(x, labels, self.facts.num_classes, self.config.augment, draw)
+            yield x[self._mine], targets[self._mine]
+
+    @property
+    def _mine(self) -> slice:
+        first, many = self.share
+        return slice(first, None, many)
 
     def _read(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         pictures, size = self.train.pictures, len(self.train)
         if not isinstance(pictures, Tensor):
             steps = ((step, step_indices(size, self.batch_size, self.seed, step)) for step in range(start, stop))
             seed = derive(self.seed, "regions")
-            batches = read_batches(pictures, steps, self.config, self.facts.image_size, seed)
-            for rows, read in batches:
-                yield read.to(self.device), self.train.labels[rows].to(self.device)
+            mixes = self.config.augment.mixup_alpha > 0 or self.config.augment.cutmix_alpha > 0
+            mine = slice(None) if mixes else self._mine  # reading is dear: without mixing, only the share is read
+            batches = read_batches(pictures, steps, self.config, self.facts.image_size, seed, places=mine)
+            for step, (_, read) in enumerate(batches, start):
+                whole = read.new_zeros((self.batch_size, *read.shape[1:]))
+                whole[mine] = read
+                rows = step_indices(size, self.batch_size, self.seed, step)
+                yield whole.to(self.device), self.train.labels[rows].to(self.device)
             return
         for step in range(start, stop):
             rows = step_indices(size, self.batch_size, self.seed, step).to(self.device)
@@ -168,7 +188,8 @@ class Data:
         wanted = self.config.probe_size * self.config.probe_batches
         rows = torch.randperm(len(self.train), generator=draw)[:wanted]
         parts = rows.split(self.config.probe_size)
-        return [(prepare(self.train, part, self.facts, self.device),) for part in parts]
+        shares = [part[self._mine] for part in parts]
+        return [(prepare(self.train, rows, self.facts, self.device),) for rows in shares if len(rows)]
 
     def example(self, count: int = 1) -> Tensor:
         """The first training pictures as the model sees them in a test."""

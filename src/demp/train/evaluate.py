@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from demp import ranks
 from demp.errors import UsageError
 
 
@@ -15,8 +16,12 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    group: ranks.Group = None,
 ) -> dict[str, float]:
-    """Share of right answers and mean cross-entropy, in eval mode; the mode comes back."""
+    """Share of right answers and mean cross-entropy, in eval mode; the mode comes back.
+
+    The ranks of ``group`` each bring a part of the pictures, and share the result.
+    """
     was_training = model.training
     model.eval()
     right, loss, count = 0, 0.0, 0
@@ -32,4 +37,5 @@ def evaluate(
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         count += len(y)
     model.train(was_training)
+    right, loss, count = ranks.total((right, loss, count), group)
     return {"eval/top1": right / count, "eval/loss": loss / count}

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,10 +22,11 @@ import torch
 from torch import nn
 
 import demp
+from demp import ranks
 from demp.errors import UsageError
-from demp.train import checkpoint
+from demp.train import checkpoint, launch
 from demp.train.config import TrainConfig
-from demp.train.run import Run, TrainingDiverged, model_arguments
+from demp.train.run import Run, TrainingDiverged, model_arguments, resolve_device
 from demp.train.runfolder import RunFolder
 from demp.train.summary import summarise
 
@@ -79,29 +80,56 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     Flushes denormal numbers from here on: moments of dead neurons decay through them, and some CPUs
     process them slowly. torch's threads take that setting from the thread that starts them, so call
     this, or `torch.set_flush_denormal`, before torch's first large operation.
+
+    Under ``torchrun`` the processes share every batch; the first of them alone watches and writes. One that dies is
+    started again by ``torchrun --max-restarts``, and then the run goes on from its last checkpoint.
     """
     torch.set_flush_denormal(True)
-    run = Run(config)
-    folder = RunFolder.create(config.out, run.config) if config.out else None
-    return _Session(run, folder, observers).go()
+    config = replace(config, device=resolve_device(config.device))
+    with launch.joined(config.device) as group:
+        if ranks.any_of(launch.restarted(), group) and _is_same_run(config):
+            return _continued(config.out, observers, group)
+        run = Run(config, group)
+        with ranks.together(group):
+            folder = RunFolder.create(config.out, run.config) if config.out and ranks.speaks(group) else None
+        return _Session(run, folder, observers).go()
 
 
 def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResult:
     """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
-    config = folder.config()
-    if folder.summary() is not None:
-        raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
-    found = checkpoint.newest(folder.checkpoints)
-    state = checkpoint.load(found) if found else None
-    if state is not None:
-        _check_same(path, config, state)
-    run = Run(config)
+    with launch.joined(resolve_device(folder.config().device)) as group:
+        if folder.summary() is not None and not ranks.any_of(launch.restarted(), group):
+            raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
+        return _continued(path, observers, group)
+
+
+def _continued(path: str | Path, observers: Sequence[Observer], group: ranks.Group) -> TrainResult:
+    """The run from its last checkpoint on, or from the start if there is none."""
+    with ranks.together(group):
+        folder = RunFolder.open(path)
+        config = folder.config()
+        found = checkpoint.newest(folder.checkpoints)
+        state = checkpoint.load(found) if found else None
+        if state is not None:
+            _check_same(path, config, state)
+    remedy = "the run folder must be on a disk that all processes share"
+    step = None if state is None else state["step"]
+    ranks.refuse_disagreement("found another checkpoint", step, group, remedy=remedy, kind=UsageError)
+    run = Run(config, group)
     if state is not None:
         run.load_state_dict(state["step"], state)
+    if not ranks.speaks(group):
+        return _Session(run, None, observers).go()
     folder.rewind(state["lines"] if state else {})
     return _Session(run, folder, observers).go()
+
+
+def _is_same_run(config: TrainConfig) -> bool:
+    """Does the run folder hold this very run?"""
+    folder = RunFolder(config.out)
+    return bool(config.out) and folder.config_file.is_file() and not folder.config().changes(config)
 
 
 def _check_same(path: str | Path, config: TrainConfig, state: dict[str, Any]) -> None:
@@ -122,7 +150,8 @@ class _Session:
     """One process's share of a run, from its first or next step to its summary."""
 
     def __init__(self, run: Run, folder: RunFolder | None, observers: Sequence[Observer]) -> None:
-        self.run, self.folder, self.observers = run, folder, observers
+        self.run, self.folder = run, folder
+        self.observers = observers if ranks.speaks(run.group) else ()
         self.recent: deque[float] = deque(maxlen=TIMED_STEPS)
         self.window: list[float] = []
 
@@ -152,20 +181,21 @@ class _Session:
             for observer in self.observers:
                 observer.step(run, seconds)
             last = run.step == run.total_steps
+            asked = max(ranks.gathered(stop(), run.group))  # a signal reaches the processes in different steps
             if report is not None:
                 self._cut(report)
             if last or run.step % every.log_every_steps == 0:
                 self._log()
             if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
                 self._record({"step": run.step, **run.evaluate()})
-            if last or stop() or run.step % every.checkpoint_every_steps == 0:
+            if last or asked or run.step % every.checkpoint_every_steps == 0:
                 self._checkpoint()
-            if stop():
-                raise TrainingInterrupted(self._where_stopped(), 128 + stop())
+            if asked:
+                raise TrainingInterrupted(self._where_stopped(), 128 + asked)
 
     def _log(self) -> None:
         run = self.run
-        run.losses.flush()
+        run.losses.share(run.group)
         losses, run.losses.values = run.losses.values, []
         typical = statistics.median(self.window)
         self.window.clear()
@@ -197,6 +227,7 @@ class _Session:
     def _checkpoint(self) -> None:
         run = self.run
         run.check_finite()
+        run.losses.share(run.group)
         if self.folder is None:
             return
         about = {

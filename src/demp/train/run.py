@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import demp
+from demp import ranks, wrappers
 from demp.errors import DempError, UsageError
 from demp.train.config import DENSE, TrainConfig
 from demp.train.data import Data, Facts
 from demp.train.evaluate import evaluate
+from demp.train.launch import place_of, share_of
 from demp.train.models import build
 from demp.train.optim import build_optimizer, lr_at, set_lr
 from demp.train.parts import ModelConfig
@@ -53,17 +57,24 @@ def model_arguments(config: ModelConfig, facts: Facts) -> dict[str, Any]:
 
 
 class Run:
-    """State of a run between steps. ``step`` counts the steps that are done."""
+    """State of a run between steps. ``step`` counts the steps that are done.
 
-    def __init__(self, config: TrainConfig) -> None:
+    The ranks of ``group`` train one network: each takes its share of every batch, gradients are averaged.
+    """
+
+    def __init__(self, config: TrainConfig, group: ranks.Group = None) -> None:
         self.config = config = replace(config, device=resolve_device(config.device))
-        self.device = torch.device(config.device)
-        self.data = Data(config.data, batch_size=config.batch_size, seed=config.seed, device=self.device)
+        self.device, self.group = place_of(config.device), group
+        share = share_of(config.batch_size, config.accumulate, group)
+        self.data = Data(config.data, batch_size=config.batch_size, seed=config.seed, device=self.device, share=share)
         self.total_steps = config.total_steps(self.data.facts.train_size)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         torch.manual_seed(derive(config.seed, "model"))
         model = build(**model_arguments(config.model, self.data.facts))
         self.model: nn.Module = model.to(self.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        self.trained: nn.Module = (
+            self.model if group is None else DistributedDataParallel(self.model, process_group=group)
+        )
         self.example = (self.placed(self.data.example()),)
         self.dense_cost = demp.cost(self.model, self.example)
         self.optimizer = build_optimizer(self.model, config.optimizer)
@@ -80,7 +91,7 @@ class Run:
             return None
         return demp.methods.create(
             method.name,
-            self.model,
+            self.trained,
             self.optimizer,
             example_inputs=self.example,
             total_steps=self.total_steps,
@@ -118,10 +129,13 @@ class Run:
 
     def train_step(self, x: Tensor, y: Tensor) -> Any:
         """One optimizer step; returns the report of a cut, if the pruner made one."""
-        torch.manual_seed(derive(self.config.seed, "step", self.step))  # dropout and the like
+        rank, many = ranks.place(self.group)
+        torch.manual_seed(
+            derive(self.config.seed, "step", self.step, *([rank] if rank else []))
+        )  # dropout and the like
         self.model.train()
         set_lr(self.optimizer, self.lr())
-        self.flops_spent += FORWARD_AND_BACKWARD * len(x) * self.flops()
+        self.flops_spent += FORWARD_AND_BACKWARD * many * len(x) * self.flops()
         self._backward(x, y)
         self.scaler.unscale_(self.optimizer)
         if self.pruner is not None:
@@ -157,19 +171,26 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulate
         total = torch.zeros((), device=self.device)
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            with self.autocast():
-                logits = self.model(self.placed(part_x))
-            smoothing = self.config.label_smoothing
-            loss = F.cross_entropy(logits.float(), part_y, label_smoothing=smoothing) / parts
-            self.scaler.scale(loss).backward()
+        for part, (part_x, part_y) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True), 1):
+            with self._syncing(part == parts):
+                with self.autocast():
+                    logits = self.trained(self.placed(part_x))
+                smoothing = self.config.label_smoothing
+                loss = F.cross_entropy(logits.float(), part_y, label_smoothing=smoothing) / parts
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         self.losses.add(self.step, total)
 
+    def _syncing(self, now: bool) -> Any:
+        """Ranks average their gradients after the last part of a batch only."""
+        return nullcontext() if now or not isinstance(self.trained, DistributedDataParallel) else self.trained.no_sync()
+
     def evaluate(self) -> dict[str, Any]:
-        """Accuracy and loss on the whole test set, and which split that is."""
+        """Accuracy and loss on the whole test set, of which each rank takes its share, and which split that is."""
+        if isinstance(self.trained, DistributedDataParallel):
+            wrappers.share_buffers([self.trained])
         batches = self.data.test.batches(self.config.eval_batch_size)
-        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast)
+        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast, self.group)
         return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:
@@ -231,6 +252,13 @@ class LossWatch:
         event = torch.cuda.Event()
         event.record()
         self._pending = (step, host, event)
+
+    def share(self, group: ranks.Group) -> None:
+        """Every rank takes the mean over ranks of each loss."""
+        self.flush()
+        if group is not None:
+            by_step = zip(*ranks.gathered(self.values, group), strict=True)
+            self.values = [sum(losses) / len(losses) for losses in by_step]
 
     def flush(self) -> None:
         """Wait for a loss on its way."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from demp import ranks
 from demp.errors import DempError, UsageError
 from demp.train.config import TrainConfig
 
@@ -114,6 +115,7 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "device": config.device,
         "device_name": _device_name(config.device),
         "threads": torch.get_num_threads(),
+        "processes": ranks.place(ranks.everyone())[1],
         "command": sys.argv,
         "seed": config.seed,
         "config_hash": config.identity(),

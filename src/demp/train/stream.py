@@ -27,11 +27,12 @@ def read_batches(
     config: DataConfig,
     size: int,
     seed: int,
+    places: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and bytes (B, C, size, size) of each step; regions are seeded by (seed, step, place)."""
+    """Rows and bytes (B, C, size, size) of each step at the given places; regions are seeded by (seed, step, place)."""
     loader = DataLoader(
         _Reader(pictures, config.augment, size, seed),
-        batch_sampler=_Keys(steps),  # pyright: ignore[reportArgumentType]
+        batch_sampler=_Keys(steps, places),  # pyright: ignore[reportArgumentType]
         num_workers=min(config.workers, usable_cores()),
         generator=torch.Generator().manual_seed(seed),
         pin_memory=torch.cuda.is_available(),
@@ -59,12 +60,12 @@ def _leave_signals(_worker: int) -> None:
 class _Keys:
     """The batches of keys that the loader asks its workers for."""
 
-    def __init__(self, steps: Iterable[tuple[int, Tensor]]) -> None:
-        self.steps = steps
+    def __init__(self, steps: Iterable[tuple[int, Tensor]], places: slice) -> None:
+        self.steps, self.places = steps, places
 
     def __iter__(self) -> Iterator[list[Key]]:
         for step, rows in self.steps:
-            yield [(row, step, place) for place, row in enumerate(rows.tolist())]
+            yield [(row, step, place) for place, row in list(enumerate(rows.tolist()))[self.places]]
 
 
 class _Reader(Dataset[tuple[int, Tensor]]):

@@ -1,0 +1,97 @@
+"""The processes that ``torchrun`` started: one run, shared between them."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
+
+from demp import ranks
+from demp.errors import UsageError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+
+
+def launched() -> bool:
+    """Did torchrun start several processes, of which this is one?"""
+    return all(name in os.environ for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def speaks() -> bool:
+    """Is this the process that prints? Known before there is a process group, and after."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
+def restarted() -> bool:
+    """Did torchrun start this process again after one of them died?"""
+    return launched() and int(os.environ.get(RESTARTS, "0")) > 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[ranks.Group]:
+    """The process group of this run: that of the caller, or one that ends with it; None for a single process."""
+    if not launched() or dist.is_initialized():
+        yield ranks.everyone()
+        return
+    place_of(device)  # a wrong device is reported before anyone waits
+    kind = torch.device(device).type
+    backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    store, rank, many = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=fresh(store, rank, many), rank=rank, world_size=many)
+    try:
+        yield ranks.everyone()
+    finally:
+        dist.destroy_process_group()
+
+
+def fresh(store: Any, rank: int, many: int) -> Any:
+    """A part of the store that only these processes use.
+
+    torchrun may give restarted processes the store of the dead ones, with their addresses in it. Each process writes a
+    new name; once all have acknowledged the same list of names, all of them are alive.
+    """
+    store.set(f"demp/name/{rank}", uuid.uuid4().hex)
+    while True:
+        names = [store.get(f"demp/name/{other}").decode() for other in range(many)]
+        prefix = "demp/" + "-".join(names)
+        store.set(f"{prefix}/{rank}", "here")
+        try:
+            store.wait([f"{prefix}/{other}" for other in range(many)], timedelta(seconds=1))
+            return PrefixStore(prefix, store)
+        except dist.DistStoreError:  # some name was that of a dead process: read again
+            continue
+
+
+def place_of(device: str) -> torch.device:
+    """The device of this process: ``cuda`` is the GPU with its local number."""
+    place = torch.device(device)
+    if not launched() or place.type == "cpu":
+        return place
+    if place.index is not None:
+        raise UsageError(f"device is {device!r}, but each process needs a GPU of its own; set --device {place.type}")
+    place = torch.device(place.type, int(os.environ.get("LOCAL_RANK", "0")))
+    torch.accelerator.set_device_index(place)
+    return place
+
+
+def share_of(batch_size: int, accumulate: int, group: ranks.Group) -> tuple[int, int]:
+    """Which pictures of every batch are this process's: every ``many``-th from ``first``.
+
+    Raises:
+        UsageError: the shares would not be equal, and the mean of gradients not that of the batch.
+    """
+    first, many = ranks.place(group)
+    if batch_size % (many * accumulate):
+        parts = f", in {accumulate} parts each" if accumulate > 1 else ""
+        raise UsageError(
+            f"batch_size is {batch_size}, which {many} processes{parts} cannot share equally; set --batch-size to a "
+            f"multiple of {many * accumulate}"
+        )
+    return first, many

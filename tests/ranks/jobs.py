@@ -1,0 +1,350 @@
+"""What the ranks of the tests do: plain training loops, some neurons killed on the way."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import demp
+from demp import ranks, shards
+from demp.graph.joins import model_joins
+from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
+
+WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
+
+
+class Net(nn.Module):
+    """Two hidden layers without statistics of the batch, so that ranks add up to one process."""
+
+    def __init__(self, act: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(6, WIDTH)
+        self.act1 = act()
+        self.fc2 = nn.Linear(WIDTH, WIDTH)
+        self.act2 = act()
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act2(self.fc2(self.act1(self.fc1(x)))))
+
+
+def net(act: type[nn.Module] = nn.ReLU, dtype: torch.dtype = torch.float64) -> Net:
+    """Seeded; every neuron of the first layer is alive on any batch."""
+    torch.manual_seed(3)
+    model = Net(act).to(dtype)
+    with torch.no_grad():
+        for layer in (model.fc1, model.fc2):
+            layer.weight *= 0.3
+            layer.bias.fill_(3.0)
+    return model
+
+
+def world() -> tuple[int, int]:
+    return ranks.place(ranks.everyone())
+
+
+def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """This rank's share of the batch of a step."""
+    x = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
+    rank, many = world()
+    return x[rank::many], y[rank::many]
+
+
+def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """One plain step."""
+    x, y = batch(step, next(model.parameters()).dtype)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def pruner_of(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> demp.Pruner:
+    defaults = {
+        "total_steps": CUTS * PERIOD,
+        "period": PERIOD,
+        "peak_strength": 1e-3,
+        "peak_noise_std": 1e-3,
+        "seed": 5,
+    }
+    return demp.DemP(model, optimizer, example_inputs=batch(0)[:1], **{**defaults, **options})
+
+
+def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
+    """A run with ten cuts; ``settings``: those of the wrapper, None without one."""
+    model = net()
+    wrapped = model if settings is None else DistributedDataParallel(model, **settings)
+    if hook:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        wrapped.register_comm_hook(None, allreduce_hook)
+    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, CUTS * PERIOD)
+    pruner = pruner_of(wrapped, optimizer)
+    fingerprints = []
+    for step in range(CUTS * PERIOD):
+        if step % PERIOD == 0:
+            kill_linear(model.fc1, [0])
+            kill_linear(model.fc2, [1])
+        if accumulate:
+            halves = [t.chunk(2) for t in batch(step)]
+            optimizer.zero_grad()
+            with wrapped.no_sync():
+                (F.cross_entropy(wrapped(halves[0][0]), halves[1][0]) / 2).backward()
+            (F.cross_entropy(wrapped(halves[0][1]), halves[1][1]) / 2).backward()
+            optimizer.step()
+        else:
+            step_of(wrapped, optimizer, step)
+        schedule.step()
+        fingerprints.append([p.detach().clone() for p in model.parameters()])
+    return {
+        "history": [report.to_dict() for report in pruner.history],
+        "parameters": fingerprints,
+        "moments": [optimizer.state[p]["exp_avg"].clone() for p in wrapped.parameters()],
+        "hooks": len(getattr(wrapped, "_comm_hooks", ())),
+    }
+
+
+def ready(act: type[nn.Module] = nn.ReLU) -> tuple[Net, DistributedDataParallel, torch.optim.Optimizer]:
+    """A wrapped model after a step."""
+    model = net(act)
+    wrapped = DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+    step_of(wrapped, optimizer, 0)
+    optimizer.zero_grad()
+    return model, wrapped, optimizer
+
+
+def refused(work: Any) -> tuple[str, str]:
+    """Kind and text of the error that ``work`` ends in."""
+    try:
+        work()
+    except demp.DempError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def outcome(model: nn.Module, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Any) -> dict[str, Any]:
+    """What an attempt to cut leaves behind, and that the run goes on."""
+    before = [p.detach().clone() for p in model.parameters()]
+    error = refused(work)
+    after = [p.detach().clone() for p in model.parameters()]
+    for step in range(1, 4):
+        step_of(wrapped, optimizer, step)
+    return {
+        "error": error,
+        "unchanged": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
+        "then": [p.detach().clone() for p in model.parameters()],
+    }
+
+
+def cut_with_other_plans() -> dict[str, Any]:
+    """Rank 1 wants another neuron."""
+    model, wrapped, optimizer = ready()
+    kill_linear(model.fc1, [0, 1])
+    dead = {"act1": [world()[0]]}
+    return outcome(
+        model, wrapped, optimizer,
+        lambda: demp.cut(wrapped, dead, example_inputs=batch(0)[:1], optimizer=optimizer),
+    )  # fmt: skip
+
+
+def cut_that_one_rank_disproves() -> dict[str, Any]:
+    """A neuron that is dead on rank 0's examples only."""
+    model, wrapped, optimizer = ready()
+    with torch.no_grad():
+        model.fc1.weight[2] = 0.0
+        model.fc1.weight[2, 0] = 1.0
+        model.fc1.bias[2] = 0.0
+    x = torch.ones(4, 6, dtype=torch.float64) * (-1.0 if world()[0] == 0 else 1.0)
+    return outcome(
+        model, wrapped, optimizer,
+        lambda: demp.cut(wrapped, {"act1": [2]}, example_inputs=(x,), optimizer=optimizer),
+    )  # fmt: skip
+
+
+def cut_that_one_rank_cannot_prove() -> dict[str, Any]:
+    """After the cut the forward raises on rank 1."""
+    model, wrapped, optimizer = ready()
+    kill_linear(model.fc1, [0])
+
+    def look(module: nn.Module, args: Any) -> None:
+        if world()[0] == 1 and not model.training and model.fc1.out_features < WIDTH:
+            raise RuntimeError("no such width here")
+
+    handle = model.register_forward_pre_hook(look)
+    found = outcome(
+        model, wrapped, optimizer,
+        lambda: demp.cut(wrapped, {"act1": [0]}, example_inputs=batch(0)[:1], optimizer=optimizer),
+    )  # fmt: skip
+    handle.remove()
+    return found
+
+
+def judged_on_different_examples() -> dict[str, Any]:
+    """Neuron 2 is dead on rank 0's examples, 4 on rank 1's, 6 on both."""
+    model, wrapped, optimizer = ready()
+    with torch.no_grad():
+        for neuron, sign in ((2, 1.0), (4, -1.0)):
+            model.fc1.weight[neuron] = 0.0
+            model.fc1.weight[neuron, 0] = sign
+            model.fc1.bias[neuron] = 0.0
+    kill_linear(model.fc1, [6])
+    x = torch.ones(4, 6, dtype=torch.float64) * (-1.0 if world()[0] == 0 else 1.0)
+    pruner = pruner_of(wrapped, optimizer, batches=[x], peak_strength=0.0, peak_noise_std=0.0)
+    dead = pruner.verdict().dead["act1"].nonzero().flatten().tolist()
+    alone = demp.alive(model, [x])["act1"].logical_not().nonzero().flatten().tolist()
+    return {"together": dead, "alone": alone, "examples": pruner.verdict().examples}
+
+
+def other_pruners() -> list[tuple[str, str]]:
+    """Rank 1 gets other arguments."""
+    found = []
+    rank = world()[0]
+    for options in ({"seed": rank}, {"total_steps": 30 + rank}, {"peak_strength": 0.1 + rank}):
+        _, wrapped, optimizer = ready()
+        found.append(refused(lambda w=wrapped, o=optimizer, more=options: pruner_of(w, o, **more)))
+    return found
+
+
+def unfit_wrappers() -> list[tuple[str, str]]:
+    """A hook with a memory."""
+    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power
+
+    _, wrapped, optimizer = ready()
+    wrapped.register_comm_hook(power.PowerSGDState(None, start_powerSGD_iter=10), power.powerSGD_hook)
+    return [refused(lambda: pruner_of(wrapped, optimizer))]
+
+
+def one_rank_waits() -> list[Any]:
+    """Rank 1 holds a forward whose backward is to come when a check is due."""
+    model, wrapped, optimizer = ready()
+    kill_linear(model.fc1, [0])
+    pruner = pruner_of(wrapped, optimizer, period=2)
+    waiting = model(batch(9)[0]) if world()[0] == 1 else None
+    kept = [len(pruner.history)]
+    for step in range(1, 3):
+        step_of(wrapped, optimizer, step)
+        if step == 1:
+            waiting = model(batch(9)[0]) if world()[0] == 1 else None
+    kept.append(len(pruner.history))
+    del waiting
+    step_of(wrapped, optimizer, 3)
+    return [*kept, [(report.step, report.removed) for report in pruner.history]]
+
+
+def inside_a_larger_module() -> dict[str, Any]:
+    """The wrapper holds a parent of the model; the pruner is given the bare model, before the wrapper exists."""
+    model = net()
+    parent = nn.ModuleDict({"net": model})
+    parent.forward = lambda x: model(x)  # type: ignore[method-assign]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    pruner = pruner_of(model, optimizer)
+    wrapped = DistributedDataParallel(parent)
+    for step in range(2 * PERIOD):
+        if step % PERIOD == 0:
+            kill_linear(model.fc1, [0])
+        step_of(wrapped, optimizer, step)
+    return {"removed": [r.removed for r in pruner.history], "parameters": [p.detach() for p in model.parameters()]}
+
+
+def read_through_the_wrapper() -> list[bool]:
+    """What demp says about a wrapped model is what it says about the model."""
+    model, wrapped, _ = ready()
+    kill_linear(model.fc1, [3])
+    x = batch(0)[0]
+    said = [
+        (
+            [(layer.name, layer.reads) for layer in demp.trace(m, (x,)).layers],
+            {name: flags.tolist() for name, flags in demp.alive(m, [x]).items()},
+            demp.cost(m, (x,)),
+            demp.inspect(m, (x,)).rows,
+        )
+        for m in (model, wrapped)
+    ]
+    return [a == b for a, b in zip(*said, strict=True)]
+
+
+def residual(shard: Any = None) -> dict[str, Any]:
+    """A residual network in which channels of one block output only are dead, so that a sum becomes a join."""
+    model = build(ResidualNet)
+    trained = DistributedDataParallel(model) if shard is None else shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    mine = slice(world()[0], None, world()[1])
+    pruner = quiet_demp(trained, optimizer, batches=[examples(IMAGE, seed=1)[mine]], period=3)
+    for step in range(7):
+        if step in (0, 3):
+            for norm, neuron in ((model.stem_norm, step // 3), (model.norm1, 1), (model.norm2, 4 - step // 3)):
+                kill_norm(norm, neuron)
+        optimizer.zero_grad()
+        x, y = batch_at(step, IMAGE)
+        F.cross_entropy(trained(x[mine]), y[mine]).backward()
+        optimizer.step()
+    return {
+        "removed": [report.removed for report in pruner.history],
+        "joined": sorted(model_joins(model)),
+        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+    }
+
+
+@torch.no_grad()
+def kill_norm(norm: nn.Module, neuron: int) -> None:
+    """As ``runs.kill``, whether the norm is sharded or not."""
+    for tensor, value in ((norm.weight, 0.0), (norm.bias, -5.0)):
+        full = shards.whole_of(tensor).clone()
+        full[neuron] = value
+        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
+
+
+def folded() -> dict[str, Any]:
+    """Means of GELU neurons move into their readers: those of all ranks together."""
+    model, wrapped, optimizer = ready(nn.GELU)
+    with torch.no_grad():
+        model.fc1.bias[:4] = -1.0
+    report = demp.cut(
+        wrapped, {"act1": [0, 1, 2, 3]}, example_inputs=batch(0)[:1], optimizer=optimizer, exact=False, fold=True
+    )
+    step_of(wrapped, optimizer, 1)
+    return {"report": report.to_dict(), "parameters": [p.detach() for p in model.parameters()]}
+
+
+def resumed() -> dict[str, Any]:
+    """A run that is broken off and taken up again by a new wrapper, and the same run in one piece."""
+    results = []
+    for broken in (False, True):
+        model = net()
+        wrapped = DistributedDataParallel(model)
+        optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+        batches = [batch(100)[0]]
+        pruner = pruner_of(wrapped, optimizer, batches=batches)
+        for step in range(4 * PERIOD):
+            if step % PERIOD == 0:
+                kill_linear(model.fc1, [0])
+            step_of(wrapped, optimizer, step)
+            if broken and step == 2 * PERIOD:
+                states = [pruner.state_dict(), wrapped.state_dict(), optimizer.state_dict()]
+                pruner.detach()
+                model = net()
+                wrapped = DistributedDataParallel(model)
+                optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+                pruner = pruner_of(wrapped, optimizer, batches=batches)
+                for holder, state in zip((pruner, wrapped, optimizer), states, strict=True):
+                    holder.load_state_dict(state)
+        results.append([p.detach().clone() for p in model.parameters()])
+    return {"whole": results[0], "broken": results[1]}
+
+
+def shared_buffers() -> list[Any]:
+    """Running statistics at a check are rank 0's, as they will be in the next forward."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double()
+    wrapped = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=1e-3)
+    pruner = pruner_of(wrapped, optimizer, period=2)
+    step_of(wrapped, optimizer, 0)
+    apart = model[1].running_mean.clone()
+    step_of(wrapped, optimizer, 1)
+    assert len(pruner.history) == 1
+    return [apart, model[1].running_mean.clone()]

@@ -1,0 +1,93 @@
+"""``fully_shard``: the same runs with parameters in pieces."""
+
+import fsdp_jobs
+import jobs
+import pytest
+import torch
+from test_ddp import close, equal
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The same run in one process."""
+    return jobs.ten_cuts(None)
+
+
+WAYS = ("root only", "gathered until backward", "hybrid", "replicated")
+
+
+@pytest.mark.parametrize("how", ["blocks", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS)])
+def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
+    first, second = fleet(fsdp_jobs.ten_cuts, how)
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
+    assert first["history"] == second["history"]
+    for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
+        assert equal(mine, other)
+        close(mine, one)
+    close(first["moments"], alone["moments"])
+    assert [r["hash"] for r in first["history"]] == [r["hash"] for r in alone["history"]]
+    assert first["same objects"] and first["mark"] == "mine"
+    rows = fsdp_jobs.WIDTH_LEFT // (1 if how == "replicated" else 2)
+    assert first["local"] == second["local"] == (rows, 6)
+
+
+@pytest.mark.slow
+def test_a_policy_of_precision_is_kept(fleet):
+    first, second = fleet(fsdp_jobs.ten_cuts, "mixed precision")
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
+    assert equal(first["parameters"][-1], second["parameters"][-1])
+    assert first["parameters"][-1][0].dtype == torch.float64
+
+
+def test_a_cut_that_one_rank_disproves_leaves_no_trace(fleet):
+    (tried, plain), (tried_too, _) = fleet(fsdp_jobs.rolled_back)
+    assert tried["error"] == tried_too["error"]
+    assert "of their scale on rank 1 (tolerance 1e-10); neurons of act1 are not dead" in tried["error"][1]
+    assert tried["unchanged"] and tried_too["unchanged"]
+    assert equal(tried["then"], tried_too["then"])
+    assert equal(tried["then"], plain["then"])
+
+
+def test_trace_cost_and_save_see_the_whole_model(fleet, tmp_path):
+    for answer in fleet(fsdp_jobs.read_and_saved, str(tmp_path)):
+        assert answer["graphs"][0] == answer["graphs"][1]
+        assert answer["costs"][0] == answer["costs"][1]
+        assert equal(answer["saved"], answer["loaded"])
+        assert answer["saved"][0].shape == (jobs.WIDTH - 1, 6)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
+    first, second = fleet(fsdp_jobs.resumed)
+    assert equal(first["whole"], first["broken"])
+    assert equal(first["whole"], second["broken"])
+
+
+@pytest.mark.slow
+def test_joins_of_a_sharded_residual_stream_are_made_on_all_ranks(fleet):
+    first, second = fleet(fsdp_jobs.residual)
+    assert first["removed"] == second["removed"] == [3, 3]
+    assert first["joined"] == second["joined"] == [""]
+    assert equal(first["parameters"], second["parameters"])
+
+
+def test_live_entries_are_found_in_all_pieces(fleet):
+    assert fleet(fsdp_jobs.flags) == [[True] * 4] * 2
+
+
+def test_what_cannot_be_cut_is_refused_at_once(fleet):
+    for answers in fleet(fsdp_jobs.unfit):
+        texts = [text for kind, text in answers if kind == "UsageError"]
+        for text, why in zip(
+            texts,
+            (
+                "keeps parameters on the CPU (CPUOffloadPolicy)",
+                "was called on a list of modules",
+                "splits a parameter along another axis than 0",
+                "fc1.weight is split by tensor parallelism",
+            ),
+            strict=True,
+        ):
+            assert why in text
+    for kind, text in fleet(fsdp_jobs.loss_penalty):
+        assert kind == "UsageError" and "penalty_in='loss' needs whole parameters" in text
