@@ -337,7 +337,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(small, x, tmp_path, monkeyp
         ({"example_inputs": (torch.zeros(0, *IMAGE),)}, "no tensor with a batch axis"),
         ({"measure": True}, "times are measured with onnxruntime"),
         ({"measure": True, "to": "onnx"}, "give build, the model's constructor"),
-        ({"model_or_run": nn.DataParallel(PlainNet())}, r"wrapped in DataParallel; pass the module inside"),
+        ({"model_or_run": nn.DataParallel(PlainNet())}, r"wrapped in DataParallel, which copies it"),
         ({"model_or_run": PlainNet().to("meta")}, r"PlainNet is on meta; export it from the CPU: model\.cpu\(\)"),
         ({"model_or_run": "nowhere"}, "leave example_inputs and build out"),
         ({"model_or_run": "nowhere", "example_inputs": None}, "nowhere holds neither a run nor a saved model"),

@@ -124,22 +124,27 @@ def test_a_model_that_does_not_run_when_it_is_too_narrow():
     assert report.removed == 2
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda s, x: s.head((h := F.relu(s.fc(x))) / h.shape[1]),
-        lambda s, x: s.head(h := F.relu(s.fc(x))) + torch.from_numpy(h.detach().numpy().mean(1, keepdims=True)),
-    ],
-    ids=["the width as a number", "a mean behind the graph's back"],
-)
-def test_a_misread_model_is_never_cut(function):
+def test_a_misread_model_is_never_cut():
+    """The width as a number: the graph sees a division by a constant."""
     inputs = (torch.randn(3, 4, dtype=torch.float64),)
-    model = nets.settle(Forward(function, fc=nn.Linear(4, 6), head=nn.Linear(6, 2)))
+    model = Forward(lambda s, x: s.head((h := F.relu(s.fc(x))) / h.shape[1]), fc=nn.Linear(4, 6), head=nn.Linear(6, 2))
+    nets.settle(model)
     nets.kill(model, demp.trace(model, inputs), {"relu": [1, 2]})
     before = nets.state(model)
     with pytest.raises(demp.CutError, match="depends on their number in a way the graph cannot see"):
         demp.cut(model, {"relu": [1, 2]}, example_inputs=inputs)
     assert nets.same_state(before, model)
+
+
+def test_a_mean_behind_the_graphs_back_is_refused():
+    def forward(s, x):
+        h = F.relu(s.fc(x))
+        return s.head(h) + torch.from_numpy(h.detach().numpy().mean(1, keepdims=True))
+
+    inputs = (torch.randn(3, 4, dtype=torch.float64),)
+    model = nets.settle(Forward(forward, fc=nn.Linear(4, 6), head=nn.Linear(6, 2)))
+    report = demp.cut(model, {"relu": [1, 2]}, example_inputs=inputs)
+    assert not report.happened and report.held == {"relu": "2 refused by the graph"}
 
 
 def test_empty_plans_are_reports():

@@ -138,10 +138,10 @@ class Run:
         self.flops_spent += FORWARD_AND_BACKWARD * many * len(x) * self.flops()
         self._backward(x, y)
         self.scaler.unscale_(self.optimizer)
-        if self.pruner is not None:
-            self.pruner.before_step()
         if self.config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        if self.pruner is not None:
+            self.pruner.before_step()
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
