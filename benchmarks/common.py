@@ -154,7 +154,8 @@ def sentence(result: dict[str, Any]) -> str:
 def dying(model: nn.Module, graph: NeuronGraph, share: float) -> dict[str, torch.Tensor]:
     """Make about ``share`` of the removable neurons dead, and say which: masks per layer.
 
-    The scale and shift of their batch norm become zero, so that what they say is zero on any input.
+    The scale and shift of their batch norm become zero, so that what they say is zero on any input; behind a residual
+    sum the shift becomes lower than any stream is high.
     """
     removable = graph.nothing_gone()
     for layer in graph.layers:
@@ -162,8 +163,13 @@ def dying(model: nn.Module, graph: NeuronGraph, share: float) -> dict[str, torch
     chosen = removable & (torch.rand(graph.classes, generator=torch.Generator().manual_seed(0)) < share)
     tensors = dict(model.named_parameters())
     owners = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    summed = graph.nothing_gone()
+    for join in graph.joins:
+        summed[join.branch] = True
     for norm in graph.norms:
-        for name in (norm.scale, norm.shift):
+        for name, low in ((norm.scale, 0.0), (norm.shift, -1e6)):
             if name in tensors and (name, 0) in owners:
-                tensors[name][chosen[owners[name, 0]].to(tensors[name].device)] = 0.0
+                classes = owners[name, 0].to(tensors[name].device)
+                tensors[name][chosen[classes]] = 0.0
+                tensors[name][(chosen & summed)[classes]] = low
     return {layer.name: chosen[layer.classes] for layer in graph.layers if bool(chosen[layer.classes].any())}

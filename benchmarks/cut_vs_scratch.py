@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, dying, in_pairs, parsed, show
+from demp.graph.joins import model_joins, set_joins
 from demp.train.models import resnet18
 
 LIMIT = 1.05
@@ -75,7 +76,7 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
 
 
 def from_scratch(dense: nn.Module, like: nn.Module, memory_format: torch.memory_format) -> nn.Module:
-    """``dense`` with freshly allocated tensors of the shapes and values of ``like``."""
+    """``dense`` with freshly allocated tensors of the shapes and values of ``like``, and its joins."""
     wanted = dict(like.state_dict())
     for path, module in dense.named_modules():
         for name in (*module._parameters, *module._buffers):
@@ -85,6 +86,8 @@ def from_scratch(dense: nn.Module, like: nn.Module, memory_format: torch.memory_
             layout = memory_format if value.dim() == 4 else torch.contiguous_format
             new = torch.empty(value.shape, dtype=value.dtype, memory_format=layout).copy_(value)
             setattr(module, name, nn.Parameter(new) if name in module._parameters else new)
+    for path, plans in model_joins(like).items():
+        set_joins(dense.get_submodule(path), plans)
     return dense
 
 

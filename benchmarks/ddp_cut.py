@@ -47,7 +47,7 @@ class Subject:
         self.trained = DistributedDataParallel(self.model) if wrapped else self.model
         self.optimizer = torch.optim.Adam(self.model.parameters())
         self.step()
-        self.graph = demp.trace(self.model, (self.x,), joins=False)  # dying channels are dead everywhere
+        self.graph = demp.trace(self.model, (self.x,))
         self.dead = dying(self.model, self.graph, SHARE)
 
     def step(self) -> None:
