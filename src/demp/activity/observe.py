@@ -120,9 +120,9 @@ class Seat:
     neuron: Tensor
 
 
-def seats(graph: NeuronGraph, gone: Tensor, read: Read) -> list[Seat]:
+def seats(graph: NeuronGraph, standing: Tensor, read: Read) -> list[Seat]:
     """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
-    here = positions(read.classes, places(graph, gone))
+    here = positions(read.classes, standing)
     present = torch.full((len(read.classes),), -1)
     present[here] = torch.arange(len(here))
     found = []
@@ -142,7 +142,8 @@ class Tally:
         """Without ``sums`` only contractions are asked."""
         self.graph, self.gone, self.criterion = graph, gone, criterion
         asked = [read for read in graph.reads if sums or read.seat is None]
-        self._seats = {(read.weight, read.use): seats(graph, gone, read) for read in asked}
+        standing = places(graph, gone)
+        self._seats = {(read.weight, read.use): seats(graph, standing, read) for read in asked}
         self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in asked}
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]

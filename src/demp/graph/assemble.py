@@ -1,12 +1,14 @@
 """From what one forward showed to the neuron graph: classes, layers, refusals."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
 from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
+from demp.graph.order import free_streams
 from demp.graph.recording import Recording, Site
 
 
@@ -64,13 +66,14 @@ def assemble(
         if bool((~frozen[class_of[axis.ids]]).any())
     )
     layers, refused = describe(recording, site_classes, frozen, reasons, root, reads, class_of)
-    return NeuronGraph(
+    graph = NeuronGraph(
         layers=layers,
         refused=refused,
         slots=slots,
         reads=reads,
         norms=tuple(recording.norms),
         joins=sums,
+        streams=(),
         contractions=tuple(
             Contraction(c.weight.rpartition(".")[0] if c.weight else c.module, c.flops, of(c.reads), of(c.makes))
             for c in recording.contractions
@@ -82,6 +85,7 @@ def assemble(
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
+    return replace(graph, streams=free_streams(graph))
 
 
 def forget_unread_steps(recording: Recording) -> None:

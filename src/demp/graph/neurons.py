@@ -63,6 +63,16 @@ class Join:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """A residual stream whose channels may be reordered."""
+
+    table: Tensor
+    """Class of each channel (row) at each block output that the stream passes (column); -1 where it has none."""
+    sums: tuple[tuple[int, int], ...]
+    """Columns of the two sides of each join."""
+
+
+@dataclass(frozen=True)
 class Norm:
     """A batch norm: its parameters, the weight that feeds it, and the classes along its axis."""
 
@@ -121,6 +131,7 @@ class NeuronGraph:
     reads: tuple[Read, ...]
     norms: tuple[Norm, ...]
     joins: tuple[Join, ...]
+    streams: tuple[Stream, ...]
     contractions: tuple[Contraction, ...]
     shapes: dict[str, tuple[int, ...]]
     """Dense shape of every parameter and buffer, by its first name."""

@@ -7,7 +7,6 @@ graph and of ``gone`` alone.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from demp.graph.elements import components
 from demp.graph.joins import JoinPlan
-from demp.graph.neurons import Join, NeuronGraph
+from demp.graph.neurons import Join, NeuronGraph, Stream
 
 
 def places(graph: NeuronGraph, gone: Tensor) -> Tensor:
     """Per class: -1 if it is gone, else its rank among the channels of its stream (0 for all others)."""
     rank = torch.zeros(graph.classes, dtype=torch.long)
-    for stream in streams(graph):
+    for stream in graph.streams:
         order = torch.tensor(list(best_order(stream, gone)))
         ranks = order.argsort()[:, None].expand_as(stream.table)
         rank[stream.table[stream.table >= 0]] = ranks[stream.table >= 0]
@@ -83,20 +82,10 @@ def runs(met: Tensor) -> tuple[tuple[int, int, int], ...]:
     return tuple((a, b, c) for a, b, c in found)
 
 
-@dataclass(frozen=True)
-class Stream:
-    """A residual stream whose channels may be reordered."""
-
-    table: Tensor
-    """Class of each channel (row) at each block output that the stream passes (column); -1 where it has none."""
-    sums: tuple[tuple[int, int], ...]
-    """Columns of the two sides of each join."""
-
-
-def streams(graph: NeuronGraph) -> list[Stream]:
+def free_streams(graph: NeuronGraph) -> tuple[Stream, ...]:
     """The streams in which the order of channels is free."""
     if not graph.joins:
-        return []
+        return ()
     strand, family = strands_and_families(graph)
     joins: dict[int, list[Join]] = defaultdict(list)
     for join in graph.joins:
@@ -106,7 +95,7 @@ def streams(graph: NeuronGraph) -> list[Stream]:
         for root in family[classes].unique().tolist():
             axes[root].add(tuple(classes.tolist()))
     found = (stream_of(members, strand, axes[root]) for root, members in joins.items())
-    return [stream for stream in found if stream is not None]
+    return tuple(stream for stream in found if stream is not None)
 
 
 def strands_and_families(graph: NeuronGraph) -> tuple[Tensor, Tensor]:
