@@ -6,7 +6,7 @@ graph and of ``gone`` alone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
@@ -90,9 +90,10 @@ def free_streams(graph: NeuronGraph) -> tuple[Stream, ...]:
     joins: dict[int, list[Join]] = defaultdict(list)
     for join in graph.joins:
         joins[int(family[join.stream[0]])].append(join)
+    streaming = torch.isin(family, torch.tensor(list(joins)))
     axes: dict[int, set[tuple[int, ...]]] = defaultdict(set)
     for classes in [slot.classes for slot in graph.slots] + [read.classes for read in graph.reads]:
-        for root in family[classes].unique().tolist():
+        for root in family[classes[streaming[classes]]].unique().tolist():
             axes[root].add(tuple(classes.tolist()))
     found = (stream_of(members, strand, axes[root]) for root, members in joins.items())
     return tuple(stream for stream in found if stream is not None)
@@ -122,21 +123,30 @@ def stream_of(joins: Sequence[Join], strand: Tensor, axes: set[tuple[int, ...]])
         sums.append(tuple(columns.setdefault(side, len(columns)) for side in sides))
     if not axes <= columns.keys() or any(0 in side or len(set(side)) < len(side) for side in columns):
         return None
-    sorter: TopologicalSorter[int] = TopologicalSorter()
-    for side in columns:
-        channels = strand[torch.tensor(side)].tolist()
-        for first, then in pairwise(channels):
-            sorter.add(then, first)
-        sorter.add(channels[0])
-    try:
-        rows = {channel: row for row, channel in enumerate(sorter.static_order())}
-    except CycleError:
+    channels = {side: tuple(strand[torch.tensor(side)].tolist()) for side in columns}
+    order = common_order(dict.fromkeys(channels.values()))
+    if order is None:
         return None
+    rows = {channel: row for row, channel in enumerate(order)}
     table = torch.full((len(rows), len(columns)), -1)
     for side, column in columns.items():
-        for c in side:
-            table[rows[int(strand[c])], column] = c
+        table[[rows[channel] for channel in channels[side]], column] = torch.tensor(side)
     return Stream(table, tuple(sums))
+
+
+def common_order(sequences: Collection[Sequence[int]]) -> Iterable[int] | None:
+    """An order that agrees with all of the sequences; None if there is none."""
+    if len(sequences) == 1:
+        return next(iter(sequences))
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for sequence in sequences:
+        sorter.add(sequence[0])
+        for first, then in pairwise(sequence):
+            sorter.add(then, first)
+    try:
+        return list(sorter.static_order())
+    except CycleError:
+        return None
 
 
 def best_order(stream: Stream, gone: Tensor) -> Sequence[int]:
