@@ -343,6 +343,18 @@ def test_copied_and_pickled(cut_network):
         assert model_joins(other) == model_joins(model)
 
 
+def test_a_module_s_own_way_to_pickle_is_kept():
+    class Careful(Block):
+        def __getstate__(self):
+            return {name: value for name, value in self.__dict__.items() if name != "handle"}
+
+    block = Careful(4, 3)
+    block.handle = lambda: None
+    set_joins(block, {0: JoinPlan(0, 1, (4, 4), ((1, 0, 3),))})
+    other = copy.deepcopy(block)
+    assert not hasattr(other, "handle") and model_joins(other) == model_joins(block)
+
+
 def test_saved_and_loaded(cut_network, tmp_path):
     model, inputs = cut_network
     demp.save(model, tmp_path / "saved", example_inputs=inputs)

@@ -160,7 +160,7 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self: Any, protocol: Any) -> Any:
-        return rebuild, (kind,), self.__dict__
+        return rebuild, (kind,), self.__getstate__()
 
     names = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__, "__doc__": kind.__doc__}
     made = type(kind.__name__, (kind,), names | {"demp_plain": kind})
