@@ -12,10 +12,10 @@ ROOT = Path(demp.__file__).parent
 ORDER = (
     ("errors", "compiled", "schedules", "penalties", "noise", "ranks", "wrappers", "shards"),
     ("graph",),
-    ("activity",),
+    ("activity", "gates", "masks"),
     ("surgery",),
-    ("costs", "artifact", "inspection", "methods"),
-    ("targets", "admission", "pruner"),
+    ("costs", "artifact", "inspection", "ranking", "methods"),
+    ("targets", "admission", "attachment", "view", "pruner"),
     ("train", "recipes", "integrations"),
     ("exports",),
     ("cli",),

@@ -70,7 +70,7 @@ def test_a_cut_changes_objects_gradients_and_state_in_place():
     report = pruner.history[0]
     assert (report.removed, report.neurons_before, report.neurons_after) == (5, 18, 13)
     assert report.drift == report.difference == pytest.approx(0, abs=1e-12)
-    assert report.judged == {"batches": 2, "examples": 16}
+    assert report.judged == {"batches": 2, "examples": 16, "forwards": 16}
     train(model, optimizer, IMAGE, range(2, 6))
 
 
@@ -182,7 +182,7 @@ def test_a_callable_is_asked_once_per_check_with_a_new_seed():
     pruner.finish()
     assert seeds == [102, 104, 106]
     assert pruner.history[0].removed == 1
-    assert pruner.history[0].judged == {"batches": 2, "examples": 8}
+    assert pruner.history[0].judged == {"batches": 2, "examples": 8, "forwards": 8}
 
 
 def test_a_callable_without_a_seed_may_give_other_data_each_time():
@@ -221,8 +221,8 @@ def test_a_window_is_open_before_checks_only():
     assert open_at == [*range(18, 30), *range(48, 60)]
     assert closed == 1
     first, second = pruner.history
-    assert (first.judged, first.removed) == ({"batches": 12, "examples": 192}, 1)
-    assert (second.judged, second.removed) == ({"batches": 12, "examples": 192}, 0)
+    assert (first.judged, first.removed) == ({"batches": 12, "examples": 192, "forwards": 192}, 1)
+    assert (second.judged, second.removed) == ({"batches": 12, "examples": 192, "forwards": 192}, 0)
 
 
 def test_the_window_can_be_shorter_and_may_be_chosen_over_batches():
@@ -230,7 +230,7 @@ def test_the_window_can_be_shorter_and_may_be_chosen_over_batches():
     optimizer = sgd(model)
     pruner = quiet_demp(model, optimizer, total_steps=12, period=6, collect="window", window_steps=2)
     train(model, optimizer, IMAGE, range(12))
-    assert [r.judged for r in pruner.history] == [{"batches": 2, "examples": 32}] * 2
+    assert [r.judged for r in pruner.history] == [{"batches": 2, "examples": 32, "forwards": 32}] * 2
 
 
 def test_a_neuron_that_spoke_in_the_window_stays():

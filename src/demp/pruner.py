@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from demp import noise as noise_module
 from demp import penalties, ranks, shards, wrappers
-from demp.activity import Verdict, agreed
+from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
-from demp.compiled import Stopwatch, is_compiled, refuse_to_watch, uncompiled
+from demp.attachment import attach as attach_hooks
+from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
+from demp.gates import Loss
 from demp.graph import trace
-from demp.methods.base import Method
+from demp.masks import Masks
+from demp.methods.base import Method, Selection
 from demp.methods.demp import DemonPruning, DemPConfig
 from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, penalised
+from demp.view import Examples, LiveView, last_check, refuse_missing
 
 logger = logging.getLogger("demp")
 
@@ -38,7 +42,12 @@ class Pruner:
     ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
     then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
     are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
-    returns batches; without them the training forwards before each check are watched.
+    returns batches; without them the training forwards before each check are watched. With ``loss_fn`` (the mean loss
+    of output and targets), which methods that score by gradients need, each of ``batches`` is a pair of inputs and
+    targets.
+
+    A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
+    dense, for a saved state that is loaded next.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
@@ -54,9 +63,11 @@ class Pruner:
         example_inputs: Any,
         total_steps: int,
         batches: Batches | None = None,
+        loss_fn: Loss | None = None,
         attach: bool = True,
         holders: Iterable[Holder] = (),
         seed: int = 0,
+        fresh: bool = True,
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -85,10 +96,15 @@ class Pruner:
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
         self._base = record_of(model)
-        self._holders = tuple(holders)
         self.wants = wants = self.method.wants()
         if wants.penalty_in == "loss" and shards.parts(model):
             raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
+        if wants.masks and shards.parts(model):
+            raise UsageError(f"{method.name} masks single weights, and fully_shard keeps pieces of them; use DDP")
+        refuse_missing(method.name, wants, batches, loss_fn)
+        given_examples = Examples(batches, loss_fn, seed)
+        self.masks = Masks(model)
+        self._holders = (*holders, self.masks.kept)
         if not by_probe(batches, wants.collect):
             refuse_to_watch(given)
         self._penalised = penalised(model, self.graph, wants.penalty_on)
@@ -100,22 +116,24 @@ class Pruner:
             self.graph,
             self.method.criterion(),
             example_inputs=example_inputs,
-            batches=batches,
+            batches=given_examples.unlabelled(),
             collect=wants.collect,
             window_steps=wants.window_steps,
             seed=seed,
         )
+        self._view = LiveView(model, self.graph, self._judge, given_examples, self.masks, self.total_steps)
         self._scratch: noise_module.Scratch = {}
-        self._verdict: Verdict | None = None
-        self._judged_at = -1
-        self._postponed = self._finished = False
+        self._postponed = self._masks_wait = self._finished = False
+        self._begun = not fresh
         self._handles: list[Any] = []
         self._look_around()
         wrappers.refuse_unfit(self._wrappers)
         refuse_other_pruner(self, self._group)
         self._look_ahead()
+        if optimizer is not None:
+            self._begin()
         if attach and optimizer is not None:
-            self._attach()
+            self._handles += attach_hooks(self.optimizers[0], self, lambda: self._group)
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
         """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
@@ -123,7 +141,17 @@ class Pruner:
             raise UsageError("this pruner has its optimizer already; make another pruner for another run")
         refuse_foreign_optimizer(self.model, self.graph, (optimizer,))
         self.optimizers = (optimizer,)
-        self._attach()
+        self._begin()
+        self._handles += attach_hooks(optimizer, self, lambda: self._group)
+
+    def _begin(self) -> None:
+        """What the method does before the first step."""
+        if self._begun:
+            return
+        self._begun = True
+        if self.method.is_due(0):
+            self._check()
+        self.masks.put(self.method.initial_masks(self._seen()), self.optimizers)
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -132,9 +160,28 @@ class Pruner:
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             self._live.look()
+        moves = not self._update_masks()
         penalty = self.method.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
             penalties.add_gradient(self._penalised, penalty, self._loss_scale())
+        self.masks.hold_gradients()
+        if not moves:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+
+    def _update_masks(self) -> bool:
+        """New masks where they are due, from the gradients as they are; is the optimizer to skip this step?
+
+        Gradients that are not finite (an overflow that a fused optimizer is about to skip) say nothing: the next do.
+        """
+        if not (self._masks_wait or self.method.masks_due(self.step)):
+            return False
+        view = self._seen()
+        self._masks_wait = not all(bool(g.isfinite().all()) for g in view.gradients().values())
+        if self._masks_wait:
+            return False
+        self.masks.put(self.method.update_masks(self.step, view), self.optimizers)
+        return self.wants.skip_updates
 
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
@@ -143,6 +190,7 @@ class Pruner:
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
+        self.masks.hold_weights()
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
@@ -185,12 +233,12 @@ class Pruner:
 
     def verdict(self) -> Verdict:
         """Who is dead now, on examples of training data. Among several ranks all must ask."""
-        if self._verdict is None or self._judged_at != self.step:
-            self._judged_at = self.step
-            with shards.whole(self.model), ranks.together(self._group):
-                mine = self._judge.verdict(self.gone, self.step)
-            self._verdict = agreed(mine, self._group)
-        return self._verdict
+        return self._seen().verdict()
+
+    def _seen(self) -> LiveView:
+        """The run as the method sees it now."""
+        self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._group
+        return self._view
 
     def _check(self, *, final: bool = False) -> CutReport | None:
         """One check and cut."""
@@ -211,13 +259,10 @@ class Pruner:
             self._postponed = True
             return None
         self._postponed = False
-        self._verdict = None
         wrappers.share_buffers(self._wrappers)
-        dead = self.method.select(self.step, self)
-        verdict = self._verdict or Verdict(dead, 0, 0)
-        self._live.checked(verdict.dead)
-        criterion = self.method.criterion()
-        plan = plan_cut(self.graph, self.gone, dead, self.config.limits())
+        selection, verdict = self._select(final)
+        self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
+        plan = plan_cut(self.graph, self.gone, selection.neurons, self.config.limits())
         report = execute(
             self.model,
             self.graph,
@@ -225,24 +270,42 @@ class Pruner:
             example_inputs=self._judge.proof(),
             optimizers=self.optimizers,
             holders=self._holders,
-            exact=all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in dead),
+            exact=self._is_exact(selection),
             fold=self.wants.fold,
             base=self._base,
             step=self.step,
-            judged={"batches": verdict.batches, "examples": verdict.examples},
+            judged=self._view.judged,
             wrappers=self._wrappers,
             group=self._group,
         )
-        if self._verdict is not None and verdict.batches == 0:
-            note = "no training forward was watched before this check, so nobody was judged dead; pass batches=..."
-            report = dataclasses.replace(report, notes=(*report.notes, note))
-        self.gone, self.flops, self._verdict = plan.after, report.flops_after, None
+        notes = selection.notes
+        if verdict is not None and verdict.batches == 0:
+            notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        report = dataclasses.replace(report, notes=(*report.notes, *notes))
+        self.gone, self.flops = plan.after, report.flops_after
+        self._view.forget()
         self.history.append(report)
         self._cuts += report.happened
         self._parts = parts_of(self.model)
         if report.happened and ranks.speaks(self._group):
             logger.info("%s", report)
         return report
+
+    def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
+        """Who goes, and the verdict behind it if the method asked for one."""
+        view = self._seen()
+        view.forget()
+        if not final:
+            return self.method.select(self.step, view), view.found
+        with last_check(view):
+            return self.method.select(self.step, view), view.found
+
+    def _is_exact(self, selection: Selection) -> bool:
+        """Must the outputs stay as they are?"""
+        if selection.exact is not None:
+            return selection.exact
+        criterion, chosen = self.method.criterion(), selection.neurons
+        return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
 
     def _look_around(self) -> None:
         """The wrappers around the model, and the ranks that train it: both may come after the pruner."""
@@ -255,41 +318,7 @@ class Pruner:
             due = (lambda step: True) if self._postponed else self.method.is_due
             self._judge.look_ahead(self.gone, self.step, self.total_steps, due, fresh=fresh)
 
-    # Hooks -------------------------------------------------------------------------------------------
-
-    def _attach(self) -> None:
-        optimizer = self.optimizers[0]
-        counts = True
-
-        def before(opt: Any, args: Any, kwargs: Any) -> Any:
-            nonlocal counts
-            closure, *others = args[1:] or (kwargs.pop("closure", None),)
-            counts = closure is not None or not creates_state(opt, self._group)
-            if closure is None:
-                return self.before_step() if counts else None
-            if isinstance(opt, torch.optim.LBFGS):
-                raise UsageError(
-                    "LBFGS searches along the loss that its closure returns; use attach=False and add "
-                    "pruner.penalty_loss() to that loss"
-                )
-
-            def closure_and_penalty() -> Any:
-                loss = closure()
-                self.before_step()
-                return loss
-
-            return (opt, closure_and_penalty, *others), kwargs
-
-        def after(opt: Any, args: Any, kwargs: Any) -> None:
-            if not counts:
-                return
-            if overflowed(opt):
-                self.skip_step()
-            else:
-                self.after_step()
-
-        self._handles.append(optimizer.register_step_pre_hook(uncompiled(before)))
-        self._handles.append(optimizer.register_step_post_hook(uncompiled(after)))
+    # What the optimizers know -------------------------------------------------------------------------
 
     def _loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""
@@ -310,6 +339,7 @@ class Pruner:
             "prune/neurons_alive": float(alive),
             "prune/neuron_sparsity": 1.0 - alive / total,
             "prune/cuts": float(self._cuts),
+            "prune/weights_masked": float(self.masks.masked()),
             "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
             "cost/flops": float(self.flops),
         }
@@ -327,6 +357,8 @@ class Pruner:
             "method_state": self.method.state_dict(),
             "judge": self._judge.state_dict(with_inputs=self.step >= self.total_steps),
             "dead_classes": self._live.dead_classes,
+            "masks": self.masks.state_dict(),
+            "masks_wait": self._masks_wait,
             "cuts": self._cuts,
         }
 
@@ -347,7 +379,10 @@ class Pruner:
         gone = state["gone"].bool().cpu()
         refuse_replaced_parts(self.model, self._parts)
         if bool((self.gone & ~gone).any()):
-            raise UsageError("neurons are gone here that the saved run still had: build model and pruner anew")
+            raise UsageError(
+                "neurons are gone here that the saved run still had: build model and pruner anew, with fresh=False "
+                "if the method prunes before training"
+            )
         plan = Plan(self.gone, gone, {})
         execute(
             self.model,
@@ -366,6 +401,8 @@ class Pruner:
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
         self._live.dead_classes = state["dead_classes"]
+        self.masks.load_state_dict(state["masks"])
+        self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._cuts = int(state["cuts"])
         self._judge.seed = self.seed
         self._judge.load_state_dict(state["judge"], gone)
@@ -388,20 +425,6 @@ def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> 
     if config is not None and not isinstance(config, method.Config):
         raise UsageError(f"config is a {type(config).__name__}; {method.name} takes a {method.Config.__name__}")
     return dataclasses.replace(config or method.Config(), **mine), rest
-
-
-def overflowed(optimizer: Any) -> bool:
-    """Did a fused optimizer skip its step because a GradScaler found an infinity?"""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
-
-
-def creates_state(optimizer: torch.optim.Optimizer, group: ranks.Group) -> bool:
-    """Is this the step that torch's distributed checkpoints take to create state: the first, rate 0, no gradient?"""
-    if optimizer.state or any(float(group["lr"]) != 0 for group in optimizer.param_groups):
-        return False
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return not ranks.any_of(any(bool(shards.local(g).count_nonzero()) for g in gradients), group)
 
 
 def DemP(

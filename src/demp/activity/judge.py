@@ -106,14 +106,17 @@ class Judge:
 
     def _probe_batches(self, step: int) -> Iterable[Any]:
         """The batches of this check, made once: the first of those that judge the death also proves the cut."""
-        if callable(self._batches):
-            takes_seed = len(inspect.signature(self._batches).parameters) > 0
-            made = self._batches(self.seed + step) if takes_seed else self._batches()  # type: ignore[call-arg]
-        else:
-            made = self._batches or ()
-        for batch in made:
+        for batch in () if self._batches is None else made(self._batches, self.seed + step):
             self._proof = batch if self._proof is None else self._proof
             yield batch
+
+
+def made(batches: Batches, seed: int) -> Iterable[Any]:
+    """The batches that a callable makes, with the seed if it takes one; or those that were given."""
+    if not callable(batches):
+        return batches
+    takes_seed = len(inspect.signature(batches).parameters) > 0
+    return batches(seed) if takes_seed else batches()  # type: ignore[call-arg]
 
 
 def by_probe(batches: Batches | None, collect: str) -> bool:

@@ -75,7 +75,9 @@ def assemble(
         joins=sums,
         streams=(),
         contractions=tuple(
-            Contraction(c.weight.rpartition(".")[0] if c.weight else c.module, c.flops, of(c.reads), of(c.makes))
+            Contraction(
+                c.weight.rpartition(".")[0] if c.weight else c.module, c.weight, c.flops, of(c.reads), of(c.makes)
+            )
             for c in recording.contractions
         ),
         shapes=shapes,

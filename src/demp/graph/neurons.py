@@ -86,6 +86,8 @@ class Contraction:
     """The arithmetic of one convolution or matrix product: FLOPs at dense widths, and what they scale with."""
 
     module: str
+    weight: str | None
+    """The parameter; None for a product of two activations."""
     flops: int
     inputs: Tensor | None
     outputs: Tensor | None

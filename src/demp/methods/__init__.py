@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 from demp.errors import UsageError
-from demp.methods.base import Method, MethodConfig, View
+from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 
-__all__ = ["Method", "MethodConfig", "View", "config_class", "create", "find", "names"]
+__all__ = ["Method", "MethodConfig", "Selection", "View", "Wants", "config_class", "create", "find", "names"]
 
 
 @cache

@@ -1,11 +1,13 @@
-"""The contract of a method: one file, a config, and up to four answers. Every default does nothing."""
+"""The contract of a method: one file, a config, and a few answers. Every default does nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from demp.activity import Criterion, Verdict
+from demp.gates import Scoring
 from demp.graph import NeuronGraph
 from demp.noise import Noise
 from demp.penalties import Penalty
@@ -30,9 +32,56 @@ class View(Protocol):
         """Optimizer steps of the whole run."""
         ...
 
+    @property
+    def seed(self) -> int:
+        """Of the run: what a method draws at random is a function of it and of the step."""
+        ...
+
+    @property
+    def final(self) -> bool:
+        """Is this the last check of the run?"""
+        ...
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Parameter name -> which entries are there, at present widths."""
+        ...
+
     def verdict(self) -> Verdict:
         """Who is dead now (runs the probe, or reads the window)."""
         ...
+
+    def scores(self, scoring: Scoring) -> Tensor:
+        """One derivative per class, signed, on labelled training batches: see ``demp.gates``."""
+        ...
+
+    def zeros(self, batches: int) -> Tensor:
+        """Per class: share of zeros among the outputs that its readers see, on this many training batches."""
+        ...
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Trainable parameters by first name, whole, at present widths."""
+        ...
+
+    def maskable(self) -> Mapping[str, Tensor]:
+        """Those that a mask may thin out: weights of convolutions and matrix products, in forward order."""
+        ...
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Gradients of the loss in this step for what is maskable, also where a mask holds the weight."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which neurons go now."""
+
+    neurons: dict[str, Tensor] = field(default_factory=dict)
+    """Layer name -> boolean per neuron, dense numbering."""
+    exact: bool | None = None
+    """Do the outputs stay as they are? Then the cut must prove it. None: as the method's criterion of death says."""
+    notes: tuple[str, ...] = ()
+    """What the report should say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +97,14 @@ class Wants:
     collect: str = "auto"
     window_steps: int | None = None
     fold: bool = False
+    scores: bool = False
+    """It scores on labelled batches: needs ``loss_fn`` and ``batches``."""
+    zeros: bool = False
+    """It looks at activations: needs ``batches``."""
+    masks: bool = False
+    """It masks weights."""
+    skip_updates: bool = False
+    """The optimizer moves nothing on the steps on which masks change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +160,23 @@ class Method:
         return None
 
     def is_due(self, step: int) -> bool:
-        """Is it time to select, with ``step`` steps done?"""
+        """Is it time to select, with ``step`` steps done? 0 is before training. At the end of the run it always is."""
         return False
 
-    def select(self, step: int, view: View) -> dict[str, Tensor]:
-        """Which neurons go now? Layer name -> boolean per neuron, dense numbering."""
+    def select(self, step: int, view: View) -> Selection:
+        """Which neurons go now?"""
+        return Selection()
+
+    def masks_due(self, step: int) -> bool:
+        """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""
+        return False
+
+    def initial_masks(self, view: View) -> dict[str, Tensor]:
+        """Masks before the first step: parameter name -> which entries are there."""
+        return {}
+
+    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
+        """Masks from this step on; parameters that are not named keep theirs."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from demp import schedules
 from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.base import Method, MethodConfig, View, Wants
+from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.noise import Noise
 from demp.penalties import Penalty
 from demp.surgery import plan_cut
@@ -192,26 +192,26 @@ class DemonPruning(Method):
 
     def is_due(self, step: int) -> bool:
         """T % tau = 0, once pruning has begun."""
-        if not self.config.dynamic or step < self.config.prune_after:
+        if not self.config.dynamic or step < max(1, self.config.prune_after):
             return False
         return step % self.period == 0 or (step == 1 and self.config.prune_at_start)
 
-    def select(self, step: int, view: View) -> dict[str, Tensor]:
+    def select(self, step: int, view: View) -> Selection:
         """The dead; with a target, no more of them than it asks for."""
         target = self.config.target_neuron_sparsity
         if target is None:
-            return view.verdict().dead
+            return Selection(view.verdict().dead)
         graph, gone = view.graph, view.gone
         left = graph.neurons(gone)
         budget = left - (graph.neurons() - round(target * graph.neurons()))
         if budget <= 0:
             self._target_met = True
-            return {}
+            return Selection()
         after = plan_cut(graph, gone, view.verdict().dead, self.config.limits()).after
         self._target_met = left - graph.neurons(after) >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
-        return at_most(budget, graph, after & ~gone)
+        return Selection(at_most(budget, graph, after & ~gone))
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""

@@ -161,9 +161,9 @@ class Run:
         return self.counted(report) if len(self.pruner.history) > checks else None
 
     def counted(self, report: Any) -> Any:
-        """Add what a check cost, one forward of each example, to the FLOPs that were spent."""
+        """Add what a check or a scoring cost to the FLOPs that were spent."""
         if report is not None:
-            self.flops_spent += report.judged.get("examples", 0) * report.flops_before
+            self.flops_spent += report.judged.get("forwards", 0) * report.flops_before
         return report
 
     def _backward(self, x: Tensor, y: Tensor) -> None:

@@ -1,0 +1,44 @@
+"""The share of zeros among a neuron's outputs (APoZ, Hu et al. 2016)."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp import ranks
+from demp.activity.observe import observing, quiet, seats
+from demp.graph import NeuronGraph, Read
+from demp.graph.forward import as_inputs, copied
+from demp.graph.order import places
+
+
+def share_of_zeros(
+    model: nn.Module, graph: NeuronGraph, gone: Tensor, batches: Iterable[Any], group: ranks.Group = None
+) -> tuple[Tensor, int, int]:
+    """Per class, float64: zeros among what its readers see, over all examples and positions; 1 where nothing is read.
+
+    A neuron with several readers counts what each of them sees. With it the numbers of batches and examples.
+    """
+    standing = places(graph, gone)
+    zeros = torch.zeros(graph.classes, dtype=torch.float64)
+    total = torch.zeros(graph.classes, dtype=torch.float64)
+    count = examples = 0
+
+    def look(read: Read, operand: Tensor) -> None:
+        flat = operand.detach().movedim(read.axis, 0).flatten(1)
+        silent = (flat == 0).sum(1).double().cpu()
+        for seat in seats(graph, standing, read):
+            classes = graph.layers[seat.layer].classes[seat.neuron]
+            zeros.index_add_(0, classes, silent[seat.positions])
+            total.index_add_(0, classes, torch.full((len(classes),), float(flat.shape[1]), dtype=torch.float64))
+
+    with quiet(model), observing(model, graph, look):
+        for batch in batches:
+            args, kwargs = copied(as_inputs(batch))
+            model(*args, **kwargs)
+            count += 1
+            examples += next((len(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), 0)
+    zeros, total = (ranks.mean(values, group) for values in (zeros, total))
+    counts = ranks.total([count, examples], group)
+    return torch.where(total > 0, zeros / total.clamp(min=1e-300), 1.0), int(counts[0]), int(counts[1])

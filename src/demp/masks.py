@@ -1,0 +1,139 @@
+"""Masks on single weights: which entries of which parameters are held at zero.
+
+A mask saves no time and no memory: its zeros are multiplied like any number. It acts on the parameter, on its gradient
+(so that no moment gathers what a masked weight cannot use) and, where it changes, on the optimizer's state.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from demp.errors import UsageError
+from demp.graph import NeuronGraph
+from demp.graph.forward import first_names
+from demp.graph.order import places, positions
+
+
+def maskable(model: nn.Module, graph: NeuronGraph) -> dict[str, nn.Parameter]:
+    """Trainable weights of convolutions and matrix products by first name, in forward order: what a mask may thin out.
+
+    Norms, biases, embeddings and positions are none.
+    """
+    tensors, _ = first_names(model)
+    used = dict.fromkeys(c.weight for c in graph.contractions if c.weight is not None)
+    found = {name: tensors[name] for name in used if name in tensors}
+    return {n: p for n, p in found.items() if isinstance(p, nn.Parameter) and p.requires_grad and p.dim() > 1}
+
+
+class Masks:
+    """The masks of one model at its present widths. Empty, they cost nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.kept: dict[str, Tensor] = {}
+        """Parameter name -> which entries are there. A cut shrinks these tensors with the parameters."""
+
+    def __bool__(self) -> bool:
+        return bool(self.kept)
+
+    def put(self, masks: Mapping[str, Tensor], optimizers: Iterable[torch.optim.Optimizer] = ()) -> int:
+        """Take new masks: what leaves or returns starts at zero, with no memory in the optimizer. Entries that changed.
+
+        Raises:
+            UsageError: a mask of another shape, or of no parameter.
+        """
+        parameters = dict(self._model.named_parameters())
+        for name, mask in masks.items():
+            if name not in parameters or mask.shape != parameters[name].shape or mask.dtype != torch.bool:
+                raise UsageError(f"the mask for {name} does not fit: give booleans in the shape of that parameter")
+        changed = 0
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            new = mask.to(parameter.device)
+            old = self.kept.get(name)
+            other = ~new if old is None else new != old
+            many = int(other.sum())
+            if many:
+                forget(parameter, other, optimizers)
+            changed += many
+            self.kept[name] = new.clone()
+        self.hold_weights()
+        return changed
+
+    @torch.no_grad()
+    def hold_gradients(self) -> None:
+        """Masked weights get no gradient."""
+        if self.kept:
+            self._multiply([(p.grad, mask) for p, mask in self._pairs() if p.grad is not None])
+
+    @torch.no_grad()
+    def hold_weights(self) -> None:
+        """Masked weights are zero."""
+        if self.kept:
+            self._multiply(self._pairs())
+
+    def masked(self) -> int:
+        """Entries that are held at zero."""
+        return sum(int((~mask).sum()) for mask in self.kept.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks."""
+        return {name: mask.clone() for name, mask in self.kept.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back, on a model of the widths that they were saved at."""
+        parameters = dict(self._model.named_parameters())
+        self.kept.clear()
+        self.kept.update({name: mask.bool().to(parameters[name].device) for name, mask in state.items()})
+
+    def _pairs(self) -> list[tuple[Any, Tensor]]:
+        parameters = dict(self._model.named_parameters())
+        return [(parameters[name], mask) for name, mask in self.kept.items()]
+
+    def _multiply(self, pairs: list[tuple[Any, Tensor]]) -> None:
+        multiply = torch._foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
+        if pairs:
+            multiply([tensor for tensor, _ in pairs], [mask for _, mask in pairs])
+
+
+@torch.no_grad()
+def forget(parameter: nn.Parameter, entries: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Set entries of a weight to zero, and what the optimizers remember of them."""
+    parameter.masked_fill_(entries, 0.0)
+
+    def clear(tensor: Tensor) -> Tensor:
+        return tensor.masked_fill_(entries, 0.0) if tensor.shape == parameter.shape else tensor
+
+    for optimizer in optimizers:
+        if parameter in optimizer.state:
+            tree_map_only(Tensor, clear, dict(optimizer.state[parameter]))
+
+
+def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
+    """Per class: no reader has a weight left for it, so that it can go without a change.
+
+    A channel that a residual sum reads speaks there whatever its weights are.
+    """
+    standing = places(graph, gone)
+    slots = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    read, speaks = graph.nothing_gone(), graph.nothing_gone()
+    for one in graph.reads:
+        if one.seat is not None:
+            speaks[one.classes] = True
+            continue
+        classes = slots.get((one.weight, one.weight_axis))
+        if classes is None:
+            continue
+        read[classes] = True
+        here = classes[positions(classes, standing)]
+        if one.weight not in masks:
+            speaks[here] = True
+            continue
+        left = masks[one.weight].cpu().movedim(one.weight_axis, 0).flatten(1).any(1)
+        speaks[here[left]] = True
+    empty = read & ~speaks & ~gone
+    empty[0] = False
+    return empty

@@ -1,0 +1,91 @@
+"""Which neurons a ranking removes: the lowest scores of the whole network, or of each layer, down to a target."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from demp.graph import Layer, NeuronGraph
+from demp.surgery import Limits
+
+
+def lowest(
+    graph: NeuronGraph, gone: Tensor, scores: Tensor, target: float, limits: Limits
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Layer name -> neurons to remove so that ``target`` of the dense neurons is gone; and what is to be said about it.
+
+    ``scores`` has one number per class; all layers share one ranking, and ties go in the order of the network. A neuron
+    that several layers carry counts in each. No layer falls below the floor: where it would, the ranking goes on with
+    the rest, and if the target cannot be reached it stops there and says so.
+    """
+    wanted = round(target * graph.neurons()) - (graph.neurons() - graph.neurons(gone))
+    chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
+    notes = (short(graph, gone | chosen, target),) if left > 0 else ()
+    return flags(graph, chosen), notes
+
+
+def lowest_of_each_layer(
+    graph: NeuronGraph, gone: Tensor, scores: Tensor, target: float, limits: Limits
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The same with ``target`` reached in every layer on its own."""
+    chosen, missed = gone.clone(), False
+    for layer in graph.layers:
+        wanted = round(target * layer.width) - int(chosen[layer.classes].sum())
+        more, left = take(graph, chosen, scores, wanted, limits, (layer,))
+        chosen, missed = chosen | more, missed or left > 0
+    notes = (short(graph, chosen, target),) if missed else ()
+    return flags(graph, chosen & ~gone), notes
+
+
+def take(
+    graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
+) -> tuple[Tensor, int]:
+    """Classes of the layers ``among`` to remove, lowest first, and how many neurons the floor withholds.
+
+    A class whose neurons are more than are wanted is passed over.
+    """
+    carriers: dict[int, list[int]] = {}
+    widths = [int((~gone[layer.classes]).sum()) for layer in graph.layers]
+    barred, open_to = gone.clone(), torch.zeros_like(gone)
+    barred[0] = True
+    for index, layer in enumerate(graph.layers):
+        allowed = limits.allows(layer.name)
+        barred[layer.classes[~layer.removable]] = True
+        if not allowed:
+            barred[layer.classes] = True
+        for c in layer.classes.tolist():
+            carriers.setdefault(c, []).append(index)
+    barred |= graph.voters() == 0
+    for layer in among:
+        open_to[layer.classes] = True
+    candidates = (open_to & ~barred).nonzero().flatten()
+    order = candidates[torch.sort(scores[candidates], stable=True).indices]
+    chosen, too_big = graph.nothing_gone(), False
+    for c in order.tolist():
+        if wanted <= 0:
+            break
+        layers = carriers[c]
+        if any(widths[index] <= limits.floor for index in layers):
+            continue
+        if len(layers) > wanted:
+            too_big = True
+            continue
+        chosen[c] = True
+        wanted -= len(layers)
+        for index in layers:
+            widths[index] -= 1
+    return chosen, 0 if too_big else max(wanted, 0)
+
+
+def flags(graph: NeuronGraph, classes: Tensor) -> dict[str, Tensor]:
+    """Booleans per neuron of each layer that loses some."""
+    marked = {layer.name: classes[layer.classes] for layer in graph.layers}
+    return {name: flag for name, flag in marked.items() if bool(flag.any())}
+
+
+def short(graph: NeuronGraph, gone: Tensor, target: float) -> str:
+    """The target was out of reach."""
+    reached = 1 - graph.neurons(gone) / graph.neurons()
+    return (
+        f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded or refused"
+    )

@@ -1,0 +1,209 @@
+"""Masks: what they hold at zero, what the optimizer forgets, and what a cut does with them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import demp
+from demp.errors import UsageError
+from demp.masks import Masks, emptied, maskable
+from demp.methods import Method, MethodConfig, Selection, View, Wants
+from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=1e-2, amsgrad=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.9, centered=True),
+}
+
+
+def halves(view: View, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in view.maskable().items()}
+
+
+class Random(Method):
+    """New random masks every fourth step; a neuron goes at step 6."""
+
+    Config = MethodConfig
+    name = "random-masks"
+
+    def wants(self) -> Wants:
+        return Wants(masks=True)
+
+    def initial_masks(self, view: View) -> dict[str, Tensor]:
+        return halves(view, 0)
+
+    def masks_due(self, step: int) -> bool:
+        return step > 0 and step % 4 == 0
+
+    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
+        return halves(view, step)
+
+    def is_due(self, step: int) -> bool:
+        return step == 6
+
+    def select(self, step: int, view: View) -> Selection:
+        flags = torch.zeros(6, dtype=torch.bool)
+        flags[2] = True
+        return Selection({"act1": flags}, exact=False) if step == 6 else Selection()
+
+
+def pruner_for(model: nn.Module, optimizer: torch.optim.Optimizer, method: type[Method] = Random, **options):
+    given = {"example_inputs": (examples(IMAGE),), "total_steps": 12, "batches": [examples(IMAGE)]}
+    return demp.Pruner(model, optimizer, method, method.Config(), **(given | options))
+
+
+def shaped_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    state = optimizer.state[parameter].values()
+    return [t for t in state if isinstance(t, Tensor) and t.shape == parameter.shape]
+
+
+def test_weights_of_contractions_are_maskable_and_nothing_else():
+    model = build(ResidualNet)
+    graph = demp.trace(model, (examples(IMAGE),))
+    assert list(maskable(model, graph)) == ["stem.weight", "conv1.weight", "conv2.weight", "head.weight"]
+    model.conv1.weight.requires_grad_(False)
+    assert "conv1.weight" not in maskable(model, graph)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_masked_weights_stay_zero_and_no_moment_knows_of_them(name: str):
+    model = build(PlainNet)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    pruner = pruner_for(model, optimizer)
+    assert pruner.masks.masked() > 0
+    for step in range(12):
+        before = {key: mask.clone() for key, mask in pruner.masks.kept.items()}
+        train(model, optimizer, IMAGE, range(step, step + 1))
+        for key, mask in pruner.masks.kept.items():
+            parameter = model.get_parameter(key)
+            assert mask.shape == parameter.shape
+            assert not bool(parameter[~mask].any())
+            assert bool(parameter[mask].any())
+            for state in shaped_state(optimizer, parameter):
+                assert not bool(state[~mask].any())
+                fresh = mask & ~before[key] if before[key].shape == mask.shape else torch.zeros_like(mask)
+                if step % 4 == 0 and step and name == "sgd" and bool(fresh.any()):
+                    torch.testing.assert_close(state[fresh], parameter.grad[fresh])  # the memory of one step
+    assert model.conv1.out_channels == 5
+
+
+def test_dense_masks_change_nothing_to_the_bit():
+    class Dense(Random):
+        def initial_masks(self, view: View) -> dict[str, Tensor]:
+            return {name: torch.ones(w.shape, dtype=torch.bool) for name, w in view.maskable().items()}
+
+        update_masks = Method.update_masks
+        is_due = Method.is_due
+
+    models = [build(PlainNet) for _ in range(2)]
+    optimizers = [torch.optim.Adam(m.parameters(), lr=1e-2) for m in models]
+    pruner_for(models[0], optimizers[0], Dense)
+    losses = [train(m, o, IMAGE, range(8)) for m, o in zip(models, optimizers, strict=True)]
+    assert losses[0] == losses[1]
+
+
+def test_a_masked_run_is_a_run_on_the_products_of_masks_and_weights():
+    class Still(Random):
+        masks_due = Method.masks_due
+        is_due = Method.is_due
+
+    model, twin = build(PlainNet), build(PlainNet)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (model, twin)]
+    pruner = pruner_for(model, optimizers[0], Still)
+    masks = pruner.masks.state_dict()
+    mine = train(model, optimizers[0], IMAGE, range(8))
+    theirs = []
+    for step in range(8):
+        products = {n: p * masks[n] if n in masks else p for n, p in twin.named_parameters()}
+        optimizers[1].zero_grad()
+        x, y = batch_at(step, IMAGE)
+        buffers = dict(twin.named_buffers())
+        loss = nn.functional.cross_entropy(torch.func.functional_call(twin, {**products, **buffers}, (x,)), y)
+        loss.backward()
+        optimizers[1].step()
+        theirs.append(loss.item())
+    assert mine == pytest.approx(theirs, abs=1e-12)
+
+
+def test_an_interrupted_run_continues_to_the_bit():
+    def parts(fresh: bool = True):
+        model = build(PlainNet)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        return model, optimizer, pruner_for(model, optimizer, fresh=fresh)
+
+    model, optimizer, _ = parts()
+    train(model, optimizer, IMAGE, range(12))
+    half, half_optimizer, pruner = parts()
+    train(half, half_optimizer, IMAGE, range(7))
+    saved = pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()
+    again, again_optimizer, pruner = parts(fresh=False)
+    assert not pruner.masks
+    pruner.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    again_optimizer.load_state_dict(saved[2])
+    train(again, again_optimizer, IMAGE, range(7, 12))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_an_overflow_puts_the_update_off():
+    model = build(PlainNet)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = pruner_for(model, optimizer, attach=False)
+    seen = []
+    for step in range(7):
+        optimizer.zero_grad()
+        loss_of(model, step, IMAGE).backward()
+        if step == 4:
+            model.conv2.weight.grad[0, 0] = float("inf")
+        old = pruner.masks.state_dict()["conv2.weight"]
+        pruner.before_step()
+        seen.append(not torch.equal(old, pruner.masks.kept["conv2.weight"]))
+        if step == 4:
+            pruner.skip_step()
+        else:
+            pruner.after_step()
+    assert seen[:3] == [False, False, False]
+    assert seen.count(True) == 1
+
+
+def test_the_optimizer_may_be_kept_still_while_masks_change():
+    class Still(Random):
+        is_due = Method.is_due
+
+        def wants(self) -> Wants:
+            return Wants(masks=True, skip_updates=True)
+
+        def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
+            return dict(view.masks)
+
+    model = build(PlainNet)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner_for(model, optimizer, Still)
+    for step in range(6):
+        before = model.head.weight.detach().clone()
+        train(model, optimizer, IMAGE, range(step, step + 1))
+        assert torch.equal(before, model.head.weight) == (step == 4)
+
+
+def test_a_neuron_that_nobody_reads_any_more_is_found():
+    model = build(ResidualNet)
+    graph = demp.trace(model, (examples(IMAGE),))
+    masks = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in maskable(model, graph).items()}
+    masks["conv2.weight"][:, [1, 5]] = False
+    masks["head.weight"][:, 3] = False
+    masks["conv1.weight"][:, 2] = False  # the residual sum still reads channel 2 of the stem
+    found = emptied(graph, masks, graph.nothing_gone())
+    assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [1, 5]
+    assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [3]
+    assert not bool(found[graph.layer("stem_act").classes].any())
+    del masks["head.weight"]
+    assert not bool(emptied(graph, masks, graph.nothing_gone())[graph.layer("act2").classes].any())
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    masks = Masks(build(PlainNet))
+    for name, mask in (("conv1.weight", torch.ones(3, dtype=torch.bool)), ("nothing", torch.ones(1, dtype=torch.bool))):
+        with pytest.raises(UsageError, match=f"the mask for {name} does not fit"):
+            masks.put({name: mask})

@@ -1,0 +1,86 @@
+"""Who goes by rank, against brute force."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import demp
+from demp.ranking import lowest, lowest_of_each_layer
+from demp.surgery import Limits, plan_cut
+from runs import IMAGE, PlainNet, ResidualNet, build, examples
+
+GRAPHS = [demp.trace(build(kind), (examples(IMAGE),)) for kind in (PlainNet, ResidualNet)]
+COUPLED = demp.trace(build(ResidualNet), (examples(IMAGE),), joins=False)
+
+
+def brute(graph: demp.NeuronGraph, scores: Tensor, target: float, floor: int) -> set[tuple[str, int]]:
+    """One neuron at a time, the lowest first, while its layer stays above the floor."""
+    gone: set[tuple[str, int]] = set()
+    ranked = sorted(
+        ((float(scores[c]), c, layer.name, i) for layer in graph.layers for i, c in enumerate(layer.classes.tolist()))
+    )
+    for _, _, name, i in ranked:
+        if len(gone) >= round(target * graph.neurons()):
+            break
+        if graph.layer(name).width - sum(n == name for n, _ in gone) > floor:
+            gone.add((name, i))
+    return gone
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.integers(1, 4), st.sampled_from([0, 1]), st.booleans())
+def test_the_lowest_of_the_network_go(seed: int, target: float, floor: int, which: int, ties: bool):
+    graph = GRAPHS[which]
+    scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scores = scores.round(decimals=1) if ties else scores
+    found, notes = lowest(graph, graph.nothing_gone(), scores, target, Limits(floor=floor))
+    chosen = {(name, i) for name, flags in found.items() for i in flags.nonzero().flatten().tolist()}
+    assert chosen == brute(graph, scores, target, floor)
+    assert bool(notes) == (len(chosen) < round(target * graph.neurons()))
+    plan = plan_cut(graph, graph.nothing_gone(), found, Limits(floor=floor))
+    assert graph.neurons() - graph.neurons(plan.after) == len(chosen)
+
+
+def test_a_target_out_of_reach_stops_at_the_floor_and_says_so():
+    graph = GRAPHS[0]
+    found, notes = lowest(graph, graph.nothing_gone(), torch.zeros(graph.classes), 0.95, Limits(floor=2))
+    assert [layer.width - int(found[layer.name].sum()) for layer in graph.layers] == [2, 2, 2]
+    assert notes == ("stopped at neuron sparsity 0.667 of 0.95: every layer left is at its floor, excluded or refused",)
+
+
+def test_excluded_layers_are_not_ranked():
+    graph = GRAPHS[0]
+    found, _ = lowest(graph, graph.nothing_gone(), torch.zeros(graph.classes), 0.5, Limits(exclude=("act1",)))
+    assert "act1" not in found
+    assert sum(int(flags.sum()) for flags in found.values()) == 9
+
+
+def test_coupled_neurons_count_in_every_layer_and_go_together():
+    graph = COUPLED
+    scores = torch.arange(graph.classes, dtype=torch.float64)
+    found, _ = lowest(graph, graph.nothing_gone(), scores, 6 / 20, Limits())
+    assert torch.equal(found["stem_act"], found["act2"])
+    assert sum(int(flags.sum()) for flags in found.values()) == 6
+
+
+def test_rounds_go_on_from_what_is_gone():
+    graph = GRAPHS[0]
+    scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(1))
+    first, _ = lowest(graph, graph.nothing_gone(), scores, 0.3, Limits())
+    gone = plan_cut(graph, graph.nothing_gone(), first, Limits()).after
+    second, _ = lowest(graph, gone, scores, 0.6, Limits())
+    both = plan_cut(graph, gone, second, Limits()).after
+    once, _ = lowest(graph, graph.nothing_gone(), scores, 0.6, Limits())
+    assert torch.equal(both, plan_cut(graph, graph.nothing_gone(), once, Limits()).after)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_each_layer_on_its_own(graph: demp.NeuronGraph):
+    scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(2))
+    found, notes = lowest_of_each_layer(graph, graph.nothing_gone(), scores, 0.5, Limits())
+    assert not notes
+    for layer in graph.layers:
+        wanted = scores[layer.classes].argsort()[: round(layer.width / 2)].sort().values
+        assert torch.equal(found[layer.name].nonzero().flatten(), wanted)
