@@ -310,7 +310,7 @@ class PlainNetWithoutNorm(nn.Module):
 
 @pytest.mark.parametrize("name", REWIRING)
 def test_the_published_form_keeps_the_optimizer_still_on_updates(name: str):
-    model, optimizer, pruner = parts(name, skip_updates=True)
+    model, optimizer, _ = parts(name, skip_updates=True)
     still = []
     for step in range(TOTAL):
         before = model.head.bias.detach().clone()
