@@ -3,7 +3,7 @@
 import copy
 import io
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
+from demp.methods.combination import combined
 from demp.methods.early_crop_s import EarlyCropSConfig
 from demp.methods.early_snap import EarlySnap
+from demp.methods.rigl import RigL
 from demp.methods.trigger import Trigger
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, loss_of, sgd, train
 
@@ -187,6 +189,30 @@ def step_with(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> 
     for parameter in model.parameters():
         parameter.grad = None
     optimizer.step()
+
+
+class Eager(RigL):
+    """A mask method that asks for a check after every step."""
+
+    name: ClassVar[str] = "eager"
+
+    def is_due(self, step: int) -> bool:
+        return True
+
+
+def test_in_a_combination_the_other_methods_checks_do_not_hurry_it():
+    model = build(PlainNet)
+    optimizer = sgd(model)
+    method = combined(EarlySnap, Eager)
+    config = method.Config(target_neuron_sparsity=0.5, trigger="repository", epoch_steps=EPOCH, prune_by=0.5)
+    pruner = demp.Pruner(
+        model, optimizer, method, config, example_inputs=(batch_at(0, IMAGE)[0],), total_steps=STEPS,
+        batches=scoring_batches, loss_fn=F.cross_entropy,
+    )  # fmt: skip
+    train(model, optimizer, IMAGE, range(STEPS))
+    removed = {report.step: report.removed for report in pruner.history if report.happened}
+    assert removed == {STEPS // 2: 9}
+    assert len(pruner.history) == STEPS + 1
 
 
 # The clock, the config ----------------------------------------------------------------------------------

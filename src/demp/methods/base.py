@@ -172,7 +172,8 @@ class Method:
     def ready(self, step: int, view: View) -> bool:
         """At a due step: does it really select? A method that waits for a moment looks for it here, at no other cost.
 
-        If one rank says yes, all select. Not asked at the end of the run, nor for a cut that was put off.
+        Not asked at the end of the run, nor for a cut that was put off. In a combination ``select`` may still be called
+        after a no, because the other method said yes.
         """
         return True
 

@@ -50,28 +50,32 @@ class Early(Scored):
         self.cap = max(1, round(config.prune_by * total_steps))
         self.fired: int | None = None
         """The step at which it pruned."""
+        self._come = False
+        """Has the moment come?"""
         self._trigger = Trigger(config.trigger, config.target_neuron_sparsity)
         self._why = "the run ended"
 
     def is_due(self, step: int) -> bool:
-        """At epoch ends, the first of which is before training, and at the cap, until it has pruned."""
-        return not self.done and (step % self.epoch_steps == 0 or step == self.cap)
+        """At epoch ends, the first of which is before training, and at the cap; then until it has pruned."""
+        return not self.done and (self._come or step % self.epoch_steps == 0 or step == self.cap)
 
     def ready(self, step: int, view: View) -> bool:
         """Has the moment come?"""
+        if self._come:
+            return True
         asked = step % self.epoch_steps == 0 and (step > 0 or self.config.trigger == "paper")
         if asked and self._trigger.look(view.parameters()):
+            self._come = True
             moved, bound = self._trigger.moved, self._trigger.bound
             self._why = f"weights moved {moved:.3g} of their norm, less than {bound:.3g}"
-            return True
-        if step >= self.cap:
+        elif step >= self.cap:
+            self._come = True
             self._why = f"the moment had not come by {self.config.prune_by:g} of the run"
-            return True
-        return False
+        return self._come
 
     def select(self, step: int, view: View) -> Selection:
         """One round; the first says why now."""
-        if self.done:
+        if self.done or not (self._come or view.final):
             return Selection()
         first = self._round == 0
         if first:
@@ -85,10 +89,11 @@ class Early(Scored):
     def state_dict(self) -> dict[str, Any]:
         """Rounds done, the step of the first, and what the trigger has seen."""
         trigger = self._trigger.state_dict()
-        return {**super().state_dict(), "fired": self.fired, "why": self._why, "trigger": trigger}
+        mine = {"fired": self.fired, "come": self._come, "why": self._why, "trigger": trigger}
+        return {**super().state_dict(), **mine}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
         super().load_state_dict(state)
-        self.fired, self._why = state["fired"], str(state["why"])
+        self.fired, self._come, self._why = state["fired"], bool(state["come"]), str(state["why"])
         self._trigger.load_state_dict(state["trigger"])
