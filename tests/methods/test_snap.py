@@ -177,7 +177,7 @@ def widths_inside(pruner: demp.Pruner) -> list[int]:
     ]
 
 
-def test_the_original_score_of_cropit_counts_the_last_scales_among_the_weights():
+def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branches_lowest():
     model, data = narrow50(True), torch.Generator().manual_seed(1)
     pairs = [(torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data))]
     graph = demp.trace(model, (pairs[0][0],))
@@ -190,6 +190,9 @@ def test_the_original_score_of_cropit_counts_the_last_scales_among_the_weights()
     assert not bool(found["sensitivity"].any())
     assert not bool(found["gate-flow"].any())
     assert bool((found["weight-flow"] != 0).all())
+    share = pruned("cropit-s", narrow50, len(inside(graph)) / graph.neurons(), True, batch_statistics=True, rounds=0)[1]
+    assert share > 0.8
+    assert pruned("cropit-s", narrow50, len(inside(graph)) / graph.neurons(), False, batch_statistics=True)[1] < 0.6
 
 
 def test_the_fair_setting_is_the_default():

@@ -8,8 +8,9 @@ The absolute value keeps the flow from changing either way. For the moment, the 
 ``demp.methods.scored``; the original gates before the norm (``gate="producer"``) and takes 5 batches.
 
 **Residual networks whose branches start as zero** (last scale 0; see ``demp.methods.snap``): gate-flow is exactly 0
-inside every branch, and all of it goes first, as in the DemP paper's rows for CroPit-S. Weight-flow counts the last
-scales among the weights; they have a gradient, and the inner gates change it, so that the branches keep scores.
+inside every branch, and all of it goes first, as in the DemP paper's rows for CroPit-S. Weight-flow as written here
+counts all trainable parameters as weights, the last scales among them; these have a gradient, which the inner gates
+change. So branches keep scores, but hundreds of times smaller than those of the stream, and still go almost first.
 """
 
 from dataclasses import dataclass
