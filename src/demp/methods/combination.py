@@ -115,8 +115,11 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
     theirs = [{f.name for f in dataclasses.fields(part.Config)} - shared for part in (first, second)]
     if both := theirs[0] & theirs[1]:
         raise UsageError(f"{name!r}: both methods have a setting called {', '.join(sorted(both))}")
-    config = type(f"{first.Config.__name__}With{second.Config.__name__}", (first.Config, second.Config), {})
-    config.__doc__ = f"Knobs of {first.name} and of {second.name}."
+    body = {
+        "__doc__": f"Knobs of {first.name} and of {second.name}.",
+        "__reduce__": lambda self: (config_of, (first, second, values_of(self))),
+    }
+    config = type(f"{first.Config.__name__}With{second.Config.__name__}", (first.Config, second.Config), body)
     answers = {
         "name": name,
         "summary": f"{first.summary}; and {second.summary}",
@@ -126,6 +129,16 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
         "__doc__": f"{first.summary}; and {second.summary}.",
     }
     return type(f"{first.__name__}With{second.__name__}", (Combination,), answers)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Field -> value."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def config_of(first: type[Method], second: type[Method], values: dict[str, Any]) -> MethodConfig:
+    """The config of a combination from its fields, for pickles: its class has no name in any module."""
+    return combined(first, second).Config(**values)
 
 
 def does(method: type[Method]) -> str:
