@@ -297,6 +297,19 @@ def test_removing_the_unread_changes_no_output(name: str):
     assert removed > 0
 
 
+def test_masks_lie_in_memory_like_their_parameters():
+    model = build(PlainNet).to(memory_format=torch.channels_last)
+    masks = Masks(model)
+    given = {"conv2.weight": torch.rand(5, 6, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    masks.put(given)
+    again = Masks(model)
+    again.load_state_dict(masks.state_dict())
+    for one in (masks, again):
+        assert one.kept["conv2.weight"].stride() == model.conv2.weight.stride() != given["conv2.weight"].stride()
+        assert torch.equal(one.kept["conv2.weight"], given["conv2.weight"])
+        assert one.kept["conv2.weight"] is not given["conv2.weight"]
+
+
 def test_a_mask_that_does_not_fit_is_refused():
     masks = Masks(build(PlainNet))
     for name, mask in (("conv1.weight", torch.ones(3, dtype=torch.bool)), ("nothing", torch.ones(1, dtype=torch.bool))):

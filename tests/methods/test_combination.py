@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import pickle
 
 import pytest
 import torch
