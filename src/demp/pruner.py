@@ -184,7 +184,10 @@ class Pruner:
         return self.wants.skip_updates
 
     def after_step(self) -> CutReport | None:
-        """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        """After the optimizer moved: noise on the live, count the step, and where due check and cut.
+
+        Of several cuts in one step the report of the last; ``history`` has them all.
+        """
         self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
@@ -194,11 +197,11 @@ class Pruner:
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
-        report = None
+        report, cuts = None, self._cuts
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
-        self._stopwatch.start(after_cut=report is not None and report.happened)
+        self._stopwatch.start(after_cut=self._cuts > cuts)
         return report
 
     def skip_step(self) -> None:
@@ -241,13 +244,16 @@ class Pruner:
         return self._view
 
     def _check(self, *, final: bool = False) -> CutReport | None:
-        """One check and cut."""
+        """Every cut that the method wants now; the report of the last one."""
         self._look_around()
         with ranks.together(self._group):
             refuse_open_autocast()
             shards.reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self._wrappers)
+        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), self._group)):
+            return None
+        with ranks.together(self._group):
             waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
         if ranks.any_of(waits, self._group):
             if final:
@@ -260,6 +266,13 @@ class Pruner:
             return None
         self._postponed = False
         wrappers.share_buffers(self._wrappers)
+        report = self._cut(final)
+        while self.method.again(self.step):
+            report = self._cut(final)
+        return report
+
+    def _cut(self, final: bool) -> CutReport:
+        """One selection and its cut."""
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         plan = plan_cut(self.graph, self.gone, selection.neurons, self.config.limits())

@@ -37,6 +37,9 @@ def lowest_of_each_layer(
     return flags(graph, chosen & ~gone), notes
 
 
+RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
+
+
 def take(
     graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
 ) -> tuple[Tensor, int]:

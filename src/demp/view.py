@@ -114,10 +114,11 @@ class LiveView:
         """Share of zeros per class."""
         source = self._examples.unlabelled()
         assert source is not None, "a method that looks at activations says so in wants()"
-        chosen = (batch for _, batch in zip(range(batches), made(source, self.seed + self.step), strict=False))
+        with ranks.together(self.group):
+            chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self.step), strict=False)]
+            if not chosen:
+                raise UsageError("there is no batch to look at; give at least one batch of training examples")
         found, count, examples = share_of_zeros(self._model, self.graph, self.gone, chosen, self.group)
-        if count == 0:
-            raise UsageError("there is no batch to look at; give at least one batch of training examples")
         self._count(count, examples, examples)
         return found
 

@@ -169,9 +169,21 @@ class Method:
         """Is it time to select, with ``step`` steps done? 0 is before training. At the end of the run it always is."""
         return False
 
+    def ready(self, step: int, view: View) -> bool:
+        """At a due step: does it really select? A method that waits for a moment looks for it here, at no other cost.
+
+        Not asked at the end of the run, nor for a cut that was put off. In a combination ``select`` may still be called
+        after a no, because the other method said yes.
+        """
+        return True
+
     def select(self, step: int, view: View) -> Selection:
         """Which neurons go now?"""
         return Selection()
+
+    def again(self, step: int) -> bool:
+        """After a cut: is the next one due at once, on the network as it is now? Equal on all ranks."""
+        return False
 
     def masks_due(self, step: int) -> bool:
         """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""

@@ -55,6 +55,14 @@ class Combination(Method):
         """When either is."""
         return self.first.is_due(step) or self.second.is_due(step)
 
+    def ready(self, step: int, view: View) -> bool:
+        """When one that is due is; each is asked."""
+        return any([part.ready(step, view) for part in (self.first, self.second) if part.is_due(step)])
+
+    def again(self, step: int) -> bool:
+        """While either wants another cut."""
+        return self.first.again(step) or self.second.again(step)
+
     def select(self, step: int, view: View) -> Selection:
         """All that those choose who are due; at the end, and for a cut that was put off, both."""
         due = [part for part in (self.first, self.second) if part.is_due(step) and not view.final]
