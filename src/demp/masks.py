@@ -137,3 +137,27 @@ def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Te
     empty = read & ~speaks & ~gone
     empty[0] = False
     return empty
+
+
+def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
+    """Per class: no weight is left that makes it, so that it says the same for every input: what its bias says.
+
+    Unlike an emptied one it may still speak. A channel on either side of a residual sum is never called so.
+    """
+    standing = places(graph, gone)
+    makers = {pair for layer in graph.layers for pair in layer.producers}
+    readers = {(read.weight, read.weight_axis) for read in graph.reads}
+    made, fed = graph.nothing_gone(), graph.nothing_gone()
+    for join in graph.joins:
+        fed[join.stream] = fed[join.branch] = True
+    for slot in graph.slots:
+        key = (slot.tensor, slot.axis)
+        if key in makers and slot.tensor in masks:
+            made[slot.classes] = True
+            here = slot.classes[positions(slot.classes, standing)]
+            fed[here[masks[slot.tensor].cpu().movedim(slot.axis, 0).flatten(1).any(1)]] = True
+        elif key in makers or (key not in readers and len(graph.shapes[slot.tensor]) > 1):
+            fed[slot.classes] = True
+    quiet = made & ~fed & ~gone
+    quiet[0] = False
+    return quiet
