@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import demp
 from demp.densities import kept
 from demp.errors import UsageError
-from demp.masks import unfed
+from demp.masks import constant
 from demp.methods import create
 from demp.methods.srigl import Rows, SRigL, SRigLConfig, as_rows, as_weight, neuron_axis
 from methods.srigl_reference import fraction, update
@@ -144,7 +144,7 @@ def test_ablated_neurons_go_for_real_at_the_end():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     pruner = pruner_for(model, optimizer, total_steps=40, min_salient=1.0, weight_sparsity=0.75)
     train(model, optimizer, IMAGE, range(40))
-    quiet = unfed(pruner.graph, pruner.masks.kept, pruner.gone)
+    quiet = constant(pruner.graph, pruner.masks.kept, pruner.gone)
     ablated = {name: int(quiet[pruner.graph.layer(name).classes].sum()) for name in ("act1", "act2", "act3")}
     assert sum(ablated.values()) > 0
     for name, weight in (("act1", "conv1.weight"), ("act2", "conv2.weight"), ("act3", "fc.weight")):
@@ -162,7 +162,7 @@ def test_what_an_ablated_neuron_says_is_folded_exactly_where_nothing_is_padded()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pruner = pruner_for(model, optimizer, VECTOR, total_steps=40, min_salient=1.0, weight_sparsity=0.5)
     train(model, optimizer, VECTOR, range(40))
-    quiet = unfed(pruner.graph, pruner.masks.kept, pruner.gone)
+    quiet = constant(pruner.graph, pruner.masks.kept, pruner.gone)
     biases = model.fc1.bias.detach()[quiet[pruner.graph.layer("act1").classes]]
     assert bool((biases > 0).any())  # it speaks
     before = model(examples(VECTOR)).detach()
@@ -187,18 +187,18 @@ def test_ablated_neurons_may_stay():
     torch.testing.assert_close(model(examples(VECTOR)), before, rtol=0, atol=1e-12)
 
 
-def test_channels_of_a_residual_sum_are_not_called_unfed():
+def test_channels_of_a_residual_sum_are_not_called_constant():
     model = build(ResidualNet)
     graph = demp.trace(model, (examples(IMAGE),))
     masks = {n: torch.ones_like(model.get_parameter(n), dtype=torch.bool) for n in demp.masks.maskable(model, graph)}
     masks["conv1.weight"][[2, 5]] = False
     masks["conv2.weight"][1] = False
     masks["stem.weight"][0] = False
-    found = unfed(graph, masks, graph.nothing_gone())
+    found = constant(graph, masks, graph.nothing_gone())
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [2, 5]
     assert int(found.sum()) == 2
     del masks["conv1.weight"]
-    assert not bool(unfed(graph, masks, graph.nothing_gone()).any())
+    assert not bool(constant(graph, masks, graph.nothing_gone()).any())
 
 
 def test_initial_weights_fit_the_inputs_that_are_left():

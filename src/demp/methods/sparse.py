@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from demp import densities
+from demp.activity import Criterion
 from demp.densities import kept, top
 from demp.errors import UsageError
 from demp.masks import emptied
@@ -91,41 +91,42 @@ class Window:
 
 
 class MaskMethod(Method):
-    """What all mask methods do alike: densities are found once, and in the end emptied neurons are removed."""
-
-    config: MaskConfig
+    """What all mask methods do alike: when masks change, how dense tensors are to be, and what goes in the end."""
 
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
         self.window = Window.of(config, total_steps)
-        self._densities: dict[str, float] = {}
+
+    def criterion(self) -> Criterion:
+        """Neurons whose inputs are masked go only if they say nothing at all."""
+        return Criterion(kind="exact")
 
     def wants(self) -> Wants:
-        """It masks."""
-        return Wants(masks=True)
+        """It masks; batches are looked at where there are some."""
+        return Wants(masks=True, collect="batches")
 
     def masks_due(self, step: int) -> bool:
         """T % f = 0 inside the window."""
         return step in self.window
 
     def densities(self, view: View) -> dict[str, float]:
-        """Parameter name -> density, from the shapes of the dense network: found at the first call, then kept."""
-        if not self._densities:
-            shapes = {name: tuple(weight.shape) for name, weight in thinned(self.config, view).items()}
-            self._densities = getattr(densities, self.config.distribution)(shapes, self.config.weight_sparsity)
-        return self._densities
+        """Parameter name -> density, a function of the shapes of the dense network."""
+        shapes = {name: view.graph.shapes[name] for name in thinned(self.config, view)}
+        return getattr(densities, self.config.distribution)(shapes, self.config.weight_sparsity)
+
+    def withheld(self, view: View) -> int:
+        """Weights that stay because of the floor alone."""
+        floor, shares = self.config.weight_floor, self.densities(view)
+        sizes = {name: weight.numel() for name, weight in thinned(self.config, view).items()}
+        return sum(kept(n, shares[name], floor) - kept(n, shares[name], 0) for name, n in sizes.items())
 
     def select(self, step: int, view: View) -> Selection:
         """At the last check: neurons that masks emptied."""
-        return Selection(emptied_neurons(view), exact=True) if view.final else Selection()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Densities are functions of widths that a cut changes."""
-        return {"densities": dict(self._densities)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self._densities = {name: float(density) for name, density in state["densities"].items()}
+        if not view.final:
+            return Selection()
+        floor, withheld = self.config.weight_floor, self.withheld(view)
+        note = f"weight_floor={floor} keeps {withheld} weights that weight_sparsity asks to mask"
+        return Selection(emptied_neurons(view), exact=True, notes=(note,) if withheld else ())
 
 
 def thinned(config: MaskConfig, view: View) -> dict[str, Tensor]:
@@ -154,7 +155,7 @@ def uniform_scores(weight: Tensor, seed: int, step: int, name: str) -> Tensor:
     """Uniform random numbers in the shape of a weight, on its device: a function of (seed, step, name) alone."""
     digest = hashlib.blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.rand(weight.shape, generator=generator, dtype=torch.float64).to(weight.device)
+    return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 
 def random_masks(
@@ -183,6 +184,15 @@ def grown(mask: Tensor, scores: Tensor, count: int, barred: Tensor | None = None
 
 
 def emptied_neurons(view: View) -> dict[str, Tensor]:
-    """Layer name -> neurons that can go because masks took all weights that read them."""
-    gone = emptied(view.graph, view.masks, view.gone)
-    return {layer.name: flags for layer in view.graph.layers if bool((flags := gone[layer.classes]).any())}
+    """Layer name -> neurons that can go because of masks, without a change: nobody reads them, or nobody feeds them.
+
+    Who is fed by nobody still says something if its shift does; whether it does is judged on batches. Without batches
+    it stays.
+    """
+    graph, dead = view.graph, view.graph.nothing_gone()
+    if view.can_judge:
+        for name, flags in view.verdict().dead.items():
+            classes = graph.layer(name).classes
+            dead[classes[flags]] = True
+    gone = emptied(graph, view.masks, view.gone, dead)
+    return {layer.name: flags for layer in graph.layers if bool((flags := gone[layer.classes]).any())}

@@ -24,7 +24,7 @@ from torch import Tensor
 from demp.densities import kept, top
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.masks import emptied, unfed
+from demp.masks import constant
 from demp.methods.base import MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
@@ -63,7 +63,7 @@ class SRigLConfig(MaskConfig):
     draw new weights with a standard deviation of 2 / k. False where training begins with trained weights."""
     remove_ablated: bool = True
     """At the end ablated neurons go for real; the constant that their bias says moves into their readers where that
-    lowers the drift. False: only neurons that nobody reads go."""
+    lowers the drift. False: only those go that nobody reads or that say nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +92,7 @@ class SRigL(MaskMethod):
 
     def wants(self) -> Wants:
         """It masks; what ablated neurons still say may be folded."""
-        return Wants(masks=True, fold=self.config.remove_ablated)
+        return Wants(masks=True, collect="batches", fold=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
         """f_t."""
@@ -128,14 +128,17 @@ class SRigL(MaskMethod):
         return masks
 
     def select(self, step: int, view: View) -> Selection:
-        """At the last check: neurons that nobody reads, and those that nothing feeds."""
-        if not view.final:
-            return Selection()
-        unread = emptied(view.graph, view.masks, view.gone)
-        quiet = unfed(view.graph, view.masks, view.gone) & ~unread
-        if not self.config.remove_ablated or not bool(quiet.any()):
-            return Selection(flags(view.graph, unread), exact=True)
-        return Selection(flags(view.graph, unread | quiet), exact=False)
+        """At the last check: neurons that masks emptied, and ablated ones that say a constant."""
+        found = super().select(step, view)
+        if not view.final or not self.config.remove_ablated:
+            return found
+        going = view.graph.nothing_gone()
+        for name, neurons in found.neurons.items():
+            going[view.graph.layer(name).classes[neurons]] = True
+        saying = constant(view.graph, view.masks, view.gone) & ~going
+        if not bool(saying.any()):
+            return found
+        return Selection(flags(view.graph, going | saying), exact=False, notes=found.notes)
 
     def _layers(self, view: View) -> dict[str, tuple[Tensor, int, int]]:
         """Parameter name -> its values, the axis of its neurons, and how many weights it may have."""
