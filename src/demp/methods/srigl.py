@@ -121,7 +121,8 @@ class SRigL(MaskMethod):
         for name, (weight, axis, budget) in self._layers(view).items():
             if budget == weight.numel():
                 continue
-            rows = Rows(*(as_rows(t, axis) for t in (weight.abs(), slopes[name].abs(), view.masks[name])), budget)
+            size, slope = as_rows(weight.abs(), axis), as_rows(slopes[name].abs(), axis)
+            rows = Rows(size, slope, as_rows(view.masks[name], axis), budget)
             stay = name == last or matches(name, self.config.spare)
             new = rows.updated(self.fraction(step), 0 if stay else self._least(rows))
             masks[name] = as_weight(new, weight, axis)
