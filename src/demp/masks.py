@@ -118,14 +118,16 @@ def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor, dead:
     Who is read only by neurons that go is not read. A channel that a residual sum reads speaks there whatever its
     weights are. Of the ``dead`` (per class) those that masks took every input of go as well.
     """
-    axes = present(graph, masks, gone)
-    going = graph.nothing_gone()
+    axes, going = present(graph, masks, gone), graph.nothing_gone()
+    stays = gone.clone()
+    stays[0] = True
+    for layer in graph.layers:
+        stays[layer.classes[~layer.removable]] = True
     while True:
-        more = unread(graph, masks, axes, gone, going)
+        more = unread(graph, masks, axes, going)
         if dead is not None:
             more |= unfed(graph, masks, axes, going) & dead
-        more &= ~gone & ~going
-        more[0] = False
+        more &= ~stays & ~going
         if not bool(more.any()):
             return going
         going |= more
@@ -153,7 +155,7 @@ def left_along(mask: Tensor, axis: int, classes: Mapping[int, Tensor], going: Te
     return left.movedim(axis, 0).flatten(1).any(1)
 
 
-def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, gone: Tensor, going: Tensor) -> Tensor:
+def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
     """Per class: no reader that stays has a weight for it."""
     read, speaks = graph.nothing_gone(), graph.nothing_gone()
     for one in graph.reads:
@@ -164,7 +166,7 @@ def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, gone: Te
         classes = axes[one.weight]
         left = left_along(masks[one.weight], one.weight_axis, classes, going)
         speaks[classes[one.weight_axis][left]] = True
-    return read & ~speaks & ~gone
+    return read & ~speaks
 
 
 def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
