@@ -151,7 +151,11 @@ class Pruner:
         self._begun = True
         if self.method.is_due(0):
             self._check()
-        self.masks.put(self.method.initial_masks(self._seen()), self.optimizers)
+        masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
+        with torch.no_grad():
+            for name, factor in factors.items():
+                self.model.get_parameter(name).mul_(factor)
+        self.masks.put(masks, self.optimizers)
 
     # The two moments of a step -----------------------------------------------------------------------
 

@@ -41,16 +41,28 @@ RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
 
 
 def take(
-    graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
+    graph: NeuronGraph,
+    gone: Tensor,
+    scores: Tensor,
+    wanted: int,
+    limits: Limits,
+    among: Sequence[Layer],
+    *,
+    floors: Sequence[int] | None = None,
+    spared: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Classes of the layers ``among`` to remove, lowest first, and how many neurons the floor withholds.
 
-    A class whose neurons are more than are wanted is passed over.
+    A class whose neurons are more than are wanted is passed over. ``floors`` has one per layer of the graph, in place
+    of the common one; ``spared`` classes stay.
     """
+    least = [limits.floor] * len(graph.layers) if floors is None else floors
     carriers: dict[int, list[int]] = {}
     widths = [int((~gone[layer.classes]).sum()) for layer in graph.layers]
     barred, open_to = gone.clone(), torch.zeros_like(gone)
     barred[0] = True
+    if spared is not None:
+        barred |= spared
     for index, layer in enumerate(graph.layers):
         allowed = limits.allows(layer.name)
         barred[layer.classes[~layer.removable]] = True
@@ -68,7 +80,7 @@ def take(
         if wanted <= 0:
             break
         layers = carriers[c]
-        if any(widths[index] <= limits.floor for index in layers):
+        if any(widths[index] <= least[index] for index in layers):
             continue
         if len(layers) > wanted:
             too_big = True

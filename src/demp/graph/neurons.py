@@ -91,6 +91,8 @@ class Contraction:
     flops: int
     inputs: Tensor | None
     outputs: Tensor | None
+    axis: int | None = None
+    """Axis of the weight along which its outputs lie; None where it is used in parts."""
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,10 @@ class Method:
         """Masks before the first step: parameter name -> which entries are there."""
         return {}
 
+    def initial_factors(self, view: View) -> dict[str, float]:
+        """By what are parameters multiplied before the first step, where their initial masks ask for it?"""
+        return {}
+
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
         """Masks from this step on; parameters that are not named keep theirs."""
         return {}
