@@ -1,5 +1,6 @@
 """Which neurons a ranking removes: the lowest scores of the whole network, or of each layer, down to a target."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,10 @@ def lowest(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Layer name -> neurons to remove so that ``target`` of the dense neurons is gone; and what is to be said about it.
 
-    ``scores`` has one number per class; all layers share one ranking, and ties go in the order of the network. A neuron
-    that several layers carry counts in each. No layer falls below the floor: where it would, the ranking goes on with
-    the rest, and if the target cannot be reached it stops there and says so.
+    ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
+    ties go in the order of the network. A neuron that several layers carry counts in each. No layer falls below the
+    floor: where it would, the ranking goes on with the rest, and if the target cannot be reached it stops there and
+    says so.
     """
     wanted = round(target * graph.neurons()) - (graph.neurons() - graph.neurons(gone))
     chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
@@ -37,6 +39,9 @@ def lowest_of_each_layer(
     return flags(graph, chosen & ~gone), notes
 
 
+RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
+
+
 def take(
     graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
 ) -> tuple[Tensor, int]:
@@ -55,7 +60,7 @@ def take(
             barred[layer.classes] = True
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
-    barred |= graph.voters() == 0
+    barred |= (graph.voters() == 0) | (scores == math.inf)
     for layer in among:
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()
@@ -87,5 +92,6 @@ def short(graph: NeuronGraph, gone: Tensor, target: float) -> str:
     """The target was out of reach."""
     reached = 1 - graph.neurons(gone) / graph.neurons()
     return (
-        f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded or refused"
+        f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded, refused "
+        "or not ranked"
     )
