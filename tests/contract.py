@@ -16,7 +16,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "demp": {"period": 4},
 }
 """What a method needs to do something in so few steps; others do with their defaults."""
-COMBINATIONS: tuple[str, ...] = ()
+COMBINATIONS: tuple[str, ...] = ("demp+magnitude", "demp+rigl", "demp+saliency", "demp+set")
 
 
 def rows() -> list[str]:
