@@ -92,6 +92,5 @@ def short(graph: NeuronGraph, gone: Tensor, target: float) -> str:
     """The target was out of reach."""
     reached = 1 - graph.neurons(gone) / graph.neurons()
     return (
-        f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded, refused "
-        "or not ranked"
+        f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded or refused"
     )

@@ -49,7 +49,7 @@ def refuse_missing(name: str, wants: Wants, batches: Batches | None, loss_fn: Lo
     """A method that scores needs something to score on."""
     if wants.scores and (batches is None or loss_fn is None):
         raise UsageError(
-            f"{name} scores neurons by the loss on training examples; pass loss_fn=... (of output and targets) and "
+            f"{name} measures the loss on training examples; pass loss_fn=... (of output and targets) and "
             "batches=... (pairs of inputs and targets: a list, a DataLoader, or a callable that takes a seed)"
         )
     if wants.zeros and batches is None:

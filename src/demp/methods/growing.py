@@ -148,7 +148,7 @@ class GrowingRegularisation(Method):
 
     def wants(self) -> Wants:
         """From the config."""
-        return Wants(penalty_on="producers", penalty_in=self.config.penalty_in)
+        return Wants(penalty_on="producers", penalty_in=self.config.penalty_in, collect="batches")
 
     def strength(self, step: int) -> float:
         """Factor of the neurons that are pushed."""

@@ -88,7 +88,7 @@ class NetworkSlimming(Method):
 
     def wants(self) -> Wants:
         """From the config."""
-        return Wants(penalty_on=self.config.penalty_on, penalty_in=self.config.penalty_in)
+        return Wants(penalty_on=self.config.penalty_on, penalty_in=self.config.penalty_in, collect="batches")
 
     def penalty(self, step: int) -> Penalty | None:
         """``lambda * sum |gamma|`` until the last cut."""

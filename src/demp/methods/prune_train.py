@@ -78,7 +78,8 @@ class PruneTrain(Method):
 
     def wants(self) -> Wants:
         """From the config."""
-        return Wants(penalty_on="channels", penalty_in=self.config.penalty_in, scores=self.config.strength is None)
+        scores = self.config.strength is None
+        return Wants(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
 
     def penalty(self, step: int) -> Penalty | None:
         """``lambda * sum_g ||W_g||``."""
