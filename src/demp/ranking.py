@@ -1,5 +1,6 @@
 """Which neurons a ranking removes: the lowest scores of the whole network, or of each layer, down to a target."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,10 @@ def lowest(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Layer name -> neurons to remove so that ``target`` of the dense neurons is gone; and what is to be said about it.
 
-    ``scores`` has one number per class; all layers share one ranking, and ties go in the order of the network. A neuron
-    that several layers carry counts in each. No layer falls below the floor: where it would, the ranking goes on with
-    the rest, and if the target cannot be reached it stops there and says so.
+    ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
+    ties go in the order of the network. A neuron that several layers carry counts in each. No layer falls below the
+    floor: where it would, the ranking goes on with the rest, and if the target cannot be reached it stops there and
+    says so.
     """
     wanted = round(target * graph.neurons()) - (graph.neurons() - graph.neurons(gone))
     chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
@@ -70,7 +72,7 @@ def take(
             barred[layer.classes] = True
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
-    barred |= graph.voters() == 0
+    barred |= (graph.voters() == 0) | (scores == math.inf)
     for layer in among:
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()

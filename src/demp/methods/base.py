@@ -60,6 +60,10 @@ class View(Protocol):
         """One derivative per class, signed, on labelled training batches: see ``demp.gates``."""
         ...
 
+    def loss(self, batches: int) -> float:
+        """Mean loss on this many labelled training batches, batch norms as in training, dropout off."""
+        ...
+
     def zeros(self, batches: int) -> Tensor:
         """Per class: share of zeros among the outputs that its readers see, on this many training batches."""
         ...
@@ -148,6 +152,9 @@ class Method:
     def __init__(self, config: Any, total_steps: int) -> None:
         self.config = config
         self.total_steps = total_steps
+
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """Raise UsageError, with a remedy, if this method has nothing to work on in such a network."""
 
     def criterion(self) -> Criterion:
         """How death is judged."""
