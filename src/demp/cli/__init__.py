@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
 from demp.train.launch import speaks
-from demp.train.loop import TrainingInterrupted
+from demp.train.stopping import TrainingInterrupted
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
