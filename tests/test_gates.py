@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import demp
 from demp.errors import UsageError
-from demp.gates import Scoring, scores
+from demp.gates import FORWARDS, Scoring, scores
+from demp.train import models
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build
 
 KINDS = ("sensitivity", "weight-flow", "gate-flow")
@@ -188,6 +190,21 @@ def test_inside_autocast_scores_are_exact():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, found = scored(model)
     assert torch.equal(plain, found)
+
+
+@pytest.mark.parametrize("at", ["activation", "producer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_cost_that_is_reported_is_the_cost(kind: str, at: str):
+    model = models.build("resnet18", num_classes=10, in_channels=3, image_size=16, width=0.125)
+    x, y = torch.randn(2, 3, 16, 16), torch.tensor([1, 2])
+    graph = demp.trace(model, (x,))
+    with FlopCounterMode(display=False) as plain:
+        model(x)
+    with FlopCounterMode(display=False) as counter:
+        found = scores(model, graph, graph.nothing_gone(), Scoring(kind=kind, at=at), [(x, y)], F.cross_entropy)
+    assert found.forwards == FORWARDS[kind] * len(x)
+    counted = counter.get_total_flops() / plain.get_total_flops()
+    assert 0.95 * FORWARDS[kind] <= counted <= 1.01 * FORWARDS[kind]
 
 
 class Detached(PlainNet):

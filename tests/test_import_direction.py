@@ -10,7 +10,7 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise", "ranks", "wrappers", "shards"),
+    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards"),
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),

@@ -112,28 +112,72 @@ def forget(parameter: nn.Parameter, entries: Tensor, optimizers: Iterable[torch.
             tree_map_only(Tensor, clear, dict(optimizer.state[parameter]))
 
 
-def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
-    """Per class: no reader has a weight left for it, so that it can go without a change.
+def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor, dead: Tensor | None = None) -> Tensor:
+    """Per class: masks took every weight that reads it, so that it can go without a change.
 
-    A channel that a residual sum reads speaks there whatever its weights are.
+    Who is read only by neurons that go is not read. A channel that a residual sum reads speaks there whatever its
+    weights are. Of the ``dead`` (per class) those that masks took every input of go as well.
     """
-    standing = places(graph, gone)
-    slots = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    axes = present(graph, masks, gone)
+    going = graph.nothing_gone()
+    while True:
+        more = unread(graph, masks, axes, gone, going)
+        if dead is not None:
+            more |= unfed(graph, masks, axes, going) & dead
+        more &= ~gone & ~going
+        more[0] = False
+        if not bool(more.any()):
+            return going
+        going |= more
+
+
+Axes = dict[str, dict[int, Tensor]]
+"""Weight -> axis -> class of each entry along it, as it lies now."""
+
+
+def present(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Axes:
+    """The axes of all masked weights."""
+    standing, axes = places(graph, gone), {name: {} for name in masks}
+    for slot in graph.slots:
+        if slot.tensor in axes:
+            axes[slot.tensor][slot.axis] = slot.classes[positions(slot.classes, standing)]
+    return axes
+
+
+def left_along(mask: Tensor, axis: int, classes: Mapping[int, Tensor], going: Tensor) -> Tensor:
+    """Per index of an axis: is a weight left, other than those that go along the other axes?"""
+    left = mask.cpu()
+    for other, owners in classes.items():
+        if other != axis:
+            left = left & ~going[owners].view([-1 if d == other else 1 for d in range(mask.dim())])
+    return left.movedim(axis, 0).flatten(1).any(1)
+
+
+def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, gone: Tensor, going: Tensor) -> Tensor:
+    """Per class: no reader that stays has a weight for it."""
     read, speaks = graph.nothing_gone(), graph.nothing_gone()
     for one in graph.reads:
-        if one.seat is not None:
+        read[one.classes] = True
+        if one.seat is not None or one.weight not in masks or one.weight_axis not in axes[one.weight]:
             speaks[one.classes] = True
             continue
-        classes = slots.get((one.weight, one.weight_axis))
-        if classes is None:
-            continue
-        read[classes] = True
-        here = classes[positions(classes, standing)]
-        if one.weight not in masks:
-            speaks[here] = True
-            continue
-        left = masks[one.weight].cpu().movedim(one.weight_axis, 0).flatten(1).any(1)
-        speaks[here[left]] = True
-    empty = read & ~speaks & ~gone
-    empty[0] = False
-    return empty
+        classes = axes[one.weight]
+        left = left_along(masks[one.weight], one.weight_axis, classes, going)
+        speaks[classes[one.weight_axis][left]] = True
+    return read & ~speaks & ~gone
+
+
+def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
+    """Per class: no weight that makes it is left, but for its shift."""
+    made, fed = graph.nothing_gone(), graph.nothing_gone()
+    for layer in graph.layers:
+        for tensor, axis in layer.producers:
+            if len(graph.shapes[tensor]) < 2:
+                continue
+            made[layer.classes] = True
+            if tensor not in masks or axis not in axes[tensor]:
+                fed[layer.classes] = True
+                continue
+            left = left_along(masks[tensor], axis, axes[tensor], going)
+            fed[axes[tensor][axis][left]] = True
+    return made & ~fed

@@ -84,6 +84,11 @@ class LiveView:
         """Judge anew."""
         self.found, self.judged = None, dict(NOTHING_JUDGED)
 
+    @property
+    def can_judge(self) -> bool:
+        """Are there examples to judge death on?"""
+        return self._judge.has_examples
+
     def verdict(self) -> Verdict:
         """Who is dead now. Among several ranks all must ask."""
         if self.found is None or self._judged_at != self.step:

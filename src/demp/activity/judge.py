@@ -66,6 +66,11 @@ class Judge:
         both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
         return Verdict(both, seen.batches, seen.examples)
 
+    @property
+    def has_examples(self) -> bool:
+        """Are there batches, or a window that watches?"""
+        return self._window is not None or self._batches is not None
+
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last verdict."""
         return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)
@@ -129,7 +134,7 @@ def by_probe(batches: Batches | None, collect: str) -> bool:
         raise UsageError("batches is empty; give at least one batch of training examples, or none to watch training")
     if collect == "probe" and batches is None:
         raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
-    return collect == "probe" or (collect == "auto" and batches is not None)
+    return collect in ("probe", "batches") or (collect == "auto" and batches is not None)
 
 
 def first_examples(inputs: Any, count: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.combination import combined
 
 __all__ = ["Method", "MethodConfig", "Selection", "View", "Wants", "config_class", "create", "find", "names"]
 
@@ -24,18 +25,31 @@ def registry() -> dict[str, type[Method]]:
 
 
 def names() -> list[str]:
-    """Every registered method."""
+    """Every registered method; ``find`` also knows combinations of two."""
     return list(registry())
 
 
 def find(name: str) -> type[Method]:
-    """The method called ``name``. Raises UsageError with a suggestion."""
+    """The method called ``name``; ``a+b`` is a method that removes neurons with one that masks weights, as demp+rigl.
+
+    Raises:
+        UsageError: there is none (with a suggestion), or the two do not go together.
+    """
+    first, plus, second = name.partition("+")
+    if plus:
+        return combined(single(first, name), single(second, name))
+    return single(name, name)
+
+
+def single(part: str, name: str) -> type[Method]:
+    """The registered method called ``part``, for one who asked for ``name``."""
     methods = registry()
-    if name not in methods:
-        near = difflib.get_close_matches(name, methods, n=1)
+    if part not in methods:
+        near = difflib.get_close_matches(part, methods, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(methods)}"
-        raise UsageError(f"unknown method {name!r}; {hint}")
-    return methods[name]
+        within = "" if part == name else f" in {name!r}"
+        raise UsageError(f"unknown method {part!r}{within}; {hint}")
+    return methods[part]
 
 
 def config_class(name: str) -> type[MethodConfig]:

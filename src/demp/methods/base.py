@@ -47,6 +47,11 @@ class View(Protocol):
         """Parameter name -> which entries are there, at present widths."""
         ...
 
+    @property
+    def can_judge(self) -> bool:
+        """Are there examples to judge death on?"""
+        ...
+
     def verdict(self) -> Verdict:
         """Who is dead now (runs the probe, or reads the window)."""
         ...
@@ -95,6 +100,7 @@ class Wants:
     noise_weights_only: bool = False
     noise_others: bool = True
     collect: str = "auto"
+    """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nobody is judged or watched."""
     window_steps: int | None = None
     fold: bool = False
     scores: bool = False

@@ -1,0 +1,133 @@
+"""Two methods in one run: the first removes neurons, the second masks weights of what is left (``demp+rigl``).
+
+Penalty, noise and criterion of death are the first's, masks the second's; both say who goes. Noise never brings a
+masked weight back, since weights are held after it. Death is judged on the masked network. What a cut takes from a mask
+is gone from it, and each tensor keeps the density that it was given on the dense network: RigL and SET drop and grow
+what that takes at their next update.
+"""
+
+import dataclasses
+from functools import cache
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from demp.activity import Criterion
+from demp.errors import UsageError
+from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.noise import Noise
+from demp.penalties import Penalty
+
+
+class Combination(Method):
+    """Base of all combinations; ``combined`` makes one."""
+
+    parts: ClassVar[tuple[type[Method], type[Method]]]
+
+    def __init__(self, config: Any, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        self.first, self.second = (part(config, total_steps) for part in self.parts)
+
+    def criterion(self) -> Criterion:
+        """The first's."""
+        return self.first.criterion()
+
+    def wants(self) -> Wants:
+        """What the first wants, and masks."""
+        mine, theirs = self.first.wants(), self.second.wants()
+        return dataclasses.replace(
+            mine,
+            masks=True,
+            skip_updates=theirs.skip_updates,
+            scores=mine.scores or theirs.scores,
+            zeros=mine.zeros or theirs.zeros,
+        )
+
+    def penalty(self, step: int) -> Penalty | None:
+        """The first's."""
+        return self.first.penalty(step)
+
+    def after_step(self, step: int) -> Noise | None:
+        """The first's."""
+        return self.first.after_step(step)
+
+    def is_due(self, step: int) -> bool:
+        """When either is."""
+        return self.first.is_due(step) or self.second.is_due(step)
+
+    def select(self, step: int, view: View) -> Selection:
+        """All that those choose who are due; at the end, and for a cut that was put off, both."""
+        due = [part for part in (self.first, self.second) if part.is_due(step) and not view.final]
+        return union(*(part.select(step, view) for part in due or (self.first, self.second)))
+
+    def masks_due(self, step: int) -> bool:
+        """The second's."""
+        return self.second.masks_due(step)
+
+    def initial_masks(self, view: View) -> dict[str, Tensor]:
+        """The second's."""
+        return self.second.initial_masks(view)
+
+    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
+        """The second's."""
+        return self.second.update_masks(step, view)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of both."""
+        return {"first": self.first.state_dict(), "second": self.second.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.first.load_state_dict(state["first"])
+        self.second.load_state_dict(state["second"])
+
+
+def union(*selections: Selection) -> Selection:
+    """Everyone whom any of them chose; exact if all are."""
+    neurons: dict[str, Tensor] = {}
+    for one in selections:
+        for name, flags in one.neurons.items():
+            neurons[name] = neurons[name] | flags if name in neurons else flags
+    answers = {one.exact for one in selections}
+    exact = False if False in answers else None if None in answers else True
+    return Selection(neurons, exact, tuple(note for one in selections for note in one.notes))
+
+
+def masks(method: type[Method]) -> bool:
+    """Does a method mask weights?"""
+    return method.masks_due is not Method.masks_due
+
+
+@cache
+def combined(first: type[Method], second: type[Method]) -> type[Method]:
+    """The method that runs both, called ``first+second``, with the settings of both.
+
+    Raises:
+        UsageError: the first masks weights, the second does not, or both have a setting of the same name.
+    """
+    name = f"{first.name}+{second.name}"
+    if masks(first) or not masks(second):
+        raise UsageError(
+            f"{name!r} is not a combination: {first.name} {does(first)} and {second.name} {does(second)}; give a "
+            "method that removes neurons, a plus, and a method that masks weights, as in demp+rigl"
+        )
+    shared = {f.name for f in dataclasses.fields(MethodConfig)}
+    theirs = [{f.name for f in dataclasses.fields(part.Config)} - shared for part in (first, second)]
+    if both := theirs[0] & theirs[1]:
+        raise UsageError(f"{name!r}: both methods have a setting called {', '.join(sorted(both))}")
+    config = type(f"{first.Config.__name__}With{second.Config.__name__}", (first.Config, second.Config), {})
+    config.__doc__ = f"Knobs of {first.name} and of {second.name}."
+    answers = {
+        "name": name,
+        "summary": f"{first.summary}; and {second.summary}",
+        "reference": f"{first.reference}; {second.reference}",
+        "Config": dataclasses.dataclass(frozen=True, kw_only=True)(config),
+        "parts": (first, second),
+        "__doc__": f"{first.summary}; and {second.summary}.",
+    }
+    return type(f"{first.__name__}With{second.__name__}", (Combination,), answers)
+
+
+def does(method: type[Method]) -> str:
+    """In words."""
+    return "masks weights" if masks(method) else "masks no weights"

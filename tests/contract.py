@@ -1,0 +1,87 @@
+"""One small run of any method: what every row of the registry is put through."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import demp
+from demp import methods, ranks
+from runs import IMAGE, ResidualNet, batch_at, build, examples, kill
+
+STEPS = 24
+OPTIONS: dict[str, dict[str, Any]] = {
+    "demp": {"period": 4},
+}
+"""What a method needs to do something in so few steps; others do with their defaults."""
+COMBINATIONS: tuple[str, ...] = ("demp+magnitude", "demp+rigl", "demp+saliency", "demp+set")
+
+
+def rows() -> list[str]:
+    """Every registered method."""
+    return methods.names()
+
+
+def network(dtype: torch.dtype = torch.float64) -> ResidualNet:
+    """A residual network in which two inner neurons are dead."""
+    model = build(ResidualNet, stream=8, inner=12)
+    kill(model.norm1, [2, 5])
+    return model.to(dtype)  # type: ignore[return-value]
+
+
+def scoring_batches(seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Labelled batches of this rank."""
+    rank, many = ranks.place(ranks.everyone())
+    pairs = [batch_at(10_000 + seed * 10 + i, IMAGE) for i in range(3)]
+    return [(x[rank::many], y[rank::many]) for x, y in pairs]
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Of a method, or of the parts of a combination."""
+    return {key: value for part in name.split("+") for key, value in OPTIONS.get(part, {}).items()}
+
+
+def parts(name: str, model: nn.Module | None = None, **given: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+    """A model, its optimizer and a pruner with this method."""
+    model = network() if model is None else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    defaults = {
+        "example_inputs": (examples(IMAGE),), "total_steps": STEPS, "seed": 7, "loss_fn": F.cross_entropy,
+        "batches": scoring_batches,
+    }  # fmt: skip
+    return model, optimizer, methods.create(name, model, optimizer, **(defaults | options_of(name) | given))
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, chosen: range) -> list[float]:
+    """A plain loop on this rank's share of the batches."""
+    rank, many = ranks.place(ranks.everyone())
+    losses = []
+    for step in chosen:
+        x, y = batch_at(step, IMAGE)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x[rank::many]), y[rank::many])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def replicated(name: str) -> dict[str, Any]:
+    """The whole run under DistributedDataParallel."""
+    model = DistributedDataParallel(network())
+    _, optimizer, pruner = parts(name, model)
+    steps(model, optimizer, range(STEPS))
+    pruner.finish()
+    return {
+        "weights": [p.detach().clone() for p in model.module.parameters()],
+        "masks": pruner.masks.state_dict(),
+        "history": [(r.step, r.removed, r.hash) for r in pruner.history],
+        "moments": [t.clone() for p in model.parameters() for t in optimizer.state[p].values()],
+    }
+
+
+def did_something(pruner: demp.Pruner) -> bool:
+    """Is a neuron or a weight gone?"""
+    return bool(pruner.gone.any()) or pruner.masks.masked() > 0

@@ -1,0 +1,19 @@
+"""Every method on two ranks: the same neurons, the same masks, the same weights."""
+
+import pytest
+import torch
+
+import contract
+
+ROWS = [*contract.rows(), *contract.COMBINATIONS]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_ranks_stay_equal_to_the_bit(fleet, name):
+    first, second = fleet(contract.replicated, name)
+    assert first["history"] == second["history"]
+    assert first["masks"].keys() == second["masks"].keys()
+    for key in ("weights", "moments"):
+        assert all(torch.equal(a, b) for a, b in zip(first[key], second[key], strict=True))
+    assert all(torch.equal(mask, second["masks"][key]) for key, mask in first["masks"].items())
+    assert first["masks"] or any(removed for _, removed, _ in first["history"])
