@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import itertools
 
 import pytest
 import torch

@@ -64,7 +64,7 @@ class Compare(Training):
             if self.methods:
                 console.print(f"no run has ended yet; {left} are left; the same command goes on")
                 return {"out": str(out), "rows": [], "failed": 0, "left": left, "files": []}
-            raise UsageError("there is nothing to compare; name methods, for example --methods demp,snap,rigl")
+            raise UsageError("there is nothing to compare; name methods: --methods demp,snap,rigl")
         shared = about(TrainConfig.from_toml(store.base_file))
         write_text(store.table_file, table.markdown(records, shared))
         files = [store.table_file, *picture.write(records, out)]
@@ -127,8 +127,8 @@ def about(base: TrainConfig) -> str:
     length = f"{base.steps} steps" if base.steps else f"{base.epochs:g} epochs"
     return (
         f"All runs: {base.model.name}, width {base.model.width:g}, on {Path(base.data.name).name}; {length} of "
-        f"{base.batch_size} pictures; {base.optimizer.name}, learning rate {base.optimizer.lr:g}, {base.precision}; for "
-        "each seed the same weights at the start and the same pictures in the same order."
+        f"{base.batch_size} pictures; {base.optimizer.name}, learning rate {base.optimizer.lr:g}, {base.precision}; "
+        "for each seed the same weights at the start and the same pictures in the same order."
     )
 
 

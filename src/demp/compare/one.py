@@ -67,6 +67,12 @@ def record_of(run: Planned, folder: Path, *, measure: bool) -> dict[str, Any]:
     }
 
 
+def place(now: dict[str, Any]) -> str:
+    """What times depend on."""
+    threads = now["threads"]
+    return f"{now['device_name']}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def failure(run: Planned, error: object) -> dict[str, Any]:
     """The record of a run that did not reach its end."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]

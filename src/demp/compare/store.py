@@ -12,6 +12,8 @@ from demp.train.runfolder import RunFolder, read_lines, write_text
 SCHEMA = 1
 """Of the lines of results.jsonl."""
 DONE, FAILED = "done", "failed"
+SEVERAL = "several machines"
+"""Where a run was made on more than one; its times compare with no other's."""
 
 
 class Store:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demp.compare.plan import words
-from demp.compare.store import DONE
+from demp.compare.store import DONE, SEVERAL
 from demp.train.config import DENSE
 
 Records = Sequence[Mapping[str, Any]]
@@ -71,7 +71,7 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
 
     def measured(name: str) -> float | None:
         pairs = [(record, dense[record["seed"]]) for record in done if record["seed"] in dense]
-        return mean([r[name] / d[name] for r, d in pairs if r["machine"] == d["machine"] != "several machines"])
+        return mean([r[name] / d[name] for r, d in pairs if r["machine"] == d["machine"] != SEVERAL])
 
     return Row(
         method=key[0],

@@ -153,8 +153,7 @@ class _Session:
         try:
             for observer in self.observers:
                 observer.start(self.run)
-            for report in self.run.before():
-                self._cut(report)
+            self._cuts(self.run.before)
             with stop_signals() as stop:
                 self._steps(stop)
                 return self._finish()
@@ -169,7 +168,7 @@ class _Session:
         batches = run.data.train_batches(run.step, run.total_steps)
         while run.step < run.total_steps:
             began = time.perf_counter()
-            report = run.train_step(*next(batches))
+            reports = run.train_step(*next(batches))
             seconds = time.perf_counter() - began
             run.seconds += seconds
             self.recent.append(seconds)
@@ -179,8 +178,7 @@ class _Session:
             last = run.step == run.total_steps
             own = stop() or ASKED * any(observer.asks_to_stop() for observer in self.observers)
             asked = max(ranks.gathered(own, run.group))  # a signal reaches the processes in different steps
-            if report is not None:
-                self._cut(report)
+            self._cuts(reports)
             if last or run.step % every.log_every_steps == 0:
                 self._log()
             if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
@@ -214,12 +212,12 @@ class _Session:
         for observer in self.observers:
             observer.log(record)
 
-    def _cut(self, report: Any) -> None:
-        record = report.to_dict()
-        if self.folder is not None:
-            self.folder.log_cut(record)
-        for observer in self.observers:
-            observer.cut(record)
+    def _cuts(self, reports: Sequence[Any]) -> None:
+        for record in (report.to_dict() for report in reports):
+            if self.folder is not None:
+                self.folder.log_cut(record)
+            for observer in self.observers:
+                observer.cut(record)
 
     def _checkpoint(self) -> None:
         run = self.run
@@ -247,10 +245,9 @@ class _Session:
         """Last cut, test on the whole test set, artifact, summary."""
         run, folder = self.run, self.folder
         began = time.perf_counter()
-        report = run.finish()
+        reports = run.finish()
         run.seconds += time.perf_counter() - began
-        if report is not None:
-            self._cut(report)
+        self._cuts(reports)
         scores = run.evaluate()
         self._record({"step": run.step, **scores, **run.metrics()})
         if folder is not None:

@@ -94,12 +94,9 @@ class Run:
         self.losses = LossWatch(self.device)
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
-        for report in self.before():
-            self.counted(report)
-
-    def before(self) -> list[Any]:
+        self._told = 0
+        self.before = self._news()
         """Reports of what the method did before the first step."""
-        return [] if self.pruner is None else [report for report in self.pruner.history if report.step == 0]
 
     def placed(self, x: Tensor) -> Tensor:
         """The pictures in the memory layout of the run."""
@@ -123,8 +120,8 @@ class Run:
         peak = self.config.optimizer.lr
         return lr_at(self.config.schedule, peak, self.step, self.total_steps)
 
-    def train_step(self, x: Tensor, y: Tensor) -> Any:
-        """One optimizer step; returns the report of a cut, if the pruner made one."""
+    def train_step(self, x: Tensor, y: Tensor) -> list[Any]:
+        """One optimizer step; the reports of what the pruner checked and cut then, mostly none."""
         rank, many = ranks.place(self.group)
         torch.manual_seed(
             derive(self.config.seed, "step", self.step, *([rank] if rank else []))
@@ -143,26 +140,28 @@ class Run:
         self.scaler.update()
         self.step += 1
         if self.pruner is None:
-            return None
+            return []
         if self.scaler.get_scale() < scale:  # infinite gradients: the optimizer did not step
-            return self.pruner.skip_step()
-        return self.counted(self.pruner.after_step())
+            self.pruner.skip_step()
+        else:
+            self.pruner.after_step()
+        return self._news()
 
-    def finish(self) -> Any:
-        """The last check and cut; its report, or None in dense training and where one was just made."""
-        if self.pruner is None:
-            return None
-        checks = len(self.pruner.history)
-        report = self.pruner.finish()
-        return self.counted(report) if len(self.pruner.history) > checks else None
+    def finish(self) -> list[Any]:
+        """The last check and cut; none in dense training and where one was just made."""
+        if self.pruner is not None:
+            self.pruner.finish()
+        return self._news()
 
-    def counted(self, report: Any) -> Any:
-        """Add what a check or a scoring cost to the FLOPs that were spent."""
-        if report is not None:
+    def _news(self) -> list[Any]:
+        """Reports since the last call; what their checks and scorings cost joins the FLOPs that were spent."""
+        new = [] if self.pruner is None else self.pruner.history[self._told :]
+        self._told += len(new)
+        for report in new:
             cost = report.judged.get("forwards", 0) * report.flops_before
             self.flops_spent += cost
             self.scoring_flops += cost
-        return report
+        return new
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
         """Gradients of the mean loss of the batch, part by part."""
