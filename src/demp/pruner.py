@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import penalties, ranks, shards, wrappers
+from demp import ranks, shards, wrappers
 from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
@@ -27,7 +27,7 @@ from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_o
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
-from demp.targets import LiveNeurons, penalised
+from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
 
 logger = logging.getLogger("demp")
@@ -95,10 +95,13 @@ class Pruner:
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
+        self.method.refuse_unfit(self.graph)
         self._base = record_of(model)
         self.wants = wants = self.method.wants()
         if wants.penalty_in == "loss" and shards.parts(model):
             raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
+        if wants.penalty_on == "channels" and shards.parts(model):
+            raise UsageError(f"{method.name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
         if wants.masks and shards.parts(model):
             raise UsageError(f"{method.name} masks single weights, and fully_shard keeps pieces of them; use DDP")
         refuse_missing(method.name, wants, batches, loss_fn)
@@ -107,7 +110,7 @@ class Pruner:
         self._holders = (*holders, self.masks.kept)
         if not by_probe(batches, wants.collect):
             refuse_to_watch(given)
-        self._penalised = penalised(model, self.graph, wants.penalty_on)
+        self._penalised = Penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
         )
@@ -151,7 +154,11 @@ class Pruner:
         self._begun = True
         if self.method.is_due(0):
             self._check()
-        self.masks.put(self.method.initial_masks(self._seen()), self.optimizers)
+        masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
+        with torch.no_grad():
+            for name, factor in factors.items():
+                self.model.get_parameter(name).mul_(factor)
+        self.masks.put(masks, self.optimizers)
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Pruner:
         moves = not self._update_masks()
         penalty = self.method.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
-            penalties.add_gradient(self._penalised, penalty, self._loss_scale())
+            self._penalised.add_gradient(penalty, self.gone, self._loss_scale())
         self.masks.hold_gradients()
         if not moves:
             for parameter in self.model.parameters():
@@ -210,7 +217,7 @@ class Pruner:
     def penalty_loss(self) -> Tensor:
         """The penalty as a differentiable term, for ``penalty_in="loss"``."""
         penalty = self.method.penalty(self.step)
-        return torch.zeros(()) if penalty is None else penalties.value(self._penalised, penalty)
+        return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
     def finish(self) -> CutReport:
         """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""

@@ -60,6 +60,10 @@ class View(Protocol):
         """One derivative per class, signed, on labelled training batches: see ``demp.gates``."""
         ...
 
+    def loss(self, batches: int) -> float:
+        """Mean loss on this many labelled training batches, batch norms as in training, dropout off."""
+        ...
+
     def zeros(self, batches: int) -> Tensor:
         """Per class: share of zeros among the outputs that its readers see, on this many training batches."""
         ...
@@ -149,6 +153,9 @@ class Method:
         self.config = config
         self.total_steps = total_steps
 
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """Raise UsageError, with a remedy, if this method has nothing to work on in such a network."""
+
     def criterion(self) -> Criterion:
         """How death is judged."""
         return Criterion()
@@ -191,6 +198,10 @@ class Method:
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         """Masks before the first step: parameter name -> which entries are there."""
+        return {}
+
+    def initial_factors(self, view: View) -> dict[str, float]:
+        """By what are parameters multiplied before the first step, where their initial masks ask for it?"""
         return {}
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
