@@ -11,7 +11,7 @@ from demp.densities import kept
 from demp.errors import UsageError
 from demp.masks import constant
 from demp.methods import create
-from demp.methods.srigl import Rows, SRigL, SRigLConfig, as_rows, as_weight, neuron_axis
+from demp.methods.srigl import SRigL, SRigLConfig, neuron_axis, updated
 from methods.srigl_reference import fraction, update
 from nets import experts, grouped, paths, skips
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, loss_of, same, train
@@ -23,7 +23,7 @@ def pruner_for(model: nn.Module, optimizer: torch.optim.Optimizer, shape=IMAGE, 
 
 
 def fan_ins(pruner: demp.Pruner, name: str) -> Tensor:
-    return as_rows(pruner.masks.kept[name], neuron_axis(pruner.graph, name)).sum(1)
+    return pruner.masks.kept[name].movedim(neuron_axis(pruner.graph, name), 0).flatten(1).sum(1)
 
 
 def random_layer(seed: int, neurons: int = 7, dense: int = 9) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -50,10 +50,10 @@ def test_an_update_is_that_of_the_formulas(gamma: float, of: str):
     for seed in range(40):
         weight, gradient, mask, budget = random_layer(seed)
         f = fraction(seed, 60)
-        rows = Rows(weight.abs(), gradient.abs(), mask, budget)
         method = SRigL(SRigLConfig(min_salient=gamma, min_salient_of=of), 60)
         assert method.fraction(seed) == pytest.approx(f if seed < 45 else 0.0, abs=1e-12)
-        new = rows.updated(f, method._least(rows))
+        least = method.least(budget // 7, 9)
+        new = updated(weight.abs(), gradient.abs(), mask, budget=budget, fraction=f, least=least)
         lists = [t.tolist() for t in (weight, gradient, mask)]
         assert new.tolist() == update(*lists, budget, f, gamma, of, ablates=True), seed
         active = new.any(1)
@@ -68,8 +68,9 @@ def test_a_run_agrees_with_the_twin_at_every_update(kind: type[nn.Module]):
     model = build(kind)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pruner = pruner_for(model, optimizer, attach=False, min_salient=0.9)
-    densities = demp.densities.erk({n: tuple(model.get_parameter(n).shape) for n in pruner.masks.kept}, 0.6)
-    last, changed = list(pruner.masks.kept)[-1], 0
+    weights = demp.masks.maskable(model, pruner.graph)
+    densities = demp.densities.erk({name: tuple(weight.shape) for name, weight in weights.items()}, 0.6)
+    last, changed = list(weights)[-1], 0
     for step in range(20):
         optimizer.zero_grad()
         loss_of(model, step, IMAGE).backward()
@@ -78,11 +79,10 @@ def test_a_run_agrees_with_the_twin_at_every_update(kind: type[nn.Module]):
             for name, mask in wanted.items():
                 weight = model.get_parameter(name)
                 budget = kept(weight.numel(), densities[name])
-                if budget < weight.numel():
-                    lists = [as_rows(t, 0).tolist() for t in (weight.detach(), weight.grad, mask)]
-                    new = update(*lists, budget, fraction(step, 20), 0.9, "constant", ablates=name != last)
-                    wanted[name] = as_weight(torch.tensor(new), mask, 0)
-                    changed += int((wanted[name] != mask).sum())
+                lists = [t.flatten(1).tolist() for t in (weight.detach(), weight.grad, mask)]
+                new = update(*lists, budget, fraction(step, 20), 0.9, "constant", ablates=name != last)
+                wanted[name] = torch.tensor(new).view(mask.shape)
+                changed += int((wanted[name] != mask).sum())
         pruner.before_step()
         optimizer.step()
         pruner.after_step()
@@ -121,16 +121,17 @@ def test_layers_keep_the_neurons_that_their_budget_needs():
     mask = torch.ones(4, 5, dtype=torch.bool)
     slope = torch.zeros(4, 5)
     slope[:, 0] = torch.tensor([9.0, 8.0, 7.0, 6.0])
-    new = Rows(weight, slope, mask, 12).updated(0.0, 5)  # 12 weights need 3 neurons of 5
+    new = updated(weight, slope, mask, budget=12, fraction=0.0, least=5)  # 12 weights need 3 neurons of 5
     assert new.sum(1).tolist() == [4, 4, 4, 0]
-    assert torch.equal(new, Rows(weight.clone(), slope.clone(), mask, 12).updated(0.0, 5))
 
 
 def test_the_last_layer_and_spared_ones_are_never_ablated():
     model = build(PlainNet)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    pruner = pruner_for(model, optimizer, total_steps=40, min_salient=1.0, spare=("conv2.*",), weight_sparsity=0.7)
+    options = {"min_salient": 1.0, "spare": ("conv2.*",), "weight_sparsity": 0.7, "distribution": "uniform"}
+    pruner = pruner_for(model, optimizer, total_steps=40, **options)
     gone = dict.fromkeys(pruner.masks.kept, 0)
+    assert {"conv2.weight", "fc.weight", "head.weight"} <= gone.keys()
     for step in range(40):
         train(model, optimizer, IMAGE, range(step, step + 1))
         for name in gone:
@@ -293,3 +294,22 @@ def test_a_weight_without_a_row_per_neuron_is_refused_unless_it_stays_dense(net,
     with pytest.raises(UsageError, match=f"{name} does not have one row for each neuron"):
         create("srigl", model, optimizer, **options)
     assert create("srigl", model, optimizer, mask_exclude=(name,), **options).masks
+
+
+def test_it_goes_on_where_another_method_removes_neurons():
+    model = build(PlainNet)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    options = {"example_inputs": (examples(IMAGE),), "batches": [examples(IMAGE)], "peak_noise_std": 0.0}
+    pruner = create(
+        "demp+srigl", model, optimizer, total_steps=40, period=5, peak_strength=0.3, mask_every=2, **options,
+        weight_sparsity=0.5, criterion="epsilon", eps=0.2,
+    )  # fmt: skip
+    removed = 0
+    for step in range(30):
+        train(model, optimizer, IMAGE, range(step, step + 1))
+        removed += bool(pruner.history) and pruner.history[-1].step == step + 1 and pruner.history[-1].happened
+        if step and step % 2 == 0 and (step + 1) % 5:
+            for name in pruner.masks.kept:
+                found = fan_ins(pruner, name)
+                assert len(found[found > 0].unique()) == 1
+    assert removed

@@ -99,33 +99,45 @@ class SRigL(MaskMethod):
         return cosine(self.config.drop_fraction, 0.0, min(1.0, step / (self.config.mask_until * self.total_steps)))
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
-        """Fan-in k for every neuron, at random."""
+        """Fan-in k for every neuron, at random; a tensor of density 1 gets no mask.
+
+        Raises:
+            UsageError: a layer has fewer weights than neurons.
+        """
         masks = {}
-        for name, (weight, axis, budget) in self._layers(view).items():
-            random = as_rows(uniform_scores(weight, view.seed, -1, name), axis)
-            masks[name] = as_weight(highest(random, budget // len(random)), weight, axis)
+        for layer in self._layers(view):
+            if layer.fan_in < 1:
+                raise UsageError(
+                    f"weight_sparsity={self.config.weight_sparsity} leaves {layer.budget} weights of {layer.name} for "
+                    f"{layer.neurons} neurons, less than one for each; lower it, or name this one in mask_exclude"
+                )
+            if layer.budget < layer.weight.numel():
+                random = layer.rows(uniform_scores(layer.weight, view.seed, -1, layer.name))
+                masks[layer.name] = layer.back(highest(random, layer.fan_in))
         return masks
 
     def initial_factors(self, view: View) -> dict[str, float]:
         """Sparse-aware initialisation."""
         if not self.config.sparse_init:
             return {}
-        layers = self._layers(view).items()
-        fan_in = {name: (weight.numel() // weight.shape[axis], budget // weight.shape[axis])
-                  for name, (weight, axis, budget) in layers}  # fmt: skip
-        return {name: math.sqrt(dense / k) for name, (dense, k) in fan_in.items()}
+        return {layer.name: math.sqrt(layer.dense / layer.fan_in) for layer in self._layers(view)}
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
         """Drop, ablate, grow."""
         slopes, last, masks = view.gradients(), list(view.maskable())[-1], {}
-        for name, (weight, axis, budget) in self._layers(view).items():
-            if budget == weight.numel():
+        for layer in self._layers(view):
+            if layer.name not in view.masks:
                 continue
-            size, slope = as_rows(weight.abs(), axis), as_rows(slopes[name].abs(), axis)
-            rows = Rows(size, slope, as_rows(view.masks[name], axis), budget)
-            stay = name == last or matches(name, self.config.spare)
-            new = rows.updated(self.fraction(step), 0 if stay else self._least(rows))
-            masks[name] = as_weight(new, weight, axis)
+            stay = layer.name == last or matches(layer.name, self.config.spare)
+            new = updated(
+                layer.rows(layer.weight.abs()),
+                layer.rows(slopes[layer.name].abs()),
+                layer.rows(view.masks[layer.name]),
+                budget=layer.budget,
+                fraction=self.fraction(step),
+                least=0 if stay else self.least(layer.fan_in, layer.dense),
+            )
+            masks[layer.name] = layer.back(new)
         return masks
 
     def select(self, step: int, view: View) -> Selection:
@@ -141,74 +153,81 @@ class SRigL(MaskMethod):
             return found
         return Selection(flags(view.graph, going | saying), exact=False, notes=found.notes)
 
-    def _layers(self, view: View) -> dict[str, tuple[Tensor, int, int]]:
-        """Parameter name -> its values, the axis of its neurons, and how many weights it may have."""
-        densities, found = self.densities(view), {}
-        for name, weight in thinned(self.config, view).items():
-            axis = neuron_axis(view.graph, name)
-            budget = kept(weight.numel(), densities[name], self.config.weight_floor)
-            if budget < weight.shape[axis]:
-                raise UsageError(
-                    f"weight_sparsity={self.config.weight_sparsity} leaves {budget} weights of {name} for "
-                    f"{weight.shape[axis]} neurons, less than one for each; lower it, or name this one in mask_exclude"
-                )
-            found[name] = weight, axis, budget
-        return found
-
-    def _least(self, rows: "Rows") -> int:
+    def least(self, fan_in: int, dense: int) -> int:
         """Salient weights that a neuron needs."""
         if self.config.min_salient == 0:
             return 0
-        neurons, dense = rows.mask.shape
-        fan_in = rows.budget // neurons if self.config.min_salient_of == "constant" else dense
-        return max(1, int(self.config.min_salient * fan_in))
+        return max(1, int(self.config.min_salient * (fan_in if self.config.min_salient_of == "constant" else dense)))
+
+    def _layers(self, view: View) -> list["Layer"]:
+        """Every weight that masks may thin out."""
+        shares, floor = self.densities(view), self.config.weight_floor
+        return [
+            Layer(name, weight, neuron_axis(view.graph, name), kept(weight.numel(), shares[name], floor))
+            for name, weight in thinned(self.config, view).items()
+        ]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """One layer: a row of weights for each neuron."""
+class Layer:
+    """One weight, the axis along which its neurons lie, and how many entries it may have."""
 
-    size: Tensor
-    """|w|."""
-    slope: Tensor
-    """|gradient|, of masked weights as well."""
-    mask: Tensor
+    name: str
+    weight: Tensor
+    axis: int
     budget: int
-    """Weights that the layer may have."""
 
-    @torch.no_grad()
-    def updated(self, fraction: float, least: int) -> Tensor:
-        """The new mask: K by magnitude, the others by gradient, as many for every neuron that stays."""
-        count = int(self.mask.sum())
-        keep = min(count - int(count * fraction), int((self.size > 0).sum()))
-        alive = self.alive(keep, count - keep, least)
-        size = self.size.masked_fill(~alive[:, None], 0.0)
-        large = top(size, keep) & (size > 0)
-        fan_in = max(1, self.budget // int(alive.sum()))
-        stays = highest(torch.where(large, size, -1.0), fan_in) & large
-        return highest(torch.where(stays, torch.inf, self.slope), fan_in) & alive[:, None]
+    @property
+    def neurons(self) -> int:
+        """Rows."""
+        return self.weight.shape[self.axis]
 
-    def alive(self, keep: int, grow: int, least: int) -> Tensor:
-        """Neurons with enough salient weights; if too few have them to hold the budget, the next best stay as well."""
-        salient = (top(self.size, keep) | top(self.slope, grow)).sum(1)
-        floor = max(1, -(-self.budget // self.mask.shape[1]))
-        return salient >= salient.sort(descending=True).values[floor - 1].clamp(max=least)
+    @property
+    def dense(self) -> int:
+        """Dense fan-in."""
+        return self.weight.numel() // self.neurons
+
+    @property
+    def fan_in(self) -> int:
+        """The fan-in k that all neurons have before any is ablated."""
+        return self.budget // self.neurons
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """A tensor in the shape of the weight, with one row for each neuron."""
+        return tensor.movedim(self.axis, 0).flatten(1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """The way back."""
+        return rows.view(self.weight.movedim(self.axis, 0).shape).movedim(0, self.axis)
+
+
+@torch.no_grad()
+def updated(size: Tensor, slope: Tensor, mask: Tensor, *, budget: int, fraction: float, least: int) -> Tensor:
+    """The new mask of a layer: K by magnitude, the others by gradient, as many for every neuron that stays.
+
+    ``size`` is |w|, ``slope`` is |gradient|, of masked weights as well; all have a row for each neuron.
+    """
+    count = int(mask.sum())
+    keep = min(count - int(count * fraction), int((size > 0).sum()))
+    alive = salient(size, slope, keep, count - keep, budget, least)[:, None]
+    size = size.masked_fill(~alive, 0.0)
+    fan_in = max(1, budget // int(alive.sum()))
+    large = top(size, keep) & (size > 0)
+    stays = highest(torch.where(large, size, -1.0), fan_in) & large
+    return highest(torch.where(stays, torch.inf, slope), fan_in) & alive
+
+
+def salient(size: Tensor, slope: Tensor, keep: int, grow: int, budget: int, least: int) -> Tensor:
+    """Neurons with enough salient weights; if too few have them to hold the budget, the next best stay as well."""
+    counts = (top(size, keep) | top(slope, grow)).sum(1)
+    floor = max(1, -(-budget // size.shape[1]))
+    return counts >= counts.sort(descending=True).values[floor - 1].clamp(max=least)
 
 
 def highest(scores: Tensor, count: int) -> Tensor:
     """The highest scores of every row; of equal ones the first."""
     order = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
-
-
-def as_rows(weight: Tensor, axis: int) -> Tensor:
-    """A weight with one row for each neuron."""
-    return weight.movedim(axis, 0).flatten(1)
-
-
-def as_weight(rows: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """The way back."""
-    return rows.view(weight.movedim(axis, 0).shape).movedim(0, axis)
 
 
 def neuron_axis(graph: NeuronGraph, name: str) -> int:
