@@ -45,9 +45,9 @@ RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
 def take(
     graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
 ) -> tuple[Tensor, int]:
-    """Classes of the layers ``among`` to remove, lowest first, and how many neurons the floor withholds.
+    """Classes to remove, lowest first, and how many neurons of the layers ``among`` the floor withholds.
 
-    A class whose neurons are more than are wanted is passed over.
+    A class whose neurons in these layers are more than are wanted is passed over.
     """
     carriers: dict[int, list[int]] = {}
     widths = [int((~gone[layer.classes]).sum()) for layer in graph.layers]
@@ -61,6 +61,7 @@ def take(
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
     barred |= (graph.voters() == 0) | (scores == math.inf)
+    names = {layer.name for layer in among}
     for layer in among:
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()
@@ -72,11 +73,12 @@ def take(
         layers = carriers[c]
         if any(widths[index] <= limits.floor for index in layers):
             continue
-        if len(layers) > wanted:
+        neurons = sum(graph.layers[index].name in names for index in layers)
+        if neurons > wanted:
             too_big = True
             continue
         chosen[c] = True
-        wanted -= len(layers)
+        wanted -= neurons
         for index in layers:
             widths[index] -= 1
     return chosen, 0 if too_big else max(wanted, 0)
