@@ -97,3 +97,19 @@ def test_layers_may_have_floors_of_their_own_and_classes_may_be_spared():
     assert [int(chosen[layer.classes].sum()) for layer in graph.layers] == [1, 3, 3]
     assert not bool((chosen & spared).any())
     assert left == 11
+
+
+def test_in_each_layer_a_neuron_that_several_carry_counts_once():
+    scores = torch.arange(COUPLED.classes, dtype=torch.float64)
+    found, notes = lowest_of_each_layer(COUPLED, COUPLED.nothing_gone(), scores, 0.5, Limits())
+    assert {name: int(flags.sum()) for name, flags in found.items()} == {"stem_act": 3, "act1": 4, "act2": 3}
+    assert notes == ()
+
+
+def test_what_is_not_ranked_stays():
+    graph = GRAPHS[0]
+    scores = torch.arange(graph.classes, dtype=torch.float64)
+    scores[graph.layer("act1").classes] = torch.inf
+    found, notes = lowest(graph, graph.nothing_gone(), scores, 0.6, Limits())
+    assert {name: int(flags.sum()) for name, flags in found.items()} == {"act2": 4, "act3": 6}
+    assert notes[0].startswith("stopped at neuron sparsity 0.556 of 0.6")

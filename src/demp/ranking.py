@@ -53,10 +53,10 @@ def take(
     floors: Sequence[int] | None = None,
     spared: Tensor | None = None,
 ) -> tuple[Tensor, int]:
-    """Classes of the layers ``among`` to remove, lowest first, and how many neurons the floor withholds.
+    """Classes to remove, lowest first, and how many neurons of the layers ``among`` the floor withholds.
 
-    A class whose neurons are more than are wanted is passed over. ``floors`` has one per layer of the graph, in place
-    of the common one; ``spared`` classes stay.
+    A class whose neurons in these layers are more than are wanted is passed over. ``floors`` has one per layer of the
+    graph, in place of the common one; ``spared`` classes stay.
     """
     least = [limits.floor] * len(graph.layers) if floors is None else floors
     carriers: dict[int, list[int]] = {}
@@ -73,6 +73,7 @@ def take(
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
     barred |= (graph.voters() == 0) | (scores == math.inf)
+    names = {layer.name for layer in among}
     for layer in among:
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()
@@ -84,11 +85,12 @@ def take(
         layers = carriers[c]
         if any(widths[index] <= least[index] for index in layers):
             continue
-        if len(layers) > wanted:
+        neurons = sum(graph.layers[index].name in names for index in layers)
+        if neurons > wanted:
             too_big = True
             continue
         chosen[c] = True
-        wanted -= len(layers)
+        wanted -= neurons
         for index in layers:
             widths[index] -= 1
     return chosen, 0 if too_big else max(wanted, 0)

@@ -219,6 +219,34 @@ def flags() -> list[bool]:
     return [torch.equal(a, b) for a, b in zip(found, [*wanted, (wholes[0] != 0).any(0)], strict=True)]
 
 
+def pushed(name: str, shard: bool) -> dict[str, Any]:
+    """A method that pushes slices of weights, whose factors follow the cut."""
+    from demp.methods import create
+
+    model = sharded(net(), "blocks") if shard else net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    pruner = create(
+        name, model, optimizer, example_inputs=batch(0)[:1], total_steps=20, start_at=0.1, grow=0.3, stabilise=0.1,
+        target_neuron_sparsity=0.25,
+    )  # fmt: skip
+    for step in range(20):
+        step_of(model, optimizer, step)
+    return {
+        "gone": pruner.gone,
+        "parameters": full(model.parameters()),
+        "removed": [report.removed for report in pruner.history],
+    }
+
+
+def group_lasso() -> tuple[str, str]:
+    """Norms of slices that lie in pieces."""
+    from demp.methods import create
+
+    model, optimizer = ready()
+    options: dict[str, Any] = {"example_inputs": batch(0)[:1], "total_steps": 4, "strength": 0.1}
+    return refused(lambda: create("prune-train", model, optimizer, **options))
+
+
 def loss_penalty() -> tuple[str, str]:
     model, optimizer = ready()
     return refused(lambda: pruner_of(model, optimizer, penalty_in="loss"))

@@ -91,3 +91,19 @@ def test_what_cannot_be_cut_is_refused_at_once(fleet):
             assert why in text
     for kind, text in fleet(fsdp_jobs.loss_penalty):
         assert kind == "UsageError" and "penalty_in='loss' needs whole parameters" in text
+
+
+@pytest.mark.parametrize("name", ["greg-1", "greg-2"])
+def test_growing_factors_find_their_rows_in_the_pieces(fleet, name):
+    first, second = fleet(fsdp_jobs.pushed, name, True)
+    alone = fsdp_jobs.pushed(name, False)
+    assert torch.equal(first["gone"], second["gone"]) and torch.equal(first["gone"], alone["gone"])
+    assert first["removed"] == alone["removed"] and sum(alone["removed"]) == 12
+    for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
+        assert torch.equal(mine, other)
+        close(mine, one)
+
+
+def test_norms_of_slices_in_pieces_are_refused(fleet):
+    for kind, text in fleet(fsdp_jobs.group_lasso):
+        assert kind == "UsageError" and "prune-train needs the norm of whole slices" in text

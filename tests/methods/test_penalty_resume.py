@@ -1,0 +1,67 @@
+"""Runs with a penalty that are interrupted in any phase end as if they had not stopped."""
+
+import io
+
+import pytest
+import torch
+
+import contract
+
+OPTIONS = {
+    "network-slimming": {"passes": 2, "prune_at": 0.75, "strength": 0.01},
+    "prune-train": {},
+    "greg-1": {"start_at": 0.2, "grow": 0.3, "stabilise": 0.2},
+    "greg-2": {"start_at": 0.0, "pick": 0.3, "grow": 0.2, "stabilise": 0.2, "kept_factor": -0.01},
+}
+AT = {
+    "network-slimming": (0, 5, 9, 12, 18, 20),
+    "prune-train": (0, 3, 4, 9, 20),
+    "greg-1": (3, 5, 8, 12, 15, 17, 20),
+    "greg-2": (0, 4, 7, 10, 12, 15, 17, 20),
+}
+
+
+@pytest.mark.parametrize(("name", "at"), [(name, at) for name, steps in AT.items() for at in steps])
+def test_it_goes_on_to_the_bit(name: str, at: int):
+    options = OPTIONS[name]
+    model, optimizer, pruner = contract.parts(name, **options)
+    contract.steps(model, optimizer, range(at))
+    buffer = io.BytesIO()
+    torch.save((pruner.state_dict(), model.state_dict(), optimizer.state_dict()), buffer)
+    buffer.seek(0)
+    contract.steps(model, optimizer, range(at, contract.STEPS))
+    pruner.finish()
+    assert contract.did_something(pruner)
+    again, again_optimizer, other = contract.parts(name, fresh=False, **options)
+    mine, weights, moments = torch.load(buffer, weights_only=True)
+    other.load_state_dict(mine)
+    again.load_state_dict(weights)
+    again_optimizer.load_state_dict(moments)
+    assert other.metrics()["demp/strength"] == pytest.approx(other.method.penalty(at).strength)
+    contract.steps(again, again_optimizer, range(at, contract.STEPS))
+    other.finish()
+    assert torch.equal(pruner.gone, other.gone)
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_the_penalty_may_be_part_of_the_loss(name: str):
+    """One step with the penalty in the loss moves every weight as the same step with it in the gradient."""
+    ends = []
+    for penalty_in in ("gradient", "loss"):
+        model, _, pruner = contract.parts(name, penalty_in=penalty_in, **(OPTIONS[name] | {"attach": False}))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        pruner.optimizers = (optimizer,)
+        for step in range(contract.STEPS):
+            x, y = contract.batch_at(step, contract.IMAGE)
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            (loss + pruner.penalty_loss() if penalty_in == "loss" else loss).backward()
+            pruner.before_step()
+            optimizer.step()
+            pruner.after_step()
+        ends.append((pruner.gone.clone(), [p.detach() for p in model.parameters()]))
+    assert torch.equal(ends[0][0], ends[1][0])
+    for one, other in zip(ends[0][1], ends[1][1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
