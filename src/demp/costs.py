@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from demp import wrappers
 from demp.graph import NeuronGraph, trace
+from demp.graph.forward import first_names
 from demp.surgery import record_of
 
 
@@ -44,3 +45,21 @@ def cost(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = N
         paper_flops=paper,
         bytes=sum(t.numel() * t.element_size() for t in tensors),
     )
+
+
+def flops_if_zeros_were_free(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = None) -> float:
+    """Theoretical forward FLOPs: each contraction times the share of its weight that is not zero.
+
+    What papers on masks report. What runs the model as it is multiplies by these zeros; ``Cost.flops`` counts that.
+    """
+    model = wrappers.inside(model)
+    graph = graph or trace(model, example_inputs)
+    tensors, _ = first_names(model)
+    flops = graph.flops_by_operation(graph.nothing_gone())
+    shares = [1.0 if op.weight not in tensors else share_nonzero(tensors[op.weight]) for op in graph.contractions]
+    return sum(cost * share for cost, share in zip(flops, shares, strict=True))
+
+
+def share_nonzero(tensor: Tensor) -> float:
+    """Share of the entries that are not zero."""
+    return int(tensor.count_nonzero()) / max(tensor.numel(), 1)

@@ -185,3 +185,20 @@ def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Te
             left = left_along(masks[tensor], axis, axes[tensor], going)
             fed[axes[tensor][axis][left]] = True
     return made & ~fed
+
+
+def constant(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
+    """Per class: masks took every weight that makes it, so that it says the same for every input: what its shift says.
+
+    Never a channel on either side of a residual sum, or one that something else than a masked weight makes.
+    """
+    found = unfed(graph, masks, present(graph, masks, gone), graph.nothing_gone()) & ~gone
+    known = {pair for layer in graph.layers for pair in layer.producers}
+    known |= {(read.weight, read.weight_axis) for read in graph.reads}
+    for slot in graph.slots:
+        if len(graph.shapes[slot.tensor]) > 1 and (slot.tensor, slot.axis) not in known:
+            found[slot.classes] = False
+    for join in graph.joins:
+        found[join.stream] = found[join.branch] = False
+    found[0] = False
+    return found

@@ -1,4 +1,4 @@
-"""The command line: ``demp train | resume | inspect | eval | export | recipes | demo``.
+"""The command line: ``demp train | resume | inspect | eval | export | compare | recipes | demo``.
 
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
 from demp.train.launch import speaks
-from demp.train.loop import TrainingInterrupted
+from demp.train.stopping import TrainingInterrupted
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 

@@ -1,11 +1,9 @@
 """The commands and their flags: each is a dataclass, its fields are the flags."""
 
-import sys
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -13,91 +11,31 @@ from rich.table import Table
 
 import demp
 from demp import recipes
+from demp.cli.base import Command, Count, Flag, Folder, Number, Settings, Text, Training
+from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.errors import UsageError
-from demp.train import artifact, launch, loop, progress
+from demp.train import artifact, launch, loop
 from demp.train.config import TrainConfig
 from demp.train.models import build, example_inputs, usual_pictures
 from demp.train.schema import flat
 
-Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
-File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
-Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
-Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="")]
-Settings = Annotated[
-    tuple[str, ...],
-    tyro.conf.UseAppendAction,
-    tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)"),
-]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Command(ABC):
-    """What every command takes."""
-
-    json: Flag = False
-    """Print one JSON object and nothing else on stdout."""
-    debug: Flag = False
-    """Show the traceback of an error."""
-
-    @abstractmethod
-    def run(self) -> dict[str, Any]:
-        """Do it; the result is what ``--json`` prints."""
-
-    def console(self) -> Console:
-        """Where words for people go: aside when stdout belongs to JSON."""
-        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not launch.speaks())
-
-    def view(self, title: str = "") -> loop.Observer:
-        """The progress view."""
-        return progress.progress(title, file=sys.stderr if self.json else sys.stdout)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train(Command):
+class Train(Training):
     """Train a network that gets smaller while it learns."""
 
-    recipe: Text = ""
-    """Recipe to start from; `demp recipes` lists them."""
-    config: File = ""
-    """TOML file that overrides the recipe."""
-    model: Text = ""
-    """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function."""
-    data: Text = ""
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, or a folder."""
     method: Text = ""
     """dense, demp, or another method."""
     strength: Number = None
     """Peak strength of the penalty (lambda)."""
     noise: Number = None
     """Peak standard deviation of the noise (sigma)."""
-    optimizer: Text = ""
-    """adam, adamw, sgdm or sgdw."""
-    lr: Number = None
-    """Peak learning rate."""
-    steps: Count = None
-    """Optimizer steps; a recipe is scaled to them."""
-    epochs: Number = None
-    """Passes over the training data, instead of steps."""
-    batch_size: Count = None
-    """Pictures per step."""
-    width: Number = None
-    """Factor on the network's hidden widths."""
-    activation: Text = ""
-    """relu, leaky_relu, silu or gelu."""
     seed: Count = None
     """Seed of everything random."""
     out: Folder = ""
     """Run folder; without it, a new one under runs/."""
-    device: Text = ""
-    """cpu, cuda, ...; without it, the GPU if there is one."""
-    precision: Text = ""
-    """fp32, bf16 or fp16."""
-    set: Settings = ()
-    """KEY=VALUE for any other field of the config, for example schedule.name=cosine."""
 
     def run(self) -> dict[str, Any]:
         """Train from the first step."""
@@ -275,6 +213,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "inspect": Inspect,
         "eval": Eval,
         "export": Export,
+        "compare": Compare,
         "recipes": Recipes,
         "demo": Demo,
     }

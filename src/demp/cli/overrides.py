@@ -35,8 +35,8 @@ SCALES_A_RECIPE = ("optimizer", "steps", "epochs", "width")
 
 
 def resolve(flags: Any) -> TrainConfig:
-    """The config that the flags of `demp train` ask for."""
-    given = {name: getattr(flags, name) for name in FLAGS}
+    """The config that the flags of `demp train` ask for, or those that another command has of them."""
+    given = {name: getattr(flags, name, None) for name in FLAGS}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from demp.activity import Criterion
 from demp.errors import UsageError
+from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.noise import Noise
 from demp.penalties import Penalty
@@ -27,6 +28,11 @@ class Combination(Method):
     def __init__(self, config: Any, total_steps: int) -> None:
         super().__init__(config, total_steps)
         self.first, self.second = (part(config, total_steps) for part in self.parts)
+
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """If either does."""
+        self.first.refuse_unfit(graph)
+        self.second.refuse_unfit(graph)
 
     def criterion(self) -> Criterion:
         """The first's."""
@@ -54,6 +60,14 @@ class Combination(Method):
     def is_due(self, step: int) -> bool:
         """When either is."""
         return self.first.is_due(step) or self.second.is_due(step)
+
+    def ready(self, step: int, view: View) -> bool:
+        """When one that is due is; each is asked."""
+        return any([part.ready(step, view) for part in (self.first, self.second) if part.is_due(step)])
+
+    def again(self, step: int) -> bool:
+        """While either wants another cut."""
+        return self.first.again(step) or self.second.again(step)
 
     def select(self, step: int, view: View) -> Selection:
         """All that those choose who are due; at the end, and for a cut that was put off, both."""

@@ -9,8 +9,9 @@ from demp.train.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from demp.train.loop import Observer, TrainingInterrupted, TrainResult, resume, train
-from demp.train.run import TrainingDiverged
+from demp.train.loop import Observer, TrainResult, resume, train
+from demp.train.losses import TrainingDiverged
+from demp.train.stopping import TrainingInterrupted
 
 __all__ = [
     "AugmentConfig",

@@ -184,12 +184,21 @@ class Data:
 
     def probe_batches(self, check_seed: int) -> list[tuple[Tensor]]:
         """Un-augmented training examples of one death check (App. F.3), drawn by ``check_seed``."""
-        draw = generator("cpu", check_seed, "probe")
-        wanted = self.config.probe_size * self.config.probe_batches
-        rows = torch.randperm(len(self.train), generator=draw)[:wanted]
-        parts = rows.split(self.config.probe_size)
-        shares = [part[self._mine] for part in parts]
-        return [(prepare(self.train, rows, self.facts, self.device),) for rows in shares if len(rows)]
+        return [(x,) for x, _ in self.labelled_batches(check_seed)]
+
+    def labelled_batches(self, check_seed: int, *, whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same with their labels; ``whole``: the batches go on to the end of the training split, all equally large.
+
+        Labels are whole numbers whatever the mixing of the training batches.
+        """
+        size = self.config.probe_size
+        count = max(self.config.probe_batches, len(self.train) // size) if whole else self.config.probe_batches
+        rows = torch.randperm(len(self.train), generator=generator("cpu", check_seed, "probe"))[: size * count]
+        for part in rows.split(size):
+            mine = part[self._mine]
+            if len(mine):
+                labels = self.train.labels[mine.to(self.train.labels.device)].to(self.device)
+                yield prepare(self.train, mine, self.facts, self.device), labels
 
     def example(self, count: int = 1) -> Tensor:
         """The first training pictures as the model sees them in a test."""

@@ -6,16 +6,12 @@
 >>> result.summary["eval/top1"], result.summary["parameters"]
 """
 
-import signal
 import statistics
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,8 +22,10 @@ from demp import ranks
 from demp.errors import UsageError
 from demp.train import checkpoint, launch
 from demp.train.config import TrainConfig
-from demp.train.run import Run, TrainingDiverged, model_arguments, resolve_device
+from demp.train.losses import TrainingDiverged
+from demp.train.run import Run, model_arguments, resolve_device
 from demp.train.runfolder import RunFolder
+from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
 from demp.train.summary import summarise
 
 TIMED_STEPS = 100
@@ -52,6 +50,10 @@ class Observer:
     def end(self, summary: dict[str, Any]) -> None:
         """The run is over."""
 
+    def asks_to_stop(self) -> bool:
+        """Shall the run stop after this step, with a checkpoint?"""
+        return False
+
     def close(self) -> None:
         """The process leaves the run, for whatever reason."""
 
@@ -64,14 +66,6 @@ class TrainResult:
     pruner: Any
     """None after dense training."""
     summary: dict[str, Any]
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """A signal asked the run to stop; it did so after a step, with a checkpoint if it can."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainResult:
@@ -117,7 +111,7 @@ def _continued(path: str | Path, observers: Sequence[Observer], group: ranks.Gro
     remedy = "the run folder must be on a disk that all processes share"
     step = None if state is None else state["step"]
     ranks.refuse_disagreement("found another checkpoint", step, group, remedy=remedy, kind=UsageError)
-    run = Run(config, group)
+    run = Run(config, group, fresh=state is None)
     if state is not None:
         run.load_state_dict(state["step"], state)
     if not ranks.speaks(group):
@@ -159,7 +153,8 @@ class _Session:
         try:
             for observer in self.observers:
                 observer.start(self.run)
-            with _stop_signals() as stop:
+            self._cuts(self.run.before)
+            with stop_signals() as stop:
                 self._steps(stop)
                 return self._finish()
         except TrainingDiverged as error:
@@ -173,7 +168,7 @@ class _Session:
         batches = run.data.train_batches(run.step, run.total_steps)
         while run.step < run.total_steps:
             began = time.perf_counter()
-            report = run.train_step(*next(batches))
+            reports = run.train_step(*next(batches))
             seconds = time.perf_counter() - began
             run.seconds += seconds
             self.recent.append(seconds)
@@ -181,9 +176,9 @@ class _Session:
             for observer in self.observers:
                 observer.step(run, seconds)
             last = run.step == run.total_steps
-            asked = max(ranks.gathered(stop(), run.group))  # a signal reaches the processes in different steps
-            if report is not None:
-                self._cut(report)
+            own = stop() or ASKED * any(observer.asks_to_stop() for observer in self.observers)
+            asked = max(ranks.gathered(own, run.group))  # a signal reaches the processes in different steps
+            self._cuts(reports)
             if last or run.step % every.log_every_steps == 0:
                 self._log()
             if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
@@ -217,12 +212,12 @@ class _Session:
         for observer in self.observers:
             observer.log(record)
 
-    def _cut(self, report: Any) -> None:
-        record = report.to_dict()
-        if self.folder is not None:
-            self.folder.log_cut(record)
-        for observer in self.observers:
-            observer.cut(record)
+    def _cuts(self, reports: Sequence[Any]) -> None:
+        for record in (report.to_dict() for report in reports):
+            if self.folder is not None:
+                self.folder.log_cut(record)
+            for observer in self.observers:
+                observer.cut(record)
 
     def _checkpoint(self) -> None:
         run = self.run
@@ -250,10 +245,9 @@ class _Session:
         """Last cut, test on the whole test set, artifact, summary."""
         run, folder = self.run, self.folder
         began = time.perf_counter()
-        report = run.finish()
+        reports = run.finish()
         run.seconds += time.perf_counter() - began
-        if report is not None:
-            self._cut(report)
+        self._cuts(reports)
         scores = run.evaluate()
         self._record({"step": run.step, **scores, **run.metrics()})
         if folder is not None:
@@ -274,24 +268,3 @@ def save_model(run: Run, path: Path) -> None:
         "data": run.data.facts.to_dict(),
     }
     demp.save(run.model, path, example_inputs=run.example, builder=builder)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM wait for the end of a step; a second one does not wait."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

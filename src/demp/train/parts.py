@@ -212,7 +212,7 @@ class MethodConfig:
     """Which pruning method, and its options."""
 
     name: str = "demp"
-    """dense (no pruning) or a name from `demp.methods.names()`."""
+    """dense (no pruning) or a name that `demp.methods.find` knows."""
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of that method's config, for demp those of `demp.DemPConfig`."""
 
@@ -222,5 +222,7 @@ class MethodConfig:
             return
         from demp import methods
 
-        choice("method.name", self.name, (DENSE, *methods.names()))
+        meant_dense = get_close_matches(self.name, (DENSE, *methods.names()), 1) == [DENSE]
+        check(not meant_dense, "method.name", self.name, f"did you mean {DENSE!r}?")
+        methods.find(self.name)
         build(methods.config_class(self.name), self.options, "method.options")

@@ -12,8 +12,9 @@ SHOWN = (
     ("noise", "demp/noise_std", "{:.1e}"),
     ("neurons", "prune/neurons_alive", "{:,.0f}"),
     ("parameters", "cost/parameters", "{:,.0f}"),
+    ("masked", "prune/weights_masked", "{:,.0f}"),
 )
-"""Label, metric and format of what a pruner reports."""
+"""Label, metric and format of what a pruner reports, where it is not zero."""
 SMOOTHING = 0.1
 
 
@@ -24,8 +25,8 @@ def progress(title: str = "", *, file: TextIO | None = None) -> Observer:
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """Strength, noise, neurons alive and parameters, as far as there are any."""
-    return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if name in metrics)
+    """Strength, noise, neurons alive, parameters and masked weights, as far as there are any."""
+    return "  ".join(f"{label} {form.format(metrics[name])}" for label, name, form in SHOWN if metrics.get(name))
 
 
 class PlainProgress(Observer):

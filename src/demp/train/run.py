@@ -1,7 +1,7 @@
 """One training run in memory: data, model, optimizer, pruner, and the step that moves them on."""
 
-import math
-from collections.abc import Iterable
+import hashlib
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,23 +13,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from demp import ranks, wrappers
-from demp.errors import DempError, UsageError
-from demp.train.config import DENSE, TrainConfig
+from demp.errors import UsageError
+from demp.train.config import TrainConfig
 from demp.train.data import Data, Facts
 from demp.train.evaluate import evaluate
 from demp.train.launch import place_of, share_of
+from demp.train.losses import LossWatch, TrainingDiverged
 from demp.train.models import build
 from demp.train.optim import build_optimizer, lr_at, set_lr
 from demp.train.parts import ModelConfig
+from demp.train.pruning import pruner_of
 from demp.train.seeds import derive
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forwards: the paper's convention, 1 % above the exact count."""
-
-
-class TrainingDiverged(DempError, RuntimeError):
-    """The loss or a weight is no longer a number; the run stopped."""
 
 
 def resolve_device(device: str) -> str:
@@ -56,13 +54,23 @@ def model_arguments(config: ModelConfig, facts: Facts) -> dict[str, Any]:
     }
 
 
+def digest(model: nn.Module) -> str:
+    """Hash of the weights, equal for equal ones."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 class Run:
     """State of a run between steps. ``step`` counts the steps that are done.
 
-    The ranks of ``group`` train one network: each takes its share of every batch, gradients are averaged.
+    The ranks of ``group`` train one network: each takes its share of every batch, gradients are averaged. A method that
+    prunes before training does so here, unless ``fresh`` is False: then a saved state is loaded next.
     """
 
-    def __init__(self, config: TrainConfig, group: ranks.Group = None) -> None:
+    def __init__(self, config: TrainConfig, group: ranks.Group = None, *, fresh: bool = True) -> None:
         self.config = config = replace(config, device=resolve_device(config.device))
         self.device, self.group = place_of(config.device), group
         share = share_of(config.batch_size, config.accumulate, group)
@@ -77,33 +85,18 @@ class Run:
         )
         self.example = (self.placed(self.data.example()),)
         self.dense_cost = demp.cost(self.model, self.example)
+        self.initial_weights = digest(self.model)
         self.optimizer = build_optimizer(self.model, config.optimizer)
-        self.pruner = self._pruner()
+        began = time.perf_counter()
+        self.pruner: Any = pruner_of(self, fresh=fresh)
+        self.seconds = time.perf_counter() - began
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.losses = LossWatch(self.device)
         self.step = 0
-        self.seconds = 0.0
-        self.flops_spent = 0.0
-
-    def _pruner(self) -> Any:
-        method = self.config.method
-        if method.name == DENSE:
-            return None
-        return demp.methods.create(
-            method.name,
-            self.trained,
-            self.optimizer,
-            example_inputs=self.example,
-            total_steps=self.total_steps,
-            attach=False,
-            batches=self._probe_batches,
-            seed=derive(self.config.seed, "pruner"),
-            **method.options,
-        )
-
-    def _probe_batches(self, check_seed: int) -> Iterable[tuple[Tensor]]:
-        for (x,) in self.data.probe_batches(check_seed):
-            yield (self.placed(x),)
+        self.flops_spent = self.scoring_flops = 0.0
+        self._told = 0
+        self.before = self._news()
+        """Reports of what the method did before the first step."""
 
     def placed(self, x: Tensor) -> Tensor:
         """The pictures in the memory layout of the run."""
@@ -127,8 +120,8 @@ class Run:
         peak = self.config.optimizer.lr
         return lr_at(self.config.schedule, peak, self.step, self.total_steps)
 
-    def train_step(self, x: Tensor, y: Tensor) -> Any:
-        """One optimizer step; returns the report of a cut, if the pruner made one."""
+    def train_step(self, x: Tensor, y: Tensor) -> list[Any]:
+        """One optimizer step; the reports of what the pruner checked and cut then, mostly none."""
         rank, many = ranks.place(self.group)
         torch.manual_seed(
             derive(self.config.seed, "step", self.step, *([rank] if rank else []))
@@ -147,24 +140,28 @@ class Run:
         self.scaler.update()
         self.step += 1
         if self.pruner is None:
-            return None
+            return []
         if self.scaler.get_scale() < scale:  # infinite gradients: the optimizer did not step
-            return self.pruner.skip_step()
-        return self.counted(self.pruner.after_step())
+            self.pruner.skip_step()
+        else:
+            self.pruner.after_step()
+        return self._news()
 
-    def finish(self) -> Any:
-        """The last check and cut; its report, or None in dense training and where one was just made."""
-        if self.pruner is None:
-            return None
-        checks = len(self.pruner.history)
-        report = self.pruner.finish()
-        return self.counted(report) if len(self.pruner.history) > checks else None
+    def finish(self) -> list[Any]:
+        """The last check and cut; none in dense training and where one was just made."""
+        if self.pruner is not None:
+            self.pruner.finish()
+        return self._news()
 
-    def counted(self, report: Any) -> Any:
-        """Add what a check or a scoring cost to the FLOPs that were spent."""
-        if report is not None:
-            self.flops_spent += report.judged.get("forwards", 0) * report.flops_before
-        return report
+    def _news(self) -> list[Any]:
+        """Reports since the last call; what their checks and scorings cost joins the FLOPs that were spent."""
+        new = [] if self.pruner is None else self.pruner.history[self._told :]
+        self._told += len(new)
+        for report in new:
+            cost = report.judged.get("forwards", 0) * report.flops_before
+            self.flops_spent += cost
+            self.scoring_flops += cost
+        return new
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
         """Gradients of the mean loss of the batch, part by part."""
@@ -175,11 +172,14 @@ class Run:
             with self._syncing(part == parts):
                 with self.autocast():
                     logits = self.trained(self.placed(part_x))
-                smoothing = self.config.label_smoothing
-                loss = F.cross_entropy(logits.float(), part_y, label_smoothing=smoothing) / parts
+                loss = self.loss(logits, part_y) / parts
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         self.losses.add(self.step, total)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy of a batch, with the run's label smoothing."""
+        return F.cross_entropy(logits.float(), targets, label_smoothing=self.config.label_smoothing)
 
     def _syncing(self, now: bool) -> Any:
         """Ranks average their gradients after the last part of a batch only."""
@@ -210,6 +210,7 @@ class Run:
             "losses": list(self.losses.values),
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
+            "scoring_flops": self.scoring_flops,
             "facts": self.data.facts.to_dict(),
         }
 
@@ -228,47 +229,4 @@ class Run:
         self.losses.values = list(state["losses"])
         self.step, self.seconds = step, state["seconds"]
         self.flops_spent = state["flops_spent"]
-
-
-class LossWatch:
-    """Losses since the last log line; raises at the first that is not a number.
-
-    On a GPU each loss travels to the host while the next step is queued, so that nobody waits: the
-    check comes one step late there.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.values: list[float] = []
-        self._pending: tuple[int, Tensor, torch.cuda.Event] | None = None
-
-    def add(self, step: int, loss: Tensor) -> None:
-        """Take the loss of ``step``."""
-        self.flush()
-        if self.device.type != "cuda":
-            self._take(step, float(loss))
-            return
-        host = torch.empty((), pin_memory=True).copy_(loss, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self._pending = (step, host, event)
-
-    def share(self, group: ranks.Group) -> None:
-        """Every rank takes the mean over ranks of each loss."""
-        self.flush()
-        if group is not None:
-            by_step = zip(*ranks.gathered(self.values, group), strict=True)
-            self.values = [sum(losses) / len(losses) for losses in by_step]
-
-    def flush(self) -> None:
-        """Wait for a loss on its way."""
-        if self._pending is not None:
-            step, host, event = self._pending
-            event.synchronize()
-            self._pending = None
-            self._take(step, float(host))
-
-    def _take(self, step: int, value: float) -> None:
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the loss became {value} at step {step + 1}")
-        self.values.append(value)
+        self.scoring_flops = state.get("scoring_flops", 0.0)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import demp
+from demp.costs import flops_if_zeros_were_free
 from demp.train.run import FORWARD_AND_BACKWARD, Run
 
 WEIGHTS = "model.safetensors"
@@ -14,12 +15,14 @@ WEIGHTS = "model.safetensors"
 def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: Path | None) -> dict[str, Any]:
     """Names and plain values, JSON-ready.
 
-    ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its death
-    checks: three forwards per training picture, one per picture of a check. ``file_bytes`` is the
-    size of the file of weights.
+    ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its checks and scorings:
+    three forwards per training picture, one per picture of a death check; ``scoring_flops`` are the part of checks and
+    scorings. ``weight_sparsity`` is of removed weights; ``masked_share`` of those that are there and held at zero.
+    ``file_bytes`` is the size of the file of weights.
     """
     now, dense, config = demp.cost(run.model, run.example), run.dense_cost, run.config
     examples = run.step * config.batch_size
+    masked = 0 if run.pruner is None else run.pruner.masks.masked()
     summary = {
         "recipe": config.recipe,
         "model": config.model.name,
@@ -27,6 +30,7 @@ def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: P
         "method": config.method.name,
         "seed": config.seed,
         "config_hash": config.identity(),
+        "initial_weights": run.initial_weights,
         "torch": str(torch.__version__),
         "steps": run.step,
         **scores,
@@ -37,7 +41,11 @@ def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: P
     return summary | {
         "neuron_sparsity": 1 - now.neurons / dense.neurons if dense.neurons else 0.0,
         "weight_sparsity": 1 - now.parameters / dense.parameters,
+        "weights_masked": masked,
+        "masked_share": masked / dense.parameters,
+        "flops_if_zeros_were_free": flops_if_zeros_were_free(run.model, run.example),
         "train_flops": run.flops_spent,
+        "scoring_flops": run.scoring_flops,
         "train_flops_dense": float(FORWARD_AND_BACKWARD * dense.flops * examples),
         "train_seconds": run.seconds,
         "step_ms_at_end": 1e3 * step_seconds,

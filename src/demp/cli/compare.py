@@ -1,0 +1,146 @@
+"""`demp compare`: several methods on one budget, dense beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from demp.cli.base import Flag, Folder, Number, Training
+from demp.cli.overrides import parse_settings, resolve
+from demp.compare import Comparison, picture, plan, table
+from demp.compare.plan import Options
+from demp.compare.store import DONE, Store
+from demp.errors import UsageError
+from demp.train.config import TrainConfig
+from demp.train.runfolder import write_text
+
+Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
+Numbers = Annotated[str, tyro.conf.arg(metavar="NUMBER,NUMBER", help_behavior_hint="")]
+MethodOptions = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="METHOD.KEY=VALUE", help_behavior_hint="(repeatable)"),
+]
+WIDE = 220
+"""Characters that all columns need."""
+NO_BREAK = "\u00a0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Training):
+    """Train several methods with the same weights, pictures and steps, dense beside them; one table, one picture."""
+
+    methods: Names = ""
+    """Methods; without them, the table and picture of what the folder holds already."""
+    target: Numbers = ""
+    """Target sparsities: of neurons or of weights, as each method has it."""
+    strengths: Numbers = ""
+    """Peak strengths of demp, which then has no target."""
+    seeds: int = 1
+    """Seeds per method and setting: 0, 1, ..."""
+    option: MethodOptions = ()
+    """Option of one method, or of all that have it (*.KEY=VALUE); a list in brackets is a run for each."""
+    out: Folder = ""
+    """Folder of the comparison; without it, one under runs/ that the same command finds again."""
+    jobs: int = 1
+    """Runs at once, each a process (with one thread on a CPU)."""
+    budget_minutes: Number = None
+    """Stop after so many minutes; the same command goes on later."""
+    retry: Flag = False
+    """Try again what failed."""
+
+    def run(self) -> dict[str, Any]:
+        """Make what is missing; write table and picture of all there is."""
+        console = self.console()
+        base = resolve(self)
+        out = Path(self.out or f"runs/compare-{base.model.name}-{Path(base.data.name).name}".replace(":", "-"))
+        left = self._make(base, out, console) if self.methods else 0
+        store = Store(out)
+        records = store.records()
+        if not records:
+            if self.methods:
+                console.print(f"no run has ended yet; {left} are left; the same command goes on")
+                return {"out": str(out), "rows": [], "failed": 0, "left": left, "files": []}
+            raise UsageError("there is nothing to compare; name methods: --methods demp,snap,rigl")
+        shared = about(TrainConfig.from_toml(store.base_file))
+        write_text(store.table_file, table.markdown(records, shared))
+        files = [store.table_file, *picture.write(records, out)]
+        show(console, records)
+        console.print(f"{shared} All columns, failures and remarks: {', '.join(map(str, files))}", highlight=False)
+        if left:
+            console.print(f"{left} runs are left; the same command goes on")
+        return {
+            "out": str(out),
+            "rows": [vars(row) for row in table.rows(records)],
+            "failed": sum(record["status"] != DONE for record in records),
+            "left": left,
+            "files": [str(file) for file in files],
+        }
+
+    def _make(self, base: TrainConfig, out: Path, console: Console) -> int:
+        """Carry out what is missing of the plan; how much is still missing then."""
+        runs = plan(
+            base,
+            [name.strip() for name in self.methods.split(",") if name.strip()],
+            seeds=self.seeds,
+            targets=numbers("target", self.target),
+            strengths=numbers("strengths", self.strengths),
+            options=method_options(self.option),
+        )
+        comparison = Comparison(out, base, runs, retry=self.retry)
+        done = len(runs) - len(comparison.missing)
+        console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
+        outcome = comparison.go(
+            jobs=self.jobs,
+            minutes=self.budget_minutes,
+            view=self.view if console.is_terminal else None,
+            say=lambda text: console.print(text, markup=False, highlight=False),
+        )
+        return outcome.left
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """0.3,0.5 -> [0.3, 0.5]."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"--{name} is {text!r}; give numbers with commas between them, for example 0.3,0.5") from None
+
+
+def method_options(settings: tuple[str, ...]) -> Options:
+    """METHOD.KEY=VALUE pairs, by method and key."""
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        ((path, value),) = parse_settings([setting]).items()
+        method, dot, key = path.partition(".")
+        if not (method and dot and key):
+            raise UsageError(f"{setting!r} is not METHOD.KEY=VALUE; write for example rigl.distribution=erk")
+        found.setdefault(method, {})[key] = value
+    return found
+
+
+def about(base: TrainConfig) -> str:
+    """What all runs share, in a sentence."""
+    length = f"{base.steps} steps" if base.steps else f"{base.epochs:g} epochs"
+    return (
+        f"All runs: {base.model.name}, width {base.model.width:g}, on {Path(base.data.name).name}; {length} of "
+        f"{base.batch_size} pictures; {base.optimizer.name}, learning rate {base.optimizer.lr:g}, {base.precision}; "
+        "for each seed the same weights at the start and the same pictures in the same order."
+    )
+
+
+def show(console: Console, records: table.Records) -> None:
+    """The table; on a narrow screen the main columns of it."""
+    if not console.is_terminal:
+        console.width = WIDE
+    columns = [column for column in table.COLUMNS if column[2] or console.width >= WIDE]
+    drawn = Table(pad_edge=False, box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for index, (heading, _, _) in enumerate(columns):
+        text = heading.format(split=table.split_of(records))
+        drawn.add_column(text, justify="left" if index < 2 else "right", vertical="bottom")
+    for row in table.rows(records):
+        drawn.add_row(*(cell(row).replace(" ", NO_BREAK) for _, cell, _ in columns))
+    console.print(drawn, soft_wrap=False)

@@ -1,0 +1,151 @@
+"""Which runs a comparison consists of: dense, and every method at each of its settings, for every seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product, zip_longest
+from typing import Any
+
+from demp import methods
+from demp.errors import UsageError
+from demp.train.config import DENSE, TrainConfig
+
+TARGETS = ("weight_sparsity", "target_neuron_sparsity")
+"""What a target sparsity is called in the config of a method; the first that it has is meant."""
+STRENGTH = "peak_strength"
+EVERY = "*"
+"""In place of a method's name: options for every method that has them."""
+
+Options = Mapping[str, Mapping[str, Any]]
+"""Method, or ``*`` -> option -> value; a list of values is a run for each."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run to be made."""
+
+    name: str
+    """Of its folder; unique in a comparison."""
+    method: str
+    setting: dict[str, Any]
+    """The options in which runs of this method may differ, ``{}`` for dense."""
+    seed: int
+    config: TrainConfig
+
+
+def plan(
+    base: TrainConfig,
+    names: Sequence[str],
+    *,
+    seeds: int = 1,
+    targets: Sequence[float] = (),
+    strengths: Sequence[float] = (),
+    options: Options | None = None,
+) -> list[Planned]:
+    """All runs, dense first and seed by seed, so that what is done at any time can be compared.
+
+    ``base`` holds all that the runs share; its own method's options go to that method and its combinations.
+
+    Raises:
+        UsageError: an unknown method or option, a target outside (0, 1) or for a method without one, or no method.
+    """
+    names = [name for name in dict.fromkeys(names) if name != DENSE]
+    if not names:
+        raise UsageError("there is nothing to compare; name methods, for example --methods demp,snap,rigl")
+    if seeds < 1:
+        raise UsageError(f"seeds is {seeds}; give at least 1")
+    for target in targets:
+        if not 0 < target < 1:
+            raise UsageError(f"target is {target:g}; give shares in (0, 1), for example --target 0.3,0.5,0.7")
+    for name in names:
+        methods.find(name)
+    given = dict(options or {})
+    refuse_unknown(given, names)
+    settings = {name: list(settings_of(name, targets, strengths, given)) for name in names}
+    refuse_unused_strengths(strengths, names)
+    found = []
+    for seed in range(seeds):
+        found.append(planned(base, DENSE, {}, {}, seed))
+        for row in zip_longest(*settings.values()):
+            chosen = zip(settings, row, strict=True)
+            found += [planned(base, name, one[0], one[1], seed) for name, one in chosen if one is not None]
+    return found
+
+
+def planned(base: TrainConfig, method: str, setting: dict[str, Any], fixed: dict[str, Any], seed: int) -> Planned:
+    """One run; its config is checked here."""
+    own = {} if method == DENSE else shared_options(base, method)
+    values = {"name": method, "options": {**own, **fixed, **setting}}
+    config = base.merged({"method": {"name": DENSE}, "seed": seed, "out": ""}).merged({"method": values})
+    parts = [method, *(f"{name}={text(value)}" for name, value in setting.items()), f"s{seed}"]
+    return Planned("-".join(parts).replace("/", "_"), method, setting, seed, config)
+
+
+def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:
+    """The options of the base's own method that this method, the same or a combination with it, knows."""
+    if base.method.name not in method.split("+"):
+        return {}
+    known = knobs(method)
+    return {name: value for name, value in base.method.options.items() if name in known}
+
+
+def settings_of(
+    name: str, targets: Sequence[float], strengths: Sequence[float], options: Options
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every setting of one method: what varies, and what is fixed beside it."""
+    known = knobs(name)
+    chosen = {k: v for k, v in options.get(EVERY, {}).items() if k in known} | dict(options.get(name, {}))
+    axes = {option: value for option, value in chosen.items() if isinstance(value, (list, tuple))}
+    fixed = {option: value for option, value in chosen.items() if option not in axes}
+    by_strength = is_demp(name) and bool(strengths)
+    target = next((field for field in TARGETS if field in known), None)
+    if by_strength:
+        axes.setdefault(STRENGTH, list(strengths))
+        target = target if target == TARGETS[0] else None
+    if targets and target is not None and target not in chosen:
+        axes = {target: list(targets), **axes}
+    elif targets and not axes and not set(TARGETS) & fixed.keys():
+        raise UsageError(
+            f"{name} has no target sparsity; give the knob that drives it, as in --option {name}.OPTION=[0.01,0.1] "
+            f"(its options: {', '.join(sorted(known))}), or leave it out"
+        )
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True)), fixed
+
+
+def refuse_unknown(options: Options, names: Sequence[str]) -> None:
+    """Options of a method that is not compared, or that no method knows."""
+    for method, values in options.items():
+        if method not in (*names, EVERY):
+            raise UsageError(f"option {method}.{next(iter(values))} is for a method that is not among --methods")
+        known = set().union(*(knobs(name) for name in (names if method == EVERY else (method,))))
+        for option in values.keys() - known:
+            raise UsageError(f"{method} has no option {option!r}; it has {', '.join(sorted(known))}")
+
+
+def refuse_unused_strengths(strengths: Sequence[float], names: Sequence[str]) -> None:
+    """Strengths are DemP's."""
+    if strengths and not any(is_demp(name) for name in names):
+        raise UsageError(
+            "--strengths are peak strengths of demp, which is not among --methods; add it, or leave them out"
+        )
+
+
+def is_demp(name: str) -> bool:
+    """DemP, alone or with another method."""
+    return "demp" in name.split("+")
+
+
+def knobs(name: str) -> set[str]:
+    """The options of a method."""
+    return {field.name for field in fields(methods.config_class(name))}
+
+
+def text(value: Any) -> str:
+    """A value in a few characters."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def words(setting: Mapping[str, Any]) -> str:
+    """A setting as a reader wants it: the target's name is clear from the method."""
+    short = {TARGETS[0]: "weights", TARGETS[1]: "neurons", STRENGTH: "strength"}
+    return ", ".join(f"{short.get(name, name)} {text(value)}" for name, value in setting.items())

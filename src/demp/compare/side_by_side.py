@@ -1,0 +1,79 @@
+"""A training step of the network that came out beside one of the dense network, in turns."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from demp.train import TrainConfig, artifact
+from demp.train.models import build
+from demp.train.optim import build_optimizer
+from demp.train.run import AUTOCAST, resolve_device
+from demp.train.seeds import generator
+
+PAIRS, WARM_UP = 11, 2
+
+
+def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """The median over pairs of their ratio, and every pair.
+
+    Neither has a pruner any more; zeros that masks left are multiplied, as they are in any use of the network.
+    """
+    device = torch.device(resolve_device(config.device))
+    builder = artifact.builder_of(folder)
+    facts = builder["data"]
+    batch = max(1, config.batch_size // config.accumulate)
+    draw = generator("cpu", 0, "side by side")
+    x = torch.randn(batch, facts["channels"], facts["image_size"], facts["image_size"], generator=draw).to(device)
+    y = torch.randint(facts["num_classes"], (batch,), generator=draw).to(device)
+    small, dense = (
+        step_of(model.to(device), config, x, y) for model in (artifact.load(folder)[0], build(**builder["model"]))
+    )
+    ratios = pairs(small, dense)
+    return {"step_over_dense": statistics.median(ratios), "step_pairs": ratios}
+
+
+def step_of(model: nn.Module, config: TrainConfig, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One plain training step of a model, done when it returns."""
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()  # pyright: ignore[reportCallIssue]
+    x = x.contiguous(memory_format=layout)
+    optimizer = build_optimizer(model, config.optimizer)
+    dtype = AUTOCAST.get(config.precision)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y)
+        loss.backward()
+        optimizer.step()
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+
+    return step
+
+
+def pairs(ours: Callable[[], None], plain: Callable[[], None]) -> list[float]:
+    """Ours over plain, alternating; which of the two goes first alternates too."""
+    for _ in range(WARM_UP):
+        ours()
+        plain()
+    ratios = []
+    for index in range(PAIRS):
+        order = (ours, plain) if index % 2 == 0 else (plain, ours)
+        taken = {call: seconds(call) for call in order}
+        ratios.append(taken[ours] / taken[plain])
+    return ratios
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
