@@ -45,6 +45,7 @@ class Combination(Method):
             mine,
             masks=True,
             skip_updates=theirs.skip_updates,
+            fold=mine.fold or theirs.fold,
             scores=mine.scores or theirs.scores,
             zeros=mine.zeros or theirs.zeros,
         )
@@ -81,6 +82,10 @@ class Combination(Method):
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         """The second's."""
         return self.second.initial_masks(view)
+
+    def initial_factors(self, view: View) -> dict[str, float]:
+        """The second's."""
+        return self.second.initial_factors(view)
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
         """The second's."""
