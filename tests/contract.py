@@ -17,7 +17,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prune-train": {"threshold": 0.05, "period": 4},
 }
 """What a method needs to do something in so few steps; others do with their defaults."""
-COMBINATIONS: tuple[str, ...] = ("demp+magnitude", "demp+rigl", "demp+saliency", "demp+set")
+COMBINATIONS: tuple[str, ...] = (
+    "demp+chase", "demp+magnitude", "demp+rigl", "demp+saliency", "demp+set", "demp+srigl",
+)  # fmt: skip
 
 
 def rows() -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import io
 import pickle
 
@@ -15,7 +16,7 @@ from demp import methods
 from demp.densities import kept
 from demp.errors import UsageError
 from demp.methods import Method, MethodConfig, Selection, Wants
-from demp.methods.combination import combined, union
+from demp.methods.combination import Combination, combined, union
 from demp.noise import Noise
 from demp.penalties import Penalty
 from runs import IMAGE, PlainNet, batch_at, build, examples, same, train, widths, with_dead
@@ -114,6 +115,11 @@ def test_penalty_and_noise_are_the_first_ones_and_masks_the_second_ones():
         assert (both.penalty(step), both.after_step(step)) == (demp_alone.penalty(step), demp_alone.after_step(step))
         assert both.is_due(step) == demp_alone.is_due(step)
         assert both.masks_due(step) == rigl_alone.masks_due(step)
+
+
+def test_every_question_goes_to_a_part():
+    questions = {name for name, value in vars(Method).items() if inspect.isfunction(value)}
+    assert questions <= set(vars(Combination))
 
 
 def test_the_union_of_two_selections():

@@ -370,6 +370,7 @@ def test_the_last_update_reaches_the_target(name: str):
         ("rigl", {"drop_schedule": "linear"}, "drop_schedule is 'linear'; choose one of constant, cosine"),
         ("magnitude", {"cubic": "literal"}, "cubic is 'literal'; choose one of exact, plus-one"),
         ("magnitude", {"mask_every": 100}, "no update of the masks falls into steps 9 to 24 of 30; lower mask_every"),
+        ("rigl", {"mask_exclude": "stem*"}, r"mask_exclude is the string 'stem\*'; give a tuple of globs"),
         ("set", {"mask_include": ("nothing*",)}, "leave no weight to mask; there are: conv1.weight, conv2.weight"),
     ],
 )

@@ -45,6 +45,7 @@ class Combination(Method):
             mine,
             masks=True,
             skip_updates=theirs.skip_updates,
+            fold=mine.fold or theirs.fold,
             scores=mine.scores or theirs.scores,
             zeros=mine.zeros or theirs.zeros,
             fold=mine.fold or theirs.fold,

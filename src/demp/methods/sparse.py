@@ -53,6 +53,9 @@ class MaskConfig(MethodConfig):
         check_share("weight_sparsity", self.weight_sparsity)
         check_choice("distribution", self.distribution, self.distributions())
         check_at_least("weight_floor", self.weight_floor, 1)
+        for name in ("mask_include", "mask_exclude"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is the string {getattr(self, name)!r}; give a tuple of globs")
         if self.mask_every is not None:
             check_at_least("mask_every", self.mask_every, 1)
         if not 0 <= self.mask_from <= self.mask_until <= 1:
