@@ -14,6 +14,7 @@ from runs import IMAGE, ResidualNet, batch_at, build, examples, kill
 STEPS = 24
 OPTIONS: dict[str, dict[str, Any]] = {
     "demp": {"period": 4},
+    "prune-train": {"threshold": 0.05, "period": 4},
 }
 """What a method needs to do something in so few steps; others do with their defaults."""
 COMBINATIONS: tuple[str, ...] = ("demp+magnitude", "demp+rigl", "demp+saliency", "demp+set")

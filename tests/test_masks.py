@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 import demp
+import nets
 from demp.errors import UsageError
 from demp.masks import Masks, emptied, maskable
 from demp.methods import Method, MethodConfig, Selection, View, Wants
-from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
+from runs import IMAGE, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2),
@@ -200,6 +201,113 @@ def test_a_neuron_that_nobody_reads_any_more_is_found():
     assert not bool(found[graph.layer("stem_act").classes].any())
     del masks["head.weight"]
     assert not bool(emptied(graph, masks, graph.nothing_gone())[graph.layer("act2").classes].any())
+
+
+def test_who_is_read_only_by_those_that_go_is_not_read():
+    model = build(Mlp)
+    graph = demp.trace(model, (examples((6,)),))
+    masks = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in maskable(model, graph).items()}
+    masks["head.weight"][:, [2, 3]] = False
+    masks["fc2.weight"][:, 7] = False
+    masks["fc2.weight"][[2, 3], 7] = True
+    found = emptied(graph, masks, graph.nothing_gone())
+    assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [2, 3]
+    assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [7]
+
+
+def test_in_a_chain_the_unread_are_those_without_a_path_to_the_output():
+    for seed in range(20):
+        model = build(Mlp)
+        graph = demp.trace(model, (examples((6,)),))
+        generator = torch.Generator().manual_seed(seed)
+        masks = {n: torch.rand(p.shape, generator=generator) < 0.15 for n, p in maskable(model, graph).items()}
+        second = masks["head.weight"].double().sum(0)
+        first = second @ masks["fc2.weight"].double()
+        found = emptied(graph, masks, graph.nothing_gone())
+        assert torch.equal(found[graph.layer("act2").classes], second == 0)
+        assert torch.equal(found[graph.layer("act1").classes], first == 0)
+
+
+def test_who_is_fed_by_nobody_goes_if_it_is_dead():
+    model = build(ResidualNet)
+    graph = demp.trace(model, (examples(IMAGE),))
+    masks = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in maskable(model, graph).items()}
+    masks["conv1.weight"][[2, 4]] = False
+    masks["conv2.weight"][3] = False
+    dead = graph.nothing_gone()
+    dead[graph.layer("act1").classes[[1, 2]]] = True
+    assert not bool(emptied(graph, masks, graph.nothing_gone()).any())
+    found = emptied(graph, masks, graph.nothing_gone(), dead)
+    assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [2]
+    assert int(found.sum()) == 1
+
+
+def test_masks_of_a_cut_network_are_read_in_their_present_order():
+    model = build(Mlp)
+    graph = demp.trace(model, (examples((6,)),))
+    gone = graph.nothing_gone()
+    gone[graph.layer("act1").classes[[0, 5]]] = True
+    gone[graph.layer("act2").classes[3]] = True
+    shapes = {"fc1.weight": (10, 6), "fc2.weight": (9, 10), "head.weight": (3, 9)}
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    masks["head.weight"][:, 4] = False
+    masks["fc2.weight"][:, 4] = False
+    found = emptied(graph, masks, gone)
+    assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [5]
+    assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [6]
+
+
+NETWORKS = {
+    "plain": lambda: nets.plain(activation="gelu"),
+    "flattened": lambda: nets.plain(end="flatten", pool="average"),
+    "residual": lambda: nets.residual(),
+    "dense": lambda: nets.dense(),
+    "branches": lambda: nets.branches(),
+    "separable": lambda: nets.separable(hidden=9, activation="silu"),
+    "gated": lambda: nets.gated(how="chunk"),
+    "tokens": lambda: nets.tokens(),
+    "grouped": lambda: nets.grouped(groups=3, inner=4, outer=4),
+    "transposed": lambda: nets.grouped(transposed=True, outer=6),
+    "skips": lambda: nets.skips(deep=8),
+    "paths": lambda: nets.paths(),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_removing_the_unread_changes_no_output(name: str):
+    removed = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model, inputs = NETWORKS[name]()
+        model, inputs = nets.settle(model, seed), tuple(x.double() for x in inputs)
+        graph = demp.trace(model, inputs)
+        masks = Masks(model)
+        weights = maskable(model, graph)
+        generator = torch.Generator().manual_seed(seed)
+        masks.put({n: torch.rand(p.shape, generator=generator) < 0.25 for n, p in weights.items()})
+        found = emptied(graph, masks.kept, graph.nothing_gone())
+        before = nets.outputs(model, inputs)
+        going = {layer.name: found[layer.classes] for layer in graph.layers}
+        report = demp.cut(model, going, example_inputs=inputs, graph=graph, holders=[masks.kept])
+        removed += report.removed
+        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        for key, mask in masks.kept.items():
+            assert mask.shape == model.get_parameter(key).shape
+            assert not bool(model.get_parameter(key)[~mask].any())
+    assert removed > 0
+
+
+def test_masks_lie_in_memory_like_their_parameters():
+    model = build(PlainNet).to(memory_format=torch.channels_last)
+    masks = Masks(model)
+    given = {"conv2.weight": torch.rand(5, 6, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5}
+    masks.put(given)
+    again = Masks(model)
+    again.load_state_dict(masks.state_dict())
+    for one in (masks, again):
+        assert one.kept["conv2.weight"].stride() == model.conv2.weight.stride() != given["conv2.weight"].stride()
+        assert torch.equal(one.kept["conv2.weight"], given["conv2.weight"])
+        assert one.kept["conv2.weight"] is not given["conv2.weight"]
 
 
 def test_a_mask_that_does_not_fit_is_refused():

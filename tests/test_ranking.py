@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import demp
-from demp.ranking import lowest, lowest_of_each_layer
+from demp.ranking import lowest, lowest_of_each_layer, take
 from demp.surgery import Limits, plan_cut
 from runs import IMAGE, PlainNet, ResidualNet, build, examples
 
@@ -84,3 +84,16 @@ def test_each_layer_on_its_own(graph: demp.NeuronGraph):
     for layer in graph.layers:
         wanted = scores[layer.classes].argsort()[: round(layer.width / 2)].sort().values
         assert torch.equal(found[layer.name].nonzero().flatten(), wanted)
+
+
+def test_layers_may_have_floors_of_their_own_and_classes_may_be_spared():
+    graph = GRAPHS[0]
+    spared = graph.nothing_gone()
+    spared[graph.layer("act3").classes[:4]] = True
+    scores = torch.zeros(graph.classes)
+    chosen, left = take(
+        graph, graph.nothing_gone(), scores, 18, Limits(), graph.layers, floors=[5, 2, 1], spared=spared
+    )
+    assert [int(chosen[layer.classes].sum()) for layer in graph.layers] == [1, 3, 3]
+    assert not bool((chosen & spared).any())
+    assert left == 11

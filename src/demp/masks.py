@@ -34,7 +34,8 @@ class Masks:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.kept: dict[str, Tensor] = {}
-        """Parameter name -> which entries are there. A cut shrinks these tensors with the parameters."""
+        """Parameter name -> which entries are there, laid out like the parameter, which makes products several times
+        faster. A cut shrinks these tensors with the parameters."""
 
     def __bool__(self) -> bool:
         return bool(self.kept)
@@ -52,14 +53,14 @@ class Masks:
         changed = 0
         for name, mask in masks.items():
             parameter = parameters[name]
-            new = mask.to(parameter.device)
+            new = torch.empty_like(parameter, dtype=torch.bool).copy_(mask)
             old = self.kept.get(name)
             other = ~new if old is None else new != old
             many = int(other.sum())
             if many:
                 forget(parameter, other, optimizers)
             changed += many
-            self.kept[name] = new.clone()
+            self.kept[name] = new
         self.hold_weights()
         return changed
 
@@ -87,7 +88,8 @@ class Masks:
         """Take them back, on a model of the widths that they were saved at."""
         parameters = dict(self._model.named_parameters())
         self.kept.clear()
-        self.kept.update({name: mask.bool().to(parameters[name].device) for name, mask in state.items()})
+        for name, mask in state.items():
+            self.kept[name] = torch.empty_like(parameters[name], dtype=torch.bool).copy_(mask)
 
     def _pairs(self) -> list[tuple[Any, Tensor]]:
         parameters = dict(self._model.named_parameters())
@@ -118,14 +120,16 @@ def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor, dead:
     Who is read only by neurons that go is not read. A channel that a residual sum reads speaks there whatever its
     weights are. Of the ``dead`` (per class) those that masks took every input of go as well.
     """
-    axes = present(graph, masks, gone)
-    going = graph.nothing_gone()
+    axes, going = present(graph, masks, gone), graph.nothing_gone()
+    stays = gone.clone()
+    stays[0] = True
+    for layer in graph.layers:
+        stays[layer.classes[~layer.removable]] = True
     while True:
-        more = unread(graph, masks, axes, gone, going)
+        more = unread(graph, masks, axes, going)
         if dead is not None:
             more |= unfed(graph, masks, axes, going) & dead
-        more &= ~gone & ~going
-        more[0] = False
+        more &= ~stays & ~going
         if not bool(more.any()):
             return going
         going |= more
@@ -153,7 +157,7 @@ def left_along(mask: Tensor, axis: int, classes: Mapping[int, Tensor], going: Te
     return left.movedim(axis, 0).flatten(1).any(1)
 
 
-def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, gone: Tensor, going: Tensor) -> Tensor:
+def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
     """Per class: no reader that stays has a weight for it."""
     read, speaks = graph.nothing_gone(), graph.nothing_gone()
     for one in graph.reads:
@@ -164,7 +168,7 @@ def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, gone: Te
         classes = axes[one.weight]
         left = left_along(masks[one.weight], one.weight_axis, classes, going)
         speaks[classes[one.weight_axis][left]] = True
-    return read & ~speaks & ~gone
+    return read & ~speaks
 
 
 def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
@@ -181,3 +185,20 @@ def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Te
             left = left_along(masks[tensor], axis, axes[tensor], going)
             fed[axes[tensor][axis][left]] = True
     return made & ~fed
+
+
+def constant(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
+    """Per class: masks took every weight that makes it, so that it says the same for every input: what its shift says.
+
+    Never a channel on either side of a residual sum, or one that something else than a masked weight makes.
+    """
+    found = unfed(graph, masks, present(graph, masks, gone), graph.nothing_gone()) & ~gone
+    known = {pair for layer in graph.layers for pair in layer.producers}
+    known |= {(read.weight, read.weight_axis) for read in graph.reads}
+    for slot in graph.slots:
+        if len(graph.shapes[slot.tensor]) > 1 and (slot.tensor, slot.axis) not in known:
+            found[slot.classes] = False
+    for join in graph.joins:
+        found[join.stream] = found[join.branch] = False
+    found[0] = False
+    return found

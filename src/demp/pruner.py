@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import penalties, ranks, shards, wrappers
+from demp import ranks, shards, wrappers
 from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
@@ -27,7 +27,7 @@ from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_o
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
-from demp.targets import LiveNeurons, penalised
+from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
 
 logger = logging.getLogger("demp")
@@ -95,10 +95,13 @@ class Pruner:
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.method = method(config, total_steps)
+        self.method.refuse_unfit(self.graph)
         self._base = record_of(model)
         self.wants = wants = self.method.wants()
         if wants.penalty_in == "loss" and shards.parts(model):
             raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
+        if wants.penalty_on == "channels" and shards.parts(model):
+            raise UsageError(f"{method.name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
         if wants.masks and shards.parts(model):
             raise UsageError(f"{method.name} masks single weights, and fully_shard keeps pieces of them; use DDP")
         refuse_missing(method.name, wants, batches, loss_fn)
@@ -107,7 +110,7 @@ class Pruner:
         self._holders = (*holders, self.masks.kept)
         if not by_probe(batches, wants.collect):
             refuse_to_watch(given)
-        self._penalised = penalised(model, self.graph, wants.penalty_on)
+        self._penalised = Penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
         )
@@ -151,7 +154,11 @@ class Pruner:
         self._begun = True
         if self.method.is_due(0):
             self._check()
-        self.masks.put(self.method.initial_masks(self._seen()), self.optimizers)
+        masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
+        with torch.no_grad():
+            for name, factor in factors.items():
+                self.model.get_parameter(name).mul_(factor)
+        self.masks.put(masks, self.optimizers)
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Pruner:
         moves = not self._update_masks()
         penalty = self.method.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
-            penalties.add_gradient(self._penalised, penalty, self._loss_scale())
+            self._penalised.add_gradient(penalty, self.gone, self._loss_scale())
         self.masks.hold_gradients()
         if not moves:
             for parameter in self.model.parameters():
@@ -184,7 +191,10 @@ class Pruner:
         return self.wants.skip_updates
 
     def after_step(self) -> CutReport | None:
-        """After the optimizer moved: noise on the live, count the step, and every period check and cut."""
+        """After the optimizer moved: noise on the live, count the step, and where due check and cut.
+
+        Of several cuts in one step the report of the last; ``history`` has them all.
+        """
         self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
@@ -194,11 +204,11 @@ class Pruner:
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
-        report = None
+        report, cuts = None, self._cuts
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
-        self._stopwatch.start(after_cut=report is not None and report.happened)
+        self._stopwatch.start(after_cut=self._cuts > cuts)
         return report
 
     def skip_step(self) -> None:
@@ -207,7 +217,7 @@ class Pruner:
     def penalty_loss(self) -> Tensor:
         """The penalty as a differentiable term, for ``penalty_in="loss"``."""
         penalty = self.method.penalty(self.step)
-        return torch.zeros(()) if penalty is None else penalties.value(self._penalised, penalty)
+        return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
     def finish(self) -> CutReport:
         """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""
@@ -241,13 +251,16 @@ class Pruner:
         return self._view
 
     def _check(self, *, final: bool = False) -> CutReport | None:
-        """One check and cut."""
+        """Every cut that the method wants now; the report of the last one."""
         self._look_around()
         with ranks.together(self._group):
             refuse_open_autocast()
             shards.reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self._wrappers)
+        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), self._group)):
+            return None
+        with ranks.together(self._group):
             waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
         if ranks.any_of(waits, self._group):
             if final:
@@ -260,6 +273,13 @@ class Pruner:
             return None
         self._postponed = False
         wrappers.share_buffers(self._wrappers)
+        report = self._cut(final)
+        while self.method.again(self.step):
+            report = self._cut(final)
+        return report
+
+    def _cut(self, final: bool) -> CutReport:
+        """One selection and its cut."""
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         plan = plan_cut(self.graph, self.gone, selection.neurons, self.config.limits())

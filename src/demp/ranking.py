@@ -1,5 +1,6 @@
 """Which neurons a ranking removes: the lowest scores of the whole network, or of each layer, down to a target."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,10 @@ def lowest(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Layer name -> neurons to remove so that ``target`` of the dense neurons is gone; and what is to be said about it.
 
-    ``scores`` has one number per class; all layers share one ranking, and ties go in the order of the network. A neuron
-    that several layers carry counts in each. No layer falls below the floor: where it would, the ranking goes on with
-    the rest, and if the target cannot be reached it stops there and says so.
+    ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
+    ties go in the order of the network. A neuron that several layers carry counts in each. No layer falls below the
+    floor: where it would, the ranking goes on with the rest, and if the target cannot be reached it stops there and
+    says so.
     """
     wanted = round(target * graph.neurons()) - (graph.neurons() - graph.neurons(gone))
     chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
@@ -37,17 +39,32 @@ def lowest_of_each_layer(
     return flags(graph, chosen & ~gone), notes
 
 
+RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
+
+
 def take(
-    graph: NeuronGraph, gone: Tensor, scores: Tensor, wanted: int, limits: Limits, among: Sequence[Layer]
+    graph: NeuronGraph,
+    gone: Tensor,
+    scores: Tensor,
+    wanted: int,
+    limits: Limits,
+    among: Sequence[Layer],
+    *,
+    floors: Sequence[int] | None = None,
+    spared: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Classes of the layers ``among`` to remove, lowest first, and how many neurons the floor withholds.
 
-    A class whose neurons are more than are wanted is passed over.
+    A class whose neurons are more than are wanted is passed over. ``floors`` has one per layer of the graph, in place
+    of the common one; ``spared`` classes stay.
     """
+    least = [limits.floor] * len(graph.layers) if floors is None else floors
     carriers: dict[int, list[int]] = {}
     widths = [int((~gone[layer.classes]).sum()) for layer in graph.layers]
     barred, open_to = gone.clone(), torch.zeros_like(gone)
     barred[0] = True
+    if spared is not None:
+        barred |= spared
     for index, layer in enumerate(graph.layers):
         allowed = limits.allows(layer.name)
         barred[layer.classes[~layer.removable]] = True
@@ -55,7 +72,7 @@ def take(
             barred[layer.classes] = True
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
-    barred |= graph.voters() == 0
+    barred |= (graph.voters() == 0) | (scores == math.inf)
     for layer in among:
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()
@@ -65,7 +82,7 @@ def take(
         if wanted <= 0:
             break
         layers = carriers[c]
-        if any(widths[index] <= limits.floor for index in layers):
+        if any(widths[index] <= least[index] for index in layers):
             continue
         if len(layers) > wanted:
             too_big = True

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from demp import ranks, shards
+from demp import penalties, ranks, shards
 from demp.graph import NeuronGraph
-from demp.graph.order import places, positions
+from demp.graph.neurons import channel_slots, making_slots, removable_classes
+from demp.graph.order import owners, places, positions
 from demp.noise import Target
+from demp.penalties import SLICED, Penalty, Slices
 
 logger = logging.getLogger("demp")
 
@@ -53,12 +55,38 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     return [parameters[n] for n in producers if n in parameters and parameters[n].requires_grad]
 
 
-def removable_classes(graph: NeuronGraph) -> Tensor:
-    """Per class: may it go?"""
-    removable = graph.nothing_gone()
-    for layer in graph.layers:
-        removable[layer.classes[layer.removable]] = True
-    return removable
+class Penalised:
+    """What the penalty of one run acts on: parameters, or slices of them that belong to neurons."""
+
+    def __init__(self, model: nn.Module, graph: NeuronGraph, on: str) -> None:
+        self._graph, self._sliced = graph, on in SLICED
+        self._parameters = [] if self._sliced else penalised(model, graph, on)
+        parameters = dict(model.named_parameters())
+        slots = (making_slots(graph) if on == "producers" else channel_slots(graph)) if self._sliced else []
+        self._axes = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
+        self._slices: list[Slices] = []
+        self._at: Tensor | None = None
+
+    def slices(self, gone: Tensor) -> list[Slices]:
+        """Slices at present widths, in the order in which they lie; made anew only after a cut."""
+        if self._at is None or not torch.equal(self._at, gone):
+            mine = owners(self._graph, [slot for _, slot in self._axes], gone)
+            self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
+            self._at = gone.clone()
+        return self._slices
+
+    def add_gradient(self, penalty: Penalty, gone: Tensor, loss_scale: Tensor | None) -> None:
+        """See ``penalties.add_gradient``."""
+        if self._sliced:
+            penalties.add_slice_gradient(self.slices(gone), penalty, loss_scale)
+        else:
+            penalties.add_gradient(self._parameters, penalty, loss_scale)
+
+    def value(self, penalty: Penalty, gone: Tensor) -> Tensor:
+        """See ``penalties.value``."""
+        if self._sliced:
+            return penalties.slice_value(self.slices(gone), penalty)
+        return penalties.value(self._parameters, penalty)
 
 
 NOTHING = torch.zeros(0, dtype=torch.long)

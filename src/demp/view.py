@@ -12,7 +12,7 @@ from demp.activity import Verdict, agreed
 from demp.activity.judge import Batches, Judge, made
 from demp.activity.zeros import share_of_zeros
 from demp.errors import UsageError
-from demp.gates import Loss, Scoring, scores
+from demp.gates import Gated, Loss, Scoring, first, scores, size_of
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.masks import Masks, maskable
@@ -49,7 +49,7 @@ def refuse_missing(name: str, wants: Wants, batches: Batches | None, loss_fn: Lo
     """A method that scores needs something to score on."""
     if wants.scores and (batches is None or loss_fn is None):
         raise UsageError(
-            f"{name} scores neurons by the loss on training examples; pass loss_fn=... (of output and targets) and "
+            f"{name} measures the loss on training examples; pass loss_fn=... (of output and targets) and "
             "batches=... (pairs of inputs and targets: a list, a DataLoader, or a callable that takes a seed)"
         )
     if wants.zeros and batches is None:
@@ -110,14 +110,29 @@ class LiveView:
         self._count(found.batches, found.examples, found.forwards)
         return found.values
 
+    def loss(self, batches: int) -> float:
+        """Mean loss as training sees it. Among several ranks all must ask."""
+        loss_fn = self._examples.loss_fn
+        assert loss_fn is not None, "a method that asks for the loss says scores=True in wants()"
+        with shards.whole(self._model):
+            gated = Gated(self._model, self.graph, self.gone, Scoring(batches=batches, batch_statistics=True))
+            with ranks.together(self.group):
+                pairs = first(self._examples.pairs(self.step), batches)
+            with gated.ready(), torch.no_grad():
+                found = [gated.loss(gated.gates(), pair, loss_fn).double().cpu() for pair in pairs]
+        examples = int(ranks.total([sum(size_of(inputs) for inputs, _ in pairs)], self.group)[0])
+        self._count(int(ranks.total([len(pairs)], self.group)[0]), examples, examples)
+        return float(ranks.mean(torch.stack(found).mean(), self.group))
+
     def zeros(self, batches: int) -> Tensor:
         """Share of zeros per class."""
         source = self._examples.unlabelled()
         assert source is not None, "a method that looks at activations says so in wants()"
-        chosen = (batch for _, batch in zip(range(batches), made(source, self.seed + self.step), strict=False))
+        with ranks.together(self.group):
+            chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self.step), strict=False)]
+            if not chosen:
+                raise UsageError("there is no batch to look at; give at least one batch of training examples")
         found, count, examples = share_of_zeros(self._model, self.graph, self.gone, chosen, self.group)
-        if count == 0:
-            raise UsageError("there is no batch to look at; give at least one batch of training examples")
         self._count(count, examples, examples)
         return found
 

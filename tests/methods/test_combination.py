@@ -1,7 +1,9 @@
 """Two methods in one run: settings, answers, and what a cut does to masks."""
 
+import copy
 import dataclasses
 import io
+import pickle
 
 import pytest
 import torch
@@ -45,6 +47,13 @@ def test_a_name_with_a_plus_is_one_method_with_the_settings_of_both():
     assert (config().distribution, config().peak_strength, config().floor) == ("erk", 1e-3, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().floor = 3
+
+
+def test_settings_can_be_pickled_and_copied():
+    config = methods.config_class("demp+rigl")(floor=3, drop_fraction=0.1)
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config == copy.deepcopy(config)
+    assert type(again) is type(config)
 
 
 def test_settings_of_both_are_checked():

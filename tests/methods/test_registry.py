@@ -6,11 +6,12 @@ import io
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
 from demp.methods import Method, MethodConfig, config_class, find, names
-from runs import IMAGE, PlainNet, build, examples, hooks_on, train
+from runs import IMAGE, PlainNet, batch_at, build, examples, hooks_on, train
 
 
 def test_demp_is_registered_and_names_are_sorted():
@@ -39,11 +40,12 @@ class TestEveryMethod:
         assert issubclass(config, MethodConfig)
         with pytest.raises(dataclasses.FrozenInstanceError):
             config().floor = 3
-        own = [f.name for f in dataclasses.fields(config) if f.name in config.__annotations__]
-        source = inspect.getsource(config).split("def ")[0]
-        for field in own:
-            after = source.split(f"    {field}:", 1)[1].split("\n", 1)[1].lstrip()
-            assert after.startswith('"""'), f"{field} has no docstring"
+        for kind in config.__mro__[:-1]:
+            own = [f.name for f in dataclasses.fields(kind) if f.name in kind.__annotations__]
+            source = inspect.getsource(kind).split("def ")[0]
+            for field in own:
+                after = source.split(f"    {field}:", 1)[1].split("\n", 1)[1].lstrip()
+                assert after.startswith('"""'), f"{field} has no docstring"
 
     def test_the_defaults_do_nothing_strange(self, name: str):
         method = find(name)(config_class(name)(), 50)
@@ -57,8 +59,9 @@ class TestEveryMethod:
         model = build(PlainNet)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         pruner = demp.methods.create(
-            name, model, optimizer, example_inputs=(examples(IMAGE),), total_steps=6, batches=[examples(IMAGE)]
-        )
+            name, model, optimizer, example_inputs=(examples(IMAGE),), total_steps=6, batches=[batch_at(0, IMAGE)],
+            loss_fn=F.cross_entropy,
+        )  # fmt: skip
         train(model, optimizer, IMAGE, range(6))
         buffer = io.BytesIO()
         torch.save(pruner.state_dict(), buffer)

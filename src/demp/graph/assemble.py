@@ -9,7 +9,7 @@ from torch import Tensor
 from demp.graph.elements import Axis
 from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
 from demp.graph.order import free_streams
-from demp.graph.recording import Recording, Site
+from demp.graph.recording import ContractionSeen, Recording, Site
 
 
 def assemble(
@@ -76,7 +76,12 @@ def assemble(
         streams=(),
         contractions=tuple(
             Contraction(
-                c.weight.rpartition(".")[0] if c.weight else c.module, c.weight, c.flops, of(c.reads), of(c.makes)
+                c.weight.rpartition(".")[0] if c.weight else c.module,
+                c.weight,
+                c.flops,
+                of(c.reads),
+                of(c.makes),
+                next(iter(output_axes(recording, c)), None),
             )
             for c in recording.contractions
         ),
@@ -202,11 +207,17 @@ def producers_by_class(recording: Recording, class_of: Tensor) -> dict[int, list
     """Class -> (weight, axis) of the contractions that write it, from the output axes seen in the forward."""
     makers: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for contraction in recording.contractions:
-        weight, made = contraction.weight, contraction.makes
-        if weight is None or made is None:
-            continue
-        for dim, axis in enumerate(recording.axes[weight]):
-            if len(axis.ids) and len(made.ids) and int(axis.ids[0]) == int(made.ids[0]):
-                for c in set(class_of[axis.ids].tolist()) - {0}:
-                    makers[c].append((weight, dim))
+        for dim in output_axes(recording, contraction):
+            assert contraction.weight is not None
+            for c in set(class_of[recording.axes[contraction.weight][dim].ids].tolist()) - {0}:
+                makers[c].append((contraction.weight, dim))
     return makers
+
+
+def output_axes(recording: Recording, contraction: ContractionSeen) -> list[int]:
+    """Axes of the weight along which the contraction's outputs lie."""
+    weight, made = contraction.weight, contraction.makes
+    if weight is None or made is None or not len(made.ids):
+        return []
+    first = int(made.ids[0])
+    return [dim for dim, axis in enumerate(recording.axes[weight]) if len(axis.ids) and int(axis.ids[0]) == first]

@@ -91,6 +91,8 @@ class Contraction:
     flops: int
     inputs: Tensor | None
     outputs: Tensor | None
+    axis: int | None = None
+    """Axis of the weight along which its outputs lie; None where it is used in parts."""
 
 
 @dataclass(frozen=True)
@@ -231,3 +233,29 @@ def numel(shape: tuple[int, ...]) -> int:
     for size in shape:
         total *= size
     return total
+
+
+def removable_classes(graph: NeuronGraph) -> Tensor:
+    """Per class: may it go?"""
+    removable = graph.nothing_gone()
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
+    return removable
+
+
+def making_slots(graph: NeuronGraph) -> list[Slot]:
+    """The axes of weights along which neurons are made: the filters."""
+    made = {pair for layer in graph.layers for pair in layer.producers}
+    return [slot for slot in graph.slots if (slot.tensor, slot.axis) in made]
+
+
+def channel_slots(graph: NeuronGraph) -> list[Slot]:
+    """The axes of weights that make or read neurons which may go: output and input channels.
+
+    Weights that hold a channel each on their own (depthwise convolutions) are left out.
+    """
+    weights = {weight for layer in graph.layers for weight, _ in layer.producers}
+    weights |= {read.weight for read in graph.reads if read.seat is None}
+    weights -= {f"{path}.weight" if path else "weight" for path, _ in graph.attributes}
+    removable = removable_classes(graph)
+    return [slot for slot in graph.slots if slot.tensor in weights and bool(removable[slot.classes].any())]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from demp.graph.elements import components
 from demp.graph.joins import JoinPlan
-from demp.graph.neurons import Join, NeuronGraph, Stream
+from demp.graph.neurons import Join, NeuronGraph, Slot, Stream, removable_classes
 
 
 def places(graph: NeuronGraph, gone: Tensor) -> Tensor:
@@ -34,6 +34,13 @@ def positions(classes: Tensor, places: Tensor) -> Tensor:
     rank = places[classes]
     here = (rank >= 0).nonzero().flatten()
     return here[rank[here].argsort(stable=True)]
+
+
+def owners(graph: NeuronGraph, slots: Iterable[Slot], gone: Tensor) -> list[Tensor]:
+    """Per tensor axis: the class of each index that is there, in the order in which they lie; 0 if it may not go."""
+    standing, removable = places(graph, gone), removable_classes(graph)
+    present = [slot.classes[positions(slot.classes, standing)] for slot in slots]
+    return [torch.where(removable[classes], classes, 0) for classes in present]
 
 
 def moved(classes: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -60,6 +60,10 @@ class View(Protocol):
         """One derivative per class, signed, on labelled training batches: see ``demp.gates``."""
         ...
 
+    def loss(self, batches: int) -> float:
+        """Mean loss on this many labelled training batches, batch norms as in training, dropout off."""
+        ...
+
     def zeros(self, batches: int) -> Tensor:
         """Per class: share of zeros among the outputs that its readers see, on this many training batches."""
         ...
@@ -149,6 +153,9 @@ class Method:
         self.config = config
         self.total_steps = total_steps
 
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """Raise UsageError, with a remedy, if this method has nothing to work on in such a network."""
+
     def criterion(self) -> Criterion:
         """How death is judged."""
         return Criterion()
@@ -169,9 +176,21 @@ class Method:
         """Is it time to select, with ``step`` steps done? 0 is before training. At the end of the run it always is."""
         return False
 
+    def ready(self, step: int, view: View) -> bool:
+        """At a due step: does it really select? A method that waits for a moment looks for it here, at no other cost.
+
+        Not asked at the end of the run, nor for a cut that was put off. In a combination ``select`` may still be called
+        after a no, because the other method said yes.
+        """
+        return True
+
     def select(self, step: int, view: View) -> Selection:
         """Which neurons go now?"""
         return Selection()
+
+    def again(self, step: int) -> bool:
+        """After a cut: is the next one due at once, on the network as it is now? Equal on all ranks."""
+        return False
 
     def masks_due(self, step: int) -> bool:
         """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""
@@ -179,6 +198,10 @@ class Method:
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         """Masks before the first step: parameter name -> which entries are there."""
+        return {}
+
+    def initial_factors(self, view: View) -> dict[str, float]:
+        """By what are parameters multiplied before the first step, where their initial masks ask for it?"""
         return {}
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:

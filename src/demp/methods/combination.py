@@ -14,6 +14,7 @@ from torch import Tensor
 
 from demp.activity import Criterion
 from demp.errors import UsageError
+from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.noise import Noise
 from demp.penalties import Penalty
@@ -27,6 +28,11 @@ class Combination(Method):
     def __init__(self, config: Any, total_steps: int) -> None:
         super().__init__(config, total_steps)
         self.first, self.second = (part(config, total_steps) for part in self.parts)
+
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """If either does."""
+        self.first.refuse_unfit(graph)
+        self.second.refuse_unfit(graph)
 
     def criterion(self) -> Criterion:
         """The first's."""
@@ -54,6 +60,14 @@ class Combination(Method):
     def is_due(self, step: int) -> bool:
         """When either is."""
         return self.first.is_due(step) or self.second.is_due(step)
+
+    def ready(self, step: int, view: View) -> bool:
+        """When one that is due is; each is asked."""
+        return any([part.ready(step, view) for part in (self.first, self.second) if part.is_due(step)])
+
+    def again(self, step: int) -> bool:
+        """While either wants another cut."""
+        return self.first.again(step) or self.second.again(step)
 
     def select(self, step: int, view: View) -> Selection:
         """All that those choose who are due; at the end, and for a cut that was put off, both."""
@@ -115,8 +129,11 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
     theirs = [{f.name for f in dataclasses.fields(part.Config)} - shared for part in (first, second)]
     if both := theirs[0] & theirs[1]:
         raise UsageError(f"{name!r}: both methods have a setting called {', '.join(sorted(both))}")
-    config = type(f"{first.Config.__name__}With{second.Config.__name__}", (first.Config, second.Config), {})
-    config.__doc__ = f"Knobs of {first.name} and of {second.name}."
+    body = {
+        "__doc__": f"Knobs of {first.name} and of {second.name}.",
+        "__reduce__": lambda self: (config_of, (first, second, values_of(self))),
+    }
+    config = type(f"{first.Config.__name__}With{second.Config.__name__}", (first.Config, second.Config), body)
     answers = {
         "name": name,
         "summary": f"{first.summary}; and {second.summary}",
@@ -126,6 +143,16 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
         "__doc__": f"{first.summary}; and {second.summary}.",
     }
     return type(f"{first.__name__}With{second.__name__}", (Combination,), answers)
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Field -> value."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def config_of(first: type[Method], second: type[Method], values: dict[str, Any]) -> MethodConfig:
+    """The config of a combination from its fields, for pickles: its class has no name in any module."""
+    return combined(first, second).Config(**values)
 
 
 def does(method: type[Method]) -> str:

@@ -19,6 +19,7 @@ from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.checks import check_choice, check_number, check_share
 from demp.noise import Noise
 from demp.penalties import Penalty
 from demp.surgery import plan_cut
@@ -118,21 +119,8 @@ class DemPConfig(MethodConfig):
             number = getattr(self, field)
             if number is not None and number < 1:
                 raise UsageError(f"{field} is {number}; give at least 1 step")
-        target = self.target_neuron_sparsity
-        if target is not None and not 0 < target < 1:
-            raise UsageError(f"target_neuron_sparsity is {target}; give a share in (0, 1)")
-
-
-def check_number(name: str, number: float) -> None:
-    """Finite and not negative."""
-    if not (math.isfinite(number) and number >= 0):
-        raise UsageError(f"{name} is {number}; give a finite number >= 0")
-
-
-def check_choice(name: str, choice: str, choices: tuple[str, ...]) -> None:
-    """One of the choices."""
-    if choice not in choices:
-        raise UsageError(f"{name} is {choice!r}; choose one of {', '.join(choices)}")
+        if self.target_neuron_sparsity is not None:
+            check_share("target_neuron_sparsity", self.target_neuron_sparsity)
 
 
 class DemonPruning(Method):

@@ -1,0 +1,133 @@
+"""APoZ: the neurons whose outputs are most often zero go, in rounds, with training in between (Hu et al. 2016).
+
+    APoZ_j = share of zeros among the outputs of neuron j, over examples and positions
+
+The original starts from a trained network and alternates: in each round the neurons of chosen layers go whose APoZ
+exceeds the mean of the layer by more than its standard deviation (``rule="deviation"``), then the rest is fine-tuned.
+Here the budget is one run, so that rounds lie evenly in its middle, and with ``rule="target"`` all layers share one
+ranking down to a target, a fair share of it in every round.
+
+Zeros are counted in what the readers of a neuron see. A pooling in between hides some: behind a global average a neuron
+is zero only where all its positions are, so that such a layer goes last in a global ranking. An activation that is
+never exactly zero (GELU, SiLU) has APoZ 0 and gives no ranking; the report says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+from demp.graph import NeuronGraph
+from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.ranking import RANKINGS
+
+RULES = ("target", "deviation")
+NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this activation choose another method"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApozConfig(MethodConfig):
+    """How many, when, and judged on what."""
+
+    target_neuron_sparsity: float = 0.5
+    """Share of all neurons that is gone after the last round; with ``deviation`` at most."""
+    rule: str = "target"
+    """``target``: the highest APoZ goes, the same number in every round; ``deviation``: as in the paper, what exceeds
+    the mean of its layer by more than one standard deviation."""
+    ranking: str = "global"
+    """``global``: one ranking over the network; ``layer``: the target in every layer."""
+    scoring_batches: int = 10
+    """Training batches behind each APoZ."""
+    rounds: int = 5
+    """Cuts, evenly from ``prune_from`` to ``prune_to``."""
+    prune_from: float = 0.3
+    """Share of the run at the first cut."""
+    prune_to: float = 0.8
+    """Share of the run at the last cut; what follows is fine-tuning. From 0.3 to 0.8 of a run the gradual methods of
+    the DemP paper prune, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        check_choice("rule", self.rule, RULES)
+        check_choice("ranking", self.ranking, tuple(RANKINGS))
+        check_at_least("scoring_batches", self.scoring_batches, 1)
+        check_at_least("rounds", self.rounds, 1)
+        if not 0 <= self.prune_from <= self.prune_to <= 1:
+            raise UsageError(
+                f"prune_from is {self.prune_from} and prune_to is {self.prune_to}; "
+                "give shares of the run in [0, 1], in this order"
+            )
+
+
+class Apoz(Method):
+    """Rounds over the run; in each the neurons that are zero most often go."""
+
+    name: ClassVar[str] = "apoz"
+    summary: ClassVar[str] = "in rounds, the neurons whose outputs are most often zero go"
+    reference: ClassVar[str] = "Network Trimming: A Data-Driven Neuron Pruning Approach (Hu et al. 2016)"
+    Config: ClassVar[type[MethodConfig]] = ApozConfig
+    config: ApozConfig
+
+    def __init__(self, config: ApozConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        step_of = (config.prune_to - config.prune_from) / max(1, config.rounds - 1)
+        self.moments = tuple(round((config.prune_from + i * step_of) * total_steps) for i in range(config.rounds))
+        self._done = 0
+
+    def wants(self) -> Wants:
+        """Batches to look at activations on."""
+        return Wants(zeros=True)
+
+    def is_due(self, step: int) -> bool:
+        """At every round."""
+        return step in self.moments
+
+    def select(self, step: int, view: View) -> Selection:
+        """The rounds that are due by now, as one."""
+        now = self.config.rounds if view.final else sum(moment <= step for moment in self.moments)
+        if now <= self._done:
+            return Selection()
+        self._done = now
+        config, graph, gone = self.config, view.graph, view.gone
+        apoz = view.zeros(config.scoring_batches)
+        if not bool(apoz[live(graph, gone)].any()):
+            return Selection(notes=(NO_ZEROS,))
+        rank, target = RANKINGS[config.ranking], config.target_neuron_sparsity
+        if config.rule == "target":
+            neurons, notes = rank(graph, gone, -apoz, target * now / config.rounds, config.limits())
+            return Selection(neurons, exact=False, notes=notes)
+        above = exceeding(graph, gone, apoz)
+        neurons, _ = rank(graph, gone, torch.where(above, -1 - apoz, -apoz), target, config.limits())
+        return Selection(
+            {name: flags & above[graph.layer(name).classes] for name, flags in neurons.items()}, exact=False
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rounds done."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._done = int(state["done"])
+
+
+def live(graph: NeuronGraph, gone: Tensor) -> Tensor:
+    """Per class: a neuron that is there and may go."""
+    found = graph.nothing_gone()
+    for layer in graph.layers:
+        found[layer.classes[layer.removable]] = True
+    return found & ~gone
+
+
+def exceeding(graph: NeuronGraph, gone: Tensor, apoz: Tensor) -> Tensor:
+    """Per class: above the mean of its layer by more than the standard deviation; in every layer that carries it."""
+    found = live(graph, gone)
+    for layer in graph.layers:
+        here = layer.classes[~gone[layer.classes]]
+        high = apoz[here] > apoz[here].mean() + apoz[here].std(correction=0)
+        found[here] &= high
+    return found

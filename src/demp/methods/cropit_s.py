@@ -1,0 +1,48 @@
+"""CroPit-S: before training, the neurons that matter least for the flow of the gradient go (Rachwan et al. 2022).
+
+With g the gradient of the weights, held constant, and c_j a gate on neuron j (``demp.gates``):
+    score="weight-flow"   |d/dc_j <g, dL/dW(c)>|   the original: what the gate changes in the flow through the weights
+    score="gate-flow"     |(d2L/dc2 dL/dc)_j|      what the authors of DemP ran: the flow through the gates alone
+
+The absolute value keeps the flow from changing either way. For the moment, the target and the ranking see
+``demp.methods.scored``; the original gates before the norm (``gate="producer"``) and takes 5 batches.
+
+**Residual networks whose branches start as zero** (last scale 0; see ``demp.methods.snap``): gate-flow is exactly 0
+inside every branch, and all of it goes first, as in the DemP paper's rows for CroPit-S. Weight-flow counts the last
+scales among the weights; they have a gradient, and the inner gates change it, so that the branches keep scores.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from demp.methods.base import MethodConfig
+from demp.methods.checks import check_choice
+from demp.methods.scored import Scored, ScoredConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropItSConfig(ScoredConfig):
+    """Scoring by gradient flow."""
+
+    score: str = "weight-flow"
+    """``weight-flow`` (the original) or ``gate-flow`` (the DemP authors' variant, cheaper)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("score", self.score, ("weight-flow", "gate-flow"))
+
+
+class CropItS(Scored):
+    """Effect of a factor on each neuron on the gradient flow, before training."""
+
+    name: ClassVar[str] = "cropit-s"
+    summary: ClassVar[str] = "before training, the neurons that matter least for the gradient flow go"
+    reference: ClassVar[str] = (
+        "Winning the Lottery Ahead of Time: Efficient Early Network Pruning (Rachwan et al. 2022)"
+    )
+    Config: ClassVar[type[MethodConfig]] = CropItSConfig
+    config: CropItSConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def kind(self) -> str:
+        """As the config says."""
+        return self.config.score

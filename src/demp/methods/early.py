@@ -1,0 +1,99 @@
+"""What EarlyCroP-S and EarlySNAP share: train dense, prune at EarlyCroP's moment, go on in the same run.
+
+The originals re-create the optimizer after the cut and train a full schedule on top of the early phase. Here the budget
+is one run: optimizer state and schedule go on, as in the DemP paper.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from demp.errors import UsageError
+from demp.methods.base import MethodConfig, Selection, View
+from demp.methods.checks import check_at_least, check_choice
+from demp.methods.scored import Scored, ScoredConfig
+from demp.methods.trigger import RULES, Trigger
+
+EPOCH_SHARE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyConfig(ScoredConfig):
+    """The moment; the rest as before training."""
+
+    trigger: str = "paper"
+    """``paper``: the weights' distance from the initial ones changes by less than 1 - rho of their norm in an epoch;
+    ``repository``: the published code's rule, with its own reference and bound. See ``demp.methods.trigger``."""
+    epoch_steps: int | None = None
+    """Steps of an epoch, at whose end the rule is asked; None: 1 % of the run, at least 1."""
+    prune_by: float = 0.5
+    """Share of the run after which it prunes in any case. The published code gives up waiting after 100 epochs and
+    trains 80 more, about half of its whole run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("trigger", self.trigger, RULES)
+        if self.epoch_steps is not None:
+            check_at_least("epoch_steps", self.epoch_steps, 1)
+        if not 0 < self.prune_by <= 1:
+            raise UsageError(f"prune_by is {self.prune_by}; give a share of the run in (0, 1]")
+
+
+class Early(Scored):
+    """The rounds of a scored method, all at the moment at which the trigger fires."""
+
+    Config: ClassVar[type[MethodConfig]] = EarlyConfig
+    config: EarlyConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, config: EarlyConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        self.epoch_steps = config.epoch_steps or max(1, round(EPOCH_SHARE * total_steps))
+        self.cap = max(1, round(config.prune_by * total_steps))
+        self.fired: int | None = None
+        """The step at which it pruned."""
+        self._come = False
+        """Has the moment come?"""
+        self._trigger = Trigger(config.trigger, config.target_neuron_sparsity)
+        self._why = "the run ended"
+
+    def is_due(self, step: int) -> bool:
+        """At epoch ends, the first of which is before training, and at the cap; then until it has pruned."""
+        return not self.done and (self._come or step % self.epoch_steps == 0 or step == self.cap)
+
+    def ready(self, step: int, view: View) -> bool:
+        """Has the moment come?"""
+        if self._come:
+            return True
+        asked = step % self.epoch_steps == 0 and (step > 0 or self.config.trigger == "paper")
+        if asked and self._trigger.look(view.parameters()):
+            self._come = True
+            moved, bound = self._trigger.moved, self._trigger.bound
+            self._why = f"weights moved {moved:.3g} of their norm, less than {bound:.3g}"
+        elif step >= self.cap:
+            self._come = True
+            self._why = f"the moment had not come by {self.config.prune_by:g} of the run"
+        return self._come
+
+    def select(self, step: int, view: View) -> Selection:
+        """One round; the first says why now."""
+        if self.done or not (self._come or view.final):
+            return Selection()
+        first = self._round == 0
+        if first:
+            self.fired = step
+            self._trigger.forget()
+        selection = super().select(step, view)
+        when = f"pruned at step {step}, after {step / self.epoch_steps:g} epochs: {self._why}"
+        notes = (when, *selection.notes) if first else selection.notes
+        return Selection(selection.neurons, exact=False, notes=notes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rounds done, the step of the first, and what the trigger has seen."""
+        trigger = self._trigger.state_dict()
+        mine = {"fired": self.fired, "come": self._come, "why": self._why, "trigger": trigger}
+        return {**super().state_dict(), **mine}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        super().load_state_dict(state)
+        self.fired, self._come, self._why = state["fired"], bool(state["come"]), str(state["why"])
+        self._trigger.load_state_dict(state["trigger"])

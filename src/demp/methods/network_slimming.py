@@ -1,0 +1,146 @@
+"""Network Slimming, Liu et al. 2017: lasso on normalisation scales, one cut of the smallest, fine-tuning.
+
+Every step up to the last cut:   gradient of the loss + strength * sign(gamma), constant from the first step
+At the cut:                      the neurons with the smallest |gamma| of the whole network go
+Afterwards:                      fine-tuning without the penalty
+
+The original trains and fine-tunes for 160 epochs each, from scales that start at 0.5 and with a learning rate that
+starts anew; here both share one run, in halves unless told otherwise, the learning rate goes on as it is scheduled, and
+the scales start as the model was built. The original prunes pre-activation networks, whose stream stays whole; here a
+block's output in a residual stream is ranked by the scale of the block's last norm, and what earlier blocks put on that
+channel is cut off with it: give ``exclude`` the layers after the sums to leave them alone. What the shift of a removed
+neuron added to its readers is lost, as in the original. A small scale with a large shift does matter and is removed all
+the same. The original keeps what is above the percentile even if a layer loses all; here every layer keeps its floor.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from demp.errors import UsageError
+from demp.graph import NeuronGraph, Slot
+from demp.graph.neurons import removable_classes
+from demp.graph.order import owners
+from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.checks import check_at_least, check_choice, check_number, check_share
+from demp.penalties import Penalty
+from demp.ranking import RANKINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSlimmingConfig(MethodConfig):
+    """Knobs of Network Slimming, with the names of the paper."""
+
+    target_neuron_sparsity: float = 0.5
+    """Share of neurons that go; the paper's percentile of all scales is 40 to 70 %."""
+    strength: float = 1e-4
+    """lambda, a sum over scales that enters the loss: 1e-4 for VGG, 1e-5 for ResNet and DenseNet."""
+    prune_at: float = 0.5
+    """Share of the run after which the (last) cut is made and the penalty ends: the original's 160 of 320 epochs."""
+    passes: int = 1
+    """Cuts, at equal distances up to ``prune_at``; each removes the same share of what is left (the multi-pass scheme,
+    there with fine-tuning in between)."""
+    ranking: str = "global"
+    """``global``: one percentile for the network; ``layer``: the same share of every layer."""
+    penalty_on: str = "scales"
+    """``scales``: those that feed removable neurons; ``all-scales``: every normalisation, as in the authors' code."""
+    penalty_in: str = "gradient"
+    """``gradient``: the sub-gradient is added to .grad right before the optimizer step, as in the authors' code;
+    ``loss``: you add ``pruner.penalty_loss()`` to your loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        check_number("strength", self.strength)
+        if not 0 < self.prune_at <= 1:
+            raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in (0, 1]")
+        check_at_least("passes", self.passes, 1)
+        check_choice("ranking", self.ranking, tuple(RANKINGS))
+        check_choice("penalty_on", self.penalty_on, ("scales", "all-scales"))
+        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
+
+
+class NetworkSlimming(Method):
+    """Lasso on normalisation scales, the smallest go at once."""
+
+    name: ClassVar[str] = "network-slimming"
+    summary: ClassVar[str] = "lasso on normalisation scales, then the neurons with the smallest scales go at once"
+    reference: ClassVar[str] = "Learning Efficient Convolutional Networks through Network Slimming"
+    Config: ClassVar[type[MethodConfig]] = NetworkSlimmingConfig
+    config: NetworkSlimmingConfig
+
+    def __init__(self, config: NetworkSlimmingConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        last = config.prune_at * total_steps
+        self.cuts = [max(1, round(last * i / config.passes)) for i in range(1, config.passes + 1)]
+        self._passed = 0
+
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """A model in which no neuron that may go has a scale."""
+        if not bool(ranked(graph).any()):
+            raise UsageError(
+                "no neuron that may go has a normalisation scale, which network-slimming ranks by; add batch norms, or "
+                "choose another method, for example greg-1 or prune-train"
+            )
+
+    def wants(self) -> Wants:
+        """From the config."""
+        return Wants(penalty_on=self.config.penalty_on, penalty_in=self.config.penalty_in, collect="batches")
+
+    def penalty(self, step: int) -> Penalty | None:
+        """``lambda * sum |gamma|`` until the last cut."""
+        return Penalty("lasso", self.config.strength if step < self.cuts[-1] else 0.0, self.config.penalty_on)
+
+    def is_due(self, step: int) -> bool:
+        """At the cuts."""
+        return step in self.cuts
+
+    def select(self, step: int, view: View) -> Selection:
+        """The smallest scales, down to the target of this pass."""
+        passes = self.config.passes
+        due = passes if view.final else sum(step >= cut for cut in self.cuts)
+        if due <= self._passed:
+            return Selection(exact=False)
+        self._passed = due
+        target = 1 - (1 - self.config.target_neuron_sparsity) ** (due / passes)
+        scores = scale_sizes(view)
+        neurons, notes = RANKINGS[self.config.ranking](view.graph, view.gone, scores, target, self.config.limits())
+        unranked = int((removable_classes(view.graph) & ~ranked(view.graph)).sum())
+        if unranked:
+            notes += (f"{unranked} neurons without a normalisation scale were not ranked",)
+        return Selection(neurons, exact=False, notes=notes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many cuts were made."""
+        return {"passed": self._passed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._passed = int(state["passed"])
+
+
+def scale_slots(graph: NeuronGraph) -> list[Slot]:
+    """The axes of normalisation scales."""
+    scales = {norm.scale for norm in graph.norms}
+    return [slot for slot in graph.slots if slot.tensor in scales]
+
+
+def ranked(graph: NeuronGraph) -> Tensor:
+    """Per class: may it go, and does it have a scale?"""
+    scaled = graph.nothing_gone()
+    for slot in scale_slots(graph):
+        scaled[slot.classes] = True
+    return scaled & removable_classes(graph)
+
+
+def scale_sizes(view: View) -> Tensor:
+    """|gamma| per class, the largest where several norms scale a neuron; infinite where none does."""
+    parameters, graph = view.parameters(), view.graph
+    slots = [slot for slot in scale_slots(graph) if slot.tensor in parameters]
+    sizes = torch.full((graph.classes,), -1.0, dtype=torch.float64)
+    for slot, classes in zip(slots, owners(graph, slots, view.gone), strict=True):
+        sizes.scatter_reduce_(0, classes, parameters[slot.tensor].abs().double().cpu(), "amax")
+    return torch.where(sizes < 0, math.inf, sizes)

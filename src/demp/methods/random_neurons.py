@@ -1,0 +1,72 @@
+"""Random neurons: what every score has to beat.
+
+Removed at once down to the target, before training or at a share of the run. Which ones is a function of the run's seed
+and the step.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from demp.errors import UsageError
+from demp.methods.base import Method, MethodConfig, Selection, View
+from demp.methods.checks import check_choice, check_share
+from demp.noise import SEED_STRIDE
+from demp.ranking import RANKINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(MethodConfig):
+    """How many, when, and over what."""
+
+    target_neuron_sparsity: float = 0.5
+    """rho: share of all neurons that goes."""
+    prune_at: float = 0.0
+    """Share of the run after which they go; 0: before training."""
+    ranking: str = "global"
+    """``global``: drawn from the whole network, as the scored methods rank; ``layer``: the same share of each layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        check_choice("ranking", self.ranking, tuple(RANKINGS))
+        if not 0 <= self.prune_at < 1:
+            raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in [0, 1)")
+
+
+class RandomNeurons(Method):
+    """Neurons drawn at random go at once."""
+
+    name: ClassVar[str] = "random"
+    summary: ClassVar[str] = "random neurons go, before training or at a share of the run"
+    reference: ClassVar[str] = "the control of every comparison"
+    Config: ClassVar[type[MethodConfig]] = RandomConfig
+    config: RandomConfig
+
+    def __init__(self, config: RandomConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        self._done = False
+
+    def is_due(self, step: int) -> bool:
+        """Once."""
+        return step == round(self.config.prune_at * self.total_steps)
+
+    def select(self, step: int, view: View) -> Selection:
+        """Those with the lowest of random numbers."""
+        if self._done:
+            return Selection()
+        self._done = True
+        generator = torch.Generator().manual_seed((view.seed * SEED_STRIDE + step) % (1 << 63))
+        numbers = torch.rand(view.graph.classes, generator=generator, dtype=torch.float64)
+        rank, config = RANKINGS[self.config.ranking], self.config
+        neurons, notes = rank(view.graph, view.gone, numbers, config.target_neuron_sparsity, config.limits())
+        return Selection(neurons, exact=False, notes=notes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Has it pruned?"""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._done = bool(state["done"])

@@ -1,0 +1,229 @@
+"""SRigL: sparse training in which every neuron of a layer has the same number of weights, or none.
+
+Every ``mask_every`` steps, in each layer on its own (n weights are there, f_t = alpha / 2 (1 + cos(pi t / T_end))):
+    K = n - int(f_t n): what magnitude keeps; n - K: what the dense gradient may bring
+    a weight is salient if it is among the K largest |w| or among the n - K largest |gradient|
+    a neuron with fewer than max(1, int(gamma_sal k)) salient weights is ablated: all its weights go
+    the others share the layer's budget: k = budget // active neurons, the same for all of them
+    each keeps its weights among the K largest of the layer, but no more than k, and grows the rest by |gradient|
+
+An ablated neuron is judged again at each update and returns when enough of its weights are salient.
+
+Where it differs from the authors' code: that drops arbitrary weights of a neuron that has more than k (it sorts
+booleans), here the smallest go; it may ablate the last layer, which the paper spares; it lets zeros fill up the K
+largest. In both a weight that is dropped and grown in one update keeps its value.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from demp.densities import kept, top
+from demp.errors import UsageError
+from demp.graph import NeuronGraph
+from demp.masks import constant
+from demp.methods.base import MethodConfig, Selection, View, Wants
+from demp.methods.checks import check_choice
+from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
+from demp.ranking import flags
+from demp.schedules import cosine
+
+UPDATE_SHARE = 0.001
+"""The authors' 100 steps of the 97,656 on CIFAR-10; on ImageNet 800 of 256,000."""
+REFERENCES = ("constant", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRigLConfig(MaskConfig):
+    """Every knob of SRigL."""
+
+    distribution: str = "erk"
+    """``erk``, or ``uniform``, which the authors take for ViT."""
+    mask_every: int | None = None
+    """Delta T: steps between updates; None: 0.1 % of the run, at least 1 (the authors' 100 on CIFAR-10)."""
+    mask_from: float = 0.0
+    """Share of the run before the first update; at step 0 there is none."""
+    mask_until: float = 0.75
+    """T_end: share of the run at which the masks become final."""
+    drop_fraction: float = 0.3
+    """alpha: share of a layer's weights that may change at the first update, from where it falls by half a cosine."""
+    min_salient: float = 0.3
+    """gamma_sal: share of the fan-in that must be salient for a neuron to stay; 0 ablates none. The authors take 0.95
+    for ViT."""
+    min_salient_of: str = "constant"
+    """Of which fan-in: ``constant``, the one that all neurons have before any is ablated (the published settings), or
+    ``dense`` (the default of the authors' class)."""
+    spare: tuple[str, ...] = ()
+    """Globs of weights whose neurons are never ablated, besides the last weight of the network."""
+    sparse_init: bool = True
+    """Multiply the initial weights by sqrt(dense fan-in / k): their variance fits the inputs that are left. The authors
+    draw new weights with a standard deviation of 2 / k. False where training begins with trained weights."""
+    remove_ablated: bool = True
+    """At the end ablated neurons go for real; the constant that their bias says moves into their readers where that
+    lowers the drift. False: only those go that nobody reads or that say nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("drop_fraction", "min_salient"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; give a share in [0, 1]")
+        check_choice("min_salient_of", self.min_salient_of, REFERENCES)
+        if isinstance(self.spare, str):
+            raise UsageError(f"spare is the string {self.spare!r}; give a tuple of globs")
+
+
+class SRigL(MaskMethod):
+    """Constant fan-in with neuron ablation."""
+
+    name: ClassVar[str] = "srigl"
+    summary: ClassVar[str] = "sparse from the start, the same fan-in for every neuron; neurons that lose it are ablated"
+    reference: ClassVar[str] = "Dynamic Sparse Training with Structured Sparsity (Lasby 2024)"
+    Config: ClassVar[type[MethodConfig]] = SRigLConfig
+    config: SRigLConfig
+
+    def __init__(self, config: SRigLConfig, total_steps: int) -> None:
+        super().__init__(config, total_steps)
+        every = config.mask_every or max(1, round(UPDATE_SHARE * total_steps))
+        first, last = round(config.mask_from * total_steps), round(config.mask_until * total_steps)
+        self.window = Window(every, max(first, 1), last - 1)
+
+    def wants(self) -> Wants:
+        """It masks; what ablated neurons still say may be folded."""
+        return Wants(masks=True, collect="batches", fold=self.config.remove_ablated)
+
+    def fraction(self, step: int) -> float:
+        """f_t."""
+        return cosine(self.config.drop_fraction, 0.0, min(1.0, step / (self.config.mask_until * self.total_steps)))
+
+    def initial_masks(self, view: View) -> dict[str, Tensor]:
+        """Fan-in k for every neuron, at random."""
+        masks = {}
+        for name, (weight, axis, budget) in self._layers(view).items():
+            random = as_rows(uniform_scores(weight, view.seed, -1, name), axis)
+            masks[name] = as_weight(highest(random, budget // len(random)), weight, axis)
+        return masks
+
+    def initial_factors(self, view: View) -> dict[str, float]:
+        """Sparse-aware initialisation."""
+        if not self.config.sparse_init:
+            return {}
+        layers = self._layers(view).items()
+        fan_in = {name: (weight.numel() // weight.shape[axis], budget // weight.shape[axis])
+                  for name, (weight, axis, budget) in layers}  # fmt: skip
+        return {name: math.sqrt(dense / k) for name, (dense, k) in fan_in.items()}
+
+    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
+        """Drop, ablate, grow."""
+        slopes, last, masks = view.gradients(), list(view.maskable())[-1], {}
+        for name, (weight, axis, budget) in self._layers(view).items():
+            if budget == weight.numel():
+                continue
+            size, slope = as_rows(weight.abs(), axis), as_rows(slopes[name].abs(), axis)
+            rows = Rows(size, slope, as_rows(view.masks[name], axis), budget)
+            stay = name == last or matches(name, self.config.spare)
+            new = rows.updated(self.fraction(step), 0 if stay else self._least(rows))
+            masks[name] = as_weight(new, weight, axis)
+        return masks
+
+    def select(self, step: int, view: View) -> Selection:
+        """At the last check: neurons that masks emptied, and ablated ones that say a constant."""
+        found = super().select(step, view)
+        if not view.final or not self.config.remove_ablated:
+            return found
+        going = view.graph.nothing_gone()
+        for name, neurons in found.neurons.items():
+            going[view.graph.layer(name).classes[neurons]] = True
+        saying = constant(view.graph, view.masks, view.gone) & ~going
+        if not bool(saying.any()):
+            return found
+        return Selection(flags(view.graph, going | saying), exact=False, notes=found.notes)
+
+    def _layers(self, view: View) -> dict[str, tuple[Tensor, int, int]]:
+        """Parameter name -> its values, the axis of its neurons, and how many weights it may have."""
+        densities, found = self.densities(view), {}
+        for name, weight in thinned(self.config, view).items():
+            axis = neuron_axis(view.graph, name)
+            budget = kept(weight.numel(), densities[name], self.config.weight_floor)
+            if budget < weight.shape[axis]:
+                raise UsageError(
+                    f"weight_sparsity={self.config.weight_sparsity} leaves {budget} weights of {name} for "
+                    f"{weight.shape[axis]} neurons, less than one for each; lower it, or name this one in mask_exclude"
+                )
+            found[name] = weight, axis, budget
+        return found
+
+    def _least(self, rows: "Rows") -> int:
+        """Salient weights that a neuron needs."""
+        if self.config.min_salient == 0:
+            return 0
+        neurons, dense = rows.mask.shape
+        fan_in = rows.budget // neurons if self.config.min_salient_of == "constant" else dense
+        return max(1, int(self.config.min_salient * fan_in))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One layer: a row of weights for each neuron."""
+
+    size: Tensor
+    """|w|."""
+    slope: Tensor
+    """|gradient|, of masked weights as well."""
+    mask: Tensor
+    budget: int
+    """Weights that the layer may have."""
+
+    @torch.no_grad()
+    def updated(self, fraction: float, least: int) -> Tensor:
+        """The new mask: K by magnitude, the others by gradient, as many for every neuron that stays."""
+        count = int(self.mask.sum())
+        keep = min(count - int(count * fraction), int((self.size > 0).sum()))
+        alive = self.alive(keep, count - keep, least)
+        size = self.size.masked_fill(~alive[:, None], 0.0)
+        large = top(size, keep) & (size > 0)
+        fan_in = max(1, self.budget // int(alive.sum()))
+        stays = highest(torch.where(large, size, -1.0), fan_in) & large
+        return highest(torch.where(stays, torch.inf, self.slope), fan_in) & alive[:, None]
+
+    def alive(self, keep: int, grow: int, least: int) -> Tensor:
+        """Neurons with enough salient weights; if too few have them to hold the budget, the next best stay as well."""
+        salient = (top(self.size, keep) | top(self.slope, grow)).sum(1)
+        floor = max(1, -(-self.budget // self.mask.shape[1]))
+        return salient >= salient.sort(descending=True).values[floor - 1].clamp(max=least)
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """The highest scores of every row; of equal ones the first."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+
+
+def as_rows(weight: Tensor, axis: int) -> Tensor:
+    """A weight with one row for each neuron."""
+    return weight.movedim(axis, 0).flatten(1)
+
+
+def as_weight(rows: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """The way back."""
+    return rows.view(weight.movedim(axis, 0).shape).movedim(0, axis)
+
+
+def neuron_axis(graph: NeuronGraph, name: str) -> int:
+    """The axis of a weight along which its neurons lie.
+
+    Raises:
+        UsageError: the weight makes neurons in two ways, or its groups share a row.
+    """
+    uses = [use for use in graph.contractions if use.weight == name]
+    axes = {use.axis for use in uses}
+    axis = axes.pop()
+    dense = graph.shapes[name]
+    if axes or axis is None or any(use.outputs is not None and len(use.outputs) != dense[axis] for use in uses):
+        raise UsageError(
+            f"srigl gives every neuron the same number of weights, and {name} does not have one row for each neuron (a "
+            "transposed convolution with groups, or a weight that is used in two ways); name it in mask_exclude"
+        )
+    return axis
