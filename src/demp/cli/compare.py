@@ -1,5 +1,6 @@
 """`demp compare`: several methods on one budget, dense beside them."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,10 @@ MethodOptions = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="METHOD.KEY=VALUE", help_behavior_hint="(repeatable)"),
 ]
-WIDE = 220
+WIDE = 190
 """Characters that all columns need."""
-NO_BREAK = "\u00a0"
+HEADING = 10
+"""Characters of a line of a heading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,8 @@ class Compare(Training):
         write_text(store.table_file, table.markdown(records, shared))
         files = [store.table_file, *picture.write(records, out)]
         show(console, records)
-        console.print(f"{shared} All columns, failures and remarks: {', '.join(map(str, files))}", highlight=False)
+        for text in (shared, *table.failures(records), f"written: {', '.join(map(str, files))}"):
+            console.print(text, markup=False, highlight=False)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {
@@ -139,8 +142,8 @@ def show(console: Console, records: table.Records) -> None:
     columns = [column for column in table.COLUMNS if column[2] or console.width >= WIDE]
     drawn = Table(pad_edge=False, box=None, header_style="bold", padding=(0, 2, 0, 0))
     for index, (heading, _, _) in enumerate(columns):
-        text = heading.format(split=table.split_of(records))
-        drawn.add_column(text, justify="left" if index < 2 else "right", vertical="bottom")
+        words = textwrap.wrap(heading.format(split=table.split_of(records)), HEADING, break_long_words=False)
+        drawn.add_column("\n".join(words), justify="left" if index < 2 else "right", vertical="bottom", no_wrap=True)
     for row in table.rows(records):
-        drawn.add_row(*(cell(row).replace(" ", NO_BREAK) for _, cell, _ in columns))
+        drawn.add_row(*(cell(row) for _, cell, _ in columns))
     console.print(drawn, soft_wrap=False)

@@ -47,7 +47,7 @@ def draw(records: Records) -> Any:
         line(right, name, points, lambda r: r["weight_sparsity"] + r["masked_share"], look)
         masks(right, points, colour)
     frame(left, "neurons removed")
-    frame(right, "weights removed (filled), or removed and masked (hollow)")
+    frame(right, "weights removed (filled), removed and masked (hollow; the dotted part is masked)")
     left.set_ylabel(f"{split_of(records)} accuracy, %")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -55,39 +55,38 @@ def draw(records: Records) -> Any:
 
 
 def settings(records: Records) -> list[list[Mapping[str, Any]]]:
-    """The seeds of each setting, the least sparse first."""
+    """The seeds of each setting."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(words(record["setting"]), []).append(record)
-
-    def sparsity(group: list[Mapping[str, Any]]) -> float:
-        return statistics.fmean(r["weight_sparsity"] + r["masked_share"] + r["neuron_sparsity"] for r in group)
-
-    return sorted(groups.values(), key=sparsity)
+    return list(groups.values())
 
 
 def line(axes: Any, name: str, points: Sequence[Records], x: Any, look: Mapping[str, Any]) -> None:
-    """One method: its means joined, each seed a faint point."""
+    """One method: its means joined from left to right, each seed a faint point."""
     hollow = any(record["masked_share"] for group in points for record in group)
     face = "white" if hollow else look["color"]
     style = "--" if hollow else "-"
-    xs = [100 * statistics.fmean(x(record) for record in group) for group in points]
-    ys = [100 * statistics.fmean(record["eval/top1"] for record in group) for group in points]
-    axes.plot(xs, ys, **look, linestyle=style, linewidth=1.3, markersize=6, markerfacecolor=face, label=name)
+    means = sorted((100 * statistics.fmean(x(r) for r in group), 100 * accuracy(group)) for group in points)
+    axes.plot(*zip(*means, strict=True), **look, linestyle=style, linewidth=1.3, markerfacecolor=face, label=name)
     several = [record for group in points if len(group) > 1 for record in group]
-    axes.scatter(
-        [100 * x(r) for r in several], [100 * r["eval/top1"] for r in several], s=9, color=look["color"], alpha=0.45
-    )
+    seeds = [100 * x(record) for record in several], [100 * record["eval/top1"] for record in several]
+    axes.scatter(*seeds, s=9, color=look["color"], alpha=0.45)
+
+
+def accuracy(group: Records) -> float:
+    """Mean over seeds."""
+    return statistics.fmean(record["eval/top1"] for record in group)
 
 
 def masks(axes: Any, points: Sequence[Records], colour: str) -> None:
-    """From what is removed to what is removed and masked: the dotted part is in the network."""
+    """A dotted line from what is removed to what is removed and masked: so much is in the network and zero."""
     for group in points:
         removed = 100 * statistics.fmean(record["weight_sparsity"] for record in group)
         masked = 100 * statistics.fmean(record["masked_share"] for record in group)
         if masked:
-            y = 100 * statistics.fmean(record["eval/top1"] for record in group)
-            axes.plot([removed, removed + masked], [y, y], color=colour, linestyle=":", linewidth=0.8, marker="|")
+            xs, ys = [removed, removed + masked], [100 * accuracy(group)] * 2
+            axes.plot(xs, ys, color=colour, linestyle=":", linewidth=0.7, alpha=0.6, marker="|", markevery=[0])
 
 
 def level(axes: Any, accuracies: Sequence[float]) -> None:

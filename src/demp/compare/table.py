@@ -174,7 +174,7 @@ def markdown(records: Records, base: str = "") -> str:
 
 def remarks(records: Records) -> list[str]:
     """Failures, notes of cuts, and runs that did not start from the weights of their dense run, as lists."""
-    failed = [f"* {record['name']}: {record['error']}" for record in records if record["status"] != DONE]
+    failed = [f"* {text}" for text in failures(records)]
     records = [record for record in records if record["status"] == DONE]
     notes: dict[str, list[str]] = {}
     for record in records:
@@ -189,6 +189,11 @@ def remarks(records: Records) -> list[str]:
         ("Not from the weights of the dense run:", others),
     )
     return [f"{title}\n\n" + "\n".join(lines) for title, lines in lists if lines]
+
+
+def failures(records: Records) -> list[str]:
+    """Each run that failed, and why."""
+    return [f"{record['name']}: {record['error']}" for record in records if record["status"] != DONE]
 
 
 def split_of(records: Records) -> str:

@@ -1,0 +1,135 @@
+import pytest
+
+from demp import recipes
+from demp.cli.compare import method_options, numbers
+from demp.compare import plan
+from demp.errors import UsageError
+from demp.train import TrainConfig
+
+BASE = TrainConfig.from_dict(
+    {
+        "model": {"name": "mlp"},
+        "method": {"name": "demp", "options": {"peak_strength": 0.5, "period": 7}},
+        "steps": 20,
+        "device": "cpu",
+    }
+)
+
+
+def names(*arguments, **options):
+    return [run.name for run in plan(BASE, *arguments, **options)]
+
+
+def test_dense_comes_first_then_every_method_at_its_first_setting_and_seed_by_seed():
+    found = names(["magnitude", "demp"], seeds=2, targets=[0.3, 0.5, 0.7], strengths=[0.1, 0.2])
+    of_a_seed = [
+        "dense", "magnitude-weight_sparsity=0.3", "demp-peak_strength=0.1", "magnitude-weight_sparsity=0.5",
+        "demp-peak_strength=0.2", "magnitude-weight_sparsity=0.7",
+    ]  # fmt: skip
+    assert found == [f"{name}-s{seed}" for seed in (0, 1) for name in of_a_seed]
+
+
+def test_a_target_is_the_knob_that_each_method_has():
+    runs = {run.method: run.config.method.options for run in plan(BASE, ["demp", "rigl"], targets=[0.4])}
+    assert runs == {
+        "dense": {},
+        "demp": {"peak_strength": 0.5, "period": 7, "target_neuron_sparsity": 0.4},
+        "rigl": {"weight_sparsity": 0.4},
+    }
+
+
+def test_a_combination_takes_targets_for_its_masks_and_strengths():
+    runs = plan(BASE, ["demp+rigl"], targets=[0.4, 0.6], strengths=[0.1, 0.2])[1:]
+    assert [run.setting for run in runs] == [
+        {"weight_sparsity": target, "peak_strength": strength} for target in (0.4, 0.6) for strength in (0.1, 0.2)
+    ]
+    assert {run.config.method.options["period"] for run in runs} == {7}
+
+
+def test_runs_differ_in_method_and_seed_only():
+    for run in plan(BASE, ["demp", "set"], seeds=2, targets=[0.5]):
+        kept = run.config.merged({"method": {"name": "dense"}, "seed": 0})
+        assert kept == BASE.merged({"method": {"name": "dense"}})
+        assert run.config.seed == run.seed
+
+
+def test_options_of_one_method_or_of_all_and_lists_are_runs_for_each():
+    options = {"*": {"floor": 2, "drop_schedule": "constant"}, "rigl": {"distribution": ["erk", "uniform"]}}
+    runs = plan(BASE, ["rigl", "magnitude"], targets=[0.5], options=options)
+    assert [(run.name, run.config.method.options) for run in runs[1:]] == [
+        (
+            "rigl-weight_sparsity=0.5-distribution=erk-s0",
+            {"floor": 2, "drop_schedule": "constant", "weight_sparsity": 0.5, "distribution": "erk"},
+        ),
+        ("magnitude-weight_sparsity=0.5-s0", {"floor": 2, "weight_sparsity": 0.5}),
+        (
+            "rigl-weight_sparsity=0.5-distribution=uniform-s0",
+            {"floor": 2, "drop_schedule": "constant", "weight_sparsity": 0.5, "distribution": "uniform"},
+        ),
+    ]
+
+
+def test_an_option_takes_the_place_of_a_target():
+    runs = plan(BASE, ["rigl", "set"], targets=[0.5], options={"rigl": {"weight_sparsity": 0.9}})
+    assert [run.config.method.options for run in runs[1:]] == [{"weight_sparsity": 0.9}, {"weight_sparsity": 0.5}]
+
+
+def test_other_methods_do_not_get_the_options_of_a_recipe_for_demp():
+    base = recipes.get("digits", steps=40)
+    runs = plan(base, ["demp", "magnitude"])
+    assert runs[1].config.method == base.method
+    assert runs[2].config.method.options == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((["rigel"],), {}, "unknown method 'rigel'; did you mean 'rigl'"),
+        ((["demp", "demp+rigel"],), {}, "unknown method 'rigel' in 'demp[+]rigel'"),
+        ((["rigl"],), {"targets": [0.5, 1.0]}, r"target is 1; give shares in \(0, 1\)"),
+        ((["rigl"],), {"targets": [0.0]}, r"target is 0; give shares in \(0, 1\)"),
+        (([],), {}, "nothing to compare"),
+        ((["dense"],), {}, "nothing to compare"),
+        ((["rigl"],), {"strengths": [0.1]}, "--strengths are peak strengths of demp, which is not among --methods"),
+        ((["rigl"],), {"seeds": 0}, "seeds is 0; give at least 1"),
+        (
+            (["rigl"],),
+            {"options": {"set": {"floor": 1}}},
+            "option set.floor is for a method that is not among --methods",
+        ),
+        ((["rigl"],), {"options": {"rigl": {"flor": 1}}}, "rigl has no option 'flor'; it has .*floor"),
+        ((["rigl"],), {"options": {"*": {"flor": 1}}}, "[*] has no option 'flor'"),
+        ((["rigl"],), {"options": {"rigl": {"floor": 0.5}}}, "method.options.floor is 0.5; give a whole number"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(arguments, options, message):
+    with pytest.raises(UsageError, match=message):
+        plan(BASE, *arguments, **options)
+
+
+def test_a_method_without_a_target_is_refused_unless_its_own_knob_is_given(monkeypatch):
+    from demp import methods
+
+    class Plain(methods.Method):
+        name = "plain"
+        summary = reference = "for tests"
+
+    monkeypatch.setitem(methods.registry(), "plain", Plain)
+    with pytest.raises(UsageError, match=r"plain has no target sparsity; give the knob .* --option plain\.OPTION="):
+        plan(BASE, ["plain"], targets=[0.5])
+    assert names(["plain"], targets=[0.5], options={"plain": {"floor": [1, 2]}})[1:] == [
+        "plain-floor=1-s0",
+        "plain-floor=2-s0",
+    ]
+    assert names(["plain"])[1:] == ["plain-s0"]
+
+
+def test_flags_become_numbers_and_options():
+    assert numbers("target", "0.3, 1e-2,") == [0.3, 0.01]
+    assert numbers("target", "") == []
+    with pytest.raises(UsageError, match="--target is '0.3;0.5'; give numbers with commas"):
+        numbers("target", "0.3;0.5")
+    found = method_options(("rigl.distribution=erk", "*.floor=2", "demp+rigl.period=[3, 4]"))
+    assert found == {"rigl": {"distribution": "erk"}, "*": {"floor": 2}, "demp+rigl": {"period": [3, 4]}}
+    with pytest.raises(UsageError, match="'floor=2' is not METHOD.KEY=VALUE"):
+        method_options(("floor=2",))
