@@ -306,7 +306,7 @@ def test_metrics_are_the_documented_names_and_true():
     before = pruner.metrics()
     assert before == {
         "demp/strength": pytest.approx(0.02), "demp/noise_std": pytest.approx(0.01), "prune/neurons_alive": 18.0,
-        "prune/neuron_sparsity": 0.0, "prune/cuts": 0.0,
+        "prune/neuron_sparsity": 0.0, "prune/cuts": 0.0, "prune/weights_masked": 0.0,
         "cost/parameters": float(sum(p.numel() for p in model.parameters())),
         "cost/flops": float(demp.cost(model, (examples(IMAGE),)).flops),
     }  # fmt: skip

@@ -48,7 +48,6 @@ class Combination(Method):
             fold=mine.fold or theirs.fold,
             scores=mine.scores or theirs.scores,
             zeros=mine.zeros or theirs.zeros,
-            fold=mine.fold or theirs.fold,
         )
 
     def penalty(self, step: int) -> Penalty | None:
