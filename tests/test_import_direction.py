@@ -16,12 +16,12 @@ ORDER = (
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "pruner"),
-    ("train", "recipes", "integrations"),
+    ("train", "recipes", "integrations", "theory"),
     ("exports", "compare"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "compare", "cli")
+DOORS = ("train", "recipes", "integrations", "theory", "exports", "compare", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
