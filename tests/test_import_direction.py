@@ -19,10 +19,11 @@ ORDER = (
     ("train", "recipes", "integrations"),
     ("sweep",),
     ("exports", "compare"),
+    ("studies",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "cli")
+DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "studies", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""

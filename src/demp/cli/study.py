@@ -29,7 +29,7 @@ class Study(Command):
     ids: Ids = ()
     """fig1 ... fig17, table1 ... table3, theory; several; all; or list, to see what exists."""
     scale: Text = "cpu"
-    """smoke (seconds, bundled data), cpu (real data, tens of minutes on two cores) or paper (its own settings, GPUs)."""
+    """smoke (seconds, bundled data), cpu (real data, tens of minutes on two cores) or paper (its settings, GPUs)."""
     seeds: Count = None
     """Seeds 0, 1, ...; without it 3 at scale paper, else 1."""
     data: Folder = ""

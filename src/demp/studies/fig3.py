@@ -45,8 +45,8 @@ def structured_claims(found: Sequence[Point], number: str) -> list[Claim]:
             holds=adam_holds,
         ),
         Claim(
-            sentence="With SGDM, DemP is as accurate as the best other structured method at equal weight sparsity of 80 % "
-            "and more.",
+            sentence="With SGDM, DemP is as accurate as the best other structured method at equal weight sparsity of "
+            "80 % and more.",
             paper="no significant difference",
             ours=sgdm,
             holds=sgdm_holds,

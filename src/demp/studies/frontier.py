@@ -8,6 +8,7 @@ import statistics
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from demp.compare.plan import words
@@ -78,7 +79,7 @@ def of(found: Sequence[Point], panel: str, line: str = "") -> list[Point]:
 def along(line: Sequence[Point], sparsity: float) -> float | None:
     """The accuracy of a line at a weight sparsity: straight between neighbouring points, None outside of them."""
     ends = sorted((point.weights, point.accuracy) for point in line)
-    for (left, low), (right, high) in zip(ends, ends[1:], strict=False):
+    for (left, low), (right, high) in pairwise(ends):
         if left <= sparsity <= right:
             return low if left == right else low + (high - low) * (sparsity - left) / (right - left)
     return next((accuracy for at, accuracy in ends if at == sparsity), None)
@@ -115,7 +116,7 @@ def margin(ours: Sequence[Point], theirs: Sequence[Point], low: float = 0.0) -> 
 def beats(
     found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float, by: float = 0.0
 ) -> tuple[str, bool | None]:
-    """Is the line above each of the others by more than ``by``, on average over equal sparsities? In words, and yes or no.
+    """Is the line above each of the others by more than ``by``, on average over equal sparsities? In words and yes or no.
 
     No answer unless every one of the others can be compared.
     """
@@ -157,9 +158,8 @@ class Frontier(Study):
         """A row of panels per optimizer or network; every method a line, dense a level, a band over seeds."""
         found = points(records)
         rows = list(dict.fromkeys(point.panel for point in found))
-        figure, axes = panels(
-            len(self.axes) if len(self.axes) > 1 else len(rows), len(rows) if len(self.axes) > 1 else 1
-        )
+        several = len(self.axes) > 1
+        figure, axes = panels(len(self.axes) if several else len(rows), len(rows) if several else 1)
         look = looks([point.line for point in found if point.line != DENSE_LINE])
         places = [(row, axis) for row in rows for axis in self.axes]
         for (row, axis), here in zip(places, axes, strict=True):

@@ -24,8 +24,8 @@ STRENGTHS: dict[tuple[str, str, str], tuple[float, ...]] = {
     ("cpu", "resnet50", "sgdw"): (8e-3, 2e-3, 2e-2),
 }
 """Peak strengths of the lasso on scales, of DemP's line. At scale paper those of the authors' scripts (for ResNet-50 a
-grid around the one that is known); at scale cpu those that remove a half to nine tenths of the weights in a short run, the
-middle one first."""
+grid around the one that is known); at scale cpu those that remove a half to nine tenths of the weights in a short run,
+the middle one first."""
 SMOKE_STRENGTHS = (5e-2,)
 TARGETS = {
     "smoke": (0.6,),

@@ -207,8 +207,8 @@ def find(name: str) -> None:
             raise
         folder = " or ".join(FOLDER_NAMES.get(name, (name,)))
         raise UsageError(
-            f"the data set {name} is not at hand ({error}); it is {HUB[name]['path']} on the hub: go online once, or put "
-            f"its files into a folder {folder} and name the folder above it with {FOLDER_VARIABLE}=FOLDER or --data FOLDER"
+            f"the data set {name} is not at hand ({error}); it is {HUB[name]['path']} on the hub: go online once, or "
+            f"put its files into a folder {folder} and name the folder above it with --data or {FOLDER_VARIABLE}"
         ) from None
 
 
