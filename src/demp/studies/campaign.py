@@ -133,12 +133,14 @@ class Campaign:
 
     def all_of(self, study: Study) -> list[Job]:
         """The plan of a study, with seeds beyond those asked for as far as any run of them is there."""
-        jobs = study.plan(self.scale, self.seeds)
+        jobs = list(self.plans[study.id])
+        own = {job.identity for job in jobs}
         for seed in range(self.seeds, 100):
             more = [job for job in study.jobs(self.scale, seed) if job.identity in self.known]
             if not more:
                 break
-            jobs += [job for job in more if job.identity not in {other.identity for other in jobs}]
+            jobs += [job for job in more if job.identity not in own]
+            own |= {job.identity for job in more}
         return jobs
 
 
@@ -194,15 +196,23 @@ def listed(title: str, lines: Sequence[str]) -> str:
 def overview(studies: Sequence[Study], place: Callable[[str], Shelf], seeds: int | None) -> list[dict[str, Any]]:
     """Every study with its cost at each scale, and what is at hand; JSON-ready."""
     known: Mapping[str, Known] = {scale: place(scale).known() for scale in SCALES}
-    found = []
-    for study in studies:
-        scales = {}
-        for scale in SCALES:
-            jobs = study.plan(scale, seeds)
-            at_hand = len(shelf.of(jobs, known[scale]))
-            failed = len(shelf.failures(jobs, known[scale]))
-            cost = study.cost(jobs, scale)
-            scales[scale] = {**cost.to_dict(), "data": list(study.data(scale)), "at_hand": at_hand, "failed": failed}
-        about = {"id": study.id, "title": study.title, "section": study.section, "remark": study.remark}
-        found.append({**about, "scales": scales})
-    return found
+    return [
+        {
+            "id": study.id,
+            "title": study.title,
+            "section": study.section,
+            "remark": study.remark,
+            "scales": {scale: at(study, scale, study.plan(scale, seeds), known[scale]) for scale in SCALES},
+        }
+        for study in studies
+    ]
+
+
+def at(study: Study, scale: str, jobs: Sequence[Job], known: Known) -> dict[str, Any]:
+    """Cost and state of a study at one scale."""
+    return {
+        **study.cost(jobs, scale).to_dict(),
+        "data": list(dict.fromkeys(name for job in jobs if (name := data_read(job)))),
+        "at_hand": len(shelf.of(jobs, known)),
+        "failed": len(shelf.failures(jobs, known)),
+    }

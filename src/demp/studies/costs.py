@@ -20,15 +20,17 @@ PICTURES = {
     "imagenet-1k": (224, 3, 1000),
 }
 """Side, channels and classes of each data set."""
-CPU_FLOPS = 1.0e11
-"""FLOPs per second and core of the dense networks at scale cpu."""
+CPU_FLOPS = {"resnet18": 1.2e11, "vgg16": 1.0e11, "resnet50": 6e10}
+"""FLOPs per second of processor time of dense training at scale cpu: ``benchmarks/study_steps.py``."""
+OTHER_CPU_FLOPS = 6e10
 SMOKE_RUN_SECONDS = 0.8
 GPU_FLOPS = 2e13
 """Assumed: no GPU was at hand."""
 BASIS = {
     "smoke": f"{SMOKE_RUN_SECONDS:g} s per run, measured over all studies on one core",
-    "cpu": f"{CPU_FLOPS / 1e9:g} GFLOP/s on one core, measured with dense networks; pruned ones take less, checks and "
-    "scorings more",
+    "cpu": "processor time of dense steps on one core: "
+    + ", ".join(f"{name} {flops / 1e9:g} GFLOP/s" for name, flops in CPU_FLOPS.items())
+    + " (measured), others 60 (assumed); pruned networks take less, checks and scorings more",
     "paper": f"{GPU_FLOPS / 1e12:g} TFLOP/s on one GPU, assumed, not measured",
 }
 """Where the seconds come from."""
@@ -55,10 +57,11 @@ class Cost:
 def of_training(jobs: Sequence[Job], scale: str) -> Cost:
     """The cost of training jobs; others count as a run without steps."""
     configs = [job.arguments["config"] for job in jobs if "config" in job.arguments]
-    flops = float(sum(train_flops(config) for config in configs))
+    each = [(config["model"]["name"], float(train_flops(config))) for config in configs]
+    flops = sum(flops for _, flops in each)
     seconds = {
         "smoke": SMOKE_RUN_SECONDS * len(jobs),
-        "cpu": flops / CPU_FLOPS,
+        "cpu": sum(flops / CPU_FLOPS.get(model, OTHER_CPU_FLOPS) for model, flops in each),
         "paper": flops / GPU_FLOPS,
     }[scale]
     return Cost(len(jobs), sum(config["steps"] for config in configs), flops, seconds, BASIS[scale])

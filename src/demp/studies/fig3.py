@@ -6,6 +6,7 @@ from typing import ClassVar
 from demp.studies import grids
 from demp.studies.base import Claim
 from demp.studies.frontier import HIGH, Frontier, Point, beats, ties
+from demp.studies.speed import faster
 from demp.sweep.job import Job
 
 
@@ -28,7 +29,7 @@ class Fig3(Frontier):
 
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
         """Better with Adam, equal with SGDM."""
-        return structured_claims(found, "up to 2.25 points above the best other method")
+        return [*structured_claims(found, "up to 2.25 points above the best other method"), faster(found, "2.45 times")]
 
 
 def structured_claims(found: Sequence[Point], number: str) -> list[Claim]:

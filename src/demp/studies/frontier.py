@@ -116,7 +116,7 @@ def margin(ours: Sequence[Point], theirs: Sequence[Point], low: float = 0.0) -> 
 def beats(
     found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float, by: float = 0.0
 ) -> tuple[str, bool | None]:
-    """Is the line above each of the others by more than ``by``, on average over equal sparsities? In words and yes or no.
+    """Is a line above each other by more than ``by``, on average over equal sparsities? In words, and yes or no.
 
     No answer unless every one of the others can be compared.
     """

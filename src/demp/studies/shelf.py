@@ -9,6 +9,7 @@ from typing import Any
 from demp import records
 from demp.errors import UsageError
 from demp.records import DONE, Record
+from demp.studies.training import complete
 from demp.sweep.job import Job
 from demp.train.config import TrainConfig
 
@@ -103,7 +104,7 @@ def identity_of(record: Record) -> str:
     if not isinstance(arguments, dict) or not isinstance(arguments.get("config"), dict):
         return str(record.get("identity"))
     try:
-        arguments = {**arguments, "config": TrainConfig.from_dict(arguments["config"]).to_dict()}
+        arguments = {**arguments, "config": complete(TrainConfig.from_dict(arguments["config"])).to_dict()}
         return Job(name=record["name"], work=record["work"], arguments=arguments).identity
     except UsageError:
         return str(record.get("identity"))

@@ -1,14 +1,16 @@
 """Training runs of studies: the recipes of the paper at each scale, and a method on top."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-from demp import recipes
+from demp import methods, recipes
 from demp.studies.base import job
 from demp.sweep.job import Job
 from demp.sweep.training import WORK
-from demp.train.config import DENSE, TrainConfig
+from demp.train.config import DENSE, MethodConfig, TrainConfig
 from demp.train.scale import PAPER_NOISE_STD, Scale
+from demp.train.schema import build
 
 RECIPES = {
     "resnet18": ("resnet18-cifar10", 97_656),
@@ -49,10 +51,11 @@ SMOKE = {
 SMOKE_STEPS = 8
 
 
-def base(network: str, scale: str, optimizer: str = "adamw") -> TrainConfig:
+def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int = 0) -> TrainConfig:
     """The paper's recipe for a network at a scale; its method is DemP with the recipe's own options.
 
     All fractions of the run are the recipe's. A smoke run checks for the dead twice rather than twenty times.
+    ``cpu_steps`` is another length at scale cpu, for a study with many runs.
     """
     recipe = RECIPES[network][0]
     shared = {"eval_every_steps": 0}
@@ -60,7 +63,9 @@ def base(network: str, scale: str, optimizer: str = "adamw") -> TrainConfig:
         return recipes.get(recipe, optimizer=optimizer).merged(shared)
     if scale == "cpu":
         change = dict(CPU[network])
-        config = recipes.get(recipe, optimizer=optimizer, steps=change.pop("steps"), width=change.pop("width"))
+        steps = cpu_steps or change["steps"]
+        config = recipes.get(recipe, optimizer=optimizer, steps=steps, width=change["width"])
+        change = {name: value for name, value in change.items() if name not in ("steps", "width")}
         return config.merged({"precision": "bf16", **shared}).merged(change)
     change = dict(SMOKE[network])
     config = recipes.get(recipe, optimizer=optimizer, steps=SMOKE_STEPS, width=change.pop("width"))
@@ -86,6 +91,15 @@ def noise(network: str, config: TrainConfig, paper_std: float) -> float:
     return paper_std / PAPER_NOISE_STD * length(network, config).noise_std()
 
 
+def complete(config: TrainConfig) -> TrainConfig:
+    """The config with every option of its method written out, so that equal runs are equal in writing."""
+    if config.method.name == DENSE:
+        return config
+    options = asdict(build(methods.config_class(config.method.name), config.method.options, "method.options"))
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(config, method=MethodConfig(name=config.method.name, options=given))
+
+
 def training(
     config: TrainConfig,
     method: str,
@@ -102,8 +116,7 @@ def training(
     """
     own = config.method.options if method.split("+")[0] == config.method.name else {}
     chosen = {} if method == DENSE else {**own, **(options or {})}
-    changed = config.merged({"method": {"name": DENSE}, "seed": seed})
-    changed = changed.merged({"method": {"name": method, "options": chosen}})
+    changed = complete(replace(config, method=MethodConfig(name=method, options=chosen), seed=seed))
     stem = f"{config.model.name}-{config.optimizer.name}-{method}-s{seed}"
     arguments: dict[str, Any] = {"config": changed.to_dict()}
     arguments |= {"series": list(series)} if series else {}

@@ -24,7 +24,7 @@ def check(ok: bool, name: str, value: object, remedy: str) -> None:
 
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """The value must be one of ``choices``; a near miss gets a suggestion."""
-    close = get_close_matches(value, choices, 1)
+    close = [] if value in choices else get_close_matches(value, choices, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     check(value in choices, name, value, f"choose one of {', '.join(choices)}{hint}")
 
@@ -223,7 +223,8 @@ class MethodConfig:
             return
         from demp import methods
 
-        meant_dense = get_close_matches(self.name, (DENSE, *methods.names()), 1) == [DENSE]
+        known = methods.names()
+        meant_dense = self.name not in known and get_close_matches(self.name, (DENSE, *known), 1) == [DENSE]
         check(not meant_dense, "method.name", self.name, f"did you mean {DENSE!r}?")
         methods.find(self.name)
         build(methods.config_class(self.name), self.options, "method.options")
