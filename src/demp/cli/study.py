@@ -18,6 +18,8 @@ from demp.studies.shelf import Shelf
 LIST, ALL = "list", "all"
 RUNS = "runs/studies"
 RESULTS = "results"
+WIDE = 190
+"""Characters of a table that no person's screen bounds."""
 
 Ids = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help_behavior_hint="")]]
 
@@ -94,6 +96,8 @@ class Study(Command):
         for one in found:
             cells = (cell(one["scales"][scale]) for scale in studies.SCALES)
             table.add_row(one["id"], f"{one['title']} ({one['section']})", *cells)
+        if not console.is_terminal:
+            console.width = WIDE
         console.print(table)
         for scale in studies.SCALES:
             basis = next(one["scales"][scale]["basis"] for one in found)
@@ -123,6 +127,8 @@ def show(console: Console, shown: Shown, folder: Path) -> None:
         drawn = Drawn(*shown.table.headings, box=None, pad_edge=False, header_style="bold")
         for row in shown.table.rows:
             drawn.add_row(*row)
+        if not console.is_terminal:
+            console.width = WIDE
         console.print(drawn)
     lines: Sequence[str] = [*map(str, shown.claims), *(f"failed: {text}" for text in shown.failed)]
     if shown.skipped:
