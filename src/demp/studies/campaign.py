@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Campaign:
         stem = self.shelf.folder / study.id
         files = drawing.save(lambda: study.picture(shown.records, self.scale), stem)
         files += [stem.with_suffix(".md"), stem.with_suffix(".json")]
-        shown = Shown(**{**vars(shown), "files": files})
+        shown = replace(shown, files=files)
         write_text(stem.with_suffix(".md"), page(shown))
         write_text(stem.with_suffix(".json"), json.dumps(shown.to_dict(), indent=2) + "\n")
         return shown
@@ -126,7 +126,7 @@ class Campaign:
             records=found,
             failed=shelf.failures(jobs, self.known),
             table=study.table(found, self.scale) if found else None,
-            claims=study.claims(found),
+            claims=judged(study.claims(found), self.scale),
             skipped=own + self.shelf.foreign(study.id, jobs),
             files=[],
         )
@@ -142,6 +142,11 @@ class Campaign:
             jobs += [job for job in more if job.identity not in own]
             own |= {job.identity for job in more}
         return jobs
+
+
+def judged(claims: Sequence[Claim], scale: str) -> list[Claim]:
+    """The claims; a smoke run says nothing about any."""
+    return [replace(claim, holds=None) for claim in claims] if scale == "smoke" else list(claims)
 
 
 def in_turns(plans: Sequence[Sequence[Job]]) -> list[Job]:

@@ -54,10 +54,11 @@ class Fig2(Study):
         found = points(records)
         figure, axes = panels(2, share_y=True)
         for here, panel in zip(axes, (LEFT, RIGHT), strict=True):
-            names = [point.line for point in found if point.panel == panel]
-            for name, look in looks(names).items():
+            names = dict.fromkeys(point.line for point in found if point.panel == panel)
+            look = looks([name.partition(", ")[0] for name in names])
+            for name in names:
                 line = along(found, panel, name)
-                style = {**look, "linestyle": "--" if name.endswith("SGDM") else "-"}
+                style = {**look[name.partition(", ")[0]], "linestyle": "--" if name.endswith("SGDM") else "-"}
                 dead = [[100 * run["neuron_sparsity"] for run in point.runs] for _, point in line]
                 band(here, [value for value, _ in line], dead, style, name)
             frame(here, panel, "peak strength λ", "dead neurons, %")

@@ -79,10 +79,13 @@ def of(found: Sequence[Point], panel: str, line: str = "") -> list[Point]:
 def along(line: Sequence[Point], sparsity: float) -> float | None:
     """The accuracy of a line at a weight sparsity: straight between neighbouring points, None outside of them."""
     ends = sorted((point.weights, point.accuracy) for point in line)
+    for at, accuracy in ends:
+        if at == sparsity:
+            return accuracy
     for (left, low), (right, high) in pairwise(ends):
-        if left <= sparsity <= right:
-            return low if left == right else low + (high - low) * (sparsity - left) / (right - left)
-    return next((accuracy for at, accuracy in ends if at == sparsity), None)
+        if left < sparsity < right:
+            return low + (high - low) * (sparsity - left) / (right - left)
+    return None
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,10 @@ class Margin:
         return statistics.fmean(self.margins)
 
     def __str__(self) -> str:
-        low, high = 100 * min(self.margins), 100 * max(self.margins)
-        where = f"between {100 * min(self.sparsities):.0f} and {100 * max(self.sparsities):.0f} % weight sparsity"
-        many = f"{low:+.1f} to {high:+.1f} points" if len(self.margins) > 1 else f"{high:+.1f} points"
-        return f"{many} {where}" if len(set(self.sparsities)) > 1 else f"{many} at {100 * self.sparsities[0]:.0f} %"
+        low, high = (f"{100 * value:+.1f}" for value in (min(self.margins), max(self.margins)))
+        left, right = (f"{100 * value:.0f}" for value in (min(self.sparsities), max(self.sparsities)))
+        many = f"{low} to {high} points" if low != high else f"{high} points"
+        return f"{many} between {left} and {right} % weight sparsity" if left != right else f"{many} at {right} %"
 
 
 def margin(ours: Sequence[Point], theirs: Sequence[Point], low: float = 0.0) -> Margin | None:
