@@ -36,9 +36,10 @@ def unwritable(arguments, folder, observers):
 
 
 class Held(Observer):
-    """Says that a training has come to a step, and waits there until it may go on."""
+    """Says that a training has come to a step, and waits there until it may go on or is to stop."""
 
-    def __init__(self, folder, arguments):
+    def __init__(self, folder, arguments, others):
+        self.others = others
         self.reached = folder.parent / f"{folder.name}.reached"
         self.gate, self.at, self.run = Path(arguments["gate"]), arguments["at"], None
 
@@ -48,13 +49,13 @@ class Held(Observer):
     def step(self, run, seconds):
         if run.step == self.at and not self.gate.exists():
             self.reached.write_text(str(os.getpid()))
-            while not self.gate.exists():
+            while not self.gate.exists() and not any(other.asks_to_stop() for other in self.others):
                 time.sleep(0.01)
 
 
 def held(arguments, folder, observers):
     """A training that waits at a step for a file."""
-    return trained({"config": arguments["config"]}, folder, [*observers, Held(folder, arguments)])
+    return trained({"config": arguments["config"]}, folder, [*observers, Held(folder, arguments, observers)])
 
 
 def suicidal(arguments, folder, observers):

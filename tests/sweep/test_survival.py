@@ -17,6 +17,7 @@ from demp.sweep.claims import Claims
 from demp.sweep.devices import VISIBLE, places_on, surroundings, threads_for
 from demp.sweep.presence import Presence
 from demp.train import Observer, checkpoint
+from demp.train.runfolder import read_lines
 
 LEADER = """
 import json, sys
@@ -49,9 +50,7 @@ def wait(condition):
 
 def lines(path):
     """Every line of results, by file."""
-    return {
-        file.name: [json.loads(line) for line in file.read_text().splitlines()] for file in (path / "results").iterdir()
-    }
+    return {file.name: read_lines(file) for file in (path / "results").iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_a_killed_leader_is_followed_by_another_and_its_runs_go_on(tmp_path, str
     first.kill()
     first.communicate()
     assert lines(tmp_path / "s") == {}
-    gate.touch()  # the processes of the first find themselves alone, and stop after the step
+    gate.touch()
     out, errors = second.communicate(timeout=200)
     assert (out, second.returncode) == ("0\n", 0), errors
     (written,) = lines(tmp_path / "s").values()
@@ -87,8 +86,8 @@ def test_a_killed_process_begins_its_job_again_from_its_checkpoint(tmp_path, str
 
     def kill(text):
         said.append(text)
-        if "begins" in text and "s0" in text:
-            wait((runs / "s0.reached").is_file)
+        if said == [text]:
+            wait(lambda: (runs / "s0.reached").is_file() and (runs / "s0.reached").read_text())
             os.kill(int((runs / "s0.reached").read_text()), signal.SIGKILL)
         if "begun again" in text:
             assert checkpoint.newest(runs / "s0" / "checkpoints").name == "step-000000005.pt"
@@ -125,11 +124,11 @@ def test_two_leaders_share_the_work_and_each_job_is_done_once(tmp_path):
     assert [out for out, _ in ends] == ["0\n", "0\n"], ends
     written = lines(tmp_path / "s")
     assert len(written) == 2
-    everything = [record for records in written.values() for record in records]
+    everything = [record for some in written.values() for record in some]
     assert sorted(record["name"] for record in everything) == [f"m{number}" for number in range(6)]
     assert all(record["calls"] == 1 for record in everything)
-    for records in written.values():
-        assert len({record["leader"] for record in records}) == 1 and len(records) >= 2
+    for some in written.values():
+        assert len({record["leader"] for record in some}) == 1 and len(some) >= 2
     assert list(claims.iterdir()) == []
 
 

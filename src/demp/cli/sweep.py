@@ -17,7 +17,9 @@ from demp.errors import UsageError
 from demp.records import DONE
 from demp.sweep import Store, Sweep, table
 from demp.sweep.devices import kind_of
-from demp.sweep.grid import grid
+from demp.sweep.grid import Make, grid
+from demp.sweep.search import Search, Space, front, read_range
+from demp.sweep.sweep import HERE, RAY
 from demp.train.config import TrainConfig
 from demp.train.run import resolve_device
 from demp.train.runfolder import write_text
@@ -26,6 +28,11 @@ Lists = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="KEY=[VALUE,...]", help_behavior_hint="(repeatable)"),
+]
+Spaces = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="KEY=RANGE", help_behavior_hint="(repeatable)"),
 ]
 Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 EXAMPLE = "--grid method.options.peak_strength=[0.001,0.01]"
@@ -45,12 +52,22 @@ class SweepCommand(Training):
     """Values of a config key, a run for each; several keys are combined."""
     seeds: int = 1
     """Seeds at each point: 0, 1, ..."""
+    search: Flag = False
+    """Search with Optuna instead of a grid: each trial is chosen by what came out before."""
+    search_space: Spaces = ()
+    """Range of a config key: LOW:HIGH, log:LOW:HIGH, or choices in brackets."""
+    trials: int = 20
+    """Trials of the search, those made earlier among them."""
+    aims: Names = "accuracy,flops"
+    """What the search is for: accuracy, weight_sparsity, neuron_sparsity, flops, train_flops, train_seconds."""
     out: Folder = ""
     """Folder of the sweep; without it, one under runs/ that the same command finds again."""
     devices: Names = ""
     """Devices, each with a process of its own: cuda:0,cuda:1"""
     jobs: int = 1
     """Processes per device, or at once (with one thread each on a CPU)."""
+    on: Text = HERE
+    """here, or ray: on a Ray cluster (RAY_ADDRESS), or on one of this machine."""
     budget_minutes: Number = None
     """Stop after so many minutes; the same command goes on later."""
     retry: Flag = False
@@ -66,16 +83,7 @@ class SweepCommand(Training):
         records = store.records()
         if not self._asked() and not records:
             raise UsageError(f"there is nothing to sweep; name values, for example {EXAMPLE}, or seeds")
-        files = [store.table_file] if records else []
-        if records:
-            varied = {key for record in records for key in record["labels"]["setting"]}
-            shared = about(TrainConfig.from_dict(store.about()["shared"]["base"]), varied)
-            write_text(store.table_file, table.markdown(records, shared))
-            widen(console)
-            columns = table.columns(table.rows(records), table.split_of(records))
-            draw(console, columns, left=[heading for heading, _ in columns].index("seeds"))
-            for text in (shared, *table.failures(records), f"written: {store.table_file}"):
-                console.print(text, markup=False, highlight=False)
+        best = self._show(console, store) if records else []
         if store.skipped():
             console.print(told(store.skipped()), markup=False, highlight=False)
         if left:
@@ -83,11 +91,26 @@ class SweepCommand(Training):
         return {
             "out": str(store.path),
             "rows": [row.to_dict() for row in table.rows(records)],
+            "front": best,
             "failed": sum(record["status"] != DONE for record in records),
             "left": left,
             "skipped": list(store.skipped()),
-            "files": [str(file) for file in files],
+            "files": [str(store.table_file)] if records else [],
         }
+
+    def _show(self, console: Console, store: Store) -> list[int]:
+        """Print and write the table; the best trials of a search."""
+        records, shared = store.records(), store.about()["shared"]
+        best = front(records, shared["search"]["aims"]) if "search" in shared else []
+        varied = {key for record in records for key in record["labels"]["setting"]}
+        words = about(TrainConfig.from_dict(shared["base"]), varied)
+        write_text(store.table_file, table.markdown(records, words, best))
+        widen(console)
+        columns = table.columns(table.rows(records), table.split_of(records), best)
+        draw(console, columns, left=[heading for heading, _ in columns].index("seeds"))
+        for text in (words, *table.failures(records), f"written: {store.table_file}"):
+            console.print(text, markup=False, highlight=False)
+        return best
 
     def _asked(self) -> bool:
         """Is there anything to do but to show what is there?"""
@@ -105,28 +128,58 @@ class SweepCommand(Training):
         devices = [name.strip() for name in self.devices.split(",") if name.strip()]
         if devices and self.device:
             raise UsageError("--device and --devices both say where to train; give one of them")
-        axes = parse_lists(self.grid, EXAMPLE)
 
         def make(setting: Mapping[str, Any]) -> TrainConfig:
             config = resolve(self, setting)
-            return config.merged({"device": kind_of(devices) or resolve_device(config.device)})
+            elsewhere = self.on == RAY and config.device != "auto"
+            return config.merged(
+                {"device": kind_of(devices) or (config.device if elsewhere else resolve_device(config.device))}
+            )
 
-        jobs = grid(make, axes, seeds=self.seeds, measure=self.measure)
-        shared = {"base": make({}).merged({"seed": 0, "out": ""}).to_dict()}
-        sweep = Sweep(self._folder(), jobs, shared=shared, retry=self.retry)
-        done = len(jobs) - len(sweep.missing)
-        console.print(f"{len(jobs)} runs in {self._folder()}, {done} of them done before", highlight=False)
-        bars = console.is_terminal and not devices and self.jobs == 1
+        sweep = self._planned(make)
+        whole = len(sweep.jobs) + sweep.left()
+        done = whole - len(sweep.missing) - sweep.left()
+        console.print(f"{whole} runs in {self._folder()}, {done} of them done before", highlight=False)
+        bars = console.is_terminal and not devices and self.jobs == 1 and self.on == HERE
         with status_line(console, off=bars) as status:
             outcome = sweep.go(
                 devices=devices,
                 jobs=self.jobs,
+                on=self.on,
                 minutes=self.budget_minutes,
                 view=self.view if bars else None,
                 say=lambda text: console.print(text, markup=False, highlight=False),
                 status=status,
             )
         return outcome.left
+
+    def _planned(self, make: Make) -> Sweep:
+        """The grid, or the search."""
+        shared = {"base": make({}).merged({"seed": 0, "out": ""}).to_dict()}
+        if not (self.search or self.search_space):
+            jobs = grid(make, parse_lists(self.grid, EXAMPLE), seeds=self.seeds, measure=self.measure)
+            return Sweep(self._folder(), jobs, shared=shared, retry=self.retry)
+        if self.grid or self.retry:
+            raise UsageError("a search has no --grid and no --retry; give --search-space, and more --trials")
+        return Search(
+            self._folder(),
+            make,
+            space_of(self.search_space),
+            trials=self.trials,
+            aims=[name.strip() for name in self.aims.split(",") if name.strip()],
+            seeds=self.seeds,
+            shared=shared,
+            measure=self.measure,
+        )
+
+
+def space_of(settings: tuple[str, ...]) -> Space:
+    """KEY=LOW:HIGH, KEY=log:LOW:HIGH and KEY=[VALUE,...] by key."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, _, text = (part.strip() for part in setting.partition("="))
+        found[key] = parse_lists([setting], "")[key] if text.startswith("[") else read_range(key, text)
+    return found
 
 
 @contextmanager

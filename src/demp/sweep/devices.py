@@ -38,9 +38,11 @@ def kind_of(devices: Sequence[str]) -> str:
 def check(device: str) -> None:
     """Refuse a device that no process could use here."""
     kind, _, index = device.partition(":")
-    there = torch.cuda.device_count()
-    if kind == "cuda" and int(index if index.isdecimal() else 0) >= there:
-        raise UsageError(f"there is no device {device} here; CUDA devices here: {there}")
+    if kind == "cuda":  # without touching it: that takes memory
+        there = torch.cuda.device_count()
+        if int(index if index.isdecimal() else 0) >= there:
+            raise UsageError(f"there is no device {device} here; CUDA devices here: {there}")
+        return
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

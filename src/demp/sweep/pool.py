@@ -66,19 +66,19 @@ class Pool:
         """
         with stop_signals() as stop:
             try:
-                while self.agenda.waiting or self.progress.running:
+                while self.agenda.ahead or self.progress.running:
                     if stop() or passed():
                         raise TrainingInterrupted("", 128 + (stop() or ASKED))
                     self._hand_out()
                     self._listen(take)
-                    self.progress.now(self.agenda.waiting)
+                    self.progress.now()
             finally:
                 self._part(take)
 
     def _hand_out(self) -> None:
         """Jobs to idle hands, and new hands where there is room."""
         idle = [hand for hand in self.hands if hand.job is None]
-        while (idle or self.free) and self.agenda.waiting and time.monotonic() >= self._others_at:
+        while (idle or self.free) and self.agenda.ahead and time.monotonic() >= self._others_at:
             job = self.agenda.next()
             if job is None:  # all that is left is in others' hands
                 self._others_at = time.monotonic() + OTHERS_SECONDS

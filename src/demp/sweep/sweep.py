@@ -11,7 +11,7 @@ from demp.records import FAILED, Record
 from demp.sweep.agenda import Agenda
 from demp.sweep.carrying import carry_out
 from demp.sweep.claims import Claims
-from demp.sweep.devices import places_on, refuse_elsewhere, threads_for
+from demp.sweep.devices import device_of, places_on, refuse_elsewhere, threads_for
 from demp.sweep.job import Job
 from demp.sweep.pool import OTHERS_SECONDS, Hand, News, Pool
 from demp.sweep.presence import Presence
@@ -20,6 +20,9 @@ from demp.sweep.store import Store
 from demp.sweep.worker import Worker
 from demp.train import Observer
 from demp.train.stopping import TrainingInterrupted, stop_signals
+
+HERE, RAY = "here", "ray"
+"""Where jobs run: on this machine, or on a Ray cluster."""
 
 View = Callable[[str], Observer]
 Take = Callable[[Job, Record], None]
@@ -87,6 +90,7 @@ class Sweep:
         *,
         devices: Sequence[str] = (),
         jobs: int = 1,
+        on: str = HERE,
         minutes: float | None = None,
         view: View | None = None,
         say: Say = lambda text: None,
@@ -97,6 +101,8 @@ class Sweep:
         One at a time without devices runs in this process, anything else in processes of their own, on a CPU with one
         thread each. ``view`` makes the observer of a job in this process from its title; ``say`` takes lines for
         people, ``status`` one line that is always up to date. What others who lead the same sweep do is waited for.
+        ``on="ray"`` runs them on the workers of a Ray cluster: ``jobs`` at once, or as many as it has
+        processors or GPUs.
 
         Raises:
             TrainingInterrupted: a signal; what was being done can be continued.
@@ -104,24 +110,29 @@ class Sweep:
         """
         deadline, places = Deadline(minutes), places_on(devices, jobs)
         refuse_elsewhere(devices, self.missing)
-        if not self.missing:
+        if on not in (HERE, RAY) or (on == RAY and devices):
+            raise UsageError(f"on is {on!r}; give here, or ray without devices")
+        if not self.missing and not self.left():
             return self.outcome()
         presence = Presence(self.store.leaders)
         try:
-            agenda = Agenda(self.store, self.missing, presence)
-            progress = Progress(self.store, self.jobs, slots=len(places), say=say, status=status)
+            agenda = Agenda(self.store, self.missing, presence, self)
+            progress = Progress(self.store, self.jobs, agenda, slots=len(places), say=say, status=status)
 
             def take(job: Job, record: Record) -> None:
                 self._take(job, record, agenda, progress, presence.name)
 
-            if len(places) == 1 and not devices:
+            if on == RAY:
+                self._on_ray(jobs, agenda, progress, deadline, take, presence)
+            elif len(places) == 1 and not devices:
                 self._one_by_one(agenda, progress, deadline, view, take)
             else:
                 Pool(agenda, progress, self._hire, places).work(deadline.passed, take)
         except TrainingInterrupted as stop:
             if not deadline.passed():
-                done = len(self.jobs) - self.outcome().left
-                text = f"interrupted: {done} of {len(self.jobs)} runs are done; the same command goes on"
+                found = self.outcome()
+                whole = len(found.records) + found.left
+                text = f"interrupted: {len(found.records)} of {whole} runs are done; the same command goes on"
                 raise TrainingInterrupted(text, stop.exit_code) from None
         finally:
             presence.leave()
@@ -130,22 +141,44 @@ class Sweep:
     def outcome(self) -> Outcome:
         """What there is now."""
         ended = self.store.of(self.jobs)
-        return Outcome(list(ended.values()), len(self.jobs) - len(ended))
+        return Outcome(list(ended.values()), len(self.jobs) - len(ended) + self.left())
+
+    def left(self) -> int:
+        """Jobs that are still to be chosen: none here, all are known."""
+        return 0
+
+    def more(self) -> list[Job]:
+        """The next that are chosen."""
+        return []
 
     def _hire(self, place: str, job: Job, news: News) -> Hand:
         return Worker(self.store, news, device=place, threads=threads_for(place, job))
 
+    def _on_ray(
+        self, jobs: int, agenda: Agenda, progress: Progress, deadline: Deadline, take: Take, presence: Presence
+    ) -> None:
+        from demp.sweep import on_ray
+
+        def hire(place: str, job: Job, news: News) -> Hand:
+            return on_ray.RayHand(ray, self.store, news, (presence.name, presence.token), job)
+
+        with on_ray.cluster() as ray:
+            gpu = any(device_of(job).startswith("cuda") for job in self.jobs)
+            places = on_ray.places(ray, jobs, gpu)
+            progress.time.slots = len(places)
+            Pool(agenda, progress, hire, places).work(deadline.passed, take)
+
     def _one_by_one(
         self, agenda: Agenda, progress: Progress, deadline: Deadline, view: View | None, take: Take
     ) -> None:
-        while agenda.waiting and not deadline.passed():
+        while agenda.ahead and not deadline.passed():
             job = agenda.next()
             if job is None:
                 with stop_signals() as stop:
                     time.sleep(OTHERS_SECONDS)
                     if stop():
                         raise TrainingInterrupted("", 128 + stop())
-                progress.now(agenda.waiting)
+                progress.now()
                 continue
             progress.begins(job, quiet=view is not None)
             watchers = [deadline, Steps(progress, job), Kept(agenda.claims, job)]

@@ -1,6 +1,6 @@
 """The table of a sweep: one row per setting, mean and standard deviation over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ LEGEND = """\
 * Removed: gone from the network. Masked: there, held at zero, multiplied like any number. Shares of the dense network.
 * FLOPs of a forward, from the shapes that run, and of training with its checks and scorings: ratios to dense.
 * Step, side by side: the network that came out and the dense one in turns, both without pruner."""
+STAR = "\n* A star: no other trial is at least as good in every aim and better in one."
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Row:
     setting: dict[str, Any]
     failed: int
     numbers: dict[str, list[float]]
+    trial: int | None = None
+    """Its number in a search."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: each number's mean, and its deviation over seeds as ``NAME_std``."""
         found: dict[str, Any] = {"method": self.method, "setting": self.setting, "seeds": self.seeds}
-        found["failed"] = self.failed
+        found |= {"failed": self.failed} | ({} if self.trial is None else {"trial": self.trial})
         for name, values in self.numbers.items():
             found |= {name: mean(values), f"{name}_std": spread(values)}
         return found
@@ -53,11 +56,11 @@ class Row:
 
 
 def rows(records: Records) -> list[Row]:
-    """In the order in which settings first came."""
+    """In the order in which settings first came; trials by number."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(like(record["labels"]), []).append(record)
-    return [row(group) for group in groups.values()]
+    return sorted((row(group) for group in groups.values()), key=lambda one: -1 if one.trial is None else one.trial)
 
 
 def row(group: Records) -> Row:
@@ -66,14 +69,16 @@ def row(group: Records) -> Row:
     measured = [record for record in done if "step_over_dense" in record]
     numbers = {name: [of(r) for r in (measured if name == "step_beside" else done)] for name, of in NUMBERS.items()}
     labels = group[0]["labels"]
-    return Row(labels["method"], dict(labels["setting"]), len(group) - len(done), numbers)
+    return Row(labels["method"], dict(labels["setting"]), len(group) - len(done), numbers, labels.get("trial"))
 
 
-def columns(found: Sequence[Row], split: str) -> list[tuple[str, list[str]]]:
-    """Heading and cells; a column that would be empty or the same everywhere by design is left out."""
+def columns(found: Sequence[Row], split: str, front: Collection[int] = ()) -> list[tuple[str, list[str]]]:
+    """Heading and cells; a column that would be empty is left out. Trials in ``front`` get a star."""
     keys = list(dict.fromkeys(key for one in found for key in one.setting))
     short = shortened(keys)
-    table = [("method", [one.method for one in found])] if "method.name" not in keys else []
+    table = [("trial", [f"{one.trial}{' *' if one.trial in front else ''}" for one in found])]
+    table = table if any(one.trial is not None for one in found) else []
+    table += [("method", [one.method for one in found])] if "method.name" not in keys else []
     table += [(short[key], [text(one.setting.get(key, NONE)) for one in found]) for key in keys]
     table.append(("seeds", [f"{one.seeds}, {one.failed} failed" if one.failed else str(one.seeds) for one in found]))
     shares = {"accuracy": f"{split} accuracy"}
@@ -92,14 +97,15 @@ def seconds(one: Row) -> str:
     return NONE if taken is None else f"{taken:.1f}"
 
 
-def markdown(records: Records, about: str = "") -> str:
+def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> str:
     """The whole table with its legend, failures and machines; ``about`` says what all runs share."""
-    table = columns(rows(records), split_of(records))
+    table = columns(rows(records), split_of(records), front)
     lines = [f"| {' | '.join(name for name, _ in table)} |", f"|{' --- |' * len(table)}"]
     lines += [f"| {' | '.join(cells)} |" for cells in zip(*(cells for _, cells in table), strict=True)]
     machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     failed = [f"* {text}" for text in failures(records)]
-    paragraphs = ["\n".join(lines), LEGEND, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
+    legend = LEGEND + (STAR if front else "")
+    paragraphs = ["\n".join(lines), legend, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
     paragraphs.append("Failed:\n\n" + "\n".join(failed) if failed else "")
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
