@@ -32,8 +32,8 @@ class AppendixB(Study):
     section: ClassVar[str] = "App. B"
     remark: ClassVar[str] = (
         "100,000 walks at both large scales. Simulations are compared with closed forms within the quantile of a "
-        f"normal that all counts together exceed with probability {ERROR:g}. docs/theory.md says where the paper's proof of "
-        "Lemma B.3 leaves its own assumption."
+        f"normal that all counts together exceed with probability {ERROR:g}. docs/theory.md says where the paper's "
+        "proof of Lemma B.3 leaves its own assumption."
     )
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
