@@ -15,7 +15,7 @@ ORDER = (
     ("activity", "gates", "masks"),
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
-    ("targets", "admission", "attachment", "view", "pruner"),
+    ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare"),
@@ -25,7 +25,7 @@ ORDER = (
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "compare", "studies", "cli")
 """Everything else is the core."""
-ALLOWED = {("methods/__init__.py", "pruner")}
+ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
@@ -91,7 +91,7 @@ def test_importing_the_core_loads_no_extra():
 import sys, demp
 demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names(), demp.export
 extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib",
-          "onnx", "onnxruntime", "lightning", "accelerate"}
+          "onnx", "onnxruntime", "lightning", "accelerate", "optuna", "ray"}
 doors = ("demp.train", "demp.cli", "demp.integrations")
 print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(doors)])
 """

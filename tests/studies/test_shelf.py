@@ -66,7 +66,7 @@ def test_kept_lines_have_the_labels_of_the_study_and_are_appended_once(place):
 def test_half_written_and_foreign_lines_are_skipped_counted_and_named(place, capsys):
     first, second, *_ = jobs()
     file = place.file(STUDY)
-    stranger = record(jobs(name="fig13")[3]) | {"name": "stranger"}
+    stranger = record(jobs(name="fig13")[1]) | {"name": "stranger"}
     write(file, record(first), '{"schema": 1, "name": "cut in the mi\n', "[1, 2]\n", stranger, '{"half')
     campaign = Campaign([studies.find(STUDY)], place)
     shown = campaign.show(studies.find(STUDY))
@@ -131,7 +131,7 @@ def test_the_list_says_what_exists_what_it_costs_and_what_is_at_hand(place, caps
     assert main(arguments) == 0
     found = {one["id"]: one for one in json.loads(capsys.readouterr().out)["studies"]}
     assert list(found) == studies.names()
-    for name, one in found.items():
+    for one in found.values():
         assert one["title"] and one["section"] and list(one["scales"]) == ["smoke", "cpu", "paper"]
         for scale in one["scales"].values():
             assert scale["runs"] > 0 and scale["seconds"] > 0 and scale["basis"]
@@ -172,9 +172,9 @@ def test_absent_data_is_named_before_anything_begins(place, monkeypatch):
     cpu = replace(place, scale="cpu")
     campaign = Campaign([studies.find("fig3"), studies.find("table1")], cpu)
     words = (
-        r"fig3 at scale cpu: the data set cifar10 is not at hand \(data set 'cifar10': the hub cannot be reached\); it is "
-        r"uoft-cs/cifar10 on the hub: go online once, or put its files into a folder cifar10 and name the folder above it "
-        r"with --data or DEMP_DATA"
+        r"fig3 at scale cpu: the data set cifar10 is not at hand \(data set 'cifar10': the hub cannot be reached\); it "
+        r"is uoft-cs/cifar10 on the hub: go online once, or put its files into a folder cifar10 and name the folder "
+        r"above it with --data or DEMP_DATA"
     )
     with pytest.raises(UsageError, match=words):
         campaign.go()

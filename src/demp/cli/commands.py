@@ -16,6 +16,7 @@ from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.cli.study import Study
+from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
 from demp.train import artifact, launch, loop
 from demp.train.config import TrainConfig
@@ -216,6 +217,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "export": Export,
         "compare": Compare,
         "study": Study,
+        "sweep": SweepCommand,
         "recipes": Recipes,
         "demo": Demo,
     }

@@ -1,16 +1,15 @@
 """`demp compare`: several methods on one budget, dense beside them."""
 
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from demp.cli.base import Flag, Folder, Number, Training
 from demp.cli.overrides import parse_settings, resolve
+from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options
 from demp.errors import UsageError
@@ -26,10 +25,6 @@ MethodOptions = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="METHOD.KEY=VALUE", help_behavior_hint="(repeatable)"),
 ]
-WIDE = 190
-"""Characters that all columns need."""
-HEADING = 10
-"""Characters of a line of a heading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,25 +121,9 @@ def method_options(settings: tuple[str, ...]) -> Options:
     return found
 
 
-def about(base: TrainConfig) -> str:
-    """What all runs share, in a sentence."""
-    length = f"{base.steps} steps" if base.steps else f"{base.epochs:g} epochs"
-    return (
-        f"All runs: {base.model.name}, width {base.model.width:g}, on {Path(base.data.name).name}; {length} of "
-        f"{base.batch_size} pictures; {base.optimizer.name}, learning rate {base.optimizer.lr:g}, {base.precision}; "
-        "for each seed the same weights at the start and the same pictures in the same order."
-    )
-
-
 def show(console: Console, records: table.Records) -> None:
     """The table; on a narrow screen the main columns of it."""
-    if not console.is_terminal:
-        console.width = WIDE
-    columns = [column for column in table.COLUMNS if column[2] or console.width >= WIDE]
-    drawn = Table(pad_edge=False, box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for index, (heading, _, _) in enumerate(columns):
-        words = textwrap.wrap(heading.format(split=table.split_of(records)), HEADING, break_long_words=False)
-        drawn.add_column("\n".join(words), justify="left" if index < 2 else "right", vertical="bottom", no_wrap=True)
-    for row in table.rows(records):
-        drawn.add_row(*(cell(row) for _, cell, _ in columns))
-    console.print(drawn, soft_wrap=False)
+    wide = widen(console)
+    rows, split = table.rows(records), table.split_of(records)
+    columns = [column for column in table.COLUMNS if column[2] or wide]
+    draw(console, [(heading.format(split=split), [cell(row) for row in rows]) for heading, cell, _ in columns], left=2)

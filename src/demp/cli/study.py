@@ -11,9 +11,12 @@ from rich.table import Table as Drawn
 
 from demp import studies
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
+from demp.cli.sweep import status_line
+from demp.cli.tables import widen
 from demp.errors import UsageError
 from demp.studies.campaign import Campaign, Shown, overview, use_data
 from demp.studies.shelf import Shelf
+from demp.sweep.sweep import HERE
 
 LIST, ALL = "list", "all"
 RUNS = "runs/studies"
@@ -42,6 +45,8 @@ class Study(Command):
     """Runs at once per device, each a process."""
     devices: Text = ""
     """cpu, cuda:0,cuda:1, ...; without it one GPU if there is one."""
+    on: Text = HERE
+    """here, or ray: on a Ray cluster (RAY_ADDRESS), or on one of this machine."""
     budget_minutes: Number = None
     """Stop after so many minutes; the same command goes on later."""
     retry: Flag = False
@@ -62,14 +67,7 @@ class Study(Command):
         console.print(count, highlight=False)
         try:
             if not self.draw_only:
-                left = campaign.go(
-                    retry=self.retry,
-                    jobs=self.jobs,
-                    devices=[name.strip() for name in self.devices.split(",") if name.strip()],
-                    minutes=self.budget_minutes,
-                    view=self.view if console.is_terminal else None,
-                    say=lambda text: console.print(text, markup=False, highlight=False),
-                )
+                left = self._go(campaign, console)
         finally:
             shown = [campaign.write(study) for study in chosen]
         for one in shown:
@@ -77,6 +75,22 @@ class Study(Command):
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {"scale": self.scale, "left": left, "studies": [one.to_dict() for one in shown]}
+
+    def _go(self, campaign: Campaign, console: Console) -> int:
+        """Run what is missing; how much is left."""
+        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
+        bars = console.is_terminal and not devices and self.jobs == 1 and self.on == HERE
+        with status_line(console, off=bars) as status:
+            return campaign.go(
+                retry=self.retry,
+                jobs=self.jobs,
+                devices=devices,
+                on=self.on,
+                minutes=self.budget_minutes,
+                view=self.view if bars else None,
+                say=lambda text: console.print(text, markup=False, highlight=False),
+                status=status,
+            )
 
     def _chosen(self) -> list[studies.Study]:
         if not self.ids:
@@ -94,6 +108,7 @@ class Study(Command):
         for one in found:
             cells = (cell(one["scales"][scale]) for scale in studies.SCALES)
             table.add_row(one["id"], f"{one['title']} ({one['section']})", *cells)
+        widen(console)
         console.print(table)
         for scale in studies.SCALES:
             basis = next(one["scales"][scale]["basis"] for one in found)
@@ -123,6 +138,7 @@ def show(console: Console, shown: Shown, folder: Path) -> None:
         drawn = Drawn(*shown.table.headings, box=None, pad_edge=False, header_style="bold")
         for row in shown.table.rows:
             drawn.add_row(*row)
+        widen(console)
         console.print(drawn)
     lines: Sequence[str] = [*map(str, shown.claims), *(f"failed: {text}" for text in shown.failed)]
     if shown.skipped:

@@ -105,8 +105,8 @@ class Quoting(Study):
         found = of(points(records), self.panel)
         quoted = [cells(row, row.method, closest(found, row.method, row.near), records) for row in self.rows]
         targets = sorted({row.near for row in self.rows if row.near is not None})
-        more = [(name, p) for name in self.others() for near in targets if (p := closest(found, name, near))]
-        own = [cells(None, name, point, records) for name, point in dict.fromkeys(more)]
+        more = [p for name in self.others() for near in targets or [0.0] if (p := closest(found, name, near))]
+        own = [cells(None, point.line, point, records) for point in {(p.line, p.setting): p for p in more}.values()]
         return Table(HEADINGS, (*quoted, *own), NOTES)
 
 

@@ -52,24 +52,23 @@ class Shelf:
         return found
 
     def _read(self, files: Sequence[Path]) -> Iterable[Record]:
-        for record in records.lines(files, self.skipped):
-            if isinstance(record.get("work"), str) and isinstance(record.get("arguments"), dict):
-                yield record
-            else:
-                self.skipped.append(f"{record['name']} in {', '.join(map(str, files))} does not say what was run")
-        self.skipped += [f"{file}: its last line is not whole" for file in files if not ends(file)]
+        for file in files:
+            for record in lines(file, self.skipped):
+                if isinstance(record.get("work"), str) and isinstance(record.get("arguments"), dict):
+                    yield record
+                else:
+                    self.skipped.append(f"{file}: {record['name']} does not say what was run")
 
     def foreign(self, study: str, jobs: Sequence[Job]) -> list[str]:
         """Records in the file of a study that none of its jobs would make, by name."""
         own = {job.identity for job in jobs}
         file = self.file(study)
-        lines = records.lines([file], []) if file.is_file() else ()
-        return [f"{file}: {line['name']} is no run of {study}" for line in lines if identity_of(line) not in own]
+        return [f"{file}: {r['name']} is no run of {study}" for r in lines(file, []) if identity_of(r) not in own]
 
     def keep(self, study: str, jobs: Sequence[Job], known: Known) -> int:
         """Append to a study's file what is done of its jobs and not in it yet; how many lines that were."""
         file = self.file(study)
-        there = {identity_of(line) for line in records.lines([file], [])} if file.is_file() else set()
+        there = {identity_of(record) for record in lines(file, [])}
         new = [record for record in of(jobs, known) if record["identity"] not in there]
         if new:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +76,20 @@ class Shelf:
             with file.open("a", encoding="utf-8") as out:
                 out.write("\n" * broken + "".join(json.dumps(record) + "\n" for record in new))
         return len(new)
+
+
+def lines(file: Path, skipped: list[str]) -> Iterable[Record]:
+    """Every result in a file, if there is one; what is none is named in ``skipped``."""
+    if not file.is_file():
+        return
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+        record, fault = records.parsed(line)
+        if record is None:
+            skipped.append(f"{file}:{number} {fault}")
+        else:
+            yield record
+    if not ends(file):
+        skipped.append(f"{file}: its last line is not whole")
 
 
 def ends(file: Path) -> bool:
