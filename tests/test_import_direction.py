@@ -16,13 +16,14 @@ ORDER = (
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
-    ("train", "recipes", "integrations"),
+    ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare"),
+    ("studies",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "cli")
+DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "compare", "studies", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""

@@ -1,4 +1,4 @@
-"""The command line: ``demp train | resume | inspect | eval | export | compare | sweep | recipes | demo``.
+"""The command line: ``demp train | resume | inspect | eval | export | compare | sweep | study | recipes | demo``.
 
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
 """

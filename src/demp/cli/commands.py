@@ -15,6 +15,7 @@ from demp.cli.base import Command, Count, Flag, Folder, Number, Settings, Text, 
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.cli.study import Study
 from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
 from demp.train import artifact, launch, loop
@@ -215,6 +216,7 @@ def parse(arguments: Sequence[str]) -> Command:
         "eval": Eval,
         "export": Export,
         "compare": Compare,
+        "study": Study,
         "sweep": SweepCommand,
         "recipes": Recipes,
         "demo": Demo,

@@ -154,6 +154,8 @@ class _Session:
             for observer in self.observers:
                 observer.start(self.run)
             self._cuts(self.run.before)
+            if not self.run.step:
+                self._look()
             with stop_signals() as stop:
                 self._steps(stop)
                 return self._finish()
@@ -179,6 +181,7 @@ class _Session:
             own = stop() or ASKED * any(observer.asks_to_stop() for observer in self.observers)
             asked = max(ranks.gathered(own, run.group))  # a signal reaches the processes in different steps
             self._cuts(reports)
+            self._look()
             if last or run.step % every.log_every_steps == 0:
                 self._log()
             if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
@@ -205,6 +208,11 @@ class _Session:
                 "time/images_per_s": run.config.batch_size / typical,
             }
         )
+
+    def _look(self) -> None:
+        """A line about dead neurons where one is due."""
+        if self.run.monitor.is_due():
+            self._record({"step": self.run.step, **self.run.monitor.look()})
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.folder is not None:
