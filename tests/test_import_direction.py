@@ -10,18 +10,19 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards"),
+    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards", "records"),
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "pruner"),
     ("train", "recipes", "integrations"),
+    ("sweep",),
     ("exports", "compare", "report"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "compare", "report", "cli")
+DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "report", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
@@ -82,7 +83,9 @@ def test_the_core_needs_torch_and_safetensors_only(name):
 def test_the_report_reads_files_with_the_standard_library(name):
     for module, _ in imports(ROOT / name):
         package = module.split(".")[0]
-        assert package in sys.stdlib_module_names or room(module) in ("report", "errors", "__version__"), module
+        assert package in sys.stdlib_module_names or room(module) in ("report", "records", "errors", "__version__"), (
+            module
+        )
 
 
 def test_every_room_has_its_place():

@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from demp.records import DONE, FAILED
 from demp.report.results import words
-from demp.report.runs import DENSE, DONE, FAILED, TEST, Run
+from demp.report.runs import DENSE, TEST, Run
 
 Value = Callable[[Run], float | None]
 FEWEST_OF_SHARES = 0.01

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from demp.records import DONE, FAILED
 from demp.report.claims import Study
 from demp.report.groups import Dense, Group, accuracy, best, share
-from demp.report.runs import DENSE, DONE, FAILED, UNFINISHED, Run, before
+from demp.report.runs import DENSE, UNFINISHED, Run, before
 from demp.report.words import change, digits, duration, percent, plural, points, short, times
 
 

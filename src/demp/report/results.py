@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from demp.report.lines import Record, Skipped, number, records
-from demp.report.runs import DONE, FAILED, Run, Test, before
+from demp.records import DONE, FAILED, SCHEMA, newer
+from demp.report import lines
+from demp.report.lines import Record, Skipped, number
+from demp.report.runs import Run, Test, before
 from demp.report.thin import thinned
 
-SCHEMA = 1
 FLAT = ("method", "setting", "optimizer")
 """What lines without ``labels`` have instead."""
 
@@ -24,13 +25,14 @@ def no_result(record: Record) -> str:
 
 def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
     """The last word on each name; what was done stays done, whatever a later line says."""
-    found: dict[str, Run] = {}
+    found: dict[str, Record] = {}
     for file in files:
-        for record in records(file, skipped, no_result):
-            run = run_of(record)
-            if run.status == DONE or run.name not in found or found[run.name].status != DONE:
-                found[run.name] = run
-    return found
+        for record in lines.records(file, skipped, no_result):
+            before = found.get(record["name"])
+            done = record["status"] == DONE
+            if before is None or before["status"] != DONE or (done and newer(record, before)):
+                found[record["name"]] = record
+    return {name: run_of(record) for name, record in found.items()}
 
 
 def run_of(record: Record) -> Run:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from demp.records import DONE
 from demp.report.lines import Record, Skipped, look, number, read_json, records
 from demp.report.thin import Point, Thinned, thinned
 
 DENSE = "dense"
-DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
+UNFINISHED = "unfinished"
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forwards, as the trainer counts them."""
 TEST = "eval/top1"

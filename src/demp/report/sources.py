@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
+from demp.records import DONE, FOLDER
 from demp.report.claims import Study, read_study
 from demp.report.groups import Dense, best, groups_of
 from demp.report.lines import Fault, Skipped, read_json
 from demp.report.results import read_results
-from demp.report.runs import DENSE, DONE, UNFINISHED, Run, glance, is_run, read_run, study_closely
+from demp.report.runs import DENSE, UNFINISHED, Run, glance, is_run, read_run, study_closely
 
 CLOSELY = 8
 """Runs that are shown one by one."""
@@ -90,7 +91,7 @@ def take(path: Path, material: Material, skipped: Skipped) -> None:
 
 def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
     """A sweep, a comparison or the results of studies; False where it is none of them."""
-    files = sorted(path.glob("*.jsonl")) + sorted((path / "results").glob("*.jsonl"))
+    files = sorted(path.glob("*.jsonl")) + sorted((path / FOLDER).glob("*.jsonl"))
     claims = sorted(path.glob("*claims.json"))
     runs = [folder for folder in folders(path / "runs") if is_run(folder)]
     before = len(material.runs), len(material.studies)

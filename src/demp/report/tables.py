@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from demp.records import DONE
 from demp.report.claims import Study
 from demp.report.groups import Dense, Group, accuracy, plain, setting_of, share, sparsity
-from demp.report.runs import DONE, Run
+from demp.report.runs import Run
 from demp.report.svg import MARKS, tag
 from demp.report.words import NONE, change, digits, duration, percent, short, times
 

@@ -19,9 +19,7 @@ def layers(run: Run) -> Figure | None:
     if not last:
         return None
     panels = (Panel(lambda width: heat(run, width), half=True), Panel(lambda width: bars(run, width), half=True))
-    note = (
-        "Over time: the stronger the colour, the more of the layer is left. In the end: filled kept, outlined gone."
-    )
+    note = "Over time: the stronger the colour, the more of the layer is left. In the end: filled kept, outlined gone."
     return Figure("layers", "What is left of each layer?", answer(run, last), panels, note=note)
 
 
