@@ -26,6 +26,7 @@ DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "rep
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
+FOR_THE_REPORT = ("report", "records", "errors", "__version__")
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
