@@ -9,6 +9,7 @@ import tyro
 from demp.cli.base import Command, Flag
 from demp.report import write
 from demp.report.watch import SECONDS, watch
+from demp.report.words import plural
 
 Paths = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|SWEEP|STUDY", help_behavior_hint="(one or more)")
@@ -44,7 +45,7 @@ class Report(Command):
             result = write(self.paths, self.out)
         if result["skipped"]:
             say(f"skipped: {'; '.join(result['skipped'])}")
-        say(f"written: {result['out']} ({result['bytes'] / 1e6:.2f} MB, {result['runs']} runs)")
+        say(f"written: {result['out']} ({result['bytes'] / 1e6:.2f} MB, {plural(result['runs'], 'run')})")
         return result
 
 

@@ -56,7 +56,7 @@ def read_study(file: Path, skipped: Skipped) -> Study | None:
     for index, entry in enumerate(entries, 1):
         holds = entry.get("holds") if isinstance(entry, dict) else ""
         if not isinstance(entry, dict) or not text(entry.get("sentence")) or holds not in (True, False, None):
-            skipped.add(file, f"claim {index} is none")
+            skipped.add(file, f"claim {index} is no claim")
             continue
         claims.append(Claim(name, text(entry["sentence"]), text(entry.get("paper")), text(entry.get("ours")), holds))
     about = {key: text(values.get(key)) for key in ("title", "section", "scale")}

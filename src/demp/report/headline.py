@@ -158,6 +158,8 @@ def of_counts(runs: list[Run]) -> Headline:
     done, failed = (sum(run.status == kind for run in runs) for kind in (DONE, FAILED))
     top = max((value for run in runs if (value := accuracy(run)) is not None), default=None)
     title = f"{plural(done, 'run')} done" + (f", {failed} failed" if failed else "")
+    if done == len(runs) == 1 and top is not None:
+        title = f"{percent(top)} accuracy"
     numbers = [Number(str(done), "runs done"), Number(str(failed), "failed")] if failed or done > 1 else []
     numbers += [Number(percent(top), "accuracy" if done == 1 else "highest accuracy")] if top is not None else []
     subject = setup(runs[0]) if runs else ""

@@ -1,7 +1,6 @@
 """JSON lines as runs and sweeps leave them: streamed, and whatever is no record is skipped, counted and named."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ NAMED = 5
 WHOLE_BYTES = 512 * 1024
 """A file up to this size is read line by line also where a look would do."""
 BLOCK_BYTES = 4 * 2**20
+LARGEST = 1e40
+"""Numbers beyond are faults of whoever wrote them: nothing that is measured comes near."""
 LOOKS = 64
 """Lines that a look at a long file takes, evenly spread."""
 
@@ -180,14 +181,11 @@ def read_json(path: Path, skipped: Skipped) -> Record:
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, or None."""
+    """A number that a run can have, or None."""
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) < LARGEST else None  # nor nan
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -85,7 +85,7 @@ for (const svg of all(".panel svg")) {
     let best = null, least = 26;
     for (const one of svg.classList.contains("points") ? marks() : []) {
       const [x, y] = middle(one), distance = Math.hypot(x - event.clientX, y - event.clientY);
-      if (distance < least) [best, least] = [one, distance];
+      if (distance <= least) [best, least] = [one, distance];
     }
     return best;
   };

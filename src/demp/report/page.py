@@ -1,6 +1,7 @@
 """The page: headline, pictures with their answers, tables, what was left out; one file, no network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from html import escape
 from importlib import resources
@@ -18,21 +19,43 @@ from demp.report.pictures.survival import revival, survival
 from demp.report.runs import Run
 from demp.report.sources import Material
 from demp.report.svg import Figure, Panel
-from demp.report.tables import claims_table, costs_table, cuts_table, failures, runs_table, settings_table, swatch
+from demp.report.tables import (
+    claims_table,
+    costs_table,
+    cuts_table,
+    failures,
+    runs_table,
+    settings_table,
+    swatch,
+    under_way,
+)
 from demp.report.words import plural
 
 WIDE, HALF, NARROW = 960.0, 462.0, 340.0
 """Pixels of a picture across the page, of two side by side, and on a phone."""
-REFRESH_SECONDS = 5
+LARGEST = 2_900_000
+"""Bytes that a page shall not pass, so that it goes by mail."""
+SIZES = ((8, 2000), (4, 1000), (2, 300), (1, 100))
+"""(runs shown one by one, runs in the table and as points): the first that fits is taken."""
 
 
 def page(material: Material, *, refresh: float | None = None) -> str:
     """The whole file. With ``refresh`` it loads itself again after so many seconds."""
+    text = ""
+    for shown, rows in SIZES:
+        text = drawn(replace(material, shown=material.shown[:shown]), rows, refresh)
+        if len(text.encode()) <= LARGEST:
+            break
+    return text
+
+
+def drawn(material: Material, rows: int, refresh: float | None) -> str:
+    """The page with at most so many single runs in tables and pictures."""
     groups, dense = groups_of(material.runs), Dense(material.runs)
     top = headline(material.runs, material.studies, groups, dense)
     split = next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
     looks = Looks.of(groups)
-    index = {id(run): at for at, run in enumerate(material.runs)}
+    index = {id(run): at for at, run in enumerate(material.runs[:rows])}
     several = len(material.runs) > 1
     sections = [claims_section(material)]
     figures = [
@@ -43,7 +66,7 @@ def page(material: Material, *, refresh: float | None = None) -> str:
     ]
     sections += [figure(one, at) for at, one in enumerate(figures) if one is not None]
     sections += [details(material.shown, several)]
-    sections += [numbers(material, split), left_out(material)]
+    sections += [numbers(material, split, rows), left_out(material)]
     return document(top, "".join(sections), material, refresh)
 
 
@@ -133,7 +156,7 @@ def details(shown: Sequence[Run], several: bool) -> str:
     for at, run in enumerate(shown):
         figures = [one for one in (course(run), layers(run), revival(run)) if one is not None]
         inside = "".join(figure(one, index, f"run-{at}") for index, one in enumerate(figures))
-        tables = (costs_table(run) if run.outcome else "") + folded("Cuts", cuts_table(run, at))
+        tables = (costs_table(run, at) if run.outcome else "") + folded("Cuts", cuts_table(run, at))
         if not inside and not tables:
             continue
         articles.append(
@@ -153,13 +176,13 @@ def folded(words: str, content: str) -> str:
     return f"<details><summary>{escape(words)}</summary>{content}</details>" if content else ""
 
 
-def numbers(material: Material, split: str) -> str:
+def numbers(material: Material, split: str, rows: int) -> str:
     """All settings and runs."""
     if len(material.runs) < 2:
         return ""
     groups, dense = groups_of(material.runs), Dense(material.runs)
     tables = settings_table(groups, dense, split) + folded(
-        f"All {plural(len(material.runs), 'run')}", runs_table(material.runs, split)
+        f"All {plural(len(material.runs), 'run')}", runs_table(material.runs, split, rows)
     )
     return f"<section><h2 class=part>All numbers</h2><p class=note>A heading sorts its column.</p>{tables}</section>"
 
@@ -172,9 +195,11 @@ def claims_section(material: Material) -> str:
 
 
 def left_out(material: Material) -> str:
-    """Runs that failed, lines that were skipped."""
+    """Runs that failed or have not ended, lines that were skipped."""
     failed = failures(material.runs)
     parts = [f"<h3>Runs that failed</h3><ul class=plain>{failed}</ul>"] if failed else []
+    going = under_way(material.runs)
+    parts += [f"<h3>Runs that have not ended</h3><ul class=plain>{going}</ul>"] if going else []
     if material.skipped:
         faults = "".join(f"<li>{escape(str(fault))}</li>" for fault in material.skipped)
         said = f"{plural(material.lines_skipped, 'line')} skipped" if material.lines_skipped else "Files not read"

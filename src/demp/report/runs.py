@@ -210,13 +210,15 @@ def settle(run: Run, series: dict[str, list[Point]]) -> None:
     """Take over what a run did, and complete what is known of one without a summary."""
     run.series |= series
     run.tests = tests_of(run)
-    if run.status != UNFINISHED:
+    if run.status != UNFINISHED or run.folder is None:
         return
+    first: Record = next(records(run.folder / "cuts.jsonl", Skipped(), no_cut), {})
     for metric in STAY:
         if points := run.series.get(metric):
             name = metric.rpartition("/")[2].removesuffix("_alive")
+            dense = number(first, f"{name}_before")
             run.outcome[name] = points[-1].value
-            run.outcome[f"{name}_dense"] = points[0].value
+            run.outcome[f"{name}_dense"] = points[0].value if dense is None else dense
     if run.tests:
         run.outcome[TEST] = run.tests[-1].accuracy
     if points := run.series.get("time/seconds"):

@@ -1,6 +1,7 @@
 """What the paths hold that a report is asked for: runs, sweeps, comparisons, studies, or folders of them."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ def gather(paths: Sequence[str | Path]) -> Material:
     if not material.runs and not any(study.claims for study in material.studies):
         raise UsageError(nothing(material.paths, skipped))
     tell_apart(material.runs)
+    name_apart(material.runs)
     material.shown = chosen(material.runs)
     shown = {id(run) for run in material.shown}
     glance_at([run for run in material.runs if id(run) not in shown], skipped)
@@ -155,7 +157,22 @@ def tell_apart(runs: list[Run]) -> None:
     for name in {name for run in runs for name in run.labels} - {"method", "setting"}:
         if len({repr(run.labels.get(name)) for run in runs}) == 1:
             for run in runs:
-                del run.labels[name]
+                run.labels.pop(name, None)
+
+
+def name_apart(runs: list[Run]) -> None:
+    """Runs of one name get their folders' names, or numbers."""
+    for length in (2, 3):
+        many = Counter(run.name for run in runs)
+        for run in runs:
+            if many[run.name] > 1 and run.folder is not None:
+                run.name = "/".join(run.folder.absolute().parts[-length:])
+    seen: Counter[str] = Counter()
+    many = Counter(run.name for run in runs)
+    for run in runs:
+        if many[run.name] > 1:
+            seen[run.name] += 1
+            run.name = f"{run.name} ({seen[run.name]})"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

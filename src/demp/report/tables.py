@@ -7,12 +7,9 @@ from typing import NamedTuple
 from demp.records import DONE
 from demp.report.claims import Study
 from demp.report.groups import Dense, Group, accuracy, plain, setting_of, share, sparsity
-from demp.report.runs import Run
+from demp.report.runs import UNFINISHED, Run
 from demp.report.svg import MARKS, tag
 from demp.report.words import NONE, change, digits, duration, percent, short, times
-
-MOST_RUNS = 2000
-"""Rows of single runs on one page; the rest is in the data that can be downloaded."""
 
 
 class Cell(NamedTuple):
@@ -80,8 +77,8 @@ def settings_table(groups: list[Group], dense: Dense, split: str) -> str:
     return table("settings", "Settings, means over seeds; × and % are of dense", headings, rows, text_columns=2)
 
 
-def runs_table(runs: list[Run], split: str) -> str:
-    """Every run."""
+def runs_table(runs: list[Run], split: str, most: int) -> str:
+    """Every run, up to so many; the rest is in the data that can be downloaded."""
     headings = (
         "run",
         "setting",
@@ -107,13 +104,13 @@ def runs_table(runs: list[Run], split: str) -> str:
             shown(run.value("train_seconds"), duration),
             shown(run.value("step_ms_at_end"), lambda value: digits(value, 1)),
         ]
-        for run in runs[:MOST_RUNS]
+        for run in runs[:most]
     ]
-    more = f"; the first {MOST_RUNS:,} of {len(runs):,}" if len(runs) > MOST_RUNS else ""
+    more = f"; the first {most:,} of {len(runs):,}, the others are in the CSV" if len(runs) > most else ""
     return table("runs", f"Runs{more}", headings, rows, text_columns=3)
 
 
-def costs_table(run: Run) -> str:
+def costs_table(run: Run, at: int) -> str:
     """One run beside the dense network that it started from."""
     rows = []
     names = (
@@ -126,7 +123,8 @@ def costs_table(run: Run) -> str:
         if now is not None:
             row = [Cell(words), shown(now, short), shown(dense, short), shown(run.share(name), times)]
             rows.append([*row, shown(run.share(name), change)])
-    return table("costs", f"{run.name} beside the dense network", ("cost", "now", "dense", "ratio", "change"), rows)
+    headings = ("cost", "now", "dense", "ratio", "change")
+    return table(f"costs-{at}", f"{run.name} beside the dense network", headings, rows)
 
 
 def cuts_table(run: Run, at: int) -> str:
@@ -169,6 +167,14 @@ def failures(runs: list[Run]) -> str:
     """Runs that did not reach their end, and why."""
     failed = [run for run in runs if run.status != DONE and run.error]
     return "".join(f"<li><b>{escape(run.name)}</b>: {escape(run.error)}</li>" for run in failed)
+
+
+def under_way(runs: list[Run]) -> str:
+    """Runs without a summary, and how far they are."""
+    going = [run for run in runs if run.status == UNFINISHED]
+    return "".join(
+        f"<li><b>{escape(run.name)}</b>: step {digits(run.step, 0)} of {digits(run.steps, 0)}</li>" for run in going
+    )
 
 
 def swatch(kind: str) -> str:

@@ -7,11 +7,13 @@ from demp.report.pictures.looks import whole_percent
 from demp.report.runs import Run
 from demp.report.scales import Scale, scale
 from demp.report.svg import Figure, Panel, num, picture, polyline, stairs, tag, text
-from demp.report.thin import Point
+from demp.report.thin import Point, thinned
 from demp.report.words import digits, plural, short, three
 
 STRIP, GAP, TOP, BOTTOM = 74.0, 34.0, 18.0, 44.0
 RIGHT = 12.0
+PIXELS = 5
+"""Of a stretch of which a line keeps the extremes."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> str:
         parts.append(tag("path", d=f"M{num(x.start)} {num(at)}H{num(x.end)}", class_="grid"))
         parts.append(text(x.start - 6, at + 4, strip.shown(value), anchor="end"))
     for line in strip.lines:
-        places = [(x(point.step), y(point.value)) for point in line.points]
+        shown = line.points if line.steps else thinned(line.points, max(20, int(width / PIXELS)))
+        places = [(x(point.step), y(point.value)) for point in shown]
         parts.append(polyline(stairs(places) if line.steps else places, f"line {line.kind}"))
         if len(strip.lines) > 1:
             end = places[-1]

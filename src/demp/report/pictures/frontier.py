@@ -30,7 +30,9 @@ class Against:
     """(method, how it got there), as lines behind the marks."""
 
 
-def scatter(groups: list[Group], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str):
+def scatter(
+    groups: list[Group], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
+) -> Callable[[float], str]:
     """The picture at a width."""
     points = [(g, [(r, against.x(r), accuracy(r)) for r in g.done]) for g in groups]
     shown = [(g, [(r, x, y) for r, x, y in runs if x is not None and y is not None]) for g, runs in points]
@@ -109,9 +111,9 @@ def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, ind
         means.append((place, hollow, said))
         if len(runs) > 1:
             dots += [
-                tag("circle", cx=frame.x(x), cy=frame.y(y), r="2.5", data_i=index[id(run)])
+                tag("circle", cx=frame.x(x), cy=frame.y(y), data_i=index[id(run)])
                 for run, x, y in runs
-                if frame.y(y) <= frame.y.start
+                if frame.y(y) <= frame.y.start and id(run) in index
             ]
     means.sort(key=lambda one: one[0])
     joined = len(means) > 1 and method != DENSE and not against.paths

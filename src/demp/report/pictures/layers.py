@@ -102,7 +102,7 @@ def heat(run: Run, width: float) -> str:
 def bars(run: Run, width: float) -> str:
     """Kept and removed neurons of every layer in the end."""
     left, height, last = margin(run, width), row_height(run), final_widths(run)
-    x = Scale(0, max(run.widths.values()), left, width - RIGHT)
+    x = Scale(0, max(*run.widths.values(), 1), left, width - RIGHT)
     parts, bottom = [text(0, 12, "neurons kept and removed in the end", kind="l"), names(run, width, left)], 0.0
     for at, (layer, dense) in enumerate(run.widths.items()):
         y, now = TOP + at * height, last[layer]

@@ -57,8 +57,8 @@ def timing_bars(timed: list[tuple[Run, dict[str, Any]]], several: bool) -> tuple
     for run, timing in timed:
         batch = int(timing["batch"])
         for kind, name in (("kept", "latency_ms"), ("gone", "dense_latency_ms")):
-            who = ("dense" if kind == "gone" else "pruned") + (f" ({run.name})" if several and kind == "kept" else "")
-            words = f"{who}, batch {batch}"
+            pruned = run.name if several else "pruned"
+            words = f"batch {batch}, {'dense' if kind == 'gone' else pruned}"
             latency.append((words, timing[name], f"{three(timing[name])}\u202fms", kind))
             per_second = 1000 * batch / timing[name]
             rate.append((words, per_second, short(per_second), kind))
@@ -67,13 +67,13 @@ def timing_bars(timed: list[tuple[Run, dict[str, Any]]], several: bool) -> tuple
 
 def bars(shown: list[Bar], title: str, width: float, level: float | None = None) -> str:
     """One bar per row, its value behind it; ``level`` is marked by a line."""
-    left = min(max(len(name) for name, *_ in shown) * 6.6 + 10, 0.46 * width)
+    left = min(max(len(name) for name, *_ in shown) * 7 + 10, 0.46 * width)
     most = max([value for _, value, _, _ in shown] + ([level] if level else []))
     x = Scale(0, most, left, width - RIGHT)
     parts = [text(0, 12, title, kind="l")]
     for at, (name, value, words, kind) in enumerate(shown):
         y = TOP + at * ROW
-        parts.append(text(left - 8, y + 15, headed(name, int(left / 6.1)), anchor="end", title=name))
+        parts.append(text(left - 8, y + 15, headed(name, int(left / 7)), anchor="end", title=name))
         box = {"x": left, "y": y + 3, "width": max(1.0, x(value) - left), "height": ROW - 6}
         parts.append(tag("rect", **box, class_=kind, data_t=f"{name}\n{words}"))
         parts.append(text(x(value) + 6, y + 15, words, kind="t strong"))

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from demp.report.groups import Group
 from demp.report.pictures.looks import Looks, whole_percent
@@ -33,9 +34,14 @@ def alive_share(run: Run) -> list[Point]:
     if run.cuts:
         end = max(run.step, run.cuts[-1].step)
         points = [*(Point(cut.step, cut.neurons) for cut in run.cuts), Point(end, run.cuts[-1].neurons)]
-    elif points and 0 in (run.outcome.get("cut_steps") or ()):
+    elif points and 0 in listed(run.outcome.get("cut_steps")):
         points = [Point(0, points[0].value), *points]
     return [Point(step, value / dense) for step, value in points] if dense else []
+
+
+def listed(value: Any) -> list[Any]:
+    """A list, or an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def averaged(curves: Sequence[list[Point]], last: float) -> list[tuple[float, float]]:
