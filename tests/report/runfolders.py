@@ -106,11 +106,14 @@ def write_sweep(folder, seeds=2, strengths=(0.01, 0.1), steps=200):
     return folder
 
 
-CLAIMS = {
-    "schema": 1, "study": "fig3", "title": "Structured pruning", "section": "Sec. 4.1", "scale": "cpu",
+STUDY = {
+    "schema": 1, "id": "fig3", "title": "Structured pruning", "section": "Sec. 4.1", "scale": "cpu", "remark": "",
+    "planned": 4, "done": 3, "files": ["fig3.svg", "fig3.md", "fig3.json"],
     "claims": [
-        {"sentence": "A holds", "paper": "1.2 points", "ours": "1.0 points", "holds": True},
+        {"sentence": "A holds", "paper": "1.2 points", "ours": "1.0 points", "holds": True, "verdict": "holds"},
         {"sentence": "B does not", "paper": "80 %", "ours": "40 %", "holds": False},
         {"sentence": "C is open", "paper": "1.7", "ours": "", "holds": None},
     ],
+    "table": {"headings": ["method", "accuracy"], "rows": [["demp", "90 %"], ["odd"]], "notes": ["One seed."]},
 }  # fmt: skip
+"""What demp study writes beside the results."""

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from chromium import Chromium
-from runfolders import CLAIMS, append, write_run, write_sweep
+from runfolders import STUDY, append, write_run, write_sweep
 
 from demp.report import gather, page, write
 
@@ -41,7 +41,7 @@ def pages(tmp_path_factory):
     """A page of every kind, with every picture."""
     root = tmp_path_factory.mktemp("pages")
     sweep = write_sweep(root / "sweep", seeds=3)
-    (sweep / "claims.json").write_text(json.dumps(CLAIMS))
+    (sweep / "fig3.json").write_text(json.dumps(STUDY))
     append(sweep / "results" / "here-1.jsonl", "half a line")
     for folder in (sweep / "runs" / "demp-1-s0", write_run(root / "a-run-with-quite-a-long-name-as-sweeps-give-them")):
         lines = [{"step": s, "dead/overlap": s / 250, "dead/revived": 3 - s // 80} for s in range(20, 201, 20)]
@@ -205,7 +205,7 @@ def test_marks_by_arrow_keys(browser, pages):
 
 def test_a_legend_brings_a_method_forward(browser, pages):
     browser.open(pages["sweep"])
-    figure = "section:has(#figure-0-size)"
+    figure = "section:has(#world-0-0-size)"
     series = f"[...document.querySelectorAll('{figure} .series')]"
     entry = f"document.querySelector('{figure} .legend button')"
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])

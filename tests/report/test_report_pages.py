@@ -1,5 +1,6 @@
 """The page: whole, self-contained, the numbers those of the files, whatever lies in the files."""
 
+import base64
 import importlib
 import json
 import math
@@ -9,13 +10,13 @@ from html.parser import HTMLParser
 from itertools import combinations
 
 import pytest
-from runfolders import CLAIMS, append, lines_of, outcome, write_run, write_sweep
+from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
 from demp.errors import UsageError
 from demp.report import gather, page, write, written
 from demp.report.page import asset
 
-EMPTY = {"meta", "link", "br", "input", "path", "rect", "circle"}
+EMPTY = {"meta", "link", "img", "br", "input", "path", "rect", "circle"}
 
 
 class Reader(HTMLParser):
@@ -151,8 +152,8 @@ def test_a_monitor_shows_overlap_and_revival(tmp_path):
     _, reader, _ = made([folder])
     assert "Do the dead stay dead?" in words(reader, "h2")
     assert (
-        "The dead at the last check overlap by 90 % with all that were dead before. 1.3 neurons came back to life "
-        "between two checks on average, at most 3 (by step 50)."
+        "The dead in the end overlap by 90 % with all that were dead before. 1.3 neurons came back to life "
+        "between two looks on average, at most 3 (by step 50)."
     ) in words(reader, "p")
 
 
@@ -170,15 +171,23 @@ def test_times_of_exports_are_bars(tmp_path):
 
 
 def test_claims_stand_beside_ours(tmp_path):
-    (tmp_path / "claims.json").write_text(json.dumps(CLAIMS))
-    text, reader, data = made([tmp_path])
+    (tmp_path / "fig3.json").write_text(json.dumps(STUDY))
+    (tmp_path / "fig3.svg").write_text("<svg><script>alert(1)</script></svg>")
+    text, reader, data = made([tmp_path / "fig3.json"])
     assert words(reader, "h1") == ["1 of 3 claims hold"]
     rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text, re.S)
     cells = [[re.sub("<.*?>", "", cell) for cell in re.split(r"(?=<t[hd])", row) if cell] for row in rows]
     assert cells == [
         ["A holds", "1.2 points", "1.0 points", "✓ holds"], ["B does not", "80 %", "40 %", "✗ does not hold"],
-        ["C is open", "1.7", "–", "? open"],
+        ["C is open", "1.7", "–", "? open"], ["demp", "90 %"],
     ]  # fmt: skip
+    (image,) = [found for tag, found in reader.elements if tag == "img"]
+    assert (
+        base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,"))
+        == (tmp_path / "fig3.svg").read_bytes()
+    )
+    assert "Structured pruning, Sec. 4.1, cpu scale, 3 of 4 runs." in words(reader, "p")
+    assert "One seed." in words(reader, "p")
     assert [claim["holds"] for claim in data["claims"]] == [True, False, None]
 
 
@@ -213,7 +222,7 @@ def test_the_page_needs_no_network(sweep):
     _, reader, _ = made([sweep])
     for tag, attributes in reader.elements:
         for name in ("src", "href", "xlink:href", "action", "data"):
-            assert attributes.get(name, "data:,") == "data:,", tag
+            assert attributes.get(name, "data:").startswith("data:"), tag
     for name in ("page.css", "page.js"):
         code = re.sub(r"\n// .*", "", asset(name))
         assert not re.search(r"https?:|//[a-z]|@import|\bfetch\b|XMLHttpRequest|url\(", code)
@@ -229,10 +238,12 @@ def test_names_are_text_wherever_they_stand(tmp_path):
     other = {**record, "name": "b", "status": "failed", "error": HOSTILE}
     (tmp_path / "r.jsonl").write_text(lines_of([record, other, {**record, "name": "c", "labels": {"method": "d"}}]))
     claim = {"sentence": HOSTILE, "paper": HOSTILE, "ours": HOSTILE, "holds": None}
-    (tmp_path / "r.claims.json").write_text(json.dumps({**CLAIMS, "title": HOSTILE, "claims": [claim]}))
+    table = {"headings": [HOSTILE], "rows": [[HOSTILE]], "notes": [HOSTILE]}
+    odd = {name: HOSTILE for name in ("id", "title", "section", "scale", "remark")} | {"table": table}
+    (tmp_path / "fig1.json").write_text(json.dumps({**STUDY, **odd, "claims": [claim]}))
     _, reader, data = made([tmp_path])
     assert [tag for tag, _ in reader.elements].count("script") == 2
-    assert not any(tag == "img" for tag, _ in reader.elements)
+    assert not any(tag in ("img", "iframe") for tag, _ in reader.elements)
     assert data["runs"]["rows"][0][0] == HOSTILE
 
 
@@ -265,7 +276,7 @@ def spoiled(value, draw, odds):
 def test_whatever_lies_in_the_files_there_is_a_page_or_a_sentence(tmp_path, seed):
     draw = random.Random(seed)
     folder, odds = write_sweep(tmp_path / "sweep", seeds=1, steps=100), (0.02, 0.1, 0.3)[seed % 3]
-    (folder / "claims.json").write_text(json.dumps(CLAIMS))
+    (folder / "fig3.json").write_text(json.dumps(STUDY))
     for file in sorted(folder.rglob("*.json*")):
         if file.suffix == ".json":
             file.write_text(json.dumps(spoiled(json.loads(file.read_text()), draw, odds)))

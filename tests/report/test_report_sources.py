@@ -6,7 +6,7 @@ import statistics
 from itertools import pairwise
 
 import pytest
-from runfolders import CLAIMS, append, lines_of, outcome, write_run, write_sweep
+from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
 from demp import recipes
 from demp.errors import UsageError
@@ -15,6 +15,7 @@ from demp.report.groups import Dense, accuracy, best, groups_of, share
 from demp.report.lines import Skipped
 from demp.report.runs import before, read_run, spending, study_closely
 from demp.report.sources import gather
+from demp.report.worlds import worlds_of
 from demp.train import train
 
 
@@ -200,25 +201,66 @@ def test_series_in_lines_replace_run_folders(tmp_path):
     assert material.shown[0].tests == [(3, 0.5, None, None)]
 
 
-def test_claims_of_studies(tmp_path):
-    shutil.copytree(write_sweep(tmp_path / "sweep", seeds=1) / "results", tmp_path / "cpu")
-    (tmp_path / "cpu" / "here-1.jsonl").rename(tmp_path / "cpu" / "fig3.jsonl")
-    (tmp_path / "cpu" / "fig3.claims.json").write_text(json.dumps(CLAIMS))
+def write_studies(folder):
+    """results/cpu with two studies, and a third whose summary is damaged."""
+    sweep = write_sweep(folder / "sweep", seeds=1)
+    cpu = folder / "results" / "cpu"
+    shutil.copytree(sweep / "results", cpu)
+    (cpu / "here-1.jsonl").rename(cpu / "fig3.jsonl")
+    (cpu / "fig3.json").write_text(json.dumps(STUDY))
+    (cpu / "fig3.svg").write_text("<svg/>")
     odd = {"schema": 1, "claims": [{"sentence": "x", "holds": "yes"}, 3, {"sentence": "fine", "paper": 0.5}]}
-    (tmp_path / "cpu" / "fig5.claims.json").write_text(json.dumps(odd))
-    (tmp_path / "cpu" / "fig7.claims.json").write_text("{}x")
-    for path in (tmp_path / "cpu", tmp_path / "cpu" / "fig3.jsonl"):
+    (cpu / "fig5.json").write_text(json.dumps(odd))
+    (cpu / "fig7.json").write_text("{}x")
+    (cpu / "other.json").write_text("{}x")
+    return cpu
+
+
+def test_a_study_is_its_summary_its_picture_and_its_runs(tmp_path, monkeypatch):
+    cpu = write_studies(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in (cpu / "fig3.jsonl", cpu / "fig3.json", "fig3"):
         material = gather([path])
-        assert len(material.runs) == 3
-        study = material.studies[0]
-        assert (study.id, study.title, study.section, study.scale) == ("fig3", "Structured pruning", "Sec. 4.1", "cpu")
+        assert len(material.runs) == 3 and material.skipped == []
+        (study,) = material.studies
+        about = (study.id, study.title, study.section, study.scale, study.runs, study.picture)
+        assert about == ("fig3", "Structured pruning", "Sec. 4.1", "cpu", "3 of 4 runs", b"<svg/>")
         assert [claim.verdict for claim in study.claims] == ["holds", "does not hold", "open"]
-    material = gather([tmp_path / "cpu"])
+        assert (study.headings, study.rows) == (("method", "accuracy"), (("demp", "90 %"),))
+        assert study.notes == ("One seed.",)
+
+
+def test_a_folder_of_studies(tmp_path):
+    material = gather([write_studies(tmp_path)])
+    assert [study.id for study in material.studies] == ["fig3", "fig5"]
     assert [(c.study, c.sentence, c.paper, c.ours, c.holds) for c in material.studies[1].claims] == [
         ("fig5", "fine", "0.5", "", None)
     ]
-    assert sorted(str(fault).rpartition("/")[2] for fault in material.skipped) == [
-        "fig5.claims.json: claim 1 is no claim", "fig5.claims.json: claim 2 is no claim", "fig7.claims.json: not JSON",
+    assert [str(fault).rpartition("/")[2] for fault in material.skipped] == [
+        "fig5.json: claim 1 is no claim", "fig5.json: claim 2 is no claim", "fig7.json: not JSON",
+    ]  # fmt: skip
+
+
+def test_a_study_by_name_is_that_of_the_largest_scale(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for scale in ("cpu", "smoke", "paper"):
+        (tmp_path / "results" / scale).mkdir(parents=True)
+        (tmp_path / "results" / scale / "table1.json").write_text(json.dumps(STUDY | {"scale": scale}))
+    assert [study.scale for study in gather(["table1"]).studies] == ["paper"]
+    with pytest.raises(UsageError, match="there are no results of fig9 in results; make them with: demp study fig9"):
+        gather(["fig9"])
+    write_run(tmp_path / "fig9")  # a folder of that name is meant first
+    assert [run.name for run in gather(["fig9"]).runs] == ["fig9"]
+
+
+def test_only_runs_of_one_kind_are_compared(tmp_path):
+    for name, steps in (("short", 100), ("long", 200)):
+        write_run(tmp_path / f"{name}-dense", "dense", steps=steps, accuracy=0.8 if steps == 100 else 0.9)
+        write_run(tmp_path / f"{name}-demp", steps=steps, accuracy=0.79 if steps == 100 else 0.895)
+    write_run(tmp_path / "long-snap", "snap")
+    worlds = worlds_of(gather([tmp_path]).runs)
+    assert [(world.name, len(world.runs), world.dense.accuracy) for world in worlds] == [
+        ("mlp on digits", 3, 0.9), ("mlp on digits", 2, 0.8),
     ]  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from demp.records import DONE, FAILED
-from demp.report.claims import Study
 from demp.report.groups import Dense, Group, accuracy, best, share
-from demp.report.runs import DENSE, UNFINISHED, Run, before
+from demp.report.runs import DENSE, UNFINISHED, Run, before, part
+from demp.report.studies import Study
 from demp.report.words import change, digits, duration, percent, plural, points, short, times
+from demp.report.worlds import World
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,18 @@ class Headline:
     numbers: tuple[Number, ...]
 
 
-def headline(runs: list[Run], studies: list[Study], groups: list[Group], dense: Dense) -> Headline:
-    """Of a study, of what is under way, or of the best setting."""
-    claims = [claim for study in studies for claim in study.claims]
-    if claims:
+def headline(runs: list[Run], studies: list[Study], worlds: list[World]) -> Headline:
+    """Of studies, of what is under way, or of the best setting of the largest world that has one."""
+    if any(study.claims for study in studies):
         return of_claims(studies)
-    done = [run for run in runs if run.status == DONE]
     running = [run for run in runs if run.status == UNFINISHED]
-    if not done and running:
+    if running and not any(run.status == DONE for run in runs):
         return of_running(running)
-    chosen = best(groups, dense)
-    if chosen is None:
-        return of_counts(runs)
-    return of_group(chosen, groups, dense)
+    for world in worlds:
+        chosen = best(world.groups, world.dense)
+        if chosen is not None:
+            return of_group(chosen, world.groups, world.dense)
+    return of_counts(runs) if runs else of_tables(studies)
 
 
 def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
@@ -108,14 +108,7 @@ def counts(run: Run, name: str) -> str:
 
 def setup(run: Run) -> str:
     """Model, data and length."""
-    parts = []
-    for name in ("model", "data"):
-        value = run.outcome.get(name) or (run.config.get(name) if isinstance(run.config.get(name), str) else None)
-        if value is None and isinstance(run.config.get(name), dict):
-            value = run.config[name].get("name")
-        if value:
-            parts.append(str(value).rstrip("/").rpartition("/")[2])
-    words = " on ".join(parts)
+    words = " on ".join(name for name in (part(run, "model"), part(run, "data")) if name)
     return ", ".join(one for one in (words, plural(run.steps, "step") if run.steps else "") if one) + "."
 
 
@@ -147,10 +140,14 @@ def of_claims(studies: list[Study]) -> Headline:
         Number(str(verdicts.count(None)), "open", "our runs do not say"),
     )
     first = studies[0]
-    about = ", ".join(
-        part for part in (first.title or first.id, first.section, first.scale and f"{first.scale} scale") if part
-    )
+    facts = (first.title or first.id, first.section, first.scale and f"{first.scale} scale", first.runs)
+    about = ", ".join(fact for fact in facts if fact)
     return Headline(title, f"{about}." if len(studies) == 1 else f"{len(studies)} studies.", numbers)
+
+
+def of_tables(studies: list[Study]) -> Headline:
+    """Studies that claim nothing."""
+    return Headline(", ".join(study.title or study.id for study in studies), studies[0].section, ())
 
 
 def of_counts(runs: list[Run]) -> Headline:

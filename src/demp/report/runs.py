@@ -96,6 +96,13 @@ class Run:
         return now / dense if now is not None and dense else None
 
 
+def part(run: Run, name: str) -> str:
+    """The name of its model, data or optimizer, without folders."""
+    given = run.config.get(name)
+    found = run.outcome.get(name) or (given.get("name") if isinstance(given, dict) else given) or run.labels.get(name)
+    return str(found).rstrip("/").rpartition("/")[2] if isinstance(found, str | int | float) else ""
+
+
 def is_run(folder: Path) -> bool:
     """Is a run here, whole or begun?"""
     return any((folder / name).is_file() for name in ("config.toml", "summary.json", "metrics.jsonl"))
@@ -166,7 +173,7 @@ def study_closely(run: Run, skipped: Skipped) -> None:
     for record in records(run.folder / "metrics.jsonl", skipped, no_metrics):
         step = record["step"]
         for name, value in record.items():
-            if name != "step" and (value := number(record, name)) is not None:
+            if name != "step" and name.count("/") < 2 and (value := number(record, name)) is not None:
                 if name not in series:
                     series[name] = Thinned()
                 series[name].add(step, value)

@@ -10,11 +10,12 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.records import DONE, FOLDER
-from demp.report.claims import Study, read_study
-from demp.report.groups import Dense, best, groups_of
+from demp.report.groups import best
 from demp.report.lines import Fault, Skipped, read_json
 from demp.report.results import read_results
 from demp.report.runs import DENSE, UNFINISHED, Run, glance, is_run, read_run, study_closely
+from demp.report.studies import NAMES, Study, is_study, place_of, read_study
+from demp.report.worlds import worlds_of
 
 CLOSELY = 8
 """Runs that are shown one by one."""
@@ -50,12 +51,13 @@ def gather(paths: Sequence[str | Path]) -> Material:
     """
     if not paths:
         raise UsageError("give a run, a sweep, a comparison or a study: demp report FOLDER")
-    material, skipped = Material([Path(path) for path in paths]), Skipped()
+    known = [place_of(str(path)) if is_name(path) else Path(path) for path in paths]
+    material, skipped = Material(known), Skipped()
     for path in material.paths:
         if not path.exists():
             raise UsageError(f"there is no {path}; give the folder of a run, a sweep or a study")
         take(path, material, skipped)
-    if not material.runs and not any(study.claims for study in material.studies):
+    if not material.runs and not material.studies:
         raise UsageError(nothing(material.paths, skipped))
     tell_apart(material.runs)
     name_apart(material.runs)
@@ -79,8 +81,10 @@ def nothing(paths: list[Path], skipped: Skipped) -> str:
 def take(path: Path, material: Material, skipped: Skipped) -> None:
     """What one path holds."""
     if path.is_file():
-        add_results([path], [], material, skipped)
-        add_claims(path.with_suffix(".claims.json"), material, skipped)
+        lines, summary = path.with_suffix(".jsonl"), path.with_suffix(".json")
+        add_results([lines if summary == path else path], [], material, skipped)
+        if summary == path or is_study(summary):
+            add_study(summary, material, skipped)
     elif is_run(path):
         material.runs.append(read_run(path, skipped))
     elif not take_folder(path, material, skipped):
@@ -94,12 +98,12 @@ def take(path: Path, material: Material, skipped: Skipped) -> None:
 def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
     """A sweep, a comparison or the results of studies; False where it is none of them."""
     files = sorted(path.glob("*.jsonl")) + sorted((path / FOLDER).glob("*.jsonl"))
-    claims = sorted(path.glob("*claims.json"))
     runs = [folder for folder in folders(path / "runs") if is_run(folder)]
     before = len(material.runs), len(material.studies)
     add_results(files, runs, material, skipped)
-    for file in claims:
-        add_claims(file, material, skipped)
+    for file in sorted(path.glob("*.json")):
+        if is_study(file):
+            add_study(file, material, skipped)
     return (len(material.runs), len(material.studies)) != before
 
 
@@ -120,8 +124,13 @@ def add_results(files: list[Path], folders: list[Path], material: Material, skip
     material.runs += found.values()
 
 
-def add_claims(file: Path, material: Material, skipped: Skipped) -> None:
-    """The claims of a file, if it is there."""
+def is_name(path: str | Path) -> bool:
+    """Is the id of a study meant?"""
+    return NAMES.fullmatch(str(path)) is not None and not Path(path).exists()
+
+
+def add_study(file: Path, material: Material, skipped: Skipped) -> None:
+    """What the summary of a study says."""
     study = read_study(file, skipped)
     if study is not None:
         material.studies.append(study)
@@ -186,14 +195,15 @@ def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def chosen(runs: list[Run]) -> list[Run]:
     """The best setting first, what is under way, the first seed of every other setting, and at the end a dense run."""
-    groups, dense = groups_of(runs), Dense(runs)
-    first = best(groups, dense)
-    order = [run for run in (first.done if first else [])[:1]]
+    worlds = worlds_of(runs)
+    firsts = [best(world.groups, world.dense) for world in worlds]
+    order = [run for first in firsts[:2] if first for run in first.done[:1]]
     order += [run for run in runs if run.status == UNFINISHED]
+    groups = [group for world in worlds for group in world.groups]
     order += [group.done[0] for group in groups if group.done and group.method != DENSE]
     order += [run for run in runs if run.status == DONE and run.method != DENSE]
     unique = {id(run): run for run in order if run.folder is not None or run.series}
-    last = [run for run in dense.runs if run.folder is not None or run.series][:1]
+    last = [run for world in worlds for run in world.dense.runs if run.folder is not None or run.series][:1]
     return [*list(unique.values())[: CLOSELY - len(last)], *last]
 
 

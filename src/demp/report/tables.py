@@ -1,15 +1,17 @@
 """The numbers behind the pictures as tables that sort."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import NamedTuple
 
 from demp.records import DONE
-from demp.report.claims import Study
-from demp.report.groups import Dense, Group, accuracy, plain, setting_of, share, sparsity
+from demp.report.groups import accuracy, plain, setting_of, share, sparsity
 from demp.report.runs import UNFINISHED, Run
+from demp.report.studies import Study
 from demp.report.svg import MARKS, tag
 from demp.report.words import NONE, change, digits, duration, percent, short, times
+from demp.report.worlds import World
 
 
 class Cell(NamedTuple):
@@ -48,20 +50,21 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None else Cell(words(value), f"{value:.6g}")
 
 
-def settings_table(groups: list[Group], dense: Dense, split: str) -> str:
+def settings_table(worlds: list[World], split: str) -> str:
     """Means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",
         "weights masked", "FLOPs", "training FLOPs", "training time", "training step",
     )  # fmt: skip
     rows = []
-    for group in groups:
+    for group, dense, where in [(group, world.dense, world.name) for world in worlds for group in world.groups]:
+        setting = " · ".join(one for one in (group.setting, where if len(worlds) > 1 else "") if one)
         spread = f" ± {digits(100 * std, 2)}" if (std := group.std(accuracy)) is not None else ""
         seeds = f"{len(group.done)}" + (f", {group.failed} failed" if group.failed else "")
         rows.append(
             [
                 Cell(group.method),
-                Cell(group.setting or NONE),
+                Cell(setting or NONE),
                 Cell(seeds, len(group.done)),
                 shown(group.mean(accuracy), lambda value, spread=spread: f"{digits(100 * value, 2)}{spread}\u202f%"),
                 shown(group.mean(share("parameters")), change),
@@ -70,7 +73,7 @@ def settings_table(groups: list[Group], dense: Dense, split: str) -> str:
                 shown(group.mean(plain("masked_share")), percent),
                 shown(group.mean(share("flops")), change),
                 shown(group.mean(share("train_flops")), times),
-                shown(group.mean(lambda run: dense.over(run, "train_seconds")), times),
+                shown(group.mean(partial(dense.over, name="train_seconds")), times),
                 shown(group.mean(dense.step_ratio), times),
             ]
         )
@@ -161,6 +164,15 @@ def claims_table(studies: list[Study]) -> str:
     return table(
         "claims", "The paper's number beside ours", ("claim", "paper", "ours", "verdict"), rows, text_columns=4
     )
+
+
+def study_table(study: Study) -> str:
+    """Its own table, as the study words it."""
+    if not study.rows:
+        return ""
+    rows = [[Cell(cell) for cell in row] for row in study.rows]
+    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in study.notes)
+    return table(f"table-{study.id}", study.title, study.headings, rows, text_columns=len(study.headings)) + notes
 
 
 def failures(runs: list[Run]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from demp.report.pictures.looks import whole_percent
 from demp.report.runs import Run
-from demp.report.scales import Scale, scale
+from demp.report.scales import Scale, scale, spread
 from demp.report.svg import Figure, Panel, num, picture, polyline, stairs, tag, text
 from demp.report.thin import Point, thinned
 from demp.report.words import digits, plural, short, three
@@ -48,7 +48,9 @@ def strips(run: Run) -> list[Strip]:
         Strip("penalty strength λ", (line("demp/strength", "strength", "s1"),)),
         Strip("noise σ", (line("demp/noise_std", "noise", "s2"),)),
         Strip(
-            "neurons: removed, and dead among those left", (removed, line("dead/share", "dead", "s3")), whole_percent
+            "neurons removed, and dead",
+            (removed, line("dead/share", "dead", "s3")),
+            whole_percent,
         ),
         Strip("training loss", (line("train/loss", "loss", "s4"),)),
         Strip(f"{run.outcome.get('split', 'test')} accuracy", (line("eval/top1", "accuracy", "s5"),), whole_percent),
@@ -103,6 +105,7 @@ def course(run: Run) -> Figure | None:
         )
 
     note = "Thin vertical lines: steps at which neurons were removed." if any(cut.removed for cut in run.cuts) else ""
+    note += " Removed neurons count as dead." if run.series.get("dead/share") else ""
     return Figure("course", "What happened when?", answer(run), (Panel(draw),), note=note)
 
 
@@ -116,14 +119,17 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> str:
         at = y(value)
         parts.append(tag("path", d=f"M{num(x.start)} {num(at)}H{num(x.end)}", class_="grid"))
         parts.append(text(x.start - 6, at + 4, strip.shown(value), anchor="end"))
+    ends: list[tuple[float, float]] = []
     for line in strip.lines:
         shown = line.points if line.steps else thinned(line.points, max(20, int(width / PIXELS)))
         places = [(x(point.step), y(point.value)) for point in shown]
         parts.append(polyline(stairs(places) if line.steps else places, f"line {line.kind}"))
-        if len(strip.lines) > 1:
-            end = places[-1]
+        ends.append((places[-1][0], places[-1][1] - 5))
+    if len(ends) > 1:
+        heights = spread([y for _, y in ends], 13, top + 8, top + STRIP)
+        for line, (right, _), height in zip(strip.lines, ends, heights, strict=True):
             parts.append(
-                text(min(end[0], width - RIGHT) - 4, end[1] - 5, line.words, kind=f"t {line.kind}", anchor="end")
+                text(min(right, width - RIGHT) - 4, height, line.words, kind=f"t halo {line.kind}", anchor="end")
             )
     return "".join(parts)
 

@@ -14,11 +14,13 @@ class Looks:
     """Method -> number of its colour and mark; dense is grey and has none."""
 
     order: tuple[str, ...]
+    key: str = ""
+    """What makes names of things in these pictures unique on a page."""
 
     @classmethod
-    def of(cls, groups: Iterable[Group]) -> "Looks":
+    def of(cls, groups: Iterable[Group], key: str = "") -> "Looks":
         """In the order in which methods come."""
-        return cls(tuple(dict.fromkeys(group.method for group in groups if group.method != DENSE)))
+        return cls(tuple(dict.fromkeys(group.method for group in groups if group.method != DENSE)), key)
 
     def shape(self, method: str) -> int:
         """Changes with the colour, and again where colours repeat."""

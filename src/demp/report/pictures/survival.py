@@ -19,13 +19,14 @@ LABELLED = 14
 MOST = 60
 """Settings in one picture."""
 SHARES = (
-    ("dead/share", "dead among those left", "s3"),
-    ("dead/overlap", "overlap with all that were dead before", "s0"),
+    ("dead/share", "dead, of all neurons", "s3"),
+    ("dead/overlap", "overlap with all that were ever dead", "s0"),
+    ("dead/still", "still dead, of all that were ever dead", "s2"),
 )
-"""What a monitor says at each snapshot: the share of dead neurons, and |X & Y| / min(|X|, |Y|), X every neuron that was
-dead at an earlier snapshot, Y those dead now."""
+"""What a monitor says at each look; neurons that were removed count as dead. Overlap: the dead now that were dead at an
+earlier look, over the smaller of the two sets (App. C)."""
 REVIVED = "dead/revived"
-"""How many neurons that were dead at the snapshot before are alive now."""
+"""How many neurons that were dead at the look before are alive now."""
 
 
 def alive_share(run: Run) -> list[Point]:
@@ -99,7 +100,7 @@ def revival(run: Run) -> Figure | None:
     if len(back) > 1:
         counted = [("alive again", "s1", back)]
         panels.append(
-            Panel(lambda width: lines(counted, width, "neurons alive again since the check before"), half=True)
+            Panel(lambda width: lines(counted, width, "neurons dead at the look before, alive now"), half=True)
         )
     return Figure("revival", "Do the dead stay dead?", revived(run), tuple(panels), legend)
 
@@ -123,17 +124,18 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
 
 def revived(run: Run) -> str:
     """The answer."""
-    said, back, overlap = [], run.series.get(REVIVED, []), run.series.get("dead/overlap", [])
-    if overlap:
-        said.append(
-            f"The dead at the last check overlap by {percent(overlap[-1].value, 0)} with all that were dead before."
-        )
+    said, back = [], run.series.get(REVIVED, [])
+    still, overlap = run.series.get("dead/still", []), run.series.get("dead/overlap", [])
+    if still:
+        said.append(f"{percent(still[-1].value, 0)} of the neurons that were ever dead are dead in the end.")
+    elif overlap:
+        said.append(f"The dead in the end overlap by {percent(overlap[-1].value, 0)} with all that were dead before.")
     if back and max(point.value for point in back) == 0:
-        said.append("No dead neuron came back to life between two checks.")
+        said.append("No dead neuron came back to life between two looks.")
     elif back:
         worst = max(back, key=lambda point: point.value)
         said.append(
-            f"{digits(statistics.fmean(point.value for point in back))} neurons came back to life between two checks "
+            f"{digits(statistics.fmean(point.value for point in back))} neurons came back to life between two looks "
             f"on average, at most {digits(worst.value, 0)} (by step {digits(worst.step, 0)})."
         )
     return " ".join(said)
