@@ -53,21 +53,33 @@ class Group:
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:
     """Dense first, then in the order in which methods and settings first came."""
-    found: dict[tuple[str, str], Group] = {}
+    runs = list(runs)
+    known, found = telling(runs), dict[tuple[str, str], Group]()
     for run in runs:
-        key = (run.method, setting_of(run))
+        key = (run.method, setting_of(run, known))
         found.setdefault(key, Group(*key, [])).runs.append(run)
     order = list(dict.fromkeys(method for method, _ in found))
     return sorted(found.values(), key=lambda group: (group.method != DENSE, order.index(group.method)))
 
 
-def setting_of(run: Run) -> str:
-    """All labels but the method; the values of ``setting`` stand for themselves."""
+def telling(runs: list[Run]) -> set[str]:
+    """Labels that tell runs of one method apart; the others say nothing that the method's name does not."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for name in {name for run in runs for name in run.labels}:
+        for run in runs:
+            values.setdefault((run.method, name), set()).add(repr(run.labels.get(name)))
+    return {name for (_, name), seen in values.items() if len(seen) > 1} | {"setting"}
+
+
+def setting_of(run: Run, known: set[str] | None = None) -> str:
+    """All labels but the method, of those that are ``known``; the values of ``setting`` stand for themselves."""
     flat = {}
     for name, value in run.labels.items():
+        if name == "method" or not (known is None or name in known):
+            continue
         if name == "setting" and isinstance(value, dict):
             flat |= value
-        elif name != "method" and not isinstance(value, dict | list) and value not in ("", None):
+        elif not isinstance(value, dict | list) and value not in ("", None):
             flat[name] = value
     return words(flat)
 
