@@ -1,6 +1,7 @@
 """What a report reads: run folders of the trainer, sweeps, studies, folders of them; whatever else lies there."""
 
 import json
+import random
 import shutil
 import statistics
 from itertools import pairwise
@@ -13,6 +14,7 @@ from demp.errors import UsageError
 from demp.report import sources
 from demp.report.groups import Dense, accuracy, best, groups_of, share
 from demp.report.lines import Skipped
+from demp.report.results import LONG, ends_of
 from demp.report.runs import before, read_run, spending, study_closely
 from demp.report.sources import gather
 from demp.report.worlds import worlds_of
@@ -286,3 +288,19 @@ def test_many_runs_are_read_by_several_processes(tmp_path, monkeypatch):
     together = gather([tmp_path])
     assert together == alone
     assert [fault.count for fault in together.skipped] == [1] * 12
+
+
+def test_long_series_in_lines_keep_their_extremes(tmp_path):
+    draw = random.Random(1)
+    pairs = [[at, draw.random()] for at in range(7001)]
+    pairs[3333][1], pairs[5001][1] = 9.0, -9.0
+    kept = ends_of(pairs)
+    assert len(kept) <= 2 * (LONG + 1) + 2 and kept[0] == pairs[0] and kept[-1] == pairs[-1]
+    assert [found(kept, key=lambda pair: pair[1])[1] for found in (max, min)] == [9.0, -9.0]
+    width = 7001 // LONG
+    for at in range(0, 7001, width):
+        stretch = sorted(pairs[at : at + width], key=lambda pair: pair[1])
+        assert stretch[0] in kept and stretch[-1] in kept
+    assert [pair[0] for pair in kept[1:-1]] == sorted(pair[0] for pair in kept[1:-1])
+    for odd in (pairs[:700], [*pairs, None], [*pairs, [1]], [*pairs, [1, "x"]], [{}] * 2000):
+        assert ends_of(odd) is odd

@@ -1,15 +1,20 @@
 """Lines of results: what a sweep, a comparison or a study keeps of each run that ended."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from demp.records import DONE, FAILED, SCHEMA, newer
 from demp.report import lines
-from demp.report.lines import Record, Skipped, number
+from demp.report.lines import LARGEST, Record, Skipped, number
 from demp.report.runs import Run, Test, before
 from demp.report.thin import thinned
 
+NUMBERS = (int, float)
+LONG = 200
+"""Stretches of a series that is much longer."""
+VALUE = itemgetter(1)
 FLAT = ("method", "setting", "optimizer")
 """What lines without ``labels`` have instead."""
 
@@ -25,14 +30,14 @@ def no_result(record: Record) -> str:
 
 def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
     """The last word on each name; what was done stays done, whatever a later line says."""
-    found: dict[str, Record] = {}
+    found: dict[str, tuple[Run, Record]] = {}
     for file in files:
         for record in lines.records(file, skipped, no_result):
-            before = found.get(record["name"])
-            done = record["status"] == DONE
-            if before is None or before["status"] != DONE or (done and newer(record, before)):
-                found[record["name"]] = record
-    return {name: run_of(record) for name, record in found.items()}
+            run, began = run_of(record), {"began": str(record.get("began", ""))}
+            before = found.get(run.name)
+            if before is None or before[0].status != DONE or (run.status == DONE and newer(began, before[1])):
+                found[run.name] = (run, began)
+    return {name: run for name, (run, _) in found.items()}
 
 
 def run_of(record: Record) -> Run:
@@ -52,9 +57,8 @@ def run_of(record: Record) -> Run:
     )
     series = record.get("series")
     for name, pairs in series.items() if isinstance(series, dict) else ():
-        if isinstance(pairs, list):
-            points = [(pair[0], pair[1]) for pair in pairs if is_pair(pair)]
-            run.series[name] = thinned(points)
+        if isinstance(pairs, list) and name.count("/") < 2:
+            run.series[name] = thinned((pair[0], pair[1]) for pair in ends_of(pairs) if is_pair(pair))
     spent = run.series.get("time/seconds", [])
     run.tests = [Test(step, value, None, before(spent, step)) for step, value in run.series.get("eval/top1", [])]
     return run
@@ -88,9 +92,27 @@ def nested(value: Any) -> bool:
     return not isinstance(value, str | int | float)
 
 
+def ends_of(pairs: list[Any]) -> list[Any]:
+    """Of a long list the lowest and highest pair of every stretch, found without looking at each in turn."""
+    width = len(pairs) // LONG
+    if width < 4:
+        return pairs
+    kept = []
+    try:
+        for at in range(0, len(pairs), width):
+            stretch = pairs[at : at + width]
+            kept += sorted((min(stretch, key=VALUE), max(stretch, key=VALUE)))
+    except (TypeError, IndexError, KeyError):  # not all are pairs of numbers
+        return pairs
+    return [pairs[0], *kept, pairs[-1]]
+
+
 def is_pair(pair: Any) -> bool:
-    """A step and a finite value."""
-    return isinstance(pair, list) and len(pair) == 2 and all(number({"n": one}, "n") is not None for one in pair)
+    """A step and a value."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    step, value = pair
+    return type(step) in NUMBERS and type(value) in NUMBERS and abs(step) < LARGEST and abs(value) < LARGEST
 
 
 def words(setting: Mapping[str, Any]) -> str:
