@@ -71,18 +71,19 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
     most = max([value for _, value, _, _ in shown] + ([level] if level else []))
     x = Scale(0, most, left, width - RIGHT)
     top = TOP + (16 if level else 0)
-    parts = [text(0, 12, title, kind="l")]
+    parts, values = [text(0, 12, title, kind="l")], []
     for at, (name, value, words, kind) in enumerate(shown):
         y = top + at * ROW
         parts.append(text(left - 8, y + 15, headed(name, int(left / 7)), anchor="end", title=name))
         box = {"x": left, "y": y + 3, "width": max(1.0, x(value) - left), "height": ROW - 6}
         parts.append(tag("rect", **box, class_=kind, data_t=f"{name}\n{words}"))
-        parts.append(text(x(value) + 6, y + 15, words, kind="t strong"))
+        values.append(text(x(value) + 6, y + 15, words, kind="t strong"))
     height = top + len(shown) * ROW + BOTTOM
     if level:
         at = x(level)
         parts.append(tag("path", d=f"M{num(at)} {num(top - 4)}V{num(height - BOTTOM)}", class_="level"))
         parts.append(text(at, top - 8, "dense", kind="t soft", anchor="middle"))
+    parts += values
     return picture(width, height, "".join(parts), title)
 
 

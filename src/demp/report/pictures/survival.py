@@ -16,6 +16,9 @@ HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300.0, 52.0, 14.0, 30.0, 46.0
 GRID = 80
 """Places in time at which seeds are averaged."""
 LABELLED = 14
+"""Lines that carry their names."""
+NAME, LETTER = 25, 7.4
+"""Letters of a name, and the width of one."""
 MOST = 60
 """Settings in one picture."""
 SHARES = (
@@ -63,14 +66,16 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     means = [(group, averaged(curves, last)) for group, curves in shown]
 
     def draw(width: float) -> str:
-        x = Scale(0, last or 1, LEFT, width - (172 if width > 600 and len(means) <= LABELLED else RIGHT))
+        named = width > 600 and len(means) <= LABELLED
+        room = 14 + LETTER * max(len(headed(group.name, NAME)) for group, _ in means)
+        x = Scale(0, last or 1, LEFT, width - (room if named else RIGHT))
         lowest = min(value for _, mean in means for _, value in mean)
         frame = Frame(width, HEIGHT, x, scale([lowest, 1.0], HEIGHT - BOTTOM, TOP, pad=0.03))
         parts = [frame.axes(short, whole_percent, "step", "neurons that remain")]
-        if width > 600 and len(means) <= LABELLED:
+        if named:
             ends = [frame.y(mean[-1][1]) + 4 for _, mean in means]
             for (group, _), y in zip(means, spread(ends, 14, TOP, HEIGHT - BOTTOM), strict=True):
-                parts.append(text(x.end + 6, y, headed(group.name, 25), kind=f"t {looks.kind(group.method)}"))
+                parts.append(text(x.end + 6, y, headed(group.name, NAME), kind=f"t {looks.kind(group.method)}"))
         for group, mean in means:
             places = [(frame.x(at), frame.y(value)) for at, value in mean]
             said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
