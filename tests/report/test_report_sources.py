@@ -285,6 +285,8 @@ def test_many_runs_are_read_by_several_processes(tmp_path, monkeypatch):
     alone = gather([tmp_path])
     monkeypatch.setattr(sources, "MANY", 2)
     monkeypatch.setattr(sources.os, "cpu_count", lambda: 2)
+    assert not sources.may_fork()  # the trainer is loaded here
+    monkeypatch.setattr(sources, "may_fork", lambda: True)
     together = gather([tmp_path])
     assert together == alone
     assert [fault.count for fault in together.skipped] == [1] * 12

@@ -9,8 +9,8 @@ from demp.report.results import words
 from demp.report.runs import DENSE, TEST, Run
 
 Value = Callable[[Run], float | None]
-FEWEST_OF_SHARES = 0.01
-"""A setting counts as good as dense within so much accuracy."""
+POINT = 0.01
+"""A setting counts as good as dense within so much accuracy: one point."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ def best(groups: list[Group], dense: Dense) -> Group | None:
     scored = [group for group in groups if group.method != DENSE and group.mean(accuracy) is not None]
     sized = [group for group in scored if group.mean(share("parameters")) is not None]
     if dense.accuracy is not None:
-        limit = dense.accuracy - FEWEST_OF_SHARES
+        limit = dense.accuracy - POINT
         good = [group for group in sized if (group.mean(accuracy) or 0) >= limit]
         smaller = [group for group in good if (group.mean(share("parameters")) or 1) < 1]
         if smaller:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from demp.records import DONE, FAILED
-from demp.report.groups import Dense, Group, accuracy, best, share
+from demp.report.groups import POINT, Dense, Group, accuracy, best, share
 from demp.report.runs import DENSE, UNFINISHED, Run, before, part
 from demp.report.studies import Study
 from demp.report.words import change, digits, duration, percent, plural, points, short, times
@@ -71,7 +71,7 @@ def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
 def chosen_because(group: Group, dense: Dense) -> str:
     """Why this setting is the headline."""
     reached = group.mean(accuracy)
-    if dense.accuracy is not None and reached is not None and reached >= dense.accuracy - 0.01:
+    if dense.accuracy is not None and reached is not None and reached >= dense.accuracy - POINT:
         return "the smallest within one point of dense"
     return "the most accurate"
 

@@ -1,6 +1,7 @@
 """What the paths hold that a report is asked for: runs, sweeps, comparisons, studies, or folders of them."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -211,7 +212,7 @@ def glance_at(runs: list[Run], skipped: Skipped) -> None:
     """A look at each, by several processes where there are many."""
     at_hand = [run for run in runs if run.folder is not None]
     processes = min(4, os.cpu_count() or 1)
-    if len(at_hand) < MANY or processes < 2:
+    if len(at_hand) < MANY or processes < 2 or not may_fork():
         for run in at_hand:
             glance(run, skipped)
         return
@@ -219,6 +220,11 @@ def glance_at(runs: list[Run], skipped: Skipped) -> None:
         for run, (seen, faults) in zip(at_hand, pool.map(glanced, at_hand, chunksize=8), strict=True):
             vars(run).update(vars(seen))
             skipped.merge(faults)
+
+
+def may_fork() -> bool:
+    """Processes that have loaded torch have threads of its own, which a fork would lose."""
+    return "torch" not in sys.modules
 
 
 def glanced(run: Run) -> tuple[Run, list[Fault]]:

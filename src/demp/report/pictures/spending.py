@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from demp.report.groups import Dense, Group, accuracy, plain, share, sparsity
+from demp.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity
 from demp.report.pictures.frontier import Against, scatter
 from demp.report.pictures.looks import Looks
 from demp.report.runs import DENSE, Run
@@ -100,7 +100,7 @@ def size_answer(groups: list[Group], dense: Dense) -> str:
     top = max(scored, key=lambda group: group.mean(accuracy) or 0)
     if dense.accuracy is None:
         return f"{top.name} is the most accurate with {percent(top.mean(accuracy))}; there is no dense run beside it."
-    good = [group for group in scored if (group.mean(accuracy) or 0) >= dense.accuracy - 0.01]
+    good = [group for group in scored if (group.mean(accuracy) or 0) >= dense.accuracy - POINT]
     if not good:
         loss = points((top.mean(accuracy) or 0) - dense.accuracy)
         return (
