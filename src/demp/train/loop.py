@@ -20,7 +20,7 @@ from torch import nn
 import demp
 from demp import ranks
 from demp.errors import UsageError
-from demp.train import checkpoint, launch
+from demp.train import checkpoint, launch, torchrun
 from demp.train.config import TrainConfig
 from demp.train.losses import TrainingDiverged
 from demp.train.run import Run, model_arguments, resolve_device
@@ -81,7 +81,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     torch.set_flush_denormal(True)
     config = replace(config, device=resolve_device(config.device))
     with launch.joined(config.device) as group:
-        if ranks.any_of(launch.restarted(), group) and _is_same_run(config):
+        if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
             return _continued(config.out, observers, group)
         run = Run(config, group)
         with ranks.together(group):
@@ -94,7 +94,7 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResu
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
     with launch.joined(resolve_device(folder.config().device)) as group:
-        if folder.summary() is not None and not ranks.any_of(launch.restarted(), group):
+        if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
             raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
         return _continued(path, observers, group)
 
