@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from demp.cli.base import Flag, Folder, Number, Training
+from demp.cli.base import Flag, Folder, Names, Number, Training
 from demp.cli.overrides import parse_settings, resolve
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options
@@ -18,7 +18,6 @@ from demp.errors import UsageError
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 
-Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Numbers = Annotated[str, tyro.conf.arg(metavar="NUMBER,NUMBER", help_behavior_hint="")]
 MethodOptions = Annotated[
     tuple[str, ...],
