@@ -6,6 +6,7 @@ skipped, and a run that was interrupted continues from its last checkpoint.
 
     .venv/bin/python benchmarks/cifar_curve.py            # hours: two times six runs of 4,000 steps
     .venv/bin/python benchmarks/cifar_curve.py --table    # the results so far, as Markdown
+    .venv/bin/python benchmarks/cifar_curve.py --measure  # steps side by side again, on a machine that is idle now
 """
 
 import argparse
@@ -21,16 +22,14 @@ from typing import Any
 
 import torch
 
-from common import in_pairs, machine
+from common import machine
 from demp import recipes
-from demp.train import TrainConfig, artifact
-from demp.train.optim import build_optimizer
-from demp.train.run import Run
+from demp.sweep.side_by_side import step_over_dense
+from demp.train import TrainConfig
 
 STRENGTHS = {"adam": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), "sgdm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}
 """Peak strengths; 0 stands for dense training."""
 KEY = ("optimizer", "strength", "seed", "steps", "width", "precision", "batch_size")
-STEP_PAIRS = 15
 
 
 def main() -> None:
@@ -42,6 +41,9 @@ def main() -> None:
         return
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.measure:
+        measure_again(results)
+        return
     for wanted in plan(options):
         if any(same(wanted, done) for done in read(results)):
             print(f"{title(wanted)}: done before", flush=True)
@@ -71,6 +73,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its own choice")
     parser.add_argument("--results", default="runs/cifar_curve/results.jsonl", help="one JSON line per finished run")
+    parser.add_argument("--measure", action="store_true", help="measure the steps of all results again, and stop")
     parser.add_argument("--table", action="store_true", help="print the results so far and stop")
     return parser.parse_args()
 
@@ -118,8 +121,7 @@ def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
 
 def run(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """`demp train`, or `demp resume` where it was interrupted, as its own process; says what came out."""
-    name = "-".join(str(wanted[key]) for key in KEY)
-    folder = Path(options.results).parent / name
+    folder = folder_of(wanted, Path(options.results))
     wanted_config = config(wanted, options.data, folder)
     spent = {}
     if not (folder / "summary.json").exists():
@@ -128,8 +130,25 @@ def run(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
         demp_command(options.threads, *(["resume", str(folder)] if started else train_arguments(wanted_config, folder)))
         spent = {} if started else {"cpu_seconds": children_seconds() - busy}
     summary = json.loads((folder / "summary.json").read_text())
-    now = step_now(wanted_config, folder) if wanted["strength"] else {}
+    now = step_over_dense(wanted_config, folder) if wanted["strength"] else {}
     return {**wanted, **summary, **now, **spent, "machine": machine()}
+
+
+def folder_of(wanted: dict[str, Any], results: Path) -> Path:
+    """The run folder of a run, beside the results."""
+    return results.parent / "-".join(str(wanted[key]) for key in KEY)
+
+
+def measure_again(results: Path) -> None:
+    """The step of every network that came out, beside the dense one's, put in place of what the results hold."""
+    torch.set_flush_denormal(True)
+    records = read(results)
+    for record in records:
+        if record["strength"]:
+            folder = folder_of(record, results)
+            record |= step_over_dense(TrainConfig.from_toml(folder / "config.toml"), folder)
+            print(f"{title(record)}: step {record['step_over_dense']:.3f} of dense", flush=True)
+    results.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def train_arguments(wanted: TrainConfig, folder: Path) -> list[str]:
@@ -153,17 +172,6 @@ def children_seconds() -> float:
     """Processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def step_now(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Training step of the network as it came out over the dense one's, side by side after the run."""
-    dense = Run(config.merged({"method": {"name": "dense"}}))
-    pruned = Run(config.merged({"method": {"name": "dense"}}))
-    pruned.model = artifact.load(folder)[0].to(memory_format=pruned.layout)  # pyright: ignore[reportCallIssue]
-    pruned.optimizer = build_optimizer(pruned.model, config.optimizer)
-    x, y = next(iter(dense.data.train_batches(0, 1)))
-    measured = in_pairs("step", lambda: dense.train_step(x, y), lambda: pruned.train_step(x, y), pairs=STEP_PAIRS)
-    return {"step_over_dense": measured.median, "step_pairs": measured.ratios}
 
 
 def read(results: Path) -> list[dict[str, Any]]:

@@ -10,18 +10,19 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards"),
+    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards", "records"),
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "pruner"),
     ("train", "recipes", "integrations"),
+    ("sweep",),
     ("exports", "compare"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "compare", "cli")
+DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""

@@ -16,8 +16,8 @@ import torch
 from demp import methods
 from demp.cli import main
 from demp.compare import Comparison, plan, table
-from demp.compare.store import Store
 from demp.errors import UsageError
+from demp.sweep import Store
 from demp.train import Observer, TrainConfig, TrainingInterrupted, checkpoint
 from demp.train.run import Run
 from demp.train.runfolder import read_lines
@@ -70,6 +70,12 @@ def made(tmp_path_factory):
     return folder, planned, outcome, said
 
 
+def written(folder):
+    """The one file of results, as a process on this machine writes it."""
+    (file,) = (folder / "results").iterdir()
+    return file
+
+
 def by_name(records):
     return {record["name"]: record for record in records}
 
@@ -77,7 +83,7 @@ def by_name(records):
 def test_every_run_is_an_ordinary_run_folder_and_a_line_of_results(made):
     folder, planned, outcome, said = made
     assert outcome.left == 0
-    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in written(folder).read_text().splitlines()]
     assert [line["name"] for line in lines] == [run.name for run in planned]
     for run in planned:
         if run.method == "broken":
@@ -85,7 +91,8 @@ def test_every_run_is_an_ordinary_run_folder_and_a_line_of_results(made):
         record = by_name(lines)[run.name]
         summary = json.loads((folder / "runs" / run.name / "summary.json").read_text())
         assert summary.items() <= record.items()
-        assert (record["status"], record["seed"], record["setting"]) == ("done", run.seed, run.setting)
+        assert record["status"] == "done"
+        assert record["labels"] == {"method": run.method, "setting": run.setting, "seed": run.seed}
         cuts = read_lines(folder / "runs" / run.name / "cuts.jsonl")
         assert record["cut_steps"] == [cut["step"] for cut in cuts if cut["removed"]]
         assert ("step_over_dense" in record) is (run.method != "dense")
@@ -111,7 +118,7 @@ def test_all_methods_of_a_seed_begin_with_the_same_weights_and_see_the_same_pict
     starts = {}
     for record in outcome.records:
         if record["status"] == "done":
-            starts.setdefault(record["seed"], set()).add(record["initial_weights"])
+            starts.setdefault(record["labels"]["seed"], set()).add(record["initial_weights"])
     assert [len(found) for found in starts.values()] == [1, 1] and starts[0] != starts[1]
     seen = {}
     for run in planned:
@@ -202,7 +209,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_end(tmp_path, made):
         Comparison(tmp_path / "out", base(), planned).go(view=Stop)
     half = tmp_path / "out" / "runs" / "demp-peak_strength=0.3-s0"
     assert checkpoint.newest(half / "checkpoints").name == "step-000000007.pt"
-    with (tmp_path / "out" / "results.jsonl").open("a") as file:
+    with written(tmp_path / "out").open("a") as file:
         file.write('{"name": "cut off in the mid')
     outcome = Comparison(tmp_path / "out", base(), planned).go()
     assert outcome.left == 0
@@ -260,7 +267,7 @@ def test_a_mistake_that_the_dense_run_shows_ends_the_comparison(tmp_path):
 def test_another_machine_gives_no_ratio_of_times(made):
     records = [dict(record) for record in made[2].records]
     for record in records:
-        if record["method"] == "rigl":
+        if record["labels"]["method"] == "rigl":
             record["machine"] = "another"
     of_rigl = next(row for row in table.rows(records) if row.method == "rigl")
     assert of_rigl.train_time is None and of_rigl.step_late is None and of_rigl.step_beside is not None
@@ -339,4 +346,4 @@ def test_a_signal_stops_all_processes_with_checkpoints(tmp_path):
     assert "interrupted: 0 of 3 runs are done; the same command goes on" in errors
     for file in metrics:
         assert checkpoint.newest(file.parent / "checkpoints") is not None
-    assert not (out / "results.jsonl").exists()
+    assert Store(out).records() == []

@@ -5,9 +5,7 @@ from demp.compare import picture
 
 def record(method, seed, top1, *, setting=None, neurons=0.0, removed=0.0, masked=0.0):
     return {
-        "method": method,
-        "setting": setting or {},
-        "seed": seed,
+        "labels": {"method": method, "setting": setting or {}, "seed": seed},
         "status": "done",
         "split": "test",
         "eval/top1": top1,
@@ -26,7 +24,7 @@ RECORDS = [
         for seed in (0, 1)
     ),
     record("rigl", 0, 0.7, setting={"weight_sparsity": 0.5}, removed=0.1, masked=0.4),
-    {"method": "broken", "setting": {}, "seed": 0, "status": "failed", "error": "it broke"},
+    {"labels": {"method": "broken", "setting": {}, "seed": 0}, "status": "failed", "error": "it broke"},
 ]
 
 

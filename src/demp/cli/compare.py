@@ -13,8 +13,9 @@ from demp.cli.base import Flag, Folder, Names, Number, Training
 from demp.cli.overrides import parse_settings, resolve
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options
-from demp.compare.store import DONE, Store
 from demp.errors import UsageError
+from demp.records import DONE
+from demp.sweep import Store
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 
@@ -66,7 +67,7 @@ class Compare(Training):
                 console.print(f"no run has ended yet; {left} are left; the same command goes on")
                 return {"out": str(out), "rows": [], "failed": 0, "left": left, "files": []}
             raise UsageError("there is nothing to compare; name methods: --methods demp,snap,rigl")
-        shared = about(TrainConfig.from_toml(store.base_file))
+        shared = about(TrainConfig.from_dict(store.about()["shared"]))
         write_text(store.table_file, table.markdown(records, shared))
         files = [store.table_file, *picture.write(records, out)]
         show(console, records)

@@ -1,6 +1,6 @@
 """Several methods on one budget: a dense run beside them, one table, one picture."""
 
-from demp.compare.comparison import Comparison, Outcome
+from demp.compare.comparison import Comparison
 from demp.compare.plan import Planned, plan
 
-__all__ = ["Comparison", "Outcome", "Planned", "plan"]
+__all__ = ["Comparison", "Planned", "plan"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from demp.compare.plan import words
-from demp.compare.store import DONE
-from demp.compare.table import Records, mean, split_of
+from demp.compare.table import Records, label, mean, split_of
+from demp.records import DONE
 from demp.train.config import DENSE
 from demp.train.extras import need
 
@@ -36,12 +36,12 @@ def draw(records: Records) -> Any:
     figure = need("matplotlib.figure", "report").Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     done = [record for record in records if record["status"] == DONE]
-    names = [name for name in dict.fromkeys(record["method"] for record in done) if name != DENSE]
+    names = [name for name in dict.fromkeys(label(record, "method") for record in done) if name != DENSE]
     looks = list(zip(names, cycle(COLOURS), cycle(MARKERS), strict=False))
     for axes in (left, right):
-        level(axes, [100 * record["eval/top1"] for record in done if record["method"] == DENSE])
+        level(axes, [100 * record["eval/top1"] for record in done if label(record, "method") == DENSE])
     for name, colour, marker in looks:
-        points = settings([record for record in done if record["method"] == name])
+        points = settings([record for record in done if label(record, "method") == name])
         look = {"color": colour, "marker": marker}
         line(left, name, points, lambda r: r["neuron_sparsity"], look)
         line(right, name, points, lambda r: r["weight_sparsity"] + r["masked_share"], look)
@@ -58,7 +58,7 @@ def settings(records: Records) -> list[list[Mapping[str, Any]]]:
     """The seeds of each setting."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        groups.setdefault(words(record["setting"]), []).append(record)
+        groups.setdefault(words(label(record, "setting")), []).append(record)
     return list(groups.values())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from demp import methods
 from demp.errors import UsageError
+from demp.sweep import Job, name_of, training
 from demp.train.config import DENSE, TrainConfig
 
 TARGETS = ("weight_sparsity", "target_neuron_sparsity")
@@ -30,6 +31,11 @@ class Planned:
     """The options in which runs of this method may differ, ``{}`` for dense."""
     seed: int
     config: TrainConfig
+
+    def job(self) -> Job:
+        """The same for a sweep; a pruned network's step is measured beside the dense one's."""
+        labels = {"method": self.method, "setting": self.setting, "seed": self.seed}
+        return training(self.name, self.config, labels=labels, beside_dense=self.method != DENSE)
 
 
 def plan(
@@ -77,7 +83,7 @@ def planned(base: TrainConfig, method: str, setting: dict[str, Any], fixed: dict
     values = {"name": method, "options": {**own, **fixed, **setting}}
     config = base.merged({"method": {"name": DENSE}, "seed": seed, "out": ""}).merged({"method": values})
     parts = [method, *(f"{name}={text(value)}" for name, value in setting.items()), f"s{seed}"]
-    return Planned("-".join(parts).replace("/", "_"), method, setting, seed, config)
+    return Planned(name_of(*parts), method, setting, seed, config)
 
 
 def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from demp.compare.plan import words
-from demp.compare.store import DONE, SEVERAL
+from demp.records import DONE
+from demp.sweep.training import SEVERAL
 from demp.train.config import DENSE
 
 Records = Sequence[Mapping[str, Any]]
@@ -50,13 +51,27 @@ class Row:
     """Steps at which neurons were removed."""
 
 
+def label(record: Mapping[str, Any], name: str) -> Any:
+    """The method, setting or seed of a run."""
+    return record["labels"][name]
+
+
+def dense_of(records: Records) -> list[Mapping[str, Any]]:
+    """The dense runs."""
+    return [record for record in records if label(record, "method") == DENSE]
+
+
 def rows(records: Records) -> list[Row]:
     """Dense first, then in the order in which methods and settings first came."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in records:
-        groups.setdefault((record["method"], words(record["setting"])), []).append(record)
+        groups.setdefault((label(record, "method"), words(label(record, "setting"))), []).append(record)
     order = list(dict.fromkeys(method for method, _ in groups))
-    dense = {record["seed"]: record for record in records if record["method"] == DENSE and record["status"] == DONE}
+    dense = {
+        label(record, "seed"): record
+        for record in records
+        if label(record, "method") == DENSE and record["status"] == DONE
+    }
     sorted_keys = sorted(groups, key=lambda key: (key[0] != DENSE, order.index(key[0])))
     return [row(key, groups[key], dense) for key in sorted_keys]
 
@@ -70,7 +85,7 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
         return mean([record[name] / record[dense_name or f"{name}_dense"] for record in done])
 
     def measured(name: str) -> float | None:
-        pairs = [(record, dense[record["seed"]]) for record in done if record["seed"] in dense]
+        pairs = [(record, dense[label(record, "seed")]) for record in done if label(record, "seed") in dense]
         return mean([r[name] / d[name] for r, d in pairs if r["machine"] == d["machine"] != SEVERAL])
 
     return Row(
@@ -181,8 +196,10 @@ def remarks(records: Records) -> list[str]:
         for note in record["notes"]:
             notes.setdefault(note, []).append(record["name"])
     noted = [f"* {note} ({', '.join(names)})" for note, names in notes.items()]
-    starts = {record["seed"]: record["initial_weights"] for record in records if record["method"] == DENSE}
-    others = [f"* {r['name']}" for r in records if starts.get(r["seed"]) not in (None, r["initial_weights"])]
+    starts = {
+        label(record, "seed"): record["initial_weights"] for record in records if label(record, "method") == DENSE
+    }
+    others = [f"* {r['name']}" for r in records if starts.get(label(r, "seed")) not in (None, r["initial_weights"])]
     lists = (
         ("Failed:", failed),
         ("Remarks of the methods:", noted),

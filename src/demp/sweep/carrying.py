@@ -1,0 +1,70 @@
+"""One job carried out in this process: its result, or why there is none, as a line of results."""
+
+import gc
+import json
+import platform
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import demp
+from demp.errors import DempError, UsageError
+from demp.records import DONE, FAILED, SCHEMA, Record
+from demp.sweep.job import Job, function
+from demp.train import Observer
+
+
+def carry_out(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Record:
+    """Call the job's function, and say what came out; a job that fails says why.
+
+    Raises:
+        TrainingInterrupted: it was asked to stop, and can be continued.
+    """
+    began, start = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
+    resumed = folder.exists()
+    try:
+        result = function(job.work)(job.arguments, folder, observers)
+        record = {"machine": machine(), "torch": str(torch.__version__), **result, "status": DONE}
+        json.dumps(record)
+    except Exception as error:
+        record = failure(error)
+    finally:
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    seconds = time.perf_counter() - start
+    return line(job, record, began=began, seconds=seconds, resumed=resumed)
+
+
+def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool = False) -> Record:
+    """A line of results: the job, what came of it, and when."""
+    about = job.about()
+    of_job = {name: about.pop(name) for name in ("name", "identity", "labels")}
+    when = {"demp": demp.__version__, "began": began, "seconds": seconds, "resumed": resumed}
+    return {"schema": SCHEMA, **of_job, **{k: v for k, v in record.items() if k not in of_job}, **about, **when}
+
+
+def failure(error: object) -> Record:
+    """What a line says of a job that did not reach its end: the first line of the error, and whether the user's."""
+    strange = error if isinstance(error, Exception) and not isinstance(error, DempError) else None
+    text = str(error) if strange is None else f"{type(error).__name__}: {error}"
+    first = (text.strip() or type(error).__name__).splitlines()[0]
+    found = {"status": FAILED, "error": first, "mistake": isinstance(error, UsageError)}
+    return found if strange is None else {**found, "traceback": "".join(traceback.format_exception(strange))}
+
+
+def machine() -> str:
+    """What times depend on when nothing runs on a GPU: processor and threads."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = (text.partition(":")[2].strip() for text in lines if text.startswith("model name"))
+    return place(next(named, "") or platform.processor() or platform.machine(), torch.get_num_threads())
+
+
+def place(device_name: str, threads: int) -> str:
+    """The same in words."""
+    return f"{device_name}, {threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,131 @@
+"""The folder of a sweep: what its jobs share, one folder per job, one line per job that has ended."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from demp import records
+from demp.errors import UsageError
+from demp.records import Record
+from demp.sweep.job import Job
+from demp.train.runfolder import read_json, write_text
+from demp.train.schema import flat
+
+
+class Store:
+    """One sweep on disk. It grows: jobs may be added later, beside what is shared."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.sweep_file = self.path / "sweep.json"
+        self.results = self.path / records.FOLDER
+        self.table_file = self.path / "table.md"
+        self.runs = self.path / "runs"
+
+    def begin(self, jobs: Iterable[Job], *, what: str = "a sweep", shared: Mapping[str, Any] | None = None) -> None:
+        """Take up the folder for these jobs; ``shared`` is what all jobs of this folder have in common.
+
+        Raises:
+            UsageError: what is there is not such a folder, or one of other jobs.
+        """
+        mine = {"schema": records.SCHEMA, "what": what, "shared": plain(shared or {})}
+        if not self.sweep_file.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                noun = what.split()[-1]
+                raise UsageError(f"the folder {self.path} is not empty and holds no {noun}; give another with --out")
+            for folder in (self.runs, self.results):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.sweep_file, json.dumps(mine, indent=2) + "\n")
+        there = self.about()
+        if there["what"] != what:
+            raise UsageError(f"{self.path} holds {there['what']}, not {what}; give another folder with --out")
+        self._refuse(what, changes(there["shared"], mine["shared"]))
+        ended = {record["name"]: record for record in self.records()}
+        for job in jobs:
+            begun = read_json(file) if (file := self.job_file(job)).is_file() else ended.get(job.name)
+            if begun is not None and begun["identity"] != job.identity:
+                self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
+
+    def _refuse(self, what: str, changed: list[str]) -> None:
+        if changed:
+            raise UsageError(
+                f"{self.path} holds {what} with another config: {'; '.join(changed)}; give another folder with --out"
+            )
+
+    def about(self) -> dict[str, Any]:
+        """``what`` this is, and what its jobs have in common: ``shared``.
+
+        Raises:
+            UsageError: the folder holds no sweep.
+        """
+        if not self.sweep_file.is_file():
+            raise UsageError(f"{self.path} holds no sweep (it has no {self.sweep_file.name}); check the path")
+        return read_json(self.sweep_file)
+
+    def folder(self, job: Job) -> Path:
+        """Where ``job`` keeps its files."""
+        return self.runs / job.name
+
+    def job_file(self, job: Job) -> Path:
+        """What was begun under this name."""
+        return self.runs / f"{job.name}.json"
+
+    def log(self, job: Job) -> Path:
+        """What its process says."""
+        return self.runs / f"{job.name}.log"
+
+    def note(self, job: Job) -> None:
+        """Write down that it begins."""
+        if not self.job_file(job).is_file():
+            write_text(self.job_file(job), json.dumps(job.about(), indent=2) + "\n")
+
+    def records(self) -> list[Record]:
+        """What has ended, the last word on each job."""
+        return records.read(self.path).found
+
+    def of(self, jobs: Iterable[Job]) -> dict[str, Record]:
+        """Of these jobs those that have ended, by name; an equal job that ended under another name counts."""
+        ended = {record["identity"]: record for record in self.records()}
+        return {
+            job.name: {**ended[job.identity], "name": job.name, "labels": job.labels}
+            for job in jobs
+            if job.identity in ended
+        }
+
+    def add(self, record: Record) -> None:
+        """Append one line to this process's file."""
+        path = self.results / f"{socket.gethostname()}-1.jsonl"
+        drop_unfinished(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def drop_unfinished(path: Path) -> None:
+    """Cut off a last line without an end: its writer was killed, and its job is to be done again."""
+    if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        os.truncate(path, text.rfind(b"\n") + 1)
+
+
+def called(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job calls, as one level of names."""
+    return {"work": about["work"], **about["arguments"]}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each value that differs, as a phrase; names as the user knows them."""
+    mine, theirs = flat(before), flat(now)
+    return [
+        f"{name.removeprefix('config.')} was {mine.get(name)!r} and is {theirs.get(name)!r}"
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name)
+    ]
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back."""
+    return json.loads(json.dumps(values))
