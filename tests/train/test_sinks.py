@@ -1,4 +1,4 @@
-"""What viewers show is what metrics.jsonl holds, also after a kill -9: read back from the files of the real libraries."""
+"""What viewers show is what metrics.jsonl holds, also after a kill -9: read back from files of the real libraries."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import sink_jobs
+
 from demp.cli import main
 from demp.errors import UsageError
 from demp.train import TrainConfig, train

@@ -1,7 +1,7 @@
 """Viewers of metrics: TensorBoard, Weights & Biases, Trackio. They show what metrics.jsonl holds, under the same names.
 
-A sink is opened on a run folder and gets every line. When a run goes on, the lines that metrics.jsonl has are given again
-and those that the viewer still has are dropped or passed over, so that nothing is missing and nothing is there twice.
+A sink is opened on a run folder and gets every line. When a run goes on, the lines that metrics.jsonl has are given
+again, and those that the viewer has are dropped or passed over: nothing is missing, and nothing is there twice.
 """
 
 import os
