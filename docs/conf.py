@@ -6,9 +6,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import generate
-
 import demp
+import generate
 
 generate.write(HERE / "reference")
 
@@ -22,7 +21,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "demp"
 html_copy_source = False

@@ -1,4 +1,4 @@
-"""The reference pages, written from the code when the site is built: methods, config, command line, Python, examples."""
+"""The reference pages, written from the code when the site is built: methods, config, commands, Python, examples."""
 
 import ast
 import contextlib
@@ -61,14 +61,16 @@ def knobs(kind: type, above: type = object) -> Iterator[tuple[str, str, str, str
 def table(kind: type, above: type = object) -> str:
     """The knobs as a Markdown table."""
     rows = [
-        f"| `{name}` | `{_cell(kind)}` | {f'`{_cell(default)}`' if default else ''} | {_cell(words)} |"
+        f"| `{name}` | {_code(kind)} | {_code(default)} | {_cell(words)} |"
         for name, kind, default, words in knobs(kind, above)
     ]
     return "\n".join(["| field | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
 def _type(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "")
+    return (
+        kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "")
+    )
 
 
 def _default(entry: dataclasses.Field) -> str:
@@ -79,25 +81,32 @@ def _default(entry: dataclasses.Field) -> str:
     return ""
 
 
+def _words(text: str) -> str:
+    """Prose of a docstring on one line; outside of literals nothing is markup."""
+    parts = re.sub(r"\s+", " ", text).replace("``", "`").split("`")
+    return "`".join(part if i % 2 else re.sub(r"([*_<\[])", r"\\\1", part) for i, part in enumerate(parts))
+
+
 def _cell(text: str) -> str:
-    """On one line, and no bar that would end the cell; literals as Markdown has them."""
-    line = re.sub(r"\s+", " ", text).replace("``", "`")
-    parts = line.split("`")
-    plain = [part if i % 2 else part.replace("*", r"\*").replace("<", "&lt;") for i, part in enumerate(parts)]
-    return "`".join(plain).replace("|", r"\|")
+    """Prose in a table, whose bars end cells."""
+    return _words(text).replace("|", r"\|")
+
+
+def _code(text: str) -> str:
+    """A literal in a table."""
+    return f"`{text}`".replace("|", r"\|") if text else ""
 
 
 def prose(text: str | None) -> str:
-    """A docstring as Markdown: what is indented in it is a formula and becomes a block."""
-    lines = []
+    """A docstring as Markdown: a block with indented lines is a formula or a list and stays as it is written."""
+    blocks = []
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text or "")):
-        formula = all(line.startswith("    ") or not line.strip() for line in block.splitlines())
-        columns = any(re.search(r"\S {3,}\S", line) for line in block.splitlines())
-        if formula or columns:
-            lines.append(f"```text\n{textwrap.dedent(block)}\n```")
+        lines = block.splitlines()
+        if any(line.startswith(" ") or re.search(r"\S {3,}\S", line) for line in lines):
+            blocks.append(f"```text\n{textwrap.dedent(block).replace('``', '')}\n```")
         else:
-            lines.append("`".join(_cell(block).split("`")).replace(r"\|", "|"))
-    return "\n\n".join(lines)
+            blocks.append(_words(block))
+    return "\n\n".join(blocks)
 
 
 def methods_page() -> str:
@@ -105,9 +114,9 @@ def methods_page() -> str:
     common = methods.MethodConfig
     parts = [
         "# Methods",
-        "Written from the registry and the docstrings. `demp.methods.create(NAME, model, optimizer, ...)` attaches any of "
-        "them, `demp train --method NAME` trains with it, `--set method.options.FIELD=VALUE` sets a knob. Two names with a "
-        "plus, such as `demp+rigl`, are one method that removes neurons and masks weights.",
+        "Written from the registry and the docstrings. `demp.methods.create(NAME, model, optimizer, ...)` attaches any "
+        "of them, `demp train --method NAME` trains with it, `--set method.options.FIELD=VALUE` sets a knob. Two names "
+        "with a plus, such as `demp+rigl`, are one method that removes neurons and masks weights.",
         "| name | what it does | source |\n| --- | --- | --- |\n"
         + "\n".join(
             f"| [`{name}`](#method-{name}) | {_cell(kind.summary)} | {_cell(kind.reference)} |"
@@ -192,8 +201,7 @@ def python_page() -> str:
         home = getattr(value, "__module__", value.__name__)
         kind = "class" if isinstance(value, type) else "module" if inspect.ismodule(value) else "function"
         target = value.__name__ if kind == "module" else f"{home}.{value.__name__}"
-        members = "" if isinstance(value, type) and issubclass(value, Exception) else "\n   :members:"
-        members += "\n   :undoc-members:" if kind == "class" and dataclasses.is_dataclass(value) else ""
+        members = "" if kind == "function" or (kind == "class" and issubclass(value, Exception)) else "\n   :members:"
         parts += [f"## demp.{name}", f"```{{eval-rst}}\n.. auto{kind}:: {target}{members}\n```"]
     return _page(parts)
 
@@ -202,7 +210,10 @@ def examples_page() -> str:
     """The files of examples/, each in full."""
     parts = ["# Examples", "Every file runs in the tests, and once more from its checkpoint."]
     for file in sorted(EXAMPLES.glob("*.py")):
-        parts += [f"(example-{file.stem})=\n## {file.name}", f"```python\n{file.read_text(encoding='utf-8').strip()}\n```"]
+        parts += [
+            f"(example-{file.stem})=\n## {file.name}",
+            f"```python\n{file.read_text(encoding='utf-8').strip()}\n```",
+        ]
     return _page(parts)
 
 
