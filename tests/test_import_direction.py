@@ -15,7 +15,7 @@ ORDER = (
     ("activity", "gates", "masks"),
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
-    ("targets", "admission", "attachment", "view", "pruner"),
+    ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
     ("train", "recipes", "integrations"),
     ("sweep",),
     ("exports", "compare"),
@@ -24,7 +24,7 @@ ORDER = (
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "cli")
 """Everything else is the core."""
-ALLOWED = {("methods/__init__.py", "pruner")}
+ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 

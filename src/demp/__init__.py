@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from demp.artifact import save as save
     from demp.costs import Cost as Cost
     from demp.costs import cost as cost
+    from demp.creation import DemP as DemP
     from demp.errors import ArtifactError as ArtifactError
     from demp.errors import CutError as CutError
     from demp.errors import DempError as DempError
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from demp.graph import trace as trace
     from demp.inspection import inspect as inspect
     from demp.methods.demp import DemPConfig as DemPConfig
-    from demp.pruner import DemP as DemP
     from demp.pruner import Pruner as Pruner
     from demp.surgery import CutReport as CutReport
     from demp.surgery import Limits as Limits
@@ -60,7 +60,7 @@ _HOME = {
     "trace": "demp.graph",
     "inspect": "demp.inspection",
     "DemPConfig": "demp.methods.demp",
-    "DemP": "demp.pruner",
+    "DemP": "demp.creation",
     "Pruner": "demp.pruner",
     "CutReport": "demp.surgery",
     "Limits": "demp.surgery",

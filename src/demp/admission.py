@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from demp import ranks
+from demp import ranks, shards
 from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
+from demp.methods.base import Wants
 
 
 def refuse_wrapper(model: nn.Module) -> None:
@@ -44,6 +45,18 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
             f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
             "(with attach=False), or set requires_grad=False"
         )
+
+
+def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
+    """What needs whole parameters, where ``fully_shard`` keeps pieces of them."""
+    if not shards.parts(model):
+        return
+    if wants.penalty_in == "loss":
+        raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
+    if wants.penalty_on == "channels":
+        raise UsageError(f"{name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
+    if wants.masks:
+        raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 
 def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:

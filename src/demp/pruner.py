@@ -1,7 +1,5 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
-import dataclasses
-import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -11,21 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from demp import noise as noise_module
-from demp import ranks, shards, wrappers
+from demp import ranks, wrappers
 from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
-from demp.admission import refuse_foreign_optimizer, refuse_nothing_removable, refuse_other_pruner, refuse_wrapper
+from demp.admission import refuse_foreign_optimizer, refuse_other_pruner, refuse_pieces
 from demp.attachment import attach as attach_hooks
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
 from demp.gates import Loss
-from demp.graph import trace
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
-from demp.methods.demp import DemonPruning, DemPConfig
-from demp.surgery import CutReport, Plan, denormals, execute, plan_cut, record_of
+from demp.shrinking import ShrinkingModel
+from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
-from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
@@ -71,45 +67,25 @@ class Pruner:
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
-        self._given, given, model = model, model, wrappers.inside(model)
-        refuse_wrapper(model)
-        shards.refuse_unfit(model)
-        shards.rehearse(model)
-        shards.reshard(model)
-        if attach and len(as_optimizers(optimizer)) > 1:
+        self.optimizers = optimizers = as_optimizers(optimizer)
+        if attach and len(optimizers) > 1:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
-        self._stopwatch = Stopwatch(is_compiled(given))
-        self.model, self.config = model, config
-        self.optimizers = as_optimizers(optimizer)
-        self.total_steps, self.seed = int(total_steps), seed
-        self.step = 0
-        self.history: list[CutReport] = []
-        self._cuts = 0
-        self.graph = trace(model, example_inputs, joins=config.joins)
-        self._parts = parts_of(model)
-        refuse_nothing_removable(model, self.graph)
-        if optimizer is not None:
-            refuse_foreign_optimizer(model, self.graph, self.optimizers)
-        self.gone = self.graph.nothing_gone()
-        self.flops = self.graph.flops(self.gone)
+        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
+        self._stopwatch = Stopwatch(is_compiled(model))
+        self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
+        self.config, self.total_steps, self.seed, self.step = config, int(total_steps), seed, 0
         self.method = method(config, total_steps)
         self.method.refuse_unfit(self.graph)
-        self._base = record_of(model)
         self.wants = wants = self.method.wants()
-        if wants.penalty_in == "loss" and shards.parts(model):
-            raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
-        if wants.penalty_on == "channels" and shards.parts(model):
-            raise UsageError(f"{method.name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
-        if wants.masks and shards.parts(model):
-            raise UsageError(f"{method.name} masks single weights, and fully_shard keeps pieces of them; use DDP")
+        refuse_pieces(method.name, wants, self.model)
         refuse_missing(method.name, wants, batches, loss_fn)
         given_examples = Examples(batches, loss_fn, seed)
-        self.masks = Masks(model)
-        self._holders = (*holders, self.masks.kept)
+        self.masks = Masks(self.model)
         if not by_probe(batches, wants.collect):
-            refuse_to_watch(given)
+            refuse_to_watch(model)
+        model = self.model
         self._penalised = Penalised(model, self.graph, wants.penalty_on)
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
@@ -125,27 +101,31 @@ class Pruner:
             seed=seed,
         )
         self._view = LiveView(model, self.graph, self._judge, given_examples, self.masks, self.total_steps)
+        shrinking.holders = (*holders, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = False
         self._begun = not fresh
         self._handles: list[Any] = []
-        self._look_around()
-        wrappers.refuse_unfit(self._wrappers)
-        refuse_other_pruner(self, self._group)
+        wrappers.refuse_unfit(shrinking.wrappers)
+        refuse_other_pruner(self, shrinking.group)
         self._look_ahead()
         if optimizer is not None:
-            self._begin()
-        if attach and optimizer is not None:
-            self._handles += attach_hooks(self.optimizers[0], self, lambda: self._group)
+            self._take(optimizers)
+        if attach and optimizers:
+            self._handles += attach_hooks(optimizers[0], self, lambda: shrinking.group)
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
         """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
         if self.optimizers:
             raise UsageError("this pruner has its optimizer already; make another pruner for another run")
-        refuse_foreign_optimizer(self.model, self.graph, (optimizer,))
-        self.optimizers = (optimizer,)
+        self._take((optimizer,))
+        self._handles += attach_hooks(optimizer, self, lambda: self._shrinking.group)
+
+    def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
+        """These hold the parameters."""
+        refuse_foreign_optimizer(self.model, self.graph, optimizers)
+        self.optimizers = self._shrinking.optimizers = optimizers
         self._begin()
-        self._handles += attach_hooks(optimizer, self, lambda: self._group)
 
     def _begin(self) -> None:
         """What the method does before the first step."""
@@ -159,6 +139,16 @@ class Pruner:
             for name, factor in factors.items():
                 self.model.get_parameter(name).mul_(factor)
         self.masks.put(masks, self.optimizers)
+
+    @property
+    def gone(self) -> Tensor:
+        """Which classes of neurons are gone, in dense numbering."""
+        return self._shrinking.gone
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one forward of one example through the network as it is now."""
+        return self._shrinking.flops
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -204,11 +194,11 @@ class Pruner:
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
-        report, cuts = None, self._cuts
+        report, cuts = None, self._shrinking.cuts
         if self.method.is_due(self.step) or self._postponed:
             report = self._check()
         self._look_ahead(fresh=report is not None)
-        self._stopwatch.start(after_cut=self._cuts > cuts)
+        self._stopwatch.start(after_cut=self._shrinking.cuts > cuts)
         return report
 
     def skip_step(self) -> None:
@@ -247,32 +237,27 @@ class Pruner:
 
     def _seen(self) -> LiveView:
         """The run as the method sees it now."""
-        self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._group
+        self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._shrinking.group
         return self._view
 
     def _check(self, *, final: bool = False) -> CutReport | None:
         """Every cut that the method wants now; the report of the last one."""
-        self._look_around()
-        with ranks.together(self._group):
-            refuse_open_autocast()
-            shards.reshard(self.model)
-            refuse_replaced_parts(self.model, self._parts)
-            wrappers.refuse_unfit(self._wrappers)
-        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), self._group)):
+        shrinking = self._shrinking
+        shrinking.look_around()
+        shrinking.refuse_unready()
+        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
-        with ranks.together(self._group):
-            waits = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
-        if ranks.any_of(waits, self._group):
+        if shrinking.waits():
             if final:
                 raise CutError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
                 )
-            if not self._postponed and ranks.speaks(self._group):
+            if not self._postponed and ranks.speaks(shrinking.group):
                 logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
             self._postponed = True
             return None
         self._postponed = False
-        wrappers.share_buffers(self._wrappers)
+        wrappers.share_buffers(shrinking.wrappers)
         report = self._cut(final)
         while self.method.again(self.step):
             report = self._cut(final)
@@ -282,32 +267,21 @@ class Pruner:
         """One selection and its cut."""
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
-        plan = plan_cut(self.graph, self.gone, selection.neurons, self.config.limits())
-        report = execute(
-            self.model,
-            self.graph,
-            plan,
-            example_inputs=self._judge.proof(),
-            optimizers=self.optimizers,
-            holders=self._holders,
-            exact=self._is_exact(selection),
-            fold=self.wants.fold,
-            base=self._base,
-            step=self.step,
-            judged=self._view.judged,
-            wrappers=self._wrappers,
-            group=self._group,
-        )
         notes = selection.notes
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
-        report = dataclasses.replace(report, notes=(*report.notes, *notes))
-        self.gone, self.flops = plan.after, report.flops_after
+        report = self._shrinking.cut(
+            selection.neurons,
+            self.config.limits(),
+            examples=self._judge.proof(),
+            exact=self._is_exact(selection),
+            fold=self.wants.fold,
+            step=self.step,
+            judged=self._view.judged,
+            notes=notes,
+        )
         self._view.forget()
-        self.history.append(report)
-        self._cuts += report.happened
-        self._parts = parts_of(self.model)
-        if report.happened and ranks.speaks(self._group):
+        if report.happened and ranks.speaks(self._shrinking.group):
             logger.info("%s", report)
         return report
 
@@ -326,12 +300,6 @@ class Pruner:
             return selection.exact
         criterion, chosen = self.method.criterion(), selection.neurons
         return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
-
-    def _look_around(self) -> None:
-        """The wrappers around the model, and the ranks that train it: both may come after the pruner."""
-        self._wrappers = wrappers.around(self._given)
-        sharded = bool(shards.parts(self.model))
-        self._group = shards.group_of(self.model) if sharded else wrappers.group_of(self._wrappers)
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
@@ -358,7 +326,7 @@ class Pruner:
             "demp/noise_std": noise.std if noise else 0.0,
             "prune/neurons_alive": float(alive),
             "prune/neuron_sparsity": 1.0 - alive / total,
-            "prune/cuts": float(self._cuts),
+            "prune/cuts": float(self._shrinking.cuts),
             "prune/weights_masked": float(self.masks.masked()),
             "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
             "cost/flops": float(self.flops),
@@ -379,7 +347,7 @@ class Pruner:
             "dead_classes": self._live.dead_classes,
             "masks": self.masks.state_dict(),
             "masks_wait": self._masks_wait,
-            "cuts": self._cuts,
+            "cuts": self._shrinking.cuts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -393,74 +361,13 @@ class Pruner:
         for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
             if state[key] != mine:
                 raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
-        if len(state["gone"]) != self.graph.classes:
-            raise UsageError("the saved run is of another model: build the dense model that was trained")
-        self._look_around()
-        gone = state["gone"].bool().cpu()
-        refuse_replaced_parts(self.model, self._parts)
-        if bool((self.gone & ~gone).any()):
-            raise UsageError(
-                "neurons are gone here that the saved run still had: build model and pruner anew, with fresh=False "
-                "if the method prunes before training"
-            )
-        plan = Plan(self.gone, gone, {})
-        execute(
-            self.model,
-            self.graph,
-            plan,
-            example_inputs=self._judge.proof(),
-            optimizers=self.optimizers,
-            holders=self._holders,
-            verify=False,
-            base=self._base,
-            wrappers=self._wrappers,
-            group=self._group,
-        )
-        self.flops, self._parts = self.graph.flops(gone), parts_of(self.model)
-        self.gone, self.step, self.seed = gone, int(state["step"]), int(state["seed"])
+        self._shrinking.replay(state["gone"], self._judge.proof())
+        self.step, self.seed = int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
         self._live.dead_classes = state["dead_classes"]
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
-        self._cuts = int(state["cuts"])
+        self._shrinking.cuts = int(state["cuts"])
         self._judge.seed = self.seed
-        self._judge.load_state_dict(state["judge"], gone)
-
-
-def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Split keyword options into the method's config fields and the pruner's arguments."""
-    fields = {f.name for f in dataclasses.fields(method.Config)}
-    mine = {k: v for k, v in options.items() if k in fields}
-    rest = {k: v for k, v in options.items() if k not in fields}
-    known = set(inspect.signature(Pruner.__init__).parameters) - {"self", "model", "optimizer", "method", "config"}
-    for name in rest:
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, fields | known, n=1)
-            raise UsageError(
-                f"unknown option {name!r} for {method.name}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-    if config is not None and not isinstance(config, method.Config):
-        raise UsageError(f"config is a {type(config).__name__}; {method.name} takes a {method.Config.__name__}")
-    return dataclasses.replace(config or method.Config(), **mine), rest
-
-
-def DemP(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
-    *,
-    example_inputs: Any,
-    total_steps: int,
-    config: DemPConfig | None = None,
-    **options: Any,
-) -> Pruner:
-    """Attach Demon Pruning to a training run: one line, and the loop stays as it is.
-
-    ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``).
-    """
-    config, rest = build_config(DemonPruning, config, options)
-    return Pruner(
-        model, optimizer, DemonPruning, config, example_inputs=example_inputs, total_steps=total_steps, **rest
-    )
+        self._judge.load_state_dict(state["judge"], self.gone)

@@ -65,8 +65,8 @@ def create(
     ``config`` is the method's config; its fields may also be given as keyword arguments, next to the pruner's own
     (``batches``, ``attach``, ``holders``, ``seed``).
     """
-    from demp.pruner import Pruner, build_config
+    from demp import creation
 
-    method = find(name)
-    config, rest = build_config(method, config, options)
-    return Pruner(model, optimizer, method, config, example_inputs=example_inputs, total_steps=total_steps, **rest)
+    return creation.create(
+        find(name), model, optimizer, example_inputs=example_inputs, total_steps=total_steps, config=config, **options
+    )

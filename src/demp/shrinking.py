@@ -1,0 +1,117 @@
+"""A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp import ranks, shards, wrappers
+from demp.admission import refuse_nothing_removable, refuse_wrapper
+from demp.errors import UsageError
+from demp.graph import trace
+from demp.surgery import CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
+from demp.surgery.transaction import Holder
+
+
+class ShrinkingModel:
+    """One model under one pruner.
+
+    ``gone`` says in dense numbering which classes of neurons are gone, ``flops`` what one forward costs now. Wrappers
+    and ranks may come after the pruner: ``look_around`` finds them.
+    """
+
+    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool) -> None:
+        self._given, self.model = given, wrappers.inside(given)
+        refuse_wrapper(self.model)
+        shards.refuse_unfit(self.model)
+        shards.rehearse(self.model)
+        shards.reshard(self.model)
+        self.graph = trace(self.model, example_inputs, joins=joins)
+        self._parts, self._base = parts_of(self.model), record_of(self.model)
+        refuse_nothing_removable(self.model, self.graph)
+        self.gone = self.graph.nothing_gone()
+        self.flops = self.graph.flops(self.gone)
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
+        self.holders: tuple[Holder, ...] = ()
+        self.history: list[CutReport] = []
+        self.cuts = 0
+        """How many of the checks in ``history``, and before a restart, took something."""
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Find the wrappers around the model, and the ranks that train it."""
+        self.wrappers = wrappers.around(self._given)
+        sharded = bool(shards.parts(self.model))
+        self.group = shards.group_of(self.model) if sharded else wrappers.group_of(self.wrappers)
+
+    def refuse_unready(self) -> None:
+        """A model that is not what was traced, or a moment that would meet old weights."""
+        with ranks.together(self.group):
+            refuse_open_autocast()
+            shards.reshard(self.model)
+            refuse_replaced_parts(self.model, self._parts)
+            wrappers.refuse_unfit(self.wrappers)
+
+    def waits(self) -> bool:
+        """Does a forward still wait for its backward, on any rank?"""
+        with ranks.together(self.group):
+            mine = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
+        return ranks.any_of(mine, self.group)
+
+    def cut(
+        self,
+        neurons: Mapping[str, Tensor],
+        limits: Limits,
+        *,
+        examples: Any,
+        exact: bool,
+        fold: bool,
+        step: int,
+        judged: dict[str, int],
+        notes: tuple[str, ...],
+    ) -> CutReport:
+        """Take these neurons, proven on the examples; the report joins the history."""
+        plan = plan_cut(self.graph, self.gone, neurons, limits)
+        report = self._execute(plan, examples, exact=exact, fold=fold, step=step, judged=judged)
+        report = dataclasses.replace(report, notes=(*report.notes, *notes))
+        self.gone, self.flops = plan.after, report.flops_after
+        self._parts = parts_of(self.model)
+        self.history.append(report)
+        self.cuts += report.happened
+        return report
+
+    def replay(self, gone: Tensor, examples: Any) -> None:
+        """Take at once what the cuts of a saved run took.
+
+        Raises:
+            UsageError: the saved run is of another model, or of a wider one than this is by now.
+        """
+        if len(gone) != self.graph.classes:
+            raise UsageError("the saved run is of another model: build the dense model that was trained")
+        self.look_around()
+        gone = gone.bool().cpu()
+        refuse_replaced_parts(self.model, self._parts)
+        if bool((self.gone & ~gone).any()):
+            raise UsageError(
+                "neurons are gone here that the saved run still had: build model and pruner anew, with fresh=False "
+                "if the method prunes before training"
+            )
+        self._execute(Plan(self.gone, gone, {}), examples, verify=False)
+        self.gone, self.flops, self._parts = gone, self.graph.flops(gone), parts_of(self.model)
+
+    def _execute(self, plan: Plan, examples: Any, **how: Any) -> CutReport:
+        return execute(
+            self.model,
+            self.graph,
+            plan,
+            example_inputs=examples,
+            optimizers=self.optimizers,
+            holders=self.holders,
+            base=self._base,
+            wrappers=self.wrappers,
+            group=self.group,
+            **how,
+        )
