@@ -154,6 +154,7 @@ def test_the_flag_sets_the_config_and_the_outcome_stays(monkeypatch, tmp_path, c
     config = TrainConfig.from_toml(out / "config.toml")
     assert config.merged({"sinks": []}).identity() == config.identity()
     assert config.changes(config.merged({"sinks": []})) == []
+    assert config.to_dict().keys() - config.merged({"sinks": []}).to_dict().keys() == {"sinks"}
     capsys.readouterr()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.train import launch, loop, progress
+from demp.train import Observer, launch, progress
 
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -41,7 +41,7 @@ class Command(ABC):
         """Where words for people go: aside when stdout belongs to JSON."""
         return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not launch.speaks())
 
-    def view(self, title: str = "") -> loop.Observer:
+    def view(self, title: str = "") -> Observer:
         """The progress view."""
         return progress.progress(title, file=sys.stderr if self.json else sys.stdout)
 

@@ -9,8 +9,9 @@ from demp.train.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from demp.train.loop import Observer, TrainResult, resume, train
+from demp.train.loop import TrainResult, resume, train
 from demp.train.losses import TrainingDiverged
+from demp.train.observer import Observer
 from demp.train.stopping import TrainingInterrupted
 
 __all__ = [

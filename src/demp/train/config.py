@@ -120,8 +120,9 @@ class TrainConfig:
         return self.steps or max(1, round(self.epochs * train_size / self.batch_size))
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as in the TOML file."""
-        return json.loads(json.dumps(asdict(self)))
+        """Nested plain values, as in the TOML file; ``sinks`` only where there are some, since jobs are told apart by it."""
+        values = json.loads(json.dumps(asdict(self)))
+        return values if self.sinks else {key: value for key, value in values.items() if key != "sinks"}
 
     def to_toml(self) -> str:
         """The config as a TOML document; `from_toml` reads it back."""
