@@ -101,7 +101,7 @@ def test_importing_the_core_loads_no_extra():
 import sys, demp
 demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names(), demp.export
 extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib",
-          "onnx", "onnxruntime", "lightning", "accelerate", "optuna", "ray"}
+          "onnx", "onnxruntime", "lightning", "accelerate", "optuna", "ray", "tensorboard", "wandb", "trackio"}
 doors = ("demp.train", "demp.cli", "demp.integrations")
 print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(doors)])
 """

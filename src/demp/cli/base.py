@@ -11,11 +11,12 @@ from rich.console import Console
 from demp.train.torchrun import speaks
 
 if TYPE_CHECKING:
-    from demp.train.loop import Observer
+    from demp.train.observer import Observer
 
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="")]
@@ -80,5 +81,7 @@ class Training(Command):
     """cpu, cuda, ...; without it, the GPU if there is one."""
     precision: Text = ""
     """fp32, bf16 or fp16."""
+    sink: Names = ""
+    """tensorboard, wandb, trackio: viewers that get the metrics, too."""
     set: Settings = ()
     """KEY=VALUE for any other field of the config, for example schedule.name=cosine."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.cli.base import Folder
+from demp.cli.base import Folder, Names
 from demp.cli.overrides import parse_settings, resolve
-from demp.cli.sweeping import Names, Sweeping, told
+from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options

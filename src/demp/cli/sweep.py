@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.cli.base import Command, Flag, Folder, Number, Text
+from demp.cli.base import Command, Flag, Folder, Names, Number, Text
 from demp.cli.overrides import parse_lists, resolve
-from demp.cli.sweeping import Names, Sweeping, told
+from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.records import DONE

@@ -3,21 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from demp.cli.base import Flag, Number, Text, Training
+from demp.cli.base import Flag, Names, Number, Text, Training
 from demp.errors import UsageError
 from demp.sweep import Outcome, Sweep
 from demp.sweep.devices import kind_of
 from demp.sweep.sweep import HERE
 from demp.train.config import TrainConfig
 from demp.train.run import resolve_device
-
-Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)

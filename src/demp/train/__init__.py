@@ -17,8 +17,9 @@ if TYPE_CHECKING:
         ScheduleConfig,
         TrainConfig,
     )
-    from demp.train.loop import Observer, TrainResult, resume, train
+    from demp.train.loop import TrainResult, resume, train
     from demp.train.losses import TrainingDiverged
+    from demp.train.observer import Observer
     from demp.train.stopping import TrainingInterrupted
 
 __all__ = [
@@ -39,7 +40,8 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Observer", "TrainResult", "resume", "train"), "loop"),
+    **dict.fromkeys(("TrainResult", "resume", "train"), "loop"),
+    "Observer": "observer",
     "TrainingDiverged": "losses",
     "TrainingInterrupted": "stopping",
 }
