@@ -22,6 +22,8 @@ def watched(config: TrainConfig, scale: str, *, whole: bool = False, **monitor: 
     coarse = max(1, config.steps // parts[scale])
     every = max(1, coarse // (LOOKS[scale] // parts[scale]))
     chosen: dict[str, Any] = {"every_steps": every, "layers": False, **monitor}
+    if scale == "smoke":
+        chosen["examples"] = 64
     if whole:
         chosen["whole_every_steps"] = every * max(1, coarse // every)
     return config.merged({"monitor": chosen})

@@ -161,7 +161,7 @@ def cells(regime: str, rate: float, runs: Sequence[Record]) -> tuple[str, ...]:
         str(len(runs)),
         f"{statistics.fmean(dead):.1f}{spread}",
         *layers,
-        str(runs[0]["neurons"]),
+        str(sum(runs[0]["arguments"]["hidden"])),
         f"{100 * mean(runs, 'accuracy'):.1f} %",
         ", ".join(ended) or NONE,
     )
