@@ -35,11 +35,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="", help="folder with cifar10 and imagenette")
+    parser.add_argument("--networks", nargs="+", default=list(CPU), choices=list(CPU))
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
     use_data(arguments.data)
     torch.set_num_threads(1)
-    for network in CPU:
+    for network in arguments.networks:
         seconds, flops = measured(network, arguments.steps)
         print(f"{network}: {seconds:.3f} s per step, {flops / 1e9:.1f} GFLOP, {flops / seconds / 1e9:.0f} GFLOP/s")
 
