@@ -429,7 +429,7 @@ def classes_of(graph: NeuronGraph, dead: Mapping[str, Any]) -> Tensor:
 def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: float = -100.0) -> None:
     """Make neurons exactly zero at every read: what makes them becomes zero.
 
-    Their biases become ``low`` where only ReLU and the like follow, but for norms behind an activation. In networks where
+    Their biases become ``low`` where only ReLU and the like follow, but for norms behind activations. In networks where
     something reads a norm without an activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Of what a
     residual sum adds to its stream, biases become low enough for any stream.
     """
