@@ -2,11 +2,8 @@
 
 import json
 import re
-import signal
 import statistics
-import subprocess
 import sys
-import time
 
 import pytest
 from sweepjobs import CONFIG
@@ -15,9 +12,8 @@ from demp.cli import main
 from demp.cli.overrides import parse_lists
 from demp.errors import UsageError
 from demp.records import read
-from demp.sweep import Store, table
+from demp.sweep import table
 from demp.sweep.grid import grid, shortened
-from demp.train import checkpoint
 
 STRENGTH = "method.options.peak_strength"
 SMALL = [
@@ -85,9 +81,9 @@ def test_lists_need_no_quotes():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A sweep of four settings and two seeds, made by the command with two processes."""
+    """A sweep of four settings and two seeds, made by the command."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    assert main([*COMMAND, "--seeds", "2", "--jobs", "2", "--out", str(out)]) == 0
+    assert main([*COMMAND, "--seeds", "2", "--out", str(out)]) == 0
     return out
 
 
@@ -133,10 +129,10 @@ def test_only_what_is_missing_is_made_and_another_base_is_refused(made, capsys, 
 
 def test_a_failed_run_is_a_row_and_strange_lines_are_named(tmp_path, capsys):
     out = tmp_path / "out"
-    grid_of = ["--steps", "4", "--grid", "data.name=[digits,nothing/here]"]
+    grid_of = ["--steps", "4", "--grid", f"data.name=[digits,{tmp_path}]"]
     assert main([*SMALL, *grid_of, "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "[2/2] data=nothing_here-s0: failed: " in text and "0, 1 failed" in (out / "table.md").read_text()
+    assert re.search(r"\[2/2\] data=.*-s0: failed: ", text) and "0, 1 failed" in (out / "table.md").read_text()
     (out / "results" / "other.jsonl").write_text("not mine\n")
     assert main(["sweep", "--out", str(out), "--json"]) == 0
     captured = capsys.readouterr()
@@ -171,23 +167,6 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     text = said("--search-space", f"{STRENGTH}=0.1:0.2")
     assert text == "demp: this needs the package optuna; install it with: pip install 'demp[search]'"
-
-
-def test_a_signal_stops_the_command_and_the_rest_is_left(tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "demp.cli", *SMALL, "--steps", "200000", "--seeds", "3", "--jobs", "2"]
-    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = [out / "runs" / f"demp-s{seed}" / "metrics.jsonl" for seed in (0, 1)]
-    until = time.monotonic() + 200
-    while time.monotonic() < until and not all(file.is_file() and file.stat().st_size for file in metrics):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 143
-    assert "interrupted: 0 of 3 runs are done; the same command goes on" in errors
-    for file in metrics:
-        assert checkpoint.newest(file.parent / "checkpoints") is not None
-    assert Store(out).records() == [] and list((out / "claims").iterdir()) == []
 
 
 def test_tables_name_what_varies():

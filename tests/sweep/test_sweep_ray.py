@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from sweepjobs import CONFIG, held, job, numbers
 
-from demp.errors import UsageError
+from demp.errors import DempError, UsageError
 from demp.sweep import Store, Sweep, training
 from demp.sweep.on_ray import Hands
 from demp.train import checkpoint
@@ -113,6 +114,11 @@ def test_what_ray_cannot_do_is_refused(tmp_path, monkeypatch):
         sweep.go(on="mars")
     with pytest.raises(UsageError, match="on is 'ray'; give here, or ray without devices"):
         sweep.go(on="ray", devices=["cpu"])
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(DempError, match="no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"):
+            sweep.go(on="ray")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"this needs the package ray; install it with: pip install 'demp\[ray\]'"):
         sweep.go(on="ray")

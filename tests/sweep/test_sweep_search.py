@@ -56,7 +56,7 @@ def test_every_trial_is_told_and_a_search_goes_on_where_it_stopped(tmp_path):
 
 def test_a_trial_is_the_mean_of_its_seeds_and_fails_with_one_of_them(tmp_path):
     found = search(tmp_path / "s", 2, seeds=2, aims=["weight_sparsity"])
-    records = found.go(jobs=2).records
+    records = found.go().records
     assert sorted(record["name"] for record in records) == [f"trial000{n}-s{seed}" for n in (0, 1) for seed in (0, 1)]
     for trial in found.study.trials:
         two = [record["weight_sparsity"] for record in records if record["labels"]["trial"] == trial.number]

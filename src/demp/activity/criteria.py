@@ -18,13 +18,13 @@ class Criterion:
     """Decides over a batch which neurons are dead; a neuron must be dead in every batch and at every read point."""
 
     kind: str = "auto"
-    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: |a| < eps, or zero.
+    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero.
     ``sum``: the sum over positions and examples is at most eps (the authors' code). ``auto``: exact for ReLU,
     negative-only for LeakyReLU and ELU, epsilon for the others."""
     eps: float | None = None
     """Threshold of ``epsilon`` (default 0.01, the paper's Fig. 1) and ``sum`` (default 0)."""
     relative: bool = True
-    """``epsilon`` is measured in units of the layer's mean peak |a|; False: in absolute units."""
+    """``epsilon`` is measured in units of the layer's mean peak ``|a|``; False: in absolute units."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -3,16 +3,20 @@
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from demp.train import launch, loop, progress
+from demp.train.torchrun import speaks
+
+if TYPE_CHECKING:
+    from demp.train.observer import Observer
 
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="")]
@@ -38,10 +42,12 @@ class Command(ABC):
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
-        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not launch.speaks())
+        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not speaks())
 
-    def view(self, title: str = "") -> loop.Observer:
+    def view(self, title: str = "") -> "Observer":
         """The progress view."""
+        from demp.train import progress  # loads torch, which `demp report` does without
+
         return progress.progress(title, file=sys.stderr if self.json else sys.stdout)
 
 
@@ -75,5 +81,7 @@ class Training(Command):
     """cpu, cuda, ...; without it, the GPU if there is one."""
     precision: Text = ""
     """fp32, bf16 or fp16."""
+    sink: Names = ""
+    """tensorboard, wandb, trackio: viewers that get the metrics, too."""
     set: Settings = ()
     """KEY=VALUE for any other field of the config, for example schedule.name=cosine."""

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.cli.base import Flag, Folder, Number, Training
+from demp.cli.base import Folder, Names
 from demp.cli.overrides import parse_settings, resolve
+from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options
@@ -18,7 +19,6 @@ from demp.sweep import Store
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 
-Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Numbers = Annotated[str, tyro.conf.arg(metavar="NUMBER,NUMBER", help_behavior_hint="")]
 MethodOptions = Annotated[
     tuple[str, ...],
@@ -28,7 +28,7 @@ MethodOptions = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Training):
+class Compare(Sweeping):
     """Train several methods with the same weights, pictures and steps, dense beside them; one table, one picture."""
 
     methods: Names = ""
@@ -43,12 +43,6 @@ class Compare(Training):
     """Option of one method, or of all that have it (*.KEY=VALUE); a list in brackets is a run for each."""
     out: Folder = ""
     """Folder of the comparison; without it, one under runs/ that the same command finds again."""
-    jobs: int = 1
-    """Runs at once, each a process (with one thread on a CPU)."""
-    budget_minutes: Number = None
-    """Stop after so many minutes; the same command goes on later."""
-    retry: Flag = False
-    """Try again what failed."""
 
     def run(self) -> dict[str, Any]:
         """Make what is missing; write table and picture of all there is."""
@@ -69,6 +63,8 @@ class Compare(Training):
         show(console, records)
         for text in (shared, *table.failures(records), f"written: {', '.join(map(str, files))}"):
             console.print(text, markup=False, highlight=False)
+        if store.skipped():
+            console.print(told(store.skipped()), markup=False, highlight=False)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {
@@ -76,6 +72,7 @@ class Compare(Training):
             "rows": [vars(row) for row in table.rows(records)],
             "failed": sum(record["status"] != DONE for record in records),
             "left": left,
+            "skipped": list(store.skipped()),
             "files": [str(file) for file in files],
         }
 
@@ -89,16 +86,10 @@ class Compare(Training):
             strengths=numbers("strengths", self.strengths),
             options=method_options(self.option),
         )
-        comparison = Comparison(out, base, runs, retry=self.retry)
+        comparison = Comparison(out, self.placed(base), runs, retry=self.retry)
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
-        outcome = comparison.go(
-            jobs=self.jobs,
-            minutes=self.budget_minutes,
-            view=self.view if console.is_terminal else None,
-            say=lambda text: console.print(text, markup=False, highlight=False),
-        )
-        return outcome.left
+        return self.carry_out(comparison, console).left
 
 
 def numbers(name: str, text: str) -> list[float]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from demp import recipes
 from demp.errors import DempError
 from demp.train.config import DENSE
-from demp.train.loop import Observer, TrainResult, train
+from demp.train.loop import TrainResult, train
+from demp.train.observer import Observer
 from demp.train.seeds import generator
 
 ROUNDS = 5

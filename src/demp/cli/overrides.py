@@ -28,6 +28,7 @@ FLAGS = {
     "out": "out",
     "device": "device",
     "precision": "precision",
+    "sink": "sinks",
 }
 """The config field that each flag of `demp train` sets."""
 SCALES_A_RECIPE = ("optimizer", "steps", "epochs", "width")
@@ -43,6 +44,8 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     given = {name: getattr(flags, name, None) for name in FLAGS}
     given |= {name: over.pop(FLAGS[name]) for name in SCALES_A_RECIPE if FLAGS[name] in over}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
+    if "sink" in given:
+        given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")
     rules = {name: given.pop(name) for name in SCALES_A_RECIPE if name in given}

@@ -11,7 +11,7 @@ from rich.table import Table as Drawn
 
 from demp import studies
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
-from demp.cli.sweep import status_line
+from demp.cli.sweeping import status_line
 from demp.cli.tables import widen
 from demp.errors import UsageError
 from demp.studies.campaign import Campaign, Shown, overview, use_data

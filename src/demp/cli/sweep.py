@@ -1,27 +1,23 @@
 """`demp sweep`: a grid of trainings, or a search among them, each done once."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
-from demp.cli.base import Command, Flag, Folder, Number, Text, Training
+from demp.cli.base import Command, Flag, Folder, Names, Number, Text
 from demp.cli.overrides import parse_lists, resolve
+from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.records import DONE
 from demp.sweep import Store, Sweep, table
-from demp.sweep.devices import kind_of
 from demp.sweep.grid import Make, grid
 from demp.sweep.search import Search, Space, front, read_range
-from demp.sweep.sweep import HERE, RAY
 from demp.train.config import TrainConfig
-from demp.train.run import resolve_device
 from demp.train.runfolder import write_text
 
 Lists = Annotated[
@@ -34,12 +30,11 @@ Spaces = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="KEY=RANGE", help_behavior_hint="(repeatable)"),
 ]
-Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 EXAMPLE = "--grid method.options.peak_strength=[0.001,0.01]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepCommand(Training):
+class SweepCommand(Sweeping):
     """Train at every point of a grid, for several seeds: what is done stays done, what fails is a row; one table."""
 
     method: Text = ""
@@ -62,16 +57,6 @@ class SweepCommand(Training):
     """What the search is for: accuracy, weight_sparsity, neuron_sparsity, flops, train_flops, train_seconds."""
     out: Folder = ""
     """Folder of the sweep; without it, one under runs/ that the same command finds again."""
-    devices: Names = ""
-    """Devices, each with a process of its own: cuda:0,cuda:1"""
-    jobs: int = 1
-    """Processes per device, or at once (with one thread each on a CPU)."""
-    on: Text = HERE
-    """here, or ray: on a Ray cluster (RAY_ADDRESS), or on one of this machine."""
-    budget_minutes: Number = None
-    """Stop after so many minutes; the same command goes on later."""
-    retry: Flag = False
-    """Try again what failed."""
     measure: Flag = False
     """Also time each network's step beside the dense one's."""
 
@@ -125,33 +110,15 @@ class SweepCommand(Training):
 
     def _make(self, console: Console) -> int:
         """Carry out what is missing; how much is still missing then."""
-        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
-        if devices and self.device:
-            raise UsageError("--device and --devices both say where to train; give one of them")
 
         def make(setting: Mapping[str, Any]) -> TrainConfig:
-            config = resolve(self, setting)
-            elsewhere = self.on == RAY and config.device != "auto"
-            return config.merged(
-                {"device": kind_of(devices) or (config.device if elsewhere else resolve_device(config.device))}
-            )
+            return self.placed(resolve(self, setting))
 
         sweep = self._planned(make)
         whole = len(sweep.jobs) + sweep.left()
         done = whole - len(sweep.missing) - sweep.left()
         console.print(f"{whole} runs in {self._folder()}, {done} of them done before", highlight=False)
-        bars = console.is_terminal and not devices and self.jobs == 1 and self.on == HERE
-        with status_line(console, off=bars) as status:
-            outcome = sweep.go(
-                devices=devices,
-                jobs=self.jobs,
-                on=self.on,
-                minutes=self.budget_minutes,
-                view=self.view if bars else None,
-                say=lambda text: console.print(text, markup=False, highlight=False),
-                status=status,
-            )
-        return outcome.left
+        return self.carry_out(sweep, console).left
 
     def _planned(self, make: Make) -> Sweep:
         """The grid, or the search."""
@@ -180,19 +147,3 @@ def space_of(settings: tuple[str, ...]) -> Space:
         key, _, text = (part.strip() for part in setting.partition("="))
         found[key] = parse_lists([setting], "")[key] if text.startswith("[") else read_range(key, text)
     return found
-
-
-@contextmanager
-def status_line(console: Console, *, off: bool) -> Iterator[Callable[[str], None] | None]:
-    """On a terminal a line at the bottom that is kept up to date."""
-    if off or not console.is_terminal:
-        yield None
-        return
-    with console.status("") as status:
-        yield lambda text: status.update(escape(text))
-
-
-def told(skipped: list[str]) -> str:
-    """How many lines were no results, and where the first of them are."""
-    more = f", and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return f"{len(skipped)} lines of the results were skipped: {'; '.join(skipped[:3])}{more}"

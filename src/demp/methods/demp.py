@@ -40,7 +40,7 @@ class DemPConfig(MethodConfig):
     """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
     times what SGD takes."""
     penalty: str = "lasso"
-    """R: ``lasso`` (sum |gamma|, Sec. 3.1) or ``l2`` (half the sum of squares; the paper's Table 1, gap 9)."""
+    """R: ``lasso`` (``sum |gamma|``, Sec. 3.1) or ``l2`` (half the sum of squares; the paper's Table 1, gap 9)."""
     penalty_on: str = "scales"
     """``scales``: normalisations that feed removable neurons; ``all-scales``: all of them, as the authors do;
     ``parameters``: everything, bias and head included (Fig. 5, gap 45)."""

@@ -5,6 +5,7 @@ works in a folder of its own that is deleted, and the line of results alone come
 """
 
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from demp.train.run import Run
 from demp.train.stopping import TrainingInterrupted
 
 NEWS_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
 
 
 @contextmanager
@@ -39,6 +41,7 @@ def cluster() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    refuse_silent(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     except Exception as error:
@@ -48,6 +51,18 @@ def cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def refuse_silent(address: str) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise DempError(
+                f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset it"
+            ) from error
 
 
 def places(ray: Any, jobs: int, gpu: bool) -> list[str]:

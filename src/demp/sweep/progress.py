@@ -42,6 +42,15 @@ class Progress:
             self._places = {job.name: place for place, job in enumerate(self.jobs, 1)}
         return f"[{self._places[job.name]}/{self._total()}] {job.name}"
 
+    def heading(self, job: Job) -> str:
+        """The same for a view of this job, with the time left for all where it is known."""
+        left = self._left()
+        return self.title(job) if left is None else f"{self.title(job)} ({timeleft.words(left)} for all)"
+
+    def _left(self) -> float | None:
+        waiting = [*self.agenda.waiting, *[UNKNOWN] * (self.agenda.ahead - len(self.agenda.waiting))]
+        return self.time.left(self.running, waiting)
+
     def begins(self, job: Job, *, quiet: bool = False) -> None:
         """A job is taken up."""
         self.running.append(job)
@@ -67,8 +76,7 @@ class Progress:
         parts = [f"{len(ended) - failed} of {self._total()} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [self._step(job) for job in self.running]
-        waiting = [*self.agenda.waiting, *[UNKNOWN] * (self.agenda.ahead - len(self.agenda.waiting))]
-        return ", ".join([*parts, timeleft.words(self.time.left(self.running, waiting))])
+        return ", ".join([*parts, timeleft.words(self._left())])
 
     def _step(self, job: Job) -> str:
         going = self.time.going[job.name]
@@ -84,8 +92,8 @@ class Progress:
 class Steps(Observer):
     """Tells a sweep how far a run in this process is."""
 
-    def __init__(self, progress: Progress, job: Job) -> None:
-        self.progress, self.job = progress, job
+    def __init__(self, progress: Progress, job: Job, *, aloud: bool) -> None:
+        self.progress, self.job, self.aloud = progress, job, aloud
 
     def start(self, run: Run) -> None:
         """Where it begins."""
@@ -94,6 +102,8 @@ class Steps(Observer):
     def step(self, run: Run, seconds: float) -> None:
         """One more."""
         self.progress.time.steps(self.job, run.step, run.total_steps)
+        if self.aloud:
+            self.progress.now()
 
 
 def told(record: Record) -> str:

@@ -108,6 +108,10 @@ class Search(Sweep):
         study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         return study
 
+    def on_gpu(self) -> bool:
+        """Do the jobs need a GPU?"""
+        return self.make({}).device.startswith("cuda")
+
     def _distributions(self) -> dict[str, Any]:
         make = self.optuna.distributions
         found: dict[str, Any] = {}

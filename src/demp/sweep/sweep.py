@@ -151,6 +151,10 @@ class Sweep:
         """The next that are chosen."""
         return []
 
+    def on_gpu(self) -> bool:
+        """Do the jobs need a GPU?"""
+        return any(device_of(job).startswith("cuda") for job in self.jobs)
+
     def _hire(self, place: str, job: Job, news: News) -> Hand:
         return Worker(self.store, news, device=place, threads=threads_for(place, job))
 
@@ -163,8 +167,7 @@ class Sweep:
             return on_ray.RayHand(ray, self.store, news, (presence.name, presence.token), job)
 
         with on_ray.cluster() as ray:
-            gpu = any(device_of(job).startswith("cuda") for job in self.jobs)
-            places = on_ray.places(ray, jobs, gpu)
+            places = on_ray.places(ray, jobs, self.on_gpu())
             progress.time.slots = len(places)
             Pool(agenda, progress, hire, places).work(deadline.passed, take)
 
@@ -181,8 +184,8 @@ class Sweep:
                 progress.now()
                 continue
             progress.begins(job, quiet=view is not None)
-            watchers = [deadline, Steps(progress, job), Kept(agenda.claims, job)]
-            watchers += [] if view is None else [view(progress.title(job))]
+            watchers = [deadline, Steps(progress, job, aloud=view is None), Kept(agenda.claims, job)]
+            watchers += [] if view is None else [view(progress.heading(job))]
             try:
                 take(job, carry_out(job, self.store.folder(job), watchers))
             except TrainingInterrupted:

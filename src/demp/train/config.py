@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-NOT_IDENTITY = ("seed", "out")
+SINKS = ("tensorboard", "wandb", "trackio")
+NOT_IDENTITY = ("seed", "out", "sinks")
 """Fields that do not change *which* experiment a run is; runs are grouped over them."""
 
 
@@ -85,6 +86,8 @@ class TrainConfig:
     """Seed of the weights, the order of the data, its augmentation and the noise."""
     out: str = ""
     """Run folder; empty writes nothing (library) or runs/NAME (command line)."""
+    sinks: tuple[str, ...] = ()
+    """Viewers that get the metrics besides metrics.jsonl: tensorboard, wandb, trackio."""
     log_every_steps: int = 50
     """Steps between lines of metrics.jsonl."""
     eval_every_steps: int = 0
@@ -113,14 +116,17 @@ class TrainConfig:
         below_one = 0.0 <= self.label_smoothing < 1.0
         check(below_one, "label_smoothing", self.label_smoothing, "give a share in [0, 1)")
         choice("precision", self.precision, PRECISIONS)
+        for sink in self.sinks:
+            choice("sinks", sink, SINKS)
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the run on ``train_size`` pictures."""
         return self.steps or max(1, round(self.epochs * train_size / self.batch_size))
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as in the TOML file."""
-        return json.loads(json.dumps(asdict(self)))
+        """Nested plain values, as in the TOML file; ``sinks`` where there are some: jobs are told apart by the rest."""
+        values = json.loads(json.dumps(asdict(self)))
+        return values if self.sinks else {key: value for key, value in values.items() if key != "sinks"}
 
     def to_toml(self) -> str:
         """The config as a TOML document; `from_toml` reads it back."""
@@ -153,9 +159,9 @@ class TrainConfig:
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def changes(self, other: "TrainConfig") -> list[str]:
-        """Each value in which ``other`` differs, run folder aside, as a phrase."""
+        """Each value in which ``other`` differs, run folder and sinks aside, as a phrase."""
         mine, theirs = flat(self.to_dict()), flat(other.to_dict())
-        names = sorted((mine.keys() | theirs.keys()) - {"out"})
+        names = sorted((mine.keys() | theirs.keys()) - {"out", "sinks"})
         return [
             f"{name} was {mine.get(name)!r} and is {theirs.get(name)!r}"
             for name in names

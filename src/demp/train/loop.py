@@ -20,9 +20,10 @@ from torch import nn
 import demp
 from demp import ranks
 from demp.errors import UsageError
-from demp.train import checkpoint, launch
+from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.losses import TrainingDiverged
+from demp.train.observer import Observer
 from demp.train.run import Run, model_arguments, resolve_device
 from demp.train.runfolder import RunFolder
 from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
@@ -30,32 +31,6 @@ from demp.train.summary import summarise
 
 TIMED_STEPS = 100
 """Steps over which the step time at the end of a run is measured."""
-
-
-class Observer:
-    """Watches a run. Every method does nothing by default."""
-
-    def start(self, run: Run) -> None:
-        """The run is about to begin or to continue."""
-
-    def step(self, run: Run, seconds: float) -> None:
-        """A training step is done; it took ``seconds``."""
-
-    def log(self, record: dict[str, Any]) -> None:
-        """A line of metrics was written."""
-
-    def cut(self, record: dict[str, Any]) -> None:
-        """The pruner checked, and perhaps cut."""
-
-    def end(self, summary: dict[str, Any]) -> None:
-        """The run is over."""
-
-    def asks_to_stop(self) -> bool:
-        """Shall the run stop after this step, with a checkpoint?"""
-        return False
-
-    def close(self) -> None:
-        """The process leaves the run, for whatever reason."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +55,9 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     """
     torch.set_flush_denormal(True)
     config = replace(config, device=resolve_device(config.device))
+    observers = [*observers, *sinks.watchers(config)]
     with launch.joined(config.device) as group:
-        if ranks.any_of(launch.restarted(), group) and _is_same_run(config):
+        if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
             return _continued(config.out, observers, group)
         run = Run(config, group)
         with ranks.together(group):
@@ -93,8 +69,9 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResu
     """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
+    observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
     with launch.joined(resolve_device(folder.config().device)) as group:
-        if folder.summary() is not None and not ranks.any_of(launch.restarted(), group):
+        if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
             raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
         return _continued(path, observers, group)
 

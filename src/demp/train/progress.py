@@ -4,7 +4,7 @@ import sys
 from typing import Any, TextIO
 
 from demp.train.extras import need
-from demp.train.loop import Observer
+from demp.train.observer import Observer
 from demp.train.run import Run
 
 SHOWN = (
