@@ -201,23 +201,26 @@ def listed(title: str, lines: Sequence[str]) -> str:
 def overview(studies: Sequence[Study], place: Callable[[str], Shelf], seeds: int | None) -> list[dict[str, Any]]:
     """Every study with its cost at each scale, and what is at hand; JSON-ready."""
     known: Mapping[str, Known] = {scale: place(scale).known() for scale in SCALES}
+    many = {scale: SEEDS[scale] if seeds is None else seeds for scale in SCALES}
     return [
         {
             "id": study.id,
             "title": study.title,
             "section": study.section,
             "remark": study.remark,
-            "scales": {scale: at(study, scale, study.plan(scale, seeds), known[scale]) for scale in SCALES},
+            "scales": {scale: at(study, scale, many[scale], known[scale]) for scale in SCALES},
         }
         for study in studies
     ]
 
 
-def at(study: Study, scale: str, jobs: Sequence[Job], known: Known) -> dict[str, Any]:
-    """Cost and state of a study at one scale."""
+def at(study: Study, scale: str, seeds: int, known: Known) -> dict[str, Any]:
+    """Cost and state of a study at one scale; all seeds cost the same."""
+    first = study.plan(scale, 1)
+    planned = study.plan(scale, seeds) if known else []
     return {
-        **study.cost(jobs, scale).to_dict(),
-        "data": list(dict.fromkeys(name for job in jobs if (name := data_read(job)))),
-        "at_hand": len(shelf.of(jobs, known)),
-        "failed": len(shelf.failures(jobs, known)),
+        **study.cost(first, scale).of_seeds(seeds).to_dict(),
+        "data": list(dict.fromkeys(name for job in first if (name := data_read(job)))),
+        "at_hand": len(shelf.of(planned, known)),
+        "failed": len(shelf.failures(planned, known)),
     }

@@ -49,6 +49,10 @@ class Cost:
     basis: str
     """What the seconds rest on."""
 
+    def of_seeds(self, seeds: int) -> "Cost":
+        """So many times the cost of one seed."""
+        return Cost(seeds * self.runs, seeds * self.steps, seeds * self.flops, seeds * self.seconds, self.basis)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
