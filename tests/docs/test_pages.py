@@ -198,12 +198,13 @@ def test_pictures_have_a_title_and_load_nothing(name):
     assert root.get("viewBox")
 
 
+@pytest.mark.timeout(900)
 def test_the_site_builds_without_warnings_and_offline(tmp_path):
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
     offline = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     done = subprocess.run(
         [*command, "-d", str(tmp_path / "doctrees"), str(pages.ROOT / "docs"), str(tmp_path / "site")],
-        env={**os.environ, **offline}, capture_output=True, text=True, timeout=280,
+        env={**os.environ, **offline}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     site = tmp_path / "site"
