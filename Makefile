@@ -7,15 +7,16 @@ STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
 # Small tensors: one thread per process is fastest, and two processes share the tests.
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-BENCHMARKS := step_overhead cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring
+BENCHMARKS := step_overhead cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring report_scale
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench coverage docs clean
+.PHONY: help setup demo test test-slow test-browser lint bench coverage docs clean
 
 help:
 	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
 	@echo 'make test       lint, types and tests; under five minutes on two cores'
 	@echo 'make test-slow  the same with the slow tests'
+	@echo 'make test-browser  the report in a headless Chromium, which has to be installed'
 	@echo 'make bench      the measurements of docs/numbers.md, without the hours of CIFAR-10'
 	@echo 'make coverage   write docs/coverage.md: what can be removed from which architecture'
 	@echo 'make docs       the documentation site, in docs/_build; its tests are among the tests'
@@ -46,10 +47,13 @@ lint: $(STAMP)
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 test: lint
-	@$(TEST) -m 'not slow'
+	@$(TEST) -m 'not slow and not browser'
 
 test-slow: lint
-	@$(TEST)
+	@$(TEST) -m 'not browser'
+
+test-browser: $(STAMP)
+	@$(BIN)/python -m pytest -m browser tests/report
 
 bench: $(STAMP)
 	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish,
 }
 """Activations that are zero at zero."""
-LOWEST = {torch.float64: -1e12, torch.float32: -1e12, torch.bfloat16: -1e12, torch.float16: -1e4}
+LOWEST = {torch.float64: -1e100, torch.float32: -1e12, torch.bfloat16: -1e12, torch.float16: -1e4}
 ZERO_BELOW = ("relu", "relu6", "hardswish")
 """Kinds of activation that are also zero far below zero."""
 
@@ -101,18 +101,26 @@ def plain(
 
 
 class PostBlock(nn.Module):
-    """relu(branch + shortcut)."""
+    """relu(branch + shortcut); a squeezed branch is scaled by a gate that reads it before any activation."""
 
-    def __init__(self, inputs: int, inner: int, outputs: int, stride: int, activation: str) -> None:
+    def __init__(
+        self, inputs: int, inner: int, outputs: int, stride: int, activation: str, squeezed: bool = False,
+        normed: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(inputs, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner)
         self.conv2, self.bn2 = nn.Conv2d(inner, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         self.act1, self.act2 = ACTIVATIONS[activation](), ACTIVATIONS[activation]()
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+        straight = nn.BatchNorm2d(inputs) if normed else nn.Identity()
+        self.shortcut = straight if same else nn.Conv2d(inputs, outputs, 1, stride)
+        self.gate = nn.Conv2d(outputs, outputs, 1) if squeezed else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))) + self.shortcut(x))
+        y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        if self.gate is not None:
+            y = y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        return self.act2(y + self.shortcut(x))
 
 
 class PreBlock(nn.Module):
@@ -129,15 +137,20 @@ class PreBlock(nn.Module):
 
 
 def residual(
-    widths: Sequence[int] = (4, 4, 6), inner: int = 3, stride: int = 1, activation: str = "relu", pre: bool = False
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A stem and residual blocks; where the width changes, the shortcut is a projection."""
+    widths: Sequence[int] = (4, 4, 6), inner: int = 3, stride: int = 1, activation: str = "relu", pre: bool = False,
+    squeezed: bool = False, normed: bool = False,
+) -> tuple[nn.Module, tuple[Tensor, ...]]:  # fmt: skip
+    """A stem and residual blocks; where the width changes, the shortcut is a projection.
+
+    Of post-activation blocks every second one may be squeezed, and shortcuts may have a norm.
+    """
     blocks: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
+    for number, (inputs, outputs) in enumerate(pairwise(widths)):
         if pre:
             blocks.append(PreBlock(widths[0], inner, activation))
         else:
-            blocks.append(PostBlock(inputs, inner, outputs, stride if inputs != outputs else 1, activation))
+            step, gated = stride if inputs != outputs else 1, squeezed and number % 2 == 0
+            blocks.append(PostBlock(inputs, inner, outputs, step, activation, gated, normed))
     last = widths[0] if pre else widths[-1]
     tail = [nn.BatchNorm2d(last), ACTIVATIONS[activation]()] if pre else []
     stem = [nn.Conv2d(3, widths[0], 3, padding=1)] + ([] if pre else [ACTIVATIONS[activation]()])
@@ -417,8 +430,8 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
     """Make neurons exactly zero at every read: what makes them becomes zero.
 
     Their biases become ``low`` where only ReLU and the like follow. In networks where something reads a norm without an
-    activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Behind a residual sum, biases become low
-    enough for any stream.
+    activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Of what a residual sum adds to its stream,
+    biases become low enough for any stream.
     """
     tensors, dying = tensors_of(model), classes_of(graph, dead)
     below = torch.ones(graph.classes, dtype=torch.bool)
@@ -427,7 +440,7 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
     summed = torch.zeros(graph.classes, dtype=torch.bool)
     for join in graph.joins:
         summed[join.branch] = True
-    shifts = {norm.shift for norm in graph.norms}
+    producers = {norm.shift: norm.producer for norm in graph.norms}
     makers = {pair for layer in graph.layers for pair in layer.producers}  # a tied weight makes and reads
     readers = {(read.weight, read.weight_axis) for read in graph.reads} - makers
     for slot in graph.slots:
@@ -436,8 +449,9 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
         if (slot.tensor, slot.axis) in readers or slot.tensor.endswith(("running_mean", "running_var")):
             continue
         for position in positions.tolist():
-            shifted = slot.tensor in shifts and below[slot.classes[position]]
-            under = LOWEST[tensor.dtype] if summed[slot.classes[position]] else low
+            shifted = slot.tensor in producers and below[slot.classes[position]]
+            adds = summed[slot.classes[position]] and producers.get(slot.tensor) is not None
+            under = LOWEST[tensor.dtype] if adds else low
             tensor.select(slot.axis, position).fill_(under if shifted else 0.0)
 
 

@@ -16,16 +16,18 @@ ORDER = (
     ("surgery",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
-    ("train", "recipes", "integrations"),
+    ("train", "recipes", "integrations", "theory"),
     ("sweep",),
-    ("exports", "compare"),
+    ("exports", "compare", "report"),
+    ("studies",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "exports", "sweep", "compare", "cli")
+DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "compare", "report", "studies", "cli")
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
+FOR_THE_REPORT = ("report", "records", "errors", "__version__")
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
@@ -79,6 +81,15 @@ def test_the_core_needs_torch_and_safetensors_only(name):
     assert packages <= CORE_PACKAGES
 
 
+@pytest.mark.parametrize("name", [name for name in FILES if home(name) == "report"])
+def test_the_report_reads_files_with_the_standard_library(name):
+    for module, _ in imports(ROOT / name):
+        package = module.split(".")[0]
+        assert package in sys.stdlib_module_names or room(module) in ("report", "records", "errors", "__version__"), (
+            module
+        )
+
+
 def test_every_room_has_its_place():
     assert {home(name) for name in FILES} - {"__init__"} == set(LEVEL)
 
@@ -90,7 +101,7 @@ def test_importing_the_core_loads_no_extra():
 import sys, demp
 demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names(), demp.export
 extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib",
-          "onnx", "onnxruntime", "lightning", "accelerate", "tensorboard", "wandb", "trackio"}
+          "onnx", "onnxruntime", "lightning", "accelerate", "optuna", "ray", "tensorboard", "wandb", "trackio"}
 doors = ("demp.train", "demp.cli", "demp.integrations")
 print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(doors)])
 """

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from demp import methods as methods
     from demp import recipes as recipes
     from demp import schedules as schedules
+    from demp import theory as theory
     from demp.activity import Criterion as Criterion
     from demp.activity import NeuronMonitor as NeuronMonitor
     from demp.activity import alive as alive
@@ -41,6 +42,7 @@ _HOME = {
     "methods": "demp.methods",
     "recipes": "demp.recipes",
     "schedules": "demp.schedules",
+    "theory": "demp.theory",
     "Criterion": "demp.activity",
     "NeuronMonitor": "demp.activity",
     "alive": "demp.activity",
@@ -67,6 +69,9 @@ _HOME = {
     "cut": "demp.surgery",
 }
 
+_ROOMS = ("methods", "recipes", "schedules", "theory")
+"""Names that are modules."""
+
 __all__ = sorted(_HOME)
 
 
@@ -75,9 +80,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'demp' has no attribute {name!r}")
     home = importlib.import_module(_HOME[name])
-    value = (
-        home if _HOME[name] == f"demp.{name}" and name in ("methods", "recipes", "schedules") else getattr(home, name)
-    )
+    value = home if name in _ROOMS else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -1,7 +1,7 @@
-"""Lines of results that have ended, as sweeps write them: readable without torch, whatever else lies in the files."""
+"""Lines of results, as sweeps write them: readable without torch, whatever else lies in the files."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,31 +26,49 @@ class Records:
 
 
 def read(path: str | Path) -> Records:
-    """The results of a sweep folder, or of one file of lines.
+    """The results of a sweep folder, or of one file of lines."""
+    follower = Follower(path)
+    follower.look()
+    return Records(list(follower.found.values()), tuple(follower.skipped))
+
+
+class Follower:
+    """Reads results while others write them, every line once.
 
     A job that was done stays done, whatever a later line says. The last line of a file may be without its end while its
     writer lives; that is no fault and no result.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else sorted((path / FOLDER).glob("*.jsonl"))
-    found: dict[str, Record] = {}
-    skipped: list[str] = []
-    for record in lines(files, skipped):
-        before = found.get(record["name"])
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.found: dict[str, Record] = {}
+        """By name."""
+        self.skipped: list[str] = []
+        self._read: dict[Path, tuple[int, int]] = {}
+        """Bytes and lines of each file that were read."""
+
+    def look(self) -> None:
+        """Read what is new."""
+        files = [self.path] if self.path.is_file() else sorted((self.path / FOLDER).glob("*.jsonl"))
+        for file in files:
+            start, number = self._read.get(file, (0, 0))
+            with file.open("rb") as stream:
+                stream.seek(start)
+                fresh = stream.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            lines = whole.split(b"\n")[:-1]
+            self._read[file] = (start + len(whole), number + len(lines))
+            for place, line in enumerate(lines, number + 1):
+                self._take(f"{file}:{place}", line)
+
+    def _take(self, place: str, line: bytes) -> None:
+        record, fault = parsed(line)
+        if record is None:
+            self.skipped.append(f"{place} {fault}")
+            return
+        before = self.found.get(record["name"])
         if before is None or before["status"] != DONE or (record["status"] == DONE and newer(record, before)):
-            found[record["name"]] = record
-    return Records(list(found.values()), tuple(skipped))
-
-
-def lines(files: Iterable[Path], skipped: list[str]) -> Iterable[Record]:
-    """Every result in the files; what is none is named in ``skipped``."""
-    for file in files:
-        for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
-            record, fault = parsed(line)
-            if record is None:
-                skipped.append(f"{file}:{number} {fault}")
-            else:
-                yield record
+            self.found[record["name"]] = record
 
 
 def parsed(line: bytes) -> tuple[Record | None, str]:
@@ -63,7 +81,8 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
         return None, "is no result"
     if values.get("schema") != SCHEMA:
         return None, f"has schema {values.get('schema')!r}, this version reads {SCHEMA}"
-    if values.get("status") not in (DONE, FAILED) or not isinstance(values.get("labels"), dict):
+    named = isinstance(values.get("identity"), str) and isinstance(values.get("labels"), dict)
+    if values.get("status") not in (DONE, FAILED) or not named:
         return None, "is no result"
     return values, ""
 

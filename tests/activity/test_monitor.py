@@ -39,6 +39,8 @@ def test_shares_overlap_and_revivals_on_a_constructed_history():
     assert overlaps[1:3] == [1 / 2, 1 / 1]
     assert math.isnan(overlaps[3])
     assert overlaps[4] == 0.0
+    # of all that were ever dead, those that are dead now
+    assert [s.still for s in snapshots[1:]] == [1 / 2, 1 / 3, 0.0, 0.0] and math.isnan(snapshots[0].still)
     assert [s.revived for s in snapshots] == [0, 1, 2, 1, 0]
     assert [s.layers["act1"].revived for s in snapshots] == [0, 1, 2, 1, 0]
     assert [s.layers["act2"].dead for s in snapshots] == [0] * 5
@@ -150,6 +152,43 @@ def test_a_model_that_was_cut_meanwhile_must_be_watched_anew():
     monitor = demp.NeuronMonitor(model)
     model(examples(VECTOR))
     assert monitor.snapshot().layers["act1"].width == 10
+
+
+def test_with_its_pruner_a_monitor_follows_the_cuts():
+    """Dense numbering throughout; removed neurons count as dead; what was seen before a cut still counts."""
+    model = build(Mlp)
+    silence(model, [0, 1])
+    batches = [examples(VECTOR, seed=s) for s in (1, 2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(examples(VECTOR),), batches=batches, total_steps=9, peak_noise_std=0.0,
+        peak_strength=0.0, period=2, penalty_on="parameters",
+    )  # fmt: skip
+    monitor = demp.NeuronMonitor(model, pruner=pruner)
+    train(model, optimizer, VECTOR, range(1))
+    with torch.no_grad():
+        model.fc1.bias[5] = -5.0  # dead from now on, alive before
+    train(model, optimizer, VECTOR, range(3))
+    assert model.fc1.out_features == 9  # cut at step 2
+    first = monitor.snapshot()
+    assert (first.batches, first.layers["act1"].width, first.layers["act1"].dead) == (4, 12, 3)
+    assert first.layers["act2"].dead == 0
+    with torch.no_grad():
+        model.fc1.bias[1] = -5.0  # dense neuron 3, the second that is left
+    train(model, optimizer, VECTOR, range(1))
+    second = monitor.snapshot()
+    assert (second.layers["act1"].dead, second.overlap, second.still, second.revived) == (4, 1.0, 1.0, 0)
+    monitor.close()
+    pruner.detach()
+    assert hooks_on(model) == 0
+
+
+def test_the_pruner_must_be_of_the_model():
+    model, other = build(Mlp), build(Mlp)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    options = {"example_inputs": (examples(VECTOR),), "total_steps": 9, "penalty_on": "parameters"}
+    with pytest.raises(UsageError, match="this pruner is of another model"):
+        demp.NeuronMonitor(model, pruner=demp.DemP(other, optimizer, **options))
 
 
 class Scaled(nn.Module):

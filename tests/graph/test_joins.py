@@ -242,6 +242,21 @@ def test_reordering_makes_nested_sets_slices():
     assert [plan.kind for sums in plans.values() for plan in sums.values()] == ["slice"] * 3
 
 
+def test_a_stream_with_a_channel_that_never_goes_keeps_its_order():
+    """The gate reads its block's output before any activation: those neurons stay, and nothing may reorder them."""
+    model, inputs = nets.residual((6, 6, 6), squeezed=True)
+    model, inputs = nets.settle(model), (inputs[0].double(),)
+    graph = demp.trace(model, inputs)
+    assert [layer.name for layer in graph.layers if not layer.removable.any()] == ["2.act2"]
+    assert graph.streams == ()
+    nets.kill(model, graph, {"1": [0, 2, 3]})
+    before = nets.outputs(model, inputs)
+    demp.cut(model, {"1": [0, 2, 3]}, example_inputs=inputs, graph=graph)
+    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+    ((plan,),) = [plans.values() for plans in model_joins(model).values()]
+    assert plan.runs == ((1, 0, 1), (4, 1, 2))
+
+
 def test_two_outputs_always_join_by_one_slice():
     """A stage of two blocks (ResNet-18 has four): any two sets can be put in an order with one run."""
     model, inputs = network(blocks=1, width=12)

@@ -50,6 +50,9 @@ def test_two_processes_make_the_run_of_one(folders):
         assert mine.keys() == theirs.keys()
         for name in {"train/loss", "eval/loss"} & mine.keys():
             assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
+        for name in {name for name in mine if name.startswith("dead/")}:
+            assert mine[name] == theirs[name]
+    assert max(line.get("dead/neurons", 0) for line in read_lines(one / "metrics.jsonl")) > 30
     summaries = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
     for name in ("eval/top1", "neurons", "parameters", "flops", "train_flops", "config_hash"):
         assert summaries[0][name] == summaries[1][name]

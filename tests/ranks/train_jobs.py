@@ -20,6 +20,7 @@ def config_of(out: str, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "checkpoint_every_steps": 10,
         "log_every_steps": 4,
+        "monitor": {"every_steps": 5, "examples": 101},
         "out": out,
     }
     return TrainConfig.from_dict({**values, **changes})

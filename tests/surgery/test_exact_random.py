@@ -30,6 +30,8 @@ NETWORKS = {
             "stride": st.integers(1, 2),
             "activation": KINDS,
             "pre": st.booleans(),
+            "squeezed": st.booleans(),
+            "normed": st.booleans(),
         }
     ),
     "dense": st.fixed_dictionaries(

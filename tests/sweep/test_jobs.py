@@ -1,46 +1,16 @@
 """What a job is, and what a folder of them keeps."""
 
 import json
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
+from sweepjobs import CONFIG, job, numbers
 
 from demp import records
 from demp.errors import UsageError
 from demp.sweep import Job, Store, Sweep, name_of, training
 from demp.sweep.training import thinned
-from demp.train import TrainConfig
 from demp.train.runfolder import read_lines
-
-HERE = str(Path(__file__).parent)
-CONFIG = TrainConfig.from_dict(
-    {
-        "model": {"name": "mlp", "options": {"hidden": [8, 6]}},
-        "data": {"name": "digits", "probe_size": 50, "probe_batches": 1},
-        "method": {"name": "demp", "options": {"peak_strength": 0.3, "period": 4}},
-        "steps": 9,
-        "log_every_steps": 2,
-        "batch_size": 32,
-        "device": "cpu",
-    }
-)
-
-
-@pytest.fixture(autouse=True)
-def found(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setenv("PYTHONPATH", HERE, prepend=":")
-    monkeypatch.delitem(sys.modules, "sweepwork", raising=False)
-
-
-def job(name, work="doubled", *, labels=None, **arguments):
-    return Job(name=name, work=f"sweepwork:{work}", arguments=arguments, labels=labels or {})
-
-
-def numbers(*values):
-    return [job(f"n{value}", number=value, labels={"number": value}) for value in values]
 
 
 def test_equal_jobs_have_one_identity_whatever_they_are_called():

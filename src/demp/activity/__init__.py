@@ -1,8 +1,20 @@
 """Who is dead: criteria, probes, passive windows, monitoring."""
 
 from demp.activity.criteria import Criterion
-from demp.activity.monitor import LayerActivity, NeuronMonitor, Snapshot
+from demp.activity.deaths import Deaths, LayerActivity, Snapshot
+from demp.activity.monitor import NeuronMonitor
 from demp.activity.probe import Verdict, agreed, alive, probe
 from demp.activity.window import Window
 
-__all__ = ["Criterion", "LayerActivity", "NeuronMonitor", "Snapshot", "Verdict", "Window", "agreed", "alive", "probe"]
+__all__ = [
+    "Criterion",
+    "Deaths",
+    "LayerActivity",
+    "NeuronMonitor",
+    "Snapshot",
+    "Verdict",
+    "Window",
+    "agreed",
+    "alive",
+    "probe",
+]

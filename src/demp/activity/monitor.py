@@ -1,13 +1,13 @@
-"""Dead neurons over time, on their own: no pruning, no optimizer, one line to attach (paper, App. C)."""
+"""Dead neurons over time, on their own: no pruning needed, no optimizer, one line to attach (paper, App. C)."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from demp import shards, wrappers
 from demp.activity.criteria import Criterion
+from demp.activity.deaths import Deaths, Snapshot
 from demp.activity.window import Window
 from demp.compiled import refuse_to_watch
 from demp.errors import UsageError
@@ -15,74 +15,72 @@ from demp.graph import NeuronGraph, trace
 from demp.graph.forward import call_inputs
 
 
-@dataclass(frozen=True)
-class LayerActivity:
-    """One layer in one snapshot."""
+class Shrinking(Protocol):
+    """What is known of a network that is cut: a `demp.Pruner` is one."""
 
-    width: int
-    dead: int
-    revived: int
-    """Neurons that were dead in the snapshot before and are alive now."""
-
-    @property
-    def dead_share(self) -> float:
-        """Dead neurons over width."""
-        return self.dead / self.width if self.width else 0.0
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Dead neurons in the forwards since the last snapshot."""
-
-    batches: int
-    examples: int
-    layers: dict[str, LayerActivity]
-    dead_share: float
-    overlap: float
-    """|X & Y| / min(|X|, |Y|), X every neuron that was dead in an earlier snapshot, Y those dead now (Sokar et al.
-    2023, as in App. C); nan while either is empty."""
-    revived: int
+    graph: NeuronGraph
+    gone: Tensor
 
 
 class NeuronMonitor:
     """Watches a model's own forwards and says which neurons are dead.
 
     ``monitor = demp.NeuronMonitor(model)``, train as usual, ``monitor.snapshot()`` now and then, ``monitor.close()``.
-    The model is read at its first forward (or from ``example_inputs``); by default only training forwards count.
+    The model is read at its first forward (or from ``example_inputs``); only training forwards count. With the
+    ``pruner`` of the run the monitor follows its cuts: neurons keep their dense numbering, and removed ones count as
+    dead. Without it a model that is cut must be watched anew.
     """
 
-    def __init__(self, model: nn.Module, *, criterion: Criterion | str = "auto", example_inputs: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        criterion: Criterion | str = "auto",
+        example_inputs: Any = None,
+        pruner: Shrinking | None = None,
+    ) -> None:
         refuse_to_watch(model)
         self._model = model = wrappers.inside(model)
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None
-        self._graph: NeuronGraph | None = None
-        self._ever: dict[str, Tensor] = {}
-        self._last: dict[str, Tensor] = {}
-        self._starter = None
+        self._deaths: Deaths | None = None
+        self._pruner = pruner
+        self._gone = torch.zeros(0, dtype=torch.bool)
+        self._handle = None
         self.history: list[Snapshot] = []
-        if example_inputs is not None:
-            self._start(example_inputs)
+        if pruner is not None:
+            _refuse_foreign(pruner, model)
+            self._start(pruner.graph)
+            self._handle = model.register_forward_pre_hook(lambda *_: self._follow())
+        elif example_inputs is not None:
+            self._start(trace(model, example_inputs))
         elif shards.parts(model):
             raise UsageError("a model sharded by fully_shard cannot be read during its forward; pass example_inputs")
         else:
-            self._starter = model.register_forward_pre_hook(self._first_forward, with_kwargs=True)
+            self._handle = model.register_forward_pre_hook(self._first_forward, with_kwargs=True)
 
     def _first_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._starter is not None and module.training:  # tracing and probing run the model in evaluation mode
-            self._starter.remove()
-            self._starter = None
-            self._start(call_inputs(module, args, kwargs))
+        if self._handle is not None and module.training:  # tracing and probing run the model in evaluation mode
+            self._handle.remove()
+            self._handle = None
+            self._start(trace(self._model, call_inputs(module, args, kwargs)))
             assert self._window is not None
             self._window._begin(module, args, kwargs)
 
-    def _start(self, example_inputs: Any) -> None:
-        self._graph = trace(self._model, example_inputs)
-        self._window = Window(self._model, self._graph, self._criterion)
-        self._window.open(self._graph.nothing_gone())
-        for layer in self._graph.layers:
-            self._ever[layer.name] = torch.zeros(layer.width, dtype=torch.bool)
-            self._last[layer.name] = torch.zeros(layer.width, dtype=torch.bool)
+    def _start(self, graph: NeuronGraph) -> None:
+        self._gone = graph.nothing_gone() if self._pruner is None else self._pruner.gone.clone()
+        self._deaths = Deaths(graph)
+        self._window = Window(self._model, graph, self._criterion)
+        self._window.open(self._gone)
+
+    def _follow(self) -> None:
+        """After a cut: go on at the new widths with what was seen at the old ones."""
+        if self._pruner is None or self._window is None or torch.equal(self._gone, self._pruner.gone):
+            return
+        self._gone, seen = self._pruner.gone.clone(), self._window.state_dict()
+        self._window.open(self._gone)
+        if seen is not None:
+            self._window.load_state_dict(seen)
 
     def snapshot(self) -> Snapshot:
         """Close the window over the forwards since the last snapshot, and open the next.
@@ -90,36 +88,22 @@ class NeuronMonitor:
         Raises:
             UsageError: the model has not run since.
         """
-        if self._window is None or self._graph is None or self._window.batches == 0:
+        if self._window is None or self._deaths is None or self._window.batches == 0:
             raise UsageError("the model has not run since the last snapshot; nothing is known about its neurons")
-        verdict = self._window.verdict()
-        layers, meet, revived = {}, 0, 0
-        before = sum(int(flags.sum()) for flags in self._ever.values())
-        now = sum(int(flags.sum()) for flags in verdict.dead.values())
-        for name, dead in verdict.dead.items():
-            back = int((self._last[name] & ~dead).sum())
-            layers[name] = LayerActivity(len(dead), int(dead.sum()), back)
-            meet += int((self._ever[name] & dead).sum())
-            revived += back
-            self._ever[name] |= dead
-            self._last[name] = dead
-        width = sum(layer.width for layer in layers.values())
-        smaller = min(before, now)
-        snapshot = Snapshot(
-            verdict.batches,
-            verdict.examples,
-            layers,
-            now / width if width else 0.0,
-            meet / smaller if smaller else float("nan"),
-            revived,
-        )
-        self._window.open(self._graph.nothing_gone())
+        self._follow()
+        snapshot = self._deaths.add(self._window.verdict(), self._gone)
+        self._window.open(self._gone)
         self.history.append(snapshot)
         return snapshot
 
     def close(self) -> None:
         """Remove all hooks."""
-        if self._starter is not None:
-            self._starter.remove()
+        if self._handle is not None:
+            self._handle.remove()
         if self._window is not None:
             self._window.close()
+
+
+def _refuse_foreign(pruner: Shrinking, model: nn.Module) -> None:
+    if getattr(pruner, "model", model) is not model:
+        raise UsageError("this pruner is of another model; pass the pruner of the model that is watched")

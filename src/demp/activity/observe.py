@@ -157,7 +157,7 @@ class Tally:
         if operand.shape[axis] != self._sizes[key]:
             raise UsageError(
                 f"{read.weight} reads {operand.shape[axis]} neurons where there were {self._sizes[key]} when watching "
-                "began: the model was cut meanwhile; start watching again after a cut"
+                "began: the model was cut meanwhile; start watching again after a cut, or give the monitor the pruner"
             )
         self.seen.add(key)
         peaks = Peaks.along(operand.detach(), axis, self._needs_total)

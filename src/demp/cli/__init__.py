@@ -1,4 +1,4 @@
-"""The command line: ``demp train | resume | inspect | eval | export | compare | recipes | demo``.
+"""The command line, ``demp VERB``: see ``demp --help``.
 
 Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
 """
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
-from demp.train.launch import speaks
 from demp.train.stopping import TrainingInterrupted
+from demp.train.torchrun import speaks
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         need("tyro")
         need("rich")
-        from demp.cli.commands import parse
-
+        if arguments[:1] == ["report"]:  # reads files only: starts where torch does not
+            from demp.cli.report import parse
+        else:
+            from demp.cli.commands import parse
         command = parse(arguments)
         result = command.run()
         if command.json and speaks():

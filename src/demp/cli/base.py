@@ -3,12 +3,15 @@
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from demp.train import Observer, launch, progress
+from demp.train.torchrun import speaks
+
+if TYPE_CHECKING:
+    from demp.train.observer import Observer
 
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -39,10 +42,12 @@ class Command(ABC):
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
-        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not launch.speaks())
+        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not speaks())
 
-    def view(self, title: str = "") -> Observer:
+    def view(self, title: str = "") -> "Observer":
         """The progress view."""
+        from demp.train import progress  # loads torch, which `demp report` does without
+
         return progress.progress(title, file=sys.stderr if self.json else sys.stdout)
 
 

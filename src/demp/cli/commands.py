@@ -15,8 +15,11 @@ from demp.cli.base import Command, Count, Flag, Folder, Number, Settings, Text, 
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.cli.report import Report
+from demp.cli.study import Study
+from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
-from demp.train import artifact, launch, loop
+from demp.train import artifact, loop, torchrun
 from demp.train.config import TrainConfig
 from demp.train.models import build, example_inputs, usual_pictures
 from demp.train.schema import flat
@@ -40,7 +43,7 @@ class Train(Training):
     def run(self) -> dict[str, Any]:
         """Train from the first step."""
         config = resolve(self)
-        if not config.out and launch.launched():
+        if not config.out and torchrun.launched():
             raise UsageError("several processes share a run folder, also after a restart; name it with --out FOLDER")
         if not config.out:
             config = config.merged({"out": str(free_folder(_run_name(config)))})
@@ -214,6 +217,9 @@ def parse(arguments: Sequence[str]) -> Command:
         "eval": Eval,
         "export": Export,
         "compare": Compare,
+        "study": Study,
+        "sweep": SweepCommand,
+        "report": Report,
         "recipes": Recipes,
         "demo": Demo,
     }

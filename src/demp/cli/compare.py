@@ -1,16 +1,16 @@
 """`demp compare`: several methods on one budget, dense beside them."""
 
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from demp.cli.base import Flag, Folder, Names, Number, Training
+from demp.cli.base import Folder, Names
 from demp.cli.overrides import parse_settings, resolve
+from demp.cli.sweeping import Sweeping, told
+from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options
 from demp.errors import UsageError
@@ -25,14 +25,10 @@ MethodOptions = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="METHOD.KEY=VALUE", help_behavior_hint="(repeatable)"),
 ]
-WIDE = 190
-"""Characters that all columns need."""
-HEADING = 10
-"""Characters of a line of a heading."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Training):
+class Compare(Sweeping):
     """Train several methods with the same weights, pictures and steps, dense beside them; one table, one picture."""
 
     methods: Names = ""
@@ -47,12 +43,6 @@ class Compare(Training):
     """Option of one method, or of all that have it (*.KEY=VALUE); a list in brackets is a run for each."""
     out: Folder = ""
     """Folder of the comparison; without it, one under runs/ that the same command finds again."""
-    jobs: int = 1
-    """Runs at once, each a process (with one thread on a CPU)."""
-    budget_minutes: Number = None
-    """Stop after so many minutes; the same command goes on later."""
-    retry: Flag = False
-    """Try again what failed."""
 
     def run(self) -> dict[str, Any]:
         """Make what is missing; write table and picture of all there is."""
@@ -73,6 +63,8 @@ class Compare(Training):
         show(console, records)
         for text in (shared, *table.failures(records), f"written: {', '.join(map(str, files))}"):
             console.print(text, markup=False, highlight=False)
+        if store.skipped():
+            console.print(told(store.skipped()), markup=False, highlight=False)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {
@@ -80,6 +72,7 @@ class Compare(Training):
             "rows": [vars(row) for row in table.rows(records)],
             "failed": sum(record["status"] != DONE for record in records),
             "left": left,
+            "skipped": list(store.skipped()),
             "files": [str(file) for file in files],
         }
 
@@ -93,16 +86,10 @@ class Compare(Training):
             strengths=numbers("strengths", self.strengths),
             options=method_options(self.option),
         )
-        comparison = Comparison(out, base, runs, retry=self.retry)
+        comparison = Comparison(out, self.placed(base), runs, retry=self.retry)
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
-        outcome = comparison.go(
-            jobs=self.jobs,
-            minutes=self.budget_minutes,
-            view=self.view if console.is_terminal else None,
-            say=lambda text: console.print(text, markup=False, highlight=False),
-        )
-        return outcome.left
+        return self.carry_out(comparison, console).left
 
 
 def numbers(name: str, text: str) -> list[float]:
@@ -125,25 +112,9 @@ def method_options(settings: tuple[str, ...]) -> Options:
     return found
 
 
-def about(base: TrainConfig) -> str:
-    """What all runs share, in a sentence."""
-    length = f"{base.steps} steps" if base.steps else f"{base.epochs:g} epochs"
-    return (
-        f"All runs: {base.model.name}, width {base.model.width:g}, on {Path(base.data.name).name}; {length} of "
-        f"{base.batch_size} pictures; {base.optimizer.name}, learning rate {base.optimizer.lr:g}, {base.precision}; "
-        "for each seed the same weights at the start and the same pictures in the same order."
-    )
-
-
 def show(console: Console, records: table.Records) -> None:
     """The table; on a narrow screen the main columns of it."""
-    if not console.is_terminal:
-        console.width = WIDE
-    columns = [column for column in table.COLUMNS if column[2] or console.width >= WIDE]
-    drawn = Table(pad_edge=False, box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for index, (heading, _, _) in enumerate(columns):
-        words = textwrap.wrap(heading.format(split=table.split_of(records)), HEADING, break_long_words=False)
-        drawn.add_column("\n".join(words), justify="left" if index < 2 else "right", vertical="bottom", no_wrap=True)
-    for row in table.rows(records):
-        drawn.add_row(*(cell(row) for _, cell, _ in columns))
-    console.print(drawn, soft_wrap=False)
+    wide = widen(console)
+    rows, split = table.rows(records), table.split_of(records)
+    columns = [column for column in table.COLUMNS if column[2] or wide]
+    draw(console, [(heading.format(split=split), [cell(row) for row in rows]) for heading, cell, _ in columns], left=2)

@@ -1,7 +1,7 @@
 """From flags to a config: recipe < file < flags."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,14 @@ SCALES_A_RECIPE = ("optimizer", "steps", "epochs", "width")
 """Flags that a recipe has rules for."""
 
 
-def resolve(flags: Any) -> TrainConfig:
-    """The config that the flags of `demp train` ask for, or those that another command has of them."""
+def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The config that the flags of `demp train` ask for, or those that another command has of them.
+
+    ``over`` holds values by dotted key that come last; where a recipe has a rule for a key, they act as its flag would.
+    """
+    over = dict(over or {})
     given = {name: getattr(flags, name, None) for name in FLAGS}
+    given |= {name: over.pop(FLAGS[name]) for name in SCALES_A_RECIPE if FLAGS[name] in over}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     if "sink" in given:
         given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
@@ -48,7 +53,7 @@ def resolve(flags: Any) -> TrainConfig:
     if flags.config:
         config = config.merged(read_toml(flags.config))
     config = config.merged(nested({FLAGS[name]: value for name, value in given.items()}))
-    return config.merged(nested(parse_settings(flags.set)))
+    return config.merged(nested(parse_settings(flags.set))).merged(nested(over))
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -58,10 +63,27 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{setting!r} is not KEY=VALUE; write for example schedule.name=cosine")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text.strip()
+        found[key.strip()] = parsed(text)
+    return found
+
+
+def parsed(text: str) -> Any:
+    """A value in TOML, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def parse_lists(settings: Iterable[str], example: str) -> dict[str, list[Any]]:
+    """KEY=[VALUE, VALUE] pairs; texts need no quotes."""
+    found: dict[str, list[Any]] = {}
+    for key, value in parse_settings(settings).items():
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            value = [parsed(part) for part in value[1:-1].split(",") if part.strip()]
+        if not isinstance(value, list):
+            raise UsageError(f"{key}={value} is no list of values; write for example {example}")
+        found[key] = value
     return found
 
 

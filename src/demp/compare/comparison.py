@@ -19,7 +19,7 @@ class Comparison(Sweep):
 
     def __init__(self, path: str | Path, base: TrainConfig, runs: Sequence[Planned], *, retry: bool = False) -> None:
         need("matplotlib", "report")  # now rather than after the last run
-        device = resolve_device(base.device)
+        device = resolve_device("auto") if base.device == "auto" else base.device
         self.runs = [replace(run, config=replace(run.config, device=device)) for run in runs]
         shared = replace(base, device=device).merged({"method": {"name": DENSE}, "seed": 0, "out": ""})
         super().__init__(

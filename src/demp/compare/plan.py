@@ -8,6 +8,7 @@ from typing import Any
 from demp import methods
 from demp.errors import UsageError
 from demp.sweep import Job, name_of, training
+from demp.sweep.cells import text
 from demp.train.config import DENSE, TrainConfig
 
 TARGETS = ("weight_sparsity", "target_neuron_sparsity")
@@ -144,11 +145,6 @@ def is_demp(name: str) -> bool:
 def knobs(name: str) -> set[str]:
     """The options of a method."""
     return {field.name for field in fields(methods.config_class(name))}
-
-
-def text(value: Any) -> str:
-    """A value in a few characters."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def words(setting: Mapping[str, Any]) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from demp.compare.plan import words
 from demp.records import DONE
+from demp.sweep.cells import NONE, mean, ratio, share
 from demp.sweep.training import SEVERAL
 from demp.train.config import DENSE
 
 Records = Sequence[Mapping[str, Any]]
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -110,26 +110,11 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
     )
 
 
-def mean(values: Sequence[float]) -> float | None:
-    """The mean of what there is."""
-    return statistics.fmean(values) if values else None
-
-
 def when(steps: Sequence[int]) -> str:
     """Steps of cuts in a few characters."""
     if len(steps) < 2:
         return str(steps[0]) if steps else NONE
     return f"{steps[0]}–{steps[-1]} ({len(steps)})"
-
-
-def share(value: float | None) -> str:
-    """0.1234 -> 12.3 %."""
-    return NONE if value is None else f"{100 * value:.1f} %"
-
-
-def ratio(value: float | None) -> str:
-    """Three digits behind the point."""
-    return NONE if value is None else f"{value:.3f}"
 
 
 def accuracy(one: Row) -> str:

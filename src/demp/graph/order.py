@@ -102,7 +102,8 @@ def free_streams(graph: NeuronGraph) -> tuple[Stream, ...]:
     for classes in [slot.classes for slot in graph.slots] + [read.classes for read in graph.reads]:
         for root in family[classes[streaming[classes]]].unique().tolist():
             axes[root].add(tuple(classes.tolist()))
-    found = (stream_of(members, strand, axes[root]) for root, members in joins.items())
+    bound = ~removable_classes(graph)
+    found = (stream_of(members, strand, axes[root], bound) for root, members in joins.items())
     return tuple(stream for stream in found if stream is not None)
 
 
@@ -117,18 +118,21 @@ def strands_and_families(graph: NeuronGraph) -> tuple[Tensor, Tensor]:
     return strand, components(graph.classes, a, b)
 
 
-def stream_of(joins: Sequence[Join], strand: Tensor, axes: set[tuple[int, ...]]) -> Stream | None:
+def stream_of(joins: Sequence[Join], strand: Tensor, axes: set[tuple[int, ...]], bound: Tensor) -> Stream | None:
     """The stream that these joins make up; None if its order is bound.
 
-    It is bound where a channel never goes (class 0), where something else shares an axis with it or repeats its
-    channels, and where two axes have them in different orders.
+    It is bound where a channel never goes (its tensors are not among the graph's slots, so nothing puts them in another
+    order), where something else shares an axis with it or repeats its channels, and where two axes have them in
+    different orders.
     """
     columns: dict[tuple[int, ...], int] = {}
     sums = []
     for join in joins:
         sides = [tuple(classes.tolist()) for classes in (join.stream, join.branch)]
         sums.append(tuple(columns.setdefault(side, len(columns)) for side in sides))
-    if not axes <= columns.keys() or any(0 in side or len(set(side)) < len(side) for side in columns):
+    if not axes <= columns.keys() or any(
+        bool(bound[list(side)].any()) or len(set(side)) < len(side) for side in columns
+    ):
         return None
     channels = {side: tuple(strand[torch.tensor(side)].tolist()) for side in columns}
     order = common_order(dict.fromkeys(channels.values()))

@@ -14,6 +14,7 @@ import torch
 import demp
 from demp.errors import DempError, UsageError
 from demp.records import DONE, FAILED, SCHEMA, Record
+from demp.sweep.claims import alone
 from demp.sweep.job import Job, function
 from demp.train import Observer
 
@@ -24,20 +25,24 @@ def carry_out(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Rec
     Raises:
         TrainingInterrupted: it was asked to stop, and can be continued.
     """
-    began, start = datetime.now(UTC).isoformat(timespec="milliseconds"), time.perf_counter()
-    resumed = folder.exists()
-    try:
-        result = function(job.work)(job.arguments, folder, observers)
-        record = {"machine": machine(), "torch": str(torch.__version__), **result, "status": DONE}
-        json.dumps(record)
-    except Exception as error:
-        record = failure(error)
-    finally:
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-    seconds = time.perf_counter() - start
-    return line(job, record, began=began, seconds=seconds, resumed=resumed)
+    with alone(folder.with_name(f"{folder.name}.json"), observers):
+        began, start, resumed = now(), time.perf_counter(), folder.exists()
+        try:
+            result = function(job.work)(job.arguments, folder, observers)
+            record = {"machine": machine(), "torch": str(torch.__version__), **result, "status": DONE}
+            json.dumps(record)
+        except Exception as error:
+            record = failure(error)
+        finally:
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+        return line(job, record, began=began, seconds=time.perf_counter() - start, resumed=resumed)
+
+
+def now() -> str:
+    """The time, as a line says it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool = False) -> Record:

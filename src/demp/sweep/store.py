@@ -2,8 +2,9 @@
 
 import json
 import os
-import socket
+import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from demp import records
 from demp.errors import UsageError
 from demp.records import Record
 from demp.sweep.job import Job
-from demp.train.runfolder import read_json, write_text
+from demp.train.runfolder import read_json
 from demp.train.schema import flat
 
 
@@ -22,8 +23,11 @@ class Store:
         self.path = Path(path)
         self.sweep_file = self.path / "sweep.json"
         self.results = self.path / records.FOLDER
-        self.table_file = self.path / "table.md"
         self.runs = self.path / "runs"
+        self.leaders = self.path / "leaders"
+        self.claims = self.path / "claims"
+        self.table_file = self.path / "table.md"
+        self._follower = records.Follower(self.path)
 
     def begin(self, jobs: Iterable[Job], *, what: str = "a sweep", shared: Mapping[str, Any] | None = None) -> None:
         """Take up the folder for these jobs; ``shared`` is what all jobs of this folder have in common.
@@ -33,21 +37,27 @@ class Store:
         """
         mine = {"schema": records.SCHEMA, "what": what, "shared": plain(shared or {})}
         if not self.sweep_file.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(not file.name.startswith(".sweep") for file in self.path.iterdir()):
                 noun = what.split()[-1]
                 raise UsageError(f"the folder {self.path} is not empty and holds no {noun}; give another with --out")
-            for folder in (self.runs, self.results):
-                folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.sweep_file, json.dumps(mine, indent=2) + "\n")
+            self.path.mkdir(parents=True, exist_ok=True)
+            put_once(self.sweep_file, mine)
         there = self.about()
         if there["what"] != what:
             raise UsageError(f"{self.path} holds {there['what']}, not {what}; give another folder with --out")
         self._refuse(what, changes(there["shared"], mine["shared"]))
+        for folder in (self.runs, self.results):
+            folder.mkdir(exist_ok=True)
         ended = {record["name"]: record for record in self.records()}
         for job in jobs:
             begun = read_json(file) if (file := self.job_file(job)).is_file() else ended.get(job.name)
-            if begun is not None and begun["identity"] != job.identity:
-                self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
+            if begun is not None:
+                self._refuse_other(job, begun)
+
+    def _refuse_other(self, job: Job, begun: Mapping[str, Any]) -> None:
+        """What was begun under the name of ``job`` must be that job."""
+        if begun["identity"] != job.identity:
+            self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
     def _refuse(self, what: str, changed: list[str]) -> None:
         if changed:
@@ -78,31 +88,57 @@ class Store:
         return self.runs / f"{job.name}.log"
 
     def note(self, job: Job) -> None:
-        """Write down that it begins."""
-        if not self.job_file(job).is_file():
-            write_text(self.job_file(job), json.dumps(job.about(), indent=2) + "\n")
+        """Write down that it begins.
+
+        Raises:
+            UsageError: another leader has begun another job of this name meanwhile.
+        """
+        put_once(self.job_file(job), job.about())
+        self._refuse_other(job, read_json(self.job_file(job)))
 
     def records(self) -> list[Record]:
         """What has ended, the last word on each job."""
-        return records.read(self.path).found
+        self._follower.look()
+        return list(self._follower.found.values())
+
+    def skipped(self) -> list[str]:
+        """Which lines of the results are none, and why."""
+        self._follower.look()
+        return self._follower.skipped
 
     def of(self, jobs: Iterable[Job]) -> dict[str, Record]:
         """Of these jobs those that have ended, by name; an equal job that ended under another name counts."""
-        ended = {record["identity"]: record for record in self.records()}
+        ended: dict[str, Record] = {}
+        for record in self.records():
+            if ended.get(record["identity"], record)["status"] != records.DONE:
+                ended[record["identity"]] = record
+            else:
+                ended.setdefault(record["identity"], record)
         return {
             job.name: {**ended[job.identity], "name": job.name, "labels": job.labels}
             for job in jobs
             if job.identity in ended
         }
 
-    def add(self, record: Record) -> None:
-        """Append one line to this process's file."""
-        path = self.results / f"{socket.gethostname()}-1.jsonl"
+    def add(self, record: Record, leader: str) -> None:
+        """Append one line to the file of a leader."""
+        path = self.results / f"{leader}.jsonl"
         drop_unfinished(path)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def put_once(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a file whole, unless it is there: the first of several processes counts."""
+    if path.is_file():
+        return
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with suppress(FileExistsError):
+        os.link(unfinished, path)
+    unfinished.unlink()
 
 
 def drop_unfinished(path: Path) -> None:

@@ -1,27 +1,31 @@
-"""Carry out what is missing of many jobs: one after the other here, or in processes, one job each at a time."""
+"""Carry out what is missing of many jobs: one after the other here, or in processes, each with one job at a time."""
 
-import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import DONE, FAILED, Record
-from demp.sweep.carrying import carry_out, failure, line
+from demp.records import FAILED, Record
+from demp.sweep.agenda import Agenda
+from demp.sweep.carrying import carry_out
+from demp.sweep.claims import Claims
+from demp.sweep.devices import device_of, places_on, refuse_elsewhere, threads_for
 from demp.sweep.job import Job
+from demp.sweep.pool import OTHERS_SECONDS, Hand, News, Pool
+from demp.sweep.presence import Presence
+from demp.sweep.progress import Progress, Say, Steps
 from demp.sweep.store import Store
-from demp.sweep.training import brief
 from demp.sweep.worker import Worker
 from demp.train import Observer
-from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
+from demp.train.stopping import TrainingInterrupted, stop_signals
 
-POLL_SECONDS = 0.2
+HERE, RAY = "here", "ray"
+"""Where jobs run: on this machine, or on a Ray cluster."""
 
 View = Callable[[str], Observer]
-Say = Callable[[str], None]
+Take = Callable[[Job, Record], None]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Deadline(Observer):
     """Asks a run to stop when the time is up."""
 
     def __init__(self, minutes: float | None) -> None:
+        if minutes is not None and minutes <= 0:
+            raise UsageError(f"budget-minutes is {minutes:g}; give a number above 0")
         self.at = float("inf") if minutes is None else time.monotonic() + 60 * minutes
 
     def passed(self) -> bool:
@@ -84,126 +90,132 @@ class Sweep:
         *,
         devices: Sequence[str] = (),
         jobs: int = 1,
+        on: str = HERE,
         minutes: float | None = None,
         view: View | None = None,
         say: Say = lambda text: None,
+        status: Say | None = None,
     ) -> Outcome:
         """Do what is missing, at most ``jobs`` at once on each of the ``devices``, for at most so many minutes.
 
         One at a time without devices runs in this process, anything else in processes of their own, on a CPU with one
         thread each. ``view`` makes the observer of a job in this process from its title; ``say`` takes lines for
-        people.
+        people, ``status`` one line that is always up to date. What others who lead the same sweep do is waited for.
+        ``on="ray"`` runs them on the workers of a Ray cluster: ``jobs`` at once, or as many as it has
+        processors or GPUs.
 
         Raises:
             TrainingInterrupted: a signal; what was being done can be continued.
             UsageError: an essential job shows a mistake.
         """
-        if jobs < 1:
-            raise UsageError(f"jobs is {jobs}; give at least 1")
-        if minutes is not None and minutes <= 0:
-            raise UsageError(f"budget-minutes is {minutes:g}; give a number above 0")
-        deadline = Deadline(minutes)
+        deadline, places = Deadline(minutes), places_on(devices, jobs)
+        refuse_elsewhere(devices, self.missing)
+        if on not in (HERE, RAY) or (on == RAY and devices):
+            raise UsageError(f"on is {on!r}; give here, or ray without devices")
+        if not self.missing and not self.left():
+            return self.outcome()
+        presence = Presence(self.store.leaders)
         try:
-            if jobs == 1 and not devices:
-                self._one_by_one(deadline, view, say)
+            agenda = Agenda(self.store, self.missing, presence, self)
+            progress = Progress(self.store, self.jobs, agenda, slots=len(places), say=say, status=status)
+
+            def take(job: Job, record: Record) -> None:
+                self._take(job, record, agenda, progress, presence.name)
+
+            if on == RAY:
+                self._on_ray(jobs, agenda, progress, deadline, take, presence)
+            elif len(places) == 1 and not devices:
+                self._one_by_one(agenda, progress, deadline, view, take)
             else:
-                self._at_once([device for device in devices or [""] for _ in range(jobs)], deadline, say)
+                Pool(agenda, progress, self._hire, places).work(deadline.passed, take)
         except TrainingInterrupted as stop:
             if not deadline.passed():
-                done = len(self.jobs) - self.outcome().left
-                text = f"interrupted: {done} of {len(self.jobs)} runs are done; the same command goes on"
+                found = self.outcome()
+                whole = len(found.records) + found.left
+                text = f"interrupted: {len(found.records)} of {whole} runs are done; the same command goes on"
                 raise TrainingInterrupted(text, stop.exit_code) from None
+        finally:
+            presence.leave()
         return self.outcome()
 
     def outcome(self) -> Outcome:
         """What there is now."""
         ended = self.store.of(self.jobs)
-        return Outcome(list(ended.values()), len(self.jobs) - len(ended))
+        return Outcome(list(ended.values()), len(self.jobs) - len(ended) + self.left())
 
-    def _title(self, job: Job) -> str:
-        return f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
+    def left(self) -> int:
+        """Jobs that are still to be chosen: none here, all are known."""
+        return 0
 
-    def _one_by_one(self, deadline: Deadline, view: View | None, say: Say) -> None:
-        for job in self.missing:
-            if deadline.passed():
-                return
-            watchers = [deadline] if view is None else [deadline, view(self._title(job))]
-            if view is None:
-                say(f"{self._title(job)}: begins")
-            self.store.note(job)
-            self._take(job, carry_out(job, self.store.folder(job), watchers), say)
+    def more(self) -> list[Job]:
+        """The next that are chosen."""
+        return []
 
-    def _at_once(self, slots: Sequence[str], deadline: Deadline, say: Say) -> None:
-        news: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
-        waiting, free, workers = list(self.missing), list(slots), dict[Worker, str]()
-        with stop_signals() as stop:
-            try:
-                while waiting or any(worker.job for worker in workers):
-                    if stop() or deadline.passed():
-                        raise TrainingInterrupted("", 128 + (stop() or ASKED))
-                    self._hand_out(waiting, free, workers, news, say)
-                    try:
-                        worker, event = news.get(timeout=POLL_SECONDS)
-                    except queue.Empty:
-                        continue
-                    self._hear(worker, event, say)
-                    if "died" in event:
-                        free.append(workers.pop(worker))
-                        worker.gone()
-            finally:
-                for worker in workers:
-                    worker.stop()
-                for worker in workers:
-                    worker.gone()
-                while not news.empty():  # one may have reached its end before it heard
-                    worker, event = news.get()
-                    if event.get("record", {}).get("status") == DONE:
-                        self._hear(worker, event, say)
+    def on_gpu(self) -> bool:
+        """Do the jobs need a GPU?"""
+        return any(device_of(job).startswith("cuda") for job in self.jobs)
 
-    def _hand_out(
-        self, waiting: list[Job], free: list[str], workers: dict[Worker, str], news: queue.Queue[Any], say: Say
+    def _hire(self, place: str, job: Job, news: News) -> Hand:
+        return Worker(self.store, news, device=place, threads=threads_for(place, job))
+
+    def _on_ray(
+        self, jobs: int, agenda: Agenda, progress: Progress, deadline: Deadline, take: Take, presence: Presence
     ) -> None:
-        """Jobs to idle workers, and new workers where there is room."""
-        idle = [worker for worker in workers if worker.job is None]
-        while waiting and (idle or free):
-            if not idle:
-                device = free.pop(0)
-                idle = [Worker(news, device=device, threads=1 if self._on_cpu(waiting[0], device) else 0)]
-                workers[idle[0]] = device
-            job = waiting.pop(0)
-            self.store.note(job)
-            idle.pop(0).begin(job, self.store.folder(job), self.store.log(job))
-            say(f"{self._title(job)}: begins")
+        from demp.sweep import on_ray
 
-    def _on_cpu(self, job: Job, device: str) -> bool:
-        return (device or job.arguments.get("config", {}).get("device", "cpu")).startswith("cpu")
+        def hire(place: str, job: Job, news: News) -> Hand:
+            return on_ray.RayHand(ray, self.store, news, (presence.name, presence.token), job)
 
-    def _hear(self, worker: Worker, event: dict[str, Any], say: Say) -> None:
-        """What a worker says of its job."""
-        job = worker.job
-        if job is None:
-            return
-        if "record" in event:
-            worker.job = None
-            self._take(job, event["record"], say)
-        elif "died" in event:
-            worker.job = None
-            error = f"its process {event['died']}; {self.store.log(job)} has what it said"
-            began = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._take(job, line(job, failure(error), began=began, seconds=0.0), say)
+        with on_ray.cluster() as ray:
+            places = on_ray.places(ray, jobs, self.on_gpu())
+            progress.time.slots = len(places)
+            Pool(agenda, progress, hire, places).work(deadline.passed, take)
 
-    def _take(self, job: Job, record: Record, say: Say) -> None:
+    def _one_by_one(
+        self, agenda: Agenda, progress: Progress, deadline: Deadline, view: View | None, take: Take
+    ) -> None:
+        while agenda.ahead and not deadline.passed():
+            job = agenda.next()
+            if job is None:
+                with stop_signals() as stop:
+                    time.sleep(OTHERS_SECONDS)
+                    if stop():
+                        raise TrainingInterrupted("", 128 + stop())
+                progress.now()
+                continue
+            progress.begins(job, quiet=view is not None)
+            watchers = [deadline, Steps(progress, job, aloud=view is None), Kept(agenda.claims, job)]
+            watchers += [] if view is None else [view(progress.heading(job))]
+            try:
+                take(job, carry_out(job, self.store.folder(job), watchers))
+            except TrainingInterrupted:
+                if agenda.claims.holds(job):
+                    raise
+                progress.stops(job)
+                agenda.back(job)
+            finally:
+                agenda.claims.release(job)
+
+    def _take(self, job: Job, record: Record, agenda: Agenda, progress: Progress, leader: str) -> None:
         if record["status"] == FAILED and job.name in self.essential and record.get("mistake"):
             raise UsageError(f"the {job.labels.get('method', job.name)} run cannot be made: {record['error']}")
-        self.store.add(record)
-        say(f"{self._title(job)}: {told(record)}")
+        self.store.add(record, leader)
+        agenda.claims.release(job)
+        progress.ends(job, record)
 
 
-def told(record: Record) -> str:
-    """One job that has ended, in a line."""
-    if record["status"] == FAILED:
-        return f"failed: {record['error']}"
-    return brief(record) if "eval/top1" in record else f"done in {record['seconds']:.0f} s"
+class Kept(Observer):
+    """Asks a run to stop that another leader took over, because this one was silent for long."""
+
+    def __init__(self, claims: Claims, job: Job) -> None:
+        self.claims, self.job, self._looked = claims, job, time.monotonic()
+
+    def asks_to_stop(self) -> bool:
+        """Is it another's?"""
+        if time.monotonic() - self._looked < OTHERS_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        return not self.claims.holds(self.job)
 
 
 def refuse_twins(jobs: Sequence[Job]) -> None:

@@ -5,7 +5,6 @@ It is ``python -m demp.sweep``: jobs come as JSON lines on stdin, news go out as
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
@@ -18,25 +17,26 @@ from typing import Any
 import torch
 
 from demp.sweep.carrying import carry_out
+from demp.sweep.devices import surroundings
 from demp.sweep.job import Job
+from demp.sweep.pool import News
+from demp.sweep.store import Store
 from demp.train import Observer
 from demp.train.run import Run
-from demp.train.stopping import TrainingInterrupted
+from demp.train.stopping import ASKED, TrainingInterrupted
 
 NEWS_SECONDS = 0.5
 """Between two words on the steps of a job."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+ORPHAN_SECONDS = 60.0
+"""That a process may take to end after its coordinator did."""
 
 
 class Worker:
-    """One such process. Signals of a terminal do not reach it.
+    """One such process (`demp.sweep.pool.Hand`). Signals of a terminal do not reach it."""
 
-    What it says arrives in ``news`` as (worker, event); an event is a dict with ``step`` and ``total``, or ``record``,
-    or ``stopped``, or ``died`` (how).
-    """
-
-    def __init__(self, news: "queue.Queue[tuple[Any, dict[str, Any]]]", *, device: str = "", threads: int = 0) -> None:
+    def __init__(self, store: Store, news: News, *, device: str = "", threads: int = 0) -> None:
         self.job: Job | None = None
+        self.store = store
         self._process = subprocess.Popen(
             [sys.executable, "-m", "demp.sweep", str(threads)],
             stdin=subprocess.PIPE,
@@ -48,30 +48,30 @@ class Worker:
         self._ear = threading.Thread(target=self._listen, args=(news,), daemon=True)
         self._ear.start()
 
-    def _listen(self, news: "queue.Queue[tuple[Any, dict[str, Any]]]") -> None:
+    def _listen(self, news: News) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             news.put((self, json.loads(line)))
         code = self._process.wait()
-        news.put((self, {"died": f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"}))
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        news.put((self, {"died": how, "again": code < 0 or code == 128 + ASKED}))
 
-    def begin(self, job: Job, folder: Path, log: Path) -> None:
+    def begin(self, job: Job) -> None:
         """Take up a job."""
         assert self._process.stdin is not None
         self.job = job
-        asked = {"job": job.to_dict(), "folder": str(folder), "log": str(log)}
+        asked = {"job": job.to_dict(), "folder": str(self.store.folder(job)), "log": str(self.store.log(job))}
         with suppress(BrokenPipeError):  # it died: its last news says so
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
 
     def stop(self) -> None:
-        """Ask it to stop its job after a step, and to leave."""
+        """Stop its job after a step, and leave."""
         if self.job is not None and self._process.poll() is None:
             self._process.terminate()
-        self.dismiss()
+        self._dismiss()
 
-    def dismiss(self) -> None:
-        """There is no more for it to do."""
+    def _dismiss(self) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -81,21 +81,11 @@ class Worker:
         self._process.kill()
 
     def gone(self) -> None:
-        """Wait for its end."""
-        self.dismiss()
+        """Wait for its end, with its last news in the queue."""
+        self._dismiss()
         self._ear.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
-
-
-def surroundings(device: str, threads: int) -> dict[str, str]:
-    """The environment of a worker: it sees one device, the one that it is for."""
-    found = dict(os.environ) | ({name: str(threads) for name in THREADS} if threads else {})
-    kind, _, index = device.partition(":")
-    if kind == "cuda" and index:
-        seen = found.get("CUDA_VISIBLE_DEVICES", "")
-        found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(index)] if seen else index
-    return found
 
 
 class Beacon(Observer):
@@ -110,14 +100,27 @@ class Beacon(Observer):
 
     def step(self, run: Run, seconds: float) -> None:
         """Where it is, now and then."""
-        now = time.monotonic()
-        if now - self.last >= NEWS_SECONDS:
-            self.last = now
+        at = time.monotonic()
+        if at - self.last >= NEWS_SECONDS:
+            self.last = at
             self.say({"step": run.step, "total": run.total_steps})
 
     def asks_to_stop(self) -> bool:
         """Is the parent another one?"""
         return os.getppid() != self.parent
+
+
+def leave_when_orphaned() -> None:
+    """A thread that ends this process some time after its coordinator: other work than training asks nobody."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(NEWS_SECONDS)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -144,6 +147,7 @@ def main(threads: int) -> int:
     os.dup2(2, 1)
     if threads:
         torch.set_num_threads(threads)
+    leave_when_orphaned()
 
     def say(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
@@ -155,6 +159,5 @@ def main(threads: int) -> int:
                 record = carry_out(Job.from_dict(asked["job"]), Path(asked["folder"]), [Beacon(say)])
             say({"record": record})
         except TrainingInterrupted as stop:
-            say({"stopped": stop.exit_code})
             return stop.exit_code
     return 0

@@ -20,6 +20,7 @@ from demp.train.parts import (
     DataConfig,
     MethodConfig,
     ModelConfig,
+    MonitorConfig,
     OptimizerConfig,
     ScheduleConfig,
     at_least,
@@ -34,6 +35,7 @@ __all__ = [
     "DataConfig",
     "MethodConfig",
     "ModelConfig",
+    "MonitorConfig",
     "OptimizerConfig",
     "ScheduleConfig",
     "TrainConfig",
@@ -62,6 +64,8 @@ class TrainConfig:
     """The learning rate over time."""
     method: MethodConfig = field(default_factory=MethodConfig)
     """The pruning."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """Dead neurons over time; off unless it says how often."""
     steps: int = 0
     """Optimizer steps of the run; 0 counts epochs instead."""
     epochs: float = 0.0

@@ -193,8 +193,12 @@ class Data:
         """
         size = self.config.probe_size
         count = max(self.config.probe_batches, len(self.train) // size) if whole else self.config.probe_batches
-        rows = torch.randperm(len(self.train), generator=generator("cpu", check_seed, "probe"))[: size * count]
-        for part in rows.split(size):
+        yield from self.drawn(size * count, generator("cpu", check_seed, "probe"))
+
+    def drawn(self, count: int, draw: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many un-augmented training examples with their labels, or all there are, ``probe_size`` at a time."""
+        rows = torch.randperm(len(self.train), generator=draw)[:count]
+        for part in rows.split(self.config.probe_size):
             mine = part[self._mine]
             if len(mine):
                 labels = self.train.labels[mine.to(self.train.labels.device)].to(self.device)

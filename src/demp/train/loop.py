@@ -20,7 +20,7 @@ from torch import nn
 import demp
 from demp import ranks
 from demp.errors import UsageError
-from demp.train import checkpoint, launch, sinks
+from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.losses import TrainingDiverged
 from demp.train.observer import Observer
@@ -57,7 +57,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     config = replace(config, device=resolve_device(config.device))
     observers = [*observers, *sinks.watchers(config)]
     with launch.joined(config.device) as group:
-        if ranks.any_of(launch.restarted(), group) and _is_same_run(config):
+        if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
             return _continued(config.out, observers, group)
         run = Run(config, group)
         with ranks.together(group):
@@ -71,7 +71,7 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResu
     folder = RunFolder.open(path)
     observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
     with launch.joined(resolve_device(folder.config().device)) as group:
-        if folder.summary() is not None and not ranks.any_of(launch.restarted(), group):
+        if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
             raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
         return _continued(path, observers, group)
 
@@ -131,6 +131,8 @@ class _Session:
             for observer in self.observers:
                 observer.start(self.run)
             self._cuts(self.run.before)
+            if not self.run.step:
+                self._look()
             with stop_signals() as stop:
                 self._steps(stop)
                 return self._finish()
@@ -156,6 +158,7 @@ class _Session:
             own = stop() or ASKED * any(observer.asks_to_stop() for observer in self.observers)
             asked = max(ranks.gathered(own, run.group))  # a signal reaches the processes in different steps
             self._cuts(reports)
+            self._look()
             if last or run.step % every.log_every_steps == 0:
                 self._log()
             if not last and every.eval_every_steps and run.step % every.eval_every_steps == 0:
@@ -182,6 +185,11 @@ class _Session:
                 "time/images_per_s": run.config.batch_size / typical,
             }
         )
+
+    def _look(self) -> None:
+        """A line about dead neurons where one is due."""
+        if self.run.monitor.is_due():
+            self._record({"step": self.run.step, **self.run.monitor.look()})
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.folder is not None:

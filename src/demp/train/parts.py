@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from demp.activity.criteria import Criterion
 from demp.errors import UsageError
 from demp.train.schema import build
 
@@ -23,7 +24,7 @@ def check(ok: bool, name: str, value: object, remedy: str) -> None:
 
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """The value must be one of ``choices``; a near miss gets a suggestion."""
-    close = get_close_matches(value, choices, 1)
+    close = [] if value in choices else get_close_matches(value, choices, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     check(value in choices, name, value, f"choose one of {', '.join(choices)}{hint}")
 
@@ -222,7 +223,42 @@ class MethodConfig:
             return
         from demp import methods
 
-        meant_dense = get_close_matches(self.name, (DENSE, *methods.names()), 1) == [DENSE]
+        known = methods.names()
+        meant_dense = self.name not in known and get_close_matches(self.name, (DENSE, *known), 1) == [DENSE]
         check(not meant_dense, "method.name", self.name, f"did you mean {DENSE!r}?")
         methods.find(self.name)
         build(methods.config_class(self.name), self.options, "method.options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """Dead neurons over time, in lines of their own in metrics.jsonl. The training does not change."""
+
+    every_steps: int = 0
+    """Steps between two looks, from step 0 on and at the end; 0 never looks."""
+    examples: int = 512
+    """Training pictures per look, without augmentation; 0 takes the whole training split."""
+    whole_every_steps: int = 0
+    """Steps between two looks at the whole training split besides, as ``dead/share_whole``; 0 never takes it."""
+    resample: bool = True
+    """Other pictures at every look, as a death check has; False: the same ones throughout."""
+    criterion: str = "auto"
+    """When a neuron counts as dead: auto, exact, negative-only, epsilon or sum (`demp.Criterion`)."""
+    eps: float = 0.0
+    """Threshold of ``epsilon`` and ``sum``; 0 takes theirs: 0.01 and 0."""
+    relative: bool = True
+    """``epsilon`` is measured in units of the layer's mean peak; False: absolutely, as in the paper's Fig. 1."""
+    layers: bool = True
+    """One number per layer, too."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "examples", "whole_every_steps", "eps"):
+            at_least(f"monitor.{name}", getattr(self, name), 0)
+        fits = not self.whole_every_steps or (self.every_steps > 0 and self.whole_every_steps % self.every_steps == 0)
+        remedy = "give a multiple of monitor.every_steps, which must be above 0"
+        check(fits, "monitor.whole_every_steps", self.whole_every_steps, remedy)
+        self.judged_by()
+
+    def judged_by(self) -> Criterion:
+        """The criterion."""
+        return Criterion(kind=self.criterion, eps=self.eps or None, relative=self.relative)

@@ -54,6 +54,9 @@ class PlainProgress(Observer):
         if "eval/top1" in record:
             self._say(f"{at}  {record['split']} accuracy {record['eval/top1']:.2%}")
             return
+        if "dead/share" in record:
+            self._say(f"{at}  dead neurons {record['dead/share']:.1%}")
+            return
         pace = f"{record['time/step_ms']:.1f} ms per step"
         self._say(f"{at}  loss {record['train/loss']:.4f}  {describe(record)}  {pace}")
 

@@ -20,6 +20,7 @@ from demp.train.evaluate import evaluate
 from demp.train.launch import place_of, share_of
 from demp.train.losses import LossWatch, TrainingDiverged
 from demp.train.models import build
+from demp.train.monitoring import Monitor
 from demp.train.optim import build_optimizer, lr_at, set_lr
 from demp.train.parts import ModelConfig
 from demp.train.pruning import pruner_of
@@ -94,6 +95,7 @@ class Run:
         self.losses = LossWatch(self.device)
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
+        self.monitor = Monitor(self)
         self._told = 0
         self.before = self._news()
         """Reports of what the method did before the first step."""
@@ -212,6 +214,7 @@ class Run:
             "flops_spent": self.flops_spent,
             "scoring_flops": self.scoring_flops,
             "facts": self.data.facts.to_dict(),
+            "monitor": self.monitor.state_dict(),
         }
 
     def load_state_dict(self, step: int, state: dict[str, Any]) -> None:
@@ -230,3 +233,4 @@ class Run:
         self.step, self.seconds = step, state["seconds"]
         self.flops_spent = state["flops_spent"]
         self.scoring_flops = state.get("scoring_flops", 0.0)
+        self.monitor.load_state_dict(state.get("monitor"))

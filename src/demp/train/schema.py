@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +18,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """The dataclass ``cls`` from nested ``values``; ``where`` is the path shown in errors."""
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} is {values!r}; give a table of values")
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     names = [entry.name for entry in fields(cls) if entry.init]  # pyright: ignore[reportArgumentType]
     arguments = {}
     for key, value in values.items():
@@ -26,6 +27,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             raise UsageError(f"unknown config key {path!r}; {_suggest(key, names)}")
         arguments[key] = convert(hints[key], value, path)
     return cls(**arguments)
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of the fields."""
+    return get_type_hints(cls)
 
 
 def convert(kind: Any, value: Any, path: str) -> Any:

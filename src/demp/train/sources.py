@@ -35,6 +35,10 @@ HUB: dict[str, dict[str, Any]] = {
     "imagenet-1k": {"path": "ILSVRC/imagenet-1k"},
 }
 """What `datasets.load_dataset` is asked for under each short name."""
+FOLDER_VARIABLE = "DEMP_DATA"
+"""Environment variable: a folder with a folder for each short name, where the sets are looked for before the hub."""
+FOLDER_NAMES = {"imagenette": ("imagenette", "imagenette160")}
+"""Other names that the folder of a set may have."""
 TEST_SPLIT = {"imagenet-1k": "validation"}
 """Where the split called test has no labels."""
 STORE_SIZE = {"imagenette": 160}
@@ -160,7 +164,7 @@ def _from_datasets(config: DataConfig, with_train: bool) -> Source:
 def _open(name: str) -> Any:
     """All splits that `datasets` finds under ``name``: short name, folder, file or hub name."""
     datasets = need("datasets")
-    path = Path(name).expanduser()
+    path = here(name) or Path(name).expanduser()
     local = path.exists()
     if local:
         request = _local_request(path)
@@ -180,6 +184,32 @@ def _open(name: str) -> Any:
     except datasets.exceptions.DatasetGenerationError as error:
         cause = _first_line(error.__cause__ or error)
         raise UsageError(f"data set {name}: a file in it cannot be read: {cause}") from error
+
+
+def here(name: str) -> Path | None:
+    """The folder of a set with a short name on this machine, if the environment says where sets are."""
+    parent = os.environ.get(FOLDER_VARIABLE, "")
+    if not parent or name not in HUB:
+        return None
+    folders = [Path(parent).expanduser() / folder for folder in FOLDER_NAMES.get(name, (name,))]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def find(name: str) -> None:
+    """Raise a sentence that says where to get it unless the set can be opened; a large one is fetched."""
+    if name == "digits":
+        need("sklearn.datasets")
+        return
+    try:
+        _open(name)
+    except UsageError as error:
+        if name not in HUB:
+            raise
+        folder = " or ".join(FOLDER_NAMES.get(name, (name,)))
+        raise UsageError(
+            f"the data set {name} is not at hand ({error}); it is {HUB[name]['path']} on the hub: go online once, or "
+            f"put its files into a folder {folder} and name the folder above it with --data or {FOLDER_VARIABLE}"
+        ) from None
 
 
 def _local_request(path: Path) -> dict[str, Any]:

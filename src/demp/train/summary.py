@@ -20,7 +20,8 @@ def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: P
     scorings. ``weight_sparsity`` is of removed weights; ``masked_share`` of those that are there and held at zero.
     ``file_bytes`` is the size of the file of weights.
     """
-    now, dense, config = demp.cost(run.model, run.example), run.dense_cost, run.config
+    graph = demp.trace(run.model, run.example)
+    now, dense, config = demp.cost(run.model, run.example, graph=graph), run.dense_cost, run.config
     examples = run.step * config.batch_size
     masked = 0 if run.pruner is None else run.pruner.masks.masked()
     summary = {
@@ -43,7 +44,7 @@ def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: P
         "weight_sparsity": 1 - now.parameters / dense.parameters,
         "weights_masked": masked,
         "masked_share": masked / dense.parameters,
-        "flops_if_zeros_were_free": flops_if_zeros_were_free(run.model, run.example),
+        "flops_if_zeros_were_free": flops_if_zeros_were_free(run.model, run.example, graph=graph),
         "train_flops": run.flops_spent,
         "scoring_flops": run.scoring_flops,
         "train_flops_dense": float(FORWARD_AND_BACKWARD * dense.flops * examples),

@@ -1,0 +1,82 @@
+"""What became of the dead: shares, overlap with the dead of earlier looks, revivals (paper, App. C)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demp.activity.probe import Verdict
+from demp.graph import NeuronGraph
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """One layer in one snapshot."""
+
+    width: int
+    dead: int
+    revived: int
+    """Neurons that were dead in the snapshot before and are alive now."""
+
+    @property
+    def dead_share(self) -> float:
+        """Dead neurons over width."""
+        return self.dead / self.width if self.width else 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Who is dead at one moment. A neuron that was removed counts as dead; widths are those of the dense network."""
+
+    batches: int
+    examples: int
+    layers: dict[str, LayerActivity]
+    dead_share: float
+    overlap: float
+    """|X & Y| / min(|X|, |Y|), X every neuron that was dead in an earlier snapshot, Y those dead now (Sokar et al.
+    2023, as in App. C); nan while either is empty."""
+    revived: int
+    still: float = math.nan
+    """|X & Y| / |X|: of all that were ever dead, the share that is dead now, as the authors' code computes it for
+    Fig. 8; nan while nobody was."""
+
+
+class Deaths:
+    """The dead sets of one network over time, in dense numbering."""
+
+    def __init__(self, graph: NeuronGraph) -> None:
+        self._graph = graph
+        self._ever = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
+        self._last = {name: flags.clone() for name, flags in self._ever.items()}
+
+    def add(self, verdict: Verdict, gone: Tensor) -> Snapshot:
+        """The snapshot of a verdict on the network from which the classes ``gone`` were removed."""
+        layers, meet = {}, 0
+        before = sum(int(flags.sum()) for flags in self._ever.values())
+        for layer in self._graph.layers:
+            name, dead = layer.name, verdict.dead[layer.name] | gone[layer.classes]
+            layers[name] = LayerActivity(layer.width, int(dead.sum()), int((self._last[name] & ~dead).sum()))
+            meet += int((self._ever[name] & dead).sum())
+            self._ever[name] |= dead
+            self._last[name] = dead
+        now, width = (sum(values) for values in zip(*((at.dead, at.width) for at in layers.values()), strict=True))
+        return Snapshot(
+            verdict.batches,
+            verdict.examples,
+            layers,
+            now / width if width else 0.0,
+            meet / min(before, now) if before and now else math.nan,
+            sum(layer.revived for layer in layers.values()),
+            meet / before if before else math.nan,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors only."""
+        return {"ever": dict(self._ever), "last": dict(self._last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a saved run was."""
+        self._ever = {name: flags.bool().cpu() for name, flags in state["ever"].items()}
+        self._last = {name: flags.bool().cpu() for name, flags in state["last"].items()}

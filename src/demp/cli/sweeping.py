@@ -1,0 +1,75 @@
+"""What the commands share that carry out many runs: where, how many at once, for how long."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+
+from demp.cli.base import Flag, Names, Number, Text, Training
+from demp.errors import UsageError
+from demp.sweep import Outcome, Sweep
+from demp.sweep.devices import kind_of
+from demp.sweep.sweep import HERE
+from demp.train.config import TrainConfig
+from demp.train.run import resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeping(Training):
+    """Flags of many runs."""
+
+    devices: Names = ""
+    """Devices, each with processes of its own: cuda:0,cuda:1"""
+    jobs: int = 1
+    """Processes per device, or at once (with one thread each on a CPU)."""
+    on: Text = HERE
+    """here, or ray: on the Ray cluster at RAY_ADDRESS, or on one of this machine."""
+    budget_minutes: Number = None
+    """Stop after so many minutes; the same command goes on later."""
+    retry: Flag = False
+    """Try again what failed."""
+
+    def places(self) -> list[str]:
+        """The devices by name."""
+        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
+        if devices and self.device:
+            raise UsageError("--device and --devices both say where to train; give one of them")
+        return devices
+
+    def placed(self, config: TrainConfig) -> TrainConfig:
+        """The config with its device decided: that of --devices, or this machine's; a cluster may have another."""
+        elsewhere = self.on != HERE and config.device != "auto"
+        device = kind_of(self.places()) or (config.device if elsewhere else resolve_device(config.device))
+        return config.merged({"device": device})
+
+    def carry_out(self, sweep: Sweep, console: Console) -> Outcome:
+        """Do what is missing, with a live view where there is a terminal."""
+        bars = console.is_terminal and not self.devices and self.jobs == 1 and self.on == HERE
+        with status_line(console, off=bars) as status:
+            return sweep.go(
+                devices=self.places(),
+                jobs=self.jobs,
+                on=self.on,
+                minutes=self.budget_minutes,
+                view=self.view if bars else None,
+                say=lambda text: console.print(text, markup=False, highlight=False),
+                status=status,
+            )
+
+
+@contextmanager
+def status_line(console: Console, *, off: bool) -> Iterator[Callable[[str], None] | None]:
+    """On a terminal a line at the bottom that is kept up to date."""
+    if off or not console.is_terminal:
+        yield None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(escape(text))
+
+
+def told(skipped: list[str]) -> str:
+    """How many lines were no results, and where the first of them are."""
+    more = f", and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return f"{len(skipped)} lines of the results were skipped: {'; '.join(skipped[:3])}{more}"

@@ -1,0 +1,198 @@
+"""JSON lines as runs and sweeps leave them: streamed, and whatever is no record is skipped, counted and named."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+NAMED = 5
+"""Line numbers of one file that are named; the rest is counted."""
+WHOLE_BYTES = 512 * 1024
+"""A file up to this size is read line by line also where a look would do."""
+BLOCK_BYTES = 4 * 2**20
+LARGEST = 1e40
+"""Numbers beyond are faults of whoever wrote them: nothing that is measured comes near."""
+LOOKS = 64
+"""Lines that a look at a long file takes, evenly spread."""
+
+
+@dataclass
+class Fault:
+    """What one file has that is no record."""
+
+    file: str
+    reason: str
+    count: int = 0
+    numbers: list[int] = field(default_factory=list)
+    """The first line numbers, from 1; empty where the whole file is meant."""
+
+    def __str__(self) -> str:
+        if not self.numbers:
+            return f"{self.file}: {self.reason}"
+        more = ", ..." if self.count > len(self.numbers) else ""
+        lines = f"line{'s' * (self.count > 1)} {', '.join(map(str, self.numbers))}{more}"
+        return f"{self.file}: {lines}: {self.reason}"
+
+
+class Skipped:
+    """All that was left out, by file and reason."""
+
+    def __init__(self) -> None:
+        self._faults: dict[tuple[str, str], Fault] = {}
+
+    def add(self, file: Path, reason: str, number: int | None = None) -> None:
+        """One line of a file, or the file."""
+        fault = self._faults.setdefault((str(file), reason), Fault(str(file), reason))
+        fault.count += 1
+        if number is not None and len(fault.numbers) < NAMED:
+            fault.numbers.append(number)
+
+    def merge(self, faults: list[Fault]) -> None:
+        """What another process found."""
+        for fault in faults:
+            self._faults[fault.file, fault.reason] = fault
+
+    @property
+    def faults(self) -> list[Fault]:
+        """By file."""
+        return sorted(self._faults.values(), key=lambda fault: (fault.file, fault.numbers))
+
+    @property
+    def lines(self) -> int:
+        """How many lines."""
+        return sum(fault.count for fault in self._faults.values() if fault.numbers)
+
+
+Check = Callable[[Record], str]
+"""Why an object is no record of the kind that is wanted; empty where it is one."""
+
+
+def any_object(_: Record) -> str:
+    """Every JSON object will do."""
+    return ""
+
+
+def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator[Record]:
+    """Every record of a file, one at a time; a file that is not there has none."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        skipped.add(path, f"cannot be read ({error.strerror})")
+        return
+    with file:
+        for number, line in enumerate(file, 1):
+            record, reason = parsed(line, check)
+            if record is not None:
+                yield record
+            elif reason:
+                skipped.add(path, reason, number)
+
+
+def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
+    """The record in a line, or why there is none; an empty line is no fault."""
+    if not line.strip():
+        return None, ""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, "half-written" if not line.endswith(b"\n") else "not JSON"
+    if not isinstance(record, dict):
+        return None, "no JSON object"
+    reason = check(record)
+    return (None, reason) if reason else (record, "")
+
+
+def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object) -> list[Record]:
+    """A file of any length at the price of reading it: the lines with ``wanted``, the last, and some others.
+
+    A short file, and one whose lines do not all look like objects, is read line by line.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        size = 0
+    seen = looked(path, size, wanted, check) if size > WHOLE_BYTES else None
+    return list(records(path, skipped, check)) if seen is None else seen
+
+
+def looked(path: Path, size: int, wanted: bytes, check: Check) -> list[Record] | None:
+    """The records of a look; None where some line does not begin as an object and end as one."""
+    stride, due = size / LOOKS, 0.0
+    found: list[Record] = []
+    with path.open("rb") as file:
+        for start, block in blocks(file):
+            if not (block.startswith(b"{") and block.endswith(b"}\n")):
+                return None
+            if block.count(b"\n") != block.count(b"}\n{") + 1:
+                return None
+            picked = {line_start(block, len(block) - 1)}
+            while due < start + len(block):
+                picked.add(line_start(block, max(0, int(due) - start)))
+                due += stride
+            at = block.find(wanted)
+            while at >= 0:
+                picked.add(line_start(block, at))
+                at = block.find(wanted, at + len(wanted))
+            for at in sorted(picked):
+                record, reason = parsed(block[at : block.find(b"\n", at) + 1], check)
+                if reason:
+                    return None
+                if record is not None:
+                    found.append(record)
+    return found
+
+
+def blocks(file: Any) -> Iterator[tuple[int, bytes]]:
+    """Whole lines at a time: where they begin in the file, and their bytes."""
+    start = 0
+    while block := file.read(BLOCK_BYTES):
+        if not block.endswith(b"\n"):
+            block += file.readline()
+        yield start, block
+        start += len(block)
+
+
+def line_start(block: bytes, at: int) -> int:
+    """Where the line begins that holds position ``at``."""
+    return block.rfind(b"\n", 0, at) + 1
+
+
+def read_json(path: Path, skipped: Skipped) -> Record:
+    """An object from a JSON file; empty, and named, where there is none."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        skipped.add(path, f"cannot be read ({error.strerror})")
+        return {}
+    except (ValueError, RecursionError):
+        skipped.add(path, "not JSON")
+        return {}
+    if not isinstance(values, dict):
+        skipped.add(path, "no JSON object")
+        return {}
+    return values
+
+
+def number(values: Mapping[str, Any], name: str) -> float | None:
+    """A number that a run can have, or None."""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST else None  # nor nan
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old one or the new one, never a part."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""Who survives: neurons that remain, by setting; and of one run, whether the dead stay dead."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from demp.report.groups import Group
+from demp.report.pictures.looks import Looks, whole_percent
+from demp.report.runs import DENSE, Run, before
+from demp.report.scales import Scale, scale, spread
+from demp.report.svg import Figure, Frame, Panel, headed, picture, polyline, stairs, text
+from demp.report.thin import Point
+from demp.report.words import digits, percent, short
+
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300.0, 52.0, 14.0, 30.0, 46.0
+GRID = 80
+"""Places in time at which seeds are averaged."""
+LABELLED = 14
+"""Lines that carry their names."""
+NAME, LETTER = 25, 7.4
+"""Letters of a name, and the width of one."""
+MOST = 60
+"""Settings in one picture."""
+SHARES = (
+    ("dead/share", "dead, of all neurons", "s3"),
+    ("dead/overlap", "overlap with all that were ever dead", "s0"),
+    ("dead/still", "still dead, of all that were ever dead", "s2"),
+)
+"""What a monitor says at each look; neurons that were removed count as dead. Overlap: the dead now that were dead at an
+earlier look, over the smaller of the two sets (App. C)."""
+REVIVED = "dead/revived"
+"""How many neurons that were dead at the look before are alive now."""
+
+
+def alive_share(run: Run) -> list[Point]:
+    """Neurons left over the dense network's, over time."""
+    dense, points = run.value("neurons_dense"), run.series.get("prune/neurons_alive", [])
+    if run.cuts:
+        end = max(run.step, run.cuts[-1].step)
+        points = [*(Point(cut.step, cut.neurons) for cut in run.cuts), Point(end, run.cuts[-1].neurons)]
+    elif points and 0 in listed(run.outcome.get("cut_steps")):
+        points = [Point(0, points[0].value), *points]
+    return [Point(step, value / dense) for step, value in points] if dense else []
+
+
+def listed(value: Any) -> list[Any]:
+    """A list, or an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def averaged(curves: Sequence[list[Point]], last: float) -> list[tuple[float, float]]:
+    """The mean of stairs on a grid; each begins at one."""
+    places = [last * at / GRID for at in range(GRID + 1)]
+    return [(at, statistics.fmean(1.0 if (v := before(c, at)) is None else v for c in curves)) for at in places]
+
+
+def survival(groups: list[Group], looks: Looks) -> Figure | None:
+    """Neurons that remain over time, a line for every setting; None where that is not known."""
+    known = [
+        (g, curves) for g in groups if g.method != DENSE and (curves := [c for r in g.runs if (c := alive_share(r))])
+    ]
+    if not known:
+        return None
+    shown = known[:MOST]
+    last = max(curve[-1].step for _, curves in shown for curve in curves)
+    means = [(group, averaged(curves, last)) for group, curves in shown]
+
+    def draw(width: float) -> str:
+        named = width > 600 and len(means) <= LABELLED
+        room = 14 + LETTER * max(len(headed(group.name, NAME)) for group, _ in means)
+        x = Scale(0, last or 1, LEFT, width - (room if named else RIGHT))
+        lowest = min(value for _, mean in means for _, value in mean)
+        frame = Frame(width, HEIGHT, x, scale([lowest, 1.0], HEIGHT - BOTTOM, TOP, pad=0.03))
+        parts = [frame.axes(short, whole_percent, "step", "neurons that remain")]
+        if named:
+            ends = [frame.y(mean[-1][1]) + 4 for _, mean in means]
+            for (group, _), y in zip(means, spread(ends, 14, TOP, HEIGHT - BOTTOM), strict=True):
+                parts.append(text(x.end + 6, y, headed(group.name, NAME), kind=f"t {looks.kind(group.method)}"))
+        for group, mean in means:
+            places = [(frame.x(at), frame.y(value)) for at, value in mean]
+            said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
+            parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=said))
+        return picture(width, HEIGHT, "".join(parts), "Neurons that remain against the step")
+
+    fewest, mean = min(means, key=lambda one: one[1][-1][1])
+    kept = mean[-1][1]
+    gone = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
+    when = f"after {percent(gone / last, 0)} of the run" if gone and last else "before training"
+    more = f" The first {MOST} of {len(known)} settings are shown." if len(known) > MOST else ""
+    answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes is gone {when}.{more}"
+    methods = [group.method for group, _ in means]
+    note = "Means over seeds; dense is at 100 %."
+    return Figure("survival", "When do neurons go?", answer, (Panel(draw),), looks.legend(methods), note)
+
+
+def revival(run: Run) -> Figure | None:
+    """Do dead neurons stay dead? None where the run had no monitor."""
+    known = [(words, kind, points) for name, words, kind in SHARES if len(points := run.series.get(name, [])) > 1]
+    back = run.series.get(REVIVED, [])
+    if len(back) < 2 and not run.series.get("dead/overlap"):
+        return None
+    panels, legend = [], tuple((f"{kind} 4", words) for words, kind, _ in known)
+    if known:
+        panels.append(Panel(lambda width: lines(known, width, "share of neurons", whole_percent), half=True))
+    if len(back) > 1:
+        counted = [("alive again", "s1", back)]
+        panels.append(
+            Panel(lambda width: lines(counted, width, "neurons dead at the look before, alive now"), half=True)
+        )
+    return Figure("revival", "Do the dead stay dead?", revived(run), tuple(panels), legend)
+
+
+Known = Sequence[tuple[str, str, list[Point]]]
+
+
+def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], str] = short) -> str:
+    """Series of a monitor, from zero."""
+    last = max(points[-1].step for _, _, points in known)
+    values = [point.value for _, _, points in known for point in points]
+    x = Scale(0, last or 1, LEFT, width - RIGHT)
+    frame = Frame(width, HEIGHT, x, scale([0.0, *values], HEIGHT - BOTTOM, TOP, zero=True))
+    parts = [frame.axes(short, y_words, "step", y_label)]
+    for words, kind, points in known:
+        said = f"{words}\n{y_words(points[-1].value)} at step {digits(points[-1].step, 0)}"
+        places = [(frame.x(step), frame.y(value)) for step, value in points]
+        parts.append(polyline(places, f"line {kind}", data_t=said))
+    return picture(width, HEIGHT, "".join(parts), f"{y_label} against the step")
+
+
+def revived(run: Run) -> str:
+    """The answer."""
+    said, back = [], run.series.get(REVIVED, [])
+    still, overlap = run.series.get("dead/still", []), run.series.get("dead/overlap", [])
+    if still:
+        said.append(f"{percent(still[-1].value, 0)} of the neurons that were ever dead are dead in the end.")
+    elif overlap:
+        said.append(f"The dead in the end overlap by {percent(overlap[-1].value, 0)} with all that were dead before.")
+    if back and max(point.value for point in back) == 0:
+        said.append("No dead neuron came back to life between two looks.")
+    elif back:
+        worst = max(back, key=lambda point: point.value)
+        said.append(
+            f"{digits(statistics.fmean(point.value for point in back))} neurons came back to life between two looks "
+            f"on average, at most {digits(worst.value, 0)} (by step {digits(worst.step, 0)})."
+        )
+    return " ".join(said)

@@ -1,0 +1,143 @@
+"""Figures and tables of the paper as `demp study` leaves them: claims, the paper's number beside ours, table, picture.
+
+``results/SCALE/STUDY.json``: ``schema``, ``id``, ``title``, ``section``, ``remark``, ``scale``, ``planned``, ``done``,
+``claims`` (``sentence``, ``paper``, ``ours``, ``holds``: true, false, or null where our runs do not say), ``table``
+(``headings``, ``rows``, ``notes``) and ``files``, of which a picture lies beside it; ``STUDY.jsonl`` holds its runs.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demp.errors import UsageError
+from demp.report.lines import Record, Skipped, number, read_json
+
+SCHEMA = 1
+RESULTS = "results"
+"""Where `demp study` keeps what it found."""
+SCALES = ("paper", "cpu", "smoke")
+"""The most telling one first."""
+VERDICTS = {True: "holds", False: "does not hold", None: "open"}
+NAMES = re.compile(r"fig\d+|table\d+|theory")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that numbers can contradict."""
+
+    study: str
+    sentence: str
+    paper: str
+    ours: str
+    holds: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return VERDICTS[self.holds]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One figure or table of the paper."""
+
+    id: str
+    title: str
+    section: str
+    scale: str
+    remark: str
+    runs: str
+    """How many of how many."""
+    claims: tuple[Claim, ...]
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    picture: bytes = b""
+    """As SVG."""
+
+
+def is_study(file: Path) -> bool:
+    """Is this the summary of a study, by its name?"""
+    return file.suffix == ".json" and file.is_file() and (NAMES.fullmatch(file.stem) is not None)
+
+
+def place_of(name: str) -> Path:
+    """Where the results of a study are, by its id: those of the largest scale at hand.
+
+    Raises:
+        UsageError: there are none.
+    """
+    for scale in SCALES:
+        for kind in ("json", "jsonl"):
+            file = Path(RESULTS, scale, f"{name}.{kind}")
+            if file.is_file():
+                return file
+    raise UsageError(f"there are no results of {name} in {RESULTS}; make them with: demp study {name}")
+
+
+def read_study(file: Path, skipped: Skipped) -> Study | None:
+    """The summary of a study; None where the file is none."""
+    values = read_json(file, skipped)
+    if not values:
+        return None
+    entries = values.get("claims")
+    if values.get("schema") != SCHEMA or not isinstance(entries, list):
+        skipped.add(file, f"no study of schema {SCHEMA}")
+        return None
+    name = text(values.get("id")) or file.stem
+    done, planned = number(values, "done"), number(values, "planned")
+    table = values.get("table") if isinstance(values.get("table"), dict) else {}
+    return Study(
+        id=name,
+        **{key: text(values.get(key)) for key in ("title", "section", "scale", "remark")},
+        runs=f"{done:.0f} of {planned:.0f} runs" if done is not None and planned is not None else "",
+        claims=tuple(claims_of(name, entries, file, skipped)),
+        **table_of(table or {}),
+        picture=picture_of(values, file),
+    )
+
+
+def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> Iterator[Claim]:
+    """Every claim; what is none is named."""
+    for index, entry in enumerate(entries, 1):
+        holds = entry.get("holds") if isinstance(entry, dict) else ""
+        if (
+            not isinstance(entry, dict)
+            or not text(entry.get("sentence"))
+            or not (holds is None or holds in (True, False))
+        ):
+            skipped.add(file, f"claim {index} is no claim")
+        else:
+            sentence, paper, ours = (text(entry.get(key)) for key in ("sentence", "paper", "ours"))
+            yield Claim(name, sentence, paper, ours, None if holds is None else bool(holds))
+
+
+def table_of(table: Record) -> dict[str, Any]:
+    """Headings, rows as long as they, notes."""
+    headings, rows, notes = (
+        table.get(key) if isinstance(table.get(key), list) else [] for key in ("headings", "rows", "notes")
+    )
+    whole = [row for row in rows or [] if isinstance(row, list) and len(row) == len(headings or [])]
+    return {
+        "headings": tuple(text(heading) for heading in headings or []),
+        "rows": tuple(tuple(text(cell) for cell in row) for row in whole),
+        "notes": tuple(text(note) for note in notes or []),
+    }
+
+
+def picture_of(values: Record, file: Path) -> bytes:
+    """Its figure, if there is one beside it."""
+    picture = file.with_suffix(".svg")
+    files = values.get("files")
+    if isinstance(files, list) and picture.name in files and picture.is_file():
+        return picture.read_bytes()
+    return b""
+
+
+def text(value: Any) -> str:
+    """What a reader sees of a value."""
+    if value is None or isinstance(value, dict | list):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,73 @@
+"""What the pictures of all studies share: style, panels, lines with a band over seeds."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from demp.compare.picture import COLOURS, INK, MARKERS, SOFT, STYLE
+from demp.train.extras import need
+
+__all__ = ["COLOURS", "INK", "MARKERS", "SOFT", "band", "frame", "legend", "looks", "panels", "save"]
+
+PANEL = (4.3, 3.5)
+"""Inches of one panel."""
+
+
+def panels(columns: int, rows: int = 1, *, share_x: bool = False, share_y: bool = False) -> tuple[Any, list[Any]]:
+    """A figure, and its axes row by row."""
+    size = (PANEL[0] * columns, PANEL[1] * rows)
+    figure = need("matplotlib.figure", "report").Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
+    return figure, list(grid.flatten())
+
+
+def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each line, told apart with any colour vision."""
+    pairs = zip(dict.fromkeys(names), cycle(COLOURS), cycle(MARKERS), strict=False)
+    return {name: {"color": colour, "marker": marker} for name, colour, marker in pairs}
+
+
+def band(axes: Any, x: Sequence[float], values: Sequence[Sequence[float]], look: Mapping[str, Any], label: str) -> None:
+    """A line through the means over seeds at each ``x``; a band of one standard deviation where there are several."""
+    points = sorted(zip(x, values, strict=True), key=lambda point: point[0])
+    xs, means = [p for p, _ in points], [statistics.fmean(v) for _, v in points]
+    axes.plot(xs, means, **look, linewidth=1.3, markersize=4, label=label)
+    if any(len(v) > 1 for v in values):
+        spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for _, v in points]
+        low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(xs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def frame(axes: Any, title: str, x: str, y: str = "") -> None:
+    """Title, labels, a quiet grid."""
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis="y", color=SOFT, alpha=0.2, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(figure: Any) -> None:
+    """One legend below all panels: every label once."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        where = {"loc": "outside lower center", "ncols": min(6, len(found)), "frameon": False}
+        figure.legend(found.values(), found.keys(), **where)
+
+
+def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
+    """stem.svg and stem.png of the figure that ``draw`` makes in the common style; none if it makes none."""
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    with need("matplotlib", "report").rc_context(STYLE):
+        figure = draw()
+        if figure is None:
+            return []
+        for file in files:
+            metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
+            figure.savefig(file, dpi=160, metadata=metadata)
+    return files

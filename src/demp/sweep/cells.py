@@ -1,0 +1,40 @@
+"""Numbers over seeds, and as a table shows them."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+NONE = "–"
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean of what there is."""
+    return statistics.fmean(values) if values else None
+
+
+def share(value: float | None) -> str:
+    """0.1234 -> 12.3 %."""
+    return NONE if value is None else f"{100 * value:.1f} %"
+
+
+def ratio(value: float | None) -> str:
+    """Three digits behind the point."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of shares, in percent."""
+    middle, wide = mean(values), spread(values)
+    if middle is None:
+        return NONE
+    return f"{100 * middle:.2f}{'' if wide is None else f' ± {100 * wide:.2f}'} %"
+
+
+def text(value: Any) -> str:
+    """A value in a few characters."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,86 @@
+"""The dead neurons of a run over time: looks at it between two steps, and changes nothing in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+import demp
+from demp import ranks, wrappers
+from demp.activity import Deaths, Verdict, agreed, probe
+from demp.train.seeds import generator
+
+if TYPE_CHECKING:
+    from demp.train.run import Run
+
+SHARE, WHOLE = "dead/share", "dead/share_whole"
+
+
+class Monitor:
+    """Judges death on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self.config = run, run.config.monitor
+        if not self.config.every_steps:
+            return
+        self._graph = demp.trace(run.model, run.example) if run.pruner is None else run.pruner.graph
+        self._deaths = Deaths(self._graph)
+
+    def is_due(self) -> bool:
+        """Is a look due now, between two steps?"""
+        every, step = self.config.every_steps, self._run.step
+        return bool(every) and (step % every == 0 or step == self._run.total_steps)
+
+    def look(self) -> dict[str, float]:
+        """The metrics of docs/files.md; among several ranks all must ask, and all hear the same."""
+        if self._run.group is not None:
+            wrappers.share_buffers([self._run.trained])
+        found = self._deaths.add(self._verdict(self.config.examples), self._gone())
+        news = {
+            SHARE: found.dead_share,
+            "dead/neurons": sum(layer.dead for layer in found.layers.values()),
+            "dead/overlap": found.overlap,
+            "dead/still": found.still,
+            "dead/revived": found.revived,
+        }
+        whole = self.config.whole_every_steps
+        if whole and (self._run.step % whole == 0 or self._run.step == self._run.total_steps):
+            news[WHOLE] = self._share(self._verdict(0))
+        if self.config.layers:
+            news |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
+        return {name: value for name, value in news.items() if not math.isnan(value)}
+
+    def _gone(self) -> Tensor:
+        return self._graph.nothing_gone() if self._run.pruner is None else self._run.pruner.gone
+
+    def _verdict(self, examples: int) -> Verdict:
+        """Who is dead now on so many pictures; 0 are all."""
+        run = self._run
+        with ranks.together(run.group):
+            mine = probe(run.model, self._graph, self._gone(), self._pictures(examples), self.config.judged_by())
+        return agreed(mine, run.group)
+
+    def _pictures(self, examples: int) -> Iterator[Any]:
+        run = self._run
+        at = (run.step,) if self.config.resample else ()
+        draw = generator("cpu", run.config.seed, "monitor", *at)
+        for x, _ in run.data.drawn(examples or run.data.facts.train_size, draw):
+            yield (run.placed(x),)
+
+    def _share(self, verdict: Verdict) -> float:
+        """Dead and removed neurons over those of the dense network."""
+        gone = self._gone()
+        dead = sum(int((verdict.dead[layer.name] | gone[layer.classes]).sum()) for layer in self._graph.layers)
+        return dead / max(1, self._graph.neurons())
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Who has ever been dead; None while off."""
+        return self._deaths.state_dict() if self.config.every_steps else None
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on where a saved run was."""
+        if state is not None:
+            self._deaths.load_state_dict(state)

@@ -1,0 +1,13 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def work_is_found(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setenv("PYTHONPATH", HERE, prepend=":")
+    monkeypatch.delitem(sys.modules, "sweepwork", raising=False)

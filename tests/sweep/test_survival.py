@@ -1,0 +1,193 @@
+"""Sweeps that lose a process, share a folder, or are stopped: nothing is lost, nothing is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sweepjobs import CONFIG, held, job, numbers
+
+from demp import records
+from demp.errors import UsageError
+from demp.sweep import Store, Sweep, sweep, training
+from demp.sweep.claims import Claims
+from demp.sweep.devices import VISIBLE, places_on, surroundings, threads_for
+from demp.sweep.presence import Presence
+from demp.train import Observer, checkpoint
+from demp.train.runfolder import read_lines
+
+LEADER = """
+import json, sys
+from demp.sweep import Job, Sweep
+asked = json.loads(sys.stdin.read())
+sweep = Sweep(asked["path"], [Job.from_dict(one) for one in asked["jobs"]])
+outcome = sweep.go(jobs=asked["at_once"], say=lambda text: print(text, file=sys.stderr, flush=True))
+print(outcome.left)
+"""
+SAME = ("eval/loss", "parameters", "train_flops", "cut_steps", "neurons")
+
+
+def leader(path, jobs, at_once=1):
+    """Another process that leads the sweep."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdin.write(json.dumps({"path": str(path), "jobs": [one.to_dict() for one in jobs], "at_once": at_once}))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def wait(condition):
+    until = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def lines(path):
+    """Every line of results, by file."""
+    return {file.name: read_lines(file) for file in (path / "results").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What trainings come to that nothing interrupts."""
+    path = tmp_path_factory.mktemp("straight")
+    jobs = [training(f"s{seed}", CONFIG.merged({"seed": seed}), labels={}) for seed in (0, 1)]
+    return {record["name"]: {name: record[name] for name in SAME} for record in Sweep(path, jobs).go().records}
+
+
+def test_a_killed_leader_is_followed_by_another_and_its_runs_go_on(tmp_path, straight):
+    gate, runs = tmp_path / "gate", tmp_path / "s" / "runs"
+    jobs = held(gate, 0, 1)
+    first = leader(tmp_path / "s", jobs, 2)
+    wait(lambda: all((runs / f"s{seed}.reached").is_file() for seed in (0, 1)))
+    second = leader(tmp_path / "s", jobs, 2)
+    wait(lambda: len(list((tmp_path / "s" / "leaders").iterdir())) == 2)
+    first.kill()
+    first.communicate()
+    assert lines(tmp_path / "s") == {}
+    gate.touch()
+    out, errors = second.communicate(timeout=200)
+    assert (out, second.returncode) == ("0\n", 0), errors
+    (written,) = lines(tmp_path / "s").values()
+    assert sorted(record["name"] for record in written) == ["s0", "s1"]
+    for record in written:
+        assert record["resumed"] and {name: record[name] for name in SAME} == straight[record["name"]]
+    assert list((tmp_path / "s" / "claims").iterdir()) == []
+
+
+def test_a_killed_process_begins_its_job_again_from_its_checkpoint(tmp_path, straight):
+    gate, runs, said = tmp_path / "gate", tmp_path / "s" / "runs", []
+
+    def kill(text):
+        said.append(text)
+        if said == [text]:
+            wait(lambda: (runs / "s0.reached").is_file() and (runs / "s0.reached").read_text())
+            os.kill(int((runs / "s0.reached").read_text()), signal.SIGKILL)
+        if "begun again" in text:
+            assert checkpoint.newest(runs / "s0" / "checkpoints").name == "step-000000005.pt"
+            gate.touch()
+
+    outcome = Sweep(tmp_path / "s", held(gate, 0)).go(jobs=2, say=kill)
+    (record,) = outcome.records
+    assert {name: record[name] for name in SAME} == straight["s0"]
+    assert said[1:3] == ["[1/1] s0: its process was ended by signal 9; it is begun again", "[1/1] s0: begins"]
+
+
+def test_a_job_whose_process_is_killed_twice_is_a_failed_row(tmp_path):
+    outcome = Sweep(tmp_path / "s", [job("big", "suicidal"), *numbers(1)]).go(jobs=2)
+    by_name = {record["name"]: record for record in outcome.records}
+    log = tmp_path / "s" / "runs" / "big.log"
+    assert by_name["big"]["error"] == f"its process was ended by signal 9; {log} has what it said"
+    assert len(list((tmp_path / "s" / "runs" / "big").iterdir())) == 2
+    assert by_name["n1"]["twice"] == 2
+
+
+def test_two_leaders_share_the_work_and_each_job_is_done_once(tmp_path):
+    gate = tmp_path / "gate"
+    jobs = [job(f"m{number}", "meeting", number=number, gate=str(gate)) for number in range(6)]
+    both = [leader(tmp_path / "s", jobs, 2) for _ in range(2)]
+    claims = tmp_path / "s" / "claims"
+
+    def each_has_two():
+        owners = [json.loads(file.read_text() or "{}").get("leader") for file in claims.glob("*.1")]
+        return sorted(owners.count(name) for name in set(owners)) == [2, 2]
+
+    wait(each_has_two)
+    gate.touch()
+    ends = [process.communicate(timeout=200) for process in both]
+    assert [out for out, _ in ends] == ["0\n", "0\n"], ends
+    written = lines(tmp_path / "s")
+    assert len(written) == 2
+    everything = [record for some in written.values() for record in some]
+    assert sorted(record["name"] for record in everything) == [f"m{number}" for number in range(6)]
+    assert all(record["calls"] == 1 for record in everything)
+    for some in written.values():
+        assert len({record["leader"] for record in some}) == 1 and len(some) >= 2
+    assert list(claims.iterdir()) == []
+
+
+def test_a_run_that_another_leader_took_over_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "OTHERS_SECONDS", 0.0)
+    one = training("t", CONFIG, labels={})
+    other = Presence(tmp_path / "leaders")
+    theirs = {"schema": 1, **one.about(), "status": "done", "began": "2999", "seconds": 1.0, "by": "other"}
+
+    class Takes(Observer):
+        """While this process was paused, so that the other took it for dead."""
+
+        def __init__(self, title):
+            self.steps = 0
+
+        def step(self, run, seconds):
+            self.steps += 1
+            assert self.steps <= 3
+            if run.step == 2:
+                (claim,) = (tmp_path / "claims").iterdir()
+                claim.with_suffix(".2").write_text(json.dumps({"leader": other.name, "token": other.token}))
+                Store(tmp_path).add(theirs, other.name)
+
+    (tmp_path / "sweep.json").write_text(json.dumps({"schema": 1, "what": "a sweep", "shared": {}}))
+    outcome = Sweep(tmp_path, [one]).go(view=Takes)
+    assert [record["by"] for record in outcome.records] == ["other"]
+    assert [file.suffix for file in (tmp_path / "claims").iterdir()] == [".2"]
+    Claims(tmp_path / "claims", other).release(one)
+    other.leave()
+
+
+def test_processes_are_kept_and_have_one_thread_on_a_cpu(tmp_path):
+    jobs = [job(f"j{number}", "surrounded", number=number) for number in range(4)]
+    found = Sweep(tmp_path, jobs).go(devices=["cpu"]).records
+    assert len({record["process"] for record in found}) == 1 and found[0]["process"] != os.getpid()
+    assert {(record["threads"], record[VISIBLE], record["OMP_NUM_THREADS"]) for record in found} == {(1, "", "1")}
+
+
+def test_each_device_has_its_own_processes_that_see_nothing_else(monkeypatch):
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert surroundings("cuda:1", 0)[VISIBLE] == "1" and VISIBLE not in surroundings("cuda", 0)
+    monkeypatch.setenv(VISIBLE, "4,GPU-abc")
+    assert surroundings("cuda:1", 0)[VISIBLE] == "GPU-abc"
+    assert places_on([], 2) == ["", ""] and places_on(["cpu"], 2) == ["cpu", "cpu"]
+    monkeypatch.setattr("demp.sweep.devices.check", lambda device: None)
+    assert places_on(["cuda:0", "cuda:1"], 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    on = {device: training("t", CONFIG.merged({"device": device}), labels={}) for device in ("cpu", "cuda", "auto")}
+    assert [threads_for("", on[device]) for device in ("cpu", "cuda", "auto")] == [1, 0, 1]
+    assert threads_for("cuda:0", on["auto"]) == 0 and threads_for("", job("a")) == 1
+
+
+def test_devices_that_do_not_fit_are_refused(tmp_path):
+    one = Sweep(tmp_path, [training("t", CONFIG.merged({"device": "cuda"}), labels={})])
+    for wrong, message in (
+        ({"devices": ["cpu", "cpu"]}, "the device cpu is named twice; several processes on each device: --jobs 2"),
+        ({"devices": ["cuda:7"]}, "there is no device cuda:7 here; CUDA devices here: 0"),
+        ({"devices": ["cqu"]}, "device 'cqu' cannot be used here"),
+        ({"devices": ["cpu"]}, "the run t is for cuda, but --devices are cpu"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            one.go(**wrong)
+    assert records.read(tmp_path).found == []
