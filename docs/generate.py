@@ -17,7 +17,6 @@ from unittest import mock
 import demp
 from demp import methods, recipes
 from demp.cli import commands
-from demp.cli.base import Command
 from demp.train import TrainConfig
 from demp.train.config import SINKS
 
@@ -154,17 +153,6 @@ def _parts(kind: type, prefix: str = "") -> Iterator[tuple[str, type]]:
             yield from _parts(entry.type, f"{prefix}{entry.name}.")
 
 
-def command_names() -> list[str]:
-    """The verbs of ``demp``: classes of commands that no other builds on, by their names."""
-    waiting, found = [Command], []
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
-        if not inspect.isabstract(kind) and kind.__module__.startswith("demp.cli"):
-            found.append(kind.__name__.lower())
-    return sorted(found)
-
-
 def help_of(*arguments: str) -> str:
     """What ``demp ... --help`` prints on a terminal without colours."""
     out = io.StringIO()
@@ -180,7 +168,7 @@ def help_of(*arguments: str) -> str:
 def cli_page() -> str:
     """The help of every command."""
     parts = ["# Command line", commands_exit_codes(), f"```text\n{help_of()}\n```"]
-    for name in command_names():
+    for name in sorted(commands.COMMANDS):
         parts += [f"## demp {name}", f"```text\n{help_of(name)}\n```"]
     return _page(parts)
 

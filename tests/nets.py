@@ -429,9 +429,9 @@ def classes_of(graph: NeuronGraph, dead: Mapping[str, Any]) -> Tensor:
 def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: float = -100.0) -> None:
     """Make neurons exactly zero at every read: what makes them becomes zero.
 
-    Their biases become ``low`` where only ReLU and the like follow. In networks where something reads a norm without an
-    activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Of what a residual sum adds to its stream,
-    biases become low enough for any stream.
+    Their biases become ``low`` where only ReLU and the like follow, but for norms behind activations. In networks where
+    something reads a norm without an activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Of what a
+    residual sum adds to its stream, biases become low enough for any stream.
     """
     tensors, dying = tensors_of(model), classes_of(graph, dead)
     below = torch.ones(graph.classes, dtype=torch.bool)
@@ -449,9 +449,8 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
         if (slot.tensor, slot.axis) in readers or slot.tensor.endswith(("running_mean", "running_var")):
             continue
         for position in positions.tolist():
-            shifted = slot.tensor in producers and below[slot.classes[position]]
-            adds = summed[slot.classes[position]] and producers.get(slot.tensor) is not None
-            under = LOWEST[tensor.dtype] if adds else low
+            shifted = producers.get(slot.tensor) is not None and below[slot.classes[position]]
+            under = LOWEST[tensor.dtype] if summed[slot.classes[position]] else low
             tensor.select(slot.axis, position).fill_(under if shifted else 0.0)
 
 

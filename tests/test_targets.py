@@ -44,3 +44,24 @@ def test_a_neuron_dead_behind_one_norm_and_alive_behind_another_is_live():
     assert alive(model.bn1.weight) == [True, False, True, True]
     assert alive(model.bn2.bias) == [True] * 4
     assert alive(model.conv.weight) == [True] * 4
+
+
+def test_a_norm_behind_the_activation_is_no_witness():
+    """conv -> relu -> bn: the shift of the norm has a gradient even where the neuron is dead."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20, 2)
+    )
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0.0, -1.0  # type: ignore[index]
+    x = torch.randn(8, 3, 6, 6)
+    graph = demp.trace(model, (x,))
+    live = LiveNeurons(model, graph, mask="neuron-gradient", weights_only=False, others=True)
+    model(x).square().sum().backward()
+    live.look()
+    masks = {id(t.parameter): t.mask for t in live.targets(graph.nothing_gone())}
+    for parameter in (model[0].weight, model[0].bias):
+        mask = masks[id(parameter)]
+        assert mask is not None and mask.flatten().tolist() == [True, False, True, True]
+    norm = masks[id(model[2].bias)]
+    assert norm is not None and norm.flatten().tolist() == [True] * 4  # it speaks for itself

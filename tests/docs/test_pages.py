@@ -13,7 +13,7 @@ import pytest
 from torch import distributed
 
 from demp import methods
-from demp.cli.commands import parse
+from demp.cli.commands import COMMANDS, parse
 
 MAKEFILE = (pages.ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
@@ -176,11 +176,9 @@ def test_every_method_with_every_knob_has_its_line():
 
 def test_every_command_has_its_help():
     page = reference("cli_page")
-    names = generator().command_names()
-    listed = re.search(r"\{([a-z,]+)\}", page)
-    assert listed and sorted(listed[1].split(",")) == names
-    for name in names:
-        assert f"\nusage: demp {name} [-h]" in page
+    assert {"train", "resume", "inspect", "eval", "export", "compare", "recipes", "demo"} <= COMMANDS.keys()
+    for name in COMMANDS:
+        assert f"\n## demp {name}\n\n```text\nusage: demp {name} [-h]" in page
 
 
 def test_field_docstrings_are_those_under_the_fields():
@@ -198,12 +196,13 @@ def test_pictures_have_a_title_and_load_nothing(name):
     assert root.get("viewBox")
 
 
+@pytest.mark.timeout(900)
 def test_the_site_builds_without_warnings_and_offline(tmp_path):
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
     offline = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     done = subprocess.run(
         [*command, "-d", str(tmp_path / "doctrees"), str(pages.ROOT / "docs"), str(tmp_path / "site")],
-        env={**os.environ, **offline}, capture_output=True, text=True, timeout=280,
+        env={**os.environ, **offline}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     site = tmp_path / "site"

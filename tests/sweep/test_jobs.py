@@ -54,15 +54,6 @@ def test_every_job_is_a_line_and_one_that_fails_is_no_end(tmp_path, jobs):
     assert not list((tmp_path / "s").rglob("*.log"))
 
 
-def test_a_job_that_takes_its_process_along_is_a_row_and_the_rest_goes_on(tmp_path):
-    outcome = Sweep(tmp_path / "s", [job("bad", "leaving"), *numbers(1, 2)]).go(jobs=2)
-    by_name = {record["name"]: record for record in outcome.records}
-    log = tmp_path / "s" / "runs" / "bad.log"
-    assert by_name["bad"]["error"] == f"its process ended with code 7; {log} has what it said"
-    assert log.read_text() == "last words\n"
-    assert [by_name[name]["twice"] for name in ("n1", "n2")] == [2, 4]
-
-
 def test_what_is_done_is_not_done_again_and_an_equal_job_of_another_name_is_the_same(tmp_path):
     assert Sweep(tmp_path, numbers(1, 2)).missing == numbers(1, 2)
     first = Sweep(tmp_path, numbers(1, 2)).go().records

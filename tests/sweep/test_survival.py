@@ -99,12 +99,14 @@ def test_a_killed_process_begins_its_job_again_from_its_checkpoint(tmp_path, str
     assert said[1:3] == ["[1/1] s0: its process was ended by signal 9; it is begun again", "[1/1] s0: begins"]
 
 
-def test_a_job_whose_process_is_killed_twice_is_a_failed_row(tmp_path):
-    outcome = Sweep(tmp_path / "s", [job("big", "suicidal"), *numbers(1)]).go(jobs=2)
+def test_a_job_whose_process_is_killed_twice_or_leaves_is_a_failed_row_and_the_rest_goes_on(tmp_path):
+    outcome = Sweep(tmp_path / "s", [job("big", "suicidal"), job("bad", "leaving"), *numbers(1)]).go(jobs=2)
     by_name = {record["name"]: record for record in outcome.records}
-    log = tmp_path / "s" / "runs" / "big.log"
-    assert by_name["big"]["error"] == f"its process was ended by signal 9; {log} has what it said"
+    logs = {name: tmp_path / "s" / "runs" / f"{name}.log" for name in ("big", "bad")}
+    assert by_name["big"]["error"] == f"its process was ended by signal 9; {logs['big']} has what it said"
     assert len(list((tmp_path / "s" / "runs" / "big").iterdir())) == 2
+    assert by_name["bad"]["error"] == f"its process ended with code 7; {logs['bad']} has what it said"
+    assert logs["bad"].read_text() == "last words\n"
     assert by_name["n1"]["twice"] == 2
 
 

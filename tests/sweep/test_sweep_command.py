@@ -176,14 +176,14 @@ def test_tables_name_what_varies():
         labels = {"method": "demp", "setting": setting, "seed": seed}
         return {"name": f"r{seed}", "status": "done", "labels": labels, "eval/top1": top1, "torch": "t", **values}
 
-    records = [record(0, 0.5, lr=0.1), record(1, 0.7, lr=0.1), record(0, 0.9, lr=0.2)]
+    records = [record(0, 0.9, lr=0.2), record(0, 0.5, lr=0.1), record(1, 0.7, lr=0.1)]
     failed = {"name": "f", "status": "failed", "error": "why", "labels": {"method": "demp", "setting": {}, "seed": 0}}
     columns = dict(table.columns(table.rows([*records, failed]), "test"))
     assert list(columns) == [
         "method", "lr", "seeds", "test accuracy", "neurons removed", "weights removed", "FLOPs", "training FLOPs",
         "training, s",
     ]  # fmt: skip
-    assert columns["lr"] == ["0.1", "0.2", "–"] and columns["seeds"] == ["2", "1", "0, 1 failed"]
-    assert columns["test accuracy"] == ["60.00 ± 14.14 %", "90.00 %", "–"]
-    assert columns["training FLOPs"] == ["0.800", "0.800", "–"] and columns["training, s"] == ["2.0", "2.0", "–"]
+    assert columns["lr"] == ["–", "0.1", "0.2"] and columns["seeds"] == ["0, 1 failed", "2", "1"]
+    assert columns["test accuracy"] == ["–", "60.00 ± 14.14 %", "90.00 %"]
+    assert columns["training FLOPs"] == ["–", "0.800", "0.800"] and columns["training, s"] == ["–", "2.0", "2.0"]
     assert "Measured on: m, torch t.\n\nFailed:\n\n* f: why\n" in table.markdown([*records, failed])

@@ -22,6 +22,7 @@ from demp.train.runfolder import read_lines
 from demp.train.sinks import SINKS, Feed
 
 Line = tuple[int, dict[str, float]]
+pytestmark = pytest.mark.timeout(900)  # processes of their own, each with three libraries to import
 
 
 @pytest.fixture(scope="module")

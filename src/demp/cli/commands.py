@@ -208,23 +208,26 @@ class Demo(Command):
         return run_demo(out, steps=self.steps, seed=self.seed, console=self.console(), view=self.view)
 
 
+COMMANDS: dict[str, type[Command]] = {
+    "train": Train,
+    "resume": Resume,
+    "inspect": Inspect,
+    "eval": Eval,
+    "export": Export,
+    "compare": Compare,
+    "study": Study,
+    "sweep": SweepCommand,
+    "report": Report,
+    "recipes": Recipes,
+    "demo": Demo,
+}
+"""Every verb."""
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments ask for; tyro explains unknown flags and exits."""
-    commands = {
-        "train": Train,
-        "resume": Resume,
-        "inspect": Inspect,
-        "eval": Eval,
-        "export": Export,
-        "compare": Compare,
-        "study": Study,
-        "sweep": SweepCommand,
-        "report": Report,
-        "recipes": Recipes,
-        "demo": Demo,
-    }
     return tyro.extras.subcommand_cli_from_dict(
-        commands,
+        COMMANDS,
         prog="demp",
         description="Train a network that gets smaller while it learns.",
         args=list(arguments),

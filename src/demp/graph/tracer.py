@@ -170,7 +170,8 @@ class Tracer(TorchDispatchMode):
         self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids, certain))
         mark = self.elements.site_set(frozenset([number]))
         axes = list(labels.axes)
-        axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, axis.producer)
+        # what comes next reads a function of what the weight produced
+        axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, None)
         return Labels(tuple(axes), constant=labels.constant)
 
     def use(self, weight: str) -> int:

@@ -56,11 +56,19 @@ class Row:
 
 
 def rows(records: Records) -> list[Row]:
-    """In the order in which settings first came; trials by number."""
+    """By trial, or else by setting, whatever ended first."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(like(record["labels"]), []).append(record)
-    return sorted((row(group) for group in groups.values()), key=lambda one: -1 if one.trial is None else one.trial)
+    return sorted((row(group) for group in groups.values()), key=place)
+
+
+def place(one: Row) -> tuple[Any, ...]:
+    """Numbers before texts, each in its order."""
+    values = [
+        (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value)) for value in one.setting.values()
+    ]
+    return (-1 if one.trial is None else one.trial, one.method, *values)
 
 
 def row(group: Records) -> Row:
