@@ -45,10 +45,12 @@ class Shelf:
         """All that has ended; what is done stays, whatever failed later."""
         self.skipped.clear()
         found: dict[str, Record] = {}
-        for record in self._read([*sorted(self.folder.glob("*.jsonl")), *sorted(self.runs.glob("results/*.jsonl"))]):
+        kept = sorted(self.folder.glob("*.jsonl"))
+        for record in self._read([*kept, *sorted(self.runs.glob("results/*.jsonl"))]):
             identity = identity_of(record)
             if record["status"] == DONE or identity not in found:
                 found[identity] = record
+        self.skipped += [f"{file}: its last line is not whole" for file in kept if not ends(file)]
         return found
 
     def _read(self, files: Sequence[Path]) -> Iterable[Record]:
@@ -88,8 +90,6 @@ def lines(file: Path, skipped: list[str]) -> Iterable[Record]:
             skipped.append(f"{file}:{number} {fault}")
         else:
             yield record
-    if not ends(file):
-        skipped.append(f"{file}: its last line is not whole")
 
 
 def ends(file: Path) -> bool:
