@@ -21,7 +21,7 @@ from demp.train import TrainConfig
 from demp.train.config import SINKS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WIDTH = "100"
+WIDTH = "84"
 """Columns of the help texts."""
 
 
