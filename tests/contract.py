@@ -46,10 +46,12 @@ def options_of(name: str) -> dict[str, Any]:
     return {key: value for part in name.split("+") for key, value in OPTIONS.get(part, {}).items()}
 
 
-def parts(name: str, model: nn.Module | None = None, **given: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+def parts(
+    name: str, model: nn.Module | None = None, kind: type[torch.optim.Optimizer] = torch.optim.Adam, **given: Any
+) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     """A model, its optimizer and a pruner with this method."""
     model = network() if model is None else model
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = kind(model.parameters(), lr=1e-2)  # type: ignore[call-arg]
     defaults = {
         "example_inputs": (examples(IMAGE),), "total_steps": STEPS, "seed": 7, "loss_fn": F.cross_entropy,
         "batches": scoring_batches,

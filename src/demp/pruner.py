@@ -67,7 +67,7 @@ class Pruner:
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
-        self.optimizers = optimizers = as_optimizers(optimizer)
+        optimizers = as_optimizers(optimizer)
         if attach and len(optimizers) > 1:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
@@ -124,7 +124,7 @@ class Pruner:
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """These hold the parameters."""
         refuse_foreign_optimizer(self.model, self.graph, optimizers)
-        self.optimizers = self._shrinking.optimizers = optimizers
+        self._shrinking.optimizers = optimizers
         self._begin()
 
     def _begin(self) -> None:
@@ -139,6 +139,11 @@ class Pruner:
             for name, factor in factors.items():
                 self.model.get_parameter(name).mul_(factor)
         self.masks.put(masks, self.optimizers)
+
+    @property
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Those that hold the parameters; none yet where a trainer makes them later."""
+        return self._shrinking.optimizers
 
     @property
     def gone(self) -> Tensor:

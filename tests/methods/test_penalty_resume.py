@@ -50,9 +50,9 @@ def test_the_penalty_may_be_part_of_the_loss(name: str):
     """One step with the penalty in the loss moves every weight as the same step with it in the gradient."""
     ends = []
     for penalty_in in ("gradient", "loss"):
-        model, _, pruner = contract.parts(name, penalty_in=penalty_in, **(OPTIONS[name] | {"attach": False}))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        pruner.optimizers = (optimizer,)
+        options = OPTIONS[name] | {"attach": False, "penalty_in": penalty_in}
+        model, optimizer, pruner = contract.parts(name, kind=torch.optim.SGD, **options)
+        optimizer.param_groups[0].update(lr=0.05, momentum=0.9)
         for step in range(contract.STEPS):
             x, y = contract.batch_at(step, contract.IMAGE)
             optimizer.zero_grad()
