@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import demp
 import nets
+from demp.surgery import guards
 from demp.surgery.guards import pending_backward
 from nets import Forward
 
@@ -173,3 +174,18 @@ def test_an_outdated_graph_does_not_wait():
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
     assert not pending_backward(model[2].parameters())
+
+
+def test_nothing_is_searched_once_the_loss_is_gone(monkeypatch):
+    searched = []
+    monkeypatch.setattr(guards.gc, "get_objects", lambda: searched.append(1) or [])
+    model = network()
+    loss = model(X).sum()
+    loss.backward()
+    assert not pending_backward(model.parameters()) and searched
+    del loss
+    searched.clear()
+    assert not pending_backward(model.parameters()) and not searched
+    held = model[0].weight.data_ptr, model[0].weight.view(-1)  # a view may carry a graph
+    assert not pending_backward(model.parameters()) and searched
+    del held

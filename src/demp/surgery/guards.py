@@ -104,9 +104,13 @@ def pending_backward(parameters: Iterable[nn.Parameter]) -> bool:
     """Is there a live, unused autograd graph over these parameters?
 
     Every backward starts from a tensor that Python holds, so the tensors that Python holds are searched. Graphs whose
-    saved tensors are freed (backward has run) or outdated (an optimizer has stepped) do not count.
+    saved tensors are freed (backward has run) or outdated (an optimizer has stepped) do not count. The search takes
+    several steps of a small network; it is spared where no graph is alive, as in a loop whose loss has left its scope.
     """
-    wanted = {id(p) for p in parameters}
+    found = list(parameters)
+    if all(map(is_held_once, found)):
+        return False
+    wanted = {id(p) for p in found}
     seen: set[Any] = set()
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Tensor)}
@@ -121,6 +125,12 @@ def pending_backward(parameters: Iterable[nn.Parameter]) -> bool:
             return True
         todo.extend(children(node))
     return False
+
+
+def is_held_once(parameter: Tensor) -> bool:
+    """Does nothing but its Python object hold this parameter? Every graph over it does, whether it saves it or not."""
+    count = getattr(parameter, "_use_count", None)  # private to torch: without it, the search decides
+    return type(parameter) is nn.Parameter and count is not None and count() == 1
 
 
 def children(node: Any) -> list[Any]:
