@@ -102,36 +102,6 @@ def test_a_nan_is_no_death_and_does_not_touch_the_others(kind: str):
     assert judged(Criterion(kind=kind), "relu", values, 1) == [False, False, True, False]
 
 
-def layouts(values: Tensor) -> dict[str, Tensor]:
-    """Equal values of shape (4, 6, 3, 5) in memory of several orders."""
-    wide = torch.full((4, 9, 3, 5), 100.0)
-    wide[:, 1:7] = values
-    return {
-        "as written": values.contiguous(),
-        "channels last": values.contiguous(memory_format=torch.channels_last),
-        "neurons outermost": values.transpose(0, 1).contiguous().transpose(0, 1),
-        "batch innermost": values.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
-        "part of a wider one": wide[:, 1:7],
-        "part of a wider one, channels last": wide.contiguous(memory_format=torch.channels_last)[:, 1:7],
-        "every other": values.repeat_interleave(2, 0)[::2],
-        "one example for all": values[:1].expand(4, 6, 3, 5),
-    }
-
-
-@pytest.mark.parametrize("axis", range(4))
-@pytest.mark.parametrize("layout", layouts(torch.zeros(4, 6, 3, 5)))
-def test_the_order_of_memory_changes_nothing(layout: str, axis: int):
-    values = torch.randn(4, 6, 3, 5, generator=torch.Generator().manual_seed(axis))
-    values[1, 2, 0, 3] = math.nan
-    laid = layouts(values)[layout]
-    peaks = Peaks.along(laid, axis, True)
-    for place in range(laid.shape[axis]):
-        there = laid.select(axis, place).flatten()
-        for found, wanted in ((peaks.top, there.max()), (peaks.bottom, there.min())):
-            assert torch.equal(found[place], wanted) or (found[place].isnan() and wanted.isnan())
-        torch.testing.assert_close(peaks.total[place], there.sum(), equal_nan=True)
-
-
 def test_an_infinite_neuron_does_not_make_the_others_small():
     values = torch.tensor([[1.0, 2.0, math.inf, 1e-6]])
     assert judged(Criterion(kind="epsilon"), "gelu", values, 1) == [False, False, False, True]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp import ranks
+from demp.activity import reductions
 from demp.activity.observe import observing, quiet, seats
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
@@ -26,12 +27,12 @@ def share_of_zeros(
     count = examples = 0
 
     def look(read: Read, operand: Tensor) -> None:
-        flat = operand.detach().movedim(read.axis, 0).flatten(1)
-        silent = (flat == 0).sum(1).double().cpu()
+        silent = reductions.zeros(operand.detach(), read.axis).double().cpu()
+        looked_at = operand.numel() / len(silent)
         for seat in seats(graph, standing, read):
             classes = graph.layers[seat.layer].classes[seat.neuron]
             zeros.index_add_(0, classes, silent[seat.positions])
-            total.index_add_(0, classes, torch.full((len(classes),), float(flat.shape[1]), dtype=torch.float64))
+            total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64))
 
     with quiet(model), observing(model, graph, look):
         for batch in batches:
