@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from demp.sweep.training import trained
-from demp.train import Observer
+from demp.train import Observer, TrainingInterrupted
+from demp.train.stopping import ASKED
 
 
 def doubled(arguments, folder, observers):
@@ -80,3 +81,16 @@ def meeting(arguments, folder, observers):
     while not Path(arguments["gate"]).exists():
         time.sleep(0.01)
     return {"leader": os.getppid(), **doubled(arguments, folder, observers)}
+
+
+def signalled(arguments, folder, observers):
+    """A signal comes while it ends, too late for it."""
+    os.kill(os.getpid(), arguments["number"])
+    return doubled(arguments, folder, observers)
+
+
+def patient(arguments, folder, observers):
+    """Ends when an observer says so; looks at no signal itself."""
+    os.kill(os.getpid(), arguments["number"])
+    assert any(observer.asks_to_stop() for observer in observers)
+    raise TrainingInterrupted("stopped", 128 + ASKED)

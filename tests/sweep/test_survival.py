@@ -16,8 +16,9 @@ from demp.sweep import Store, Sweep, sweep, training
 from demp.sweep.claims import Claims
 from demp.sweep.devices import VISIBLE, places_on, surroundings, threads_for
 from demp.sweep.presence import Presence
-from demp.train import Observer, checkpoint
+from demp.train import Observer, TrainingInterrupted, checkpoint
 from demp.train.runfolder import read_lines
+from demp.train.stopping import stop_signals
 
 LEADER = """
 import json, sys
@@ -193,3 +194,31 @@ def test_devices_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(UsageError, match=message):
             one.go(**wrong)
     assert records.read(tmp_path).found == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_run_ends_stops_the_sweep_after_it(tmp_path, number, code):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    jobs = [job("first", "signalled", number=int(number)), *numbers(2)]
+    with pytest.raises(TrainingInterrupted, match="interrupted: 1 of 2 runs are done") as stopped:
+        Sweep(tmp_path / "s", jobs).go()
+    assert stopped.value.exit_code == code
+    assert [record["name"] for record in Store(tmp_path / "s").records()] == ["first"]
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert [record["name"] for record in Sweep(tmp_path / "s", jobs).go().records] == ["first", "n2"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_work_that_asks_its_observers_hears_of_a_signal(tmp_path, number, code):
+    with pytest.raises(TrainingInterrupted, match="interrupted: 0 of 1 runs are done") as stopped:
+        Sweep(tmp_path / "s", [job("only", "patient", number=int(number))]).go()
+    assert stopped.value.exit_code == code
+
+
+def test_a_second_signal_does_not_wait():
+    with stop_signals() as outer, stop_signals() as inner:
+        assert not outer() and not inner()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer() == inner() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

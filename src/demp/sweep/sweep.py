@@ -19,7 +19,7 @@ from demp.sweep.progress import Progress, Say, Steps
 from demp.sweep.store import Store
 from demp.sweep.worker import Worker
 from demp.train import Observer
-from demp.train.stopping import TrainingInterrupted, stop_signals
+from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
 
 HERE, RAY = "here", "ray"
 """Where jobs run: on this machine, or on a Ray cluster."""
@@ -174,27 +174,27 @@ class Sweep:
     def _one_by_one(
         self, agenda: Agenda, progress: Progress, deadline: Deadline, view: View | None, take: Take
     ) -> None:
-        while agenda.ahead and not deadline.passed():
-            job = agenda.next()
-            if job is None:
-                with stop_signals() as stop:
+        with stop_signals() as stop:
+            while agenda.ahead and not deadline.passed():
+                if stop():
+                    raise TrainingInterrupted("", 128 + stop())
+                job = agenda.next()
+                if job is None:
                     time.sleep(OTHERS_SECONDS)
-                    if stop():
-                        raise TrainingInterrupted("", 128 + stop())
-                progress.now()
-                continue
-            progress.begins(job, quiet=view is not None)
-            watchers = [deadline, Steps(progress, job, aloud=view is None), Kept(agenda.claims, job)]
-            watchers += [] if view is None else [view(progress.heading(job))]
-            try:
-                take(job, carry_out(job, self.store.folder(job), watchers))
-            except TrainingInterrupted:
-                if agenda.claims.holds(job):
-                    raise
-                progress.stops(job)
-                agenda.back(job)
-            finally:
-                agenda.claims.release(job)
+                    progress.now()
+                    continue
+                progress.begins(job, quiet=view is not None)
+                watchers = [deadline, Signalled(stop), Steps(progress, job, aloud=view is None)]
+                watchers += [Kept(agenda.claims, job)] + ([] if view is None else [view(progress.heading(job))])
+                try:
+                    take(job, carry_out(job, self.store.folder(job), watchers))
+                except TrainingInterrupted:
+                    if agenda.claims.holds(job):
+                        raise TrainingInterrupted("", 128 + (stop() or ASKED)) from None
+                    progress.stops(job)
+                    agenda.back(job)
+                finally:
+                    agenda.claims.release(job)
 
     def _take(self, job: Job, record: Record, agenda: Agenda, progress: Progress, leader: str) -> None:
         if record["status"] == FAILED and job.name in self.essential and record.get("mistake"):
@@ -202,6 +202,17 @@ class Sweep:
         self.store.add(record, leader)
         agenda.claims.release(job)
         progress.ends(job, record)
+
+
+class Signalled(Observer):
+    """Asks a run to stop that a signal came for; not every work looks at signals itself."""
+
+    def __init__(self, stop: Callable[[], int]) -> None:
+        self.stop = stop
+
+    def asks_to_stop(self) -> bool:
+        """Did one come?"""
+        return bool(self.stop())
 
 
 class Kept(Observer):

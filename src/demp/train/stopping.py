@@ -18,22 +18,36 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+class StopSignal:
+    """A handler of signals that remembers the first; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        """As `signal` calls it."""
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM wait for the end of a step; a second one does not wait."""
-    received: list[int] = []
+    """Ctrl-C and SIGTERM wait until they are asked for: the number of the one that came, or 0.
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
+    Inside another such block it is the same one: what comes while a run ends still stops the sweep around it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, StopSignal):
+        yield lambda: handler.number
+        return
+    mine = StopSignal()
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: received[0] if received else 0
+        yield lambda: mine.number
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
