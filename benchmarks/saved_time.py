@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/saved_time.py
 
 ResNet-18 for CIFAR-10, channels last, with every layer cut at random to a share of its neurons; widths are channels in
-the stem. ``multiple`` keeps widths that kernels may like better (`DemPConfig.multiple`). Beside each ratio stands that of
-the FLOPs.
+the stem. ``multiple`` keeps widths that kernels may like better (`DemPConfig.multiple`). Beside each ratio stands that
+of the FLOPs.
 """
 
 import torch
