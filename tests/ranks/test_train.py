@@ -93,10 +93,10 @@ def test_shares_of_a_batch_do_not_depend_on_the_number_of_processes(mixup):
         for rank, share in enumerate(shares):
             mine, labels = next(share.train_batches(step, step + 1))
             assert torch.equal(mine, x[rank::3]) and torch.equal(labels, y[rank::3])
-    together = [torch.cat([batch for (batch,) in share.probe_batches(7)]) for share in shares]
+    together = [torch.cat([batch for batch, _ in share.labelled_batches(7)]) for share in shares]
     assert [len(part) for part in together] == [14, 14, 12]
     for rank, share in enumerate(shares):
-        for (mine,), (all_rows,) in zip(share.probe_batches(7), whole.probe_batches(7), strict=True):
+        for (mine, _), (all_rows, _) in zip(share.labelled_batches(7), whole.labelled_batches(7), strict=True):
             assert torch.equal(mine, all_rows[rank::3])
     tested = sum(len(labels) for share in shares for _, labels in share.test.batches(50))
     assert tested == len(whole.test)

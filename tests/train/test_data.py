@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from demp.errors import UsageError
 from demp.train import AugmentConfig, DataConfig, sources
-from demp.train.data import Data, Facts, epoch_order, load_test_set, prepare, statistics, step_indices
+from demp.train.data import PIECE, Data, Facts, epoch_order, load_test_set, prepare, statistics, step_indices
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_what_is_held_out_is_never_trained_on(folder, memory_mb):
     assert torch.equal(x, prepared(held))
     trained = torch.cat([labels for _, labels in found.train_batches(0, 4)])[:15]
     assert trained.bincount().tolist() == torch.tensor([row % 3 for row in rest]).bincount().tolist()
-    probed = torch.cat([x for (x,) in found.probe_batches(0)])
+    probed = torch.cat([x for x, _ in found.labelled_batches(0)])
     assert len(probed) == 15
     assert torch.equal(probed.flatten(1).unique(dim=0), prepared(rest).flatten(1).unique(dim=0))
 
@@ -198,18 +198,27 @@ def test_worker_processes_change_nothing(folder):
 def test_probes_are_training_pictures_drawn_by_their_seed(folder):
     config = DataConfig(name=str(folder), probe_size=8, probe_batches=2)
     found = data(config)
-    first, again, other = (found.probe_batches(seed) for seed in (5, 5, 6))
-    assert [len(x) for (x,) in first] == [8, 8]
-    assert all(torch.equal(a, b) for (a,), (b,) in zip(first, again, strict=True))
-    assert not torch.equal(first[0][0], other[0][0])
-    every = found.probe_batches(0)
-    all_rows = data(DataConfig(name=str(folder), probe_size=20)).probe_batches(0)[0][0]
-    assert {x.sum().item() for (b,) in every for x in b} <= {x.sum().item() for x in all_rows}
+    first, again, other = ([x for x, _ in found.labelled_batches(seed)] for seed in (5, 5, 6))
+    assert [len(x) for x in first] == [8, 8]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    every = [x.sum().item() for b, _ in found.labelled_batches(0) for x in b]
+    ((all_rows, _),) = data(DataConfig(name=str(folder), probe_size=20)).labelled_batches(0)
+    assert set(every) <= {x.sum().item() for x in all_rows}
 
 
 def test_a_small_set_gives_fewer_probes():
     found = data(DataConfig(name="digits", probe_size=1000))
-    assert [len(x) for (x,) in found.probe_batches(0)] == [1000, 442]
+    assert [len(x) for x, _ in found.labelled_batches(0)] == [PIECE] * (1442 // PIECE) + [1442 % PIECE]
+    assert [len(x) for x, _ in found.labelled_batches(0, whole=True)] == [1000, 442]
+
+
+def test_a_check_comes_in_pieces_of_the_same_pictures():
+    found = data(DataConfig(name="digits", probe_size=300, probe_batches=2))
+    pieces = [x for x, _ in found.labelled_batches(3)]
+    assert [len(x) for x in pieces] == [PIECE] * 4 + [600 - 4 * PIECE]
+    whole = [x for x, _ in found.labelled_batches(3, whole=True)]
+    assert torch.equal(torch.cat(pieces), torch.cat(whole)[:600])
 
 
 def test_statistics_are_exact():

@@ -20,6 +20,8 @@ from demp.train.parts import DataConfig
 from demp.train.seeds import derive, generator
 from demp.train.stream import read_batches, read_fitted
 
+PIECE = 128
+"""Pictures that are judged at once: enough to keep a GPU busy, few enough for the caches of a CPU."""
 STATISTICS_SAMPLE = 2048
 """Pictures from which mean and deviation of a set that streams are estimated."""
 CHUNK = 4096
@@ -182,23 +184,22 @@ class Data:
             rows = step_indices(size, self.batch_size, self.seed, step).to(self.device)
             yield pictures[rows], self.train.labels[rows]
 
-    def probe_batches(self, check_seed: int) -> list[tuple[Tensor]]:
-        """Un-augmented training examples of one death check (App. F.3), drawn by ``check_seed``."""
-        return [(x,) for x, _ in self.labelled_batches(check_seed)]
-
     def labelled_batches(self, check_seed: int, *, whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same with their labels; ``whole``: the batches go on to the end of the training split, all equally large.
+        """Un-augmented training examples of one check with their labels, drawn by ``check_seed`` (App. F.3).
 
-        Labels are whole numbers whatever the mixing of the training batches.
+        They come in pieces, since a check ends as soon as nobody is dead. ``whole``: batches of ``probe_size`` that go
+        on to the end of the training split. Labels are whole numbers whatever the mixing of the training batches.
         """
-        size = self.config.probe_size
+        size, draw = self.config.probe_size, generator("cpu", check_seed, "probe")
         count = max(self.config.probe_batches, len(self.train) // size) if whole else self.config.probe_batches
-        yield from self.drawn(size * count, generator("cpu", check_seed, "probe"))
+        yield from self.drawn(size * count, draw, at_once=size if whole else None)
 
-    def drawn(self, count: int, draw: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many un-augmented training examples with their labels, or all there are, ``probe_size`` at a time."""
+    def drawn(
+        self, count: int, draw: torch.Generator, *, at_once: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many un-augmented training examples with their labels, or all there are; unless told, in pieces."""
         rows = torch.randperm(len(self.train), generator=draw)[:count]
-        for part in rows.split(self.config.probe_size):
+        for part in rows.split(at_once or min(self.config.probe_size, PIECE)):
             mine = part[self._mine]
             if len(mine):
                 labels = self.train.labels[mine.to(self.train.labels.device)].to(self.device)

@@ -129,7 +129,7 @@ class DataConfig:
     workers: int = 2
     """Processes that read pictures when the set streams."""
     probe_size: int = 512
-    """Training pictures per batch of a death check (App. F.3)."""
+    """Training pictures per batch of a death check (App. F.3), which looks at them in pieces, or of a scoring."""
     probe_batches: int = 3
     """Batches per death check; a neuron is dead if dead in each."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
