@@ -23,7 +23,7 @@ class Job:
     """``module:function``, called as ``function(arguments, folder, observers)``; it returns the result, a dict.
 
     ``folder`` is its own and may hold what an earlier, interrupted call left; ``observers`` watch a training and ask it
-    to stop (`demp.train.Observer`).
+    to stop (`demp.train.Observer`): at a signal, too, which otherwise waits for its end unless a second one comes.
     """
     arguments: dict[str, Any] = field(default_factory=dict)
     """All that decides the result."""
