@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import demp
-import nets
+import killing
 from demp.graph.joins import model_joins
 from demp.train.models import build
 from shim import install_torchvision_shim
@@ -64,7 +64,7 @@ def cut(model, inputs, *losses):
     names = [layer.name for layer in graph.layers if layer.removable.all() and "pooler" not in layer.name]
     counts = dict(zip(names, losses, strict=True))
     dead = {name: [i + 2 * k for k in range(count)] for i, (name, count) in enumerate(counts.items())}
-    nets.kill(model, graph, dead, -100.0)
+    killing.kill(model, graph, dead, -100.0)
     assert demp.cut(model, dead, example_inputs=inputs).removed == sum(losses)
     return model
 
@@ -94,7 +94,7 @@ def small(name, joins=True):
     if name == "bert":
         return cut(model, inputs, 5, 5), inputs
     graph = demp.trace(model, inputs, joins=joins)
-    dead = nets.killed(model, graph, 0.4)
+    dead = killing.killed(model, graph, 0.4)
     assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed > 100
     assert bool(model_joins(model)) == joins
     return model, inputs

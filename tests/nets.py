@@ -1,20 +1,12 @@
-"""Small networks of every shape that matters, and neurons that are really dead.
+"""Small networks of every shape that matters."""
 
-``kill`` works on what makes a neuron (weights, biases, norm scales), never on what reads it: a test that cuts killed
-neurons fails when the graph took the wrong slices.
-"""
-
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
-
-from demp.graph import NeuronGraph
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -33,9 +25,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish,
 }
 """Activations that are zero at zero."""
-LOWEST = {torch.float64: -1e100, torch.float32: -1e12, torch.bfloat16: -1e12, torch.float16: -1e4}
-ZERO_BELOW = ("relu", "relu6", "hardswish")
-"""Kinds of activation that are also zero far below zero."""
 
 
 class Forward(nn.Module):
@@ -62,9 +51,6 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
             elif tensor.is_floating_point() and tensor.dim() == 1:
                 tensor.uniform_(0.2, 1.0, generator=generator)
     return model
-
-
-# Networks --------------------------------------------------------------------------------------------
 
 
 def plain(
@@ -407,117 +393,3 @@ def mlp(*widths: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs, bias=bias), *([nn.BatchNorm1d(outputs)] if norm else []), nn.ReLU()]
     return nn.Sequential(*layers[: -2 if norm else -1])
-
-
-# Dead neurons ----------------------------------------------------------------------------------------
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by their first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def classes_of(graph: NeuronGraph, dead: Mapping[str, Any]) -> Tensor:
-    """The classes of the named neurons, as a boolean over all classes."""
-    chosen = graph.nothing_gone()
-    for name, indices in dead.items():
-        chosen[graph.layer(name).classes[torch.as_tensor(indices, dtype=torch.long)]] = True
-    return chosen
-
-
-@torch.no_grad()
-def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: float = -100.0) -> None:
-    """Make neurons exactly zero at every read: what makes them becomes zero.
-
-    Their biases become ``low`` where only ReLU and the like follow, but for norms behind activations. In networks where
-    something reads a norm without an activation between them (MobileNet, ShuffleNet), ``low`` must be zero. Of what a
-    residual sum adds to its stream, biases become low enough for any stream.
-    """
-    tensors, dying = tensors_of(model), classes_of(graph, dead)
-    below = torch.ones(graph.classes, dtype=torch.bool)
-    for layer in graph.layers:
-        below[layer.classes] &= layer.activation in ZERO_BELOW
-    summed = torch.zeros(graph.classes, dtype=torch.bool)
-    for join in graph.joins:
-        summed[join.branch] = True
-    producers = {norm.shift: norm.producer for norm in graph.norms}
-    makers = {pair for layer in graph.layers for pair in layer.producers}  # a tied weight makes and reads
-    readers = {(read.weight, read.weight_axis) for read in graph.reads} - makers
-    for slot in graph.slots:
-        tensor = tensors[slot.tensor]
-        positions = dying[slot.classes].nonzero().flatten()
-        if (slot.tensor, slot.axis) in readers or slot.tensor.endswith(("running_mean", "running_var")):
-            continue
-        for position in positions.tolist():
-            shifted = producers.get(slot.tensor) is not None and below[slot.classes[position]]
-            under = LOWEST[tensor.dtype] if summed[slot.classes[position]] else low
-            tensor.select(slot.axis, position).fill_(under if shifted else 0.0)
-
-
-def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str, list[int]]:
-    """A random share of the removable neurons, coupled ones together; at least one of each layer stays."""
-    removable = graph.nothing_gone()
-    for layer in graph.layers:
-        removable[layer.classes[layer.removable]] = True
-    chosen = removable & torch.tensor([rng.random() < share for _ in range(graph.classes)])
-    for layer in graph.layers:
-        if bool(chosen[layer.classes].all()):
-            chosen[layer.classes[0]] = False
-    zero_below = {c for layer in graph.layers if layer.activation in ZERO_BELOW for c in layer.classes.tolist()}
-    for join in graph.joins:  # other activations are zero behind a sum only if both sides are
-        for stream, branch in zip(join.stream[join.source].tolist(), join.branch[join.target].tolist(), strict=True):
-            if branch not in zero_below and not chosen[stream]:
-                chosen[branch] = False
-    found = {layer.name: chosen[layer.classes].nonzero().flatten().tolist() for layer in graph.layers}
-    return {name: indices for name, indices in found.items() if indices}
-
-
-def killed(
-    model: nn.Module, graph: NeuronGraph, share: float = 0.4, seed: int = 0, low: float = -100.0
-) -> dict[str, list[int]]:
-    """Kill a random share of the removable neurons and name them."""
-    dead = some_dead(graph, share, random.Random(seed))
-    kill(model, graph, dead, low)
-    return dead
-
-
-# Comparing -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """All output tensors in evaluation mode, copied."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    out = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
-    for module, mode in modes.items():
-        module.training = mode
-    return [leaf.clone() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-
-def gap(before: list[Tensor], after: list[Tensor]) -> float:
-    """Largest absolute difference."""
-    assert [t.shape for t in before] == [t.shape for t in after]
-    return max(float((a.double() - b.double()).abs().max()) for a, b in zip(before, after, strict=True))
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every parameter and buffer."""
-    return {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
-
-
-def same_state(before: dict[str, Tensor], model: nn.Module) -> bool:
-    """Is every parameter and buffer as it was, to the bit?"""
-    now = tensors_of(model)
-    return before.keys() == now.keys() and all(torch.equal(before[name], now[name]) for name in now)
-
-
-def same_tree(before: Any, now: Any) -> bool:
-    """Are two nested structures equal, tensors to the bit?"""
-    if isinstance(before, Tensor):
-        return isinstance(now, Tensor) and torch.equal(before, now)
-    if isinstance(before, dict):
-        return before.keys() == now.keys() and all(same_tree(before[key], now[key]) for key in before)
-    if isinstance(before, (list, tuple)):
-        return len(before) == len(now) and all(same_tree(a, b) for a, b in zip(before, now, strict=True))
-    return before == now

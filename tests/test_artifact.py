@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
 import nets
 from demp.surgery import record_of
@@ -123,14 +124,14 @@ def test_a_dense_model_and_other_types(tmp_path):
         demp.save(model, tmp_path / "m", example_inputs=inputs)
         loaded = demp.load(lambda: nets.mlp(4, 6, 3), tmp_path / "m")
         assert {p.dtype for p in loaded.parameters()} == {dtype} and record_of(loaded) is None
-        assert nets.same_state(nets.state(model), loaded)
+        assert comparing.same_state(comparing.state(model), loaded)
 
 
 def test_without_known_inputs_there_is_no_probe(tmp_path):
     model = nets.mlp(4, 6, 3)
     demp.save(model, tmp_path / "m")
     assert json.loads((tmp_path / "m" / "architecture.json").read_text())["probe"] is None
-    assert nets.same_state(nets.state(model), demp.load(lambda: nets.mlp(4, 6, 3), tmp_path / "m"))
+    assert comparing.same_state(comparing.state(model), demp.load(lambda: nets.mlp(4, 6, 3), tmp_path / "m"))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_outputs_of_any_form_prove_the_model(tmp_path, out):
     model, inputs = build(), (torch.randn(9, 4),)
     demp.save(model, tmp_path / "m", example_inputs=inputs)
     loaded = demp.load(build, tmp_path / "m")
-    assert nets.gap(nets.outputs(model, inputs), nets.outputs(loaded, inputs)) == 0.0
+    assert comparing.gap(comparing.outputs(model, inputs), comparing.outputs(loaded, inputs)) == 0.0
 
 
 def test_a_constructor_that_needs_values_is_run_for_real(tmp_path):
@@ -156,7 +157,7 @@ def test_a_constructor_that_needs_values_is_run_for_real(tmp_path):
 
     model = build()
     demp.save(model, tmp_path / "m", example_inputs=(torch.randn(2, 4),))
-    assert nets.same_state(nets.state(model), demp.load(build, tmp_path / "m"))
+    assert comparing.same_state(comparing.state(model), demp.load(build, tmp_path / "m"))
 
 
 def test_buffers_that_share_memory(tmp_path):
@@ -174,15 +175,15 @@ def test_buffers_that_share_memory(tmp_path):
 
     model, inputs = Shared(), (torch.randn(2, 4),)
     loaded = demp.load(Shared, demp.save(model, tmp_path / "m", example_inputs=inputs))
-    assert nets.same_state(nets.state(model), loaded) and torch.equal(loaded(*inputs), model(*inputs))
+    assert comparing.same_state(comparing.state(model), loaded) and torch.equal(loaded(*inputs), model(*inputs))
 
 
 def test_saving_changes_nothing(saved):
     model, path = saved
     model.train()
-    before, random_state = nets.state(model), torch.get_rng_state()
+    before, random_state = comparing.state(model), torch.get_rng_state()
     demp.save(model, path)
-    assert model.training and nets.same_state(before, model) and torch.equal(random_state, torch.get_rng_state())
+    assert model.training and comparing.same_state(before, model) and torch.equal(random_state, torch.get_rng_state())
 
 
 def test_there_is_no_pickle_in_it(saved):

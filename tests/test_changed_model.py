@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+import comparing
 import demp
-import nets
 from runs import IMAGE, PlainNet, hooks_on, loss_of, quiet_demp, sgd, widths, with_dead
 
 
@@ -78,11 +78,11 @@ def test_changes_are_noticed_before_anything_is_touched(change):
     loss_of(model, 0, IMAGE).backward()
     optimizer.step()
     change(model)
-    before, state, tensors = nets.state(model), copy.deepcopy(optimizer.state_dict()), nets.tensors_of(model)
+    before, state, tensors = comparing.state(model), copy.deepcopy(optimizer.state_dict()), comparing.tensors_of(model)
     with pytest.raises(demp.CutError, match=CHANGES[change] + ".*build a new one. Nothing was cut"):
         pruner.finish()
-    assert nets.same_state(before, model) and nets.same_tree(state, optimizer.state_dict())
-    assert all(tensor is tensors[name] for name, tensor in nets.tensors_of(model).items())
+    assert comparing.same_state(before, model) and comparing.same_tree(state, optimizer.state_dict())
+    assert all(tensor is tensors[name] for name, tensor in comparing.tensors_of(model).items())
     assert widths(model)[0] == 6 and pruner.history == [] and pruner.step == 1
 
 

@@ -5,13 +5,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import comparing
 import demp
+import killing
 import nets
 
 
 def counted(model: nn.Module, inputs) -> int:
     with FlopCounterMode(display=False) as counter:
-        nets.outputs(model, inputs)
+        comparing.outputs(model, inputs)
     return counter.get_total_flops()
 
 
@@ -68,8 +70,8 @@ def test_flops_after_a_cut_agree_with_torch(name):
     model.double()
     inputs = tuple(x.double() for x in inputs)
     graph = demp.trace(model, inputs)
-    dead = nets.killed(model, graph, 0.5)
-    predicted = graph.flops(nets.classes_of(graph, dead))
+    dead = killing.killed(model, graph, 0.5)
+    predicted = graph.flops(killing.classes_of(graph, dead))
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     found = demp.cost(model, inputs)
     assert not report.held

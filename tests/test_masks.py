@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import comparing
 import demp
 import nets
 from demp.errors import UsageError
@@ -286,11 +287,11 @@ def test_removing_the_unread_changes_no_output(name: str):
         generator = torch.Generator().manual_seed(seed)
         masks.put({n: torch.rand(p.shape, generator=generator) < 0.25 for n, p in weights.items()})
         found = emptied(graph, masks.kept, graph.nothing_gone())
-        before = nets.outputs(model, inputs)
+        before = comparing.outputs(model, inputs)
         going = {layer.name: found[layer.classes] for layer in graph.layers}
         report = demp.cut(model, going, example_inputs=inputs, graph=graph, holders=[masks.kept])
         removed += report.removed
-        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
         for key, mask in masks.kept.items():
             assert mask.shape == model.get_parameter(key).shape
             assert not bool(model.get_parameter(key)[~mask].any())

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import comparing
 import demp
 import nets
 from demp.errors import UsageError
@@ -175,7 +176,7 @@ def test_after_a_cut_every_weight_keeps_the_slope_of_its_own_class(on: str, join
     penalised.add_gradient(penalty, graph.nothing_gone(), None)
     with torch.no_grad():  # what goes is zero, so that the norms of what stays are the same before and after
         for slot in graph.slots:
-            tensor = nets.tensors_of(model)[slot.tensor]
+            tensor = comparing.tensors_of(model)[slot.tensor]
             if slot.tensor.endswith("weight"):
                 tensor.index_fill_(slot.axis, gone[slot.classes].nonzero().flatten(), 0.0)
     for p in model.parameters():

@@ -4,8 +4,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
+import comparing
 import demp
-import nets
+import killing
 
 BATCH = 8
 
@@ -60,8 +61,8 @@ def train(model: nn.Module, optimizer: optim.Optimizer, steps: range, schedule=N
 @torch.no_grad()
 def remaining(dense: nn.Module, small: nn.Module) -> float:
     """Largest difference of the weights that stayed."""
-    kept, now, worst = demp.surgery.record_of(small).kept, nets.tensors_of(small), 0.0
-    for name, tensor in nets.tensors_of(dense).items():
+    kept, now, worst = demp.surgery.record_of(small).kept, comparing.tensors_of(small), 0.0
+    for name, tensor in comparing.tensors_of(dense).items():
         tensor = stays(name, tensor, kept)
         assert tensor.shape == now[name].shape
         worst = max(worst, float((tensor - now[name]).abs().max()))
@@ -71,5 +72,5 @@ def remaining(dense: nn.Module, small: nn.Module) -> float:
 def dying(dtype: torch.dtype = torch.float64) -> Net:
     """A network in which DEAD are dead from the start."""
     model = Net().to(dtype)
-    nets.kill(model, demp.trace(model, batch(0, dtype)[:1]), DEAD)
+    killing.kill(model, demp.trace(model, batch(0, dtype)[:1]), DEAD)
     return model

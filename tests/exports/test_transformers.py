@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import demp
-import nets
+import killing
 from demp.exports import transformers_folder
 from demp.train.models import build
 from leaving import SMALL, bart, bert, cut, first, llama, tied_bert, tokens, transformers
@@ -74,7 +74,7 @@ def test_a_cut_that_no_field_can_say_keeps_the_spec(tmp_path):
     model = bert()
     graph = demp.trace(model, inputs)
     (pooler,) = [layer.name for layer in graph.layers if "pooler" in layer.name]
-    nets.kill(model, graph, {pooler: [1, 4]}, 0.0)
+    killing.kill(model, graph, {pooler: [1, 4]}, 0.0)
     assert demp.cut(model, {pooler: [1, 4]}, example_inputs=inputs).removed == 2
     report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs, build=bert)
     assert report.loads_with == "demp.load" and "as it is now" in report.notes[0]

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 
 WIDTH = 8
@@ -45,7 +47,7 @@ def test_exact(pattern):
     inputs = (torch.randn(4, 3, 5, 6).double(),)
     graph = demp.trace(model, inputs)
     assert all(layer.width == WIDTH and bool(layer.removable.all()) for layer in graph.layers)
-    dead = nets.killed(model, graph, 0.4)
-    before = nets.outputs(model, inputs)
+    dead = killing.killed(model, graph, 0.4)
+    before = comparing.outputs(model, inputs)
     assert demp.cut(model, dead, example_inputs=inputs, graph=graph).happened
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10

@@ -1,80 +1,23 @@
-"""Joins: residual sums of two widths equal the dense sum, in every form and through whatever runs the model."""
+"""Joins: residual sums of two widths equal the dense sum, in every form."""
 
 import copy
-import pickle
 import random
-import warnings
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+import comparing
 import demp
+import killing
 import nets
-from demp.graph import joins
-from demp.graph.joins import JoinPlan, join, model_joins, set_joins
+from demp.graph.joins import JoinPlan, join, model_joins
 from demp.graph.order import moved, places, plan_joins, positions, runs
-from demp.train.models import build
+from residuals import Block, cut_apart, network
 
 CHANNELS = st.lists(st.booleans(), min_size=4, max_size=9)
-
-
-class Block(nn.Module):
-    """A residual block whose sum is spelled in one of the usual ways."""
-
-    def __init__(self, width: int, inner: int, spelling: str = "x + y") -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner)
-        self.conv2, self.bn2 = nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.act, self.spelling = nn.ReLU(), spelling
-
-    def branch(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.branch(x)
-        match self.spelling:
-            case "x + y":
-                return self.act(x + y)
-            case "y + x":
-                return self.act(y + x)
-            case "y += x":
-                y += x
-                return self.act(y)
-            case "x += y":
-                x = x * 1  # the sum is written into the stream, which would have to change its width
-                x += y
-                return self.act(x)
-            case "y.add_(x)":
-                y.add_(x)
-                return self.act(y)
-            case "torch.add":
-                return self.act(torch.add(y, x))
-            case "alpha":
-                return self.act(torch.add(y, x, alpha=2))
-        raise AssertionError(self.spelling)
-
-
-def network(blocks: int = 3, width: int = 8, spelling: str = "x + y") -> tuple[nn.Module, tuple[Tensor, ...]]:
-    stem = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
-    body = [Block(width, 5, spelling) for _ in range(blocks)]
-    model = nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
-    return nets.settle(model), (torch.randn(2, 3, 6, 6, dtype=torch.float64),)
-
-
-def cut_apart(model: nn.Module, inputs: tuple[Tensor, ...], seed: int = 0, share: float = 0.5) -> demp.CutReport:
-    """Kill and remove random neurons of every layer, each block output on its own."""
-    graph = demp.trace(model, inputs)
-    dead = nets.some_dead(graph, share, random.Random(seed))
-    nets.kill(model, graph, dead)
-    before = nets.outputs(model, inputs)
-    report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
-    return report
 
 
 # One sum ------------------------------------------------------------------------------------------------
@@ -203,15 +146,15 @@ def test_ten_cuts_of_a_live_run_and_one_cut_end_alike():
     once, rng = copy.deepcopy(model), random.Random(3)
     gone = graph.nothing_gone()
     for _ in range(10):
-        dead = nets.some_dead(graph, 0.1, rng)
-        nets.kill(model, demp.trace(model, inputs), present(graph, gone, dead))
+        dead = killing.some_dead(graph, 0.1, rng)
+        killing.kill(model, demp.trace(model, inputs), present(graph, gone, dead))
         flags = {
-            name: nets.classes_of(graph, {name: chosen})[graph.layer(name).classes] for name, chosen in dead.items()
+            name: killing.classes_of(graph, {name: chosen})[graph.layer(name).classes] for name, chosen in dead.items()
         }
         plan = demp.surgery.plan_cut(graph, gone, flags, demp.surgery.Limits())
-        before = nets.outputs(model, inputs)
+        before = comparing.outputs(model, inputs)
         demp.surgery.execute(model, graph, plan, example_inputs=inputs)
-        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
         gone = plan.after
     whole = demp.surgery.Plan(graph.nothing_gone(), gone, {})
     demp.surgery.execute(once, graph, whole, example_inputs=inputs, verify=False)
@@ -249,10 +192,10 @@ def test_a_stream_with_a_channel_that_never_goes_keeps_its_order():
     graph = demp.trace(model, inputs)
     assert [layer.name for layer in graph.layers if not layer.removable.any()] == ["2.act2"]
     assert graph.streams == ()
-    nets.kill(model, graph, {"1": [0, 2, 3]})
-    before = nets.outputs(model, inputs)
+    killing.kill(model, graph, {"1": [0, 2, 3]})
+    before = comparing.outputs(model, inputs)
     demp.cut(model, {"1": [0, 2, 3]}, example_inputs=inputs, graph=graph)
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
     ((plan,),) = [plans.values() for plans in model_joins(model).values()]
     assert plan.runs == ((1, 0, 1), (4, 1, 2))
 
@@ -279,163 +222,3 @@ def test_moved_takes_what_stays_from_where_it_lay(first, second):
     classes = torch.arange(size)
     was = positions(classes, before)
     assert torch.equal(was[moved(classes, before, after)], positions(classes, after))
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference."""
-    return nets.gap([a.detach()], [b.detach()])
-
-
-# Whatever runs the model --------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["slice", "index"])
-def cut_network(request, monkeypatch) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    monkeypatch.setattr(joins, "MAX_RUNS", 8 if request.param == "slice" else -1)
-    model, inputs = network()
-    cut_apart(model, inputs)
-    kinds = {plan.kind for sums in model_joins(model).values() for plan in sums.values()}
-    assert kinds == {request.param}
-    return model.eval(), inputs
-
-
-def test_compiled_whole(cut_network):
-    model, inputs = cut_network
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    assert difference(model(*inputs), compiled(*inputs)) < 1e-12
-    model.train()
-    grads = []
-    for run in (model, compiled):
-        model.zero_grad()
-        run(*inputs).square().sum().backward()
-        grads.append([p.grad.clone() for p in model.parameters()])
-    assert nets.gap(*grads) < 1e-10
-
-
-def test_exported_with_any_batch(cut_network):
-    model, inputs = cut_network
-    batch = torch.export.Dim("batch")
-    for strict in (False, True):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "While compiling, we found certain side effects")  # the mode counts
-            exported = torch.export.export(model, inputs, dynamic_shapes=({0: batch},), strict=strict)
-        program = exported.module()
-        for size in (1, 2, 5):
-            x = torch.randn(size, 3, 6, 6, dtype=torch.float64)
-            assert difference(model(x), program(x)) < 1e-12
-
-
-def test_checkpointed(cut_network):
-    model, inputs = cut_network
-    for reentrant in (False, True):
-        found = []
-        for run in (model, partial(checkpoint, model, use_reentrant=reentrant)):
-            x = inputs[0].clone().requires_grad_()
-            run(x).square().sum().backward()
-            found.append(x.grad)
-        assert torch.equal(*found)
-
-
-def test_channels_last_and_autocast(cut_network):
-    model, inputs = cut_network
-    wanted = model(*inputs)
-    model.to(memory_format=torch.channels_last)
-    (x,) = inputs
-    assert difference(wanted, model(x.contiguous(memory_format=torch.channels_last))) < 1e-12
-    model.float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model(x.float())
-    assert rough.dtype == torch.bfloat16 and difference(wanted, rough) < 0.1 * float(wanted.detach().abs().max())
-
-
-def test_copied_and_pickled(cut_network):
-    model, inputs = cut_network
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(other(*inputs), model(*inputs)) and model_joins(other) == model_joins(model)
-        assert isinstance(other[2], Block) and type(other[2]).__name__ == "Block"
-        nets.kill(other, demp.trace(other, inputs), {"1": [0]})  # a copy goes its own way
-        assert model_joins(other) == model_joins(model)
-
-
-def test_a_module_s_own_way_to_pickle_is_kept():
-    class Careful(Block):
-        def __getstate__(self):
-            return {name: value for name, value in self.__dict__.items() if name != "handle"}
-
-    block = Careful(4, 3)
-    block.handle = lambda: None
-    set_joins(block, {0: JoinPlan(0, 1, (4, 4), ((1, 0, 3),))})
-    other = copy.deepcopy(block)
-    assert not hasattr(other, "handle") and model_joins(other) == model_joins(block)
-
-
-def test_saved_and_loaded(cut_network, tmp_path):
-    model, inputs = cut_network
-    demp.save(model, tmp_path / "saved", example_inputs=inputs)
-    again = demp.load(lambda: network()[0], tmp_path / "saved")
-    assert torch.equal(again(*inputs), model(*inputs)) and model_joins(again) == model_joins(model)
-
-
-def test_traced_again_with_the_same_costs(cut_network):
-    model, inputs = cut_network
-    graph = demp.trace(model, inputs)
-    assert len(graph.joins) == 3 and demp.cost(model, inputs).neurons == graph.neurons()
-    cut_apart(model, inputs, seed=5)
-
-
-def test_hooks_and_names_stay(cut_network):
-    model, inputs = cut_network
-    seen = []
-    model[2].register_forward_hook(lambda module, args, out: seen.append(type(module).__name__))
-    model(*inputs)
-    assert seen == ["Block"] and set(model.state_dict()) == set(network()[0].state_dict())
-
-
-def test_plain_again(cut_network):
-    model, _ = cut_network
-    set_joins(model[2], {})
-    assert type(model[2]) is Block and "demp_joins" not in vars(model[2])
-    assert not any(name.startswith("2.demp") for name, _ in model.named_buffers())
-
-
-def test_averaged_copies_follow():
-    model, inputs = network()
-    average = torch.optim.swa_utils.AveragedModel(model)
-    graph = demp.trace(model, inputs)
-    dead = nets.some_dead(graph, 0.5, random.Random(0))
-    for each in (model, average.module):
-        nets.kill(each, graph, dead)
-    wanted = nets.outputs(average, inputs)
-    demp.cut(model, dead, example_inputs=inputs, graph=graph, holders=[average])
-    assert nets.gap(wanted, nets.outputs(average, inputs)) < 1e-10
-    average.update_parameters(model)
-
-
-def test_a_cut_that_fails_leaves_no_join():
-    model, inputs = network()
-    wanted = nets.outputs(model, inputs)
-    with pytest.raises(demp.CutError, match="rolled back"):
-        demp.cut(model, {"2.act#2": [0, 3]}, example_inputs=inputs)
-    assert type(model[2]) is Block and model_joins(model) == {}
-    assert nets.gap(wanted, nets.outputs(model, inputs)) == 0
-
-
-def test_live_neurons_are_silenced_at_the_sum_too():
-    """A removal that is not exact is compared with the network in which the neurons are silent everywhere."""
-    model, inputs = network()
-    report = demp.cut(model, {"1": [0, 2], "3.act#2": [1]}, example_inputs=inputs, exact=False)
-    assert report.removed == 3 and report.difference < 1e-10 < report.drift
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_paper_s_networks(name):
-    options = {"cifar_stem": True} if name == "resnet50" else {}
-    model = nets.settle(build(name, num_classes=5, width=1 / 8, **options))
-    inputs = (torch.randn(2, 3, 16, 16, dtype=torch.float64),)
-    graph = demp.trace(model, inputs)
-    assert len(graph.joins) == {"resnet18": 5, "resnet50": 12}[name]
-    for seed in range(2):
-        cut_apart(model, inputs, seed)
-    kinds = [plan.kind for sums in model_joins(model).values() for plan in sums.values()]
-    assert "slice" in kinds

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from nets import Forward
 
@@ -169,12 +171,12 @@ def test_sizes_and_parameters_follow_what_is_gone():
     graph = demp.trace(model, inputs)
     names = {name for name, _ in model.named_parameters()}
     none = graph.nothing_gone()
-    assert graph.sizes(none) == {name: tuple(t.shape) for name, t in nets.tensors_of(model).items()}
+    assert graph.sizes(none) == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
     assert graph.parameters(names, none) == sum(p.numel() for p in model.parameters())
-    dead = nets.killed(model.double(), graph, 0.5)
-    gone = nets.classes_of(graph, dead)
+    dead = killing.killed(model.double(), graph, 0.5)
+    gone = killing.classes_of(graph, dead)
     demp.cut(model, dead, example_inputs=tuple(x.double() for x in inputs))
-    assert graph.sizes(gone) == {name: tuple(t.shape) for name, t in nets.tensors_of(model).items()}
+    assert graph.sizes(gone) == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
     assert graph.parameters(names, gone) == sum(p.numel() for p in model.parameters())
     assert graph.neurons(gone) == graph.neurons() - sum(map(len, dead.values()))
 

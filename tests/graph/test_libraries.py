@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import comparing
 import demp
+import killing
 import nets
 from shim import install_torchvision_shim
 
@@ -54,14 +56,14 @@ def test_torchvision(name):
     assert (graph.neurons(), sum(int(layer.removable.sum()) for layer in graph.layers)) == (neurons, removable)
     if name not in ("swin_t", "vit_b_32"):  # fused attention is counted another way
         with FlopCounterMode(display=False) as counter:
-            before = nets.outputs(model, inputs)
+            before = comparing.outputs(model, inputs)
         assert graph.flops(graph.nothing_gone()) == counter.get_total_flops()
-    dead = nets.killed(model, graph, 0.3, low=0.0)
-    before = nets.outputs(model, inputs)
+    dead = killing.killed(model, graph, 0.3, low=0.0)
+    before = comparing.outputs(model, inputs)
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     assert report.removed == sum(map(len, dead.values())) and not report.held
     scale = float(before[0].abs().max())
-    assert scale > 0 and nets.gap(before, nets.outputs(model, inputs)) < 1e-10 * scale
+    assert scale > 0 and comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10 * scale
     if name == "googlenet":  # its auxiliary heads run in training only
         assert any("training forward" in refusal.reason for refusal in graph.refused)
         assert len(model.train()(*inputs)) == 3
@@ -93,11 +95,11 @@ def test_transformers(kind, masked):
         hidden = [layer for layer in graph.layers if layer.producers and layer.reads]
         assert len(hidden) == 2 and all(layer.removable.all() and layer.coupled == () for layer in hidden)
         assert seed or [layer.width for layer in hidden] == [24, 24]
-        dead = nets.killed(model, graph, 0.4, seed)
-        before = nets.outputs(model, inputs)
+        dead = killing.killed(model, graph, 0.4, seed)
+        before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
         assert report.removed == sum(map(len, dead.values())) > 0
-        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
 
 
 def test_gpt2_counts_its_width_in_an_attribute():
@@ -107,6 +109,6 @@ def test_gpt2_counts_its_width_in_an_attribute():
         (f"transformer.h.{block}.mlp.act", "composite") for block in range(2)
     ]
     dead = {"transformer.h.0.mlp.act": [1, 5], "transformer.h.1.mlp.act": [0, 23, 7]}
-    nets.kill(model, graph, dead)
+    killing.kill(model, graph, dead)
     demp.cut(model, dead, example_inputs=inputs, graph=graph)
     assert [block.mlp.c_fc.nf for block in model.transformer.h] == [22, 21]

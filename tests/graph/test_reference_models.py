@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import comparing
 import demp
+import killing
 import nets
 from demp.train.models import ACTIVATIONS, build, resnet18, resnet50, vgg16
 
@@ -29,11 +31,11 @@ def test_exact_after_two_cuts(name, activation):
     for seed in range(2):
         graph = demp.trace(model, inputs)
         assert graph.vehicle == "meta" and graph.refused == ()
-        dead = nets.killed(model, graph, 0.4, seed)
-        before = nets.outputs(model, inputs)
+        dead = killing.killed(model, graph, 0.4, seed)
+        before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
         assert report.removed == sum(map(len, dead.values())) - kept_after_all(report) > 0
-        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
 
 
 def kept_after_all(report: demp.CutReport) -> int:
@@ -87,8 +89,8 @@ def test_flops_of_a_cut_network_agree_with_torch():
     model = nets.settle(build("resnet18", num_classes=5, width=0.15))
     inputs = (torch.randn(1, 3, 16, 16, dtype=torch.float64),)
     graph = demp.trace(model, inputs)
-    dead = nets.killed(model, graph, 0.5)
-    gone = nets.classes_of(graph, dead)
+    dead = killing.killed(model, graph, 0.5)
+    gone = killing.classes_of(graph, dead)
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     assert not report.held
     assert graph.flops(gone) == report.flops_after == counted(model, inputs) == demp.cost(model, inputs).flops

@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+import comparing
 import demp
+import killing
 import nets
 from nets import Forward
 
@@ -225,10 +227,10 @@ def test_refused_with_a_reason(case):
         assert named[layer.name]
     assert any(reason in text for text in named.values()), named
 
-    before, out = nets.state(model), nets.outputs(model, inputs)
+    before, out = comparing.state(model), comparing.outputs(model, inputs)
     report = demp.cut(model, {layer.name: range(layer.width) for layer in refused}, example_inputs=inputs)
-    assert not report.happened and nets.same_state(before, model)
-    assert nets.gap(out, nets.outputs(model, inputs)) == 0.0
+    assert not report.happened and comparing.same_state(before, model)
+    assert comparing.gap(out, comparing.outputs(model, inputs)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_a_head_that_only_trains_keeps_its_input():
     graph = demp.trace(model, inputs)
     assert [int(layer.removable.sum()) for layer in graph.layers] == [0, 4]
     assert "training forward" in graph.refused[0].reason
-    dead = nets.killed(model, graph, 0.6)
+    dead = killing.killed(model, graph, 0.6)
     assert demp.cut(model, dead, example_inputs=inputs).happened
     model.train()
     assert [tuple(out.shape) for out in model(*inputs)] == [(3, 2), (3, 2)]

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from nets import Forward
 
@@ -24,13 +26,13 @@ def test_nothing_of_the_model_changes():
     model = network().train()
     model[1].eval()
     model(*X).sum().backward()
-    before, modes = nets.state(model), [module.training for module in model.modules()]
+    before, modes = comparing.state(model), [module.training for module in model.modules()]
     objects = [id(t) for t in (*model.parameters(), *model.buffers())]
     grads = [p.grad.clone() for p in model.parameters()]
     attributes = [dict(vars(module)) for module in model.modules()]
     random_state, inputs = torch.get_rng_state(), X[0].clone()
     demp.trace(model, X)
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
     assert modes == [module.training for module in model.modules()]
     assert objects == [id(t) for t in (*model.parameters(), *model.buffers())]
     assert all(torch.equal(a, p.grad) for a, p in zip(grads, model.parameters(), strict=True))
@@ -163,7 +165,7 @@ def test_frozen_parameters_do_not_matter():
 def test_the_fused_attention_block_hides_no_neurons_from_a_probe():
     model, inputs = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.0), (torch.randn(2, 3, 6),)
     graph = demp.trace(model, inputs)
-    nets.kill(model, graph, {"relu": [1, 4]})
+    killing.kill(model, graph, {"relu": [1, 4]})
     dead = (~demp.alive(model, [inputs])["relu"]).nonzero().flatten().tolist()
     assert {1, 4} <= set(dead)
 

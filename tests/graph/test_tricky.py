@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import comparing
 import demp
+import killing
 import nets
 from nets import Forward
 
@@ -329,10 +331,10 @@ def test_exact_after_two_cuts(case):
         graph = demp.trace(model, inputs)
         if seed == 0:
             assert {layer.name: int(layer.removable.sum()) for layer in graph.layers} == removable
-        dead = nets.killed(model, graph, 0.4, seed)
-        before = nets.outputs(model, copied(inputs))
+        dead = killing.killed(model, graph, 0.4, seed)
+        before = comparing.outputs(model, copied(inputs))
         report = demp.cut(model, dead, example_inputs=inputs)
-        assert nets.gap(before, nets.outputs(model, copied(inputs))) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, copied(inputs))) < 1e-10
         assert report.removed == sum(map(len, dead.values())) or report.held
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import comparing
 import demp
 import nets
 from demp.surgery import Limits, execute, plan_cut
@@ -61,7 +62,7 @@ def silenced(model: nn.Module, inputs, masks: dict[str, torch.Tensor]) -> list[t
         return silence
 
     handles = [model.get_submodule(name).register_forward_hook(hook(mask)) for name, mask in masks.items()]
-    out = nets.outputs(model, inputs)
+    out = comparing.outputs(model, inputs)
     for handle in handles:
         handle.remove()
     return out
@@ -83,6 +84,6 @@ def test_every_subset(network):
         plan = plan_cut(graph, graph.nothing_gone(), dead, Limits())
         report = execute(small, graph, plan, example_inputs=inputs, exact=False)
         masks = {layer.name: channels(graph, layer, plan.after) for layer in graph.layers}
-        assert nets.gap(silenced(model, inputs, masks), nets.outputs(small, inputs)) < 1e-10
+        assert comparing.gap(silenced(model, inputs, masks), comparing.outputs(small, inputs)) < 1e-10
         assert report.removed == sum(int(plan.after[layer.classes].sum()) for layer in graph.layers)
         assert report.held or torch.equal(plan.after, chosen)

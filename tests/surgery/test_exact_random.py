@@ -6,7 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import comparing
 import demp
+import killing
 import nets
 
 KINDS = st.sampled_from(list(nets.ACTIVATIONS))
@@ -104,11 +106,11 @@ def check(kind: str, options: dict, share: float, seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(2):
         graph = demp.trace(model, inputs)
-        dead = nets.some_dead(graph, share, rng)
-        nets.kill(model, graph, dead)
-        before = nets.outputs(model, inputs)
+        dead = killing.some_dead(graph, share, rng)
+        killing.kill(model, graph, dead)
+        before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
-        assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
         assert all(0 < layer.kept <= layer.before for layer in report.layers.values())
         if not report.held:
             kept = {layer.name: layer.width - len(dead.get(layer.name, [])) for layer in graph.layers}

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import comparing
 import demp
+import killing
 import nets
 from demp.surgery import record_of
 
@@ -41,10 +43,10 @@ READERS = {
 def test_a_constant_neuron_is_folded_away(name):
     reader, conv = READERS[name]()
     model, inputs = constant_neuron(reader, conv=conv)
-    before = nets.outputs(model, inputs)
+    before = comparing.outputs(model, inputs)
     report = cut(model, inputs, fold=True)
     assert report.removed == 1 and report.difference < 1e-4 and report.drift < 1e-5
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-5
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-5
     assert len(report.notes) == 1 and report.notes[0].startswith("means folded into the readers: drift ")
     reader, conv = READERS[name]()
     model, inputs = constant_neuron(reader, conv=conv)
@@ -69,7 +71,7 @@ def test_a_reader_without_a_place_for_constants_is_left_alone():
 
 def test_nothing_is_folded_in_an_exact_cut():
     model, inputs = nets.mlp(4, 6, 3), X
-    nets.kill(model, demp.trace(model, inputs), {"1": [2]})
+    killing.kill(model, demp.trace(model, inputs), {"1": [2]})
     before = model[2].bias.detach().clone()
     report = demp.cut(model, {"1": [2]}, example_inputs=inputs, fold=True)
     assert report.notes == () and torch.equal(before, model[2].bias)
@@ -84,20 +86,20 @@ def test_a_fold_never_makes_it_worse(kind, seed):
         torch.manual_seed(seed)
         model, inputs = getattr(nets, kind)(activation="leaky_relu")
         graph = demp.trace(model, inputs)
-        dead = nets.some_dead(graph, 0.3, random.Random(seed))
+        dead = killing.some_dead(graph, 0.3, random.Random(seed))
         reports.append(demp.cut(model, dead, example_inputs=inputs, exact=False, fold=fold, graph=graph))
-        states.append((nets.state(model), model))
+        states.append((comparing.state(model), model))
     plain, folded = reports
     assert plain.removed == folded.removed
     if folded.notes:
         assert folded.drift < plain.drift
     else:
-        assert folded.drift == plain.drift and nets.same_state(states[0][0], states[1][1])
+        assert folded.drift == plain.drift and comparing.same_state(states[0][0], states[1][1])
 
 
 def test_a_failed_cut_takes_its_fold_back(monkeypatch):
     model, inputs = constant_neuron(nn.Linear(6, 3))
-    before = nets.state(model)
+    before = comparing.state(model)
 
     def fail(*args):
         raise MemoryError("no room")
@@ -105,4 +107,4 @@ def test_a_failed_cut_takes_its_fold_back(monkeypatch):
     monkeypatch.setattr("demp.surgery.transaction.apply", fail)
     with pytest.raises(MemoryError):
         cut(model, inputs, fold=True)
-    assert nets.same_state(before, model) and record_of(model) is None
+    assert comparing.same_state(before, model) and record_of(model) is None

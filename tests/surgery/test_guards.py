@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import comparing
 import demp
+import killing
 import nets
 from demp.surgery import guards
 from demp.surgery.guards import pending_backward
@@ -19,7 +21,7 @@ X = torch.randn(5, 4)
 
 def network(bias: bool = True) -> nn.Sequential:
     model = nets.mlp(4, 6, 3, bias=bias)
-    nets.kill(model, demp.trace(model, (X,)), {"1": [0, 1]})
+    killing.kill(model, demp.trace(model, (X,)), {"1": [0, 1]})
     return model
 
 
@@ -53,11 +55,11 @@ def test_gradients_that_no_step_has_used():
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_a_forward_that_waits_for_its_backward(bias):
     model = network(bias)
-    before = nets.state(model)
+    before = comparing.state(model)
     loss = model(X).square().sum()
     with pytest.raises(demp.CutError, match="still waiting for its backward"):
         cut(model)
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
     loss.backward()
     model.zero_grad()
     assert cut(model) == 2
@@ -68,13 +70,13 @@ def test_tensors_that_cannot_shrink_in_place(verify):
     model, average = network(), dict(network().state_dict())
     with torch.inference_mode():
         average["2.weight"] = average["2.weight"].clone()
-    before = nets.state(model)
+    before = comparing.state(model)
     with pytest.raises(demp.CutError, match="2.weight is a tensor made in inference mode and cannot shrink in place"):
         demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
     average["2.weight"] = torch.zeros(3, 6).to_sparse()
     with pytest.raises(demp.CutError, match=r"2.weight is a tensor of layout torch.sparse_coo and cannot shrink"):
         demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
-    assert nets.same_state(before, model) and average["0.weight"].shape == (6, 4)
+    assert comparing.same_state(before, model) and average["0.weight"].shape == (6, 4)
 
 
 def waiting(model: nn.Module, loss: torch.Tensor) -> bool:

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import comparing
 import demp
+import killing
 import nets
 
 X = (torch.randn(4, 2, 6, 6, dtype=torch.float64),)
@@ -25,7 +27,7 @@ def network() -> nn.Module:
 def started() -> tuple[nn.Module, dict]:
     model = network()
     dead = {"2": [0, 3], "4": [0, 3], "7": [1]}
-    nets.kill(model, demp.trace(model, X), dead)
+    killing.kill(model, demp.trace(model, X), dead)
     return model, dead
 
 
@@ -35,9 +37,9 @@ def test_a_deep_copy_follows():
     with torch.no_grad():
         for p in ema.parameters():
             p.mul_(0.5)
-    before, objects = nets.outputs(ema, X), [id(p) for p in ema.parameters()]
+    before, objects = comparing.outputs(ema, X), [id(p) for p in ema.parameters()]
     demp.cut(model, dead, example_inputs=X, holders=[ema])
-    assert nets.gap(before, nets.outputs(ema, X)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(ema, X)) < 1e-10
     assert [id(p) for p in ema.parameters()] == objects and ema[3].groups == 3
     with torch.no_grad():
         for a, b in zip(ema.parameters(), model.parameters(), strict=True):
@@ -58,7 +60,7 @@ def test_a_copy_can_be_saved_and_loaded(average, tmp_path):
         for p in inside.parameters():
             p.mul_(0.5)
     loaded = demp.load(network, demp.save(inside, tmp_path / "ema"))
-    assert nets.gap(nets.outputs(inside, X), nets.outputs(loaded, X)) == 0.0
+    assert comparing.gap(comparing.outputs(inside, X), comparing.outputs(loaded, X)) == 0.0
     assert demp.surgery.record_of(loaded).kept.keys() == demp.surgery.record_of(model).kept.keys()
 
 
@@ -67,9 +69,9 @@ def test_an_averaged_model_follows_and_updates(buffers):
     model, dead = started()
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=buffers)
     ema.update_parameters(model)
-    before = nets.outputs(ema, X)
+    before = comparing.outputs(ema, X)
     demp.cut(model, dead, example_inputs=X, holders=[ema])
-    assert nets.gap(before, nets.outputs(ema, X)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(ema, X)) < 1e-10
     ema.update_parameters(model)
     assert int(ema.n_averaged) == 2
 
@@ -91,12 +93,12 @@ def test_a_state_dict_follows_without_touching_the_model_twice():
 
 def test_holders_that_are_no_copies_are_refused_before_anything_is_touched():
     model, dead = started()
-    before = nets.state(model)
+    before = comparing.state(model)
     strangers = [nets.mlp(2, 3, 4), {"0.weight": torch.zeros(7, 2, 3, 3)}]
     for stranger in strangers:
         with pytest.raises(demp.CutError, match=r"the holder .* has no .*; holders must be copies of the model"):
             demp.cut(model, dead, example_inputs=X, holders=[copy.deepcopy(model), stranger])
-        assert nets.same_state(before, model)
+        assert comparing.same_state(before, model)
 
 
 def test_a_copy_that_missed_a_cut_is_refused():
@@ -111,7 +113,7 @@ def test_a_copy_that_shares_some_tensors_with_the_model():
     model, dead = started()
     teacher = copy.deepcopy(model)
     teacher[6].weight = model[6].weight
-    before = nets.outputs(teacher, X)
+    before = comparing.outputs(teacher, X)
     demp.cut(model, dead, example_inputs=X, holders=[teacher, teacher])
     assert teacher[6].weight is model[6].weight and model[6].weight.shape == (3, 12)
-    assert nets.gap(before, nets.outputs(teacher, X)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(teacher, X)) < 1e-10

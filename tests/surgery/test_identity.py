@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from nets import Forward
 
@@ -27,17 +29,17 @@ DEAD = {"2": [0, 4], "5": [0, 4], "7": [1, 2]}
 
 def cut(model: nn.Module, inputs=(X,), dead=None) -> demp.CutReport:
     dead = dead or DEAD
-    nets.kill(model, demp.trace(model, inputs), dead)
+    killing.kill(model, demp.trace(model, inputs), dead)
     return demp.cut(model, dead, example_inputs=inputs)
 
 
 def test_objects_stay():
     model = network()
     modules = [id(module) for module in model.modules()]
-    tensors = {name: id(tensor) for name, tensor in nets.tensors_of(model).items()}
+    tensors = {name: id(tensor) for name, tensor in comparing.tensors_of(model).items()}
     cut(model)
     assert modules == [id(module) for module in model.modules()]
-    assert tensors == {name: id(tensor) for name, tensor in nets.tensors_of(model).items()}
+    assert tensors == {name: id(tensor) for name, tensor in comparing.tensors_of(model).items()}
     assert all(isinstance(p, nn.Parameter) and p.is_leaf and p.grad_fn is None for p in model.parameters())
 
 
@@ -87,7 +89,7 @@ def test_dtypes(dtype):
 def test_channels_last():
     model, inputs = network().to(memory_format=torch.channels_last), (X.to(memory_format=torch.channels_last),)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    nets.kill(model, demp.trace(model, inputs), DEAD)
+    killing.kill(model, demp.trace(model, inputs), DEAD)
     model(*inputs).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -122,12 +124,12 @@ def test_tied_weights_stay_tied():
             return self.head(self.down(F.relu(self.up(self.table(tokens)))))
 
     model, inputs = nets.settle(Tied()), (torch.randint(0, 7, (2, 3)),)
-    before = nets.outputs(model, inputs)
+    before = comparing.outputs(model, inputs)
     cut(model, inputs, {"relu": [2, 3]})
     assert model.head.weight is model.table.weight and model.again is model.up
     assert model.up.weight.shape == (6, 4) and model.table.weight.shape == (7, 4)
     cut(model, inputs, {"relu": [0]})
-    assert before[0].shape == nets.outputs(model, inputs)[0].shape and model.again.weight.shape == (5, 4)
+    assert before[0].shape == comparing.outputs(model, inputs)[0].shape and model.again.weight.shape == (5, 4)
 
 
 def test_weights_tied_within_a_neuron():
@@ -135,10 +137,10 @@ def test_weights_tied_within_a_neuron():
     model = Forward(lambda s, x: F.linear(F.relu(s.fc(x)), s.fc.weight.t()), fc=nn.Linear(4, 6))
     inputs = (torch.randn(3, 4, dtype=torch.float64),)
     nets.settle(model)
-    nets.kill(model, demp.trace(model, inputs), {"relu": [0, 5]})
-    before = nets.outputs(model, inputs)
+    killing.kill(model, demp.trace(model, inputs), {"relu": [0, 5]})
+    before = comparing.outputs(model, inputs)
     demp.cut(model, {"relu": [0, 5]}, example_inputs=inputs)
-    assert model.fc.weight.shape == (4, 4) and nets.gap(before, nets.outputs(model, inputs)) < 1e-12
+    assert model.fc.weight.shape == (4, 4) and comparing.gap(before, comparing.outputs(model, inputs)) < 1e-12
 
 
 def test_parameters_that_are_parts_of_one_vector():
@@ -146,12 +148,12 @@ def test_parameters_that_are_parts_of_one_vector():
     vector = nn.utils.parameters_to_vector(model.parameters()).detach()
     nn.utils.vector_to_parameters(vector, model.parameters())
     dead = {"1": [0, 1], "3": [2], "5": [7]}
-    nets.kill(model, demp.trace(model, inputs), dead)
+    killing.kill(model, demp.trace(model, inputs), dead)
     alive = demp.alive(model, [inputs])
     assert all(not alive[name][index] for name, indices in dead.items() for index in indices)
-    before = nets.outputs(model, inputs)
+    before = comparing.outputs(model, inputs)
     assert demp.cut(model, dead, example_inputs=inputs).removed == 4
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-5
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-5
 
 
 def test_gradients_that_are_zero_shrink_along():
@@ -166,10 +168,10 @@ def test_gradients_that_are_zero_shrink_along():
 
 def test_values_of_what_stays_are_untouched():
     model = network()
-    nets.kill(model, demp.trace(model, (X,)), DEAD)
-    before = nets.state(model)
+    killing.kill(model, demp.trace(model, (X,)), DEAD)
+    before = comparing.state(model)
     demp.cut(model, DEAD, example_inputs=(X,))
-    now, kept = nets.tensors_of(model), demp.surgery.record_of(model).kept
+    now, kept = comparing.tensors_of(model), demp.surgery.record_of(model).kept
     for name, tensor in before.items():
         for (owner, axis), indices in kept.items():
             tensor = tensor.index_select(axis, indices) if owner == name else tensor
@@ -180,7 +182,7 @@ def test_a_cut_model_can_be_copied_moved_and_serialised():
     model = network()
     cut(model)
     twin = copy.deepcopy(model)
-    assert nets.gap(nets.outputs(model, (X,)), nets.outputs(twin, (X,))) == 0.0
+    assert comparing.gap(comparing.outputs(model, (X,)), comparing.outputs(twin, (X,))) == 0.0
     assert demp.surgery.record_of(twin).kept.keys() == demp.surgery.record_of(model).kept.keys()
     fresh = network()
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -202,7 +204,7 @@ def test_training_goes_on_in_the_same_loop():
         if step == 1:
             optimizer.zero_grad()
             loss_before = loss.item()
-            nets.kill(model, demp.trace(model, (X,)), DEAD)
+            killing.kill(model, demp.trace(model, (X,)), DEAD)
             demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer)
     assert loss.item() != loss_before and all(p.grad.shape == p.shape for p in clipped)
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
+import comparing
 import demp
-import nets
+import killing
 from twins import batch, remaining, stays
 
 DYING = ({"acts.0": [1, 3], "acts.1": [1, 3]}, {"acts.2": [2]}, {"acts.2": [0, 3]})
@@ -98,7 +99,7 @@ def test_all_at_once(precision, recompute):
     dtype = torch.float64 if precision is None else torch.float32
     tolerance = 1e-10 if precision is None else 1e-6
     model = Net(recompute).to(dtype)
-    nets.kill(model, demp.trace(model, batch(0, dtype)[:1]), IN_DENSE)
+    killing.kill(model, demp.trace(model, batch(0, dtype)[:1]), IN_DENSE)
     dense, cut = Run(copy.deepcopy(model), precision), Run(model, precision)
     for at in range(STEPS):
         assert cut.step(at) == pytest.approx(dense.step(at), abs=tolerance)
@@ -112,7 +113,7 @@ def test_all_at_once(precision, recompute):
     kept = demp.surgery.record_of(model).kept
     for mine, theirs in zip(cut.holders, dense.holders, strict=True):
         small, large = (
-            dict(h) if isinstance(h, dict) else nets.tensors_of(getattr(h, "module", h)) for h in (mine, theirs)
+            dict(h) if isinstance(h, dict) else comparing.tensors_of(getattr(h, "module", h)) for h in (mine, theirs)
         )
         assert small.keys() == large.keys()
         assert all(

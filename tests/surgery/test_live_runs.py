@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import demp
+import killing
 import nets
 
 FAMILIES = {
@@ -27,7 +28,7 @@ STEPS = 12
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_shrinks_and_goes_on(family, collect):
     model, inputs = FAMILIES[family]()
-    dead = nets.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
+    dead = killing.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
     ema = copy.deepcopy(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     config = demp.DemPConfig(peak_strength=1e-4, peak_noise_std=1e-5, period=4, collect=collect)
@@ -67,7 +68,7 @@ def test_lbfgs_in_a_run(scale, notes):
     """
     model, inputs = nets.plain(2, (6, 5))
     model, inputs = model.double(), tuple(x.double() for x in inputs)
-    dead = nets.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
+    dead = killing.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)
     with torch.no_grad():
         model[1].weight[dead["2"]] = scale
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2, history_size=3, line_search_fn="strong_wolfe")

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn, optim
 from torch.utils._pytree import tree_leaves
 
+import comparing
 import demp
+import killing
 import nets
 
 FAMILIES: list[Callable[[random.Random], tuple[nn.Module, tuple[Tensor, ...]]]] = [
@@ -85,11 +87,11 @@ def one_network(rng: random.Random, cuts: int) -> int:
     done, before = 0, None
     for _ in range(cuts):
         graph = demp.trace(model, inputs)
-        dead = nets.some_dead(graph, 0.15, rng)
-        nets.kill(model, graph, dead)
-        wanted = nets.outputs(model, inputs)
+        dead = killing.some_dead(graph, 0.15, rng)
+        killing.kill(model, graph, dead)
+        wanted = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, optimizer=optimizer, holders=[average], graph=graph)
-        assert nets.gap(wanted, nets.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(wanted, comparing.outputs(model, inputs)) < 1e-10
         assert [p.shape for p in average.parameters()] == [p.shape for p in model.parameters()]
         done += report.happened
         del graph, dead, wanted, report

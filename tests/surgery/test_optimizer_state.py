@@ -9,7 +9,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from twins import DEAD, batch, dying, remaining, stays, train
 
@@ -49,9 +51,9 @@ def test_adafactor_keeps_its_second_moments(kind, dead_since, foreach):
     build, dead, shape = ADAFACTOR[kind]
     model, inputs = build().double(), (torch.randn(shape, dtype=torch.float64),)
     graph = demp.trace(model, inputs)
-    nets.kill(model, graph, dead)
+    killing.kill(model, graph, dead)
     optimizer = optim.Adafactor(model.parameters(), foreach=foreach)
-    gone = nets.classes_of(graph, dead)
+    gone = killing.classes_of(graph, dead)
     gradients = [[torch.randn_like(p) for p in model.parameters()] for _ in range(5)]
     if dead_since == "the start":
         owners = {(slot.tensor, slot.axis): gone[slot.classes] for slot in graph.slots}
@@ -61,7 +63,7 @@ def test_adafactor_keeps_its_second_moments(kind, dead_since, foreach):
                     if owner == name:
                         gradient.index_fill_(axis, dying.nonzero().flatten(), 0.0)
     fed(optimizer, list(model.parameters()), gradients)
-    nets.kill(model, graph, dead)
+    killing.kill(model, graph, dead)
     moments = {name: second_moment(optimizer.state[p]) for name, p in model.named_parameters()}
     demp.cut(model, dead, example_inputs=inputs, optimizer=optimizer)
 
@@ -145,7 +147,7 @@ def test_the_history_of_lbfgs_is_sliced_where_that_is_exact(search, frozen):
 
 def test_the_history_of_lbfgs_is_forgotten_where_it_holds_steps_of_the_removed():
     model, optimizer = begun()
-    nets.kill(model, demp.trace(model, batch(0)[:1]), {"acts.2": [1]})
+    killing.kill(model, demp.trace(model, batch(0)[:1]), {"acts.2": [1]})
     report = demp.cut(model, {"acts.2": [1]}, example_inputs=batch(0)[:1], optimizer=optimizer)
     assert report.notes == ("LBFGS began a new history: the old one held steps of the removed neurons",)
     assert optimizer.state[optimizer.param_groups[0]["params"][0]] == {}
@@ -157,10 +159,10 @@ def test_the_history_of_lbfgs_is_forgotten_where_it_holds_steps_of_the_removed()
 def test_a_cut_that_fails_leaves_lbfgs_as_it_was(dead):
     model, optimizer = begun()
     model.head.register_forward_pre_hook(lambda m, args: (args[0] + m.weight.shape[1],))  # outputs differ: rolled back
-    before, state = nets.state(model), copy.deepcopy(optimizer.state_dict())
+    before, state = comparing.state(model), copy.deepcopy(optimizer.state_dict())
     with pytest.raises(demp.CutError, match="rolled back"):
         demp.cut(model, dead, example_inputs=batch(0)[:1], optimizer=optimizer)
-    assert nets.same_state(before, model) and nets.same_tree(state, optimizer.state_dict())
+    assert comparing.same_state(before, model) and comparing.same_tree(state, optimizer.state_dict())
     assert optimizer._numel_cache == 3 + sum(p.numel() for p in model.parameters())
 
 
@@ -183,7 +185,7 @@ def test_muon(adjust, dtype):
     """
     model, x = nets.mlp(12, 40, 24, 10, bias=False).to(dtype), torch.randn(64, 12, dtype=dtype)
     dead = {"1": [0, 3, 5, 17, 30], "3": [2, 4, 20]}
-    nets.kill(model, demp.trace(model, (x,)), dead)
+    killing.kill(model, demp.trace(model, (x,)), dead)
 
     def steps(net: nn.Module, optimizer: optim.Optimizer, count: int) -> None:
         for _ in range(count):
@@ -227,7 +229,7 @@ def test_sparse_adam():
     parts = {"fc": nn.Linear(4, 6), "table": nn.Embedding(7, 6, sparse=True), "head": nn.Linear(6, 3)}
     model = nets.Forward(lambda s, x, t: s.head(F.relu(s.fc(x)) * s.table(t)), **parts).double()
     inputs, dead = (torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 2, 2, 5, 6])), {"relu": [1, 4]}
-    nets.kill(model, demp.trace(model, inputs), dead)
+    killing.kill(model, demp.trace(model, inputs), dead)
 
     def make(net: nn.Module) -> list[optim.Optimizer]:
         return [optim.SparseAdam([net.table.weight]), optim.Adam([*net.fc.parameters(), *net.head.parameters()])]
@@ -283,7 +285,7 @@ def test_trees_of_parameter_shaped_tensors_follow():
     train(model, optimizer, range(1))
     demp.cut(model, DEAD, example_inputs=batch(0)[:1], optimizer=optimizer)
     for parameter in model.parameters():
-        assert nets.same_tree(remember(parameter.detach()), dict(optimizer.state[parameter]))
+        assert comparing.same_tree(remember(parameter.detach()), dict(optimizer.state[parameter]))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +306,7 @@ def test_unknown_state_is_refused_before_anything_is_touched(remember, message):
 def test_a_square_preconditioner_is_not_taken_for_the_parameters_shape():
     model = nets.mlp(4, 6, 6, 3, bias=False).double()
     inputs = (torch.randn(5, 4, dtype=torch.float64),)
-    nets.kill(model, demp.trace(model, inputs), {"3": [0]})
+    killing.kill(model, demp.trace(model, inputs), {"3": [0]})
     optimizer = Strange(model.parameters(), lambda p: {"factor": p @ p.T})
     model(*inputs).sum().backward()
     optimizer.step()
@@ -314,11 +316,11 @@ def test_a_square_preconditioner_is_not_taken_for_the_parameters_shape():
 
 
 def unchanged(model: nn.Module, optimizer: optim.Optimizer, message: str) -> None:
-    before, state = nets.state(model), copy.deepcopy(optimizer.state_dict())
+    before, state = comparing.state(model), copy.deepcopy(optimizer.state_dict())
     with pytest.raises(demp.CutError, match=message):
         demp.cut(model, DEAD, example_inputs=batch(0)[:1], optimizer=optimizer)
-    assert nets.same_state(before, model)
-    assert nets.same_tree(without_objects(state), without_objects(optimizer.state_dict()))
+    assert comparing.same_state(before, model)
+    assert comparing.same_tree(without_objects(state), without_objects(optimizer.state_dict()))
     assert demp.surgery.record_of(model) is None
 
 

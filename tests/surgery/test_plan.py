@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import comparing
 import demp
+import killing
 import nets
 from demp.surgery import Limits, plan_cut
 
@@ -17,10 +19,10 @@ def cut(model: nn.Module, dead: dict, inputs=X, joins: bool = True, **limits) ->
     """Kill and cut."""
     nets.settle(model)
     graph = demp.trace(model, inputs, joins=joins)
-    nets.kill(model, graph, dead)
-    before = nets.outputs(model, inputs)
+    killing.kill(model, graph, dead)
+    before = comparing.outputs(model, inputs)
     report = demp.cut(model, dead, example_inputs=inputs, limits=Limits(**limits), graph=graph)
-    assert nets.gap(before, nets.outputs(model, inputs)) < 1e-10
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
     return report
 
 

@@ -6,7 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import comparing
 import demp
+import killing
 import nets
 from demp.surgery import record_of
 
@@ -25,15 +27,15 @@ def test_kept_indices_compose_over_cuts_and_traces(kind, seed):
     model, inputs = getattr(nets, kind)()
     nets.settle(model)
     inputs = tuple(x.double() for x in inputs)
-    dense = nets.state(model)
+    dense = comparing.state(model)
     rng = random.Random(seed)
     for _ in range(3):
         graph = demp.trace(model, inputs)
-        demp.cut(model, nets.some_dead(graph, 0.3, rng), example_inputs=inputs, exact=False, graph=graph)
+        demp.cut(model, killing.some_dead(graph, 0.3, rng), example_inputs=inputs, exact=False, graph=graph)
     record = record_of(model)
     if record is None:
         return
-    small, now = select(dense, record.kept), nets.tensors_of(model)
+    small, now = select(dense, record.kept), comparing.tensors_of(model)
     assert all(torch.equal(small[name], now[name]) for name in now)
     assert record.dense_shapes == {name: tuple(tensor.shape) for name, tensor in dense.items()}
     assert all(torch.equal(kept.sort().values, kept.unique()) for kept in record.kept.values())

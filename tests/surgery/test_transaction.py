@@ -7,7 +7,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from demp.surgery import Limits, execute, plan_cut, record_of, shrink
 from nets import Forward
@@ -24,7 +26,7 @@ def network() -> nn.Sequential:
         *[nn.Flatten(), nn.Linear(144, 3)],
     )
     nets.settle(model)
-    nets.kill(model, demp.trace(model, (X,)), DEAD)
+    killing.kill(model, demp.trace(model, (X,)), DEAD)
     return model
 
 
@@ -40,8 +42,8 @@ def stepped(model: nn.Module) -> optim.Optimizer:
 def everything(model: nn.Module, optimizer: optim.Optimizer, ema: nn.Module) -> dict:
     """All that a rolled back cut must leave to the bit."""
     return {
-        "model": nets.state(model),
-        "ema": nets.state(ema),
+        "model": comparing.state(model),
+        "ema": comparing.state(ema),
         "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         "optimizer": copy.deepcopy(optimizer.state_dict()),
         "attributes": [{k: v for k, v in vars(m).items() if isinstance(v, (int, str, tuple))} for m in model.modules()],
@@ -58,7 +60,7 @@ def test_a_live_neuron_rolls_everything_back_and_names_the_layer():
     with pytest.raises(demp.CutError, match=r"rolled back: .*neurons of 2 are not dead") as caught:
         demp.cut(model, {**DEAD, "2": [0, 1]}, example_inputs=(X,), optimizer=optimizer, holders=[ema])
     assert "neurons of 2 are" in str(caught.value) and "exact=False" in str(caught.value)
-    assert nets.same_tree(before, everything(model, optimizer, ema))
+    assert comparing.same_tree(before, everything(model, optimizer, ema))
 
 
 def test_a_second_cut_that_fails_keeps_the_first():
@@ -68,7 +70,7 @@ def test_a_second_cut_that_fails_keeps_the_first():
     before = everything(model, optimizer, ema)
     with pytest.raises(demp.CutError, match="neurons of 5 are not dead"):
         demp.cut(model, {"5": [0]}, example_inputs=(X,), optimizer=optimizer, holders=[ema])
-    assert nets.same_tree(before, everything(model, optimizer, ema))
+    assert comparing.same_tree(before, everything(model, optimizer, ema))
     assert demp.cut(model, {"2": [2], "5": [1]}, example_inputs=(X,), optimizer=optimizer, holders=[ema]).removed == 2
 
 
@@ -88,7 +90,7 @@ def test_an_exception_in_the_middle_rolls_back(monkeypatch, failing):
     monkeypatch.setattr(shrink, "narrowed", narrowed)
     with pytest.raises(MemoryError, match="no room"):
         demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer, holders=[ema])
-    assert nets.same_tree(before, everything(model, optimizer, ema))
+    assert comparing.same_tree(before, everything(model, optimizer, ema))
 
 
 def test_an_interrupt_while_proving_rolls_back():
@@ -104,7 +106,7 @@ def test_an_interrupt_while_proving_rolls_back():
     with pytest.raises(KeyboardInterrupt):
         demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer, graph=demp.trace(network(), (X,)))
     handle.remove()
-    assert nets.same_tree(before, everything(model, optimizer, ema))
+    assert comparing.same_tree(before, everything(model, optimizer, ema))
 
 
 def test_a_model_that_does_not_run_when_it_is_too_narrow():
@@ -115,11 +117,11 @@ def test_a_model_that_does_not_run_when_it_is_too_narrow():
         head=nn.Linear(4, 2),
     )
     graph = demp.trace(nets.settle(model), (X,))
-    nets.kill(model, graph, {"relu": [0, 1, 2]})
-    before = nets.state(model)
+    killing.kill(model, graph, {"relu": [0, 1, 2]})
+    before = comparing.state(model)
     with pytest.raises(demp.CutError, match=r"rolled back: the model does not run after the cut .*the floor"):
         demp.cut(model, {"relu": [0, 1, 2]}, example_inputs=(X,))
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
     report = demp.cut(model, {"relu": [0, 1, 2]}, example_inputs=(X,), limits=Limits(floor=2))
     assert report.removed == 2
 
@@ -129,11 +131,11 @@ def test_a_misread_model_is_never_cut():
     inputs = (torch.randn(3, 4, dtype=torch.float64),)
     model = Forward(lambda s, x: s.head((h := F.relu(s.fc(x))) / h.shape[1]), fc=nn.Linear(4, 6), head=nn.Linear(6, 2))
     nets.settle(model)
-    nets.kill(model, demp.trace(model, inputs), {"relu": [1, 2]})
-    before = nets.state(model)
+    killing.kill(model, demp.trace(model, inputs), {"relu": [1, 2]})
+    before = comparing.state(model)
     with pytest.raises(demp.CutError, match="depends on their number in a way the graph cannot see"):
         demp.cut(model, {"relu": [1, 2]}, example_inputs=inputs)
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
 
 
 def test_a_mean_behind_the_graphs_back_is_refused():
@@ -149,14 +151,14 @@ def test_a_mean_behind_the_graphs_back_is_refused():
 
 def test_empty_plans_are_reports():
     model = network()
-    before = nets.state(model)
+    before = comparing.state(model)
     for dead in ({}, {"2": []}, {"2": torch.zeros(5, dtype=torch.bool)}):
         report = demp.cut(model, dead, example_inputs=(X,))
         assert not report.happened and report.removed == 0 and report.difference is None
         assert report.neurons_before == report.neurons_after == 9
         assert "nothing to remove" in str(report)
         assert report.to_dict()["layers"]["2"]["before"] == report.to_dict()["layers"]["2"]["kept"] == 5
-    assert nets.same_state(before, model) and record_of(model) is None
+    assert comparing.same_state(before, model) and record_of(model) is None
 
 
 def test_the_report_counts():
@@ -176,10 +178,10 @@ def test_the_report_counts():
 
 def test_not_exact_means_drift():
     model = network()
-    before = nets.outputs(model, (X,))
+    before = comparing.outputs(model, (X,))
     report = demp.cut(model, {"2": [1]}, example_inputs=(X,), exact=False)
     assert report.removed == 1 and report.difference < 1e-10
-    change = nets.gap(before, nets.outputs(model, (X,))) / float(before[0].abs().max())
+    change = comparing.gap(before, comparing.outputs(model, (X,))) / float(before[0].abs().max())
     assert report.drift == pytest.approx(change) and report.drift > 1e-3
 
 
@@ -203,7 +205,7 @@ def test_outputs_that_are_not_finite_prove_nothing(bad):
     model = network()
     with torch.no_grad():
         model[-1].bias[0] = bad
-    before = nets.state(model)
+    before = comparing.state(model)
     with pytest.raises(demp.CutError, match="not finite.*nothing was cut"):
         demp.cut(model, DEAD, example_inputs=(X,))
     with torch.no_grad():
@@ -230,7 +232,7 @@ def test_a_model_changed_behind_our_back():
     model = network()
     graph = demp.trace(model, (X,))
     demp.cut(model, DEAD, example_inputs=(X,), graph=graph)
-    before = nets.state(model)
+    before = comparing.state(model)
     with pytest.raises(
         demp.CutError, match=r"0.weight should have shape \(5, 3, 3, 3\) but is \(3, 3, 3, 3\).*Trace it"
     ):
@@ -238,12 +240,12 @@ def test_a_model_changed_behind_our_back():
     other = nn.Sequential(*list(network())[:6])
     with pytest.raises(demp.CutError, match="7.weight should have shape .* but is nothing"):
         demp.cut(other, {"2": [0]}, example_inputs=(X,), graph=demp.trace(network(), (X,)))
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
 
 
 def test_unknown_layers_and_indices():
     model = network()
-    before = nets.state(model)
+    before = comparing.state(model)
     with pytest.raises(demp.UsageError, match="no layer called '22' in the graph; did you mean '2'"):
         demp.cut(model, {"22": [0]}, example_inputs=(X,))
     for bad in ([5], [-1], [0, 99]):
@@ -251,7 +253,7 @@ def test_unknown_layers_and_indices():
             demp.cut(model, {"2": bad}, example_inputs=(X,))
     with pytest.raises(demp.UsageError, match=r"the mask for 2 has shape \(4,\); the layer has 5 neurons"):
         demp.cut(model, {"2": torch.ones(4, dtype=torch.bool)}, example_inputs=(X,))
-    assert nets.same_state(before, model)
+    assert comparing.same_state(before, model)
 
 
 def test_indices_and_masks_in_any_form():
@@ -294,7 +296,7 @@ def test_a_pruner_may_plan_once_and_cut_often():
     model = network()
     graph = demp.trace(model, (X,))
     gone = graph.nothing_gone()
-    before = nets.outputs(model, (X,))
+    before = comparing.outputs(model, (X,))
     for dead in ({"2": [0]}, {"2": [3]}, {"5": [1]}):
         flags = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
         for name, indices in dead.items():
@@ -302,7 +304,7 @@ def test_a_pruner_may_plan_once_and_cut_often():
         plan = plan_cut(graph, gone, flags, Limits())
         assert execute(model, graph, plan, example_inputs=(X,)).removed == 1
         gone = plan.after
-    assert nets.gap(before, nets.outputs(model, (X,))) < 1e-10
+    assert comparing.gap(before, comparing.outputs(model, (X,))) < 1e-10
     assert record_of(model).kept["0.weight", 0].tolist() == [1, 2, 4]
     assert record_of(model).kept["3.weight", 1].tolist() == [1, 2, 4]
     assert record_of(model).kept["3.weight", 0].tolist() == [0, 2, 3]

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import comparing
 import demp
+import killing
 import nets
 from feature_parts import doubled
 from features import FEATURES
@@ -27,10 +29,10 @@ def test_feature(name):
             )
             assert all(any(refusal.name == one for refusal in graph.refused) for one, n in offered.items() if n == 0)
             assert any(feature.refused in refusal.reason for refusal in graph.refused) or not feature.refused
-        dead = nets.killed(model, graph, 0.4, seed)
-        before = nets.outputs(model, copy.deepcopy(inputs))
+        dead = killing.killed(model, graph, 0.4, seed)
+        before = comparing.outputs(model, copy.deepcopy(inputs))
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
-        assert nets.gap(before, nets.outputs(model, copy.deepcopy(inputs))) < 1e-10
+        assert comparing.gap(before, comparing.outputs(model, copy.deepcopy(inputs))) < 1e-10
         assert report.removed == sum(map(len, dead.values())) or report.held
         assert bool(report.removed) == bool(any(offered.values())) or seed
 
@@ -50,10 +52,10 @@ def test_saved_and_loaded(name, tmp_path):
     """Numbers in attributes come back with the tensors."""
     model, inputs = FEATURES[name].make()
     model, inputs = nets.settle(model), doubled(inputs)
-    demp.cut(model, nets.killed(model, demp.trace(model, inputs), 0.4), example_inputs=inputs)
+    demp.cut(model, killing.killed(model, demp.trace(model, inputs), 0.4), example_inputs=inputs)
     demp.save(model, tmp_path / "model")
     loaded = demp.load(lambda: FEATURES[name].make()[0].double(), tmp_path / "model").eval()
-    assert nets.gap(nets.outputs(model, inputs), nets.outputs(loaded, inputs)) == 0.0
+    assert comparing.gap(comparing.outputs(model, inputs), comparing.outputs(loaded, inputs)) == 0.0
 
 
 def test_a_grouped_reader_is_left_out_of_a_fold():
@@ -95,7 +97,7 @@ def test_an_expert_without_rows_tells_nothing():
     model = nets.settle(nets.Forward(forward, up=nn.Linear(6, 4), down=nn.Linear(4, 6)))
     full, none = torch.rand(8, 6).double(), -torch.rand(8, 6).double()
     graph = demp.trace(model, (full,))
-    nets.kill(model, graph, {"relu": [1]})
+    killing.kill(model, graph, {"relu": [1]})
     assert demp.alive(model, [(none,)], graph=graph)["relu"].all()
     assert not demp.alive(model, [(none,), (full,)], graph=graph)["relu"][1]
 
@@ -112,7 +114,7 @@ def test_a_use_that_the_trace_did_not_see_is_judged_too():
     model = nets.settle(nets.Forward(forward, fc=nn.Linear(6, 4), mix=nn.Linear(4, 4), head=nn.Linear(4, 2)))
     x = torch.randn(8, 6).double()
     graph = demp.trace(model, (x,))
-    nets.kill(model, graph, {"relu": [1]})
+    killing.kill(model, graph, {"relu": [1]})
     assert not demp.alive(model, [(x,)], graph=graph)["relu"][1]
     assert demp.alive(model, [{"x": x, "times": 2}], graph=graph)["relu"][1]
 

@@ -5,8 +5,9 @@ import warnings
 import pytest
 import torch
 
+import comparing
 import demp
-import nets
+import killing
 from architectures import enliven, make, names
 
 FAST = (
@@ -35,10 +36,10 @@ def built(name: str) -> tuple[torch.nn.Module, object]:
 
 def cut_dead(model, inputs, graph, dead) -> int:
     """Cut neurons that were killed; the outputs must stay."""
-    before = nets.outputs(model, inputs)
+    before = comparing.outputs(model, inputs)
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     scale = max(float(out.abs().max()) for out in before)
-    assert scale > 0 and nets.gap(before, nets.outputs(model, inputs)) <= 1e-10 * scale
+    assert scale > 0 and comparing.gap(before, comparing.outputs(model, inputs)) <= 1e-10 * scale
     assert report.removed == sum(map(len, dead.values())) or report.held
     return report.removed
 
@@ -47,7 +48,7 @@ def twice(name: str) -> None:
     model, inputs = built(name)
     for seed in range(2):
         graph = demp.trace(model, inputs)
-        dead = nets.killed(model, graph, 0.3, seed, low=0.0)
+        dead = killing.killed(model, graph, 0.3, seed, low=0.0)
         assert cut_dead(model, inputs, graph, dead) > 0 or not dead
 
 
@@ -74,7 +75,7 @@ def test_layer_after_layer(name):
         gone[classes] = True
         dead = {one.name: gone[one.classes].nonzero().flatten().tolist() for one in graph.layers}
         dead = {one: indices for one, indices in dead.items() if indices}
-        nets.kill(model, graph, dead, low=0.0)
+        killing.kill(model, graph, dead, low=0.0)
         assert cut_dead(model, inputs, graph, dead) > 0 or not dead
 
 
