@@ -12,6 +12,10 @@ off; more can go than with the union. A layer whose channels are all small keeps
 
 A penalised weight comes to rest within about learning rate * strength of zero, with Adam within the learning rate:
 ``threshold`` is meant for SGD, with Adam choose it above the learning rate at the end of the run.
+
+It is also meant for long runs. Weights before a batch norm can all shrink together and the outputs stay, so that a
+short run with a larger ``penalty_share`` loses the network before any weight is near 1e-4: raise ``threshold`` as well,
+and see docs/numbers.md for values that worked in 800 steps.
 """
 
 from dataclasses import dataclass
