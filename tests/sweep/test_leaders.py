@@ -188,6 +188,25 @@ def test_time_left_is_unknown_until_something_was_measured():
     assert left.left([], [b]) == 50, "what was resumed or failed says nothing about a whole job"
 
 
+def test_the_first_steps_are_no_pace():
+    clock = Clock()
+    left, a, b = timeleft.TimeLeft(1, clock=clock), job("a", setting=1), job("b", setting=2)
+    left.begins(a)
+    left.steps(a, 0, 1000)
+    clock.now = 60.0
+    left.steps(a, 1, 1000)
+    assert left.left([a], [b]) is None
+    clock.now = 80.0
+    left.steps(a, 20, 1000)
+    assert left.left([a], []) == pytest.approx(80 * 49)
+    known = timeleft.TimeLeft(1, [ended(a, 300.0)], clock)
+    known.begins(a)
+    known.steps(a, 0, 1000)
+    clock.now += 60
+    known.steps(a, 1, 1000)
+    assert known.left([a], []) == 240, "its like says more than one step"
+
+
 def test_a_job_takes_as_long_as_its_like_and_places_share_the_work():
     clock = Clock()
     big, small, other = (job(name, seed=0, setting=name) for name in ("big", "small", "other"))

@@ -11,6 +11,9 @@ from typing import Any
 from demp.records import DONE, Record
 from demp.sweep.job import Job
 
+PACE_SHARE = 0.02
+"""The pace of a job counts after this share of its steps: the first one has caches to fill and a first look to take."""
+
 
 @dataclass
 class Going:
@@ -26,8 +29,8 @@ class Going:
     total: int = 0
 
     def left(self, now: float) -> float | None:
-        """Seconds that its remaining steps take at its pace; None before a step is done."""
-        if self.first is None or self.step <= self.first:
+        """Seconds that its remaining steps take at its pace; None before that can be told."""
+        if self.first is None or self.step - self.first < max(1, PACE_SHARE * self.total):
             return None
         return (now - self.since) * (self.total - self.step) / (self.step - self.first)
 
