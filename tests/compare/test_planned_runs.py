@@ -58,12 +58,12 @@ def test_options_of_one_method_or_of_all_and_lists_are_runs_for_each():
     runs = plan(BASE, ["rigl", "magnitude"], targets=[0.5], options=options)
     assert [(run.name, run.config.method.options) for run in runs[1:]] == [
         (
-            "rigl-weight_sparsity=0.5-distribution=erk-s0",
+            "rigl-weight_sparsity=0.5-floor=2-drop_schedule=constant-distribution=erk-s0",
             {"floor": 2, "drop_schedule": "constant", "weight_sparsity": 0.5, "distribution": "erk"},
         ),
-        ("magnitude-weight_sparsity=0.5-s0", {"floor": 2, "weight_sparsity": 0.5}),
+        ("magnitude-weight_sparsity=0.5-floor=2-s0", {"floor": 2, "weight_sparsity": 0.5}),
         (
-            "rigl-weight_sparsity=0.5-distribution=uniform-s0",
+            "rigl-weight_sparsity=0.5-floor=2-drop_schedule=constant-distribution=uniform-s0",
             {"floor": 2, "drop_schedule": "constant", "weight_sparsity": 0.5, "distribution": "uniform"},
         ),
     ]
@@ -72,6 +72,15 @@ def test_options_of_one_method_or_of_all_and_lists_are_runs_for_each():
 def test_an_option_takes_the_place_of_a_target():
     runs = plan(BASE, ["rigl", "set"], targets=[0.5], options={"rigl": {"weight_sparsity": 0.9}})
     assert [run.config.method.options for run in runs[1:]] == [{"weight_sparsity": 0.9}, {"weight_sparsity": 0.5}]
+
+
+def test_runs_of_two_commands_in_one_folder_are_told_apart():
+    first, second = (
+        plan(BASE, ["prune-train"], options={"prune-train": {"penalty_share": share, "threshold": 0.02}})[1]
+        for share in (0.2, 0.7)
+    )
+    assert first.name == "prune-train-penalty_share=0.2-threshold=0.02-s0" != second.name
+    assert second.setting == {"penalty_share": 0.7, "threshold": 0.02} == second.config.method.options
 
 
 def test_other_methods_do_not_get_the_options_of_a_recipe_for_demp():
@@ -122,6 +131,8 @@ def test_a_method_without_a_target_is_refused_unless_its_own_knob_is_given(monke
         "plain-floor=2-s0",
     ]
     assert names(["plain"])[1:] == ["plain-s0"]
+    with pytest.raises(UsageError, match="plain has no target sparsity"):
+        plan(BASE, ["plain"], targets=[0.5], options={"plain": {"floor": 1}})
 
 
 def test_flags_become_numbers_and_options():

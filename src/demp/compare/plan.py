@@ -29,7 +29,7 @@ class Planned:
     """Of its folder; unique in a comparison."""
     method: str
     setting: dict[str, Any]
-    """The options in which runs of this method may differ, ``{}`` for dense."""
+    """Every option that was given for this method, ``{}`` for dense."""
     seed: int
     config: TrainConfig
 
@@ -71,17 +71,17 @@ def plan(
     refuse_unused_strengths(strengths, names)
     found = []
     for seed in range(seeds):
-        found.append(planned(base, DENSE, {}, {}, seed))
+        found.append(planned(base, DENSE, {}, seed))
         for row in zip_longest(*settings.values()):
             chosen = zip(settings, row, strict=True)
-            found += [planned(base, name, one[0], one[1], seed) for name, one in chosen if one is not None]
+            found += [planned(base, name, one, seed) for name, one in chosen if one is not None]
     return found
 
 
-def planned(base: TrainConfig, method: str, setting: dict[str, Any], fixed: dict[str, Any], seed: int) -> Planned:
+def planned(base: TrainConfig, method: str, setting: dict[str, Any], seed: int) -> Planned:
     """One run; its config is checked here."""
     own = {} if method == DENSE else shared_options(base, method)
-    values = {"name": method, "options": {**own, **fixed, **setting}}
+    values = {"name": method, "options": {**own, **setting}}
     config = base.merged({"method": {"name": DENSE}, "seed": seed, "out": ""}).merged({"method": values})
     parts = [method, *(f"{name}={text(value)}" for name, value in setting.items()), f"s{seed}"]
     return Planned(name_of(*parts), method, setting, seed, config)
@@ -97,12 +97,12 @@ def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:
 
 def settings_of(
     name: str, targets: Sequence[float], strengths: Sequence[float], options: Options
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every setting of one method: what varies, and what is fixed beside it."""
+) -> Iterator[dict[str, Any]]:
+    """Every setting of one method. One value is told like several: later commands may add runs beside these."""
     known = knobs(name)
     chosen = {k: v for k, v in options.get(EVERY, {}).items() if k in known} | dict(options.get(name, {}))
-    axes = {option: value for option, value in chosen.items() if isinstance(value, (list, tuple))}
-    fixed = {option: value for option, value in chosen.items() if option not in axes}
+    several = any(isinstance(value, (list, tuple)) for value in chosen.values())
+    axes = {option: value if isinstance(value, (list, tuple)) else [value] for option, value in chosen.items()}
     by_strength = is_demp(name) and bool(strengths)
     target = next((field for field in TARGETS if field in known), None)
     if by_strength:
@@ -110,13 +110,13 @@ def settings_of(
         target = target if target == TARGETS[0] else None
     if targets and target is not None and target not in chosen:
         axes = {target: list(targets), **axes}
-    elif targets and not axes and not set(TARGETS) & fixed.keys():
+    elif targets and not (several or by_strength or set(TARGETS) & axes.keys()):
         raise UsageError(
             f"{name} has no target sparsity; give the knob that drives it, as in --option {name}.OPTION=[0.01,0.1] "
             f"(its options: {', '.join(sorted(known))}), or leave it out"
         )
     for values in product(*axes.values()):
-        yield dict(zip(axes, values, strict=True)), fixed
+        yield dict(zip(axes, values, strict=True))
 
 
 def refuse_unknown(options: Options, names: Sequence[str]) -> None:
