@@ -13,6 +13,8 @@ LOOKS = {"smoke": 4, "cpu": 40, "paper": 200}
 """In one run."""
 WHOLE_LOOKS = {"smoke": 2, "cpu": 4, "paper": 40}
 """At the whole training split."""
+FEW_LOOKS = 12
+"""Up to so many, a line shows where they were."""
 CPU_STEPS = 1000
 
 
@@ -40,13 +42,14 @@ def over_steps(runs: Sequence[Record], name: str) -> list[tuple[float, list[floa
 def line(
     axes: Any, runs: Sequence[Record], name: str, look: Mapping[str, Any], label: str, *, scale: float = 1.0
 ) -> None:
-    """A metric over the steps, mean over seeds, one deviation as a band where there are several."""
+    """A metric over the steps, mean over seeds, one deviation as a band for several; few looks are marked."""
     points = over_steps(runs, name)
     if not points:
         return
     steps, values = [step for step, _ in points], [[scale * value for value in v] for _, v in points]
     means = [statistics.fmean(v) for v in values]
-    axes.plot(steps, means, linewidth=1.3, label=label, **{k: v for k, v in look.items() if k != "marker"})
+    marker = look.get("marker", "o") if len(steps) <= FEW_LOOKS else ""
+    axes.plot(steps, means, linewidth=1.3, markersize=4, label=label, **{**look, "marker": marker})
     if any(len(v) > 1 for v in values):
         spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
         low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))

@@ -50,14 +50,17 @@ def frame(axes: Any, title: str, x: str, y: str = "") -> None:
 
 
 def legend(figure: Any) -> None:
-    """One legend below all panels: every label once."""
+    """One legend below all panels: every label once, in as many columns as the figure is wide."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        where = {"loc": "outside lower center", "ncols": min(6, len(found)), "frameon": False}
-        figure.legend(found.values(), found.keys(), **where)
+    for columns in range(min(6, len(found)), 0, -1):
+        where = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+        made = figure.legend(found.values(), found.keys(), **where)
+        if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
+            break
+        made.remove()
 
 
 def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
