@@ -63,8 +63,7 @@ class Fig11(Study):
             rate: [(eps, final(runs)) for (eps, other), runs in sorted(settings(records).items()) if other == rate]
             for rate in RATES
         }
-        dead = any(share > 0 for values in lines.values() for _, share in values)
-        whole = dead and all(len(values) > 1 for values in lines.values())
+        whole = all(len(values) > 1 for values in lines.values())
         told = "; ".join(
             f"{' → '.join(f'{100 * share:.2f}' for _, share in values)} % at rate {rate:g}"
             for rate, values in lines.items()
