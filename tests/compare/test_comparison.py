@@ -250,9 +250,9 @@ def test_a_folder_with_other_runs_is_refused(made, tmp_path):
     folder, *_ = made
     with pytest.raises(UsageError, match=r"holds a comparison with another config: .*steps was 12 and is 13"):
         Comparison(folder, base(steps=13), runs(base(steps=13)))
-    other = {"options": {"rigl": {"mask_every": 3}}}
-    with pytest.raises(UsageError, match=r"holds the run rigl-s0 with another config: method\.options\.mask_every was"):
-        Comparison(folder, base(), runs(targets=[], **other))
+    other = base(method={"options": {"period": 3}})
+    with pytest.raises(UsageError, match=r"holds the run demp-.* with another config: method\.options\.period was"):
+        Comparison(folder, other, runs(other))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and holds no comparison"):
         Comparison(tmp_path, base(), runs())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from runfolders import append, lines_of, metrics, outcome, write_run, write_sweep
@@ -219,7 +220,14 @@ def test_seconds_are_above_zero(tmp_path):
 def test_ctrl_c_ends_the_command_with_130(tmp_path):
     folder, out = write_run(tmp_path / "run", upto=50), tmp_path / "page.html"
     command = [sys.executable, "-m", "demp.cli", "report", str(folder), "-o", str(out), "--watch", "--every", "0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     while process.poll() is None and not out.exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
