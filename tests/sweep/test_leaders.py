@@ -233,6 +233,12 @@ def test_a_resumed_run_goes_by_the_pace_of_the_rest():
     left.steps(a, 95, 100)
     assert left.left([a], []) == 5
     assert left.left([a], [b]) is None, "half a run says nothing about a whole one"
+    near = timeleft.TimeLeft(1, [ended(a, 300.0)], clock)
+    near.begins(a)
+    near.steps(a, 990, 1000)
+    clock.now += 2.0
+    near.steps(a, 992, 1000)
+    assert near.left([a], []) == 8, "two of ten steps are a pace, however long the whole run was"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from demp.records import DONE, Record
 from demp.sweep.job import Job
 
 PACE_SHARE = 0.02
-"""The pace of a job counts after this share of its steps: the first one has caches to fill and a first look to take."""
+"""The pace of a job counts after this share of its work: a first step has caches to fill and a first look to take."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Going:
 
     def left(self, now: float) -> float | None:
         """Seconds that its remaining steps take at its pace; None before that can be told."""
-        if self.first is None or self.step - self.first < max(1, PACE_SHARE * self.total):
+        if self.first is None or self.step - self.first < max(1, PACE_SHARE * (self.total - self.first)):
             return None
         return (now - self.since) * (self.total - self.step) / (self.step - self.first)
 
