@@ -252,7 +252,7 @@ def test_json_that_is_no_architecture(saved):
 
 def test_a_later_format(saved):
     altered(saved[1], format=99)
-    with pytest.raises(demp.ArtifactError, match="has format 99; this demp reads up to 2: upgrade demp"):
+    with pytest.raises(demp.ArtifactError, match="has format 99; this demp reads up to 3: upgrade demp"):
         demp.load(Net, saved[1])
 
 
@@ -282,6 +282,42 @@ def other_net(change) -> nn.Module:
 def test_another_constructor(saved, build, message):
     with pytest.raises(demp.ArtifactError, match=message):
         demp.load(build, saved[1])
+
+
+def tail_of(change):
+    """A constructor whose network changes the last of its 4 x 24 outputs."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nets.mlp(4, 6, 24), nets.Forward(lambda s, y: change(y.flatten()).view_as(y)))
+
+    return build
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e3])
+def test_another_value_at_the_end_is_seen(tmp_path, value):
+    torch.manual_seed(0)
+    build = tail_of(lambda y: y)
+    demp.save(build(), tmp_path / "m", example_inputs=(torch.randn(4, 4),))
+    other = tail_of(lambda y: torch.cat((y[:-3], y.new_tensor([value] * 3))))
+    with pytest.raises(demp.ArtifactError, match="outputs differ from the saved ones by (inf|[1-9].*e[+])"):
+        demp.load(other, tmp_path / "m")
+
+
+def test_rounding_passes_and_so_do_the_same_infinities(tmp_path):
+    torch.manual_seed(0)
+    build = tail_of(lambda y: torch.cat((y[:-3], y.new_tensor([torch.nan, torch.inf, -torch.inf]))))
+    demp.save(build(), tmp_path / "m", example_inputs=(torch.randn(4, 4),))
+    rounded = tail_of(lambda y: torch.cat((y[:-3] * (1 + 1e-5), y.new_tensor([torch.nan, torch.inf, -torch.inf]))))
+    demp.load(rounded, tmp_path / "m")
+
+
+def test_the_probe_of_an_earlier_format(saved):
+    file = saved[1] / "architecture.json"
+    probe = json.loads(file.read_text())["probe"]
+    for output in probe["outputs"]:
+        del output["every"]
+    altered(saved[1], format=2, probe={**probe, "digest": ""})
+    demp.load(Net, saved[1])
 
 
 def test_a_constructor_that_fails_says_so_itself(saved):

@@ -14,6 +14,7 @@ ORDER = (
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),
+    ("probe",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),

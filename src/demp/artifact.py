@@ -16,28 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from demp import ranks, shards, wrappers
-from demp.activity.observe import quiet
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
-from demp.graph.rehearsal import tensors_in
-from demp.surgery.record import (
-    ATTRIBUTE,
-    describe_inputs,
-    make_inputs,
-    record_from_plain,
-    record_of,
-    record_to_plain,
-)
+from demp.probe import probe_of, prove
+from demp.surgery.record import ATTRIBUTE, record_from_plain, record_of, record_to_plain
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
-PROBE_SEED, PROBE_BATCH, PROBE_VALUES = 0, 4, 32
-PROBE_TOLERANCE = 1e-3
-"""Relative output difference that another machine or torch version may show."""
 
 
 def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, builder: Any = None) -> Path:
@@ -106,7 +95,7 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
         setattr(model, ATTRIBUTE, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
         set_joins(model.get_submodule(name), plans)
-    prove(model, architecture, path)
+    prove(model, architecture["probe"], path)
     return model.to(device) if device is not None else model
 
 
@@ -181,76 +170,6 @@ def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
         if found:
             sizes[path] = found
     return sizes
-
-
-def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
-    """Inputs by description and seed, and the outputs on them; None when no inputs are known."""
-    record = record_of(model)
-    described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
-    if described is None:
-        return None
-    outputs = probe_outputs(model, described)
-    return {
-        "inputs": described,
-        "seed": PROBE_SEED,
-        "digest": digest(outputs),
-        "outputs": [summary(t) for t in outputs],
-    }
-
-
-def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
-    """Outputs on inputs drawn from the probe's seed."""
-    args, kwargs = make_inputs(described, seed=PROBE_SEED, batch=PROBE_BATCH)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
-    kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-    with quiet(model):
-        return [t.cpu() for t in tensors_in(model(*args, **kwargs))]
-
-
-def prove(model: nn.Module, architecture: dict[str, Any], path: Path) -> None:
-    """Outputs on the probe must be those that were saved: to the bit, or to rounding on another machine."""
-    probe = architecture["probe"]
-    if probe is None:
-        return
-    other = "the constructor builds another network than the one that was saved"
-    try:
-        outputs = probe_outputs(model, probe["inputs"])
-    except Exception as error:  # the user's forward may raise anything
-        reason = str(error).strip().split("\n")[0]
-        raise ArtifactError(f"{path}: the rebuilt model does not run ({reason}); {other}") from error
-    if digest(outputs) == probe["digest"]:
-        return
-    if len(outputs) != len(probe["outputs"]):
-        raise ArtifactError(
-            f"{path}: the rebuilt model returns {len(outputs)} tensors, the saved one {len(probe['outputs'])}; {other}"
-        )
-    found = [summary(t) for t in outputs]
-    for was, now in zip(probe["outputs"], found, strict=True):
-        if was["shape"] != now["shape"]:
-            raise ArtifactError(
-                f"{path}: the rebuilt model returns {now['shape']} where the saved one returned {was['shape']}; {other}"
-            )
-        scale = max(max(map(abs, was["values"]), default=0.0), 1e-30)
-        gap = max((abs(a - b) for a, b in zip(was["values"], now["values"], strict=True)), default=0.0)
-        if not gap <= PROBE_TOLERANCE * scale:
-            raise ArtifactError(
-                f"{path}: the rebuilt model's outputs differ from the saved ones by {gap / scale:.1e} of their scale; "
-                f"{other}"
-            )
-
-
-def summary(tensor: Tensor) -> dict[str, Any]:
-    """Shape and first values of an output."""
-    return {"shape": list(tensor.shape), "values": tensor.double().flatten()[:PROBE_VALUES].tolist()}
-
-
-def digest(outputs: list[Tensor]) -> str:
-    """Hash of all outputs, to the bit."""
-    whole = hashlib.sha256()
-    for tensor in outputs:
-        whole.update(bytes(tensor.flatten().view(torch.uint8).tolist()))
-    return whole.hexdigest()
 
 
 def read_architecture(path: Path) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""The proof in a saved model: inputs by description and seed, and the outputs that a rebuilt model gives on them."""
+
+import hashlib
+from math import inf, isfinite, isnan
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp.activity.observe import quiet
+from demp.errors import ArtifactError
+from demp.graph.rehearsal import tensors_in
+from demp.surgery.record import describe_inputs, make_inputs, record_of
+
+SEED, BATCH, VALUES = 0, 4, 32
+"""Of the inputs that are drawn, how many examples, and how many values of each output are kept."""
+TOLERANCE = 1e-3
+"""Relative output difference that another machine or torch version may show."""
+
+
+def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    """Inputs by description and seed, and the outputs on them; None when no inputs are known."""
+    record = record_of(model)
+    described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
+    if described is None:
+        return None
+    outputs = probe_outputs(model, described)
+    return {
+        "inputs": described,
+        "seed": SEED,
+        "digest": digest(outputs),
+        "outputs": [summary(t) for t in outputs],
+    }
+
+
+def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
+    """Outputs on inputs drawn from the probe's seed."""
+    args, kwargs = make_inputs(described, seed=SEED, batch=BATCH)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
+    kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    with quiet(model):
+        return [t.cpu() for t in tensors_in(model(*args, **kwargs))]
+
+
+def prove(model: nn.Module, probe: dict[str, Any] | None, path: Path) -> None:
+    """Outputs on the probe must be those that were saved: to the bit, or to rounding on another machine."""
+    if probe is None:
+        return
+    other = "the constructor builds another network than the one that was saved"
+    try:
+        outputs = probe_outputs(model, probe["inputs"])
+    except Exception as error:  # the user's forward may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise ArtifactError(f"{path}: the rebuilt model does not run ({reason}); {other}") from error
+    if digest(outputs) == probe["digest"]:
+        return
+    if len(outputs) != len(probe["outputs"]):
+        raise ArtifactError(
+            f"{path}: the rebuilt model returns {len(outputs)} tensors, the saved one {len(probe['outputs'])}; {other}"
+        )
+    for was, output in zip(probe["outputs"], outputs, strict=True):
+        shape, values = list(output.shape), sample(output, was.get("every", 1))
+        if was["shape"] != shape:
+            raise ArtifactError(
+                f"{path}: the rebuilt model returns {shape} where the saved one returned {was['shape']}; {other}"
+            )
+        gap = relative_gap(was["values"], values)
+        if gap > TOLERANCE:
+            raise ArtifactError(
+                f"{path}: the rebuilt model's outputs differ from the saved ones by {gap:.1e} of their scale; {other}"
+            )
+
+
+def summary(output: Tensor) -> dict[str, Any]:
+    """Shape of an output and some of its values, every so many from the first to the last."""
+    every = max(1, -(-output.numel() // VALUES))
+    return {"shape": list(output.shape), "every": every, "values": sample(output, every)}
+
+
+def sample(output: Tensor, every: int) -> list[float]:
+    """The values of an output, every so many, no more than are kept."""
+    return output.double().flatten()[::every][:VALUES].tolist()
+
+
+def relative_gap(was: list[float], now: list[float]) -> float:
+    """Largest difference over the largest finite value of ``was``; values that are not finite must be the same."""
+    gap = scale = 0.0
+    for a, b in zip(was, now, strict=True):
+        if isfinite(a) and isfinite(b):
+            gap, scale = max(gap, abs(a - b)), max(scale, abs(a))
+        elif a != b and not (isnan(a) and isnan(b)):
+            return inf
+    return gap / max(scale, 1e-30)
+
+
+def digest(outputs: list[Tensor]) -> str:
+    """Hash of all outputs, to the bit."""
+    whole = hashlib.sha256()
+    for tensor in outputs:
+        whole.update(bytes(tensor.flatten().view(torch.uint8).tolist()))
+    return whole.hexdigest()
