@@ -8,13 +8,12 @@ the other network holds freshly allocated tensors of the same shapes and values 
 """
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, dying, in_pairs, parsed, seconds, show
 from cut_vs_scratch import LAYOUTS, from_scratch
 from demp.train.models import resnet18
+from steps import infer_step, train_step
 
 LIMIT = 1.05
 SHARE = 0.5
@@ -47,32 +46,30 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     cut.compile(isolate_recompiles=True)
     optimizer = torch.optim.Adam(cut.parameters(), lr=1e-4)
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    def look(model: nn.Module) -> None:
-        with torch.inference_mode():
-            model(x)
-
-    step(cut, optimizer)
+    train_step(cut, optimizer, x, y)
     optimizer.zero_grad(set_to_none=True)
     dead = dying(cut, demp.trace(cut, (x[:2],)), SHARE)
     report = demp.cut(cut, dead, example_inputs=(x[:16],), optimizer=optimizer)
-    again = seconds(lambda: step(cut, optimizer))
+    again = seconds(lambda: train_step(cut, optimizer, x, y))
     scratch = from_scratch(resnet18(width=width / 64), cut, memory_format)
     scratch.compile(isolate_recompiles=True)  # or it would run what was compiled for the other
     fresh = torch.optim.Adam(scratch.parameters(), lr=1e-4)
-    once = seconds(lambda: step(scratch, fresh))
+    once = seconds(lambda: train_step(scratch, fresh, x, y))
     name = f"ResNet-18, width {width}, {layout}, {report.neurons_before} -> {report.neurons_after} neurons, compiled"
     train = in_pairs(
-        f"{name}, training step", lambda: step(scratch, fresh), lambda: step(cut, optimizer), pairs=pairs, limit=LIMIT,
-        first_step_from_scratch_s=round(once, 1), first_step_after_the_cut_s=round(again, 1),
-    )  # fmt: skip
+        f"{name}, training step",
+        lambda: train_step(scratch, fresh, x, y),
+        lambda: train_step(cut, optimizer, x, y),
+        pairs=pairs,
+        limit=LIMIT,
+        first_step_from_scratch_s=round(once, 1),
+        first_step_after_the_cut_s=round(again, 1),
+    )
     cut.eval()
     scratch.eval()
-    infer = in_pairs(f"{name}, inference", lambda: look(scratch), lambda: look(cut), pairs=2 * pairs, limit=LIMIT)
+    infer = in_pairs(
+        f"{name}, inference", lambda: infer_step(scratch, x), lambda: infer_step(cut, x), pairs=2 * pairs, limit=LIMIT
+    )
     return [train, infer]
 
 

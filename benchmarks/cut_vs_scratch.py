@@ -9,12 +9,12 @@ To reach: 1.05.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, dying, in_pairs, parsed, show
 from demp.graph.joins import model_joins, set_joins
 from demp.train.models import resnet18
+from steps import infer_step, train_step
 
 LIMIT = 1.05
 SHARE = 0.5
@@ -47,16 +47,7 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     cut = resnet18(width=width / 64).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.Adam(cut.parameters(), lr=1e-4)
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    def look(model: nn.Module) -> None:
-        with torch.inference_mode():
-            model(x)
-
-    step(cut, optimizer)
+    train_step(cut, optimizer, x, y)
     optimizer.zero_grad(set_to_none=True)
     dead = dying(cut, demp.trace(cut, (x[:2],)), SHARE)
     report = demp.cut(cut, dead, example_inputs=(x[:16],), optimizer=optimizer)
@@ -64,14 +55,22 @@ def measure(width: int, layout: str, batch: int, pairs: int) -> list[Ratio]:
     fresh = torch.optim.Adam(scratch.parameters(), lr=1e-4)
     name = f"ResNet-18, width {width}, {layout}, {report.neurons_before} -> {report.neurons_after} neurons"
     train = in_pairs(
-        f"{name}, training step", lambda: step(scratch, fresh), lambda: step(cut, optimizer), pairs=pairs, limit=LIMIT
+        f"{name}, training step",
+        lambda: train_step(scratch, fresh, x, y),
+        lambda: train_step(cut, optimizer, x, y),
+        pairs=pairs,
+        limit=LIMIT,
     )
     cut.eval()
     scratch.eval()
     infer = in_pairs(
-        f"{name}, inference", lambda: look(scratch), lambda: look(cut), pairs=2 * pairs, limit=LIMIT,
+        f"{name}, inference",
+        lambda: infer_step(scratch, x),
+        lambda: infer_step(cut, x),
+        pairs=2 * pairs,
+        limit=LIMIT,
         strides_differ=strides_that_differ(cut, scratch),
-    )  # fmt: skip
+    )
     return [train, infer]
 
 

@@ -19,13 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, dying, parsed, seconds, show
 from demp.surgery.denormals import EVERY_STEPS, sweep
 from demp.train.models import resnet18
+from steps import train_step
 
 LIMIT = 1.05
 KILL_AT, WINDOW = 50, 500
@@ -96,18 +95,11 @@ def run(name: str, flush: str, steps: int, batch: int, side: int) -> dict[str, A
         if index == KILL_AT:
             killed = dying(dead, graph, 0.5)
         for which in (0, 1) if index % 2 == 0 else (1, 0):
-            times[which].append(seconds(lambda which=which, x=x, y=y: step(*trainers[which], x, y)))
+            times[which].append(seconds(lambda which=which, x=x, y=y: train_step(*trainers[which], x, y)))
         if flush == "sweep" and index % EVERY_STEPS == 0:
             sweep([optimizer for _, optimizer in trainers])
     neurons = f"{sum(int(mask.sum()) for mask in killed.values())} of {graph.neurons()}"
     return {"dense": times[0], "dead": times[1], "neurons": neurons, "denormals": denormal_entries(trainers[1][1])}
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
-    """One training step."""
-    optimizer.zero_grad(set_to_none=True)
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
 
 
 def denormal_entries(optimizer: torch.optim.Optimizer) -> str:

@@ -14,14 +14,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import demp
 from common import Ratio, arguments, in_pairs, parsed, show
 from demp.graph import NeuronGraph
 from demp.graph.joins import JoinPlan, join, model_joins
 from demp.train.models import resnet50
+from steps import infer_step, train_step
 
 LIMIT = 1.0
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -69,25 +69,25 @@ def measure(share: float, layout: str, batch: int, size: int, pairs: int) -> lis
         "indices": kinds.count("index"),
     }
 
-    def look(model: nn.Module) -> None:
-        with torch.inference_mode():
-            model(x)
-
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-
     name = f"ResNet-50, {share:.0%} dead, {layout}"
     slow, fast = (torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9) for model in (coupled, joined))
     train = in_pairs(
-        f"{name}, training step", lambda: step(coupled, slow), lambda: step(joined, fast), pairs=pairs, limit=LIMIT,
+        f"{name}, training step",
+        lambda: train_step(coupled, slow, x, y),
+        lambda: train_step(joined, fast, x, y),
+        pairs=pairs,
+        limit=LIMIT,
         **notes,
-    )  # fmt: skip
+    )
     coupled.eval()
     joined.eval()
     infer = in_pairs(
-        f"{name}, inference", lambda: look(coupled), lambda: look(joined), pairs=pairs, limit=LIMIT, **notes
+        f"{name}, inference",
+        lambda: infer_step(coupled, x),
+        lambda: infer_step(joined, x),
+        pairs=pairs,
+        limit=LIMIT,
+        **notes,
     )
     return [train, infer]
 

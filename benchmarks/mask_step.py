@@ -7,23 +7,17 @@ weights are masked. With ``--update`` also the step on which masks change. To re
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, in_pairs, parsed, show
 from demp.train.models import resnet18
+from steps import OPTIMIZERS, train_step
 
 LIMIT = 1.10
 STEPS = 9000
 METHODS = ("magnitude", "saliency", "set", "rigl")
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": lambda params: torch.optim.Adam(params, lr=1e-4),
-    "sgdm": lambda params: torch.optim.SGD(params, lr=1e-4, momentum=0.9),
-}
 
 
 def main() -> None:
@@ -60,11 +54,11 @@ def measure(width: int, method: str, optimizer: str, batch: int, pairs: int, upd
         method, ours, our_optimizer, example_inputs=(x[:2],), total_steps=STEPS, mask_every=every, mask_until=until
     )
     pruner.step = STEPS // 2
-    step(ours, our_optimizer, x, y)
+    train_step(ours, our_optimizer, x, y)
     result = in_pairs(
         f"ResNet-18, width {width}, {method}, {optimizer}, {'updates' if update else 'between updates'}",
-        lambda: step(plain, plain_optimizer, x, y),
-        lambda: step(ours, our_optimizer, x, y),
+        lambda: train_step(plain, plain_optimizer, x, y),
+        lambda: train_step(ours, our_optimizer, x, y),
         pairs=pairs,
         limit=None if update else LIMIT,
         weights_masked=round(pruner.masks.masked() / sum(p.numel() for p in ours.parameters()), 3),
@@ -72,13 +66,6 @@ def measure(width: int, method: str, optimizer: str, batch: int, pairs: int, upd
     assert pruner.masks.masked() > 0 and pruner.method.masks_due(pruner.step) == update
     pruner.detach()
     return result
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """One training step."""
-    optimizer.zero_grad(set_to_none=True)
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
 
 
 if __name__ == "__main__":

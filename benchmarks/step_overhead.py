@@ -6,23 +6,17 @@ ResNet-18 for CIFAR-10 with 16 and 64 channels in the stem, batch 128, single pr
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 import demp
 from common import Ratio, arguments, in_pairs, parsed, show
 from demp.train.models import resnet18
+from steps import OPTIMIZERS, train_step
 
 LIMIT = 1.03
 STEPS, PERIOD, AT = 9000, 4500, 2500
 """A run in which step ``AT`` is near the peak of strength and noise, and far from a check."""
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": lambda params: torch.optim.Adam(params, lr=1e-4),
-    "sgdm": lambda params: torch.optim.SGD(params, lr=1e-4, momentum=0.9),
-}
 
 
 def main() -> None:
@@ -55,8 +49,8 @@ def measure(width: int, optimizer: str, batch: int, pairs: int) -> Ratio:
     pruner.step = AT
     result = in_pairs(
         f"ResNet-18, width {width}, {optimizer}",
-        lambda: step(plain, plain_optimizer, x, y),
-        lambda: step(ours, our_optimizer, x, y),
+        lambda: train_step(plain, plain_optimizer, x, y),
+        lambda: train_step(ours, our_optimizer, x, y),
         pairs=pairs,
         limit=LIMIT,
     )
@@ -64,13 +58,6 @@ def measure(width: int, optimizer: str, batch: int, pairs: int) -> Ratio:
     assert metrics["demp/strength"] > 0 and metrics["demp/noise_std"] > 0 and not pruner.history
     pruner.detach()
     return result
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    """One training step."""
-    optimizer.zero_grad(set_to_none=True)
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
 
 
 if __name__ == "__main__":
