@@ -1,5 +1,9 @@
-import pytest
+from itertools import pairwise
 
+import pytest
+from matplotlib import rc_context
+
+from demp.compare.picture import STYLE
 from demp.studies.dead import line
 from demp.studies.drawing import frame, legend, panels
 
@@ -24,6 +28,19 @@ def test_a_legend_is_no_wider_than_the_picture(labels):
     box = found.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
     assert [text.get_text() for text in found.get_texts()] == labels
+
+
+@pytest.mark.parametrize("ends", [(0.004, 0.008), (0.0, 97_656.0), (0.6125, 0.9875), (-1e-4, 1e-4)])
+def test_numbers_below_a_panel_stand_apart(ends):
+    figure, all_axes = panels(2)
+    for axes in all_axes:
+        axes.plot(ends, [0, 1])
+        frame(axes, "title", "peak strength")
+    with rc_context(STYLE):
+        figure.draw_without_rendering()
+    for axes in all_axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_a_picture_without_lines_has_no_legend():

@@ -13,6 +13,8 @@ __all__ = ["COLOURS", "INK", "MARKERS", "SOFT", "band", "frame", "legend", "look
 
 PANEL = (4.3, 3.5)
 """Inches of one panel."""
+STEPS_ALONG_X = 6
+"""At most so many between numbers below a panel; matplotlib's own choice lets numbers of several digits overlap."""
 
 
 def panels(columns: int, rows: int = 1, *, share_x: bool = False, share_y: bool = False) -> tuple[Any, list[Any]]:
@@ -45,6 +47,8 @@ def frame(axes: Any, title: str, x: str, y: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=9, color=INK)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    if type(ticks := axes.xaxis.get_major_locator()) is need("matplotlib.ticker", "report").AutoLocator:
+        ticks.set_params(nbins=STEPS_ALONG_X)
     axes.grid(axis="y", color=SOFT, alpha=0.2, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
