@@ -1,6 +1,7 @@
 """What the paths hold that a report is asked for: runs, sweeps, comparisons, studies, or folders of them."""
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,7 @@ def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
     runs = [folder for folder in folders(path / "runs") if is_run(folder)]
     before = len(material.runs), len(material.studies)
     add_results(files, runs, material, skipped)
-    for file in sorted(path.glob("*.json")):
+    for file in sorted(path.glob("*.json"), key=numbered):
         if is_study(file):
             add_study(file, material, skipped)
     return (len(material.runs), len(material.studies)) != before
@@ -135,6 +136,11 @@ def add_study(file: Path, material: Material, skipped: Skipped) -> None:
     study = read_study(file, skipped)
     if study is not None:
         material.studies.append(study)
+
+
+def numbered(file: Path) -> list[str | int]:
+    """What puts fig2 before fig11."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file.name)]
 
 
 def folders(path: Path) -> list[Path]:
