@@ -320,6 +320,13 @@ def test_the_probe_of_an_earlier_format(saved):
     demp.load(Net, saved[1])
 
 
+def test_the_inputs_of_the_proof_come_from_its_seed(saved):
+    probe = json.loads((saved[1] / "architecture.json").read_text())["probe"]
+    altered(saved[1], probe={**probe, "seed": probe["seed"] + 1})
+    with pytest.raises(demp.ArtifactError, match="outputs differ from the saved ones"):
+        demp.load(Net, saved[1])
+
+
 def test_a_constructor_that_fails_says_so_itself(saved):
     def build() -> nn.Module:
         raise ZeroDivisionError("mine")

@@ -14,7 +14,7 @@ ORDER = (
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),
-    ("probe",),
+    ("proof",),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),

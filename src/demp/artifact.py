@@ -20,7 +20,7 @@ from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
-from demp.probe import probe_of, prove
+from demp.proof import probe_of, prove
 from demp.surgery.record import ATTRIBUTE, record_from_plain, record_of, record_to_plain
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 

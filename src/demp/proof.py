@@ -25,7 +25,7 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
     if described is None:
         return None
-    outputs = probe_outputs(model, described)
+    outputs = probe_outputs(model, described, SEED)
     return {
         "inputs": described,
         "seed": SEED,
@@ -34,9 +34,9 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     }
 
 
-def probe_outputs(model: nn.Module, described: dict[str, Any]) -> list[Tensor]:
-    """Outputs on inputs drawn from the probe's seed."""
-    args, kwargs = make_inputs(described, seed=SEED, batch=BATCH)
+def probe_outputs(model: nn.Module, described: dict[str, Any], seed: int) -> list[Tensor]:
+    """Outputs on inputs drawn from the seed."""
+    args, kwargs = make_inputs(described, seed=seed, batch=BATCH)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
     kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
@@ -50,7 +50,7 @@ def prove(model: nn.Module, probe: dict[str, Any] | None, path: Path) -> None:
         return
     other = "the constructor builds another network than the one that was saved"
     try:
-        outputs = probe_outputs(model, probe["inputs"])
+        outputs = probe_outputs(model, probe["inputs"], probe["seed"])
     except Exception as error:  # the user's forward may raise anything
         reason = str(error).strip().split("\n")[0]
         raise ArtifactError(f"{path}: the rebuilt model does not run ({reason}); {other}") from error
