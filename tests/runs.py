@@ -62,13 +62,13 @@ class PlainNet(nn.Module):
 class Mlp(nn.Module):
     """Two hidden layers, no normalisation."""
 
-    def __init__(self, bias: bool = True, act: type[nn.Module] = nn.ReLU) -> None:
+    def __init__(self, bias: bool = True, act: type[nn.Module] = nn.ReLU, hidden: tuple[int, int] = (12, 10)) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(6, 12, bias=bias)
+        self.fc1 = nn.Linear(6, hidden[0], bias=bias)
         self.act1 = act()
-        self.fc2 = nn.Linear(12, 10, bias=bias)
+        self.fc2 = nn.Linear(*hidden, bias=bias)
         self.act2 = act()
-        self.head = nn.Linear(10, 3)
+        self.head = nn.Linear(hidden[1], 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.act2(self.fc2(self.act1(self.fc1(x)))))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from demp.activity import alive as alive
     from demp.artifact import load as load
     from demp.artifact import save as save
+    from demp.budgets import Budget as Budget
     from demp.costs import Cost as Cost
     from demp.costs import cost as cost
     from demp.creation import DemP as DemP
@@ -48,6 +49,7 @@ _HOME = {
     "alive": "demp.activity",
     "load": "demp.artifact",
     "save": "demp.artifact",
+    "Budget": "demp.budgets",
     "Cost": "demp.costs",
     "cost": "demp.costs",
     "ArtifactError": "demp.errors",

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from demp import ranks, shards
+from demp.budgets import Meter, Question, choose
 from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.base import Wants
+from demp.methods.base import Method, MethodConfig, Wants
 
 
 def refuse_wrapper(model: nn.Module) -> None:
@@ -72,3 +73,30 @@ def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
     ):
         remedy = "build the pruner with the same model, options, total_steps and seed on every rank"
         ranks.refuse_disagreement(what, value, group, remedy=remedy, kind=UsageError)
+
+
+def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> None:
+    """A budget that the method cannot aim at, or that no network of these layers meets."""
+    if config.budget is None:
+        return
+    if not method.takes_budget:
+        raise UsageError(
+            f"{method.name} has no target, so it cannot land on a budget ({config.budget}); leave the budget out, or "
+            "choose a method that has one, for example demp"
+        )
+    graph, goals = meter.graph, meter.goals(config.budget)
+    nobody = graph.nothing_gone()
+    equal = torch.ones(graph.classes)
+    least = choose(meter, nobody, dict.fromkeys(goals, 0.0), Question(importance=equal, limits=config.limits())).chosen
+    missed = meter.lack(goals, least)
+    if not missed:
+        return
+    name = next(iter(missed))
+    dense = meter.spent(name, nobody)
+    wanted, left = goals[name] / dense, meter.spent(name, least) / dense
+    stuck = sum(refusal.neurons for refusal in graph.refused)
+    why = f"; {stuck} neurons are refused by the graph (demp.inspect says why)" if stuck else ""
+    raise UsageError(
+        f"the budget of {wanted:.3g} of the dense {name} cannot be reached: {left:.3g} is left when every layer is at "
+        f"its floor of {config.limits().floor}{why}; give a budget above that, a lower floor, or exclude fewer layers"
+    )

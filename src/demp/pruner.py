@@ -12,13 +12,16 @@ from demp import noise as noise_module
 from demp import ranks, wrappers
 from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
-from demp.admission import refuse_foreign_optimizer, refuse_other_pruner, refuse_pieces
+from demp.admission import refuse_foreign_optimizer, refuse_other_pruner, refuse_pieces, refuse_unreachable
 from demp.attachment import attach as attach_hooks
+from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
 from demp.gates import Loss
+from demp.latency import LatencyClock
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
+from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
@@ -80,6 +83,8 @@ class Pruner:
         self.method.refuse_unfit(self.graph)
         self.wants = wants = self.method.wants()
         refuse_pieces(method.name, wants, self.model)
+        meter = Meter(self.graph, sizes_of(self.model), LatencyClock(shrinking, example_inputs).seconds)
+        refuse_unreachable(self.method, meter, config)
         refuse_missing(method.name, wants, batches, loss_fn)
         given_examples = Examples(batches, loss_fn, seed)
         self.masks = Masks(self.model)
@@ -100,7 +105,8 @@ class Pruner:
             window_steps=wants.window_steps,
             seed=seed,
         )
-        self._view = LiveView(model, self.graph, self._judge, given_examples, self.masks, self.total_steps)
+        self._scales = OutputScales(model, self.graph)
+        self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self.total_steps)
         shrinking.holders = (*holders, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = False
@@ -162,6 +168,8 @@ class Pruner:
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             self._live.look()
+        if self.method.watches(self.step):
+            self._watch()
         moves = not self._update_masks()
         penalty = self.method.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
@@ -170,6 +178,13 @@ class Pruner:
         if not moves:
             for parameter in self.model.parameters():
                 parameter.grad = None
+
+    def _watch(self) -> None:
+        """Show the method how the loss answers to every neuron, before anything is added to the gradients."""
+        found = self._scales.sensitivity(self.gone)
+        if found is not None:
+            scale = self._loss_scale()
+            self.method.watch(found if scale is None else found / scale.to(found.device))
 
     def _update_masks(self) -> bool:
         """New masks where they are due, from the gradients as they are; is the optimizer to skip this step?
@@ -195,6 +210,9 @@ class Pruner:
         if noise is not None and noise.std > 0:
             targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
+        shrink = self.method.shrink(self.step)
+        if shrink is not None:
+            self._scales.apply(shrink, self.gone)
         self.masks.hold_weights()
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
@@ -286,8 +304,8 @@ class Pruner:
             notes=notes,
         )
         self._view.forget()
-        if report.happened and ranks.speaks(self._shrinking.group):
-            logger.info("%s", report)
+        if (report.happened or selection.notes) and ranks.speaks(self._shrinking.group):
+            logger.info("%s", "; ".join((str(report), *selection.notes)))
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
@@ -353,6 +371,7 @@ class Pruner:
             "masks": self.masks.state_dict(),
             "masks_wait": self._masks_wait,
             "cuts": self._shrinking.cuts,
+            "latencies": self._view.meter.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -374,5 +393,6 @@ class Pruner:
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._shrinking.cuts = int(state["cuts"])
+        self._view.meter.load_state_dict(state.get("latencies", {}))
         self._judge.seed = self.seed
         self._judge.load_state_dict(state["judge"], self.gone)

@@ -25,6 +25,10 @@ NORMS = (
 )
 
 
+NOTHING_PENALISED = "nothing"
+"""In place of a penalty's target: the method has no penalty."""
+
+
 def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Parameter]:
     """Trainable parameters that the penalty acts on: see DemPConfig.penalty_on.
 
@@ -32,6 +36,8 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     warning (paper, Sec. 4.2).
     """
     parameters = dict(model.named_parameters())
+    if on == NOTHING_PENALISED:
+        return []
     if on == "parameters":
         return [p for p in parameters.values() if p.requires_grad]
     removable = removable_classes(graph)

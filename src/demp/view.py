@@ -11,9 +11,9 @@ from demp import ranks, shards
 from demp.activity import Verdict, agreed
 from demp.activity.judge import Batches, Judge, made
 from demp.activity.zeros import share_of_zeros
+from demp.budgets import Meter
 from demp.errors import UsageError
 from demp.gates import Gated, Loss, Scoring, first, scores, size_of
-from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.masks import Masks, maskable
 from demp.methods.base import Wants
@@ -60,10 +60,11 @@ class LiveView:
     """One run as its method sees it; the pruner keeps ``gone``, ``step``, ``final`` and ``group`` up to date."""
 
     def __init__(
-        self, model: nn.Module, graph: NeuronGraph, judge: Judge, examples: Examples, masks: Masks, total_steps: int
+        self, model: nn.Module, meter: Meter, judge: Judge, examples: Examples, masks: Masks, total_steps: int
     ) -> None:
-        self._model, self.graph, self._judge, self._examples, self._masks = model, graph, judge, examples, masks
-        self.total_steps, self.gone = total_steps, graph.nothing_gone()
+        self._model, self._judge, self._examples, self._masks = model, judge, examples, masks
+        self.meter, self.graph = meter, meter.graph
+        self.total_steps, self.gone = total_steps, meter.graph.nothing_gone()
         self.step, self.final, self.group = 0, False, None
         self.judged = dict(NOTHING_JUDGED)
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""

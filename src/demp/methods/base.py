@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from demp.activity import Criterion, Verdict
+from demp.budgets import Budget, Meter, as_budget
 from demp.gates import Scoring
 from demp.graph import NeuronGraph
 from demp.noise import Noise
 from demp.penalties import Penalty
+from demp.regularization import Shrink
 from demp.surgery import Limits
 
 
@@ -25,6 +27,11 @@ class View(Protocol):
     @property
     def gone(self) -> Tensor:
         """Per class: removed already."""
+        ...
+
+    @property
+    def meter(self) -> Meter:
+        """What the network spends, for any set of removed neurons."""
         ...
 
     @property
@@ -132,9 +139,13 @@ class MethodConfig:
     joins: bool = True
     """Each block output of a residual stream may lose its own neurons, and the sum becomes a join of two widths; False:
     a channel goes when it is dead at every read of the stream."""
+    budget: Budget | None = None
+    """What the network that comes out may cost, for example ``demp.Budget(flops=0.4)``; also a table or a text such as
+    "flops=0.4". It takes the place of a method's own target."""
 
     def __post_init__(self) -> None:
         self.limits()
+        object.__setattr__(self, "budget", as_budget(self.budget))
 
     def limits(self) -> Limits:
         """The limits of every cut; validates the knobs."""
@@ -148,6 +159,8 @@ class Method:
     summary: ClassVar[str]
     reference: ClassVar[str]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    takes_budget: ClassVar[bool] = False
+    """Does it know how to land on a budget?"""
 
     def __init__(self, config: Any, total_steps: int) -> None:
         self.config = config
@@ -170,6 +183,17 @@ class Method:
 
     def after_step(self, step: int) -> Noise | None:
         """What happens to the weights after the optimizer moved them?"""
+        return None
+
+    def watches(self, step: int) -> bool:
+        """Is the sensitivity of this step wanted, between its gradients and the optimizer?"""
+        return False
+
+    def watch(self, sensitivity: Tensor) -> None:
+        """Take one step's derivatives of the loss by a factor on every neuron: one number per class."""
+
+    def shrink(self, step: int) -> Shrink | None:
+        """How do the scales of neurons shrink, after the optimizer moved them?"""
         return None
 
     def is_due(self, step: int) -> bool:

@@ -18,6 +18,7 @@ from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.noise import Noise
 from demp.penalties import Penalty
+from demp.regularization import Shrink
 
 
 class Combination(Method):
@@ -57,6 +58,18 @@ class Combination(Method):
     def after_step(self, step: int) -> Noise | None:
         """The first's."""
         return self.first.after_step(step)
+
+    def watches(self, step: int) -> bool:
+        """The first's."""
+        return self.first.watches(step)
+
+    def watch(self, sensitivity: Tensor) -> None:
+        """The first's."""
+        self.first.watch(sensitivity)
+
+    def shrink(self, step: int) -> Shrink | None:
+        """The first's."""
+        return self.first.shrink(step)
 
     def is_due(self, step: int) -> bool:
         """When either is."""
@@ -145,6 +158,7 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
         "reference": f"{first.reference}; {second.reference}",
         "Config": dataclasses.dataclass(frozen=True, kw_only=True)(config),
         "parts": (first, second),
+        "takes_budget": first.takes_budget,
         "__doc__": f"{first.summary}; and {second.summary}.",
     }
     return type(f"{first.__name__}With{second.__name__}", (Combination,), answers)

@@ -19,9 +19,11 @@ from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_choice, check_number, check_share
+from demp.methods.checks import check_at_least, check_choice, check_number, check_share
+from demp.methods.course import Course, Phase
 from demp.noise import Noise
 from demp.penalties import Penalty
+from demp.regularization import Shrink
 from demp.surgery import plan_cut
 
 NEGLIGIBLE = 1e-12
@@ -99,6 +101,14 @@ class DemPConfig(MethodConfig):
     the peak that falls short (App. H.1, gap 43)."""
     target_growth: float = 1.25
     """Factor of the strength per check that misses the target."""
+    push_from: float = 0.1
+    """With a budget: share of the run after which the first neurons begin to fade."""
+    push_until: float = 0.5
+    """With a budget: share of the run by which the network has reached it; the rest trains the network that is left."""
+    rounds: int = 8
+    """With a budget: periods of the way to it, each of which chooses, fades and removes."""
+    cost_power: float = 1.0
+    """With a budget: who goes is decided by importance / cost ** cost_power, the cost in what the budget limits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +131,31 @@ class DemPConfig(MethodConfig):
                 raise UsageError(f"{field} is {number}; give at least 1 step")
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+            if self.budget is not None:
+                raise UsageError(
+                    f"budget and target_neuron_sparsity exclude each other; give "
+                    f"budget=demp.Budget(neurons={1 - self.target_neuron_sparsity:g}) alone"
+                )
+        if not 0 <= self.push_from < self.push_until <= 1:
+            raise UsageError(
+                f"push_from is {self.push_from} and push_until is {self.push_until}; give shares of the run in [0, 1], "
+                "in this order"
+            )
+        check_at_least("rounds", self.rounds, 1)
+        check_number("cost_power", self.cost_power)
+
+    def phase(self) -> Phase | None:
+        """The way to the budget, if there is one."""
+        if self.budget is None:
+            return None
+        return Phase(
+            budget=self.budget,
+            start=self.push_from,
+            end=self.push_until,
+            rounds=self.rounds,
+            power=self.cost_power,
+            limits=self.limits(),
+        )
 
 
 class DemonPruning(Method):
@@ -131,6 +166,7 @@ class DemonPruning(Method):
     reference: ClassVar[str] = "Maxwell's Demon at Work: Efficient Pruning by Leveraging Saturation of Neurons"
     Config: ClassVar[type[MethodConfig]] = DemPConfig
     config: DemPConfig
+    takes_budget: ClassVar[bool] = True
 
     def __init__(self, config: DemPConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
@@ -140,15 +176,19 @@ class DemonPruning(Method):
         self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
         self._growth = 1.0
         self._target_met = False
+        phase = config.phase()
+        self._course = None if phase is None else Course(phase, total_steps)
 
     def strength(self, step: int) -> float:
-        """lambda_t."""
+        """lambda_t; 0 with a budget, on the way to which neurons fade instead."""
+        if self._course is not None:
+            return 0.0
         value = self._growth * self.config.peak_strength * self._strength(step, self.total_steps)
         return 0.0 if self._target_met or value < NEGLIGIBLE else value
 
     def noise_std(self, step: int) -> float:
-        """sigma_t."""
-        if self.config.noise_on == "off" or self._target_met:
+        """sigma_t; 0 with a budget, since noise is there to make neurons die."""
+        if self.config.noise_on == "off" or self._target_met or self._course is not None:
             return 0.0
         value = self.config.peak_noise_std * self._noise(step, self.total_steps)
         return 0.0 if value < NEGLIGIBLE else math.sqrt(value) if self.config.noise_is_variance else value
@@ -160,18 +200,20 @@ class DemonPruning(Method):
     def wants(self) -> Wants:
         """From the config."""
         return Wants(
-            penalty_on=self.config.penalty_on,
+            penalty_on=self.config.penalty_on if self._course is None else "nothing",
             penalty_in=self.config.penalty_in,
             live_mask=self.config.live_mask if self.config.noise_on == "live" else "none",
             noise_weights_only=self.config.noise_weights_only,
             noise_others=self.config.noise_others,
-            collect=self.config.collect,
+            collect=self.config.collect if self._course is None else "batches",
             window_steps=self.config.window_steps,
             fold=self.config.fold,
         )
 
     def penalty(self, step: int) -> Penalty | None:
-        """R(gamma_t; lambda_t)."""
+        """R(gamma_t; lambda_t); none with a budget."""
+        if self._course is not None:
+            return None
         return Penalty(self.config.penalty, self.strength(step), self.config.penalty_on)
 
     def after_step(self, step: int) -> Noise | None:
@@ -179,13 +221,30 @@ class DemonPruning(Method):
         return Noise(self.noise_std(step), self.config.noise_times_lr)
 
     def is_due(self, step: int) -> bool:
-        """T % tau = 0, once pruning has begun."""
+        """t % tau = 0, once pruning has begun; with a budget at the marks of its course."""
+        if self._course is not None:
+            return self._course.is_due(step)
         if not self.config.dynamic or step < max(1, self.config.prune_after):
             return False
         return step % self.period == 0 or (step == 1 and self.config.prune_at_start)
 
+    def watches(self, step: int) -> bool:
+        """On the way to a budget, now and then."""
+        return self._course is not None and self._course.watches(step)
+
+    def watch(self, sensitivity: Tensor) -> None:
+        """Who matters."""
+        assert self._course is not None
+        self._course.watch(sensitivity)
+
+    def shrink(self, step: int) -> Shrink | None:
+        """The fading of those who go next."""
+        return None if self._course is None else self._course.shrink(step)
+
     def select(self, step: int, view: View) -> Selection:
-        """The dead; with a target, no more of them than it asks for."""
+        """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""
+        if self._course is not None:
+            return self._course.select(step, view)
         target = self.config.target_neuron_sparsity
         if target is None:
             return Selection(view.verdict().dead)
@@ -203,11 +262,14 @@ class DemonPruning(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
-        return {"growth": self._growth, "target_met": self._target_met}
+        course = None if self._course is None else self._course.state_dict()
+        return {"growth": self._growth, "target_met": self._target_met, "course": course}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
+        if self._course is not None and state.get("course") is not None:
+            self._course.load_state_dict(state["course"])
 
 
 def at_most(budget: int, graph: NeuronGraph, going: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,96 @@
+"""A budget: what the network that comes out may cost, as shares of the dense network or as absolute numbers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from demp.errors import UsageError
+
+UNITS = {
+    "flops": "FLOPs of one forward of the example inputs (2 per multiply-add, from real shapes)",
+    "parameters": "entries of all parameters",
+    "neurons": "neurons over all layers",
+    "memory": "bytes of parameters and buffers",
+    "latency": "microseconds of one forward of the example inputs on their device",
+}
+"""Resource -> what an absolute number of it counts."""
+RESOURCES = tuple(UNITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be left at the end of a run; several at once: all must hold.
+
+    A float is a share of the dense network in (0, 1], an int an absolute number of the resource's unit (``UNITS``).
+
+    >>> Budget(flops=0.4, parameters=1_000_000)
+    Budget(flops=0.4, parameters=1000000)
+    """
+
+    flops: int | float | None = None
+    parameters: int | float | None = None
+    neurons: int | float | None = None
+    memory: int | float | None = None
+    latency: int | float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            check(name, value)
+        if not self.given():
+            raise UsageError(f"a budget needs at least one of {', '.join(RESOURCES)}, for example Budget(flops=0.4)")
+
+    def given(self) -> dict[str, float | int]:
+        """Resource -> limit, for those that are limited."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The same, JSON-ready; ``as_budget`` reads it back."""
+        return self.given()
+
+    def __repr__(self) -> str:
+        return f"Budget({', '.join(f'{name}={value!r}' for name, value in self.given().items())})"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.given().items())
+
+
+def check(name: str, value: Any) -> None:
+    """Raise UsageError unless ``value`` can limit a resource."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return
+    if isinstance(value, float) and math.isfinite(value) and 0 < value <= 1:
+        return
+    raise UsageError(
+        f"the budget {name}={value!r} is no limit; give a share of the dense network as a float in (0, 1], for example "
+        f"{name}=0.4, or an absolute number of {UNITS[name].split(' (')[0]} as an int of at least 1"
+    )
+
+
+def as_budget(value: Any) -> Budget | None:
+    """A budget from what a config, a file or a command line holds: a Budget, a mapping, or ``"flops=0.4,neurons=0.5"``.
+
+    Raises:
+        UsageError: anything else, an unknown resource, a number that is no limit.
+    """
+    if value is None or isinstance(value, Budget):
+        return value
+    if isinstance(value, str):
+        value = dict(pair(part) for part in value.split(",") if part.strip())
+    if not isinstance(value, Mapping):
+        raise UsageError(f"budget is a {type(value).__name__}; give demp.Budget(flops=0.4), for example")
+    for name in value:
+        if name not in RESOURCES:
+            raise UsageError(f"unknown resource {name!r} in the budget; choose among {', '.join(RESOURCES)}")
+    return Budget(**value)
+
+
+def pair(text: str) -> tuple[str, float | int]:
+    """``"flops=0.4"`` as a name and a number: with a point or an exponent a share, else an absolute number."""
+    name, _, number = (part.strip() for part in text.partition("="))
+    try:
+        return name, int(number) if number.lstrip("+-").isdigit() else float(number)
+    except ValueError:
+        raise UsageError(
+            f"the budget {text.strip()!r} is not of the form RESOURCE=NUMBER; write flops=0.4, for example"
+        ) from None

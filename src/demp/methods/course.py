@@ -1,0 +1,174 @@
+"""The course of a run to its budget: which neurons must go next, how they fade, and when they are cut.
+
+A phase of the run, a share ``push_from`` to ``push_until``, has ``rounds`` periods of equal length. At the start of
+each the neurons that matter least for what they cost are chosen, as many as its goal asks for; in the period their
+scales fade to exactly 0; at its end they are removed, which then changes nothing. Goals lie on a straight line from the
+dense network to the budget. What is left of the run trains the network that comes out.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demp.budgets import Budget, Choice, Meter, Question, choose
+from demp.errors import UsageError
+from demp.methods.base import Selection, View
+from demp.regularization import Shrink
+from demp.surgery import Limits
+
+LOOKS = 24
+"""About so many steps of a period are looked at to learn who matters; more would only cost time."""
+MEMORY = 0.9
+"""Decay of the mean of squared sensitivities from look to look."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """When and how a run goes to its budget."""
+
+    budget: Budget
+    start: float
+    end: float
+    rounds: int
+    power: float
+    """Exponent of what a neuron costs, in who goes: importance / cost ** power."""
+    limits: Limits
+
+    def marks(self, total_steps: int) -> tuple[int, ...]:
+        """Steps done at the start of each period, and at the end of the last.
+
+        Raises:
+            UsageError: the phase has no step.
+        """
+        first, last = max(1, round(self.start * total_steps)), round(self.end * total_steps)
+        rounds = min(self.rounds, last - first)
+        if rounds < 1:
+            raise UsageError(
+                f"a run of {total_steps} steps is too short to reach a budget between {self.start:g} and {self.end:g} "
+                "of it; raise total_steps, or widen push_from and push_until"
+            )
+        return tuple(round(first + (last - first) * k / rounds) for k in range(rounds + 1))
+
+
+class Course:
+    """Where a run is on its way to the budget. All of its decisions are functions of its state: see ``state_dict``."""
+
+    def __init__(self, phase: Phase, total_steps: int) -> None:
+        self.phase, self.total_steps = phase, total_steps
+        self.marks = phase.marks(total_steps)
+        self.every = max(1, (self.marks[1] - self.marks[0]) // LOOKS)
+        self._next = 0
+        self._fading: Tensor | None = None
+        self._importance: Tensor | None = None
+
+    def is_due(self, step: int) -> bool:
+        """At every mark."""
+        return step in self.marks
+
+    @property
+    def done(self) -> bool:
+        """Is the last period over?"""
+        return self._next >= len(self.marks)
+
+    # Who matters ------------------------------------------------------------------------------------------
+
+    def watches(self, step: int) -> bool:
+        """Is the sensitivity of this step wanted?"""
+        return not self.done and step % self.every == 0
+
+    def watch(self, sensitivity: Tensor) -> None:
+        """Take one step's derivatives by the factors on all neurons: their mean square is the importance."""
+        square = sensitivity.nan_to_num(0.0, 0.0, 0.0).square()
+        before = self._importance
+        self._importance = square if before is None else before.mul_(MEMORY).add_(square, alpha=1 - MEMORY)
+
+    # Who goes ---------------------------------------------------------------------------------------------
+
+    def select(self, step: int, view: View) -> Selection:
+        """Who has faded goes; who fades next is decided. At the end of the run whoever is still too many goes."""
+        if not view.final and (self.done or step < self.marks[self._next]):
+            return Selection()
+        going = torch.zeros_like(view.gone) if self._fading is None else self._fading & ~view.gone
+        after, notes = view.gone | going, []
+        self._fading = None
+        while not self.done and self.marks[self._next] <= step:
+            self._next += 1
+        if view.final:
+            self._next = len(self.marks)
+        share = 1.0 if self.done else self._next / (len(self.marks) - 1)
+        goals = goals_at(view.meter, self.phase.budget, share)
+        if view.meter.lack(goals, after):
+            found = self._choice(view, after, goals)
+            notes.append(self._message(view, after, goals, found))
+            if self.done:
+                going = going | found.chosen
+            else:
+                self._fading = found.chosen
+        else:
+            notes.append(f"budget: {spent(view.meter, goals, after)}, as far as it must be")
+        layers = {layer.name: going[layer.classes] for layer in view.graph.layers}
+        return Selection({n: f for n, f in layers.items() if bool(f.any())}, exact=False, notes=tuple(notes))
+
+    def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
+        importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
+        question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)
+        return choose(view.meter, after, goals, question)
+
+    def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:
+        """What was decided, in a line."""
+        now, then = (spent(view.meter, goals, removed) for removed in (after, after | found.chosen))
+        count = view.graph.neurons(after) - view.graph.neurons(after | found.chosen)
+        if found.lack:
+            wanted = ", ".join(f"{name} {value:.3f}" for name, value in self._wanted(view.meter, goals).items())
+            why = "every layer left is at its floor, excluded or refused"
+            return f"budget: {now}; {wanted} cannot be reached, because {why}"
+        if self.done:
+            return f"budget: {then}, {count} neurons removed without fading"
+        return f"budget: {now}; {count} neurons fade until step {self.marks[self._next]}, to {then}"
+
+    @staticmethod
+    def _wanted(meter: Meter, goals: Mapping[str, float]) -> dict[str, float]:
+        dense = torch.zeros(meter.graph.classes, dtype=torch.bool)
+        return {name: goal / max(meter.spent(name, dense), 1e-300) for name, goal in goals.items()}
+
+    # How they fade ----------------------------------------------------------------------------------------
+
+    def shrink(self, step: int) -> Shrink | None:
+        """The factors of the step that has just been made, the first of which is 0."""
+        if self._fading is None or not bool(self._fading.any()):
+            return None
+        start, end = self.marks[self._next - 1], self.marks[self._next]
+        before, after = (remaining((count - start) / (end - start)) for count in (step, step + 1))
+        factor = after / before if before > 0 else 0.0
+        return Shrink(factors=torch.where(self._fading, factor, 1.0))
+
+    # State ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers."""
+        return {"next": self._next, "fading": self._fading, "importance": self._importance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a saved run was."""
+        self._next, self._fading, self._importance = int(state["next"]), state["fading"], state["importance"]
+
+
+def remaining(progress: float) -> float:
+    """What is left of a fading neuron's scale: ``(1 + cos(pi p)) / 2``, from 1 to exactly 0."""
+    return 0.0 if progress >= 1 else (1 + math.cos(math.pi * max(progress, 0.0))) / 2
+
+
+def goals_at(meter: Meter, budget: Budget, share: float) -> dict[str, float]:
+    """What may be spent when ``share`` of the way from the dense network to the budget is due."""
+    final = meter.goals(budget)
+    dense = torch.zeros(meter.graph.classes, dtype=torch.bool)
+    return {name: goal + (1 - share) * max(0.0, meter.spent(name, dense) - goal) for name, goal in final.items()}
+
+
+def spent(meter: Meter, goals: Mapping[str, float], removed: Tensor) -> str:
+    """As a reader wants it: ``0.412 of flops``."""
+    return ", ".join(f"{share:.3f} of {name}" for name, share in meter.shares(goals, removed).items())

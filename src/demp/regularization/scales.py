@@ -1,0 +1,129 @@
+"""The parameters that scale a neuron's output: how much the loss minds them, and how they are shrunk.
+
+A neuron behind a normalisation is scaled by its entries of scale and shift, any other by the weights and the bias that
+make it. Where the activation is positively homogeneous (ReLU, LeakyReLU), a factor on these is a factor on its output;
+with any activation that maps 0 to 0 the neuron outputs 0 once they are 0, so that removing it changes nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch import _foreach_mul as products_of  # pyright: ignore[reportPrivateImportUsage]
+from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
+
+from demp import shards
+from demp.graph import NeuronGraph, Slot
+from demp.graph.neurons import removable_classes
+from demp.graph.order import owners
+from demp.penalties import Slices
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """What happens to neurons' scales after the optimizer moved them: outside the loss, and outside its moments.
+
+    ``factors`` (one per class) multiply every parameter that scales the neuron: scale and shift of its norms, or its
+    weights and bias. ``amounts`` (one per class) are taken from the norms' scales alone, down to 0:
+    ``gamma <- sign(gamma) max(|gamma| - amount, 0)``, the decoupled form of the lasso (proximal step; App. F.5).
+    """
+
+    factors: Tensor | None = None
+    amounts: Tensor | None = None
+
+
+class OutputScales:
+    """The scaling parameters of all removable neurons of one model, at present widths."""
+
+    def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
+        self._graph = graph
+        parameters = dict(model.named_parameters())
+        self._axes = [(parameters[slot.tensor], slot) for slot in scaling_slots(graph) if slot.tensor in parameters]
+        self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
+        self._slices: list[Slices] = []
+        self._at: Tensor | None = None
+
+    def slices(self, removed: Tensor) -> list[Slices]:
+        """The scaling slices that the optimizer may move now, in the order in which they lie; new only after a cut."""
+        if self._at is None or not torch.equal(self._at, removed):
+            mine = owners(self._graph, [slot for _, slot in self._axes], removed)
+            self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
+            self._at = removed.clone()
+        return [one for one in self._slices if one.parameter.requires_grad]
+
+    def scaled(self, removed: Tensor) -> Tensor:
+        """Per class: is there a trainable parameter that scales it?"""
+        found = torch.zeros_like(removed)
+        for one in self.slices(removed):
+            found[one.classes.cpu()] = True
+        found[0] = False
+        return found
+
+    @torch.no_grad()
+    def sensitivity(self, removed: Tensor) -> Tensor | None:
+        """Per class, on the model's device: the derivative of the loss by a factor on the neuron's output.
+
+        ``sum p * dL/dp`` over the parameters that scale it, from the gradients of this step; exact where the activation
+        is positively homogeneous (Molchanov et al. 2019, the gate form of a first-order Taylor expansion). None without
+        gradients.
+        """
+        slices = [one for one in self.slices(removed) if one.parameter.grad is not None]
+        if not slices:
+            return None
+        values = [shards.whole_of(one.parameter.detach()) for one in slices]
+        gradients = [shards.whole_of(one.parameter.grad) for one in slices if one.parameter.grad is not None]
+        device = values[0].device
+        products = products_of(values, gradients)
+        sums = [summed(product, one.axis).to(device) for product, one in zip(products, slices, strict=True)]
+        classes = torch.cat([one.classes.to(device) for one in slices])
+        found = torch.zeros(self._graph.classes, dtype=sums[0].dtype, device=device)
+        return found.index_add_(0, classes, torch.cat([s.to(found.dtype) for s in sums]))
+
+    @torch.no_grad()
+    def apply(self, shrink: Shrink, removed: Tensor) -> None:
+        """Carry out a shrink."""
+        slices = self.slices(removed)
+        if shrink.factors is not None:
+            touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
+            if touched:
+                places = [shards.local(one.parameter.detach()) for one in touched]
+                scale_each(places, [one.spread(shrink.factors.to(one.parameter.device)) for one in touched])
+        if shrink.amounts is not None:
+            for one in slices:
+                if id(one.parameter) in self._norm_scales:
+                    place = shards.local(one.parameter.detach())
+                    amount = one.spread(shrink.amounts.to(place.device))
+                    place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
+
+    @torch.no_grad()
+    def sizes(self, removed: Tensor) -> Tensor:
+        """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
+        found = torch.zeros(self._graph.classes, dtype=torch.float64)
+        for one in self.slices(removed):
+            if id(one.parameter) in self._norm_scales or one.parameter.dim() > 1:
+                size = summed(shards.whole_of(one.parameter.detach()).abs(), one.axis)
+                found.index_add_(0, one.classes.cpu(), size.double().cpu())
+        return found
+
+
+def summed(values: Tensor, axis: int) -> Tensor:
+    """Summed over all axes but one."""
+    return values if values.dim() == 1 else values.movedim(axis, 0).flatten(1).sum(1)
+
+
+def scaling_slots(graph: NeuronGraph) -> list[Slot]:
+    """The slots of scale and shift of every norm over removable neurons, and of weights and biases without a norm."""
+    removable = removable_classes(graph)
+    slots = {(s.tensor, s.axis): s for s in graph.slots if bool(removable[s.classes].any())}
+    normed = {norm.producer for norm in graph.norms if norm.scale is not None}
+    wanted: dict[tuple[str, int], None] = {}
+    for norm in graph.norms:
+        if norm.scale is not None:
+            wanted |= {(name, 0): None for name in (norm.scale, norm.shift) if name is not None}
+    for layer in graph.layers:
+        for weight, axis in layer.producers:
+            if weight not in normed:
+                wanted[weight, axis] = None
+                biases = (n.shift for n in graph.norms if n.scale is None and n.producer == weight)
+                wanted |= {(name, 0): None for name in biases if name is not None}
+    return [slots[key] for key in wanted if key in slots]
