@@ -10,7 +10,19 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards", "records"),
+    (
+        "errors",
+        "compiled",
+        "schedules",
+        "penalties",
+        "noise",
+        "densities",
+        "ranks",
+        "wrappers",
+        "shards",
+        "records",
+        "initialization",
+    ),
     ("graph",),
     ("activity", "gates", "masks", "regularization"),
     ("surgery",),

@@ -18,6 +18,7 @@ from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
 from demp.gates import Loss
+from demp.initialization import draw_weights
 from demp.latency import LatencyClock
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
@@ -140,6 +141,8 @@ class Pruner:
         self._begun = True
         if self.method.is_due(0):
             self._check()
+        if self.wants.new_weights:
+            draw_weights(self.model, self.seed)
         masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
         with torch.no_grad():
             for name, factor in factors.items():

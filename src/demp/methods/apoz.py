@@ -22,6 +22,7 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.methods.reaching import reach, refuse_two_aims
 from demp.ranking import RANKINGS
 
 RULES = ("target", "deviation")
@@ -52,6 +53,9 @@ class ApozConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self, 0.5)
+        if self.budget is not None and self.rule != "target":
+            raise UsageError(f"a budget needs rule='target'; with {self.rule!r} the rule itself says how many go")
         check_choice("rule", self.rule, RULES)
         check_choice("ranking", self.ranking, tuple(RANKINGS))
         check_at_least("scoring_batches", self.scoring_batches, 1)
@@ -70,6 +74,7 @@ class Apoz(Method):
     summary: ClassVar[str] = "in rounds, the neurons whose outputs are most often zero go"
     reference: ClassVar[str] = "Network Trimming: A Data-Driven Neuron Pruning Approach (Hu et al. 2016)"
     Config: ClassVar[type[MethodConfig]] = ApozConfig
+    takes_budget: ClassVar[bool] = True
     config: ApozConfig
 
     def __init__(self, config: ApozConfig, total_steps: int) -> None:
@@ -98,7 +103,7 @@ class Apoz(Method):
             return Selection(notes=(NO_ZEROS,))
         rank, target = RANKINGS[config.ranking], config.target_neuron_sparsity
         if config.rule == "target":
-            neurons, notes = rank(graph, gone, -apoz, target * now / config.rounds, config.limits())
+            neurons, notes = reach(view, config, -apoz, way=now / config.rounds, ranking=config.ranking)
             return Selection(neurons, exact=False, notes=notes)
         above = exceeding(graph, gone, apoz)
         neurons, _ = rank(graph, gone, torch.where(above, -1 - apoz, -apoz), target, config.limits())

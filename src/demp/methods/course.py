@@ -17,6 +17,7 @@ from torch import Tensor
 from demp.budgets import Budget, Choice, Meter, Question, choose
 from demp.errors import UsageError
 from demp.methods.base import Selection, View
+from demp.methods.reaching import goals_at
 from demp.regularization import Shrink
 from demp.surgery import Limits
 
@@ -160,13 +161,6 @@ class Course:
 def remaining(progress: float) -> float:
     """What is left of a fading neuron's scale: ``(1 + cos(pi p)) / 2``, from 1 to exactly 0."""
     return 0.0 if progress >= 1 else (1 + math.cos(math.pi * max(progress, 0.0))) / 2
-
-
-def goals_at(meter: Meter, budget: Budget, share: float) -> dict[str, float]:
-    """What may be spent when ``share`` of the way from the dense network to the budget is due."""
-    final = meter.goals(budget)
-    dense = torch.zeros(meter.graph.classes, dtype=torch.bool)
-    return {name: goal + (1 - share) * max(0.0, meter.spent(name, dense) - goal) for name, goal in final.items()}
 
 
 def spent(meter: Meter, goals: Mapping[str, float], removed: Tensor) -> str:

@@ -21,6 +21,7 @@ from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Course, Phase
+from demp.methods.reaching import refuse_two_aims
 from demp.noise import Noise
 from demp.penalties import Penalty
 from demp.regularization import Shrink
@@ -131,11 +132,7 @@ class DemPConfig(MethodConfig):
                 raise UsageError(f"{field} is {number}; give at least 1 step")
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-            if self.budget is not None:
-                raise UsageError(
-                    f"budget and target_neuron_sparsity exclude each other; give "
-                    f"budget=demp.Budget(neurons={1 - self.target_neuron_sparsity:g}) alone"
-                )
+        refuse_two_aims(self, math.nan)
         if not 0 <= self.push_from < self.push_until <= 1:
             raise UsageError(
                 f"push_from is {self.push_from} and push_until is {self.push_until}; give shares of the run in [0, 1], "

@@ -13,6 +13,7 @@ from demp.graph.neurons import making_slots, removable_classes
 from demp.graph.order import owners
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.methods.reaching import reach, refuse_two_aims
 from demp.penalties import Penalty
 from demp.ranking import RANKINGS, flags
 from demp.surgery import Limits, plan_cut
@@ -50,6 +51,7 @@ class GrowingConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self, 0.5)
         check_choice("ranking", self.ranking, tuple(RANKINGS))
         check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
         for name in ("start_at", "stabilise", "grow"):
@@ -98,6 +100,7 @@ class GrowingRegularisation(Method):
     """An L2 factor per neuron that grows until the neuron's weights are gone, then the neuron goes."""
 
     Config: ClassVar[type[MethodConfig]] = GrowingConfig
+    takes_budget: ClassVar[bool] = True
     kept_factor: float = 0.0
     """Factor of what was not picked."""
 
@@ -186,8 +189,7 @@ class GrowingRegularisation(Method):
     def _pick(self, view: View, limits: Limits) -> tuple[str, ...]:
         """From now on only the smallest are pushed."""
         assert self._pushed is not None
-        rank = RANKINGS[self.config.ranking]
-        chosen, notes = rank(view.graph, view.gone, sizes(view), self.config.target_neuron_sparsity, limits)
+        chosen, notes = reach(view, self.config, sizes(view), ranking=self.config.ranking)
         picked = plan_cut(view.graph, view.gone, chosen, limits).after & ~view.gone
         self._kept, self._pushed, self._picked = self._pushed & ~picked, picked, True
         return notes

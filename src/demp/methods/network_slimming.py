@@ -26,6 +26,7 @@ from demp.graph.neurons import removable_classes
 from demp.graph.order import owners
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
+from demp.methods.reaching import reach, refuse_two_aims
 from demp.penalties import Penalty
 from demp.ranking import RANKINGS
 
@@ -54,6 +55,7 @@ class NetworkSlimmingConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self, 0.5)
         check_number("strength", self.strength)
         if not 0 < self.prune_at <= 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in (0, 1]")
@@ -70,6 +72,7 @@ class NetworkSlimming(Method):
     summary: ClassVar[str] = "lasso on normalisation scales, then the neurons with the smallest scales go at once"
     reference: ClassVar[str] = "Learning Efficient Convolutional Networks through Network Slimming"
     Config: ClassVar[type[MethodConfig]] = NetworkSlimmingConfig
+    takes_budget: ClassVar[bool] = True
     config: NetworkSlimmingConfig
 
     def __init__(self, config: NetworkSlimmingConfig, total_steps: int) -> None:
@@ -107,7 +110,8 @@ class NetworkSlimming(Method):
         self._passed = due
         target = 1 - (1 - self.config.target_neuron_sparsity) ** (due / passes)
         scores = scale_sizes(view)
-        neurons, notes = RANKINGS[self.config.ranking](view.graph, view.gone, scores, target, self.config.limits())
+        way = target / self.config.target_neuron_sparsity
+        neurons, notes = reach(view, self.config, scores, way=way, ranking=self.config.ranking)
         unranked = int((removable_classes(view.graph) & ~ranked(view.graph)).sum())
         if unranked:
             notes += (f"{unranked} neurons without a normalisation scale were not ranked",)

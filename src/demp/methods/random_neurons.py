@@ -12,6 +12,7 @@ import torch
 from demp.errors import UsageError
 from demp.methods.base import Method, MethodConfig, Selection, View
 from demp.methods.checks import check_choice, check_share
+from demp.methods.reaching import reach, refuse_two_aims
 from demp.noise import SEED_STRIDE
 from demp.ranking import RANKINGS
 
@@ -30,6 +31,7 @@ class RandomConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self, 0.5)
         check_choice("ranking", self.ranking, tuple(RANKINGS))
         if not 0 <= self.prune_at < 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in [0, 1)")
@@ -42,6 +44,7 @@ class RandomNeurons(Method):
     summary: ClassVar[str] = "random neurons go, before training or at a share of the run"
     reference: ClassVar[str] = "the control of every comparison"
     Config: ClassVar[type[MethodConfig]] = RandomConfig
+    takes_budget: ClassVar[bool] = True
     config: RandomConfig
 
     def __init__(self, config: RandomConfig, total_steps: int) -> None:
@@ -59,8 +62,7 @@ class RandomNeurons(Method):
         self._done = True
         generator = torch.Generator().manual_seed((view.seed * SEED_STRIDE + step) % (1 << 63))
         numbers = torch.rand(view.graph.classes, generator=generator, dtype=torch.float64)
-        rank, config = RANKINGS[self.config.ranking], self.config
-        neurons, notes = rank(view.graph, view.gone, numbers, config.target_neuron_sparsity, config.limits())
+        neurons, notes = reach(view, self.config, numbers, ranking=self.config.ranking)
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:

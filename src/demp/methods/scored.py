@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 from demp.gates import POSITIONS, Scoring
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.methods.reaching import reach, refuse_two_aims
 from demp.methods.rounds import targets
-from demp.ranking import lowest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class ScoredConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self, 0.5)
         check_share("start_sparsity", self.start_sparsity)
         check_at_least("scoring_batches", self.scoring_batches, 1)
         check_at_least("rounds", self.rounds, 0)
@@ -47,6 +48,7 @@ class Scored(Method):
     """
 
     Config: ClassVar[type[MethodConfig]] = ScoredConfig
+    takes_budget: ClassVar[bool] = True
     config: ScoredConfig
 
     def __init__(self, config: ScoredConfig, total_steps: int) -> None:
@@ -84,10 +86,12 @@ class Scored(Method):
             kind=self.kind(), at=config.gate, batches=config.scoring_batches, batch_statistics=config.batch_statistics
         )
         scores = view.scores(scoring).abs()
-        neurons, notes = lowest(view.graph, view.gone, scores, target, config.limits())
+        way = target / config.target_neuron_sparsity
+        neurons, notes = reach(view, config, scores, way=way)
         self._round += 1
         if len(self.targets) > 1:
-            notes = (f"round {self._round} of {len(self.targets)}, to neuron sparsity {target:g}", *notes)
+            aim = f"neuron sparsity {target:g}" if config.budget is None else f"{way:.3g} of the way to the budget"
+            notes = (f"round {self._round} of {len(self.targets)}, to {aim}", *notes)
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:

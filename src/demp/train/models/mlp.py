@@ -5,7 +5,24 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+
+
+class Perceptron(nn.Sequential):
+    """Linear layers, each but the last with an activation site behind it."""
+
+    def initialize(self) -> None:
+        """Kaiming weights, no biases."""
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+    def reset_parameters(self) -> None:
+        """All weights as at construction, at the widths of now."""
+        reset_children(self)
+        self.initialize()
 
 
 def mlp(
@@ -16,7 +33,7 @@ def mlp(
     width: float = 1.0,
     activation: str = "relu",
     hidden: Sequence[int] = (100, 300),
-) -> nn.Sequential:
+) -> Perceptron:
     """A perceptron without normalization; ``hidden`` lists the neurons of its layers.
 
     Inputs are flattened: any shape with ``in_channels * image_size**2`` numbers per example fits.
@@ -29,8 +46,6 @@ def mlp(
         layers[f"act{index}"] = activation_site(activation)
         inputs = outputs
     layers["head"] = nn.Linear(inputs, num_classes)
-    for layer in layers.values():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers)
+    model = Perceptron(layers)
+    model.initialize()
+    return model

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 
 
@@ -111,15 +112,21 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(inputs, num_classes)
-        self.initialize(zero_init_last_scale)
+        self.zero_init_last_scale = zero_init_last_scale
+        self.initialize()
 
-    def initialize(self, zero_init_last_scale: bool) -> None:
+    def initialize(self) -> None:
         """Kaiming weights; every branch starts as zero if its last scale does."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock | Bottleneck) and zero_init_last_scale:
+            elif isinstance(module, BasicBlock | Bottleneck) and self.zero_init_last_scale:
                 nn.init.zeros_(module.last_norm.weight)
+
+    def reset_parameters(self) -> None:
+        """All weights as at construction, at the widths of now."""
+        reset_children(self)
+        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -61,6 +62,11 @@ class VGG(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
+
+    def reset_parameters(self) -> None:
+        """All weights as at construction, at the widths of now."""
+        reset_children(self)
+        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""

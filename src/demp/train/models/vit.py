@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demp.errors import UsageError
+from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 
 EPS = 1e-6
@@ -88,11 +89,17 @@ class VisionTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.class_token)
         nn.init.normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.patches.weight, std=math.sqrt(1 / self.patches.weight[0].numel()))
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
+
+    def reset_parameters(self) -> None:
+        """All weights as at construction, at the widths of now."""
+        reset_children(self)
+        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
