@@ -1,5 +1,8 @@
 """One small run of any method: what every row of the registry is put through."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,8 +44,19 @@ def scoring_batches(seed: int) -> list[tuple[Tensor, Tensor]]:
     return [(x[rank::many], y[rank::many]) for x, y in pairs]
 
 
+@cache
+def smaller() -> str:
+    """Where a network like ``network()`` is saved from which the dead neurons were removed."""
+    model, place = network(), Path(tempfile.mkdtemp()) / "smaller"
+    demp.cut(model, {"act1": [2, 5]}, example_inputs=(examples(IMAGE),), exact=False)
+    demp.save(model, place, example_inputs=(examples(IMAGE),))
+    return str(place)
+
+
 def options_of(name: str) -> dict[str, Any]:
     """Of a method, or of the parts of a combination."""
+    if name == "twin":
+        return {"like": smaller()}
     return {key: value for part in name.split("+") for key, value in OPTIONS.get(part, {}).items()}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,12 +56,15 @@ class TestEveryMethod:
             assert noise is None or noise.std >= 0
             assert method.is_due(step) in (True, False)
 
-    def test_it_runs_through_the_common_door_and_its_state_is_plain(self, name: str):
+    def test_it_runs_through_the_common_door_and_its_state_is_plain(self, name: str, tmp_path: Path):
         model = build(PlainNet)
+        options = {}
+        if name == "twin":
+            options["like"] = str(demp.save(model, tmp_path / "whole", example_inputs=(examples(IMAGE),)))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         pruner = demp.methods.create(
             name, model, optimizer, example_inputs=(examples(IMAGE),), total_steps=6, batches=[batch_at(0, IMAGE)],
-            loss_fn=F.cross_entropy,
+            loss_fn=F.cross_entropy, **options,
         )  # fmt: skip
         train(model, optimizer, IMAGE, range(6))
         buffer = io.BytesIO()

@@ -157,19 +157,15 @@ class Twin(FromScratch):
     Config: ClassVar[type[MethodConfig]] = TwinConfig
     config: TwinConfig
 
-    def __init__(self, config: TwinConfig, total_steps: int) -> None:
-        super().__init__(config, total_steps)
-        if not config.like:
-            raise UsageError("whose twin? give like=, the run folder or the saved model whose shapes it is to have")
-        self._architecture = architecture_of(Path(config.like))
-
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """Another dense architecture."""
-        removed_of(graph, self._architecture, self.config.like)
+        """Nobody's twin, or that of another dense architecture."""
+        if not self.config.like:
+            raise UsageError("whose twin? give like=, the run folder or the saved model whose shapes it is to have")
+        removed_of(graph, self.config.like)
 
     def shape(self, view: View) -> tuple[Tensor, tuple[str, ...]]:
         """What is not there in the other network."""
-        return removed_of(view.graph, self._architecture, self.config.like), (f"shapes of {self.config.like}",)
+        return removed_of(view.graph, self.config.like), (f"shapes of {self.config.like}",)
 
 
 def architecture_of(path: Path) -> Mapping[str, Any]:
@@ -178,13 +174,13 @@ def architecture_of(path: Path) -> Mapping[str, Any]:
     return read_architecture(inside if inside.is_dir() else path)
 
 
-def removed_of(graph: NeuronGraph, architecture: Mapping[str, Any], where: str) -> Tensor:
-    """Per class of the dense graph: is it not there in the network of a stored architecture?
+def removed_of(graph: NeuronGraph, where: str) -> Tensor:
+    """Per class of the dense graph: is it not there in the network that is stored at ``where``?
 
     Raises:
         UsageError: that network was made from another dense one.
     """
-    plain = architecture.get("record")
+    plain = architecture_of(Path(where)).get("record")
     removed = graph.nothing_gone()
     if plain is None:
         return removed
