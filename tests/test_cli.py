@@ -198,12 +198,14 @@ def test_the_demo_compares_and_reloads(tmp_path, capsys):
     code, text, err = run(capsys, "demo", "--steps", "12", "--out", str(out))
     assert code == 0, err
     for row in (
-        "test accuracy", "neurons", "parameters", "FLOPs per picture", "training time, s",
+        "test accuracy", "neurons", "parameters", "FLOPs per image", "training time, s", "narrow",
         "training step at the end, ms", "training images/s", "inference images/s", "file size, kB",
     ):  # fmt: skip
         assert row in text
     assert text.endswith("largest difference of its outputs 0\n")
     assert (out / "dense" / "summary.json").exists() and (out / "demp" / "model").is_dir()
+    dense, *small = (json.loads((out / name / "summary.json").read_text()) for name in ("dense", "narrow", "demp"))
+    assert all(0.24 < one["flops"] / dense["flops"] <= 0.25 for one in small)
 
 
 # A person's mistakes: one sentence, exit code 2, no traceback ----------------------------------------

@@ -48,6 +48,17 @@ class Budget:
         """The same, JSON-ready; ``as_budget`` reads it back."""
         return self.given()
 
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """A budget from ``"flops=0.4,neurons=0.5"``; see ``as_budget``."""
+        found = as_budget(text)
+        assert found is not None
+        return found
+
+    def text(self) -> str:
+        """The inverse of ``parse``."""
+        return ",".join(f"{name}={value!r}" for name, value in self.given().items())
+
     def __repr__(self) -> str:
         return f"Budget({', '.join(f'{name}={value!r}' for name, value in self.given().items())})"
 

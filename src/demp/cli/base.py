@@ -20,6 +20,7 @@ Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")
 Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="COUNT", help_behavior_hint="")]
+Budget = Annotated[str, tyro.conf.arg(metavar="RESOURCE=NUMBER", help_behavior_hint="")]
 Settings = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,

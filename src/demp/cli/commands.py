@@ -11,7 +11,7 @@ from rich.table import Table
 
 import demp
 from demp import recipes
-from demp.cli.base import Command, Count, Flag, Folder, Number, Settings, Text, Training
+from demp.cli.base import Budget, Command, Count, Flag, Folder, Number, Settings, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.overrides import free_folder, parse_settings, resolve
@@ -31,8 +31,10 @@ class Train(Training):
 
     method: Text = ""
     """dense, demp, or another method."""
+    budget: Budget = ""
+    """What may be left: flops, parameters, neurons, memory or latency, as a share of dense (flops=0.4) or a number."""
     strength: Number = None
-    """Peak strength of the penalty (lambda)."""
+    """Peak strength of the penalty (lambda), without a budget."""
     noise: Number = None
     """Peak standard deviation of the noise (sigma)."""
     seed: Count = None

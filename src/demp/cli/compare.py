@@ -12,7 +12,7 @@ from demp.cli.overrides import parse_settings, resolve
 from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
-from demp.compare.plan import Options
+from demp.compare.plan import Options, Planned, twins_of
 from demp.errors import UsageError
 from demp.records import DONE
 from demp.sweep import Store
@@ -20,6 +20,11 @@ from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 
 Numbers = Annotated[str, tyro.conf.arg(metavar="NUMBER,NUMBER", help_behavior_hint="")]
+Budgets = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="RESOURCE=NUMBER", help_behavior_hint="(repeatable)"),
+]
 MethodOptions = Annotated[
     tuple[str, ...],
     tyro.conf.UseAppendAction,
@@ -33,6 +38,11 @@ class Compare(Sweeping):
 
     methods: Names = ""
     """Methods; without them, the table and picture of what the folder holds already."""
+    budget: Budgets = ()
+    """What may be left, for every method that has a target: flops=0.4; several: a run for each. A narrow network from
+    scratch of the same budget is always among the runs."""
+    twin: Names = ""
+    """Methods whose final shapes are also trained from scratch, beside them."""
     target: Numbers = ""
     """Target sparsities: of neurons or of weights, as each method has it."""
     strengths: Numbers = ""
@@ -84,8 +94,16 @@ class Compare(Sweeping):
             seeds=self.seeds,
             targets=numbers("target", self.target),
             strengths=numbers("strengths", self.strengths),
+            budgets=self.budget,
             options=method_options(self.option),
         )
+        left = self._go(base, out, runs, console)
+        whose = [name.strip() for name in self.twin.split(",") if name.strip()]
+        twins = twins_of(runs, Store(out), whose)
+        return left + (self._go(base, out, twins, console) if twins else 0)
+
+    def _go(self, base: TrainConfig, out: Path, runs: list[Planned], console: Console) -> int:
+        """Carry out these runs; how many are left."""
         comparison = Comparison(out, self.placed(base), runs, retry=self.retry)
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)

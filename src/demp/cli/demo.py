@@ -1,10 +1,10 @@
-"""`demp demo`: a dense and a shrinking network on the digits, side by side in one run."""
+"""`demp demo`: a dense, a narrow and a shrinking network on the digits, side by side in one run."""
 
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from demp.train.loop import TrainResult, train
 from demp.train.observer import Observer
 from demp.train.seeds import generator
 
+BUDGET = "flops=0.25"
+"""What the narrow and the shrinking network may cost of the dense one."""
+COLUMNS = ("dense", "narrow", "DemP")
 ROUNDS = 5
 """Timings of each network, taken in turns; their median counts."""
 BATCH = 512
@@ -39,18 +42,22 @@ with torch.no_grad():
 def run_demo(
     out: Path, *, steps: int | None, seed: int, console: Console, view: Callable[[str], Observer]
 ) -> dict[str, Any]:
-    """Train both networks, print one table, reload the pruned one in a fresh process."""
+    """Train the networks, print one table, reload the pruned one in a fresh process."""
     recipe = recipes.get("digits", steps=steps).merged({"seed": seed})
     results: dict[str, TrainResult] = {}
-    for title, change in (("dense", {"method": {"name": DENSE}}), ("demp", {})):
-        config = recipe.merged({**change, "out": str(out / title)})
-        results[title] = train(config, observers=[view(f"{title:<5}")])
-    dense, pruned = results["dense"], results["demp"]
-    speeds = images_per_second([dense.model, pruned.model], (1, 8, 8))
-    for result, speed in zip((dense, pruned), speeds, strict=True):
+    for title in (DENSE, "narrow", "demp"):
+        options = {} if title == DENSE else {"budget": BUDGET}
+        config = recipe.merged({"method": {"name": title, "options": options}, "out": str(out / title)})
+        results[title] = train(config, observers=[view(f"{title:<6}")])
+    speeds = images_per_second([result.model for result in results.values()], (1, 8, 8))
+    for result, speed in zip(results.values(), speeds, strict=True):
         result.summary["inference_images_per_s"] = speed
+    pruned = results["demp"]
     difference = reload_difference(pruned.model, out)
-    console.print(comparison(dense.summary, pruned.summary))
+    console.print(comparison([result.summary for result in results.values()]))
+    console.print(
+        f"narrow: the same network with all widths scaled to the same budget ({BUDGET}), trained from scratch"
+    )
     console.print(
         f"{out / 'demp' / 'model'} loaded in a fresh process: largest difference of its outputs {difference:g}"
     )
@@ -58,34 +65,32 @@ def run_demo(
         raise DempError("the reloaded network answers differently; please report this")
     return {
         "out": str(out),
-        "dense": dense.summary,
-        "demp": pruned.summary,
+        **{title: result.summary for title, result in results.items()},
         "reload_difference": difference,
     }
 
 
-def comparison(dense: dict[str, Any], pruned: dict[str, Any]) -> Table:
-    """The table that the demo ends with; every number was measured in this run."""
+def comparison(summaries: Sequence[dict[str, Any]]) -> Table:
+    """The table that the demo ends with, a column for each of ``COLUMNS``; every number was measured in this run."""
     table = Table(title="measured in this run", title_justify="left")
-    for column in ("", "dense", "DemP", "ratio"):
+    for column in ("", *COLUMNS, "DemP over dense"):
         table.add_column(column, justify="left" if not column else "right")
     rows: list[tuple[str, str, str]] = [
         ("neurons", "neurons", "{:,}"),
         ("parameters", "parameters", "{:,}"),
-        ("FLOPs per picture", "flops", "{:,}"),
+        ("FLOPs per image", "flops", "{:,}"),
         ("training time, s", "train_seconds", "{:.1f}"),
         ("training step at the end, ms", "step_ms_at_end", "{:.2f}"),
         ("training images/s at the end", "images_per_s_at_end", "{:,.0f}"),
         ("inference images/s", "inference_images_per_s", "{:,.0f}"),
         ("file size, kB", "file_kb", "{:,.0f}"),
     ]
-    sides = [{**s, "file_kb": s["file_bytes"] / 1000} for s in (dense, pruned)]
-    accuracy = [f"{side['eval/top1']:.2%}" for side in sides]
-    gain = 100 * (sides[1]["eval/top1"] - sides[0]["eval/top1"])
-    table.add_row("test accuracy", *accuracy, f"{gain:+.2f} points")
+    sides = [{**s, "file_kb": s["file_bytes"] / 1000} for s in summaries]
+    gain = 100 * (sides[-1]["eval/top1"] - sides[0]["eval/top1"])
+    table.add_row("test accuracy", *(f"{side['eval/top1']:.2%}" for side in sides), f"{gain:+.2f} points")
     for label, name, form in rows:
-        first, second = (side[name] for side in sides)
-        table.add_row(label, form.format(first), form.format(second), f"{second / first:.2f}")
+        values = [side[name] for side in sides]
+        table.add_row(label, *map(form.format, values), f"{values[-1] / values[0]:.2f}")
     return table
 
 

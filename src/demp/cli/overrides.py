@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demp import recipes
+from demp.budgets import Budget
 from demp.errors import UsageError
 from demp.train.config import TrainConfig, read_toml
 from demp.train.schema import nested
@@ -16,6 +17,7 @@ FLAGS = {
     "data": "data.name",
     "method": "method.name",
     "strength": "method.options.peak_strength",
+    "budget": "method.options.budget",
     "noise": "method.options.peak_noise_std",
     "optimizer": "optimizer.name",
     "lr": "optimizer.lr",
@@ -44,6 +46,8 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     given = {name: getattr(flags, name, None) for name in FLAGS}
     given |= {name: over.pop(FLAGS[name]) for name in SCALES_A_RECIPE if FLAGS[name] in over}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
+    if isinstance(given.get("budget"), str):
+        given["budget"] = Budget.parse(given["budget"]).text()
     if "sink" in given:
         given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
     if "steps" in given and "epochs" in given:

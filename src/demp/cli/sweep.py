@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.cli.base import Command, Flag, Folder, Names, Number, Text
+from demp.cli.base import Budget, Command, Flag, Folder, Names, Number, Text
 from demp.cli.overrides import parse_lists, resolve
 from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
@@ -39,8 +39,10 @@ class SweepCommand(Sweeping):
 
     method: Text = ""
     """dense, demp, or another method."""
+    budget: Budget = ""
+    """What may be left, for example flops=0.4."""
     strength: Number = None
-    """Peak strength of the penalty (lambda)."""
+    """Peak strength of the penalty (lambda), without a budget."""
     noise: Number = None
     """Peak standard deviation of the noise (sigma)."""
     grid: Lists = ()

@@ -6,14 +6,19 @@ from itertools import product, zip_longest
 from typing import Any
 
 from demp import methods
+from demp.budgets import Budget
 from demp.errors import UsageError
-from demp.sweep import Job, name_of, training
+from demp.records import DONE
+from demp.sweep import Job, Store, name_of, training
 from demp.sweep.cells import text
 from demp.train.config import DENSE, TrainConfig
 
 TARGETS = ("weight_sparsity", "target_neuron_sparsity")
 """What a target sparsity is called in the config of a method; the first that it has is meant."""
 STRENGTH = "peak_strength"
+BUDGET = "budget"
+NARROW, TWIN = "narrow", "twin"
+"""The opponents that train from scratch; the first is always among methods with a target or a budget."""
 EVERY = "*"
 """In place of a method's name: options for every method that has them."""
 
@@ -46,6 +51,7 @@ def plan(
     seeds: int = 1,
     targets: Sequence[float] = (),
     strengths: Sequence[float] = (),
+    budgets: Sequence[str] = (),
     options: Options | None = None,
 ) -> list[Planned]:
     """All runs, dense first and seed by seed, so that what is done at any time can be compared.
@@ -67,7 +73,11 @@ def plan(
         methods.find(name)
     given = dict(options or {})
     refuse_unknown(given, names)
-    settings = {name: list(settings_of(name, targets, strengths, given)) for name in names}
+    aims = Aims(tuple(targets), tuple(strengths), tuple(Budget.parse(text).text() for text in budgets))
+    aims.refuse_both()
+    if (aims.targets or aims.budgets) and NARROW not in names:
+        names = [NARROW, *names]
+    settings = {name: list(settings_of(name, aims, given)) for name in names}
     refuse_unused_strengths(strengths, names)
     found = []
     for seed in range(seeds):
@@ -87,6 +97,23 @@ def planned(base: TrainConfig, method: str, setting: dict[str, Any], seed: int) 
     return Planned(name_of(*parts), method, setting, seed, config)
 
 
+def twins_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> list[Planned]:
+    """The twins of all runs of these methods that are done: their final shapes from scratch, same steps and seed."""
+    for name in whose:
+        if name not in {run.method for run in runs} - {DENSE}:
+            raise UsageError(f"--twin names {name!r}, which is not among --methods; add it, or leave it out")
+    done = {record["name"] for record in store.records() if record["status"] == DONE}
+    found = []
+    for run in runs:
+        if run.method in whose and run.name in done:
+            like = str(store.runs / run.name)
+            config = run.config.merged({"method": {"name": DENSE, "options": {}}})
+            config = config.merged({"method": {"name": TWIN, "options": {"like": like}}})
+            setting = {"of": run.method, **run.setting}
+            found.append(Planned(name_of(TWIN, run.name), TWIN, setting, run.seed, config))
+    return found
+
+
 def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:
     """The options of the base's own method that this method, the same or a combination with it, knows."""
     if base.method.name not in method.split("+"):
@@ -95,16 +122,33 @@ def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:
     return {name: value for name, value in base.method.options.items() if name in known}
 
 
-def settings_of(
-    name: str, targets: Sequence[float], strengths: Sequence[float], options: Options
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Aims:
+    """What the methods are compared at."""
+
+    targets: tuple[float, ...] = ()
+    strengths: tuple[float, ...] = ()
+    budgets: tuple[str, ...] = ()
+
+    def refuse_both(self) -> None:
+        """Targets and budgets say the same thing twice."""
+        if self.targets and self.budgets:
+            raise UsageError("--target and --budget both say how much may be left; give one of them")
+
+
+def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, Any]]:
     """Every setting of one method. One value is told like several: later commands may add runs beside these."""
     known = knobs(name)
     chosen = {k: v for k, v in options.get(EVERY, {}).items() if k in known} | dict(options.get(name, {}))
     several = any(isinstance(value, (list, tuple)) for value in chosen.values())
     axes = {option: value if isinstance(value, (list, tuple)) else [value] for option, value in chosen.items()}
-    by_strength = is_demp(name) and bool(strengths)
+    targets, strengths = aims.targets, aims.strengths
+    by_strength = is_demp(name) and bool(strengths) and not aims.budgets
     target = next((field for field in TARGETS if field in known), None)
+    if aims.budgets and BUDGET not in chosen:
+        if not methods.find(name).takes_budget:
+            raise UsageError(f"{name} has no target, so it cannot land on a budget; leave it out")
+        axes = {BUDGET: list(aims.budgets), **axes}
     if by_strength:
         axes.setdefault(STRENGTH, list(strengths))
         target = target if target == TARGETS[0] else None
@@ -149,5 +193,5 @@ def knobs(name: str) -> set[str]:
 
 def words(setting: Mapping[str, Any]) -> str:
     """A setting as a reader wants it: the target's name is clear from the method."""
-    short = {TARGETS[0]: "weights", TARGETS[1]: "neurons", STRENGTH: "strength"}
+    short = {TARGETS[0]: "weights", TARGETS[1]: "neurons", STRENGTH: "strength", BUDGET: "at most"}
     return ", ".join(f"{short.get(name, name)} {text(value)}" for name, value in setting.items())

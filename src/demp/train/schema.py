@@ -39,7 +39,7 @@ def convert(kind: Any, value: Any, path: str) -> Any:
     """``value`` as the type ``kind``: whole numbers become floats, lists tuples, nothing else."""
     origin, inner = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
-        return build(kind, value, path)
+        return kind.parse(value) if isinstance(value, str) and hasattr(kind, "parse") else build(kind, value, path)  # type: ignore[attr-defined]
     if origin in (Union, UnionType):
         return _convert_union(inner, value, path)
     if origin is Literal:
