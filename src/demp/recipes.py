@@ -25,7 +25,7 @@ from demp.train.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from demp.train.scale import Scale, check_length, scaled
+from demp.train.scale import Scale, check_length, of_recipe, scaled
 
 PAPER_RATES = {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}
 """Learning rates of the paper; the default is decoupled decay, as in its runs of DemP."""
@@ -54,7 +54,7 @@ def resnet18_cifar10(
     *, optimizer: str = "adamw", steps: int | None = None, epochs: float | None = None, width: float = 1.0
 ) -> TrainConfig:
     """ResNet-18 on CIFAR-10: 250 epochs, rate divided by 5 every 77; the figures of Sec. 4.2."""
-    scale = scaled(97_656, 250, steps, epochs)
+    scale = of_recipe("resnet18-cifar10", steps, epochs)
     return TrainConfig(
         recipe="resnet18-cifar10",
         model=ModelConfig(name="resnet18", width=width),
@@ -75,7 +75,7 @@ def vgg16_cifar10(
     *, optimizer: str = "adamw", steps: int | None = None, epochs: float | None = None, width: float = 1.0
 ) -> TrainConfig:
     """VGG-16 on CIFAR-10 at 64 pixels: 80 epochs with a one-cycle rate; Fig. 14."""
-    scale = scaled(15_625, 80, steps, epochs)
+    scale = of_recipe("vgg16-cifar10", steps, epochs)
     return TrainConfig(
         recipe="vgg16-cifar10",
         model=ModelConfig(name="vgg16", width=width),
@@ -100,7 +100,7 @@ def resnet50_imagenet(
     The paper gives 0.005 for both optimizers. SGD takes 0.1 here, as in the authors' code: 0.005
     would not reach the accuracy that the paper reports. Their baselines gave Adam 0.001: ``--lr``.
     """
-    scale = scaled(500_456, 100, steps, epochs)
+    scale = of_recipe("resnet50-imagenet", steps, epochs)
     penalty = "l2" if optimizer.startswith("adam") else "lasso"
     return TrainConfig(
         recipe="resnet50-imagenet",
@@ -131,7 +131,7 @@ def vit_b16_imagenet(
     Noise alone, no penalty. ReLU in the MLP (`--activation relu`) is the paper's second row.
     Cuts begin at 60 % of the run, after the neurons of the last block have come back to life.
     """
-    scale = scaled(46_918, 150, steps, epochs)
+    scale = of_recipe("vit-b16-imagenet", steps, epochs)
     method = _demp(scale, 0.0, optimizer, 1000, prune_after=round(0.6 * scale.steps))
     return TrainConfig(
         recipe="vit-b16-imagenet",

@@ -32,7 +32,7 @@ class Fig14(Frontier):
 
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
         """Better with Adam; with SGDM it collapses; it trains faster."""
-        others = [name for name in grids.NEURON_METHODS if any(point.line == name for point in found)]
+        others = grids.baselines(found)
         adam, holds = beats(found, "Adam", "DemP", others, HIGH) if others else ("", None)
         collapse, collapses = falls(found)
         return [
@@ -58,7 +58,7 @@ def falls(found: Sequence[Point]) -> tuple[str, bool | None]:
     """Beyond 95 % of weights: is the best of the others above the best of DemP?"""
     beyond = [point for point in of(found, "SGDM") if point.weights >= COLLAPSE]
     ours = [point for point in beyond if point.line == "DemP"]
-    others = [point for point in beyond if point.line in grids.NEURON_METHODS]
+    others = [point for point in beyond if point.line in grids.baselines(beyond)]
     if not ours or not others:
         return "", None
     mine, best = (max(points, key=lambda point: point.accuracy) for points in (ours, others))

@@ -17,14 +17,15 @@ class Fig3(Frontier):
     title: ClassVar[str] = "ResNet-18 on CIFAR-10: accuracy against sparsity of DemP and structured methods"
     section: ClassVar[str] = "Sec. 4.1"
     remark: ClassVar[str] = (
-        "Scale cpu has EarlyCroP-S as the only baseline. A claim about equal sparsity compares straight lines between "
-        "neighbouring points where both methods have points on either side."
+        "Scale cpu has EarlyCroP-S as the only baseline, twice: an epoch of its trigger is the share of the run that "
+        "it is in the paper's, or a pass over the data, of which so short a run has five. A claim about equal sparsity "
+        "compares straight lines between neighbouring points where both methods have points on either side."
     )
     axes: ClassVar[tuple[str, ...]] = ("neurons", "weights")
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
         """DemP over strengths, the others over targets."""
-        names = ["EarlyCroP-S"] if scale == "cpu" else list(grids.NEURON_METHODS)
+        names = ["EarlyCroP-S", grids.DATA_EPOCHS] if scale == "cpu" else list(grids.NEURON_METHODS)
         return grids.structured("resnet18", scale, seed, names)
 
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
@@ -34,7 +35,7 @@ class Fig3(Frontier):
 
 def structured_claims(found: Sequence[Point], number: str) -> list[Claim]:
     """What Fig. 3 and Fig. 15 both claim, of the baselines that there are."""
-    others = [name for name in grids.NEURON_METHODS if any(point.line == name for point in found)]
+    others = grids.baselines(found)
     adam, adam_holds = beats(found, "Adam", "DemP", others, HIGH) if others else ("", None)
     sgdm, sgdm_holds = ties(found, "SGDM", "DemP", others, HIGH) if others else ("", None)
     return [

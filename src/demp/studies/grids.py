@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from demp.studies.frontier import DENSE_LINE
+from demp.studies.frontier import DENSE_LINE, Point
 from demp.studies.training import base, noise, training
 from demp.sweep.job import Job
 from demp.train.config import DENSE, TrainConfig
@@ -46,6 +46,10 @@ NEURON_METHODS = {
     "CroPit-S": "cropit-s",
 }
 """The structured baselines of the paper."""
+DATA_EPOCHS = "EarlyCroP-S, epochs of the data"
+"""The moment as published: asked after every pass over the data, also where a run has few of them."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {DATA_EPOCHS: ("early-crop-s", {"epoch_of": "data"})}
+"""Further lines of these methods, and what they are told."""
 WEIGHT_METHODS = {"RigL": "rigl", "SET": "set", "Mag": "magnitude", "Sal": "saliency"}
 """The unstructured ones."""
 PANELS = {"adamw": "Adam", "sgdw": "SGDM"}
@@ -118,12 +122,18 @@ def structured(
         config = base(network, scale, optimizer).merged({"model": {"activation": activation}})
         lines = [demp_line(config, strengths(scale, network, optimizer), panel=panel, line=demp_name, seed=seed)]
         for name in names:
-            method = NEURON_METHODS[name]
+            method, options = VARIANTS.get(name) or (NEURON_METHODS[name], {})
             settings = [{"target_neuron_sparsity": target} for target in TARGETS[scale]]
-            shared = options_of(method, scale)
+            shared = {**options_of(method, scale), **options}
             lines.append(along(config, method, settings, panel=panel, line=name, seed=seed, options=shared))
         found += [dense(config, panel, seed), *in_turns(lines)]
     return found
+
+
+def baselines(found: Sequence[Point]) -> list[str]:
+    """The lines of structured methods other than DemP that have a point."""
+    there = {point.line for point in found}
+    return [name for name in (*NEURON_METHODS, *VARIANTS) if name in there]
 
 
 def in_turns(lines: Sequence[Sequence[Job]]) -> list[Job]:

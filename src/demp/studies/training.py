@@ -9,16 +9,16 @@ from demp.studies.base import job
 from demp.sweep.job import Job
 from demp.sweep.training import WORK
 from demp.train.config import DENSE, MethodConfig, TrainConfig
-from demp.train.scale import PAPER_NOISE_STD, Scale
+from demp.train.scale import PAPER_NOISE_STD, PUBLISHED, Scale
 from demp.train.schema import build
 
 RECIPES = {
-    "resnet18": ("resnet18-cifar10", 97_656),
-    "vgg16": ("vgg16-cifar10", 15_625),
-    "resnet50": ("resnet50-imagenet", 500_456),
-    "vit_b_16": ("vit-b16-imagenet", 46_918),
+    "resnet18": "resnet18-cifar10",
+    "vgg16": "vgg16-cifar10",
+    "resnet50": "resnet50-imagenet",
+    "vit_b_16": "vit-b16-imagenet",
 }
-"""The recipe of each network, and the steps of the paper."""
+"""The recipe of each network."""
 CPU = {
     "resnet18": {"steps": 2000, "width": 0.25},
     "vgg16": {"steps": 1000, "width": 0.25, "data": {"image_size": 32}, "batch_size": 128},
@@ -57,7 +57,7 @@ def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int =
     All fractions of the run are the recipe's. A smoke run checks for the dead twice rather than twenty times.
     ``cpu_steps`` is another length at scale cpu, for a study with many runs.
     """
-    recipe = RECIPES[network][0]
+    recipe = RECIPES[network]
     shared = {"eval_every_steps": 0}
     if scale == "paper":
         return recipes.get(recipe, optimizer=optimizer).merged(shared)
@@ -83,7 +83,7 @@ def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int =
 
 def length(network: str, config: TrainConfig) -> Scale:
     """The run against the paper's."""
-    return Scale(RECIPES[network][1], config.steps)
+    return Scale(PUBLISHED[RECIPES[network]][0], config.steps)
 
 
 def noise(network: str, config: TrainConfig, paper_std: float) -> float:

@@ -1,4 +1,4 @@
-"""How a recipe of the paper becomes a shorter run that still decides the same thing."""
+"""The lengths of the paper's runs, and how a recipe becomes a shorter run."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,15 @@ from typing import Any
 
 from demp.errors import UsageError
 
+PUBLISHED = {
+    "resnet18-cifar10": (97_656, 250),
+    "vgg16-cifar10": (15_625, 80),
+    "resnet50-imagenet": (500_456, 100),
+    "vit-b16-imagenet": (46_918, 150),
+}
+"""Recipe -> steps and epochs of the paper's run (App. I)."""
+OTHER_EPOCHS = 100
+"""Epochs into which a run is divided that has no published length."""
 PAPER_NOISE_STD = 5e-5
 """Peak of the noise in the final runs; a standard deviation, whatever the paper's text calls it."""
 SHARE_BETWEEN_CUTS = 0.05
@@ -49,6 +58,16 @@ class Scale:
             "eval_every_steps": max(20, self.steps // 20),
             "checkpoint_every_steps": max(20, min(5000, self.steps // 20)),
         }
+
+
+def epoch_share(recipe: str) -> float:
+    """The share of a run that is an epoch of the published run of its recipe."""
+    return 1 / PUBLISHED[recipe][1] if recipe in PUBLISHED else 1 / OTHER_EPOCHS
+
+
+def of_recipe(recipe: str, steps: int | None, epochs: float | None) -> Scale:
+    """The scale of a run of a recipe of the paper."""
+    return scaled(*PUBLISHED[recipe], steps, epochs)
 
 
 def scaled(paper_steps: int, paper_epochs: float, steps: int | None, epochs: float | None) -> Scale:
