@@ -9,7 +9,7 @@ from demp.studies.base import job
 from demp.sweep.job import Job
 from demp.sweep.training import WORK
 from demp.train.config import DENSE, MethodConfig, TrainConfig
-from demp.train.scale import PAPER_NOISE_STD, PUBLISHED, Scale
+from demp.train.scale import DISPLACEMENT, PAPER_NOISE_STD, PUBLISHED, Scale
 from demp.train.schema import build
 
 RECIPES = {
@@ -54,8 +54,9 @@ SMOKE_STEPS = 8
 def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int = 0) -> TrainConfig:
     """The paper's recipe for a network at a scale; its method is DemP with the recipe's own options.
 
-    All fractions of the run are the recipe's. A smoke run checks for the dead twice rather than twenty times.
-    ``cpu_steps`` is another length at scale cpu, for a study with many runs.
+    All fractions of the run are the recipe's; the noise of a shorter one moves weights as far (`demp.recipes`). A smoke
+    run checks for the dead twice rather than twenty times. ``cpu_steps`` is another length at scale cpu, for a study
+    with many runs.
     """
     recipe = RECIPES[network]
     shared = {"eval_every_steps": 0}
@@ -64,11 +65,12 @@ def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int =
     if scale == "cpu":
         change = dict(CPU[network])
         steps = cpu_steps or change["steps"]
-        config = recipes.get(recipe, optimizer=optimizer, steps=steps, width=change["width"])
+        config = recipes.get(recipe, optimizer=optimizer, steps=steps, width=change["width"], noise_keeps=DISPLACEMENT)
         change = {name: value for name, value in change.items() if name not in ("steps", "width")}
         return config.merged({"precision": "bf16", **shared}).merged(change)
     change = dict(SMOKE[network])
-    config = recipes.get(recipe, optimizer=optimizer, steps=SMOKE_STEPS, width=change.pop("width"))
+    width = change.pop("width")
+    config = recipes.get(recipe, optimizer=optimizer, steps=SMOKE_STEPS, width=width, noise_keeps=DISPLACEMENT)
     small = {
         "data": {"name": "digits", "probe_size": 64, "probe_batches": 1, "augment": {"padding": 1}},
         "method": {"options": {"period": SMOKE_STEPS // 2}},
@@ -88,7 +90,7 @@ def length(network: str, config: TrainConfig) -> Scale:
 
 def noise(network: str, config: TrainConfig, paper_std: float) -> float:
     """The standard deviation that moves weights as far in this run as ``paper_std`` does in the paper's."""
-    return paper_std / PAPER_NOISE_STD * length(network, config).noise_std()
+    return paper_std / PAPER_NOISE_STD * length(network, config).noise_std(DISPLACEMENT)
 
 
 def complete(config: TrainConfig) -> TrainConfig:

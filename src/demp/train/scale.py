@@ -17,6 +17,8 @@ OTHER_EPOCHS = 100
 """Epochs into which a run is divided that has no published length."""
 PAPER_NOISE_STD = 5e-5
 """Peak of the noise in the final runs; a standard deviation, whatever the paper's text calls it."""
+RATE, DISPLACEMENT = NOISE_KEEPS = ("rate", "displacement")
+"""What the noise of a shorter run has in common with the paper's."""
 SHARE_BETWEEN_CUTS = 0.05
 """Period of a scaled run, as a share of it."""
 MOST_SGD_STRENGTH = 0.02
@@ -35,9 +37,15 @@ class Scale:
         """Whether nothing has to be scaled."""
         return self.steps == self.paper_steps
 
-    def noise_std(self) -> float:
-        """The same total displacement of the weights: std x sqrt(steps) stays."""
-        return PAPER_NOISE_STD * math.sqrt(self.paper_steps / self.steps)
+    def noise_std(self, keeps: str) -> float:
+        """The peak of the noise.
+
+        ``rate``: the paper's, so that noise over learning rate stays. ``displacement``: std x sqrt(steps) stays, so
+        that noise moves the weights as far in total.
+        """
+        if keeps not in NOISE_KEEPS:
+            raise UsageError(f"noise_keeps is {keeps!r}; choose one of {', '.join(NOISE_KEEPS)}")
+        return PAPER_NOISE_STD * (1.0 if keeps == RATE else math.sqrt(self.paper_steps / self.steps))
 
     def period(self, paper_period: int) -> int:
         """The paper's period at paper scale, else 5 % of the run."""
