@@ -5,6 +5,7 @@ import pytest
 
 from demp import methods, recipes
 from demp.errors import UsageError
+from demp.studies.grids import STRENGTHS
 from demp.train import TrainConfig
 from demp.train.optim import lr_at
 from demp.train.scale import MOST_SGD_STRENGTH
@@ -130,6 +131,13 @@ def test_strength_grows_with_sgd_only_and_within_bounds():
     assert strength("adamw", 4000) == strength("adamw")
     assert strength("sgdw", 9766) == pytest.approx(10 * strength("sgdw"), rel=1e-3)
     assert strength("sgdw", 100) == MOST_SGD_STRENGTH
+
+
+def test_vgg_is_the_authors_network_and_the_strengths_of_resnet50_are_in_the_grids_of_the_tables():
+    assert recipes.get("vgg16-cifar10").model.options == {"last_conv": 1024}
+    for optimizer in ("adamw", "sgdw"):
+        strength = recipes.get("resnet50-imagenet", optimizer=optimizer).method.options["peak_strength"]
+        assert strength in STRENGTHS["paper", "resnet50", optimizer]
 
 
 def test_table_1_and_table_2_use_their_own_penalties():
