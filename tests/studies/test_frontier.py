@@ -114,7 +114,10 @@ def test_lines_are_compared_along_either_axis():
     assert ties(found, "Adam", "b", ["a"], 0.85, "neurons") == ("", None)
 
 
-@pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16"])
+FRONTIERS = ["fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16", "controls", "hybrid"]
+
+
+@pytest.mark.parametrize("name", ["fig2", *FRONTIERS])
 def test_without_records_every_claim_says_so(name):
     claims = studies.find(name).claims([])
     assert claims and {claim.holds for claim in claims} == {None}
@@ -215,3 +218,67 @@ def test_a_claim_reads_as_a_sentence():
     claim = Claim(sentence="A is above B.", paper="2 points", ours="1 point", holds=False)
     assert str(claim) == "does not hold: A is above B. Paper: 2 points. Ours: 1 point."
     assert claim.to_dict()["verdict"] == "does not hold" and claim.to_dict()["holds"] is False
+
+
+def test_rate_and_batch_size_drive_sparsity_at_a_price():
+    study = studies.find("controls")
+
+    def change(labels, price=0.2, sign=1):
+        if labels["line"] == "Dense":
+            return {"accuracy": 0.9}
+        (name, value), *_ = labels["setting"].items()
+        if name == "peak_strength":
+            return {"accuracy": 0.8, "weights": 0.4 + 20 * value, "neurons": 0.3}
+        at = value if name == "lr" else 1 / value
+        return {"accuracy": 0.8 - price, "weights": 0.5, "neurons": 0.3 + sign * at}
+
+    claims = study.claims(made(study, "cpu", change))
+    assert [claim.holds for claim in claims] == [True] * 6
+    assert claims[0].ours == "32.0 → 35.0 % removed"
+    assert claims[1].ours == "30.4 → 33.1 % removed"
+    other = study.claims(made(study, "cpu", lambda labels: change(labels, -0.1, -1)))
+    assert [claim.holds for claim in other] == [False] * 6
+    for job in study.plan("cpu", 1):
+        config, setting = job.arguments["config"], job.labels["setting"]
+        if job.labels["line"] in ("learning rate", "batch size"):
+            assert (config["method"]["options"]["peak_strength"], config["method"]["options"]["noise_on"]) == (
+                0.0,
+                "off",
+            )
+            rate = setting.get("lr", {"Adam": 0.05, "SGDM": 0.3}[job.labels["panel"]])
+            assert (config["optimizer"]["lr"], config["batch_size"]) == (rate, setting.get("batch_size", 128))
+            assert config["steps"] == 2000
+    ours = {job.identity for job in study.plan("cpu", 1) if job.labels["line"] in ("Dense", "penalty")}
+    assert len(ours) == 8 and ours <= {job.identity for job in studies.find("fig3").plan("cpu", 1)}
+
+
+def test_a_combination_is_compared_with_both_of_its_parts():
+    study = studies.find("hybrid")
+
+    def change(labels, more=0.1, flops=40):
+        if labels["line"] == "Dense":
+            return {"accuracy": 0.9}
+        if labels["line"] == "DemP":
+            return {"accuracy": 0.7, "weights": 0.7 + 12 * labels["setting"]["peak_strength"]}
+        if labels["line"] == "RigL":
+            return {"accuracy": 0.65, "masked": labels["setting"]["weight_sparsity"], "flops": 99}
+        return {"accuracy": 0.7 + more, "weights": 0.5, "masked": 0.31, "flops": flops}
+
+    claims = study.claims(made(study, "cpu", change))
+    assert [claim.holds for claim in claims] == [True] * 4
+    assert claims[1].ours == "DemP + RigL 0.40 to 0.40 against RigL 0.99 to 0.99"
+    assert by_sentence(claims, "With SGDM, DemP with masks").ours.startswith(
+        "over DemP +10.0 points at 81 %; over RigL"
+    )
+    worse = study.claims(made(study, "cpu", lambda labels: change(labels, -0.02, 100)))
+    assert [claim.holds for claim in worse] == [False] * 4
+    alone = made(study, "cpu", lambda labels: None if labels["line"] == "RigL" else change(labels))
+    assert [claim.holds for claim in study.claims(alone)] == [None] * 4
+    jobs = study.plan("cpu", 1)
+    for job in jobs:
+        if job.labels["line"] == "DemP + RigL, 50 % masked":
+            options = job.arguments["config"]["method"]["options"]
+            assert job.labels["method"] == "demp+rigl" and options["weight_sparsity"] == 0.5
+            assert options["peak_strength"] == job.labels["setting"]["peak_strength"]
+            assert (options["distribution"], options["dense_first"]) == ("uniform", True)
+    assert len({job.identity for job in jobs} & {job.identity for job in studies.find("fig16").plan("cpu", 1)}) == 10

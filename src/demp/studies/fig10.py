@@ -67,8 +67,8 @@ class Fig10(Study):
             here.bar([f"{value:g}" for value in bars], list(bars.values()), color=COLOURS[1])
             if bars:
                 here.axhline(1.0, color=SOFT, linewidth=1.1, linestyle="--")
-            title = word if bars else f"{word}: at the base nobody died"
-            frame(here, title, word, f"dead neurons over those at rate {BASE_RATE:g}, batch {BASE_BATCH}")
+            base_words = f"base: rate {BASE_RATE:g}, batch {BASE_BATCH}" if bars else "at the base nobody died"
+            frame(here, f"{word}; {base_words}", word, "dead neurons, times the base")
         legend(figure)
         return figure
 

@@ -104,15 +104,24 @@ def along(
 ) -> list[Job]:
     """One line: a method at several settings, with options that all of them share."""
     return [
-        training(
-            config,
-            method,
-            {**(options or {}), **setting},
-            seed=seed,
-            labels={"panel": panel, "line": line, "setting": dict(setting)},
-        )
+        one(config, method, setting, panel=panel, line=line, seed=seed, options={**(options or {}), **setting})
         for setting in settings
     ]
+
+
+def one(
+    config: TrainConfig,
+    method: str,
+    setting: Mapping[str, Any],
+    *,
+    panel: str,
+    line: str,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Job:
+    """One point of a line; ``setting`` is what moves along it, ``options`` is all that the method is told."""
+    labels = {"panel": panel, "line": line, "setting": dict(setting)}
+    return training(config, method, options, seed=seed, labels=labels)
 
 
 def demp_line(
