@@ -4,6 +4,7 @@ import pytest
 
 from demp import recipes, studies
 from demp.errors import UsageError
+from demp.report.studies import NAMES
 from demp.studies import grids
 from demp.studies.base import SCALES, SEEDS
 from demp.studies.shelf import identity_of
@@ -40,6 +41,10 @@ def test_the_registry_holds_the_studies_in_the_papers_order():
 @pytest.mark.parametrize("spelling", ["fig3", "Fig. 3", "figure3", "FIG-3"])
 def test_a_study_answers_to_what_people_write(spelling):
     assert studies.find(spelling).id == "fig3"
+
+
+def test_a_report_knows_every_study():
+    assert all(NAMES.fullmatch(name) for name in studies.names())
 
 
 def test_an_unknown_study_is_a_suggestion():
