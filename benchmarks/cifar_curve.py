@@ -102,7 +102,11 @@ def title(wanted: dict[str, Any]) -> str:
 def config(wanted: dict[str, Any], data: str, out: Path) -> TrainConfig:
     """The paper's recipe at this size, with this strength."""
     recipe = recipes.get(
-        "resnet18-cifar10", optimizer=wanted["optimizer"], steps=wanted["steps"], width=wanted["width"]
+        "resnet18-cifar10",
+        optimizer=wanted["optimizer"],
+        steps=wanted["steps"],
+        width=wanted["width"],
+        noise_keeps="displacement",
     )
     method = {"options": {"peak_strength": wanted["strength"]}} if wanted["strength"] else {"name": "dense"}
     return recipe.merged(

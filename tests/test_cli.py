@@ -71,14 +71,17 @@ def test_flags_win_over_file_wins_over_recipe(tmp_path, capsys):
         capsys, "train", "--recipe", "digits", "--config", str(file), "--steps", "6",
         "--seed", "6", "--set", "schedule.factor=0.5", "--set", "optimizer.clip_norm=1",
         "--set", "data.augment.crop=none", "--out", str(out), "--device", "cpu",
+        "--noise-keeps", "rate",
     )  # fmt: skip
     config = TrainConfig.from_toml(out / "config.toml")
     assert (config.recipe, config.model.name, config.batch_size) == ("digits", "mlp", 16)
     assert (config.seed, config.schedule.name, config.schedule.factor) == (6, "step", 0.5)
     assert (config.optimizer.clip_norm, config.data.augment.crop) == (1.0, "none")
     assert config.optimizer.lr == recipes.get("digits").optimizer.lr
-    assert config.method.options["peak_noise_std"] == pytest.approx(
-        recipes.get("digits", steps=6).method.options["peak_noise_std"]
+    assert (
+        config.method.options["peak_noise_std"]
+        == 1e-4
+        == pytest.approx(recipes.get("digits", steps=6, noise_keeps="rate").method.options["peak_noise_std"])
     )
 
 
@@ -143,6 +146,8 @@ def test_recipes_are_listed_and_printed(capsys, tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text(out)
     assert TrainConfig.from_toml(file) == recipes.get("vgg16-cifar10", steps=100)
+    printed = answer(capsys, "recipes", "vgg16-cifar10", "--steps", "100", "--noise-keeps", "displacement")
+    assert printed == recipes.get("vgg16-cifar10", steps=100, noise_keeps="displacement").to_dict()
 
 
 def test_resume_of_a_finished_run_says_so(finished, capsys):

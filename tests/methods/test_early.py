@@ -136,7 +136,9 @@ def test_a_run_is_the_one_of_the_book_step_by_step(name: str, rule: str, network
     assert [report.step for report in pruner.history] == [fired] * 7
     assert pruner.state_dict()["method_state"]["fired"] == fired
     assert (
-        pruner.history[0].notes[0].startswith(f"pruned at step {fired}, after {fired // EPOCH} epochs: weights moved")
+        pruner.history[0]
+        .notes[0]
+        .startswith(f"pruned at step {fired}, after {fired // EPOCH} epochs of {EPOCH} steps: weights moved")
     )
 
 
@@ -218,6 +220,12 @@ def test_in_a_combination_the_other_methods_checks_do_not_hurry_it():
 # The clock, the config ----------------------------------------------------------------------------------
 
 
+def test_an_epoch_of_the_data_has_a_length_that_somebody_must_say():
+    with pytest.raises(UsageError, match="epoch_of is 'data', and nobody says how long an epoch is; give epoch_steps"):
+        EarlySnap(EarlySnap.Config(epoch_of="data"), 500)
+    assert EarlySnap(EarlySnap.Config(epoch_of="data", epoch_steps=391), 500).epoch_steps == 391
+
+
 def test_an_epoch_is_a_hundredth_of_the_run_unless_the_trainer_says_better():
     method = EarlySnap(EarlySnap.Config(), 500)
     assert [step for step in range(26) if method.is_due(step)] == [0, 5, 10, 15, 20, 25]
@@ -228,7 +236,8 @@ def test_an_epoch_is_a_hundredth_of_the_run_unless_the_trainer_says_better():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("trigger", "code"), ("epoch_steps", 0), ("prune_by", 0.0), ("prune_by", 1.1), ("target_neuron_sparsity", 1.0),
+    [("trigger", "code"), ("epoch_of", "set"), ("epoch_steps", 0),
+     ("prune_by", 0.0), ("prune_by", 1.1), ("target_neuron_sparsity", 1.0),
      ("score", "flow")],
 )  # fmt: skip
 def test_nonsense_is_refused_by_name(name: str, value: Any):

@@ -244,10 +244,10 @@ def test_a_folder_of_studies(tmp_path):
 
 
 def test_studies_come_in_the_order_of_the_paper(tmp_path):
-    for name in ("fig11", "fig2", "table1", "fig1", "theory", "fig10", "fig9"):
+    for name in ("fig11", "controls", "fig2", "table1", "fig1", "theory", "fig10", "fig9"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**STUDY, "id": name}))
     found = [study.id for study in gather([tmp_path]).studies]
-    assert found == ["fig1", "fig2", "fig9", "fig10", "fig11", "table1", "theory"]
+    assert found == ["fig1", "fig2", "fig9", "fig10", "fig11", "table1", "controls", "theory"]
 
 
 def test_a_study_by_name_is_that_of_the_largest_scale(tmp_path, monkeypatch):

@@ -136,8 +136,61 @@ def test_fig10_claims():
         return {"steps": STEPS, "series": {SHARE: [[0, 0.0], [STEPS, value]]}}
 
     assert [c.holds for c in verdicts("fig10", paper)] == [True] * 3
+    study = studies.find("fig10")
+    records = made(study, "cpu", paper)
+    base = 0.05 * 2 + 1 / 128
+    rates = [(rate * 2 + 1 / 128) / base for rate in (0.01, 0.05, 0.1)]
+    batches = [(0.1 + 1 / batch) / base for batch in (16, 128, 256)]
+    shown = [[bar.get_height() for bar in axes.patches] for axes in study.picture(records, "cpu").axes[1:]]
+    assert shown == [pytest.approx(rates), pytest.approx(batches)]
+    assert {row[1]: row[4] for row in study.table(records, "cpu").rows if row[4] != "–"} == {
+        **{f"rate {rate:g}, batch 128": f"{ratio:.2f}" for rate, ratio in zip((0.01, 0.05, 0.1), rates, strict=True)},
+        **{f"rate 0.05, batch {batch}": f"{ratio:.2f}" for batch, ratio in zip((16, 128, 256), batches, strict=True)},
+    }
+    told = by_sentence(study.claims(records), "higher learning rate").ours
+    assert told.endswith(f", {' → '.join(f'{ratio:.2f}' for ratio in rates)} times the base")
+    nobody = made(study, "cpu", lambda labels: {"steps": STEPS, "series": {SHARE: [[0, 0.0], [STEPS, 0.0]]}})
+    assert by_sentence(study.claims(nobody), "higher learning rate").ours == "0.0 → 0.0 → 0.0 %"
+    assert [axes.patches[:] for axes in study.picture(nobody, "cpu").axes[1:]] == [[], []]
     flat = {"steps": STEPS, "series": {SHARE: [[0, 0.0], [STEPS, 0.1]]}}
     assert [c.holds for c in verdicts("fig10", lambda labels: flat)] == [False] * 3
+
+
+def dying(steps, end, *, early=0.8, drop=0.0):
+    """A share at ``early`` of its end after a quarter of the steps, and ``drop`` above it when 80 % are done."""
+    looks = [step * steps / 40 for step in range(41)]
+    values = [early * end if at < 0.5 * steps else end + drop * (at == 0.8 * steps) for at in looks]
+    return {
+        "steps": steps,
+        "series": {SHARE: [[at, 0.0 if at < steps / 4 else v] for at, v in zip(looks, values, strict=True)]},
+    }
+
+
+def test_dying_early_in_trainings_of_any_length():
+    def paper(labels, **more):
+        return dying(labels["length"], 0.1 + labels["length"] / 20_000, **more)
+
+    claims = verdicts("lengths", paper)
+    assert [claim.holds for claim in claims] == [True] * 6
+    assert claims[0].ours == "500 steps: 10.0 % of 12.5 %, 1,000 steps: 12.0 % of 15.0 %, 2,000 steps: 16.0 % of 20.0 %"
+    assert (
+        claims[1].ours.startswith("500 steps: by at most 0.0 %") and claims[2].ours == "1.60 times in 4 times the steps"
+    )
+    late = verdicts("lengths", lambda labels: paper(labels, early=0.3, drop=0.03))
+    assert [claim.holds for claim in late] == [False, False, True] * 2
+    grows = verdicts("lengths", lambda labels: dying(labels["length"], labels["length"] / 4000))
+    assert [claim.holds for claim in grows] == [True, True, False] * 2
+    nobody = verdicts("lengths", lambda labels: dying(labels["length"], 0.0))
+    assert [claim.holds for claim in nobody] == [False, True, None] * 2
+    one = verdicts("lengths", lambda labels: paper(labels) if labels["length"] == 500 else None)
+    assert {claim.holds for claim in one} == {None}
+    study = studies.find("lengths")
+    rows = study.table(made(study, "cpu", paper), "cpu").rows
+    assert rows[0][:6] == ("Adam", "500", "1", "10.0 %", "12.5 %", "12.5 %")
+    for job in study.plan("paper", 1):
+        config = job.arguments["config"]
+        assert (config["method"]["name"], config["steps"]) == ("dense", job.labels["length"])
+        assert config["optimizer"]["lr"] == (0.05 if job.labels["optimizer"] == "Adam" else 0.5)
 
 
 def test_appendix_b_is_wrong_where_a_count_is_far_off():
@@ -153,7 +206,7 @@ def test_appendix_b_is_wrong_where_a_count_is_far_off():
     assert by_sentence(good, "smaller start").holds is False
 
 
-@pytest.mark.parametrize("name", ["fig1", "fig8", "fig9", "fig10", "fig11", "fig12", "theory"])
+@pytest.mark.parametrize("name", ["fig1", "fig8", "fig9", "fig10", "fig11", "fig12", "lengths", "theory"])
 def test_without_a_run_nothing_holds_and_nothing_breaks(name):
     claims = studies.find(name).claims([])
     assert claims and {claim.holds for claim in claims} == {None}

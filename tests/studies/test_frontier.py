@@ -70,26 +70,54 @@ def outcome(ours, theirs, seconds=50.0):
             return {"accuracy": 0.8}
         key = next(iter(labels["setting"].values()))
         at = {5e-3: 0.85, 8e-3: 0.85, 2e-3: 0.8, 4e-3: 0.8, 1e-2: 0.9, 1.6e-2: 0.9, 0.55: 0.85, 0.4: 0.8, 0.7: 0.9}[key]
-        accuracy = {"DemP": ours, "EarlyCroP-S": theirs}[labels["line"]][labels["panel"]]
-        return {"accuracy": accuracy, "weights": at, "seconds": seconds}
+        accuracy = {"DemP": ours, "EarlyCroP-S": theirs}[labels["line"].partition(",")[0]][labels["panel"]]
+        neurons = {0.85: 0.6, 0.8: 0.5, 0.9: 0.7}[at]
+        return {"accuracy": accuracy, "weights": at, "neurons": neurons, "seconds": seconds}
 
     return studies.find("fig3").claims(made(studies.find("fig3"), "cpu", change))
 
 
 def test_fig3_holds_and_does_not_hold():
     claims = outcome({"Adam": 0.795, "SGDM": 0.75}, {"Adam": 0.78, "SGDM": 0.745})
-    adam, _, speed = claims
-    assert [claim.holds for claim in claims] == [True, True, True]
-    assert adam.ours == "over EarlyCroP-S +1.5 points between 80 and 90 % weight sparsity"
+    adam, _, by_neurons, _, speed = claims
+    assert [claim.holds for claim in claims] == [True] * 5
+    assert "equal neuron sparsity of 55 % and more" in by_neurons.sentence
+    assert by_neurons.ours.startswith("over EarlyCroP-S +1.5 points between 60 and 70 % neuron sparsity; over")
+    assert adam.paper == "up to 2.25 points over the best other method, in Figs. 3, 15 and Table 1 together"
+    assert adam.ours.split("; ") == [
+        f"over {line} +1.5 points between 80 and 90 % weight sparsity"
+        for line in ("EarlyCroP-S", "EarlyCroP-S, epochs of the data")
+    ]
     assert speed.ours == "Adam 2.00 times at 90 %" and speed.paper == "2.45 times"
     assert str(adam).startswith("holds: With Adam, DemP is more accurate than every other structured method")
     claims = outcome({"Adam": 0.795, "SGDM": 0.795}, {"Adam": 0.80, "SGDM": 0.745}, seconds=200.0)
-    assert [claim.holds for claim in claims] == [False, False, False]
+    assert [claim.holds for claim in claims] == [False] * 5
     claims = outcome({"Adam": 0.7, "SGDM": 0.7}, {"Adam": 0.6, "SGDM": 0.7})
-    assert [claim.holds for claim in claims] == [True, True, None]
+    assert [claim.holds for claim in claims] == [True, True, True, True, None]
 
 
-@pytest.mark.parametrize("name", ["fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16"])
+def test_lines_are_compared_along_either_axis():
+    def at(line, weights, neurons, accuracy):
+        run = {"eval/top1": accuracy, "weight_sparsity": weights, "masked_share": 0.0, "neuron_sparsity": neurons}
+        return Point("Adam", line, f"{weights}", (run,))
+
+    ours = [at("a", 0.8, 0.4, 0.7), at("a", 0.9, 0.6, 0.5)]
+    theirs = [at("b", 0.8, 0.5, 0.65), at("b", 0.9, 0.7, 0.54)]
+    assert margin(ours, theirs).margins == pytest.approx((0.05, -0.04))
+    along_neurons = margin(ours, theirs, axis="neurons")
+    assert along_neurons.sparsities == (0.5, 0.6)
+    assert along_neurons.margins == pytest.approx((0.6 - 0.65, 0.5 - 0.595))
+    assert str(along_neurons) == "-9.5 to -5.0 points between 50 and 60 % neuron sparsity"
+    found = [*ours, *theirs, at("c", 0.9, 0.5, 0.4)]
+    assert beats(found, "Adam", "b", ["a"], 0.0, "neurons")[1] is True
+    assert beats(found, "Adam", "b", ["a"], 0.0)[1] is False
+    assert ties(found, "Adam", "b", ["a"], 0.85, "neurons") == ("", None)
+
+
+FRONTIERS = ["fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16", "controls", "hybrid"]
+
+
+@pytest.mark.parametrize("name", ["fig2", *FRONTIERS])
 def test_without_records_every_claim_says_so(name):
     claims = studies.find(name).claims([])
     assert claims and {claim.holds for claim in claims} == {None}
@@ -152,16 +180,31 @@ def test_fig7_and_fig13_and_fig14_have_their_own_comparisons():
     for other, holds in ((0.705, True), (0.6, False)):
         noises["all weights (symmetric)"] = other
         records = made(thirteen, "cpu", lambda labels: {"accuracy": noises.get(labels["line"], 0.8), "weights": 0.5})
-        assert {claim.holds for claim in thirteen.claims(records)} == {holds}
+        masks = [claim for claim in thirteen.claims(records) if "noise on live neurons" in claim.sentence]
+        assert [claim.holds for claim in masks] == [holds, holds]
+    for penalised, holds in ((0.8, True), (0.65, False)):
+        noises["DemP: a penalty, noise 5e-05"] = penalised
+        records = made(thirteen, "cpu", lambda labels: {"accuracy": noises.get(labels["line"], 0.8), "weights": 0.5})
+        penalty = [claim for claim in thirteen.claims(records) if "stronger penalty" in claim.sentence]
+        assert [claim.holds for claim in penalty] == [holds, holds]
 
     fourteen = studies.find("fig14")
     for ours, holds in ((0.3, True), (0.8, False)):
         records = made(
             fourteen,
             "cpu",
-            lambda labels, a=ours: {"accuracy": a if labels["line"] == "DemP" else 0.5, "weights": 0.96},
+            lambda labels, a=ours: {
+                "accuracy": a if labels["line"] == "DemP" else 0.5,
+                "weights": 0.96,
+                "neurons": 0.85,
+            },
         )
-        assert by_sentence(fourteen.claims(records), "beyond 95 %").holds is holds
+        claims = fourteen.claims(records)
+        assert by_sentence(claims, "beyond 95 % weight").holds is holds
+        assert by_sentence(claims, "beyond 80 % neuron").holds is holds
+        assert by_sentence(claims, "equal neuron sparsity").holds is not holds
+    fewer = [{**record, "neuron_sparsity": 0.5} for record in records]
+    assert by_sentence(fourteen.claims(fewer), "beyond 80 % neuron").holds is None
 
 
 def test_runs_of_other_machines_make_no_speed():
@@ -175,3 +218,67 @@ def test_a_claim_reads_as_a_sentence():
     claim = Claim(sentence="A is above B.", paper="2 points", ours="1 point", holds=False)
     assert str(claim) == "does not hold: A is above B. Paper: 2 points. Ours: 1 point."
     assert claim.to_dict()["verdict"] == "does not hold" and claim.to_dict()["holds"] is False
+
+
+def test_rate_and_batch_size_drive_sparsity_at_a_price():
+    study = studies.find("controls")
+
+    def change(labels, price=0.2, sign=1):
+        if labels["line"] == "Dense":
+            return {"accuracy": 0.9}
+        (name, value), *_ = labels["setting"].items()
+        if name == "peak_strength":
+            return {"accuracy": 0.8, "weights": 0.4 + 20 * value, "neurons": 0.3}
+        at = value if name == "lr" else 1 / value
+        return {"accuracy": 0.8 - price, "weights": 0.5, "neurons": 0.3 + sign * at}
+
+    claims = study.claims(made(study, "cpu", change))
+    assert [claim.holds for claim in claims] == [True] * 6
+    assert claims[0].ours == "32.0 → 35.0 % removed"
+    assert claims[1].ours == "30.4 → 33.1 % removed"
+    other = study.claims(made(study, "cpu", lambda labels: change(labels, -0.1, -1)))
+    assert [claim.holds for claim in other] == [False] * 6
+    for job in study.plan("cpu", 1):
+        config, setting = job.arguments["config"], job.labels["setting"]
+        if job.labels["line"] in ("learning rate", "batch size"):
+            assert (config["method"]["options"]["peak_strength"], config["method"]["options"]["noise_on"]) == (
+                0.0,
+                "off",
+            )
+            rate = setting.get("lr", {"Adam": 0.05, "SGDM": 0.3}[job.labels["panel"]])
+            assert (config["optimizer"]["lr"], config["batch_size"]) == (rate, setting.get("batch_size", 128))
+            assert config["steps"] == 2000
+    ours = {job.identity for job in study.plan("cpu", 1) if job.labels["line"] in ("Dense", "penalty")}
+    assert len(ours) == 8 and ours <= {job.identity for job in studies.find("fig3").plan("cpu", 1)}
+
+
+def test_a_combination_is_compared_with_both_of_its_parts():
+    study = studies.find("hybrid")
+
+    def change(labels, more=0.1, flops=40):
+        if labels["line"] == "Dense":
+            return {"accuracy": 0.9}
+        if labels["line"] == "DemP":
+            return {"accuracy": 0.7, "weights": 0.7 + 12 * labels["setting"]["peak_strength"]}
+        if labels["line"] == "RigL":
+            return {"accuracy": 0.65, "masked": labels["setting"]["weight_sparsity"], "flops": 99}
+        return {"accuracy": 0.7 + more, "weights": 0.5, "masked": 0.31, "flops": flops}
+
+    claims = study.claims(made(study, "cpu", change))
+    assert [claim.holds for claim in claims] == [True] * 4
+    assert claims[1].ours == "DemP + RigL 0.40 to 0.40 against RigL 0.99 to 0.99"
+    assert by_sentence(claims, "With SGDM, DemP with masks").ours.startswith(
+        "over DemP +10.0 points at 81 %; over RigL"
+    )
+    worse = study.claims(made(study, "cpu", lambda labels: change(labels, -0.02, 100)))
+    assert [claim.holds for claim in worse] == [False] * 4
+    alone = made(study, "cpu", lambda labels: None if labels["line"] == "RigL" else change(labels))
+    assert [claim.holds for claim in study.claims(alone)] == [None] * 4
+    jobs = study.plan("cpu", 1)
+    for job in jobs:
+        if job.labels["line"] == "DemP + RigL, 50 % masked":
+            options = job.arguments["config"]["method"]["options"]
+            assert job.labels["method"] == "demp+rigl" and options["weight_sparsity"] == 0.5
+            assert options["peak_strength"] == job.labels["setting"]["peak_strength"]
+            assert (options["distribution"], options["dense_first"]) == ("uniform", True)
+    assert len({job.identity for job in jobs} & {job.identity for job in studies.find("fig16").plan("cpu", 1)}) == 10

@@ -4,6 +4,7 @@ import pytest
 
 from demp import recipes, studies
 from demp.errors import UsageError
+from demp.report.studies import NAMES
 from demp.studies import grids
 from demp.studies.base import SCALES, SEEDS
 from demp.studies.shelf import identity_of
@@ -40,6 +41,10 @@ def test_the_registry_holds_the_studies_in_the_papers_order():
 @pytest.mark.parametrize("spelling", ["fig3", "Fig. 3", "figure3", "FIG-3"])
 def test_a_study_answers_to_what_people_write(spelling):
     assert studies.find(spelling).id == "fig3"
+
+
+def test_a_report_knows_every_study():
+    assert all(NAMES.fullmatch(name) for name in studies.names())
 
 
 def test_an_unknown_study_is_a_suggestion():
@@ -150,19 +155,44 @@ def test_every_line_asks_its_method_for_what_its_label_says():
     noises = {
         job.labels["line"]: (options["noise_on"], options["live_mask"], options["peak_strength"])
         for job in plan("fig13", "paper")
-        if (options := config(job).method.options)
+        if (options := config(job).method.options) and not options["peak_strength"]
     }
     assert noises == {
         "live neurons (asymmetric)": ("live", "neuron-gradient", 0.0),
         "all weights (symmetric)": ("all", "neuron-gradient", 0.0),
         "weights with a gradient": ("live", "weight-gradient", 0.0),
     }
+    both = {name: {job.identity for job in plan(name, "cpu")} for name in ("fig3", "fig13")}
+    penalised = identities(plan("fig13", "cpu"), line="DemP: a penalty, noise 5e-05")
+    assert len(penalised) == 4 and penalised <= both["fig3"]
     assert {config(job).model.activation for job in plan("fig15", "smoke")} == {"leaky_relu"}
+    criteria = {job.labels["line"]: config(job).method.options.get("criterion") for job in plan("fig15", "cpu")}
+    assert criteria == {"Dense": None, "DemP": "auto", "DemP, sum over examples": "sum", "EarlyCroP-S": None}
+    for name in ("fig3", "fig14", "fig15", "table1", "table2"):
+        scores = {job.labels["line"]: config(job).method.options.get("score") for job in plan(name, "paper")}
+        assert scores["EarlyCroP-S"] == scores["CroPit-S"] == "weight-flow"
+        assert scores["EarlyCroP-S, gate flow"] == scores["CroPit-S, gate flow"] == "gate-flow"
     assert {job.labels["line"]: config(job).method.options.get("dynamic") for job in plan("fig7", "smoke")} == {
         "Dense": None,
         "removed while training": True,
         "removed at the end": False,
     }
+
+
+def test_masks_of_fig16_are_those_of_the_authors_sweep():
+    for job in plan("fig16", "paper"):
+        method, line = config(job).method, job.labels["line"]
+        if line in grids.WEIGHT_METHODS:
+            window = (method.options["mask_from"], method.options["mask_until"])
+            assert (method.options["distribution"], method.options["dense_first"], window) == (
+                "uniform",
+                True,
+                (0.3, 0.8),
+            )
+            dropping = [method.options.get(name) for name in ("drop_fraction", "drop_schedule")]
+            assert dropping == ([0.3, "constant"] if line in ("RigL", "SET") else [None, None])
+    stems = {job.labels["line"]: config(job).method.options.get("dense_first") for job in plan("table2", "paper")}
+    assert stems["Mag"] and stems["Sal"] and not stems["RigL (ERK)"] and not stems["SET"]
 
 
 def test_the_transformers_are_watched_in_three_blocks():

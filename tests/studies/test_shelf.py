@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -200,3 +201,29 @@ def test_a_folder_of_data_sets_comes_before_the_hub(tmp_path, monkeypatch):
     assert len(source.train) == 4 and source.train.pictures[:, 0].tolist() == pixels.tolist()
     sources.find("mnist")
     assert sources.here("cifar10") is None and sources.here("digits") is None
+
+
+KEPT = Path(__file__).parents[2] / "results"
+
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+def test_what_is_kept_with_the_project_is_found_by_its_studies(scale, tmp_path):
+    place = Shelf(KEPT, tmp_path, scale)
+    files = sorted(place.folder.glob("*.jsonl"))
+    assert files
+    campaign = Campaign([studies.find(file.stem) for file in files], place, seeds=1)
+    for file, study in zip(files, campaign.studies, strict=True):
+        shown = campaign.show(study)
+        assert shown.skipped == [] and len(shown.records) >= len(file.read_text().splitlines())
+    if scale == "cpu":
+        notes = {
+            note.split(":")[0]
+            for record in campaign.show(studies.find("fig3")).records
+            for note in record["notes"]
+            if record["labels"]["line"] == "EarlyCroP-S, epochs of the data" and note.startswith("pruned at")
+        }
+        assert notes == {
+            "pruned at step 391, after 1 epochs",
+            "pruned at step 782, after 2 epochs",
+            "pruned at step 1000, after 2.55754 epochs",
+        }

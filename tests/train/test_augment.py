@@ -133,3 +133,18 @@ def test_resize_keeps_a_picture_of_the_right_size():
     x = torch.rand(2, 1, 6, 6)
     assert augment.resize(x, 6) is x
     assert augment.resize(x, 12).shape == (2, 1, 12, 12)
+
+
+@pytest.mark.parametrize("crop", ["pad", "resize-pad"])
+def test_padding_comes_before_or_after_the_new_size(crop):
+    config = AugmentConfig(crop=crop, padding=3, padding_mode="zeros")
+    pictures = torch.randint(256, (4, 3, 10, 10), dtype=torch.uint8)
+    out = augment.augment(
+        pictures, config, mean=(0.5,) * 3, std=(0.2,) * 3, normalize="dataset", size=20, generator=draw("step")
+    )
+    x = augment.normalise(augment.to_unit(pictures), (0.5,) * 3, (0.2,) * 3, "dataset")
+    if crop == "pad":
+        twin = augment.resize(augment.pad_crop(x, 3, "zeros", draw("step")), 20)
+    else:
+        twin = augment.pad_crop(augment.resize(x, 20), 3, "zeros", draw("step"))
+    assert torch.equal(out, twin)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from demp import methods
+from demp import methods, recipes
 from demp.costs import flops_if_zeros_were_free
 from demp.errors import UsageError
 from demp.gates import Scoring
@@ -16,6 +16,7 @@ from demp.train import DataConfig, Observer, TrainConfig, TrainingInterrupted, r
 from demp.train.data import Data
 from demp.train.run import Run
 from demp.train.runfolder import read_lines
+from demp.train.scale import epoch_share
 
 STEPS = 20
 SCORED = 3
@@ -24,6 +25,7 @@ SCORED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class OnceConfig(methods.MethodConfig):
+    epoch_of: str = "run"
     epoch_steps: int | None = None
     keep: float = 0.5
     """Share of each weight that stays."""
@@ -169,10 +171,22 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
 
 
 def test_the_length_of_an_epoch_is_filled_in_where_it_is_left_open():
-    assert Run(config(), fresh=False).pruner.config.epoch_steps == round(1442 / 32)
-    given = config(method={"name": "once", "options": {"epoch_steps": 5}})
-    assert Run(given, fresh=False).pruner.config.epoch_steps == 5
+    def steps(**options) -> int:
+        return Run(config(**options), fresh=False).pruner.config.epoch_steps
+
+    assert steps(steps=1000) == 10
+    assert steps(steps=STEPS) == 1
+    of_paper = {"recipe": "resnet18-cifar10", "steps": 2000}
+    assert steps(**of_paper) == 2000 / 250
+    assert steps(**of_paper, method={"name": "once", "options": {"epoch_of": "data"}}) == round(1442 / 32)
+    assert steps(**of_paper, method={"name": "once", "options": {"epoch_of": "data", "epoch_steps": 5}}) == 5
     assert "epoch_steps" not in config().method.options
+
+
+def test_at_the_papers_length_an_epoch_of_the_run_is_one_of_the_data():
+    for recipe, examples in (("resnet18-cifar10", 50_000), ("vgg16-cifar10", 50_000), ("resnet50-imagenet", 1_281_167)):
+        own = recipes.get(recipe)
+        assert epoch_share(recipe) * own.steps == pytest.approx(examples / own.batch_size, rel=1e-4)
 
 
 def test_zeros_are_free_in_theory_only():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from demp.errors import UsageError
 from demp.train.models import ACTIVATIONS, build, mlp, resnet18, resnet50, vgg16, vit_b_16
 from shim import install_torchvision_shim
 
@@ -245,3 +246,48 @@ def test_zero_last_scale_makes_branches_vanish(name):
     identity = blocks[1]
     x = torch.rand(2, identity.conv1.in_channels, 4, 4)
     assert torch.equal(identity(x), x)
+
+
+# How the weights are drawn
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16"])
+def test_weights_can_be_drawn_as_the_authors_did(name: str):
+    torch.manual_seed(0)
+    own, fan_in, haiku = (small(name, width=0.25, initial=how) for how in ("fan-out", "fan-in", "haiku"))
+    for (path, mine), kaiming, plain in zip(own.named_modules(), fan_in.modules(), haiku.modules(), strict=True):
+        if isinstance(mine, nn.Conv2d | nn.Linear):
+            inputs = mine.weight[0].numel()
+            variance = 2 / inputs if isinstance(mine, nn.Conv2d) else CUT_VARIANCE / inputs
+            for module, wanted in ((kaiming, variance), (plain, CUT_VARIANCE / inputs)):
+                assert not torch.equal(module.weight, mine.weight)
+                assert module.bias is None or not module.bias.any()
+                most = 2 * (wanted / CUT_VARIANCE) ** 0.5
+                assert module.weight.abs().max() <= most * (1 + 1e-6), path
+                if module.weight.numel() > 5000:
+                    assert module.weight.var().item() == pytest.approx(wanted, rel=0.1), path
+        elif isinstance(mine, nn.BatchNorm2d):
+            assert (kaiming.weight == 1).all() and not plain.bias.any()
+
+
+def test_weights_of_the_default_are_those_that_they_were():
+    torch.manual_seed(3)
+    default = small("resnet18")
+    torch.manual_seed(3)
+    named = small("resnet18", initial="fan-out")
+    assert all(torch.equal(a, b) for a, b in zip(default.parameters(), named.parameters(), strict=True))
+    assert all(bool((norm.weight == 0).all()) for norm in last_norms(small("resnet50", **ZERO, initial="haiku")))
+
+
+def test_an_unknown_way_to_draw_weights_is_refused():
+    with pytest.raises(UsageError, match="initial is 'kaiming'; choose one of fan-out, fan-in, haiku"):
+        small("vgg16", initial="kaiming")
+
+
+CUT_VARIANCE = 0.87962566103423978**2
+"""Of a standard normal that is cut off at -2 and 2."""
+ZERO = {"zero_init_last_scale": True}
+
+
+def last_norms(model: nn.Module) -> list[Any]:
+    return [module.last_norm for module in model.modules() if hasattr(module, "last_norm")]

@@ -5,6 +5,7 @@ import pytest
 
 from demp import methods, recipes
 from demp.errors import UsageError
+from demp.studies.grids import STRENGTHS
 from demp.train import TrainConfig
 from demp.train.optim import lr_at
 from demp.train.scale import MOST_SGD_STRENGTH
@@ -38,11 +39,14 @@ def test_paper_scale(name, steps, epochs, examples):
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_shorter_run_keeps_what_decides_the_outcome(name):
+def test_what_a_shorter_run_keeps(name):
     paper, short = recipes.get(name), recipes.get(name, steps=400, width=0.25)
     assert (short.steps, short.model.width) == (400, 0.25)
-    displacement = [config.method.options["peak_noise_std"] * math.sqrt(config.steps) for config in (paper, short)]
+    assert short.method.options["peak_noise_std"] == paper.method.options["peak_noise_std"] == 5e-5
+    far = recipes.get(name, steps=400, width=0.25, noise_keeps="displacement")
+    displacement = [config.method.options["peak_noise_std"] * math.sqrt(config.steps) for config in (paper, far)]
     assert displacement[0] == pytest.approx(displacement[1])
+    assert far.changes(short) == [change for change in far.changes(short) if "peak_noise_std" in change]
     assert short.method.options["period"] == 20
     assert short.method.options["peak_strength"] == paper.method.options["peak_strength"]
     assert short.schedule == paper.schedule
@@ -58,6 +62,42 @@ def test_the_rates_of_resnet18():
         for epoch in (0, 76, 78, 153, 155, 230, 232)
     ]
     assert rates == pytest.approx([5e-3, 5e-3, 1e-3, 1e-3, 2e-4, 2e-4, 4e-5])
+
+
+def rates_and_noise(**how) -> tuple[list[float], list[float]]:
+    """Of ResNet-18 with Adam, over its steps."""
+    config = recipes.get("resnet18-cifar10", **how)
+    demp = methods.find("demp")(methods.config_class("demp")(**config.method.options), config.steps)
+    steps = range(0, config.steps, max(1, config.steps // 2000))
+    rates = [lr_at(config.schedule, config.optimizer.lr, step, config.steps) for step in steps]
+    return rates, [demp.noise_std(step) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("how", "sum_of_rates", "most_noise"),
+    [
+        ({}, 186.8, 0.093),
+        ({"steps": 2000}, 3.83, 0.093),
+        ({"steps": 2000, "noise_keeps": "displacement"}, 3.83, 0.648),
+        ({"steps": 800, "noise_keeps": "displacement"}, 1.53, 1.024),
+    ],
+)
+def test_what_the_recipes_say_of_adam_is_so(how, sum_of_rates, most_noise):
+    rates, noise = rates_and_noise(**how)
+    steps = recipes.get("resnet18-cifar10", **how).steps
+    assert steps * sum(rates) / len(rates) == pytest.approx(sum_of_rates, rel=5e-3)
+    assert max(n / rate for n, rate in zip(noise, rates, strict=True)) == pytest.approx(most_noise, rel=1e-2)
+
+
+def test_the_digits_and_plain_follow_the_paper_in_their_own_way():
+    assert recipes.get("plain", steps=500).method.options["peak_noise_std"] == 5e-5
+    far = recipes.get("plain", steps=500, noise_keeps="displacement").method.options["peak_noise_std"]
+    assert far == pytest.approx(5e-5 * math.sqrt(97_656 / 500))
+    digits = [
+        recipes.get("digits", steps=500, **how).method.options["peak_noise_std"]
+        for how in ({}, {"noise_keeps": "rate"})
+    ]
+    assert digits == pytest.approx([2 * far, 1e-4])
 
 
 def test_the_rates_of_vit():
@@ -93,6 +133,13 @@ def test_strength_grows_with_sgd_only_and_within_bounds():
     assert strength("sgdw", 100) == MOST_SGD_STRENGTH
 
 
+def test_vgg_is_the_authors_network_and_the_strengths_of_resnet50_are_in_the_grids_of_the_tables():
+    assert recipes.get("vgg16-cifar10").model.options == {"last_conv": 1024}
+    for optimizer in ("adamw", "sgdw"):
+        strength = recipes.get("resnet50-imagenet", optimizer=optimizer).method.options["peak_strength"]
+        assert strength in STRENGTHS["paper", "resnet50", optimizer]
+
+
 def test_table_1_and_table_2_use_their_own_penalties():
     assert recipes.get("resnet50-imagenet").method.options["penalty"] == "l2"
     sgd = recipes.get("resnet50-imagenet", optimizer="sgdm")
@@ -115,6 +162,7 @@ def test_options_are_those_of_the_method(name):
         ("digits", {"steps": 5, "epochs": 1.0}, "give one of them"),
         ("digits", {"steps": -5}, "give a number above 0"),
         ("plain", {"steps": 5, "epochs": 1.0}, "give one of them"),
+        ("resnet18-cifar10", {"noise_keeps": "rates"}, "noise_keeps is 'rates'; choose one of rate, displacement"),
     ],
 )
 def test_what_a_recipe_cannot_do(name, arguments, message):

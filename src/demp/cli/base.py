@@ -72,6 +72,9 @@ class Training(Command):
     """Optimizer steps; a recipe is scaled to them."""
     epochs: Number = None
     """Passes over the training data, instead of steps."""
+    noise_keeps: Text = ""
+    """What the noise of a shorter run keeps: rate (noise over learning rate, the default) or displacement (how far it
+    moves weights in all)."""
     batch_size: Count = None
     """Pictures per step."""
     width: Number = None

@@ -174,6 +174,8 @@ class Recipes(Command):
     """Its length."""
     width: Number = None
     """Its width."""
+    noise_keeps: Text = ""
+    """What its noise keeps at another length: rate or displacement."""
 
     def run(self) -> dict[str, Any]:
         """Print names, or a whole config."""
@@ -185,6 +187,7 @@ class Recipes(Command):
             console.print(table)
             return {name: recipes.summary(name) for name in recipes.names()}
         wanted = {"optimizer": self.optimizer or None, "steps": self.steps, "width": self.width}
+        wanted |= {"noise_keeps": self.noise_keeps or None}
         given = {key: value for key, value in wanted.items() if value is not None}
         config = recipes.get(self.name, **given)
         console.print(config.to_toml(), markup=False, highlight=False)

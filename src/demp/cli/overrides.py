@@ -53,6 +53,7 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")
     rules = {name: given.pop(name) for name in SCALES_A_RECIPE if name in given}
+    rules |= {"noise_keeps": flags.noise_keeps} if flags.noise_keeps else {}
     config = recipes.get(flags.recipe or DEFAULT_RECIPE, **rules)
     if flags.config:
         config = config.merged(read_toml(flags.config))

@@ -58,8 +58,8 @@ class DemPConfig(MethodConfig):
     peak_at: float = 0.3
     """Share of the span at which the one-cycle peaks."""
     peak_noise_std: float = 5e-5
-    """sigma: peak of the noise, a standard deviation (gap 1). It scales with 1/sqrt(steps): the paper's 5e-5 is for
-    about 100,000 steps."""
+    """sigma: peak of the noise, a standard deviation (gap 1). The paper's, for about 100,000 steps; in a shorter run it
+    keeps its ratio to the learning rate, and times sqrt(100,000 / steps) it would move weights as far."""
     noise_schedule: str | None = None
     """Schedule of the noise; None: that of the strength."""
     noise_is_variance: bool = False

@@ -2,6 +2,11 @@
 
 The originals re-create the optimizer after the cut and train a full schedule on top of the early phase. Here the budget
 is one run: optimizer state and schedule go on, as in the DemP paper.
+
+The published moment is in epochs of runs of a published length. In a run of another length an epoch is the same share
+of the run (``epoch_of="run"``), so that the moment keeps its place among the other times of the run; with fewer steps
+to an epoch the weights move less in it, and the bound, which stays, is met sooner. ``epoch_of="data"`` asks after every
+pass over the data, whatever the length of the run: in a run of a few passes the cap mostly decides then.
 """
 
 from dataclasses import dataclass
@@ -14,6 +19,7 @@ from demp.methods.scored import Scored, ScoredConfig
 from demp.methods.trigger import RULES, Trigger
 
 EPOCH_SHARE = 0.01
+EPOCHS_OF = ("run", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +29,12 @@ class EarlyConfig(ScoredConfig):
     trigger: str = "paper"
     """``paper``: the weights' distance from the initial ones changes by less than 1 - rho of their norm in an epoch;
     ``repository``: the published code's rule, with its own reference and bound. See ``demp.methods.trigger``."""
+    epoch_of: str = "run"
+    """At the end of which epochs the rule is asked. ``run``: shares of the run, as many as the published run has epochs
+    (the trainer takes them from the recipe), else 1 % of it; ``data``: passes over the data set, which the trainer
+    counts; in a loop of your own say ``epoch_steps``."""
     epoch_steps: int | None = None
-    """Steps of an epoch, at whose end the rule is asked; None: 1 % of the run, at least 1."""
+    """Steps of an epoch, at least 1; None: as ``epoch_of`` says."""
     prune_by: float = 0.5
     """Share of the run after which it prunes in any case. The published code gives up waiting after 100 epochs and
     trains 80 more, about half of its whole run."""
@@ -32,6 +42,7 @@ class EarlyConfig(ScoredConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("trigger", self.trigger, RULES)
+        check_choice("epoch_of", self.epoch_of, EPOCHS_OF)
         if self.epoch_steps is not None:
             check_at_least("epoch_steps", self.epoch_steps, 1)
         if not 0 < self.prune_by <= 1:
@@ -46,6 +57,8 @@ class Early(Scored):
 
     def __init__(self, config: EarlyConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
+        if config.epoch_of == "data" and config.epoch_steps is None:
+            raise UsageError("epoch_of is 'data', and nobody says how long an epoch is; give epoch_steps")
         self.epoch_steps = config.epoch_steps or max(1, round(EPOCH_SHARE * total_steps))
         self.cap = max(1, round(config.prune_by * total_steps))
         self.fired: int | None = None
@@ -82,7 +95,9 @@ class Early(Scored):
             self.fired = step
             self._trigger.forget()
         selection = super().select(step, view)
-        when = f"pruned at step {step}, after {step / self.epoch_steps:g} epochs: {self._why}"
+        when = (
+            f"pruned at step {step}, after {step / self.epoch_steps:g} epochs of {self.epoch_steps} steps: {self._why}"
+        )
         notes = (when, *selection.notes) if first else selection.notes
         return Selection(selection.neurons, exact=False, notes=notes)
 

@@ -138,9 +138,10 @@ def add_study(file: Path, material: Material, skipped: Skipped) -> None:
         material.studies.append(study)
 
 
-def numbered(file: Path) -> list[str | int]:
-    """What puts fig2 before fig11."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file.name)]
+def numbered(file: Path) -> tuple[bool, list[str | int]]:
+    """What puts fig2 before fig11, and both before what has no number."""
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file.name)]
+    return len(parts) == 1, parts
 
 
 def folders(path: Path) -> list[Path]:

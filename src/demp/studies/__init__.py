@@ -14,7 +14,7 @@ __all__ = ["SCALES", "Claim", "Study", "Table", "find", "names"]
 
 @cache
 def registry() -> dict[str, type[Study]]:
-    """Every study in this package by its id, in the order of the paper's numbers."""
+    """Every study in this package by its id: figures and tables in the order of the paper, then the others."""
     found: dict[str, type[Study]] = {}
     for module in pkgutil.iter_modules(__path__):
         for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
@@ -23,10 +23,10 @@ def registry() -> dict[str, type[Study]]:
     return dict(sorted(found.items(), key=lambda item: in_order(item[0])))
 
 
-def in_order(name: str) -> tuple[str, int]:
-    """fig2 before fig10."""
+def in_order(name: str) -> tuple[bool, str, int]:
+    """fig2 before fig10, and both before what has no number."""
     word, number = re.fullmatch(r"(\D+)(\d*)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    return word, int(number or 0)
+    return not number, word, int(number or 0)
 
 
 def names() -> list[str]:

@@ -68,10 +68,13 @@ class Table:
 
 
 class Study(ABC):
-    """One figure or table of the paper. A subclass with an ``id``, in a file of this package, is in the registry."""
+    """One figure or table of the paper, or what its text says without one.
+
+    A subclass with an ``id``, in a file of this package, is in the registry.
+    """
 
     id: ClassVar[str]
-    """fig1 ... fig17, table1 ... table3, theory."""
+    """fig1 ... fig17, table1 ... table3, or a word."""
     title: ClassVar[str]
     """What it shows, in a line."""
     section: ClassVar[str]

@@ -3,9 +3,9 @@
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from demp.studies.base import Claim, Record, Records, Study, Table
+from demp.studies.base import NONE, Claim, Record, Records, Study, Table
 from demp.studies.dead import SHARE, final, groups, spread, watched
-from demp.studies.drawing import COLOURS, band, frame, legend, looks, panels
+from demp.studies.drawing import COLOURS, SOFT, band, frame, legend, looks, panels
 from demp.studies.frontier import percent
 from demp.studies.training import base, training
 from demp.sweep.job import Job
@@ -54,7 +54,7 @@ class Fig10(Study):
         return found
 
     def picture(self, records: Records, scale: str) -> Any:
-        """Three panels: width, rate, batch size."""
+        """Three panels: width; and, as ratios to one setting, rate and batch size."""
         figure, axes = panels(3)
         for name, look in looks([f"{WORDS[optimizer]}, {rate:g}" for optimizer, rate in LINES]).items():
             own = widths(records).get(name, {})
@@ -63,9 +63,12 @@ class Fig10(Study):
                 band(axes[0], list(own), live, look, name)
         frame(axes[0], "width", "channels of the stem", "live neurons, %")
         for here, name, word in ((axes[1], "rate", "learning rate"), (axes[2], "batch", "batch size")):
-            bars = {value: 100 * final(runs) for value, runs in sorted(along(records, name).items())}
+            bars = {value: ratio for value, ratio in variations(records, name).items() if ratio is not None}
             here.bar([f"{value:g}" for value in bars], list(bars.values()), color=COLOURS[1])
-            frame(here, word, word, "dead neurons, %")
+            if bars:
+                here.axhline(1.0, color=SOFT, linewidth=1.1, linestyle="--")
+            base_words = f"base: rate {BASE_RATE:g}, batch {BASE_BATCH}" if bars else "at the base nobody died"
+            frame(here, f"{word}; {base_words}", word, "dead neurons, times the base")
         legend(figure)
         return figure
 
@@ -73,10 +76,13 @@ class Fig10(Study):
         """One row per setting."""
         rows = []
         for name, own in widths(records).items():
-            rows += [(name, f"stem {stem}", *dead(runs)) for stem, runs in sorted(own.items())]
+            rows += [(name, f"stem {stem}", *dead(runs), NONE) for stem, runs in sorted(own.items())]
         for (rate, batch), runs in right(records).items():
-            rows.append(("Adam, one-cycle", f"rate {rate:g}, batch {batch}", *dead(runs)))
-        return Table(("line", "setting", "seeds", "dead neurons at the end"), tuple(rows))
+            times = over_base(records, runs)
+            setting = f"rate {rate:g}, batch {batch}"
+            rows.append(("Adam, one-cycle", setting, *dead(runs), NONE if times is None else f"{times:.2f}"))
+        last = f"over those at rate {BASE_RATE:g}, batch {BASE_BATCH}"
+        return Table(("line", "setting", "seeds", "dead neurons at the end", last), tuple(rows))
 
     def claims(self, records: Records) -> list[Claim]:
         """The caption."""
@@ -97,13 +103,13 @@ class Fig10(Study):
             Claim(
                 sentence="More neurons die at a higher learning rate.",
                 paper="from about 0 to 2 times the base, rate 0.01 to 0.1",
-                ours=arrows(rates) if len(rates) > 1 else "",
+                ours=told(records, "rate"),
                 holds=all(a < b for a, b in pairwise(rates)) if len(rates) > 1 else None,
             ),
             Claim(
                 sentence="In equally many steps fewer neurons die with larger batches.",
                 paper="from about 2.5 to 0.5 times the base, batch 16 to 256",
-                ours=arrows(batches) if len(batches) > 1 else "",
+                ours=told(records, "batch"),
                 holds=all(a > b for a, b in pairwise(batches)) if len(batches) > 1 else None,
             ),
         ]
@@ -135,6 +141,28 @@ def along(records: Records, name: str) -> dict[float, list[Record]]:
     at = {"rate": 0, "batch": 1}[name]
     rest = {"rate": BASE_BATCH, "batch": BASE_RATE}[name]
     return {key[at]: runs for key, runs in right(records).items() if key[1 - at] == rest}
+
+
+def over_base(records: Records, runs: list[Record]) -> float | None:
+    """Dead neurons over those of the base setting, as the paper has them; None while there are none of these."""
+    base_runs = right(records).get((BASE_RATE, BASE_BATCH))
+    base_dead = final(base_runs) if base_runs else 0.0
+    return final(runs) / base_dead if base_dead else None
+
+
+def variations(records: Records, name: str) -> dict[float, float | None]:
+    """The same for all settings that differ from the base in one thing only, in the order of its value."""
+    return {value: over_base(records, runs) for value, runs in sorted(along(records, name).items())}
+
+
+def told(records: Records, name: str) -> str:
+    """Shares, and what they are of the base's, in words."""
+    found = sorted(along(records, name).items())
+    ratios = [ratio for ratio in variations(records, name).values() if ratio is not None]
+    if len(found) < 2:
+        return ""
+    times = f", {' → '.join(f'{ratio:.2f}' for ratio in ratios)} times the base" if ratios else ""
+    return arrows([final(runs) for _, runs in found]) + times
 
 
 def dead(runs: list[Record]) -> tuple[str, str]:

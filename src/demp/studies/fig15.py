@@ -5,9 +5,11 @@ from typing import ClassVar
 
 from demp.studies import grids
 from demp.studies.base import Claim
-from demp.studies.fig3 import structured_claims
-from demp.studies.frontier import Frontier, Point
+from demp.studies.fig3 import MARGIN, structured_claims
+from demp.studies.frontier import NEURONS, WEIGHTS, Frontier, Point
 from demp.sweep.job import Job
+
+SUM = "DemP, sum over examples"
 
 
 class Fig15(Frontier):
@@ -17,16 +19,18 @@ class Fig15(Frontier):
     title: ClassVar[str] = "ResNet-18 with LeakyReLU on CIFAR-10: accuracy against sparsity"
     section: ClassVar[str] = "App. F.7"
     remark: ClassVar[str] = (
-        "A neuron is dead if its activation was negative on every judged example, as the paper's text has it; its code "
-        "sums over examples (gap 13). Scale cpu has EarlyCroP-S as the only baseline."
+        "Two lines of DemP: a neuron is dead if its activation was negative on every judged example, as the paper's "
+        "text has it, or if its sum over examples is not positive, as in the authors' code (gap 13). Scale cpu has "
+        "EarlyCroP-S as the only baseline."
     )
-    axes: ClassVar[tuple[str, ...]] = ("neurons", "weights")
+    axes: ClassVar[tuple[str, ...]] = (NEURONS, WEIGHTS)
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """DemP over strengths, the others over targets."""
-        names = list(grids.NEURON_METHODS) if scale == "paper" else ["EarlyCroP-S"]
-        return grids.structured("resnet18", scale, seed, names, activation="leaky_relu")
+        """DemP over strengths by either criterion, the others over targets."""
+        names = grids.COMPARED["cpu" if scale == "smoke" else scale]
+        more = {SUM: {"criterion": "sum"}}
+        return grids.structured("resnet18", scale, seed, names, activation="leaky_relu", more=more)
 
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
         """As with ReLU."""
-        return structured_claims(found, "above the other methods, as with ReLU")
+        return structured_claims(found, MARGIN)

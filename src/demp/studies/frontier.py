@@ -6,7 +6,7 @@ The labels of a job say where its point belongs: ``panel`` (Adam, SGDM, ...), ``
 
 import statistics
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -17,8 +17,12 @@ from demp.studies.base import NONE, Claim, Records, Study, Table
 from demp.studies.drawing import SOFT, band, frame, legend, looks, panels
 
 DENSE_LINE = "Dense"
+WEIGHTS, NEURONS = "weights", "neurons"
+"""The two axes."""
 HIGH = 0.8
 """From this weight sparsity on the paper speaks of high sparsity."""
+HIGH_NEURONS = 0.55
+"""The same on the axis of neurons: so many, evenly over the layers, take 80 % of the weights with them."""
 TIE = 0.01
 """Accuracies that differ by less than this are called equal where the paper says so without a number."""
 
@@ -76,9 +80,14 @@ def of(found: Sequence[Point], panel: str, line: str = "") -> list[Point]:
     return [point for point in found if point.panel == panel and line in ("", point.line)]
 
 
-def along(line: Sequence[Point], sparsity: float) -> float | None:
-    """The accuracy of a line at a weight sparsity: straight between neighbouring points, None outside of them."""
-    ends = sorted((point.weights, point.accuracy) for point in line)
+def across(point: Point, axis: str) -> float:
+    """Its place on an axis, ``weights`` or ``neurons``."""
+    return point.weights if axis == WEIGHTS else point.neurons
+
+
+def along(line: Sequence[Point], sparsity: float, axis: str = WEIGHTS) -> float | None:
+    """The accuracy of a line at a sparsity: straight between neighbouring points, None outside of them."""
+    ends = sorted((across(point, axis), point.accuracy) for point in line)
     for at, accuracy in ends:
         if at == sparsity:
             return accuracy
@@ -95,6 +104,7 @@ class Margin:
     margins: tuple[float, ...]
     """In accuracy, at each point of either line that the other covers."""
     sparsities: tuple[float, ...]
+    axis: str = WEIGHTS
 
     @property
     def mean(self) -> float:
@@ -105,37 +115,40 @@ class Margin:
         low, high = (f"{100 * value:+.1f}" for value in (min(self.margins), max(self.margins)))
         left, right = (f"{100 * value:.0f}" for value in (min(self.sparsities), max(self.sparsities)))
         many = f"{low} to {high} points" if low != high else f"{high} points"
-        return f"{many} between {left} and {right} % weight sparsity" if left != right else f"{many} at {right} %"
+        where = f"between {left} and {right} % {self.axis[:-1]} sparsity" if left != right else f"at {right} %"
+        return f"{many} {where}"
 
 
-def margin(ours: Sequence[Point], theirs: Sequence[Point], low: float = 0.0) -> Margin | None:
-    """Ours minus theirs at equal weight sparsity from ``low`` on; None where the lines do not overlap there."""
-    sparsities = sorted({point.weights for point in (*ours, *theirs) if point.weights >= low})
-    pairs = [(at, along(ours, at), along(theirs, at)) for at in sparsities]
+def margin(ours: Sequence[Point], theirs: Sequence[Point], low: float = 0.0, axis: str = WEIGHTS) -> Margin | None:
+    """Ours minus theirs at equal sparsity from ``low`` on; None where the lines do not overlap there."""
+    sparsities = sorted({at for point in (*ours, *theirs) if (at := across(point, axis)) >= low})
+    pairs = [(at, along(ours, at, axis), along(theirs, at, axis)) for at in sparsities]
     both = [(at, mine - other) for at, mine, other in pairs if mine is not None and other is not None]
-    return Margin(tuple(m for _, m in both), tuple(at for at, _ in both)) if both else None
+    return Margin(tuple(m for _, m in both), tuple(at for at, _ in both), axis) if both else None
 
 
 def beats(
-    found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float, by: float = 0.0
+    found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float, axis: str = WEIGHTS
 ) -> tuple[str, bool | None]:
-    """Is a line above each other by more than ``by``, on average over equal sparsities? In words, and yes or no.
+    """Is a line above each other, on average over equal sparsities? In words, and yes or no.
 
     No answer unless every one of the others can be compared.
     """
     told, verdicts = [], []
     for other in others:
-        one = margin(of(found, panel, line), of(found, panel, other), low)
+        one = margin(of(found, panel, line), of(found, panel, other), low, axis)
         if one is not None:
             told.append(f"over {other} {one}")
-            verdicts.append(one.mean > by)
+            verdicts.append(one.mean > 0)
     complete = len(verdicts) == len(others)
     return "; ".join(told), (all(verdicts) if complete else False if False in verdicts else None)
 
 
-def ties(found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float) -> tuple[str, bool | None]:
+def ties(
+    found: Sequence[Point], panel: str, line: str, others: Sequence[str], low: float, axis: str = WEIGHTS
+) -> tuple[str, bool | None]:
     """Is the line within `TIE` of the best of the others, on average over equal sparsities?"""
-    margins = {other: margin(of(found, panel, line), of(found, panel, other), low) for other in others}
+    margins = {other: margin(of(found, panel, line), of(found, panel, other), low, axis) for other in others}
     told = "; ".join(f"over {other} {one}" for other, one in margins.items() if one is not None)
     if any(one is None for one in margins.values()):
         return told, None
@@ -146,8 +159,8 @@ def ties(found: Sequence[Point], panel: str, line: str, others: Sequence[str], l
 class Frontier(Study):
     """A study whose picture is accuracy against sparsity."""
 
-    axes: ClassVar[tuple[str, ...]] = ("weights",)
-    """Which sparsities are drawn: ``neurons``, ``weights``."""
+    axes: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    """Which sparsities are drawn."""
 
     @abstractmethod
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
@@ -178,14 +191,13 @@ class Frontier(Study):
 
 def draw(axes: Any, found: Sequence[Point], axis: str, look: Mapping[str, Mapping[str, Any]]) -> None:
     """The lines of one panel."""
-    across: Callable[[Point], float] = {"neurons": lambda p: p.neurons, "weights": lambda p: p.weights}[axis]
     for name in dict.fromkeys(point.line for point in found):
         line = [point for point in found if point.line == name]
         if name == DENSE_LINE:
             level(axes, [run["eval/top1"] for point in line for run in point.runs])
         else:
             accuracies = [[100 * run["eval/top1"] for run in point.runs] for point in line]
-            band(axes, [100 * across(point) for point in line], accuracies, look[name], name)
+            band(axes, [100 * across(point, axis) for point in line], accuracies, look[name], name)
 
 
 def level(axes: Any, accuracies: Sequence[float]) -> None:

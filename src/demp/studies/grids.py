@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from demp.studies.frontier import DENSE_LINE
+from demp.studies.frontier import DENSE_LINE, Point
 from demp.studies.training import base, noise, training
 from demp.sweep.job import Job
 from demp.train.config import DENSE, TrainConfig
@@ -46,8 +46,28 @@ NEURON_METHODS = {
     "CroPit-S": "cropit-s",
 }
 """The structured baselines of the paper."""
+DATA_EPOCHS = "EarlyCroP-S, epochs of the data"
+"""The moment as published: asked after every pass over the data, also where a run has few of them."""
+GATE_FLOW = ("EarlyCroP-S, gate flow", "CroPit-S, gate flow")
+"""The score that the authors of DemP ran; the other lines have the original."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    DATA_EPOCHS: ("early-crop-s", {"epoch_of": "data"}),
+    GATE_FLOW[0]: ("early-crop-s", {"score": "gate-flow"}),
+    GATE_FLOW[1]: ("cropit-s", {"score": "gate-flow"}),
+}
+"""Further lines of these methods, and what they are told."""
+COMPARED = {
+    "smoke": tuple(NEURON_METHODS),
+    "cpu": ("EarlyCroP-S",),
+    "paper": (*NEURON_METHODS, *GATE_FLOW),
+}
+"""The baselines of DemP on CIFAR-10."""
 WEIGHT_METHODS = {"RigL": "rigl", "SET": "set", "Mag": "magnitude", "Sal": "saliency"}
 """The unstructured ones."""
+SWEPT = {"distribution": "uniform", "dense_first": True}
+"""What the authors of DemP told all four of them in their sweep: S in every tensor, the stem spared."""
+REWIRED = {"drop_fraction": 0.3, "drop_schedule": "constant"}
+"""What their SET and RigL did besides: the defaults of jaxpruner's classes."""
 PANELS = {"adamw": "Adam", "sgdw": "SGDM"}
 """The paper's word for each optimizer. Decay is decoupled in every run, whatever the method (gaps 10 and 11)."""
 
@@ -84,15 +104,24 @@ def along(
 ) -> list[Job]:
     """One line: a method at several settings, with options that all of them share."""
     return [
-        training(
-            config,
-            method,
-            {**(options or {}), **setting},
-            seed=seed,
-            labels={"panel": panel, "line": line, "setting": dict(setting)},
-        )
+        one(config, method, setting, panel=panel, line=line, seed=seed, options={**(options or {}), **setting})
         for setting in settings
     ]
+
+
+def one(
+    config: TrainConfig,
+    method: str,
+    setting: Mapping[str, Any],
+    *,
+    panel: str,
+    line: str,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Job:
+    """One point of a line; ``setting`` is what moves along it, ``options`` is all that the method is told."""
+    labels = {"panel": panel, "line": line, "setting": dict(setting)}
+    return training(config, method, options, seed=seed, labels=labels)
 
 
 def demp_line(
@@ -109,21 +138,54 @@ def demp_line(
     return along(config, "demp", settings, panel=panel, line=line, seed=seed, options=options)
 
 
-def structured(
-    network: str, scale: str, seed: int, names: Sequence[str], *, activation: str = "", demp_name: str = "DemP"
+def targeted(
+    config: TrainConfig, name: str, targets: Sequence[float], scale: str, *, panel: str, seed: int
 ) -> list[Job]:
-    """DemP and structured baselines with both optimizers, dense first: Fig. 3, 14 and 15."""
+    """The line of a structured baseline, or of a variant of one, over its targets."""
+    method, options = VARIANTS.get(name) or (NEURON_METHODS[name], {})
+    settings = [{"target_neuron_sparsity": target} for target in targets]
+    shared = {**options_of(method, scale), **options}
+    return along(config, method, settings, panel=panel, line=name, seed=seed, options=shared)
+
+
+def masked(config: TrainConfig, name: str, shares: Sequence[float], *, panel: str, seed: int) -> list[Job]:
+    """The line of an unstructured baseline over weight sparsities, as in the authors' sweep."""
+    options = {**SWEPT, **(REWIRED if name in ("RigL", "SET") else {})}
+    settings = [{"weight_sparsity": share} for share in shares]
+    return along(config, WEIGHT_METHODS[name], settings, panel=panel, line=name, seed=seed, options=options)
+
+
+def structured(
+    network: str,
+    scale: str,
+    seed: int,
+    names: Sequence[str],
+    *,
+    activation: str = "",
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Job]:
+    """DemP and structured baselines with both optimizers, dense first: Fig. 3, 14 and 15.
+
+    ``more``: further lines of DemP, and what they are told.
+    """
     found: list[Job] = []
     for optimizer, panel in PANELS.items():
         config = base(network, scale, optimizer).merged({"model": {"activation": activation}})
-        lines = [demp_line(config, strengths(scale, network, optimizer), panel=panel, line=demp_name, seed=seed)]
+        values = strengths(scale, network, optimizer)
+        lines = [
+            demp_line(config, values, panel=panel, line=line, seed=seed, options=options)
+            for line, options in {"DemP": {}, **(more or {})}.items()
+        ]
         for name in names:
-            method = NEURON_METHODS[name]
-            settings = [{"target_neuron_sparsity": target} for target in TARGETS[scale]]
-            shared = options_of(method, scale)
-            lines.append(along(config, method, settings, panel=panel, line=name, seed=seed, options=shared))
+            lines.append(targeted(config, name, TARGETS[scale], scale, panel=panel, seed=seed))
         found += [dense(config, panel, seed), *in_turns(lines)]
     return found
+
+
+def baselines(found: Sequence[Point]) -> list[str]:
+    """The lines of structured methods other than DemP that have a point."""
+    there = {point.line for point in found}
+    return [name for name in (*NEURON_METHODS, *VARIANTS) if name in there]
 
 
 def in_turns(lines: Sequence[Sequence[Job]]) -> list[Job]:

@@ -1,11 +1,13 @@
 """What Tables 1 and 2 share: ResNet-50 on ImageNet, methods near 80 and 90 % weight sparsity, and their claims."""
 
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from demp.studies import grids
 from demp.studies.base import Claim, Records
 from demp.studies.frontier import Point, of, points
-from demp.studies.quoted import against, closest, dense_of, speed, told
+from demp.studies.quoted import against, closest, dense_of, speed, standing_for, told
 from demp.studies.training import base
 from demp.sweep.job import Job
 
@@ -14,35 +16,48 @@ TARGETS = {"smoke": (0.5,), "cpu": (0.5, 0.37, 0.65), "paper": (0.4, 0.5, 0.6, 0
 BASELINES = {
     "smoke": ("SNAP",),
     "cpu": ("EarlyCroP-S", "SNAP", "EarlySNAP", "CroPit-S"),
-    "paper": ("EarlyCroP-S", "EarlySNAP", "SNAP", "CroPit-S"),
+    "paper": ("EarlyCroP-S", "EarlySNAP", "SNAP", "CroPit-S", *grids.GATE_FLOW),
 }
 FAIR = "SNAP, no scale starts at 0"
 """The paper's network starts the last scale of every branch at 0, where SNAP and CroPit-S see nothing (gap 23)."""
 BEFORE = ("SNAP", "CroPit-S")
 """Methods that prune before training."""
+EARLY = ("EarlyCroP-S", "EarlySNAP")
+"""Methods that prune early in training, and keep their accuracy."""
 
 
 def structured(scale: str, optimizer: str, panel: str, ours: str, seed: int) -> list[Job]:
     """Dense, DemP over strengths, the structured methods over targets."""
     config = base("resnet50", scale, optimizer)
     lines = [grids.demp_line(config, grids.strengths(scale, "resnet50", optimizer), panel=panel, line=ours, seed=seed)]
-    settings = [{"target_neuron_sparsity": target} for target in TARGETS[scale]]
-    for name in BASELINES[scale]:
-        method = grids.NEURON_METHODS[name]
-        shared = grids.options_of(method, scale)
-        lines.append(grids.along(config, method, settings, panel=panel, line=name, seed=seed, options=shared))
+    lines += [grids.targeted(config, name, TARGETS[scale], scale, panel=panel, seed=seed) for name in BASELINES[scale]]
     if scale != "smoke":
         fair = config.merged({"model": {"options": {"zero_init_last_scale": False}}})
-        lines.append(grids.along(fair, "snap", settings[:2], panel=panel, line=FAIR, seed=seed))
+        settings = [{"target_neuron_sparsity": target} for target in TARGETS[scale][:2]]
+        lines.append(grids.along(fair, "snap", settings, panel=panel, line=FAIR, seed=seed))
     return [grids.dense(config, panel, seed), *grids.in_turns(lines)]
 
 
-def claims(records: Records, panel: str, ours: str, margins: dict[float, str], collapse: str) -> list[Claim]:
-    """More accurate than every structured method near 80 and 90 %; what prunes before training falls far below."""
+@dataclass(frozen=True, kw_only=True)
+class Cheaper:
+    """A cost that the paper's row has lower for DemP than for some of the methods that prune early."""
+
+    cost: str
+    """``time``, ``train_flops`` or ``flops``, as in a row of the table."""
+    near: float
+    """The weight sparsity of the row."""
+    paper: str
+    than: tuple[str, ...] = EARLY
+
+
+def claims(
+    records: Records, panel: str, ours: str, margins: dict[float, str], collapse: str, cheaper: Sequence[Cheaper]
+) -> list[Claim]:
+    """More accurate near 80 and 90 % than every structured method, and cheaper; what prunes before training falls."""
     found = of(points(records), panel)
     result = []
     for near, paper in margins.items():
-        pair = against(found, ours, list(grids.NEURON_METHODS), near, lambda point: point.accuracy)
+        pair = against(found, ours, grids.baselines(found), near, lambda point: point.accuracy)
         result.append(
             Claim(
                 sentence=f"Near {100 * near:.0f} % weight sparsity DemP is more accurate than every other structured "
@@ -52,7 +67,7 @@ def claims(records: Records, panel: str, ours: str, margins: dict[float, str], c
                 holds=pair[0].accuracy > pair[1][0].accuracy if pair else None,
             )
         )
-    return [*result, fallen(found, collapse), quicker(found, records, ours)]
+    return [*result, fallen(found, collapse), *(costs_less(found, records, ours, one) for one in cheaper)]
 
 
 def fallen(found: Sequence[Point], paper: str) -> Claim:
@@ -69,14 +84,31 @@ def fallen(found: Sequence[Point], paper: str) -> Claim:
     )
 
 
-def quicker(found: Sequence[Point], records: Records, ours: str) -> Claim:
-    """Training time near 80 % beside EarlyCroP-S and EarlySNAP."""
-    pair = against(found, ours, ("EarlyCroP-S", "EarlySNAP"), 0.8, lambda point: point.accuracy)
-    seconds = {point.line: speed(point, records) for point in [pair[0], *pair[1]]} if pair else {}
-    timed = bool(seconds) and all(value is not None for value in seconds.values())
+SENTENCES = {
+    "time": "DemP trains in less time than {}",
+    "train_flops": "DemP trains with fewer FLOPs than {}",
+    "flops": "DemP's network takes fewer FLOPs than {}, counted as the paper does",
+}
+
+
+def costs_less(found: Sequence[Point], records: Records, ours: str, claimed: Cheaper) -> Claim:
+    """A cost of DemP beside that of others, as ratios to dense training; no answer unless each can be compared."""
+    points = {name: standing_for(found, name, claimed.near) for name in (ours, *claimed.than)}
+    costs = {name: point and cost_of(point, records, claimed.cost) for name, point in points.items()}
+    ratios = {name: cost for name, cost in costs.items() if cost is not None}
+    what = SENTENCES[claimed.cost].format(" and ".join(claimed.than))
     return Claim(
-        sentence="Near 80 % weight sparsity DemP trains in less time than EarlyCroP-S and EarlySNAP.",
-        paper="0.81 of dense training against 0.94 and 0.95 with Adam, 0.88 against 0.86 and 0.87 with SGDM",
-        ours=", ".join(f"{name} {value:.2f}" for name, value in seconds.items()) if timed else "",
-        holds=all(seconds[ours] < value for name, value in seconds.items() if name != ours) if timed else None,  # pyright: ignore[reportOptionalOperand, reportOperatorIssue]
+        sentence=f"Near {100 * claimed.near:.0f} % weight sparsity {what}.",
+        paper=claimed.paper,
+        ours=", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()) if len(ratios) == len(points) else "",
+        holds=all(ratios[ours] < ratios[name] for name in claimed.than) if len(ratios) == len(points) else None,
     )
+
+
+def cost_of(point: Point, records: Records, cost: str) -> float | None:
+    """Over that of dense training, mean over seeds; None for a time without a dense run on the same machine."""
+    if cost == "time":
+        return speed(point, records)
+    if cost == "train_flops":
+        return statistics.fmean(run["train_flops"] / run["train_flops_dense"] for run in point.runs)
+    return statistics.fmean(run["paper_flops"] / run["paper_flops_dense"] for run in point.runs)

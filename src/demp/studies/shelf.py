@@ -12,6 +12,7 @@ from demp.records import DONE, Record
 from demp.studies.training import complete
 from demp.sweep.job import Job
 from demp.train.config import TrainConfig
+from demp.train.defaults import as_meant
 
 Known = Mapping[str, Record]
 """The last word on each job that ended, by identity."""
@@ -112,12 +113,16 @@ def failures(jobs: Sequence[Job], known: Known) -> list[str]:
 
 
 def identity_of(record: Record) -> str:
-    """The identity of the job today: a config written before a field existed meant the field's default."""
+    """The identity of the job today.
+
+    A config written before a field existed meant the field's default, or what that was until it changed
+    (`demp.train.defaults`).
+    """
     arguments: Any = record.get("arguments")
     if not isinstance(arguments, dict) or not isinstance(arguments.get("config"), dict):
         return str(record.get("identity"))
     try:
-        arguments = {**arguments, "config": complete(TrainConfig.from_dict(arguments["config"])).to_dict()}
+        arguments = {**arguments, "config": complete(TrainConfig.from_dict(as_meant(arguments["config"]))).to_dict()}
         return Job(name=record["name"], work=record["work"], arguments=arguments).identity
     except UsageError:
         return str(record.get("identity"))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from demp.studies import grids, imagenet
 from demp.studies.base import Claim, Records
 from demp.studies.frontier import DENSE_LINE, Point, of, points
+from demp.studies.imagenet import Cheaper
 from demp.studies.quoted import Quoted, Quoting, row, standing_for, told
 from demp.studies.training import base
 from demp.sweep.job import Job
@@ -17,8 +18,8 @@ MASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "SRigL": ("srigl", {}),
     "RigL (ERK)": ("rigl", {"distribution": "erk", "drop_schedule": "cosine", "mask_from": 0.0, "mask_until": 0.75}),
     "SET": ("set", {"mask_from": 0.0, "mask_until": 0.75}),
-    "Mag": ("magnitude", {}),
-    "Sal": ("saliency", {}),
+    "Mag": ("magnitude", {"dense_first": True}),
+    "Sal": ("saliency", {"dense_first": True}),
 }
 """Line, method, and options of its authors' ImageNet runs."""
 SPARSITIES = {"smoke": (), "cpu": (0.8,), "paper": (0.8, 0.9)}
@@ -34,7 +35,8 @@ class Table2(Quoting):
     remark: ClassVar[str] = (
         "The paper quotes the masking methods from others, trained longer and with larger batches; ours are trained "
         "like the rest. At scale cpu ResNet-50 has a quarter of its width and sees Imagenette at 64 pixels: accuracies "
-        "compare within a column only."
+        "compare within a column only. Sec. 4.1 has DemP faster than the baselines here, too; near 80 % the paper's "
+        "own rows do not (0.88 of dense training against 0.86 and 0.87), so that time is compared near 90 %."
     )
     panel: ClassVar[str] = "SGDM"
     rows: ClassVar[tuple[Quoted, ...]] = (
@@ -49,6 +51,10 @@ class Table2(Quoting):
         row("EarlyCroP-S", 0.9, 67.04, 0.18, 58.77, 90.07, 0.80, 0.48, 0.48),
         row(OURS, 0.8, 72.21, 0.19, 53.50, 79.43, 0.88, 0.62, 0.58),
         row(OURS, 0.9, 67.76, 0.12, 68.51, 89.73, 0.69, 0.46, 0.41),
+        Quoted(method=DENSE_LINE, accuracy=76.67, source=LEE),
+        Quoted(
+            method=DENSE_LINE, accuracy=76.8, spread=0.09, train_flops=1.0, flops=1.0, source=f"{EVCI}, {LASBY}, {YIN}"
+        ),
         row("Mag", 0.8, 75.53, None, None, 80, None, None, None, LEE),
         row("Sal", 0.8, 74.93, None, None, 80, None, None, None, LEE),
         row("SET", 0.8, 72.9, 0.39, None, 80, None, 0.23, 0.23, EVCI),
@@ -62,8 +68,8 @@ class Table2(Quoting):
     )
 
     def others(self) -> Sequence[str]:
-        """SNAP on a network whose branches it can see."""
-        return (imagenet.FAIR,)
+        """SNAP on a network whose branches it can see, and the authors' score of CroP."""
+        return (imagenet.FAIR, *grids.GATE_FLOW)
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
         """All methods with SGDM, those that mask last."""
@@ -77,13 +83,23 @@ class Table2(Quoting):
         return [*imagenet.structured(scale, "sgdw", self.panel, OURS, seed), *grids.in_turns(lines)]
 
     def claims(self, records: Records) -> list[Claim]:
-        """0.76 and 0.72 points; what masks is more accurate, and no faster."""
+        """0.76 and 0.72 points; less time, fewer FLOPs; what masks is more accurate, and no faster."""
         margins = {
             0.8: "72.21 % at 79.4 %, 0.76 points above EarlyCroP-S",
             0.9: "67.76 % at 89.7 %, 0.72 points above EarlyCroP-S",
         }
         found = of(points(records), self.panel)
-        structured = imagenet.claims(records, self.panel, OURS, margins, "26 % against 75.62 % dense")
+        cheaper = (
+            Cheaper(cost="time", near=0.9, paper="0.69 of dense training against 0.80 and 0.78"),
+            Cheaper(
+                cost="train_flops",
+                near=0.9,
+                paper="0.46 of dense training against 0.48 (EarlySNAP has 0.44)",
+                than=("EarlyCroP-S",),
+            ),
+            Cheaper(cost="flops", near=0.9, paper="0.41 of the dense network against 0.48 and 0.44"),
+        )
+        structured = imagenet.claims(records, self.panel, OURS, margins, "26 % against 75.62 % dense", cheaper)
         return [*structured, masks_save_nothing(found)]
 
 

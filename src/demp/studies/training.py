@@ -9,16 +9,16 @@ from demp.studies.base import job
 from demp.sweep.job import Job
 from demp.sweep.training import WORK
 from demp.train.config import DENSE, MethodConfig, TrainConfig
-from demp.train.scale import PAPER_NOISE_STD, Scale
+from demp.train.scale import DISPLACEMENT, PAPER_NOISE_STD, PUBLISHED, Scale
 from demp.train.schema import build
 
 RECIPES = {
-    "resnet18": ("resnet18-cifar10", 97_656),
-    "vgg16": ("vgg16-cifar10", 15_625),
-    "resnet50": ("resnet50-imagenet", 500_456),
-    "vit_b_16": ("vit-b16-imagenet", 46_918),
+    "resnet18": "resnet18-cifar10",
+    "vgg16": "vgg16-cifar10",
+    "resnet50": "resnet50-imagenet",
+    "vit_b_16": "vit-b16-imagenet",
 }
-"""The recipe of each network, and the steps of the paper."""
+"""The recipe of each network."""
 CPU = {
     "resnet18": {"steps": 2000, "width": 0.25},
     "vgg16": {"steps": 1000, "width": 0.25, "data": {"image_size": 32}, "batch_size": 128},
@@ -54,21 +54,23 @@ SMOKE_STEPS = 8
 def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int = 0) -> TrainConfig:
     """The paper's recipe for a network at a scale; its method is DemP with the recipe's own options.
 
-    All fractions of the run are the recipe's. A smoke run checks for the dead twice rather than twenty times.
-    ``cpu_steps`` is another length at scale cpu, for a study with many runs.
+    All fractions of the run are the recipe's; the noise of a shorter one moves weights as far (`demp.recipes`). A smoke
+    run checks for the dead twice rather than twenty times. ``cpu_steps`` is another length at scale cpu, for a study
+    with many runs.
     """
-    recipe = RECIPES[network][0]
+    recipe = RECIPES[network]
     shared = {"eval_every_steps": 0}
     if scale == "paper":
         return recipes.get(recipe, optimizer=optimizer).merged(shared)
     if scale == "cpu":
         change = dict(CPU[network])
         steps = cpu_steps or change["steps"]
-        config = recipes.get(recipe, optimizer=optimizer, steps=steps, width=change["width"])
+        config = recipes.get(recipe, optimizer=optimizer, steps=steps, width=change["width"], noise_keeps=DISPLACEMENT)
         change = {name: value for name, value in change.items() if name not in ("steps", "width")}
         return config.merged({"precision": "bf16", **shared}).merged(change)
     change = dict(SMOKE[network])
-    config = recipes.get(recipe, optimizer=optimizer, steps=SMOKE_STEPS, width=change.pop("width"))
+    width = change.pop("width")
+    config = recipes.get(recipe, optimizer=optimizer, steps=SMOKE_STEPS, width=width, noise_keeps=DISPLACEMENT)
     small = {
         "data": {"name": "digits", "probe_size": 64, "probe_batches": 1, "augment": {"padding": 1}},
         "method": {"options": {"period": SMOKE_STEPS // 2}},
@@ -83,12 +85,12 @@ def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int =
 
 def length(network: str, config: TrainConfig) -> Scale:
     """The run against the paper's."""
-    return Scale(RECIPES[network][1], config.steps)
+    return Scale(PUBLISHED[RECIPES[network]][0], config.steps)
 
 
 def noise(network: str, config: TrainConfig, paper_std: float) -> float:
     """The standard deviation that moves weights as far in this run as ``paper_std`` does in the paper's."""
-    return paper_std / PAPER_NOISE_STD * length(network, config).noise_std()
+    return paper_std / PAPER_NOISE_STD * length(network, config).noise_std(DISPLACEMENT)
 
 
 def complete(config: TrainConfig) -> TrainConfig:

@@ -12,6 +12,7 @@ from demp import records
 from demp.errors import UsageError
 from demp.records import Record
 from demp.sweep.job import Job
+from demp.train.defaults import as_meant
 from demp.train.runfolder import read_json
 from demp.train.schema import flat
 
@@ -56,7 +57,7 @@ class Store:
 
     def _refuse_other(self, job: Job, begun: Mapping[str, Any]) -> None:
         """What was begun under the name of ``job`` must be that job."""
-        if begun["identity"] != job.identity:
+        if identity_now(begun) != job.identity:
             self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
     def _refuse(self, what: str, changed: list[str]) -> None:
@@ -110,10 +111,11 @@ class Store:
         """Of these jobs those that have ended, by name; an equal job that ended under another name counts."""
         ended: dict[str, Record] = {}
         for record in self.records():
-            if ended.get(record["identity"], record)["status"] != records.DONE:
-                ended[record["identity"]] = record
+            identity = identity_now(record)
+            if ended.get(identity, record)["status"] != records.DONE:
+                ended[identity] = record
             else:
-                ended.setdefault(record["identity"], record)
+                ended.setdefault(identity, record)
         return {
             job.name: {**ended[job.identity], "name": job.name, "labels": job.labels}
             for job in jobs
@@ -147,9 +149,22 @@ def drop_unfinished(path: Path) -> None:
         os.truncate(path, text.rfind(b"\n") + 1)
 
 
+def identity_now(about: Mapping[str, Any]) -> str:
+    """The identity of a job that was written down, as equal jobs have it today (`demp.train.defaults`)."""
+    arguments = about.get("arguments")
+    if not isinstance(arguments, dict) or not isinstance(arguments.get("config"), dict):
+        return about["identity"]
+    meant = {**arguments, "config": as_meant(arguments["config"])}
+    if meant == arguments:
+        return about["identity"]
+    return Job(name=about["name"], work=about["work"], arguments=meant).identity
+
+
 def called(about: Mapping[str, Any]) -> dict[str, Any]:
     """What a job calls, as one level of names."""
-    return {"work": about["work"], **about["arguments"]}
+    arguments = about["arguments"]
+    config = {"config": as_meant(arguments["config"])} if isinstance(arguments.get("config"), dict) else {}
+    return {"work": about["work"], **arguments, **config}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Batched augmentation on the device; every random choice comes from the generator passed in.
 
-The order is fixed: cut out a region, RandAugment, normalise, pad and crop, mirror, resize, mix.
+The order is fixed: cut out a region, RandAugment, normalise, pad and crop, mirror, resize, mix; but
+``resize-pad`` resizes before it pads.
 Cutting, padding and mirroring happen per picture, for the whole batch at once. B is the batch, C
 the channels, H and W the sides.
 """
@@ -125,7 +126,9 @@ def augment(
     if config.randaugment_ops:
         x = randaugment(x, config, generator)
     x = normalise(x, mean, std, normalize)
-    if config.crop == "pad" and config.padding:
+    if config.crop == "resize-pad":
+        x = resize(x, size)
+    if config.crop in ("pad", "resize-pad") and config.padding:
         x = pad_crop(x, config.padding, config.padding_mode, generator)
     if config.flip:
         x = mirror(x, generator)

@@ -53,7 +53,8 @@ class TrainConfig:
     """Everything that decides the outcome of a run."""
 
     recipe: str = ""
-    """Name of the recipe that this config came from; a note, it changes nothing."""
+    """Name of the recipe that this config came from: a note, but that a method which counts in epochs of the run takes
+    their number from the paper's run of this recipe."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)

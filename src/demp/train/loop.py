@@ -22,6 +22,7 @@ from demp import ranks
 from demp.errors import UsageError
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
+from demp.train.defaults import as_meant, said
 from demp.train.losses import TrainingDiverged
 from demp.train.observer import Observer
 from demp.train.run import Run, model_arguments, resolve_device
@@ -54,7 +55,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     started again by ``torchrun --max-restarts``, and then the run goes on from its last checkpoint.
     """
     torch.set_flush_denormal(True)
-    config = replace(config, device=resolve_device(config.device))
+    config = replace(said(config), device=resolve_device(config.device))
     observers = [*observers, *sinks.watchers(config)]
     with launch.joined(config.device) as group:
         if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
@@ -109,7 +110,7 @@ def _check_same(path: str | Path, config: TrainConfig, state: dict[str, Any]) ->
             f"the run {path} was trained with torch {state['torch']}, this is torch "
             f"{torch.__version__}; install that version to resume it exactly, or start a new run"
         )
-    changes = TrainConfig.from_dict(state["config"]).changes(config)
+    changes = TrainConfig.from_dict(as_meant(state["config"])).changes(config)
     if changes:
         raise UsageError(
             f"the config of the run {path} was changed after its checkpoint: "

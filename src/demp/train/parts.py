@@ -11,7 +11,7 @@ from demp.train.schema import build
 
 OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
 LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
-CROPS = ("none", "pad", "resized", "scales")
+CROPS = ("none", "pad", "resize-pad", "resized", "scales")
 DENSE = "dense"
 """The method name of the baseline: plain training, no pruner."""
 
@@ -68,10 +68,11 @@ class AugmentConfig:
     """How training pictures are varied; test and probe pictures never are."""
 
     crop: str = "none"
-    """none; pad (pad, then crop at random); resized (random area and aspect, resized back); scales
-    (a random crop of the picture at one of two sizes: the paper's 256 or 480 for 224)."""
+    """none; pad (pad, then crop at random, at the size of the stored picture); resize-pad (the same at the size that
+    the network sees); resized (random area and aspect, resized back); scales (a random crop of the picture at one of
+    two sizes: the paper's 256 or 480 for 224)."""
     padding: int = 4
-    """Pixels added on each side before the crop of ``pad``."""
+    """Pixels added on each side before the crop of ``pad`` and ``resize-pad``."""
     padding_mode: str = "reflect"
     """reflect or zeros; zeros are put in after normalisation."""
     min_area: float = 0.08

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from demp import methods
 from demp.train.parts import DENSE
+from demp.train.scale import epoch_share
 from demp.train.schema import build
 from demp.train.seeds import derive
 
@@ -41,12 +42,18 @@ def pruner_of(run: Run, *, fresh: bool) -> Any:
 
 
 def options_of(run: Run) -> dict[str, Any]:
-    """The method's options, with the steps of an epoch where the method asks for them and the config does not say."""
+    """The method's options, with the steps of an epoch where the method asks for them and the config does not say.
+
+    An epoch of the run is a share of it, of the data a pass over the training split.
+    """
     method = run.config.method
     options = dict(method.options)
-    known = {field.name for field in fields(methods.config_class(method.name))}
-    if "epoch_steps" in known and options.get("epoch_steps") is None:
-        options["epoch_steps"] = max(1, round(run.data.facts.train_size / run.config.batch_size))
+    defaults = {field.name: field.default for field in fields(methods.config_class(method.name))}
+    if "epoch_steps" in defaults and options.get("epoch_steps") is None:
+        of_data = options.get("epoch_of", defaults.get("epoch_of")) == "data"
+        own = run.data.facts.train_size / run.config.batch_size
+        steps = own if of_data else epoch_share(run.config.recipe) * run.total_steps
+        options["epoch_steps"] = max(1, round(steps))
     return options
 
 

@@ -13,7 +13,8 @@ import torch
 
 from demp import ranks
 from demp.errors import DempError, UsageError
-from demp.train.config import TrainConfig
+from demp.train.config import TrainConfig, read_toml
+from demp.train.defaults import as_meant
 
 PACKAGES = ("torch", "demp", "safetensors", "datasets", "kornia", "timm", "numpy")
 
@@ -63,8 +64,8 @@ class RunFolder:
         return folder
 
     def config(self) -> TrainConfig:
-        """The config that the run was started with."""
-        return TrainConfig.from_toml(self.config_file)
+        """The config that the run was started with, as it was meant then."""
+        return TrainConfig.from_dict(as_meant(read_toml(self.config_file)))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line of metrics."""

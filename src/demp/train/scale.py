@@ -1,4 +1,4 @@
-"""How a recipe of the paper becomes a shorter run that still decides the same thing."""
+"""The lengths of the paper's runs, and how a recipe becomes a shorter run."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,19 @@ from typing import Any
 
 from demp.errors import UsageError
 
+PUBLISHED = {
+    "resnet18-cifar10": (97_656, 250),
+    "vgg16-cifar10": (15_625, 80),
+    "resnet50-imagenet": (500_456, 100),
+    "vit-b16-imagenet": (46_918, 150),
+}
+"""Recipe -> steps and epochs of the paper's run (App. I)."""
+OTHER_EPOCHS = 100
+"""Epochs into which a run is divided that has no published length."""
 PAPER_NOISE_STD = 5e-5
 """Peak of the noise in the final runs; a standard deviation, whatever the paper's text calls it."""
+RATE, DISPLACEMENT = NOISE_KEEPS = ("rate", "displacement")
+"""What the noise of a shorter run has in common with the paper's."""
 SHARE_BETWEEN_CUTS = 0.05
 """Period of a scaled run, as a share of it."""
 MOST_SGD_STRENGTH = 0.02
@@ -26,9 +37,15 @@ class Scale:
         """Whether nothing has to be scaled."""
         return self.steps == self.paper_steps
 
-    def noise_std(self) -> float:
-        """The same total displacement of the weights: std x sqrt(steps) stays."""
-        return PAPER_NOISE_STD * math.sqrt(self.paper_steps / self.steps)
+    def noise_std(self, keeps: str) -> float:
+        """The peak of the noise.
+
+        ``rate``: the paper's, so that noise over learning rate stays. ``displacement``: std x sqrt(steps) stays, so
+        that noise moves the weights as far in total.
+        """
+        if keeps not in NOISE_KEEPS:
+            raise UsageError(f"noise_keeps is {keeps!r}; choose one of {', '.join(NOISE_KEEPS)}")
+        return PAPER_NOISE_STD * (1.0 if keeps == RATE else math.sqrt(self.paper_steps / self.steps))
 
     def period(self, paper_period: int) -> int:
         """The paper's period at paper scale, else 5 % of the run."""
@@ -49,6 +66,16 @@ class Scale:
             "eval_every_steps": max(20, self.steps // 20),
             "checkpoint_every_steps": max(20, min(5000, self.steps // 20)),
         }
+
+
+def epoch_share(recipe: str) -> float:
+    """The share of a run that is an epoch of the published run of its recipe."""
+    return 1 / PUBLISHED[recipe][1] if recipe in PUBLISHED else 1 / OTHER_EPOCHS
+
+
+def of_recipe(recipe: str, steps: int | None, epochs: float | None) -> Scale:
+    """The scale of a run of a recipe of the paper."""
+    return scaled(*PUBLISHED[recipe], steps, epochs)
 
 
 def scaled(paper_steps: int, paper_epochs: float, steps: int | None, epochs: float | None) -> Scale:

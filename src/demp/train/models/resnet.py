@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+from demp.train.models.initial import FAN_OUT, drawn
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -143,14 +144,15 @@ def resnet18(
     activation: str = "relu",
     image_stem: bool = False,
     zero_init_last_scale: bool = False,
+    initial: str = FAN_OUT,
 ) -> ResNet:
     """ResNet-18 for small images: 3x3 stem of stride 1, no max-pool.
 
     ``image_stem`` has the 7x7 stem and max-pool of ImageNet. Width 1.0 has 64 channels in the stem
-    and 3,904 neurons.
+    and 3,904 neurons. ``initial`` is ``fan-out``, ``fan-in`` or ``haiku`` (`demp.train.models.initial`).
     """
     shape = (num_classes, in_channels, width, activation)
-    return ResNet(BasicBlock, (2, 2, 2, 2), *shape, image_stem, zero_init_last_scale)
+    return drawn(ResNet(BasicBlock, (2, 2, 2, 2), *shape, image_stem, zero_init_last_scale), initial)
 
 
 def resnet50(
@@ -161,11 +163,12 @@ def resnet50(
     activation: str = "relu",
     cifar_stem: bool = False,
     zero_init_last_scale: bool = False,
+    initial: str = FAN_OUT,
 ) -> ResNet:
     """ResNet-50 v1.5 for ImageNet: 7x7 stem and max-pool, or ``cifar_stem`` for small images.
 
     Width 1.0 has 22,720 neurons. ``zero_init_last_scale`` starts every branch as zero; methods that
-    score the untrained network then see no gradient inside the blocks.
+    score the untrained network then see no gradient inside the blocks. ``initial`` as in `resnet18`.
     """
     shape = (num_classes, in_channels, width, activation)
-    return ResNet(Bottleneck, (3, 4, 6, 3), *shape, not cifar_stem, zero_init_last_scale)
+    return drawn(ResNet(Bottleneck, (3, 4, 6, 3), *shape, not cifar_stem, zero_init_last_scale), initial)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from demp.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+from demp.train.models.initial import FAN_OUT, drawn
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HIDDEN = (4096, 4096)
@@ -81,10 +82,12 @@ def vgg16(
     activation: str = "relu",
     last_conv: int = 512,
     dropout: float = 0.0,
+    initial: str = FAN_OUT,
 ) -> VGG:
     """VGG-16 for 32 or 64 pixels; 12,416 neurons at width 1.0.
 
     The authors' network has ``last_conv=1024`` (12,928 neurons); that of Rachwan et al. (2022) has
-    dropout 0.3 behind the hidden linear layers and ``activation="leaky_relu"``.
+    dropout 0.3 behind the hidden linear layers and ``activation="leaky_relu"``. ``initial`` is ``fan-out``, ``fan-in``
+    or ``haiku``, as the authors drew it (`demp.train.models.initial`).
     """
-    return VGG(num_classes, in_channels, width, activation, last_conv, dropout)
+    return drawn(VGG(num_classes, in_channels, width, activation, last_conv, dropout), initial)

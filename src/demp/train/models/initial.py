@@ -1,0 +1,42 @@
+"""How the weights of convolutional networks are drawn: as torchvision draws them, or as the paper's authors did.
+
+Before a norm the size of a weight does not change the output, but it decides what a step and a noise of a given size
+do to it. The stored versions of the authors' networks differ: ResNets with either of theirs, VGG-16 with Haiku's.
+"""
+
+import math
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from demp.errors import UsageError
+
+Model = TypeVar("Model", bound=nn.Module)
+
+FAN_OUT, FAN_IN, HAIKU = INITIAL = ("fan-out", "fan-in", "haiku")
+"""``fan-out``: the model's own, Kaiming's normal of variance 2 / fan-out in convolutions, as torchvision. ``fan-in``:
+Kaiming's of variance 2 / fan-in, cut off at two deviations, in convolutions, and ``haiku`` in linear layers. ``haiku``:
+that library's default, a normal of deviation 1 / sqrt(fan-in) cut off at two. The last two have no bias at first."""
+CUT = 0.87962566103423978
+"""Deviation of a standard normal that is cut off at -2 and 2."""
+
+
+def drawn(model: Model, initial: str) -> Model:
+    """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own."""
+    if initial not in INITIAL:
+        raise UsageError(f"initial is {initial!r}; choose one of {', '.join(INITIAL)}")
+    if initial == FAN_OUT:
+        return model
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            wide = initial == FAN_IN and isinstance(module, nn.Conv2d)
+            cut_off(module.weight, math.sqrt(2) / CUT if wide else 1.0)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def cut_off(weight: Tensor, scale: float) -> None:
+    """Normal of deviation scale / sqrt(fan-in), cut off at two of them."""
+    std = scale / math.sqrt(weight[0].numel())
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
