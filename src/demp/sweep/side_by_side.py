@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from demp.errors import UsageError
 from demp.train import TrainConfig, artifact
 from demp.train.models import build
 from demp.train.optim import build_optimizer
-from demp.train.run import AUTOCAST, resolve_device
+from demp.train.run import AUTOCAST, model_arguments, resolve_device
 from demp.train.seeds import generator
 
 PAIRS, WARM_UP = 11, 2
@@ -25,14 +26,19 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
     Neither has a pruner any more; zeros that masks left are multiplied, as they are in any use of the network.
     """
     device = torch.device(resolve_device(config.device))
-    builder = artifact.builder_of(folder)
+    builder = artifact.builder_of(folder, trust=True)
     facts = builder["data"]
+    if builder["model"] != model_arguments(config.model, artifact.facts_of(builder, folder)):
+        raise UsageError(
+            f"the model in {folder} is not the one of this run; move the folder away, and it is made again"
+        )
     batch = max(1, config.batch_size // config.accumulate)
     draw = generator("cpu", 0, "side by side")
     x = torch.randn(batch, facts["channels"], facts["image_size"], facts["image_size"], generator=draw).to(device)
     y = torch.randint(facts["num_classes"], (batch,), generator=draw).to(device)
     small, dense = (
-        step_of(model.to(device), config, x, y) for model in (artifact.load(folder)[0], build(**builder["model"]))
+        step_of(model.to(device), config, x, y)
+        for model in (artifact.load(folder, trust=True)[0], build(**builder["model"]))
     )
     ratios = pairs(small, dense)
     return {"step_over_dense": statistics.median(ratios), "step_pairs": ratios}

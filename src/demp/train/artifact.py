@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 import demp
-from demp.errors import UsageError
+from demp import artifact
+from demp.errors import ArtifactError, UsageError
 from demp.train.data import Facts, TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.models import build
+from demp.train.models.trust import refuse_untrusted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
-from demp.train.runfolder import RunFolder, read_json
+from demp.train.runfolder import RunFolder
 
 ARCHITECTURE = "architecture.json"
 
@@ -31,22 +33,37 @@ def find(path: str | Path) -> Path:
     raise UsageError(f"{path} holds neither a run nor a saved model; check the path")
 
 
-def load(path: str | Path) -> tuple[nn.Module, Facts]:
-    """The network at ``path`` and the facts of the data that it was trained on."""
-    builder = builder_of(path)
+def load(path: str | Path, *, trust: bool = False) -> tuple[nn.Module, Facts]:
+    """The network at ``path`` and the facts of the data that it was trained on; ``trust`` as in `builder_of`."""
+    builder = builder_of(path, trust=trust)
     model = demp.load(lambda: build(**builder["model"]), find(path))
-    return model, Facts.from_dict(builder["data"])
+    return model, facts_of(builder, path)
 
 
-def builder_of(path: str | Path) -> dict[str, Any]:
-    """How the dense network is built (``model``) and fed (``data``), as it was saved."""
+def facts_of(builder: dict[str, Any], path: str | Path) -> Facts:
+    """What the builder says of the data."""
+    try:
+        return Facts.from_dict(builder["data"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{path} does not say what its pictures are ({error}); save the model again") from None
+
+
+def builder_of(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """How the dense network is built (``model``) and fed (``data``), as it was saved.
+
+    Raises:
+        UsageError: the file does not say so, or names a model of the user's own, whose code building it would run;
+            ``trust`` allows that.
+    """
     folder = find(path)
-    builder = read_json(folder / ARCHITECTURE).get("builder")
+    builder = artifact.read_architecture(folder)["builder"]
     if not isinstance(builder, dict) or not {"model", "data"} <= builder.keys():
         raise UsageError(
             f"{folder} was not saved by demp's trainer and does not say how to build its model; "
             "load it with demp.load(build, path)"
         )
+    if not trust:
+        refuse_untrusted(builder["model"], folder / ARCHITECTURE)
     return builder
 
 
@@ -80,9 +97,10 @@ def evaluate(
     split: str = "",
     batch_size: int = 512,
     device: str = "auto",
+    trust: bool = False,
 ) -> dict[str, Any]:
-    """Test the network at ``path`` on a whole test split, by default of its own data set."""
-    model, facts = load(path)
+    """Test the network at ``path`` on a whole test split, by default of its own data set; see `load`."""
+    model, facts = load(path, trust=trust)
     target = torch.device(resolve_device(device))
     name, test = test_set(path, facts, target, data=data, split=split)
     model = model.to(target)

@@ -23,6 +23,7 @@ from demp.errors import UsageError
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.losses import TrainingDiverged
+from demp.train.models.trust import refuse_untrusted
 from demp.train.observer import Observer
 from demp.train.run import Run, model_arguments, resolve_device
 from demp.train.runfolder import RunFolder
@@ -65,10 +66,16 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
         return _Session(run, folder, observers).go()
 
 
-def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResult:
-    """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
+def resume(path: str | Path, *, observers: Sequence[Observer] = (), trust: bool = False) -> TrainResult:
+    """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU.
+
+    ``trust`` lets the folder name a model of your own (``module:function``), whose code building it runs.
+    """
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
+    if not trust:
+        model = folder.config().model
+        refuse_untrusted({"name": model.name, **model.options}, folder.config_file)
     observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
     with launch.joined(resolve_device(folder.config().device)) as group:
         if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
