@@ -35,7 +35,8 @@ def trap(tmp_path, monkeypatch):
     (tmp_path / "trap.py").write_text(
         f"import pathlib\nfrom torch import nn\npathlib.Path({str(fired)!r}).touch()\n\n\n"
         "def make(num_classes, hidden=(16, 12), **options):\n"
-        "    from demp.train.models import mlp\n    return mlp(num_classes, in_channels=1, image_size=8, hidden=hidden)\n"
+        "    from demp.train.models import mlp\n"
+        "    return mlp(num_classes, in_channels=1, image_size=8, hidden=hidden)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "trap", raising=False)

@@ -29,9 +29,7 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
     builder = artifact.builder_of(folder, trust=True)
     facts = builder["data"]
     if builder["model"] != model_arguments(config.model, artifact.facts_of(builder, folder)):
-        raise UsageError(
-            f"the model in {folder} is not the one of this run; move the folder away, and it is made again"
-        )
+        raise UsageError(f"{folder} holds the model of another run; move it away, and this one is made again")
     batch = max(1, config.batch_size // config.accumulate)
     draw = generator("cpu", 0, "side by side")
     x = torch.randn(batch, facts["channels"], facts["image_size"], facts["image_size"], generator=draw).to(device)
