@@ -10,11 +10,12 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    ("errors", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards", "records"),
+    ("errors", "files", "compiled", "schedules", "penalties", "noise", "densities", "ranks", "wrappers", "shards"),
+    ("records",),
     ("graph",),
     ("activity", "gates", "masks"),
     ("surgery",),
-    ("proof",),
+    ("architecture", "proof"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
@@ -28,7 +29,7 @@ DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "comp
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
-FOR_THE_REPORT = ("report", "records", "errors", "__version__")
+FOR_THE_REPORT = ("report", "records", "errors", "files", "__version__")
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
@@ -86,9 +87,7 @@ def test_the_core_needs_torch_and_safetensors_only(name):
 def test_the_report_reads_files_with_the_standard_library(name):
     for module, _ in imports(ROOT / name):
         package = module.split(".")[0]
-        assert package in sys.stdlib_module_names or room(module) in ("report", "records", "errors", "__version__"), (
-            module
-        )
+        assert package in sys.stdlib_module_names or room(module) in FOR_THE_REPORT, module
 
 
 def test_every_room_has_its_place():

@@ -20,6 +20,9 @@ IMPLEMENTATIONS = {
 FETCHES = ("pretrained", "checkpoint_path", "weights", "remote", "auto_map", "kernel_config", "quantization")
 """Options with these in their name read or fetch files, or import what they name."""
 
+DEEPEST = 8
+"""Of options within options."""
+
 
 def is_foreign(name: str) -> bool:
     """Does this name stand for a function of some module, rather than a model that demp or a library has?"""
@@ -48,14 +51,14 @@ def refuse_untrusted(model: Any, file: str | Path) -> None:
             raise UsageError(f"{file} asks for the model {name!r} with {key}={value!r}, which may run code{remedy}")
 
 
-def harmless(key: Any, value: Any) -> bool:
+def harmless(key: Any, value: Any, deep: int = 0) -> bool:
     """Can this option do no more than choose sizes, switches, and names from a library's own table?"""
-    if not isinstance(key, str) or any(part in key for part in FETCHES):
+    if not isinstance(key, str) or any(part in key for part in FETCHES) or deep > DEEPEST:
         return False
     if value is None or isinstance(value, bool | int | float):
         return True
     if isinstance(value, str):
         return value in IMPLEMENTATIONS.get(key.lstrip("_"), ()) or key in TEXTS
     if isinstance(value, Mapping):
-        return all(harmless(inner, one) for inner, one in value.items())
-    return isinstance(value, list | tuple) and all(harmless("", one) for one in value)
+        return all(harmless(inner, one, deep + 1) for inner, one in value.items())
+    return isinstance(value, list | tuple) and all(harmless("", one, deep + 1) for one in value)
