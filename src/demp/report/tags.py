@@ -1,16 +1,15 @@
 """The one place that makes markup: everything else is text, and is escaped on its way in."""
 
-import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+
+from demp.files import HALVES
 
 ALONE = frozenset({"meta", "link", "img"})
 """Elements of HTML that have no end."""
 SHAPES = frozenset({"path", "rect", "circle"})
 """Elements of SVG that hold nothing."""
-LONE_SURROGATES = re.compile("[\ud800-\udfff]")
-"""Halves of characters, which JSON can name and no file can hold."""
 
 
 class Markup(str):
@@ -29,7 +28,7 @@ def escaped(text: str) -> str:
     """Text as it stands between tags and in attributes; markup as it is."""
     if isinstance(text, Markup):
         return text
-    return escape(text) if text.isascii() else LONE_SURROGATES.sub("\ufffd", escape(text))
+    return escape(text) if text.isascii() else HALVES.sub("\ufffd", escape(text))
 
 
 def together(parts: Iterable[str]) -> Markup:

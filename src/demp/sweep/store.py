@@ -2,13 +2,11 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from demp import records
+from demp import files, records
 from demp.errors import UsageError
 from demp.records import Record
 from demp.sweep.job import Job
@@ -131,14 +129,8 @@ class Store:
 
 
 def put_once(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file whole, unless it is there: the first of several processes counts."""
-    if path.is_file():
-        return
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    with suppress(FileExistsError):
-        os.link(unfinished, path)
-    unfinished.unlink()
+    """Write values to a file whole, unless it is there."""
+    files.write_once(path, json.dumps(values, indent=2) + "\n")
 
 
 def drop_unfinished(path: Path) -> None:
