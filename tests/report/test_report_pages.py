@@ -260,8 +260,8 @@ def test_a_large_page_is_drawn_smaller(sweep, monkeypatch):
     assert len(smaller.encode()) < full and len(data["series"]) == 4 and len(data["runs"]["rows"]) == 6
 
 
-NUMBERS = (-1, 0, 1e308, -1e308, float("nan"), float("inf"), 10**30, 10**400)
-JUNK = (*NUMBERS, None, True, "", "x", [], [1], {}, {"a": {"b": 1}}, [[1, 2]])
+NUMBERS = (-1, 0, 1e308, -1e308, 1e-320, 1e39, 1e-39, float("nan"), float("inf"), 10**30, 10**400)
+JUNK = (*NUMBERS, None, True, "", "x", "\ud800", [], [1], {}, {"a": {"b": 1}}, [[1, 2]])
 ODD_CONFIGS = ("", "half = ", 'method = "x"\nsteps = "many"\n', "[model]\nname = 3\nsteps = -4\n")
 
 

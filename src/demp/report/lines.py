@@ -184,4 +184,6 @@ def number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < LARGEST else None  # nor nan
+    if not abs(value) < LARGEST:  # nor nan
+        return None
+    return float(value) if abs(value) > 1 / LARGEST else 0.0  # so that a ratio of two is a number, too

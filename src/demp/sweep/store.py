@@ -38,7 +38,10 @@ class Store:
             if self.path.is_dir() and any(not file.name.startswith(".sweep") for file in self.path.iterdir()):
                 noun = what.split()[-1]
                 raise UsageError(f"the folder {self.path} is not empty and holds no {noun}; give another with --out")
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot create the folder {self.path}: {error.strerror}; give another") from error
             put_once(self.sweep_file, mine)
         there = self.about()
         if there["what"] != what:
@@ -54,6 +57,8 @@ class Store:
 
     def _refuse_other(self, job: Job, begun: Mapping[str, Any]) -> None:
         """What was begun under the name of ``job`` must be that job."""
+        if not isinstance(begun, dict) or not {"identity", "work", "arguments"} <= begun.keys():
+            raise UsageError(f"{self.job_file(job)} is damaged; delete it, and the run {job.name} goes on")
         if begun["identity"] != job.identity:
             self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
@@ -71,7 +76,10 @@ class Store:
         """
         if not self.sweep_file.is_file():
             raise UsageError(f"{self.path} holds no sweep (it has no {self.sweep_file.name}); check the path")
-        return read_json(self.sweep_file)
+        about = read_json(self.sweep_file)
+        if not isinstance(about, dict) or not isinstance(about.get("shared"), dict) or "what" not in about:
+            raise UsageError(f"{self.sweep_file} is damaged; restore it, or give another folder with --out")
+        return about
 
     def folder(self, job: Job) -> Path:
         """Where ``job`` keeps its files."""
