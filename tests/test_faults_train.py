@@ -99,13 +99,17 @@ def test_resuming_after_the_data_changed(run):
 def test_resuming_from_a_damaged_checkpoint(run):
     path = checkpoint.newest(run / "checkpoints")
     path.write_bytes(path.read_bytes()[:-200])
-    refuses(run, "damaged; delete it to resume from the one before", checkpoint.CheckpointError)
+    refuses(
+        run,
+        f"{path.name} is damaged; step-000000005.pt before it is whole: to go on from there, delete {path}",
+        checkpoint.CheckpointError,
+    )
     path.unlink()
     assert resume(run).summary["steps"] == 20
 
 
 def test_a_killed_write_leaves_a_file_that_is_ignored(run):
-    (run / "checkpoints" / "step-000000015.tmp").write_bytes(b"half")
+    (run / "checkpoints" / ".step-000000015.pt.new").write_bytes(b"half")
     assert resume(run).summary["steps"] == 20
 
 

@@ -12,6 +12,7 @@ ROOT = Path(demp.__file__).parent
 ORDER = (
     (
         "errors",
+        "files",
         "compiled",
         "schedules",
         "penalties",
@@ -20,13 +21,13 @@ ORDER = (
         "ranks",
         "wrappers",
         "shards",
-        "records",
         "initialization",
     ),
+    ("records",),
     ("graph",),
     ("activity", "gates", "masks", "regularization"),
     ("surgery",),
-    ("proof", "budgets"),
+    ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "latency", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
@@ -40,7 +41,7 @@ DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "comp
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
-FOR_THE_REPORT = ("report", "records", "errors", "__version__")
+FOR_THE_REPORT = ("report", "records", "errors", "files", "__version__")
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
@@ -98,9 +99,7 @@ def test_the_core_needs_torch_and_safetensors_only(name):
 def test_the_report_reads_files_with_the_standard_library(name):
     for module, _ in imports(ROOT / name):
         package = module.split(".")[0]
-        assert package in sys.stdlib_module_names or room(module) in ("report", "records", "errors", "__version__"), (
-            module
-        )
+        assert package in sys.stdlib_module_names or room(module) in FOR_THE_REPORT, module
 
 
 def test_every_room_has_its_place():

@@ -90,11 +90,15 @@ def test_variance_is_an_option():
     assert variance.noise_std(step) == pytest.approx(0.02, rel=1e-3)
 
 
+TINY = 1e-300
+"""A learning rate that moves weights by less than 1e-100; at 0 the optimizer moves nothing, so there is no noise."""
+
+
 # In training --------------------------------------------------------------------------------------------
 
 
-def attached(model: nn.Module, *, lr: float = 0.0, **options) -> tuple[torch.optim.Optimizer, demp.Pruner]:
-    """DemP with constant noise and a penalty; at learning rate 0 every change of a weight is noise."""
+def attached(model: nn.Module, *, lr: float = TINY, **options) -> tuple[torch.optim.Optimizer, demp.Pruner]:
+    """DemP with constant noise and a penalty; at a tiny learning rate every change of a weight is noise."""
     shape = VECTOR if isinstance(model, Mlp) else IMAGE
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     settings = {
@@ -108,7 +112,7 @@ def moved(model: nn.Module, optimizer: torch.optim.Optimizer, step: int = 0) -> 
     """Which entries one training step changes."""
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(model, optimizer, VECTOR if isinstance(model, Mlp) else IMAGE, range(step, step + 1))
-    return {name: p.detach() != before[name] for name, p in model.named_parameters()}
+    return {name: (p.detach() - before[name]).abs() > 1e-100 for name, p in model.named_parameters()}
 
 
 def expected_rows(model: nn.Module, dead: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -209,7 +213,7 @@ class Siamese(nn.Module):
 def test_parameters_that_are_used_twice_get_noise_once():
     model = build(Siamese)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=TINY)
     settings = {"schedule": "constant", "peak_noise_std": 0.01, "total_steps": 9, "dynamic": False, "noise_on": "all"}
     demp.DemP(model, optimizer, example_inputs=(examples(VECTOR),), **settings)
     train(model, optimizer, VECTOR, range(1))

@@ -1,5 +1,6 @@
 """What a pruner accepts: a plain module with removable neurons, and the optimizers that hold its parameters."""
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,27 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
         raise UsageError(
             f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
             "(with attach=False), or set requires_grad=False"
+        )
+
+
+def refuse_second_pruner(pruner: Any) -> None:
+    """Two pruners of one model would penalise it twice, and each would cut behind the other's back.
+
+    The first is found among the objects that Python holds; one that finished or was detached does not count.
+    """
+    mine = {id(p) for p in pruner.model.parameters()}
+
+    def others() -> list[Any]:
+        alive = [o for o in gc.get_objects() if type(o) is type(pruner) and o is not pruner]
+        at_work = [o for o in alive if not getattr(o, "_detached", True)]
+        return [o for o in at_work if any(id(p) in mine for p in o.model.parameters())]
+
+    if others():
+        gc.collect()  # one that nobody holds any more may wait to be collected
+    for first in others()[:1]:
+        raise UsageError(
+            f"this {type(first.model).__name__} is pruned already, by {first.method.name} at step {first.step} of "
+            f"{first.total_steps}; call finish() or detach() on that pruner first, or build the model anew"
         )
 
 

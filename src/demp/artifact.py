@@ -1,10 +1,8 @@
-"""Save and load a cut model without pickle: safetensors weights, an architecture.json, proven on load."""
+"""Save and load a cut model: safetensors weights, an architecture.json, proven on load; reading them runs no code."""
 
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from demp import ranks, shards, wrappers
+from demp import files, ranks, shards, wrappers
+from demp.architecture import ARCHITECTURE, FORMAT, WEIGHTS, content_hash, read_architecture
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
@@ -25,8 +24,7 @@ from demp.surgery.record import ATTRIBUTE, record_from_plain, record_of, record_
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
-FORMAT = 3
-WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"
+OTHER = "build the model with the arguments it was trained with"
 
 
 def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, builder: Any = None) -> Path:
@@ -87,14 +85,14 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
         ArtifactError: a file is missing, truncated or altered, the constructor does not fit, or the outputs on the
             stored probe differ.
     """
-    path = Path(path)
+    path = files.settled(Path(path))
     architecture = read_architecture(path)
     weights = read_weights(path, architecture)
     model = built(build, weights, architecture)
     if architecture["record"] is not None:
         setattr(model, ATTRIBUTE, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
-        set_joins(model.get_submodule(name), plans)
+        set_joins(module_at(model, name), plans)
     prove(model, architecture["probe"], path)
     return model.to(device) if device is not None else model
 
@@ -122,17 +120,11 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
     expected = {name for name in tensors if name in model.state_dict(keep_vars=True)}
     if expected != set(weights) or not set(architecture["aliases"]) <= set(aliases):
         odd = sorted(expected ^ set(weights))[:3] or sorted(set(architecture["aliases"]) - set(aliases))[:3]
-        raise ArtifactError(
-            f"the constructor's model and the saved one differ in {', '.join(odd)}; "
-            "build the model with the arguments it was trained with"
-        )
+        raise ArtifactError(f"the constructor's model and the saved one differ in {', '.join(odd)}; {OTHER}")
     names = {first: [first, *(a for a, f in aliases.items() if f == first)] for first in tensors}
     for name, value in {**weights, **unsaved_buffers(tensors, weights, architecture)}.items():
         old = tensors[name]
-        if old.dim() != value.dim():
-            raise ArtifactError(
-                f"{name} has {old.dim()} axes in the constructor's model and {value.dim()} in the saved one"
-            )
+        refuse_other(name, old, value, architecture["record"])
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
         for alias in names[name]:
             owner, _, leaf = alias.rpartition(".")
@@ -140,10 +132,52 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
             place = module._parameters if leaf in module._parameters else module._buffers
             place[leaf] = new  # type: ignore[index]
     for name, sizes in architecture["modules"].items():
-        module = model.get_submodule(name)
-        for attribute, value in sizes.items():
-            if getattr(module, attribute, None) != value:
-                setattr(module, attribute, value)
+        resize(module_at(model, name), sizes, name or "the model")
+
+
+def resize(module: nn.Module, sizes: dict[str, int], what: str) -> None:
+    """Sizes that a module remembers become those that the cuts left, which its weight shows."""
+    changed = set()
+    for attribute, value in sizes.items():
+        old = getattr(module, attribute, None)
+        if type(old) is not int or value > old or (value == 0 < old):
+            raise ArtifactError(f"{attribute} of {what} is {old} in the constructor's model, saved as {value}; {OTHER}")
+        if old != value:
+            setattr(module, attribute, value)
+            changed.add(attribute)
+    known = next((axes for kind, axes in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
+    weight: Any = getattr(module, "weight", None)
+    for attribute, axis in known if isinstance(weight, Tensor) else ():
+        shown = weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1)
+        if attribute in changed and sizes[attribute] != shown:
+            raise ArtifactError(f"{attribute} of {what} is saved as {sizes[attribute]}, and its weight has {shown}")
+
+
+def refuse_other(name: str, old: Tensor, value: Tensor, record: dict[str, Any] | None) -> None:
+    """A saved tensor takes the place of one of the same kind, with the shape that the cuts left of it."""
+    if old.dim() != value.dim():
+        raise ArtifactError(
+            f"{name} has {old.dim()} axes in the constructor's model and {value.dim()} in the saved one"
+        )
+    if not isinstance(old, nn.Parameter):
+        return
+    if old.requires_grad and not (value.is_floating_point() or value.is_complex()):
+        raise ArtifactError(f"{name} is trained in the constructor's model and holds {dtype_name(value)}; {OTHER}")
+    kept = record["kept"] if record is not None else {}
+    left = [len(kept.get(f"{name}|{axis}", range(length))) for axis, length in enumerate(old.shape)]
+    if list(value.shape) not in (left, list(old.shape)):
+        raise ArtifactError(
+            f"{name} has the shape {list(old.shape)} in the constructor's model, of which the cuts left {left}, and "
+            f"{list(value.shape)} in the saved one; {OTHER}"
+        )
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module that the file means."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise ArtifactError(f"the constructor's model has no module {path!r}; {OTHER}") from None
 
 
 def unsaved_buffers(
@@ -156,6 +190,8 @@ def unsaved_buffers(
         name, _, axis = key.rpartition("|")
         if name in tensors and name not in weights:
             whole = small.get(name, tensors[name])
+            if record is not None and list(tensors[name].shape) != record["dense_shapes"][name]:
+                raise ArtifactError(f"{name} has another shape in the constructor's model; {OTHER}")
             small[name] = whole.index_select(int(axis), torch.tensor(kept, device=whole.device))
     return small
 
@@ -170,24 +206,6 @@ def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
         if found:
             sizes[path] = found
     return sizes
-
-
-def read_architecture(path: Path) -> dict[str, Any]:
-    """architecture.json, checked."""
-    file = path / ARCHITECTURE
-    for needed in (file, path / WEIGHTS):
-        if not needed.is_file():
-            raise ArtifactError(f"{needed} is missing; a saved model is a folder with {WEIGHTS} and {ARCHITECTURE}")
-    try:
-        architecture = json.loads(file.read_text())
-        claimed = architecture["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} is truncated or altered ({type(error).__name__}); save the model again") from None
-    if claimed != content_hash(architecture):
-        raise ArtifactError(f"{file} was altered after it was saved; save the model again")
-    if architecture["format"] > FORMAT:
-        raise ArtifactError(f"{file} has format {architecture['format']}; this demp reads up to {FORMAT}: upgrade demp")
-    return architecture
 
 
 def read_weights(path: Path, architecture: dict[str, Any]) -> dict[str, Tensor]:
@@ -205,12 +223,6 @@ def sha256(file: Path) -> str:
     """Hash of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def content_hash(architecture: dict[str, Any]) -> str:
-    """Hash of everything in the architecture but the hash itself."""
-    rest = {k: v for k, v in architecture.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -236,21 +248,9 @@ def replacing(path: Path, own: Collection[str] = (WEIGHTS, ARCHITECTURE)) -> Ite
 
     ``own`` are the files that an earlier save may have left there.
     """
-    refuse_foreign(path, own)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.parent / f".{path.name}.new-{os.getpid()}"
-    old = path.parent / f".{path.name}.old-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
+    refuse_foreign(files.settled(path), own)
     try:
-        fresh.mkdir()
-        yield fresh
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
+        with files.replacing_folder(path) as folder:
+            yield folder
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own words
-        if old.exists() and not path.exists():
-            old.rename(path)
         raise ArtifactError(f"could not save the model to {path}: {error}; what was there is unchanged") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Penalties on parameters: their gradient, added before the optimizer moves, and their value (paper, Sec. 3.1, F.5)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,12 +51,16 @@ class Penalty:
 
 @torch.no_grad()
 def add_gradient(
-    parameters: Sequence[nn.Parameter], penalty: Penalty, loss_scale: Tensor | float | None = None
+    parameters: Sequence[nn.Parameter],
+    penalty: Penalty,
+    loss_scale: Tensor | float | None = None,
+    rising: Collection[int] = (),
 ) -> None:
     """Add the penalty's gradient to ``.grad``, so that the optimizer's moments see it (App. F.5).
 
     Frozen parameters get none. ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a
-    fused optimizer). The subgradient of |p| at 0 is 0.
+    fused optimizer). ``rising`` are the ids of parameters whose group climbs (``maximize=True``): there the sign turns.
+    The subgradient of |p| at 0 is 0.
     """
     parameters = [p for p in parameters if p.requires_grad]
     if penalty.strength == 0 or not parameters:
@@ -64,13 +68,19 @@ def add_gradient(
     values: list[Tensor] = [shards.local(p.detach()) for p in parameters]
     signs = torch._foreach_sign  # pyright: ignore[reportPrivateImportUsage]
     slopes = list(signs(values)) if penalty.kind == "lasso" else values
-    add(parameters, slopes, penalty.strength, loss_scale)
+    add(parameters, slopes, penalty.strength, loss_scale, rising)
 
 
 def add(
-    parameters: Sequence[nn.Parameter], slopes: list[Tensor], strength: float, loss_scale: Tensor | float | None
+    parameters: Sequence[nn.Parameter],
+    slopes: list[Tensor],
+    strength: float,
+    loss_scale: Tensor | float | None,
+    rising: Collection[int] = (),
 ) -> None:
-    """``strength * slope`` on top of every gradient; a missing one counts as zero."""
+    """``strength * slope`` on top of every gradient, or below it for those that rise; a missing one counts as zero."""
+    if rising:
+        slopes = [-slope if id(p) in rising else slope for p, slope in zip(parameters, slopes, strict=True)]
     if loss_scale is not None:
         slopes = [slope * loss_scale for slope in slopes]
     for parameter in parameters:
@@ -137,7 +147,12 @@ class Slices:
 
 
 @torch.no_grad()
-def add_slice_gradient(slices: Sequence[Slices], penalty: Penalty, loss_scale: Tensor | float | None = None) -> None:
+def add_slice_gradient(
+    slices: Sequence[Slices],
+    penalty: Penalty,
+    loss_scale: Tensor | float | None = None,
+    rising: Collection[int] = (),
+) -> None:
     """``add_gradient`` for the penalties on slices: ``factors[c] * w`` (l2), the sum of ``w / ||w_g||`` (group-lasso).
 
     The subgradient of a norm at 0 is 0.
@@ -152,7 +167,8 @@ def add_slice_gradient(slices: Sequence[Slices], penalty: Penalty, loss_scale: T
         slope = weight * one.spread(factors[weight.device]) if factors else one.over_norms(weight)
         _, before = found.get(id(one.parameter), (None, None))
         found[id(one.parameter)] = (one.parameter, slope if before is None else before.add_(slope))
-    add([p for p, _ in found.values()], [slope for _, slope in found.values()], penalty.strength, loss_scale)
+    parameters, slopes = [p for p, _ in found.values()], [slope for _, slope in found.values()]
+    add(parameters, slopes, penalty.strength, loss_scale, rising)
 
 
 def slice_value(slices: Sequence[Slices], penalty: Penalty) -> Tensor:

@@ -1,7 +1,8 @@
 """The proof in a saved model: inputs by description and seed, and the outputs that a rebuilt model gives on them."""
 
 import hashlib
-from math import inf, isfinite, isnan
+import logging
+from math import inf, isfinite, isnan, prod
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.observe import quiet
+from demp.architecture import BATCH, fits
+from demp.architecture import KEPT_VALUES as VALUES
 from demp.errors import ArtifactError
 from demp.graph.rehearsal import tensors_in
 from demp.surgery.record import describe_inputs, make_inputs, record_of
 
-SEED, BATCH, VALUES = 0, 4, 32
-"""Of the inputs that are drawn, how many examples, and how many values of each output are kept."""
+logger = logging.getLogger("demp")
+SEED = 0
+"""Of the inputs that are drawn."""
 TOLERANCE = 1e-3
 """Relative output difference that another machine or torch version may show."""
 
@@ -24,6 +28,12 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     record = record_of(model)
     described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
     if described is None:
+        return None
+    weights = sum(t.numel() for t in model.state_dict().values() if isinstance(t, Tensor))
+    entries = [one["shape"] for one in (*described["args"], *described["kwargs"].values()) if "shape" in one]
+    drawn = sum(prod([min(shape[0], BATCH), *shape[1:]]) if shape else 1 for shape in entries)
+    if not fits(drawn, weights):
+        logger.warning("the example inputs have %d values, more than a proof may draw: none is saved", drawn)
         return None
     outputs = probe_outputs(model, described, SEED)
     return {

@@ -12,7 +12,13 @@ from demp import noise as noise_module
 from demp import ranks, wrappers
 from demp.activity import Verdict
 from demp.activity.judge import Batches, Judge, by_probe
-from demp.admission import refuse_foreign_optimizer, refuse_other_pruner, refuse_pieces, refuse_unreachable
+from demp.admission import (
+    refuse_foreign_optimizer,
+    refuse_other_pruner,
+    refuse_pieces,
+    refuse_second_pruner,
+    refuse_unreachable,
+)
 from demp.attachment import attach as attach_hooks
 from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
@@ -26,6 +32,7 @@ from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
+from demp.surgery.record import described_inputs, remember_inputs
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
@@ -110,16 +117,21 @@ class Pruner:
         self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self.total_steps)
         shrinking.holders = (*holders, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
-        self._postponed = self._masks_wait = self._finished = False
+        self._postponed = self._masks_wait = self._finished = self._final = False
+        self._detached = True
+        """False while this pruner is at work."""
+        self._moving: frozenset[int] | None = None
         self._begun = not fresh
         self._handles: list[Any] = []
         wrappers.refuse_unfit(shrinking.wrappers)
         refuse_other_pruner(self, shrinking.group)
+        refuse_second_pruner(self)
         self._look_ahead()
         if optimizer is not None:
             self._take(optimizers)
         if attach and optimizers:
             self._handles += attach_hooks(optimizers[0], self, lambda: shrinking.group)
+        self._detached = False
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
         """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
@@ -176,11 +188,14 @@ class Pruner:
         moves = not self._update_masks()
         penalty = self.method.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
-            self._penalised.add_gradient(penalty, self.gone, self._loss_scale())
+            moved = self._moved()
+            rising = frozenset(p for p, group in moved.items() if group.get("maximize"))
+            self._penalised.add_gradient(penalty, self.gone, self._loss_scale(), moved.keys(), rising)
         self.masks.hold_gradients()
         if not moves:
             for parameter in self.model.parameters():
                 parameter.grad = None
+        self._moving = frozenset(p for p, group in self._moved().items() if float(group["lr"]) != 0)
 
     def _watch(self) -> None:
         """Show the method how the loss answers to every neuron, before anything is added to the gradients."""
@@ -211,18 +226,20 @@ class Pruner:
         self._stopwatch.stop()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
-            targets = self._live.targets(self.gone, self._learning_rates() if noise.times_lr else None)
+            lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
+            targets = [t for t in self._live.targets(self.gone, lr_of) if id(t.parameter) in (self._moving or ())]
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self.method.shrink(self.step)
         if shrink is not None:
             self._scales.apply(shrink, self.gone)
         self.masks.hold_weights()
+        self._moving, self._final = None, False
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
         report, cuts = None, self._shrinking.cuts
         if self.method.is_due(self.step) or self._postponed:
-            report = self._check()
+            report = self._check(final=self.step == self.total_steps)
         self._look_ahead(fresh=report is not None)
         self._stopwatch.start(after_cut=self._shrinking.cuts > cuts)
         return report
@@ -236,16 +253,21 @@ class Pruner:
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
     def finish(self) -> CutReport:
-        """Last check and cut, unless one was just made; all hooks are removed. Again: the last report."""
+        """The final check and cut, unless it was just made; all hooks are removed. Again: the last report.
+
+        A check that falls on the last of ``total_steps`` is the final one.
+        """
         if self._finished:
             return self.history[-1]
         if not self.optimizers:
             raise UsageError("finish() was called on a pruner without an optimizer; call attach_to(optimizer) to train")
-        just_checked = bool(self.history) and self.history[-1].step == self.step and not self._postponed
-        report = self.history[-1] if just_checked else self._check(final=True)
+        if not self._final:
+            self._check(final=True, finishing=True)
+        elif not self.history:  # made before a restart
+            self._cut_nothing()
+        report = self.history[-1]
         self.detach()
         self._finished = True
-        assert report is not None
         return report
 
     def detach(self) -> None:
@@ -254,6 +276,7 @@ class Pruner:
             handle.remove()
         self._handles.clear()
         self._judge.close()
+        self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
 
@@ -266,15 +289,15 @@ class Pruner:
         self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._shrinking.group
         return self._view
 
-    def _check(self, *, final: bool = False) -> CutReport | None:
-        """Every cut that the method wants now; the report of the last one."""
+    def _check(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
+        """Every cut that the method wants now; the report of the last one. ``finishing``: there is no later moment."""
         shrinking = self._shrinking
         shrinking.look_around()
         shrinking.refuse_unready()
         if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
         if shrinking.waits():
-            if final:
+            if finishing:
                 raise CutError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
                 )
@@ -287,7 +310,13 @@ class Pruner:
         report = self._cut(final)
         while self.method.again(self.step):
             report = self._cut(final)
+        self._final = final
         return report
+
+    def _cut_nothing(self) -> None:
+        """A report of the final check, which was made before a restart."""
+        how = {"exact": True, "fold": False, "step": self.step, "judged": {}, "notes": ("made before the restart",)}
+        self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), **how)
 
     def _cut(self, final: bool) -> CutReport:
         """One selection and its cut."""
@@ -338,8 +367,10 @@ class Pruner:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""
         return next((s for o in self.optimizers if (s := getattr(o, "grad_scale", None)) is not None), None)
 
-    def _learning_rates(self) -> dict[int, float]:
-        return {id(p): float(g["lr"]) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+    def _moved(self) -> dict[int, dict[str, Any]]:
+        """Groups of the parameters that the optimizers are about to move, by id: trainable, held, with a gradient."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return {id(p): g for g in groups for p in g["params"] if p.requires_grad and p.grad is not None}
 
     # State -------------------------------------------------------------------------------------------
 
@@ -375,6 +406,8 @@ class Pruner:
             "masks_wait": self._masks_wait,
             "cuts": self._shrinking.cuts,
             "latencies": self._view.meter.state_dict(),
+            "final": self._final,
+            "inputs": described_inputs(self.model),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -397,5 +430,8 @@ class Pruner:
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._shrinking.cuts = int(state["cuts"])
         self._view.meter.load_state_dict(state.get("latencies", {}))
+        self._final = bool(state.get("final", False))
+        if state.get("inputs") is not None:
+            remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed
         self._judge.load_state_dict(state["judge"], self.gone)

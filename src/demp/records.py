@@ -12,6 +12,17 @@ DONE, FAILED = "done", "failed"
 FOLDER = "results"
 """Of a sweep; it holds one file per process that led it."""
 
+TRAINING = "demp.sweep.training:trained"
+"""The work of which the tables speak."""
+TEXTS = ("split", "machine", "torch")
+DENSE = ("flops_dense", "train_flops_dense")
+NUMBERS = (
+    *("eval/top1", "neuron_sparsity", "weight_sparsity", "masked_share", "flops", "train_flops", "train_seconds"),
+    *DENSE,
+)
+"""What every result of a training has, and which of these are divided by."""
+LARGEST = 1e40
+
 Record = dict[str, Any]
 
 
@@ -75,7 +86,7 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
     """The result in a line, or None and why there is none."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "is not whole"
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
         return None, "is no result"
@@ -84,7 +95,27 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
     named = isinstance(values.get("identity"), str) and isinstance(values.get("labels"), dict)
     if values.get("status") not in (DONE, FAILED) or not named:
         return None, "is no result"
-    return values, ""
+    absent = missing(values)
+    return (values, "") if not absent else (None, f"is not complete: it has no {absent}")
+
+
+def missing(values: Record) -> str:
+    """What a result of its kind always has and this one has not; empty if it has all."""
+    if values["status"] == FAILED:
+        return "" if isinstance(values.get("error"), str) else "error"
+    if values.get("work") != TRAINING:
+        return ""
+    labels = values["labels"]
+    absent = [name for name in TEXTS if not isinstance(values.get(name), str)]
+    absent += [name for name in NUMBERS if not is_number(values.get(name))]
+    absent += [name for name in DENSE if not values.get(name)]
+    absent += ["method"] * (not isinstance(labels.get("method", ""), str))
+    return next(iter(absent), "")
+
+
+def is_number(value: Any) -> bool:
+    """One that sums and ratios can be made of."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def newer(record: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -30,35 +31,45 @@ NOTHING_PENALISED = "nothing"
 
 
 def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Parameter]:
-    """Trainable parameters that the penalty acts on: see DemPConfig.penalty_on.
+    """Trainable parameters that the penalty acts on now: see DemPConfig.penalty_on.
 
-    A model in which no normalisation feeds removable neurons is penalised on the weights that produce them, with one
-    warning (paper, Sec. 4.2).
+    A model in which no trainable normalisation feeds removable neurons is penalised on the weights that produce them,
+    with one warning (paper, Sec. 4.2).
     """
+    scales, producers = candidates(model, graph, on)
+    chosen = trainable(scales, producers)
+    if on != "parameters" and not any(p.requires_grad for p in scales) and ranks.speaks(ranks.everyone()):
+        logger.warning(
+            "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
+            "instead",
+            shards.kind_of(model).__name__,
+        )
+    return chosen
+
+
+def trainable(scales: list[nn.Parameter], producers: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of the scales that are trained at the moment, or else of the weights."""
+    return [p for p in scales if p.requires_grad] or [p for p in producers if p.requires_grad]
+
+
+def candidates(model: nn.Module, graph: NeuronGraph, on: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What a penalty acts on while it is trained, and the weights in its place while nothing of it is."""
     parameters = dict(model.named_parameters())
     if on == NOTHING_PENALISED:
-        return []
+        return [], []
     if on == "parameters":
-        return [p for p in parameters.values() if p.requires_grad]
+        return list(parameters.values()), []
     removable = removable_classes(graph)
     if on == "all-scales":
         names = [f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, NORMS)]
     else:
         fed = {slot.tensor for slot in graph.slots if bool(removable[slot.classes].any())}
         names = [norm.scale for norm in graph.norms if norm.scale in fed]
-    chosen = [parameters[n] for n in dict.fromkeys(names) if n in parameters and parameters[n].requires_grad]
-    if chosen:
-        return chosen
-    if ranks.speaks(ranks.everyone()):
-        logger.warning(
-            "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
-            "instead",
-            shards.kind_of(model).__name__,
-        )
     producers = dict.fromkeys(
         tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
     )
-    return [parameters[n] for n in producers if n in parameters and parameters[n].requires_grad]
+    scales = [parameters[n] for n in dict.fromkeys(names) if n in parameters]
+    return scales, [parameters[n] for n in producers if n in parameters]
 
 
 class Penalised:
@@ -66,7 +77,9 @@ class Penalised:
 
     def __init__(self, model: nn.Module, graph: NeuronGraph, on: str) -> None:
         self._graph, self._sliced = graph, on in SLICED
-        self._parameters = [] if self._sliced else penalised(model, graph, on)
+        if not self._sliced:
+            penalised(model, graph, on)  # says so where there is nothing but weights
+        self._candidates = ([], []) if self._sliced else candidates(model, graph, on)
         parameters = dict(model.named_parameters())
         slots = (making_slots(graph) if on == "producers" else channel_slots(graph)) if self._sliced else []
         self._axes = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
@@ -81,18 +94,27 @@ class Penalised:
             self._at = gone.clone()
         return self._slices
 
-    def add_gradient(self, penalty: Penalty, gone: Tensor, loss_scale: Tensor | None) -> None:
-        """See ``penalties.add_gradient``."""
+    def add_gradient(
+        self,
+        penalty: Penalty,
+        gone: Tensor,
+        loss_scale: Tensor | None,
+        moved: Collection[int] | None = None,
+        rising: Collection[int] = (),
+    ) -> None:
+        """See ``penalties.add_gradient``; with ``moved``, only those parameters get one (ids)."""
         if self._sliced:
-            penalties.add_slice_gradient(self.slices(gone), penalty, loss_scale)
+            slices = [one for one in self.slices(gone) if moved is None or id(one.parameter) in moved]
+            penalties.add_slice_gradient(slices, penalty, loss_scale, rising)
         else:
-            penalties.add_gradient(self._parameters, penalty, loss_scale)
+            parameters = [p for p in trainable(*self._candidates) if moved is None or id(p) in moved]
+            penalties.add_gradient(parameters, penalty, loss_scale, rising)
 
     def value(self, penalty: Penalty, gone: Tensor) -> Tensor:
         """See ``penalties.value``."""
         if self._sliced:
             return penalties.slice_value(self.slices(gone), penalty)
-        return penalties.value(self._parameters, penalty)
+        return penalties.value(trainable(*self._candidates), penalty)
 
 
 NOTHING = torch.zeros(0, dtype=torch.long)
@@ -105,9 +127,12 @@ class Unit:
     parameter: nn.Parameter
     axis: int
     witness: nn.Parameter
-    """The trainable shift vector that follows the weight, else the weight itself."""
+    """The shift vector that follows the weight, else the weight itself."""
     witness_axis: int
     classes: Tensor
+    maker: nn.Parameter
+    """The weight, which is the witness while the shift has no gradient."""
+    maker_axis: int
 
 
 class LiveNeurons:
@@ -122,7 +147,7 @@ class LiveNeurons:
         vectors = {id(p) for p in parameters.values() if p.dim() < 2}
         if weights_only:
             self._units = [u for u in self._units if id(u.parameter) not in vectors]
-        rest = [p for p in parameters.values() if p.requires_grad and id(p) not in owned]
+        rest = [p for p in parameters.values() if id(p) not in owned]
         self._others = [p for p in rest if others and not (weights_only and id(p) in vectors)]
         self._live: dict[int, Tensor] = {}
         self.dead_classes: Tensor | None = None
@@ -135,7 +160,8 @@ class LiveNeurons:
                 if parameter.grad is not None:
                     self._live[id(parameter)] = parameter.grad != 0
         elif self._mask == "neuron-gradient":
-            seen = {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
+            seen = {id(u.maker): (u.maker.grad, u.maker_axis) for u in self._units if u.witness.grad is None}
+            seen |= {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
             looked = {key: (grad, axis) for key, (grad, axis) in seen.items() if grad is not None}
             self._live = dict(zip(looked, shards.set_along(list(looked.values())), strict=True))
 
@@ -159,7 +185,7 @@ class LiveNeurons:
                 mask, silent = self._unit_mask(unit, standing)
                 if not silent:
                     found.append(Target(unit.parameter, mask, factors.get(id(unit.parameter), 1.0)))
-        for parameter in self._others:
+        for parameter in (p for p in self._others if p.requires_grad):
             mask = self._live.get(id(parameter)) if self._mask == "weight-gradient" else None
             if self._mask == "weight-gradient" and mask is None:
                 continue
@@ -178,7 +204,7 @@ class LiveNeurons:
             present = unit.classes[positions(unit.classes, standing)]
             live = ~self.dead_classes[present].to(unit.parameter.device)
         else:
-            live = self._live.get(id(unit.witness))
+            live = self._live.get(id(unit.witness), self._live.get(id(unit.maker)))
             if live is None:
                 return None, True
         shape = [1] * unit.parameter.dim()
@@ -195,10 +221,7 @@ def witnesses(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[s
     return {
         norm.producer: norm.shift
         for norm in graph.norms
-        if norm.producer
-        and followers[norm.producer] < 2
-        and norm.shift in parameters
-        and parameters[norm.shift].requires_grad
+        if norm.producer and followers[norm.producer] < 2 and norm.shift in parameters
     }
 
 
@@ -221,16 +244,17 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
 
         shift = shifts.get(weight)
         witness, at = (parameters[shift], 0) if shift and alike(shift) else (parameters[weight], axis)
-        found[weight] = Unit(parameters[weight], axis, witness, at, mine)
+        maker = (parameters[weight], axis)
+        found[weight] = Unit(parameters[weight], axis, witness, at, mine, *maker)
         for norm in graph.norms:
             if norm.producer != weight:
                 continue
             for name in (norm.scale, norm.shift):
                 if name is not None and alike(name):
-                    found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0])
+                    found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0], *maker)
     for norm in graph.norms:  # those behind a sum (pre-activation networks) speak for themselves
         for name in (norm.scale, norm.shift):
             if name in parameters and name not in found and (name, 0) in slot_classes:
                 own = norm.shift if norm.shift in parameters else name
-                found[name] = Unit(parameters[name], 0, parameters[own], 0, slot_classes[name, 0])
+                found[name] = Unit(parameters[name], 0, parameters[own], 0, slot_classes[name, 0], parameters[name], 0)
     return list(found.values())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -87,6 +88,22 @@ def renew(wrapper: Any) -> None:
     wrapper.__setstate__({"process_group": wrapper.process_group, "_static_graph_delay_allreduce_enqueued": False})
     for hook, state in hooks:
         wrapper.register_comm_hook(state, hook)
+    if wrapper.static_graph:
+        first_backward_averages(wrapper)
+
+
+def first_backward_averages(wrapper: Any) -> None:
+    """The next forward's backward averages gradients, inside ``no_sync`` as well: a static graph is recorded so.
+
+    The numbers stay right: gradients that were averaged once are equal on all ranks, and average to themselves.
+    """
+
+    def average(module: Any, args: Any) -> None:
+        if torch.is_grad_enabled():
+            handle.remove()
+            module.require_backward_grad_sync = True  # `no_sync` puts back what it found, when it ends
+
+    handle = wrapper.register_forward_pre_hook(average)
 
 
 def share_buffers(wrappers: Iterable[Any]) -> None:

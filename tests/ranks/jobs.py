@@ -88,7 +88,7 @@ def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook:
         if step % PERIOD == 0:
             kill_linear(model.fc1, [0])
             kill_linear(model.fc2, [1])
-        if accumulate:
+        if accumulate and (step or not settings or not settings.get("static_graph")):  # torch records the first one
             halves = [t.chunk(2) for t in batch(step)]
             optimizer.zero_grad()
             with wrapped.no_sync():

@@ -56,6 +56,15 @@ def test_accumulation_without_sync_and_communication_hooks_go_on(fleet, alone):
     close(first["parameters"][-1], alone["parameters"][-1])
 
 
+def test_a_static_graph_goes_on_after_a_cut_inside_no_sync(fleet, alone):
+    """The first backward after each cut averages, as the recording of the graph needs it; the numbers are the same."""
+    first, second = fleet(jobs.ten_cuts, {"static_graph": True}, accumulate=True)
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
+    assert equal(first["parameters"][-1], second["parameters"][-1])
+    close(first["parameters"][-1], alone["parameters"][-1])
+    close(first["moments"], alone["moments"])
+
+
 def test_a_neuron_goes_only_if_it_is_dead_on_every_rank(fleet):
     first, second = fleet(jobs.judged_on_different_examples)
     assert (first["alone"], second["alone"]) == ([2, 6], [4, 6])

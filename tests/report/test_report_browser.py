@@ -7,6 +7,7 @@ import time
 
 import pytest
 from chromium import Chromium
+from poisoned import PAYLOADS, write_poisoned
 from runfolders import STUDY, append, write_run, write_sweep
 
 from demp.report import gather, page, write
@@ -269,3 +270,48 @@ def test_a_page_that_follows_loads_itself_again(browser, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "50\u202f% parameters" in heading and browser.errors == []
+
+
+EVERYTHING = """all('button,summary,option').forEach((one) => one.click());
+document.querySelectorAll('[tabindex],[data-t],[data-i]').forEach((one) => {
+  one.focus?.(); const box = one.getBoundingClientRect();
+  one.dispatchEvent(new PointerEvent('pointermove', {bubbles: true, clientX: box.x + 1, clientY: box.y + 1}));
+});"""
+"""Every button, and a pointer over every mark."""
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_payload_in_every_string_runs_nothing(browser, tmp_path, payload):
+    out = tmp_path / "page.html"
+    write([write_poisoned(tmp_path / "x", payload)], out)
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "taken"))
+    browser.open(out)
+    assert browser.ask("document.querySelectorAll('th').length") > 10
+    browser.ask(EVERYTHING)
+    time.sleep(0.2)
+    assert browser.ask("typeof window.hit") == "undefined" and browser.errors == []
+
+
+def test_a_script_that_got_in_is_stopped_by_the_policy(browser, tmp_path):
+    out = tmp_path / "page.html"
+    write([write_run(tmp_path / "run")], out)
+    bad = "<script>window.hit=1</script><img src='data:,' onerror='window.hit=1'></main>"
+    out.write_text(out.read_text().replace("</main>", bad))
+    browser.open(out)
+    time.sleep(0.2)
+    assert browser.ask("typeof window.hit") == "undefined" and len(browser.errors) >= 1
+    browser.errors.clear()
+
+
+def test_no_cell_of_the_numbers_is_a_formula(browser, tmp_path):
+    write([write_poisoned(tmp_path / "x", "=1+1")], tmp_path / "page.html")
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "taken"))
+    browser.open(tmp_path / "page.html")
+    browser.ask("document.getElementById('csv').click()")
+    file, deadline = tmp_path / "taken" / "runs.csv", time.monotonic() + 30
+    while not file.is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cells = [cell for row in csv.reader(io.StringIO(file.read_text())) for cell in row]
+    assert any(cell.startswith("'=1+1") for cell in cells)
+    assert not [cell for cell in cells if cell[:1] in ("=", "+", "@")]

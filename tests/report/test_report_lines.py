@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from demp.report import lines
-from demp.report.lines import Skipped, blocks, line_start, look, looked, number, read_json, records, write_whole
+from demp.report.lines import Skipped, blocks, line_start, look, looked, number, read_json, records
 
 
 def has_step(record):
@@ -125,16 +125,3 @@ def test_files_that_are_no_object_are_named(tmp_path):
         f"{tmp_path / 'list.json'}: no JSON object",
     ]
     assert skipped.lines == 0
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    file = tmp_path / "page.html"
-    write_whole(file, "old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(lines.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        write_whole(file, "new")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"] and file.read_text() == "old"

@@ -1,6 +1,7 @@
 """The page: whole, self-contained, the numbers those of the files, whatever lies in the files."""
 
 import base64
+import hashlib
 import importlib
 import json
 import math
@@ -8,13 +9,17 @@ import random
 import re
 from html.parser import HTMLParser
 from itertools import combinations
+from pathlib import Path
 
 import pytest
+from poisoned import PAYLOADS, write_poisoned
 from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
+import demp.report
 from demp.errors import UsageError
 from demp.report import gather, page, write, written
 from demp.report.page import asset
+from demp.report.tags import Markup, tag, together
 
 EMPTY = {"meta", "link", "img", "br", "input", "path", "rect", "circle"}
 
@@ -220,9 +225,9 @@ def test_a_run_under_way(tmp_path):
 
 def test_the_page_needs_no_network(sweep):
     _, reader, _ = made([sweep])
-    for tag, attributes in reader.elements:
+    for kind, attributes in reader.elements:
         for name in ("src", "href", "xlink:href", "action", "data"):
-            assert attributes.get(name, "data:").startswith("data:"), tag
+            assert attributes.get(name, "data:").startswith("data:"), kind
     for name in ("page.css", "page.js"):
         code = re.sub(r"\n// .*", "", asset(name))
         assert not re.search(r"https?:|//[a-z]|@import|\bfetch\b|XMLHttpRequest|url\(", code)
@@ -255,8 +260,8 @@ def test_a_large_page_is_drawn_smaller(sweep, monkeypatch):
     assert len(smaller.encode()) < full and len(data["series"]) == 4 and len(data["runs"]["rows"]) == 6
 
 
-NUMBERS = (-1, 0, 1e308, -1e308, float("nan"), float("inf"), 10**30, 10**400)
-JUNK = (*NUMBERS, None, True, "", "x", [], [1], {}, {"a": {"b": 1}}, [[1, 2]])
+NUMBERS = (-1, 0, 1e308, -1e308, 1e-320, 1e39, 1e-39, float("nan"), float("inf"), 10**30, 10**400)
+JUNK = (*NUMBERS, None, True, "", "x", "\ud800", [], [1], {}, {"a": {"b": 1}}, [[1, 2]])
 ODD_CONFIGS = ("", "half = ", 'method = "x"\nsteps = "many"\n', "[model]\nname = 3\nsteps = -4\n")
 
 
@@ -371,3 +376,49 @@ def test_colours_are_told_apart_with_any_vision_and_on_the_paper(scheme):
             assert math.dist(seen(one, blindness), seen(other, blindness)) > 0.1, (blindness, one, other)
     assert all(contrast(colour, colours["paper"]) >= 3 for colour in [*series, colours["dense"], colours["accent"]])
     assert contrast(colours["ink"], colours["paper"]) > 12 and contrast(colours["soft"], colours["paper"]) > 4.5
+
+
+def test_a_study_cannot_name_itself_out_of_its_table(tmp_path):
+    odd = {**STUDY, "id": HOSTILE, "table": {"headings": ["a"], "rows": [["b"]], "notes": []}}
+    (tmp_path / "fig1.json").write_text(json.dumps(odd))
+    text, reader, _ = made([tmp_path])
+    assert [tag for tag, _ in reader.elements].count("script") == 2 and "<script>alert" not in text
+    assert dict(reader.elements[[tag for tag, _ in reader.elements].index("table")][1])
+
+
+def test_markup_is_made_in_one_place():
+    for file in Path(demp.report.__file__).parent.rglob("*.py"):
+        if file.name != "tags.py":
+            code = file.read_text()
+            assert not re.search(r"""["'>]</?[a-z]+[ >]|\bescape\b""", code), file
+            assert "Markup(" not in code.replace("Markup()", "") or file.name in ("page.py", "data.py"), file
+
+
+def test_text_that_is_added_to_markup_is_escaped():
+    made = tag("b", "<x>", tag("i", "&"), title='"') + "<y>"
+    assert made == '<b title="&quot;">&lt;x&gt;<i>&amp;</i></b>&lt;y&gt;' and isinstance(made, Markup)
+    assert "<z>" + made == f"&lt;z&gt;{made}" and isinstance("" + made, Markup)
+    assert tag("p", f"{tag('b', 'x')}") == "<p>&lt;b&gt;x&lt;/b&gt;</p>"
+    assert together(("<", Markup("<br>"))) == "&lt;<br>" and tag("meta", charset="utf-8") == '<meta charset="utf-8">'
+    assert tag("td", "a\ud800b") == "<td>a\ufffdb</td>"
+
+
+def test_the_page_may_run_its_own_script_only(sweep):
+    text, reader, _ = made([sweep])
+    policy = next(a["content"] for t, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
+    script, style = (
+        re.search(r"<script>(.*?)</script>", text, re.S)[1],
+        re.search(r"<style>(.*?)</style>", text, re.S)[1],
+    )
+    for name, code in (("script-src", script), ("style-src", style)):
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{name} 'sha256-{digest}'" in policy.split("; ")
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "style=" not in text
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_payload_in_every_string_is_text(tmp_path, payload):
+    _, reader, _ = made([write_poisoned(tmp_path / "x", payload)])
+    kinds = [tag for tag, _ in reader.elements]
+    assert kinds.count("script") == 2 and kinds.count("img") <= 1 and not {"iframe", "textarea"} & set(kinds)
+    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]

@@ -8,7 +8,7 @@ from sweepjobs import CONFIG, job, numbers
 
 from demp import records
 from demp.errors import UsageError
-from demp.sweep import Job, Store, Sweep, name_of, training
+from demp.sweep import Job, Store, Sweep, cells, name_of, training
 from demp.sweep.training import thinned
 from demp.train.runfolder import read_lines
 
@@ -157,3 +157,8 @@ def test_series_are_thinned_evenly_with_both_ends():
     assert len(kept) == 500 and kept[0] == points[0] and kept[-1] == points[-1]
     assert {after[0] - before[0] for before, after in pairwise(kept)} == {20, 21}
     assert thinned(points[:500]) == points[:500]
+
+
+def test_a_cell_of_a_table_in_markdown_stays_a_cell():
+    text = cells.markdown(["a|b", "c"], [["1", "x\ny\r|z"], ["<script>", "|"]])
+    assert text == "| a\\|b | c |\n| --- | --- |\n| 1 | x y \\|z |\n| &lt;script> | \\| |"

@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint(tmp_path, damage):
         path.write_bytes(b"something else")
     else:
         torch.save({"format": 1, "value": random.Random()}, path)
-    with pytest.raises(CheckpointError, match=r"damaged; delete it to resume from the one before"):
+    with pytest.raises(CheckpointError, match=f"the checkpoint {path} is damaged"):
         checkpoint.load(path)
 
 
@@ -269,7 +269,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes_later(straight, tmp_path, monk
         sync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises((CheckpointError, RunFolderError, OSError), match="No space left"):
             train(config("demp", out))
     assert [p.name for p in checkpoint.listed(out / "checkpoints")] == [

@@ -55,5 +55,8 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return MISTAKE, str(error)
     if isinstance(error, DempError):
         return FAILED, str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return FAILED, f"cannot read or write {place}{error.strerror}"
     kind = type(error).__name__
     return FAILED, f"unexpected {kind}: {error} (run it again with --debug for the traceback)"

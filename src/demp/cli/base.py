@@ -87,5 +87,7 @@ class Training(Command):
     """fp32, bf16 or fp16."""
     sink: Names = ""
     """tensorboard, wandb, trackio: viewers that get the metrics, too."""
+    trust: Flag = False
+    """Let the file of --config name a model of your own (module:function): building it runs that code."""
     set: Settings = ()
     """KEY=VALUE for any other field of the config, for example schedule.name=cosine."""

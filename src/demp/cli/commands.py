@@ -63,10 +63,12 @@ class Resume(Command):
 
     run_folder: tyro.conf.Positional[Folder]
     """Folder of the run."""
+    trust: Flag = False
+    """Let the folder name a model of your own (module:function): building it runs that code."""
 
     def run(self) -> dict[str, Any]:
         """Train on."""
-        result = loop.resume(self.run_folder, observers=[self.view()])
+        result = loop.resume(self.run_folder, observers=[self.view()], trust=self.trust)
         print_summary(self.console(), result.summary)
         return {**result.summary, "out": self.run_folder}
 
@@ -89,11 +91,13 @@ class Inspect(Command):
     """relu, leaky_relu, silu or gelu."""
     option: Settings = ()
     """KEY=VALUE for an argument of the model's constructor."""
+    trust: Flag = False
+    """Let the folder name a model of your own (module:function): building it runs that code."""
 
     def run(self) -> dict[str, Any]:
         """Trace the network and print the table."""
         if Path(self.model).is_dir():
-            model, facts = artifact.load(self.model)
+            model, facts = artifact.load(self.model, trust=self.trust)
             inputs = example_inputs(model, facts.channels, facts.image_size)
         else:
             size, classes = usual_pictures(self.model)
@@ -127,6 +131,8 @@ class Eval(Command):
     """Pictures per batch."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    trust: Flag = False
+    """Let the folder name a model of your own (module:function): building it runs that code."""
 
     def run(self) -> dict[str, Any]:
         """Load, test, and print accuracy and cost."""
@@ -136,6 +142,7 @@ class Eval(Command):
             split=self.split,
             batch_size=self.batch_size,
             device=self.device,
+            trust=self.trust,
         )
         print_summary(self.console(), result)
         return result
@@ -153,11 +160,13 @@ class Export(Command):
     """Folder of the export; without it, export-FORMAT in the run."""
     measure: Flag = False
     """Time onnxruntime beside the dense network."""
+    trust: Flag = False
+    """Let the folder name a model of your own (module:function): building it runs that code."""
 
     def run(self) -> dict[str, Any]:
         """Export, and say what was checked."""
         out = self.out or str(Path(self.path) / f"export-{self.to}")
-        report = demp.export(self.path, out, to=self.to, measure=self.measure)
+        report = demp.export(self.path, out, to=self.to, measure=self.measure, trust=self.trust)
         self.console().print(str(report), highlight=False, markup=False)
         return report.to_dict()
 

@@ -9,6 +9,7 @@ from demp import recipes
 from demp.budgets import Budget
 from demp.errors import UsageError
 from demp.train.config import TrainConfig, read_toml
+from demp.train.models.trust import is_foreign, refuse_untrusted
 from demp.train.schema import nested
 
 DEFAULT_RECIPE = "plain"
@@ -56,9 +57,21 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     rules |= {"noise_keeps": flags.noise_keeps} if flags.noise_keeps else {}
     config = recipes.get(flags.recipe or DEFAULT_RECIPE, **rules)
     if flags.config:
-        config = config.merged(read_toml(flags.config))
+        config = config.merged(file_values(flags, config))
     config = config.merged(nested({FLAGS[name]: value for name, value in given.items()}))
     return config.merged(nested(parse_settings(flags.set))).merged(nested(over))
+
+
+def file_values(flags: Any, base: TrainConfig) -> dict[str, Any]:
+    """What the file of ``--config`` says; a model of the user's own in it takes ``--trust``, or ``--model``."""
+    values = read_toml(flags.config)
+    model = values.get("model")
+    if not flags.trust and isinstance(model, Mapping):
+        name, options = model.get("name", base.model.name), model.get("options")
+        asked = {**(options if isinstance(options, Mapping) else {}), "name": flags.model or name}
+        if not is_foreign(flags.model):
+            refuse_untrusted(asked, flags.config)
+    return values
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from demp.compare.plan import words
 from demp.records import DONE
+from demp.sweep import cells
 from demp.sweep.cells import NONE, mean, ratio, share
 from demp.sweep.training import SEVERAL
 from demp.train.config import DENSE
@@ -164,9 +165,8 @@ LEGEND = """\
 def markdown(records: Records, base: str = "") -> str:
     """The whole table with its legend, failures and remarks; ``base`` says what all runs share."""
     headings = [heading.format(split=split_of(records)) for heading, _, _ in COLUMNS]
-    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
-    lines += [f"| {' | '.join(cell(one) for _, cell, _ in COLUMNS)} |" for one in rows(records)]
-    paragraphs = ["\n".join(lines), LEGEND, base]
+    grid = cells.markdown(headings, [[cell(one) for _, cell, _ in COLUMNS] for one in rows(records)])
+    paragraphs = [grid, LEGEND, base]
     machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     paragraphs += ["Measured on: " + "; ".join(machines) + "." if machines else "", *remarks(records)]
     return "\n\n".join(text for text in paragraphs if text) + "\n"

@@ -35,6 +35,7 @@ def export(
     example_inputs: Any = None,
     build: Callable[[], nn.Module] | None = None,
     measure: bool = False,
+    trust: bool = False,
 ) -> ExportReport:
     """Write a model into the folder ``path`` for others to load, proven against the model itself.
 
@@ -45,7 +46,7 @@ def export(
     ``model_or_run`` is a model, with ``example_inputs`` (a batch of real inputs, as for `demp.trace`), or the folder
     of a finished run, which brings its constructor and pictures of its own test set. With the constructor ``build`` a
     safetensors export is proven through `demp.load`, and ``measure`` times onnxruntime on the ONNX file beside that of
-    the dense model.
+    the dense model. ``trust`` lets a run's folder name a model of your own, whose code building it runs.
 
     Raises:
         UsageError: arguments that do not fit, a missing package, a folder that holds other files.
@@ -58,7 +59,7 @@ def export(
         raise UsageError(f"cannot export to {to!r}; choose one of {', '.join(FORMATS)}{hint}")
     if measure and to != "onnx":
         raise UsageError(f"times are measured with onnxruntime, and {to} is not for it; export to onnx")
-    subject = _subject(model_or_run, example_inputs, build, measure)
+    subject = _subject(model_or_run, example_inputs, build, measure, trust)
     _refuse(subject.model)
     path = Path(path)
     with artifact.replacing(path, own=(*form.files, REPORT, CARD)) as folder:
@@ -72,14 +73,18 @@ def export(
 
 
 def _subject(
-    model_or_run: nn.Module | str | Path, example_inputs: Any, build: Callable[[], nn.Module] | None, measure: bool
+    model_or_run: nn.Module | str | Path,
+    example_inputs: Any,
+    build: Callable[[], nn.Module] | None,
+    measure: bool,
+    trust: bool,
 ) -> Subject:
     if not isinstance(model_or_run, nn.Module):
         if example_inputs is not None or build is not None:
             raise UsageError("a run brings its own inputs and constructor; leave example_inputs and build out")
         from demp.exports.runs import subject_of
 
-        return subject_of(model_or_run)
+        return subject_of(model_or_run, trust=trust)
     if example_inputs is None:
         raise UsageError("give example_inputs, a batch of real inputs: the export is proven on them")
     if measure and build is None:

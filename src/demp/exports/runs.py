@@ -12,10 +12,10 @@ PICTURES = 16
 """Test pictures on which an export is compared with the network."""
 
 
-def subject_of(path: str | Path) -> Subject:
-    """The network at ``path``: a run, or a model that the trainer saved."""
-    model, facts = artifact.load(path)
-    builder = artifact.builder_of(path)
+def subject_of(path: str | Path, *, trust: bool = False) -> Subject:
+    """The network at ``path``: a run, or a model that the trainer saved; ``trust`` as in `demp.train.artifact.load`."""
+    model, facts = artifact.load(path, trust=trust)
+    builder = artifact.builder_of(path, trust=trust)
     _, test = artifact.test_set(path, facts, torch.device("cpu"))
     pictures, _ = next(test.batches(PICTURES))
     run = artifact.run_of(path)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from demp import files
 from demp.errors import UsageError
-from demp.report.lines import write_whole
 from demp.report.page import page
 from demp.report.sources import Material, gather
 
@@ -29,7 +29,7 @@ def written(material: Material, out: Path, refresh: float | None = None) -> dict
     text = page(material, refresh=refresh)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text)
+        files.write(out, text)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}; give another file with -o") from error
     return {

@@ -7,6 +7,7 @@ from demp import __version__
 from demp.report.groups import accuracy, setting_of, sparsity
 from demp.report.runs import Cut, Run
 from demp.report.sources import Material
+from demp.report.tags import Markup
 from demp.report.thin import Point
 
 COLUMNS = (
@@ -61,7 +62,7 @@ def rounded(value: float | None) -> float | int | None:
     return int(value) if value == int(value) and abs(value) < 2**53 else float(f"{value:.6g}")
 
 
-def embedded(values: dict[str, Any]) -> str:
+def embedded(values: dict[str, Any]) -> Markup:
     """As the content of a script element: no text in it can end the element."""
     text = json.dumps(values, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

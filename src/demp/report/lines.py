@@ -1,7 +1,6 @@
 """JSON lines as runs and sweeps leave them: streamed, and whatever is no record is skipped, counted and named."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,14 +184,6 @@ def number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < LARGEST else None  # nor nan
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if not abs(value) < LARGEST:  # nor nan
+        return None
+    return float(value) if abs(value) > 1 / LARGEST else 0.0  # so that a ratio of two is a number, too

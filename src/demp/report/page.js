@@ -160,7 +160,8 @@ const give = (name, type, text) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 };
 const quoted = (value) => {
-  const text = value === null ? "" : String(value);
+  const plain = value === null ? "" : String(value);
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(plain) ? `'${plain}` : plain; // no formula in a spreadsheet
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 document.getElementById("csv").onclick = () =>

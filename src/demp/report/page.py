@@ -1,8 +1,9 @@
 """The page: headline, pictures with their answers, tables, what was left out; one file, no network."""
 
+import base64
+import hashlib
 from dataclasses import replace
 from datetime import datetime
-from html import escape
 from importlib import resources
 
 from demp import __version__
@@ -10,6 +11,7 @@ from demp.report.data import data, embedded
 from demp.report.headline import Headline, headline
 from demp.report.sections import comparisons, details, left_out, numbers, studies
 from demp.report.sources import Material
+from demp.report.tags import Markup, tag, together
 from demp.report.words import plural
 from demp.report.worlds import worlds_of
 
@@ -39,55 +41,74 @@ def drawn(material: Material, rows: int, refresh: float | None) -> str:
         numbers(worlds, material, rows),
         left_out(material),
     ]
-    return document(headline(material.runs, material.studies, worlds), "".join(content), material, refresh)
+    return document(headline(material.runs, material.studies, worlds), together(content), material, refresh)
 
 
-def document(top: Headline, content: str, material: Material, refresh: float | None) -> str:
+def document(top: Headline, content: Markup, material: Material, refresh: float | None) -> str:
     """Head and body around the sections."""
-    again = f'<noscript><meta http-equiv="refresh" content="{refresh:g}"></noscript>' if refresh else ""
-    live = f' data-refresh="{refresh:g}"' if refresh else ""
-    note = (
-        f'<p class="live" role="status">Follows a live run: this page loads again every {refresh:g} s.</p>'
-        if refresh
-        else ""
+    style, script = Markup(f"\n{asset('page.css')}"), Markup(f"\n{asset('page.js')}")
+    again = tag("noscript", tag("meta", http_equiv="refresh", content=f"{refresh:g}")) if refresh else ""
+    head = (
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy(style, script)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{top.title} · demp") + again,
+        tag("style", style),
     )
-    figures = "".join(
-        f"<div><dt>{escape(n.words)}</dt><dd>{escape(n.value)}</dd><dd class=detail>{escape(n.detail)}</dd></div>"
-        for n in top.numbers
+    body = (
+        beginning(top, refresh),
+        tag("main", "\n", content, "\n"),
+        footer(material),
+        tag("div", id="tip", role="status", hidden=""),
+        tag("script", embedded(data(material)), type="application/json", id="data"),
+        tag("script", script),
     )
+    parts = [
+        tag(name, "\n", *(line for one in inside for line in (one, "\n")))
+        for name, inside in (("head", head), ("body", body))
+    ]
+    live = f"{refresh:g}" if refresh else None
+    return Markup("<!doctype html>\n") + tag("html", "\n", *parts, lang="en", data_refresh=live) + "\n"
+
+
+def policy(style: str, script: str) -> str:
+    """What the page may do: its own style and script, pictures that it holds, nothing else, whatever it says."""
+    own = {name: sha256_of(code) for name, code in (("style-src", style), ("script-src", script))}
+    rules = ["default-src 'none'", *(f"{name} 'sha256-{code}'" for name, code in own.items()), "img-src data:"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def sha256_of(code: str) -> str:
+    """As a content security policy has it."""
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+
+
+def beginning(top: Headline, refresh: float | None) -> Markup:
+    """What was found, in large print."""
+    download = [tag("button", name.upper(), type="button", id=name) for name in ("csv", "json")]
+    theme = tag("button", "◐", type="button", id="theme", aria_label="Colours: as the system")
+    tools = tag("span", *download, "\n", theme, class_="tools")
+    live = f"Follows a live run: this page loads again every {refresh:g} s." if refresh else ""
+    figures = [
+        tag("div", tag("dt", n.words), tag("dd", n.value), tag("dd", n.detail, class_="detail")) for n in top.numbers
+    ]
+    return tag(
+        "header",
+        tag("div", tag("span", "demp report", class_="brand"), tools, class_="bar"),
+        tag("h1", top.title),
+        tag("p", top.subject, class_="subject"),
+        tag("p", live, class_="live", role="status") if live else "",
+        tag("dl", *figures, class_="numbers"),
+    )
+
+
+def footer(material: Material) -> Markup:
+    """From which files, by which version, when."""
     made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    paths = ", ".join(escape(str(path)) for path in material.paths)
-    return f"""<!doctype html>
-<html lang="en"{live}>
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{escape(top.title)} · demp</title>{again}
-<style>
-{asset("page.css")}</style>
-</head>
-<body>
-<header>
-<div class="bar"><span class="brand">demp report</span><span class="tools">
-<button type="button" id="csv">CSV</button><button type="button" id="json">JSON</button>
-<button type="button" id="theme" aria-label="Colours: as the system">◐</button></span></div>
-<h1>{escape(top.title)}</h1>
-<p class="subject">{escape(top.subject)}</p>
-{note}<dl class="numbers">{figures}</dl>
-</header>
-<main>
-{content}
-</main>
-<footer>{paths} · {plural(len(material.runs), "run")} · demp {escape(__version__)} · {escape(made)}</footer>
-<div id="tip" role="status" hidden></div>
-<script type="application/json" id="data">{embedded(data(material))}</script>
-<script>
-{asset("page.js")}</script>
-</body>
-</html>
-"""
+    paths = ", ".join(str(path) for path in material.paths)
+    return tag("footer", " · ".join((paths, plural(len(material.runs), "run"), f"demp {__version__}", made)))
 
 
 def asset(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Sequence
-from html import escape
 
 from demp.report.pictures.course import course
 from demp.report.pictures.layers import layers
@@ -25,6 +24,7 @@ from demp.report.tables import (
     swatch,
     under_way,
 )
+from demp.report.tags import Markup, tag, together
 from demp.report.words import plural
 from demp.report.worlds import World
 
@@ -41,7 +41,7 @@ def split_of(material: Material) -> str:
     return next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
 
 
-def comparisons(worlds: list[World], material: Material, rows: int) -> str:
+def comparisons(worlds: list[World], material: Material, rows: int) -> Markup:
     """The pictures that show runs side by side, for every world."""
     split, index = split_of(material), {id(run): at for at, run in enumerate(material.runs[:rows])}
     parts = []
@@ -55,112 +55,109 @@ def comparisons(worlds: list[World], material: Material, rows: int) -> str:
             survival(groups, looks) if len(world.runs) > 1 else None,
             speed(groups, dense, shown),
         ]
-        drawn = "".join(figure(one, f"world-{at}-{number}") for number, one in enumerate(figures) if one is not None)
+        drawn = together(figure(one, f"world-{at}-{number}") for number, one in enumerate(figures) if one is not None)
         if drawn and len(worlds) > 1:
-            parts.append(f"<section><h2 class=part>{escape(world.name or 'Other runs')}</h2></section>")
+            parts.append(tag("section", tag("h2", world.name or "Other runs", class_="part")))
         parts.append(drawn)
-    return "".join(parts)
+    return together(parts)
 
 
-def figure(one: Figure, prefix: str) -> str:
+def figure(one: Figure, prefix: str) -> Markup:
     """A question, its answer, its pictures."""
-    legend = "".join(key(kind, words) for kind, words in one.legend)
-    keys = f"<ul class=legend>{legend}</ul>" if len(one.legend) > 1 else ""
-    panels = "".join(panel(each, len(one.panels)) for each in one.panels)
-    small = f"<p class=note>{escape(one.note)}</p>" if one.note else ""
     name = f"{prefix}-{one.id}"
-    return (
-        f'<section class="figure" aria-labelledby="{name}"><h2 id="{name}">{escape(one.title)}</h2>'
-        f"<p class=answer>{escape(one.answer)}</p>{keys}<div class=panels>{panels}</div>{small}</section>\n"
-    )
+    parts = [
+        tag("h2", one.title, id=name),
+        tag("p", one.answer, class_="answer"),
+        tag("ul", *(key(kind, words) for kind, words in one.legend), class_="legend") if len(one.legend) > 1 else "",
+        tag("div", *(panel(each, len(one.panels)) for each in one.panels), class_="panels"),
+        tag("p", one.note, class_="note") if one.note else "",
+    ]
+    return tag("section", *parts, class_="figure", aria_labelledby=name) + "\n"
 
 
-def key(kind: str, words: str) -> str:
+def key(kind: str, words: str) -> Markup:
     """An entry of a legend."""
-    name = escape(words)
-    return f'<li><button type="button" data-m="{name}" aria-pressed="false">{swatch(kind)}{name}</button></li>'
+    return tag("li", tag("button", swatch(kind), words, type="button", data_m=words, aria_pressed="false"))
 
 
-def panel(one: Panel, together: int) -> str:
-    """A picture at two widths, of which the page shows one."""
-    half = one.half and together > 1
+def panel(one: Panel, count: int) -> Markup:
+    """A picture at two widths, of which the page shows one; ``count`` pictures stand together."""
+    half = one.half and count > 1
     wide, narrow = one.draw(HALF if half else WIDE), one.draw(NARROW)
-    kind = "panel half" if half else "panel"
-    return f'<div class="{kind}"><div class=wide>{wide}</div><div class=narrow>{narrow}</div></div>'
+    both = (tag("div", wide, class_="wide"), tag("div", narrow, class_="narrow"))
+    return tag("div", *both, class_="panel half" if half else "panel")
 
 
-def details(shown: Sequence[Run], several: bool) -> str:
+def details(shown: Sequence[Run], several: bool) -> Markup:
     """What single runs did, one at a time where there are several."""
     articles, options = [], []
     for at, run in enumerate(shown):
         figures = [one for one in (course(run), layers(run), revival(run)) if one is not None]
-        inside = "".join(figure(one, f"run-{at}") for one in figures)
-        tables = (costs_table(run, at) if run.outcome else "") + folded("Cuts", cuts_table(run, at))
+        inside = together(figure(one, f"run-{at}") for one in figures)
+        tables = (costs_table(run, at) if run.outcome else Markup()) + folded("Cuts", cuts_table(run, at))
         if not inside and not tables:
             continue
-        articles.append(
-            f'<article class="run" id="run-{at}" aria-label="{escape(run.name)}">{inside}{tables}</article>'
-        )
-        options.append(f'<option value="run-{at}">{escape(run.name)}</option>')
+        articles.append(tag("article", inside, tables, class_="run", id=f"run-{at}", aria_label=run.name))
+        options.append(tag("option", run.name, value=f"run-{at}"))
     if not articles:
-        return ""
+        return Markup()
     if not several:
         return articles[0]
-    pick = f'<label class=pick>Run <select id="pick">{"".join(options)}</select></label>'
-    return f'<section class="detail"><h2 class=part>One run at a time</h2>{pick}{"".join(articles)}</section>'
+    pick = tag("label", "Run ", tag("select", *options, id="pick"), class_="pick")
+    return tag("section", tag("h2", "One run at a time", class_="part"), pick, *articles, class_="detail")
 
 
-def folded(words: str, content: str) -> str:
+def folded(words: str, content: Markup) -> Markup:
     """Something that a reader opens."""
-    return f"<details><summary>{escape(words)}</summary>{content}</details>" if content else ""
+    return tag("details", tag("summary", words), content) if content else Markup()
 
 
-def numbers(worlds: list[World], material: Material, rows: int) -> str:
+def numbers(worlds: list[World], material: Material, rows: int) -> Markup:
     """All settings and runs."""
     if len(material.runs) < 2:
-        return ""
+        return Markup()
     split, count = split_of(material), plural(len(material.runs), "run")
     tables = settings_table(worlds, split) + folded(f"All {count}", runs_table(material.runs, split, rows))
-    return f"<section><h2 class=part>All numbers</h2><p class=note>A heading sorts its column.</p>{tables}</section>"
+    note = tag("p", "A heading sorts its column.", class_="note")
+    return tag("section", tag("h2", "All numbers", class_="part"), note, tables)
 
 
-def studies(found: Sequence[Study]) -> str:
+def studies(found: Sequence[Study]) -> Markup:
     """Claims with the paper's number beside ours, then every study's own picture and table."""
     parts = []
     if any(study.claims for study in found):
-        parts.append(f"<section><h2>What the paper claims, and what we see</h2>{claims_table(list(found))}</section>")
+        parts.append(tag("section", tag("h2", "What the paper claims, and what we see"), claims_table(list(found))))
     left = PICTURES
     for study in found:
         left -= len(study.picture)
-        inside = picture_of(study) if left >= 0 else ""
+        inside = picture_of(study) if left >= 0 else Markup()
         table = study_table(study)
         inside += folded("Its table", table) if inside else table
         if inside or study.remark:
             about = " · ".join(one for one in (study.section, f"{study.scale} scale", study.runs) if one)
-            parts.append(
-                f"<section><h2>{escape(f'{study.id}: {study.title}')}</h2><p class=note>{escape(about)}</p>"
-                f"<p class=answer>{escape(study.remark)}</p>{inside}</section>"
-            )
-    return "".join(parts)
+            words = (tag("p", about, class_="note"), tag("p", study.remark, class_="answer"))
+            parts.append(tag("section", tag("h2", f"{study.id}: {study.title}"), *words, inside))
+    return together(parts)
 
 
-def picture_of(study: Study) -> str:
+def picture_of(study: Study) -> Markup:
     """Its figure as an image, which can run no script."""
     if not study.picture:
-        return ""
+        return Markup()
     code = base64.b64encode(study.picture).decode()
     source = f"data:image/svg+xml;base64,{code}"
-    return f'<div class="paper"><img src="{source}" alt="{escape(f"{study.id}: {study.title}")}"></div>'
+    return tag("div", tag("img", src=source, alt=f"{study.id}: {study.title}"), class_="paper")
 
 
-def left_out(material: Material) -> str:
+def left_out(material: Material) -> Markup:
     """Runs that failed or have not ended, lines that were skipped."""
-    failed = failures(material.runs)
-    parts = [f"<h3>Runs that failed</h3><ul class=plain>{failed}</ul>"] if failed else []
-    going = under_way(material.runs)
-    parts += [f"<h3>Runs that have not ended</h3><ul class=plain>{going}</ul>"] if going else []
-    if material.skipped:
-        faults = "".join(f"<li>{escape(str(fault))}</li>" for fault in material.skipped)
-        said = f"{plural(material.lines_skipped, 'line')} skipped" if material.lines_skipped else "Files not read"
-        parts.append(f"<h3>{said}</h3><ul class=plain>{faults}</ul>")
-    return f'<section id="left-out"><h2 class=part>Not in the pictures</h2>{"".join(parts)}</section>' if parts else ""
+    faults = together(tag("li", str(fault)) for fault in material.skipped)
+    skipped = f"{plural(material.lines_skipped, 'line')} skipped" if material.lines_skipped else "Files not read"
+    lists = {"Runs that failed": failures(material.runs), "Runs that have not ended": under_way(material.runs)}
+    parts = [
+        tag("h3", words) + tag("ul", entries, class_="plain")
+        for words, entries in (*lists.items(), (skipped, faults))
+        if entries
+    ]
+    head = tag("h2", "Not in the pictures", class_="part")
+    return tag("section", head, *parts, id="left-out") if parts else Markup()

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any
 
 from demp.report.scales import Scale
+from demp.report.tags import Markup, num, tag, together
 
 MARKS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8 4.6 3.4h-9.2z", "M0-5 5 0 0 5-5 0z")
 """Disc, square, triangle, diamond, around the origin."""
@@ -14,31 +14,13 @@ SERIES = 6
 """Colours of series that the page knows: classes s0 to s5."""
 
 
-def num(value: float) -> str:
-    """A place, to a tenth of a pixel."""
-    text = f"{value:.1f}"
-    return text.removesuffix(".0") if text != "-0.0" else "0"
-
-
-def tag(name: str, content: str = "", /, **attributes: Any) -> str:
-    """An element; ``class_`` and ``data_x`` become class and data-x, None is left out, text is escaped."""
-    parts = []
-    for key, value in attributes.items():
-        if value is None:
-            continue
-        shown = num(value) if isinstance(value, float) else escape(str(value))
-        parts.append(f' {key.rstrip("_").replace("_", "-")}="{shown}"')
-    inside = "".join(parts)
-    return f"<{name}{inside}>{content}</{name}>" if content else f"<{name}{inside}/>"
-
-
-def text(x: float, y: float, words: str, *, kind: str = "t", anchor: str | None = None, title: str = "") -> str:
+def text(x: float, y: float, words: str, *, kind: str = "t", anchor: str | None = None, title: str = "") -> Markup:
     """Words at a place; ``title`` has them whole where they were shortened."""
-    inner = escape(words) + (tag("title", escape(title)) if title and title != words else "")
-    return tag("text", inner, x=float(x), y=float(y), class_=kind, text_anchor=anchor)
+    whole = tag("title", title) if title and title != words else ""
+    return tag("text", words, whole, x=float(x), y=float(y), class_=kind, text_anchor=anchor)
 
 
-def picture(width: float, height: float, content: str, label: str, **data: Any) -> str:
+def picture(width: float, height: float, content: str, label: str, **data: Any) -> Markup:
     """A whole picture. ``label`` is what a screen reader says."""
     return tag(
         "svg",
@@ -53,16 +35,16 @@ def picture(width: float, height: float, content: str, label: str, **data: Any) 
     )
 
 
-def mark(x: float, y: float, shape: int, kind: str, **data: Any) -> str:
+def mark(x: float, y: float, shape: int, kind: str, **data: Any) -> Markup:
     """A mark of one of the four shapes."""
     place = f"translate({num(x)} {num(y)})"
     return tag("path", d=MARKS[shape % len(MARKS)], transform=place, class_=f"mark {kind}", **data)
 
 
-def polyline(points: Iterable[tuple[float, float]], kind: str, **data: Any) -> str:
+def polyline(points: Iterable[tuple[float, float]], kind: str, **data: Any) -> Markup:
     """A line through places."""
     d = " ".join(f"{num(x)} {num(y)}" for x, y in points)
-    return tag("path", d=f"M{d}", class_=kind, **data) if d else ""
+    return tag("path", d=f"M{d}", class_=kind, **data) if d else Markup()
 
 
 def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -83,6 +65,10 @@ def headed(words: str, most: int) -> str:
     return words if len(words) <= most else words[: most - 1] + "…"
 
 
+Words = Callable[[float], str]
+"""A value as a reader sees it."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """A picture's axes."""
@@ -92,7 +78,7 @@ class Frame:
     x: Scale
     y: Scale
 
-    def axes(self, x_words: Callable[[float], str], y_words: Callable[[float], str], x_label: str, y_label: str) -> str:
+    def axes(self, x_words: Words, y_words: Words, x_label: str, y_label: str) -> Markup:
         """Thin lines at round heights, values beside them, what the axes mean above and below."""
         parts = []
         left, right = min(self.x.start, self.x.end), max(self.x.start, self.x.end)
@@ -108,14 +94,14 @@ class Frame:
             parts.append(text(x, bottom + 18, x_words(value), anchor="middle"))
         parts.append(text(right, bottom + 36, x_label, kind="l", anchor="end"))
         parts.append(text(0, 12, y_label, kind="l"))
-        return "".join(parts)
+        return together(parts)
 
 
 @dataclass(frozen=True)
 class Panel:
     """One picture that draws itself at any width."""
 
-    draw: Callable[[float], str]
+    draw: Callable[[float], Markup]
     half: bool = False
     """Two of them share a row where there is room."""
 

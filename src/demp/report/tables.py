@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from html import escape
 from typing import NamedTuple
 
 from demp.records import DONE
 from demp.report.groups import accuracy, plain, setting_of, share, sparsity
 from demp.report.runs import UNFINISHED, Run
 from demp.report.studies import Study
-from demp.report.svg import MARKS, tag
+from demp.report.svg import MARKS
+from demp.report.tags import Markup, tag, together
 from demp.report.words import NONE, change, digits, duration, percent, short, times
 from demp.report.worlds import World
 
@@ -23,26 +23,31 @@ class Cell(NamedTuple):
 
 def table(
     name: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_columns: int = 1
-) -> str:
+) -> Markup:
     """A table whose headings are buttons; the first columns hold words, the others numbers."""
-    head = "".join(
-        f'<th scope="col" aria-sort="none"{"" if at < text_columns else " class=n"}>'
-        f"<button type=button>{escape(heading)}</button></th>"
-        for at, heading in enumerate(headings)
-    )
-    body = "".join(f"<tr>{''.join(cell(one, at, text_columns) for at, one in enumerate(row))}</tr>\n" for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table id="{name}">'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
-    )
+    head = tag("tr", *(heading(words, at >= text_columns) for at, words in enumerate(headings)))
+    lines = [tag("tr", *(cell(one, at, text_columns) for at, one in enumerate(row))) + "\n" for row in rows]
+    inside = (tag("caption", caption), tag("thead", head), tag("tbody", "\n", *lines))
+    whole = tag("table", *inside, id=name)
+    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def cell(one: Cell, at: int, text_columns: int) -> str:
+def heading(words: str, numeric: bool) -> Markup:
+    """The head of a column."""
+    button = tag("button", words, type="button")
+    return tag("th", button, scope="col", aria_sort="none", class_="n" if numeric else None)
+
+
+def cell(one: Cell, at: int, text_columns: int) -> Markup:
     """One of them; the first of a row names it."""
-    key = "" if one.key is None else f' data-v="{escape(str(one.key))}"'
     if at == 0:
-        return f'<th scope="row"{key}>{escape(one.words)}</th>'
-    return f"<td{key}>{escape(one.words)}</td>" if at < text_columns else f"<td class=n{key}>{escape(one.words)}</td>"
+        return tag("th", one.words, scope="row", data_v=key_of(one))
+    return tag("td", one.words, class_=None if at < text_columns else "n", data_v=key_of(one))
+
+
+def key_of(one: Cell) -> str | None:
+    """What its column is sorted by, as text."""
+    return None if one.key is None else str(one.key)
 
 
 def shown(value: float | None, words: Callable[[float], str]) -> Cell:
@@ -50,7 +55,7 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None else Cell(words(value), f"{value:.6g}")
 
 
-def settings_table(worlds: list[World], split: str) -> str:
+def settings_table(worlds: list[World], split: str) -> Markup:
     """Means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",
@@ -80,7 +85,7 @@ def settings_table(worlds: list[World], split: str) -> str:
     return table("settings", "Settings, means over seeds; × and % are of dense", headings, rows, text_columns=2)
 
 
-def runs_table(runs: list[Run], split: str, most: int) -> str:
+def runs_table(runs: list[Run], split: str, most: int) -> Markup:
     """Every run, up to so many; the rest is in the data that can be downloaded."""
     headings = (
         "run",
@@ -113,7 +118,7 @@ def runs_table(runs: list[Run], split: str, most: int) -> str:
     return table("runs", f"Runs{more}", headings, rows, text_columns=3)
 
 
-def costs_table(run: Run, at: int) -> str:
+def costs_table(run: Run, at: int) -> Markup:
     """One run beside the dense network that it started from."""
     rows = []
     names = (
@@ -130,7 +135,7 @@ def costs_table(run: Run, at: int) -> str:
     return table(f"costs-{at}", f"{run.name} beside the dense network", headings, rows)
 
 
-def cuts_table(run: Run, at: int) -> str:
+def cuts_table(run: Run, at: int) -> Markup:
     """Every check of one run that removed something."""
     headings = ("step", "neurons removed", "neurons left", "parameters left", "FLOPs of a forward", "seconds")
     rows = [
@@ -145,10 +150,10 @@ def cuts_table(run: Run, at: int) -> str:
         for cut in run.cuts
         if cut.removed
     ]
-    return table(f"cuts-{at}", f"Cuts of {run.name}", headings, rows, text_columns=0) if rows else ""
+    return table(f"cuts-{at}", f"Cuts of {run.name}", headings, rows, text_columns=0) if rows else Markup()
 
 
-def claims_table(studies: list[Study]) -> str:
+def claims_table(studies: list[Study]) -> Markup:
     """The paper's number beside ours."""
     signs = {True: "✓ ", False: "✗ ", None: "? "}
     rows = [
@@ -166,30 +171,30 @@ def claims_table(studies: list[Study]) -> str:
     )
 
 
-def study_table(study: Study) -> str:
+def study_table(study: Study) -> Markup:
     """Its own table, as the study words it."""
     if not study.rows:
-        return ""
+        return Markup()
     rows = [[Cell(cell) for cell in row] for row in study.rows]
-    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in study.notes)
+    notes = together(tag("p", note, class_="note") for note in study.notes)
     return table(f"table-{study.id}", study.title, study.headings, rows, text_columns=len(study.headings)) + notes
 
 
-def failures(runs: list[Run]) -> str:
+def failures(runs: list[Run]) -> Markup:
     """Runs that did not reach their end, and why."""
     failed = [run for run in runs if run.status != DONE and run.error]
-    return "".join(f"<li><b>{escape(run.name)}</b>: {escape(run.error)}</li>" for run in failed)
+    return together(tag("li", tag("b", run.name), f": {run.error}") for run in failed)
 
 
-def under_way(runs: list[Run]) -> str:
+def under_way(runs: list[Run]) -> Markup:
     """Runs without a summary, and how far they are."""
     going = [run for run in runs if run.status == UNFINISHED]
-    return "".join(
-        f"<li><b>{escape(run.name)}</b>: step {digits(run.step, 0)} of {digits(run.steps, 0)}</li>" for run in going
+    return together(
+        tag("li", tag("b", run.name), f": step {digits(run.step, 0)} of {digits(run.steps, 0)}") for run in going
     )
 
 
-def swatch(kind: str) -> str:
+def swatch(kind: str) -> Markup:
     """Colour and mark of a legend's entry."""
     colour, shape = kind.split()
     box, drawn = "-6 -6 12 12", {"class_": "mark"}

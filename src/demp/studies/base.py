@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from demp.errors import UsageError
 from demp.studies.costs import Cost, of_training
+from demp.sweep import cells
 from demp.sweep.job import Job
 from demp.train.models.suggest import suggestion
 
@@ -61,10 +62,8 @@ class Table:
 
     def markdown(self) -> str:
         """For a file that people read."""
-        lines = [f"| {' | '.join(self.headings)} |", f"|{' --- |' * len(self.headings)}"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows]
         notes = "\n".join(f"* {note}" for note in self.notes)
-        return "\n".join(lines) + (f"\n\n{notes}" if notes else "")
+        return cells.markdown(self.headings, self.rows) + (f"\n\n{notes}" if notes else "")
 
 
 class Study(ABC):

@@ -1,6 +1,6 @@
 """What a cut model remembers of its dense self: enough to save it, to load it and to count honestly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,19 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         paper_by_operation=tuple(paper),
     )
     setattr(model, ATTRIBUTE, record)
+
+
+def described_inputs(model: nn.Module) -> dict[str, Any] | None:
+    """The inputs that a cut model remembers, described."""
+    record = record_of(model)
+    return None if record is None else record.inputs
+
+
+def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
+    """Those of the cuts themselves, where cuts were replayed on others."""
+    record = record_of(model)
+    if record is not None:
+        setattr(model, ATTRIBUTE, replace(record, inputs=described))
 
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:

@@ -1,7 +1,7 @@
 """Numbers over seeds, and as a table shows them."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 NONE = "–"
@@ -33,6 +33,17 @@ def percent(values: Sequence[float]) -> str:
     if middle is None:
         return NONE
     return f"{100 * middle:.2f}{'' if wide is None else f' ± {100 * wide:.2f}'} %"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; whatever stands in a cell stays in it, and is text."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(in_cell, line))} |" for line in lines)
+
+
+def in_cell(text: str) -> str:
+    """Words that neither end their cell or row nor begin an element of HTML."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split("\n")).replace("\r", " ")
 
 
 def text(value: Any) -> str:

@@ -101,9 +101,19 @@ class Search(Sweep):
         finally:
             lock.release()
         backend = journal.JournalFileBackend(str(file), lock_obj=journal.JournalFileOpenLock(str(file)))
-        storage = self.optuna.storages.JournalStorage(backend)
+        try:
+            storage = self.optuna.storages.JournalStorage(backend)
+        except Exception as error:  # Optuna raises whatever the lines bring about
+            raise damaged(file, type(error).__name__) from error
         directions = [AIMS[aim] for aim in self.aims]
-        study = self.optuna.create_study(storage=storage, study_name="demp", directions=directions, load_if_exists=True)
+        try:
+            create = self.optuna.create_study
+            study = create(storage=storage, study_name="demp", directions=directions, load_if_exists=True)
+            foreign = [trial.number for trial in study.trials if not fits(trial.params, self.space)]
+        except Exception as error:  # Optuna raises whatever the lines bring about
+            raise damaged(file, type(error).__name__) from error
+        if foreign:
+            raise damaged(file, f"trial {foreign[0]} is outside of the space")
         seed = int.from_bytes(os.urandom(4)) if study.trials else 0  # the first leader's trials can be repeated
         study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         return study
@@ -189,6 +199,23 @@ class Search(Sweep):
                     self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
                 elif len(ended) == self.seeds:
                     self.study.tell(trial.number, values=values_of(ended, self.aims), skip_if_finished=True)
+
+
+def damaged(file: Path, why: str) -> UsageError:
+    """The sentence about a journal that is not as Optuna wrote it."""
+    return UsageError(f"{file} is damaged ({why}); restore it, or give another folder with --out")
+
+
+def fits(values: Mapping[str, Any], space: Space) -> bool:
+    """Are these values of the space, as far as they are chosen yet?"""
+    for key, value in values.items():
+        within = space.get(key)
+        if isinstance(within, Range):
+            if not isinstance(value, int | float) or not within.low <= value <= within.high:
+                return False
+        elif within is None or value not in within:
+            return False
+    return True
 
 
 def check(space: Space, trials: int, aims: Sequence[str], seeds: int) -> None:

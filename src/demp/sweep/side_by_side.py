@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from demp.errors import UsageError
 from demp.train import TrainConfig, artifact
+from demp.train.layout import layout_of
 from demp.train.models import build
 from demp.train.optim import build_optimizer
-from demp.train.run import AUTOCAST, resolve_device
+from demp.train.run import AUTOCAST, model_arguments, resolve_device
 from demp.train.seeds import generator
 
 PAIRS, WARM_UP = 11, 2
@@ -25,14 +27,17 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
     Neither has a pruner any more; zeros that masks left are multiplied, as they are in any use of the network.
     """
     device = torch.device(resolve_device(config.device))
-    builder = artifact.builder_of(folder)
+    builder = artifact.builder_of(folder, trust=True)
     facts = builder["data"]
+    if builder["model"] != model_arguments(config.model, artifact.facts_of(builder, folder)):
+        raise UsageError(f"{folder} holds the model of another run; move it away, and this one is made again")
     batch = max(1, config.batch_size // config.accumulate)
     draw = generator("cpu", 0, "side by side")
     x = torch.randn(batch, facts["channels"], facts["image_size"], facts["image_size"], generator=draw).to(device)
     y = torch.randint(facts["num_classes"], (batch,), generator=draw).to(device)
     small, dense = (
-        step_of(model.to(device), config, x, y) for model in (artifact.load(folder)[0], build(**builder["model"]))
+        step_of(model.to(device), config, x, y)
+        for model in (artifact.load(folder, trust=True)[0], build(**builder["model"]))
     )
     ratios = pairs(small, dense)
     return {"step_over_dense": statistics.median(ratios), "step_pairs": ratios}
@@ -40,7 +45,7 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
 def step_of(model: nn.Module, config: TrainConfig, x: Tensor, y: Tensor) -> Callable[[], None]:
     """One plain training step of a model, done when it returns."""
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    layout = layout_of(model, config.channels_last)
     model = model.to(memory_format=layout).train()  # pyright: ignore[reportCallIssue]
     x = x.contiguous(memory_format=layout)
     optimizer = build_optimizer(model, config.optimizer)

@@ -2,13 +2,11 @@
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from demp import records
+from demp import files, records
 from demp.errors import UsageError
 from demp.records import Record
 from demp.sweep.job import Job
@@ -41,7 +39,10 @@ class Store:
             if self.path.is_dir() and any(not file.name.startswith(".sweep") for file in self.path.iterdir()):
                 noun = what.split()[-1]
                 raise UsageError(f"the folder {self.path} is not empty and holds no {noun}; give another with --out")
-            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot create the folder {self.path}: {error.strerror}; give another") from error
             put_once(self.sweep_file, mine)
         there = self.about()
         if there["what"] != what:
@@ -57,6 +58,8 @@ class Store:
 
     def _refuse_other(self, job: Job, begun: Mapping[str, Any]) -> None:
         """What was begun under the name of ``job`` must be that job."""
+        if not isinstance(begun, dict) or not {"identity", "work", "arguments"} <= begun.keys():
+            raise UsageError(f"{self.job_file(job)} is damaged; delete it, and the run {job.name} goes on")
         if identity_now(begun) != job.identity:
             self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
@@ -74,7 +77,10 @@ class Store:
         """
         if not self.sweep_file.is_file():
             raise UsageError(f"{self.path} holds no sweep (it has no {self.sweep_file.name}); check the path")
-        return read_json(self.sweep_file)
+        about = read_json(self.sweep_file)
+        if not isinstance(about, dict) or not isinstance(about.get("shared"), dict) or "what" not in about:
+            raise UsageError(f"{self.sweep_file} is damaged; restore it, or give another folder with --out")
+        return about
 
     def folder(self, job: Job) -> Path:
         """Where ``job`` keeps its files."""
@@ -133,14 +139,8 @@ class Store:
 
 
 def put_once(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file whole, unless it is there: the first of several processes counts."""
-    if path.is_file():
-        return
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    with suppress(FileExistsError):
-        os.link(unfinished, path)
-    unfinished.unlink()
+    """Write values to a file whole, unless it is there."""
+    files.write_once(path, json.dumps(values, indent=2) + "\n")
 
 
 def drop_unfinished(path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demp.records import DONE
+from demp.sweep import cells
 from demp.sweep.cells import NONE, mean, percent, ratio, spread, text
 from demp.sweep.grid import shortened
 from demp.sweep.timeleft import like
@@ -108,12 +109,11 @@ def seconds(one: Row) -> str:
 def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> str:
     """The whole table with its legend, failures and machines; ``about`` says what all runs share."""
     table = columns(rows(records), split_of(records), front)
-    lines = [f"| {' | '.join(name for name, _ in table)} |", f"|{' --- |' * len(table)}"]
-    lines += [f"| {' | '.join(cells)} |" for cells in zip(*(cells for _, cells in table), strict=True)]
+    grid = cells.markdown([name for name, _ in table], zip(*(column for _, column in table), strict=True))
     machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     failed = [f"* {text}" for text in failures(records)]
     legend = LEGEND + (STAR if front else "")
-    paragraphs = ["\n".join(lines), legend, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
+    paragraphs = [grid, legend, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
     paragraphs.append("Failed:\n\n" + "\n".join(failed) if failed else "")
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 

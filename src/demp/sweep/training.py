@@ -45,7 +45,7 @@ def trained(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Obse
         shutil.rmtree(folder, ignore_errors=True)  # what a process left that was killed before its first step
         train(config.merged({"out": str(folder)}), observers=observers)
     elif files.summary() is None:
-        resume(folder, observers=observers)
+        resume(folder, observers=observers, trust=files.config().model == config.model)
     beside = step_over_dense(config, folder) if arguments.get("beside_dense") else {}
     return {**result(files), **beside, **over_time(files, arguments.get("series", ()))}
 

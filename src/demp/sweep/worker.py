@@ -38,7 +38,7 @@ class Worker:
         self.job: Job | None = None
         self.store = store
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "demp.sweep", str(threads)],
+            [sys.executable, "-m", "demp.sweep", str(threads), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=surroundings(device, threads),
@@ -91,8 +91,8 @@ class Worker:
 class Beacon(Observer):
     """Says how far a training is; stops it when the coordinator is gone."""
 
-    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
-        self.say, self.last, self.parent = say, 0.0, os.getppid()
+    def __init__(self, say: Callable[[dict[str, Any]], None], parent: int) -> None:
+        self.say, self.last, self.parent = say, 0.0, parent
 
     def start(self, run: Run) -> None:
         """Where it begins."""
@@ -110,9 +110,8 @@ class Beacon(Observer):
         return os.getppid() != self.parent
 
 
-def leave_when_orphaned() -> None:
+def leave_when_orphaned(parent: int) -> None:
     """A thread that ends this process some time after its coordinator: other work than training asks nobody."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -141,22 +140,24 @@ def spoken_into(log: Path) -> Iterator[None]:
         log.unlink(missing_ok=True)
 
 
-def main(threads: int) -> int:
-    """Carry out jobs until stdin ends."""
+def main(threads: int, parent: int) -> int:
+    """Carry out jobs until stdin ends, or ``parent``: it may die at any moment, also while torch is imported here."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if threads:
         torch.set_num_threads(threads)
-    leave_when_orphaned()
+    leave_when_orphaned(parent)
 
     def say(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
 
     for line in sys.stdin:
+        if os.getppid() != parent:  # nobody waits for the result; the next leader has the job done
+            return 128 + ASKED
         asked = json.loads(line)
         try:
             with spoken_into(Path(asked["log"])):
-                record = carry_out(Job.from_dict(asked["job"]), Path(asked["folder"]), [Beacon(say)])
+                record = carry_out(Job.from_dict(asked["job"]), Path(asked["folder"]), [Beacon(say, parent)])
             say({"record": record})
         except TrainingInterrupted as stop:
             return stop.exit_code

@@ -1,5 +1,6 @@
 """A trained network on disk, loaded with what it needs to be fed and tested."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,45 +9,84 @@ import torch
 from torch import nn
 
 import demp
-from demp.errors import UsageError
+from demp import files
+from demp.architecture import ARCHITECTURE, read_architecture
+from demp.errors import ArtifactError, DempError, UsageError
 from demp.train.data import Facts, TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.models import build
+from demp.train.models.trust import refuse_untrusted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
-from demp.train.runfolder import RunFolder, read_json
+from demp.train.runfolder import RunFolder
+from demp.train.schema import build as build_checked
 
-ARCHITECTURE = "architecture.json"
+MOST_CHANNELS, LARGEST_SIDE = 64, 8192
+"""Of pictures."""
 
 
 def find(path: str | Path) -> Path:
     """The folder of the saved model: ``path`` itself, or ``model/`` of a finished run."""
     folder = RunFolder(path)
-    if (folder.path / ARCHITECTURE).is_file():
-        return folder.path
-    if (folder.model / ARCHITECTURE).is_file():
-        return folder.model
+    for place in (folder.path, folder.model):
+        if (files.settled(place) / ARCHITECTURE).is_file():
+            return files.settled(place)
     if folder.config_file.is_file():
         raise UsageError(f"the run {path} is not finished; finish it with: demp resume {path}")
     raise UsageError(f"{path} holds neither a run nor a saved model; check the path")
 
 
-def load(path: str | Path) -> tuple[nn.Module, Facts]:
-    """The network at ``path`` and the facts of the data that it was trained on."""
-    builder = builder_of(path)
-    model = demp.load(lambda: build(**builder["model"]), find(path))
-    return model, Facts.from_dict(builder["data"])
+def load(path: str | Path, *, trust: bool = False) -> tuple[nn.Module, Facts]:
+    """The network at ``path`` and the facts of the data that it was trained on; ``trust`` as in `builder_of`."""
+    builder = builder_of(path, trust=trust)
+    return demp.load(constructor(builder, path), find(path)), facts_of(builder, path)
 
 
-def builder_of(path: str | Path) -> dict[str, Any]:
-    """How the dense network is built (``model``) and fed (``data``), as it was saved."""
+def constructor(builder: dict[str, Any], path: str | Path) -> Callable[[], nn.Module]:
+    """What makes the dense network; a network that cannot be made is the fault of the file."""
+    model = builder["model"]
+
+    def make() -> nn.Module:
+        try:
+            return build(**model)
+        except DempError:
+            raise
+        except Exception as error:  # whatever the sizes in the file bring about in the layers
+            if ":" in model["name"] and torch.get_default_device().type == "meta":
+                raise  # a library's model, which may need values: it is made for real next
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ArtifactError(f"{path}: its network cannot be built ({reason[:200]}); save it again") from error
+
+    return make
+
+
+def facts_of(builder: dict[str, Any], path: str | Path) -> Facts:
+    """What the builder says of the data."""
+    try:
+        facts = build_checked(Facts, builder["data"], "data")
+    except (TypeError, UsageError) as error:
+        raise ArtifactError(f"{path} does not say what its pictures are ({error}); save the model again") from None
+    if not (0 < facts.channels <= MOST_CHANNELS and 0 < facts.image_size <= LARGEST_SIDE and facts.num_classes > 0):
+        raise ArtifactError(f"{path} says that its pictures are {facts.channels} x {facts.image_size}²; save it again")
+    return facts
+
+
+def builder_of(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
+    """How the dense network is built (``model``) and fed (``data``), as it was saved.
+
+    Raises:
+        UsageError: the file does not say so, or names a model of the user's own, whose code building it would run;
+            ``trust`` allows that.
+    """
     folder = find(path)
-    builder = read_json(folder / ARCHITECTURE).get("builder")
+    builder = read_architecture(folder).get("builder")
     if not isinstance(builder, dict) or not {"model", "data"} <= builder.keys():
         raise UsageError(
             f"{folder} was not saved by demp's trainer and does not say how to build its model; "
             "load it with demp.load(build, path)"
         )
+    if not trust:
+        refuse_untrusted(builder["model"], folder / ARCHITECTURE)
     return builder
 
 
@@ -80,9 +120,10 @@ def evaluate(
     split: str = "",
     batch_size: int = 512,
     device: str = "auto",
+    trust: bool = False,
 ) -> dict[str, Any]:
-    """Test the network at ``path`` on a whole test split, by default of its own data set."""
-    model, facts = load(path)
+    """Test the network at ``path`` on a whole test split, by default of its own data set; see `load`."""
+    model, facts = load(path, trust=trust)
     target = torch.device(resolve_device(device))
     name, test = test_set(path, facts, target, data=data, split=split)
     model = model.to(target)

@@ -1,15 +1,16 @@
 """Checkpoints: plain values only, written atomically, the last two kept.
 
 A checkpoint is complete or absent: it is written under another name, synced to the disk and
-renamed. A crash or a full disk leaves the one before untouched.
+renamed. A crash or a full disk leaves the one before untouched. Every part carries a checksum.
 """
 
-import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from demp import files
 from demp.errors import DempError, UsageError
 
 FORMAT = 1
@@ -25,16 +26,10 @@ def save(folder: Path, step: int, payload: dict[str, Any]) -> Path:
     """Write ``payload`` as the checkpoint of ``step``, then delete all but the newest two."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}{SUFFIX}"
-    unfinished = path.with_suffix(".tmp")
     try:
-        with unfinished.open("wb") as file:
+        with files.replacing_file(path) as file:
             torch.save({"format": FORMAT, "step": step, **payload}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
         raise CheckpointError(_not_written(path, error, newest(folder))) from error
     for old in listed(folder)[:-KEEP]:
         old.unlink()
@@ -51,14 +46,6 @@ def _not_written(path: Path, error: Exception, before: Path | None) -> str:
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def listed(folder: Path) -> list[Path]:
     """All complete checkpoints, oldest first."""
     return sorted(folder.glob(f"step-*{SUFFIX}"))
@@ -70,11 +57,19 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code that it might hold; tensors come to the CPU."""
+    """Read a checkpoint without running any code that it might hold; tensors come to the CPU.
+
+    Raises:
+        CheckpointError: some byte of it is not as it was written. torch itself does not look at the checksums.
+    """
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler met
-        raise CheckpointError(f"the checkpoint {path} is damaged; delete it to resume from the one before") from error
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        payload = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and zipfile raise whatever they met
+        raise CheckpointError(f"the checkpoint {path} is damaged") from error
+    if damaged:
+        raise CheckpointError(f"the checkpoint {path} is damaged: its part {damaged} is not as it was written")
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UsageError(f"{path} is not a checkpoint of this version of demp; start the run anew")
     return payload

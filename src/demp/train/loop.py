@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant, said
 from demp.train.losses import TrainingDiverged
+from demp.train.models.trust import refuse_untrusted
 from demp.train.observer import Observer
+from demp.train.recovery import last_state
 from demp.train.run import Run, model_arguments, resolve_device
 from demp.train.runfolder import RunFolder
 from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
@@ -57,19 +60,28 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     torch.set_flush_denormal(True)
     config = replace(said(config), device=resolve_device(config.device))
     observers = [*observers, *sinks.watchers(config)]
-    with launch.joined(config.device) as group:
+    with launch.joined(config.device) as group, ExitStack() as held:
         if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
             return _continued(config.out, observers, group)
         run = Run(config, group)
+        folder = None
         with ranks.together(group):
-            folder = RunFolder.create(config.out, run.config) if config.out and ranks.speaks(group) else None
+            if config.out and ranks.speaks(group):
+                held.enter_context(RunFolder(config.out).held())
+                folder = RunFolder.create(config.out, run.config)
         return _Session(run, folder, observers).go()
 
 
-def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResult:
-    """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU."""
+def resume(path: str | Path, *, observers: Sequence[Observer] = (), trust: bool = False) -> TrainResult:
+    """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU.
+
+    ``trust`` lets the folder name a model of your own (``module:function``), whose code building it runs.
+    """
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
+    if not trust:
+        model = folder.config().model
+        refuse_untrusted({"name": model.name, **model.options}, folder.config_file)
     observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
     with launch.joined(resolve_device(folder.config().device)) as group:
         if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
@@ -79,11 +91,18 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = ()) -> TrainResu
 
 def _continued(path: str | Path, observers: Sequence[Observer], group: ranks.Group) -> TrainResult:
     """The run from its last checkpoint on, or from the start if there is none."""
+    with ExitStack() as held:
+        return _resumed(path, observers, group, held)
+
+
+def _resumed(path: str | Path, observers: Sequence[Observer], group: ranks.Group, held: ExitStack) -> TrainResult:
     with ranks.together(group):
         folder = RunFolder.open(path)
+        if ranks.speaks(group):
+            held.enter_context(folder.held())
         config = folder.config()
-        found = checkpoint.newest(folder.checkpoints)
-        state = checkpoint.load(found) if found else None
+        found = last_state(folder)
+        state = found[1] if found else None
         if state is not None:
             _check_same(path, config, state)
     remedy = "the run folder must be on a disk that all processes share"
@@ -215,6 +234,7 @@ class _Session:
             "torch": str(torch.__version__),
             "config": run.config.to_dict(),
             "lines": self.folder.lines(),
+            "lines_sha256": self.folder.hashes(),
         }
         checkpoint.save(self.folder.checkpoints, run.step, {**about, **run.state_dict()})
 

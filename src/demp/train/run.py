@@ -18,6 +18,7 @@ from demp.train.config import TrainConfig
 from demp.train.data import Data, Facts
 from demp.train.evaluate import evaluate
 from demp.train.launch import place_of, share_of
+from demp.train.layout import layout_of
 from demp.train.losses import LossWatch, TrainingDiverged
 from demp.train.models import build
 from demp.train.monitoring import Monitor
@@ -77,10 +78,10 @@ class Run:
         share = share_of(config.batch_size, config.accumulate, group)
         self.data = Data(config.data, batch_size=config.batch_size, seed=config.seed, device=self.device, share=share)
         self.total_steps = config.total_steps(self.data.facts.train_size)
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         torch.manual_seed(derive(config.seed, "model"))
         model = build(**model_arguments(config.model, self.data.facts))
-        self.model: nn.Module = model.to(self.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        self.model: nn.Module = model.to(self.device)
+        self.lay_out()
         self.trained: nn.Module = (
             self.model if group is None else DistributedDataParallel(self.model, process_group=group)
         )
@@ -91,6 +92,7 @@ class Run:
         began = time.perf_counter()
         self.pruner: Any = pruner_of(self, fresh=fresh)
         self.seconds = time.perf_counter() - began
+        self.lay_out()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.losses = LossWatch(self.device)
         self.step = 0
@@ -99,6 +101,11 @@ class Run:
         self._told = 0
         self.before = self._news()
         """Reports of what the method did before the first step."""
+
+    def lay_out(self) -> None:
+        """Put the model into its memory layout, which may change as it gets narrower."""
+        self.layout = layout_of(self.model, self.config.channels_last)
+        self.model.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
 
     def placed(self, x: Tensor) -> Tensor:
         """The pictures in the memory layout of the run."""
@@ -159,6 +166,8 @@ class Run:
         """Reports since the last call; what their checks and scorings cost joins the FLOPs that were spent."""
         new = [] if self.pruner is None else self.pruner.history[self._told :]
         self._told += len(new)
+        if any(report.happened for report in new) and layout_of(self.model, self.config.channels_last) != self.layout:
+            self.lay_out()
         for report in new:
             cost = report.judged.get("forwards", 0) * report.flops_before
             self.flops_spent += cost
@@ -226,6 +235,7 @@ class Run:
             )
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
+            self.lay_out()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

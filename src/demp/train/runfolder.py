@@ -1,21 +1,25 @@
 """The files of a run: config, environment, metrics, cuts, summary, checkpoints, model."""
 
+import hashlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from demp import ranks
+from demp import files, ranks
 from demp.errors import DempError, UsageError
 from demp.train.config import TrainConfig, read_toml
 from demp.train.defaults import as_meant
 
+LOCK = ".lock"
+"""Held by the process that writes into a run; gone when it is done."""
 PACKAGES = ("torch", "demp", "safetensors", "datasets", "kornia", "timm", "numpy")
 
 
@@ -37,13 +41,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> "RunFolder":
-        """Start a run in an empty or new folder; a folder that holds a run is refused."""
+        """Start a run in an empty or new folder, or where one was killed before it began; another is refused."""
         folder = cls(path)
         if folder.config_file.exists():
             raise UsageError(
                 f"{path} already holds a run; continue it with: demp resume {path}, or give another folder with --out"
             )
-        if folder.path.is_dir() and any(folder.path.iterdir()):
+        if folder.path.is_dir() and not folder.never_began():
             raise UsageError(f"the folder {path} is not empty; give another with --out")
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -60,8 +64,41 @@ class RunFolder:
         """An existing run."""
         folder = cls(path)
         if not folder.config_file.is_file():
+            if folder.path.is_dir() and any(folder.path.iterdir()) and folder.never_began():
+                raise UsageError(
+                    f"the run {path} was ended before its first step, so there is nothing to continue; start it again "
+                    f"with the same command, in the same folder: --out {path}"
+                )
             raise UsageError(f"{path} is not a run folder (it has no config.toml); check the path")
         return folder
+
+    def never_began(self) -> bool:
+        """Is there at most what a run writes before its config, which comes last?"""
+        own = {self.metrics_file, self.cuts_file, self.path / "environment.json", self.path / LOCK}
+        own |= {file.with_name(f".{file.name}{files.UNFINISHED}") for file in (*own, self.config_file)}
+        empty = all(not file.exists() or not file.stat().st_size for file in (self.metrics_file, self.cuts_file))
+        return empty and own >= set(self.path.iterdir())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The only process that writes into this run, from opening it to its summary.
+
+        Raises:
+            UsageError: another process is at it, or the folder cannot be written into.
+        """
+        lock = self.path / LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = files.try_to_hold(lock)
+        except OSError as error:
+            raise UsageError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
+        if handle is None:
+            raise UsageError(f"the run {self.path} is in progress in another process; wait for it, or stop it")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
 
     def config(self) -> TrainConfig:
         """The config that the run was started with, as it was meant then."""
@@ -77,13 +114,17 @@ class RunFolder:
 
     def lines(self) -> dict[str, int]:
         """How many lines metrics and cuts have; a checkpoint stores it."""
-        return {file.name: _count(file) for file in (self.metrics_file, self.cuts_file)}
+        return {file.name: _synced(file).count(b"\n") for file in (self.metrics_file, self.cuts_file)}
+
+    def hashes(self) -> dict[str, str]:
+        """Hashes of metrics and cuts as they are; a checkpoint stores them beside the number of lines."""
+        return {file.name: hash_of([file.read_bytes()]) for file in (self.metrics_file, self.cuts_file)}
 
     def rewind(self, lines: Mapping[str, int]) -> None:
         """Drop what was written after a checkpoint, so that the resumed run writes it again."""
         for file in (self.metrics_file, self.cuts_file):
-            kept = file.read_bytes().splitlines(keepends=True)[: lines.get(file.name, 0)]
-            write_text(file, b"".join(kept).decode())
+            there = file.read_bytes() if file.is_file() else b""
+            write_text(file, b"".join(there.splitlines(keepends=True)[: lines.get(file.name, 0)]))
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that ended, else None."""
@@ -103,8 +144,21 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """All records of a JSON-lines file; a damaged line is one sentence."""
+    records = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}:{number} is not a whole line of JSON; restore the file, or delete that line")
+        records.append(record)
+    return records
 
 
 def environment(config: TrainConfig) -> dict[str, Any]:
@@ -139,17 +193,11 @@ def _device_name(device: str) -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | bytes) -> None:
     """Write a small file so that it is complete or as before."""
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        files.write(path, text)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise RunFolderError(f"could not write {path}: {error.strerror}; free space") from error
 
 
@@ -163,10 +211,15 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _count(path: Path) -> int:
+def _synced(path: Path) -> bytes:
     with path.open("rb") as file:
         os.fsync(file.fileno())  # a checkpoint must not outlive the lines that it counts
-        return file.read().count(b"\n")
+        return file.read()
+
+
+def hash_of(lines: Iterable[bytes]) -> str:
+    """Of lines as they stand in their file."""
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from demp.report.pictures.looks import whole_percent
 from demp.report.runs import Run
 from demp.report.scales import Scale, scale, spread
-from demp.report.svg import Figure, Panel, num, picture, polyline, stairs, tag, text
+from demp.report.svg import Figure, Panel, picture, polyline, stairs, text
+from demp.report.tags import Markup, num, tag, together
 from demp.report.thin import Point, thinned
 from demp.report.words import digits, plural, short, three
 
@@ -76,7 +77,7 @@ def course(run: Run) -> Figure | None:
     height = TOP + len(shown) * (STRIP + GAP) - GAP + BOTTOM
     last = max(run.step, run.steps, 1)
 
-    def draw(width: float) -> str:
+    def draw(width: float) -> Markup:
         left = 62.0 if width > 500 else 50.0
         x = Scale(0, last, left, width - RIGHT)
         parts, top = [], TOP + 4
@@ -96,7 +97,7 @@ def course(run: Run) -> Figure | None:
         return picture(
             width,
             height,
-            cuts + "".join(parts) + cross,
+            together((cuts, *parts, cross)),
             label,
             class_="course",
             data_run=run.name,
@@ -109,7 +110,7 @@ def course(run: Run) -> Figure | None:
     return Figure("course", "What happened when?", answer(run), (Panel(draw),), note=note)
 
 
-def strip_at(strip: Strip, top: float, x: Scale, width: float) -> str:
+def strip_at(strip: Strip, top: float, x: Scale, width: float) -> Markup:
     """One strip with its title, two or three heights and its lines."""
     values = [point.value for line in strip.lines for point in line.points]
     zero = min(values) >= 0 and min(values) < 0.5 * max(values)
@@ -131,7 +132,7 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> str:
             parts.append(
                 text(min(right, width - RIGHT) - 4, height, line.words, kind=f"t halo {line.kind}", anchor="end")
             )
-    return "".join(parts)
+    return together(parts)
 
 
 def answer(run: Run) -> str:

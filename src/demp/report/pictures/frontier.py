@@ -8,7 +8,8 @@ from demp.report.groups import Dense, Group, Value, accuracy
 from demp.report.pictures.looks import Looks, whole_percent
 from demp.report.runs import DENSE, Run
 from demp.report.scales import floor_of, scale
-from demp.report.svg import Frame, mark, num, picture, polyline, tag
+from demp.report.svg import Frame, mark, picture, polyline
+from demp.report.tags import Markup, num, tag, together
 from demp.report.words import percent
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 330.0, 52.0, 14.0, 30.0, 46.0
@@ -32,7 +33,7 @@ class Against:
 
 def scatter(
     groups: list[Group], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
-) -> Callable[[float], str]:
+) -> Callable[[float], Markup]:
     """The picture at a width."""
     points = [(g, [(r, against.x(r), accuracy(r)) for r in g.done]) for g in groups]
     shown = [(g, [(r, x, y) for r, x, y in runs if x is not None and y is not None]) for g, runs in points]
@@ -43,7 +44,7 @@ def scatter(
     floor = None if alone else floor_of(ends)
     below = [y for y in ends if floor is not None and y < floor]
 
-    def draw(width: float) -> str:
+    def draw(width: float) -> Markup:
         across = scale(
             xs, LEFT, width - RIGHT, zero=bool(against.paths), cap=1.0 if against.words is whole_percent else None
         )
@@ -60,22 +61,22 @@ def scatter(
             polyline([(frame.x(x), frame.y(y)) for x, y in path], f"way {looks.kind(method)}", data_m=method)
             for method, path in against.paths
         ]
-        parts.append(tag("g", "".join(paths), clip_path=f"url(#{name})"))
+        parts.append(tag("g", *paths, clip_path=f"url(#{name})"))
         for method in dict.fromkeys(group.method for group, _ in shown):
             parts.append(series(frame, [one for one in shown if one[0].method == method], looks, against, index))
         if below:
             where = f"{len(below)} of {len(ends)} lie below: {percent(min(below))} at the lowest"
             parts.append(tag("text", where, x=LEFT + 6, y=HEIGHT - BOTTOM - 8, class_="t"))
         label = f"{split} accuracy against {against.label}"
-        return picture(width, HEIGHT, "".join(parts), label, class_="points", data_x=against.column)
+        return picture(width, HEIGHT, together(parts), label, class_="points", data_x=against.column)
 
     return draw
 
 
-def band(frame: Frame, dense: Dense, *, at_end: bool) -> str:
+def band(frame: Frame, dense: Dense, *, at_end: bool) -> Markup:
     """Dense training: a line at the mean, a band from its lowest to its highest seed, its name beside it."""
     if dense.accuracy is None:
-        return ""
+        return Markup()
     left, right = frame.x.start, frame.x.end
     low, high = (frame.y(value) for value in (min(dense.accuracies), max(dense.accuracies)))
     y = frame.y(dense.accuracy)
@@ -89,13 +90,13 @@ def band(frame: Frame, dense: Dense, *, at_end: bool) -> str:
         class_="t halo",
         text_anchor="end" if at_end else None,
     )
-    return area + line + words
+    return together((area, line, words))
 
 
 Shown = tuple[Group, list[tuple[Run, float, float]]]
 
 
-def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, index: dict[int, int]) -> str:
+def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, index: dict[int, int]) -> Markup:
     """One method: its settings joined from left to right, each seed a small point."""
     method = shown[0][0].method
     means: list[tuple[tuple[float, float], bool, str]] = []
@@ -120,4 +121,4 @@ def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, ind
     line = polyline([place for place, _, _ in means], "join") if joined else ""
     shape = 0 if method == DENSE else looks.shape(method)
     marks = [mark(x, y, shape, "hollow" if hollow else "", data_t=said) for (x, y), hollow, said in means]
-    return tag("g", line + "".join(dots) + "".join(marks), class_=f"series {looks.kind(method)}", data_m=method)
+    return tag("g", line, *dots, *marks, class_=f"series {looks.kind(method)}", data_m=method)

@@ -2,7 +2,8 @@
 
 from demp.report.runs import Run
 from demp.report.scales import Scale
-from demp.report.svg import Figure, Panel, clipped, num, picture, tag, text
+from demp.report.svg import Figure, Panel, clipped, picture, text
+from demp.report.tags import Markup, num, tag, together
 from demp.report.words import digits, listed, percent, short
 
 TOP, BOTTOM, RIGHT = 26.0, 44.0, 62.0
@@ -51,11 +52,11 @@ def row_height(run: Run) -> float:
     return TALL if len(run.widths) <= MANY else LOW
 
 
-def names(run: Run, width: float, left: float) -> str:
+def names(run: Run, width: float, left: float) -> Markup:
     """The layers, from top to bottom."""
     height = row_height(run)
     most = int(left / 6.1)
-    return "".join(
+    return together(
         text(left - 8, TOP + (at + 0.5) * height + 4, clipped(name, most), kind="m", anchor="end", title=name)
         for at, name in enumerate(run.widths)
     )
@@ -77,7 +78,7 @@ def stretches(run: Run, layer: str, end: float) -> list[tuple[float, float, int]
     return [(step, until, width) for (step, width), until in zip(found, ends, strict=True) if until > step]
 
 
-def heat(run: Run, width: float) -> str:
+def heat(run: Run, width: float) -> Markup:
     """Width of every layer over time."""
     left, height = margin(run, width), row_height(run)
     end = max(run.step, run.cuts[-1].step, 1)
@@ -96,10 +97,10 @@ def heat(run: Run, width: float) -> str:
     for step in x.ticks(4 if width > 400 else 3):
         parts.append(text(x(step), bottom + 18, short(step), anchor="middle"))
     parts.append(text(width - RIGHT, bottom + 36, "step", kind="l", anchor="end"))
-    return picture(width, bottom + BOTTOM, "".join(parts), f"{run.name}: width of each layer over time")
+    return picture(width, bottom + BOTTOM, together(parts), f"{run.name}: width of each layer over time")
 
 
-def bars(run: Run, width: float) -> str:
+def bars(run: Run, width: float) -> Markup:
     """Kept and removed neurons of every layer in the end."""
     left, height, last = margin(run, width), row_height(run), final_widths(run)
     x = Scale(0, max(*run.widths.values(), 1), left, width - RIGHT)
@@ -110,11 +111,11 @@ def bars(run: Run, width: float) -> str:
         cell = {"y": y, "height": CELL * height}
         kept = tag("rect", x=left, width=x(now) - left, class_="kept", **cell)
         gone = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
-        parts.append(tag("g", kept + gone, data_t=said))
+        parts.append(tag("g", kept, gone, data_t=said))
         words = percent(now / dense, 0) if dense else ""
         parts.append(text(x(dense) + 6, y + height / 2 + 4, words))
         bottom = y + height
     for value in x.ticks(3):
         parts.append(text(x(value), bottom + 18, num(value), anchor="middle"))
     parts.append(text(width - RIGHT, bottom + 36, "neurons", kind="l", anchor="end"))
-    return picture(width, bottom + BOTTOM, "".join(parts), f"{run.name}: neurons kept and removed in every layer")
+    return picture(width, bottom + BOTTOM, together(parts), f"{run.name}: neurons kept and removed in every layer")

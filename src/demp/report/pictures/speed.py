@@ -7,7 +7,8 @@ from demp.report.groups import Dense, Group
 from demp.report.lines import number
 from demp.report.runs import DENSE, Run
 from demp.report.scales import Scale
-from demp.report.svg import Figure, Panel, headed, num, picture, tag, text
+from demp.report.svg import Figure, Panel, headed, picture, text
+from demp.report.tags import Markup, num, tag, together
 from demp.report.words import plural, short, three, times
 
 ROW, TOP, BOTTOM, RIGHT = 24.0, 26.0, 14.0, 70.0
@@ -65,7 +66,7 @@ def timing_bars(timed: list[tuple[Run, dict[str, Any]]], several: bool) -> tuple
     return latency, rate
 
 
-def bars(shown: list[Bar], title: str, width: float, level: float | None = None) -> str:
+def bars(shown: list[Bar], title: str, width: float, level: float | None = None) -> Markup:
     """One bar per row, its value behind it; ``level`` is marked by a line."""
     left = min(max(len(name) for name, *_ in shown) * 7 + 10, 0.46 * width)
     most = max([value for _, value, _, _ in shown] + ([level] if level else []))
@@ -84,7 +85,7 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
         parts.append(tag("path", d=f"M{num(at)} {num(top - 4)}V{num(height - BOTTOM)}", class_="level"))
         parts.append(text(at, top - 8, "dense", kind="t soft", anchor="middle"))
     parts += values
-    return picture(width, height, "".join(parts), title)
+    return picture(width, height, together(parts), title)
 
 
 def answer(steps: list[Bar], timed: list[tuple[Run, dict[str, Any]]]) -> str:

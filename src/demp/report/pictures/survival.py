@@ -9,6 +9,7 @@ from demp.report.pictures.looks import Looks, whole_percent
 from demp.report.runs import DENSE, Run, before
 from demp.report.scales import Scale, scale, spread
 from demp.report.svg import Figure, Frame, Panel, headed, picture, polyline, stairs, text
+from demp.report.tags import Markup, together
 from demp.report.thin import Point
 from demp.report.words import digits, percent, short
 
@@ -65,7 +66,7 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     last = max(curve[-1].step for _, curves in shown for curve in curves)
     means = [(group, averaged(curves, last)) for group, curves in shown]
 
-    def draw(width: float) -> str:
+    def draw(width: float) -> Markup:
         named = width > 600 and len(means) <= LABELLED
         room = 14 + LETTER * max(len(headed(group.name, NAME)) for group, _ in means)
         x = Scale(0, last or 1, LEFT, width - (room if named else RIGHT))
@@ -80,7 +81,7 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
             places = [(frame.x(at), frame.y(value)) for at, value in mean]
             said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
             parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=said))
-        return picture(width, HEIGHT, "".join(parts), "Neurons that remain against the step")
+        return picture(width, HEIGHT, together(parts), "Neurons that remain against the step")
 
     fewest, mean = min(means, key=lambda one: one[1][-1][1])
     kept = mean[-1][1]
@@ -113,7 +114,7 @@ def revival(run: Run) -> Figure | None:
 Known = Sequence[tuple[str, str, list[Point]]]
 
 
-def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], str] = short) -> str:
+def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], str] = short) -> Markup:
     """Series of a monitor, from zero."""
     last = max(points[-1].step for _, _, points in known)
     values = [point.value for _, _, points in known for point in points]
@@ -124,7 +125,7 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
         said = f"{words}\n{y_words(points[-1].value)} at step {digits(points[-1].step, 0)}"
         places = [(frame.x(step), frame.y(value)) for step, value in points]
         parts.append(polyline(places, f"line {kind}", data_t=said))
-    return picture(width, HEIGHT, "".join(parts), f"{y_label} against the step")
+    return picture(width, HEIGHT, together(parts), f"{y_label} against the step")
 
 
 def revived(run: Run) -> str:

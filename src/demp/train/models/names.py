@@ -125,6 +125,9 @@ def _import_function(module_name: str, function_name: str) -> Callable[..., Any]
     if not callable(function):
         hint = suggestion(function_name, vars(module)) or "; define it there"
         raise UsageError(f"{where}: module {module_name!r} has no function {function_name!r}{hint}")
+    foreign = not issubclass(function, nn.Module) if isinstance(function, type) else inspect.isbuiltin(function)
+    if foreign:
+        raise UsageError(f"{where} is no model; name a torch.nn.Module class, or a function that returns a module")
     return function
 
 
