@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.criteria import Criterion
-from demp.activity.probe import Verdict, probe
+from demp.activity.probe import Verdict, probe, verdict_of
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
@@ -63,8 +63,9 @@ class Judge:
         self._proof = self._last_inputs
         seen = self._window.verdict()
         still = probe(self._model, self._graph, gone, [self._last_inputs], self._criterion)
-        both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
-        return Verdict(both, seen.batches, seen.examples)
+        if not seen.tallies:
+            return seen
+        return verdict_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
 
     @property
     def has_examples(self) -> bool:
