@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demp import noise as noise_module
 from demp import ranks, wrappers
-from demp.activity import Verdict
+from demp.activity import Verdict, ranked
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import refuse_foreign_optimizer, refuse_other_pruner, refuse_pieces
 from demp.attachment import attach as attach_hooks
@@ -20,7 +20,7 @@ from demp.gates import Loss
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.shrinking import ShrinkingModel
-from demp.surgery import CutReport, denormals
+from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.transaction import Holder
 from demp.targets import LiveNeurons, Penalised
@@ -280,7 +280,8 @@ class Pruner:
             self.config.limits(),
             examples=self._judge.proof(),
             exact=self._is_exact(selection),
-            fold=self.wants.fold,
+            constants=self._constant_rules(selection),
+            ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
             step=self.step,
             judged=self._view.judged,
             notes=notes,
@@ -305,6 +306,17 @@ class Pruner:
             return selection.exact
         criterion, chosen = self.method.criterion(), selection.neurons
         return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
+
+    def _constant_rules(self, selection: Selection) -> ConstantRules | None:
+        """How constants move: those of saturated neurons must, those of neurons chosen otherwise may."""
+        criterion, chosen = self.method.criterion(), selection.neurons
+        if selection.exact is None and any(
+            criterion.of_moments(layer.activation) and bool(chosen[layer.name].any())
+            for layer in self.graph.layers
+            if layer.name in chosen
+        ):
+            return ConstantRules(max_drift=self.wants.max_drift)
+        return ConstantRules(required=False) if self.wants.constants else None
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:

@@ -1,6 +1,6 @@
 """Mean and deviation of what readers see, over examples and positions, gathered batch by batch without cancellation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +114,7 @@ def sums_around(centre: Tensor, values: Tensor, axis: int) -> tuple[Tensor, Tens
     return total, squares
 
 
-def merged(first: Mapping[str, Moments], others: list[Mapping[str, Moments]]) -> dict[str, Moments]:
+def merged(first: Mapping[str, Moments], others: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
     """The moments of several ranks, place by place, in their order."""
     found = dict(first)
     for other in others:

@@ -22,7 +22,7 @@ from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_choice, check_number, check_share
 from demp.noise import Noise
 from demp.penalties import Penalty
-from demp.surgery import plan_cut
+from demp.surgery import ConstantRules, plan_cut
 
 NEGLIGIBLE = 1e-12
 """A scheduled value below this is zero (gap 7)."""
@@ -76,7 +76,7 @@ class DemPConfig(MethodConfig):
     """Death: ``exact``, ``negative-only``, ``epsilon``, ``sum`` (the authors' code), or ``auto`` by activation
     (gaps 12 to 14)."""
     eps: float | None = None
-    """Threshold of the ``epsilon`` and ``sum`` criteria; None: 0.01 and 0."""
+    """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
     """``eps`` in units of the layer's mean peak."""
     collect: str = "auto"
@@ -92,8 +92,12 @@ class DemPConfig(MethodConfig):
     """No cut before this many steps (gap 29)."""
     prune_at_start: bool = False
     """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
+    max_drift: float | None = 0.02
+    """The most that one check of saturated neurons may change the outputs on the proof examples, over their largest
+    absolute value: the flattest go first, the rest waits. None: no bound."""
     fold: bool = False
-    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42)."""
+    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42). Saturated
+    neurons always leave with their constants."""
     target_neuron_sparsity: float | None = None
     """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
     the peak that falls short (App. H.1, gap 43)."""
@@ -113,6 +117,7 @@ class DemPConfig(MethodConfig):
         check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
         Penalty(self.penalty, self.peak_strength, self.penalty_on)
         Criterion(kind=self.criterion, eps=self.eps)
+        ConstantRules(max_drift=self.max_drift)
         for name in (self.schedule, self.noise_schedule or self.schedule):
             schedules.make(name, span=self.span, peak_at=self.peak_at)
         for field in ("period", "window_steps"):
@@ -167,7 +172,8 @@ class DemonPruning(Method):
             noise_others=self.config.noise_others,
             collect=self.config.collect,
             window_steps=self.config.window_steps,
-            fold=self.config.fold,
+            constants=self.config.fold,
+            max_drift=self.config.max_drift,
         )
 
     def penalty(self, step: int) -> Penalty | None:
