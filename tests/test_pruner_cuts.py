@@ -233,7 +233,8 @@ def test_exclusion_is_said_in_the_report():
 @pytest.mark.parametrize(
     ("act", "options"),
     [
-        (nn.GELU, {"criterion": "epsilon", "eps": 0.1}), (nn.SiLU, {"criterion": "negative-only"}), (lambda: nn.LeakyReLU(0.05), {}),
+        (nn.GELU, {"criterion": "epsilon", "eps": 0.1}), (nn.SiLU, {"criterion": "negative-only"}),
+        (lambda: nn.LeakyReLU(0.05), {}),
         (nn.GELU, {"criterion": "epsilon", "eps": 0.2, "eps_relative": False}), (nn.GELU, {"criterion": "sum"}),
     ],
 )  # fmt: skip

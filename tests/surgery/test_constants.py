@@ -140,12 +140,8 @@ EXACT = {
 
 
 def told(report: demp.CutReport) -> set[str]:
-    words = {
-        "into biases": "biases",
-        "running means (": "running",
-        "neuron that stays": "stays",
-        "right on av": "border",
-    }
+    """How the report says that constants moved."""
+    words = {"into biases (": "biases", "running means (": "running", "that stays (": "stays", "right on av": "border"}
     return {short for long, short in words.items() for note in report.notes[-1:] if long in note}
 
 

@@ -1,23 +1,21 @@
 """Where the constants of removed neurons go: into biases and running means, or into a neuron that stays and carries."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from demp.activity.moments import Moments
 from demp.activity.tally import Key, key_of
 from demp.graph import NeuronGraph
 from demp.graph.order import places, plan_join, positions
+from demp.surgery.groups import Group, carried, carried_positions, every, grouped, homes_of, steadiness
 from demp.surgery.plan import Plan
-from demp.surgery.readers import Home, Readers, Use
+from demp.surgery.readers import Readers, Use
 
 STEADY = 0.1
 """A neuron that carries the constants of others deviates by at most this share of its own mean."""
-UNIFORM = 1e-9
-"""Spread of a constant over positions, over its size, that is rounding: more means that borders see less of it."""
 ROUNDING = 1e-6
 """Two means of one neuron that differ by less, relative to their size, are the same constant."""
 NO_PLACE = "what {weight} makes has no bias or norm that could take their constant, and no steady neuron to carry it"
@@ -56,37 +54,6 @@ class Moves:
     """Per class: goes, and is a constant other than zero."""
     into: Counter[str]
     """Readers by how their constant was moved: ``bias``, ``norm``, ``carrier``, ``border``."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """All uses of one view of a weight: they share one constant per position."""
-
-    uses: tuple[Use, ...]
-    homes: tuple[Home, ...]
-    """One or more that take the constant of all uses; none: there is no place."""
-    moments: Moments
-    classes: Tensor
-    """Of each position that is there."""
-    carriable: bool
-    """Do these uses alone read the weight, so that one neuron may take over from another?"""
-
-    @property
-    def weight(self) -> str:
-        """Name of the parameter."""
-        return self.uses[0].read.weight
-
-    def constants(self, going: Tensor) -> Tensor:
-        """Per position: the constant if its class goes, else 0."""
-        return torch.where(going[self.classes], self.moments.mean, 0.0)
-
-    def made_of(self, going: Tensor) -> tuple[Tensor, bool]:
-        """Per channel: what the constants of these classes add, on average over positions; is it the same at all?"""
-        call = self.uses[0].call
-        assert call is not None
-        field = call.on_constants(self.constants(going), self.uses[0].read.axis)
-        spread = float((field.amax(1) - field.amin(1)).max()) if field.numel() else 0.0
-        return field.mean(1), spread <= UNIFORM * float(field.abs().max() if field.numel() else 0.0)
 
 
 def plan_moves(
@@ -143,66 +110,13 @@ def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
     return found
 
 
-def every(readers: Readers) -> Iterator[Use]:
-    """All read points that ran."""
-    for some in readers.uses.values():
-        yield from some
-
-
 def sums(readers: Readers) -> Iterator[Use]:
     """Those that are residual sums."""
     return (use for use in every(readers) if use.read.seat is not None)
 
 
-def grouped(readers: Readers, masked: set[str]) -> list[Group]:
-    """The uses of each view of a weight, in the order of the network."""
-    found: dict[tuple[object, ...], list[Use]] = defaultdict(list)
-    for use in every(readers):
-        if use.call is not None:
-            view = use.call.view
-            found[use.read.weight, view.data_ptr(), view.shape, view.stride()].append(use)
-    read = Counter(use.read.weight for use in every(readers))
-    axes: dict[str, set[int]] = defaultdict(set)
-    for use in every(readers):
-        axes[use.read.weight].add(use.read.weight_axis)
-    groups = []
-    for uses in found.values():
-        name, first = uses[0].read.weight, uses[0]
-        pooled = first.moments
-        for use in uses[1:]:
-            pooled = pooled.merged(use.moments)
-        alone = readers.weights[name] == read[name] and len(axes[name]) == 1 and name not in masked
-        carriable = alone and weight_axis(first, readers) is not None
-        classes = first.read.classes[first.here]
-        groups.append(Group(tuple(uses), homes_of(uses, readers), pooled, classes, carriable))
-    return groups
-
-
-def homes_of(uses: list[Use], readers: Readers) -> tuple[Home, ...]:
-    """The places that take the constant of these uses and of nothing else; none if one use has no place."""
-    homes = [readers.home(use) for use in uses]
-    if any(home is None for home in homes):
-        return ()
-    times = Counter(home.tensor for home in homes if home is not None)
-    for name, count in times.items():
-        if name is not None and (readers.touched[name] != count or readers.tensors[name].dim() != 1):
-            return ()
-    return tuple(dict.fromkeys(home for home in homes if home is not None))
-
-
-def weight_axis(use: Use, readers: Readers) -> int | None:
-    """Which axis of the weight, as its contraction sees it, meets the neurons; None where it is a copy."""
-    assert use.call is not None
-    whole, view, stored = readers.tensors[use.read.weight], use.call.view, use.read.weight_axis
-    dense = torch.empty_like(whole, device="meta").stride() == whole.stride()
-    if not dense or view.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
-        return None
-    fits = (view.stride(d) == whole.stride(stored) and view.shape[d] == whole.shape[stored] for d in range(view.dim()))
-    return next((d for d, fit in enumerate(fits) if fit), None)
-
-
 def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> str:
-    """How the constants of a group move: into ``bias`` or ``norm``, by a ``carrier``, about right (``border``), or not."""
+    """How the constants of a group move: ``bias``, ``norm``, ``carrier``, ``border`` (about right) or ``none``."""
     if not bool(constant[group.classes].any()):
         return "none"
     able = required and group.carriable
@@ -265,13 +179,6 @@ def chosen_carriers(groups: list[Group], constant: Tensor, stay: dict[int, str])
     return found
 
 
-def steadiness(group: Group, c: int) -> float:
-    """Largest deviation of a class over its mean, over its positions; inf where it has none or a mean of zero."""
-    at = group.classes == c
-    share = group.moments.deviation[at] / group.moments.mean[at].abs()
-    return float(share.max()) if len(share) and not bool(share.isnan().any()) else torch.inf
-
-
 def moved(
     group: Group, readers: Readers, going: Tensor, left: Tensor, how: str, carriers: dict[int, int]
 ) -> tuple[list[Shift], Seen]:
@@ -291,46 +198,11 @@ def moved(
     return [Shift(group.weight, carried(group.uses[0], readers, goes, carries, share), True)], seen
 
 
-def carried_positions(group: Group, left: Tensor, carrier: int) -> tuple[Tensor, Tensor]:
-    """Positions that go, and for each the position of the carrier that speaks for it."""
-    home = (group.classes == carrier).nonzero().flatten()
-    goes, carries = [], []
-    for c in group.classes[left[group.classes]].unique().tolist():
-        goes.append((group.classes == c).nonzero().flatten())
-        carries.append(home)
-    return torch.cat(goes), torch.cat(carries)
-
-
-def carried(use: Use, readers: Readers, goes: Tensor, carries: Tensor, share: Tensor) -> Tensor:
-    """What a weight gains, in its own shape, so that some positions speak for others."""
-    call, axis = use.call, weight_axis(use, readers)
-    assert call is not None and axis is not None
-    whole, view = readers.tensors[use.read.weight].detach(), call.view.detach()
-    gain = torch.zeros_like(whole, dtype=torch.float64)
-    offset = view.storage_offset() - whole.storage_offset()
-    part, wide = gain.as_strided(view.shape, view.stride(), offset), view.double()
-    inside = view.shape[axis]
-    blocks = len(use.here) // inside  # the groups of a convolution lie one after the other among its outputs
-    for block in range(blocks):
-        mine = goes // inside == block if blocks > 1 else torch.ones_like(goes, dtype=torch.bool)
-        rows = (
-            slice(None)
-            if blocks == 1
-            else slice(block * view.shape[0] // blocks, (block + 1) * view.shape[0] // blocks)
-        )
-        line = [-1 if dim == axis else 1 for dim in range(view.dim())]
-        source = wide[rows] if blocks > 1 else wide
-        target = part[rows] if blocks > 1 else part
-        weights = source.index_select(axis, (goes[mine] % inside).to(wide.device))
-        target.index_add_(axis, (carries[mine] % inside).to(wide.device), weights * share[mine].to(wide).view(line))
-    return gain
-
-
 def unplaced_sums(graph: NeuronGraph, readers: Readers, constant: Tensor, plan: Plan) -> dict[int, str]:
     """Classes of streams whose constant a residual sum would lose."""
     found = {}
     for use in sums(readers):
-        meets, _ = meeting(graph, use, plan)
+        meets = meeting(graph, use, plan)
         home = homes_of([use], readers)
         width = len(readers.tensors[home[0].tensor]) if home and home[0].tensor else -1
         if width == len(meets):
@@ -341,8 +213,8 @@ def unplaced_sums(graph: NeuronGraph, readers: Readers, constant: Tensor, plan: 
     return found
 
 
-def meeting(graph: NeuronGraph, use: Use, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Per channel of the branch: the position of the stream that it meets, -1 if none or if the channel goes; its class."""
+def meeting(graph: NeuronGraph, use: Use, plan: Plan) -> Tensor:
+    """Per channel of the branch: the position of the stream that it meets; -1 if none, or if the channel goes."""
     join = next(j for j in graph.joins if (j.module, j.number) == use.read.seat)
     standing = places(graph, plan.before)
     planned = plan_join(join, standing)
@@ -351,7 +223,7 @@ def meeting(graph: NeuronGraph, use: Use, plan: Plan) -> tuple[Tensor, Tensor]:
     meets[target] = source
     classes = join.branch[positions(join.branch, standing)]
     meets[plan.after[classes]] = -1
-    return meets, classes
+    return meets
 
 
 def moved_sum(graph: NeuronGraph, readers: Readers, use: Use, plan: Plan, left: Tensor) -> tuple[Seen, list[Shift]]:
@@ -360,7 +232,7 @@ def moved_sum(graph: NeuronGraph, readers: Readers, use: Use, plan: Plan, left: 
     going = plan.after & ~plan.before
     constants = torch.where(left[classes], use.moments.mean, 0.0)
     seen = Seen(torch.arange(len(classes)), (~going[classes]).double(), constants)
-    meets, _ = meeting(graph, use, plan)
+    meets = meeting(graph, use, plan)
     values = torch.where(meets >= 0, constants[meets.clamp(min=0)], 0.0) if len(constants) else torch.zeros(len(meets))
     home = homes_of([use], readers)
     if not home or home[0].tensor is None or len(readers.tensors[home[0].tensor]) != len(values):
