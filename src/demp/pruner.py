@@ -275,12 +275,16 @@ class Pruner:
         notes = selection.notes
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        rules = self._constant_rules(selection)
+        if rules is not None and verdict is None:
+            with ranks.together(self._shrinking.group):
+                self._judge.draw(self.step)
         report = self._shrinking.cut(
             selection.neurons,
             self.config.limits(),
             examples=self._judge.proof(),
             exact=self._is_exact(selection),
-            constants=self._constant_rules(selection),
+            constants=rules,
             ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
             step=self.step,
             judged=self._view.judged,

@@ -132,7 +132,7 @@ def vit_b16_imagenet(
     Cuts begin at 60 % of the run, after the neurons of the last block have come back to life.
     """
     scale = scaled(46_918, 150, steps, epochs)
-    method = _demp(scale, 0.0, optimizer, 1000, prune_after=round(0.6 * scale.steps))
+    method = _demp(scale, 0.0, optimizer, 1000, prune_after=round(0.6 * scale.steps), criterion="paper")
     return TrainConfig(
         recipe="vit-b16-imagenet",
         model=ModelConfig(name="vit_b_16", width=width),

@@ -8,7 +8,7 @@ from torch import Tensor
 from demp.activity.reductions import reduced, rows
 from demp.errors import UsageError
 
-KINDS = ("auto", "exact", "saturated", "negative-only", "epsilon", "sum")
+KINDS = ("auto", "paper", "exact", "saturated", "negative-only", "epsilon", "sum")
 SATURATES_AT_ZERO = ("relu", "relu6")
 NEGATIVE_TAIL = ("leaky_relu", "elu")
 DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
@@ -23,7 +23,7 @@ class Criterion:
     is at most eps times the mean deviation of its layer's neurons, or 0; such a neuron leaves with its constant.
     ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero. ``sum``: the sum over positions
     and examples is at most eps (the authors' code). ``auto``: exact for ReLU, negative-only for LeakyReLU and ELU,
-    saturated for the others."""
+    saturated for the others. ``paper``: the same, but epsilon for the others."""
     eps: float | None = None
     """Threshold of ``saturated`` (default 0.1), ``epsilon`` (0.01, the paper's Fig. 1) and ``sum`` (0)."""
     relative: bool = True
@@ -37,11 +37,13 @@ class Criterion:
 
     def resolve(self, activation: str) -> str:
         """The criterion for a kind of activation."""
-        if self.kind != "auto":
+        if self.kind not in ("auto", "paper"):
             return self.kind
         if activation in SATURATES_AT_ZERO:
             return "exact"
-        return "negative-only" if activation in NEGATIVE_TAIL else "saturated"
+        if activation in NEGATIVE_TAIL:
+            return "negative-only"
+        return "saturated" if self.kind == "auto" else "epsilon"
 
     def of_moments(self, activation: str) -> bool:
         """Is it judged by mean and deviation over all batches, rather than by each batch on its own?"""

@@ -72,6 +72,11 @@ class Judge:
         """Are there batches, or a window that watches?"""
         return self._window is not None or self._batches is not None
 
+    def draw(self, step: int) -> None:
+        """Take examples of the batches of this step for the proof of a cut that no verdict was asked for."""
+        self._proof = None
+        next(iter(self._probe_batches(step)), None)
+
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last verdict."""
         return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)

@@ -73,8 +73,8 @@ class DemPConfig(MethodConfig):
     noise_others: bool = True
     """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
     criterion: str = "auto"
-    """Death: ``exact``, ``negative-only``, ``epsilon``, ``sum`` (the authors' code), or ``auto`` by activation
-    (gaps 12 to 14)."""
+    """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
+    authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
     eps: float | None = None
     """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
