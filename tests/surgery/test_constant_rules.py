@@ -78,6 +78,14 @@ def test_one_neuron_alone_has_nobody_to_carry_its_constant():
     assert comparing.same_state(before, model)
 
 
+def test_a_norm_of_other_channels_is_no_place():
+    model, inputs = constant_neurons(
+        nn.Sequential(nn.Linear(6, 4, bias=False), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2))
+    )
+    report = cut(model, inputs, [2])
+    assert not report.happened and "no bias or norm that could take their constant" in report.held["1"]
+
+
 def test_a_weight_that_also_makes_neurons_carries_nothing():
     model, inputs = nets.paths(5, 3, tied=True)
     nets.settle(model)
@@ -152,6 +160,16 @@ def test_the_flattest_go_first():
     gone = pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist()
     assert 0 < len(gone) < 8 and gone == list(range(len(gone)))
     assert pruner.history[0].drift <= 1e-3
+
+
+def test_a_target_takes_the_flattest():
+    model, inputs = wavering(0.5)
+    graph = demp.trace(model, inputs)
+    pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
+                       criterion="saturated", eps=0.9, max_drift=None, peak_strength=0.0, noise_on="off",
+                       batches=[inputs], target_neuron_sparsity=0.25)  # fmt: skip
+    pruner.after_step()
+    assert pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist() == [0, 1, 2]
 
 
 def test_the_least_flat_stays_where_a_layer_is_flat_as_a_whole():

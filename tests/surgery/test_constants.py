@@ -133,6 +133,9 @@ EXACT = {
     "bare einsum": (lambda: Bare("einsum"), False, {"stays"}, 1),
     "bare linear": (lambda: Bare("linear"), False, {"stays"}, 1),
     "from the left": (FromTheLeft, False, {"stays"}, 1),
+    "norm of other channels": (
+        lambda: nn.Sequential(nn.Linear(6, 4, bias=False), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2)), False,
+        {"stays"}, 1),
     "grouped": (lambda: nn.Conv2d(6, 6, 3, groups=2), True, {"biases"}, 0),
     "grouped, padded": (lambda: nn.Conv2d(6, 6, 3, groups=2, padding=1), True, {"stays"}, 1),
     "grouped, transposed": (lambda: nn.ConvTranspose2d(6, 6, 2, 2, groups=2, bias=False), True, {"stays"}, 1),

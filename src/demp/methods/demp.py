@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demp import schedules
-from demp.activity import Criterion
+from demp.activity import Criterion, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
@@ -201,11 +201,13 @@ class DemonPruning(Method):
         if budget <= 0:
             self._target_met = True
             return Selection()
-        after = plan_cut(graph, gone, view.verdict().dead, self.config.limits()).after
+        verdict = view.verdict()
+        flatness = ranked(graph, verdict.deviations) if verdict.deviations else None
+        after = plan_cut(graph, gone, verdict.dead, self.config.limits(), flatness).after
         self._target_met = left - graph.neurons(after) >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
-        return Selection(at_most(budget, graph, after & ~gone))
+        return Selection(at_most(budget, graph, after & ~gone, flatness))
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
@@ -216,13 +218,19 @@ class DemonPruning(Method):
         self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
 
 
-def at_most(budget: int, graph: NeuronGraph, going: Tensor) -> dict[str, Tensor]:
-    """Of the classes that could go, the first that make up ``budget`` neurons; coupled ones count in every layer."""
+def at_most(budget: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | None = None) -> dict[str, Tensor]:
+    """Of the classes that could go, the flattest that make up ``budget`` neurons; coupled ones count in every layer.
+
+    Without ``flatness`` (one number per class, nan where nothing is known), and of equals, the first.
+    """
     counts = torch.zeros(graph.classes, dtype=torch.long)
     for layer in graph.layers:
         counts[layer.classes] += 1
     chosen = graph.nothing_gone()
-    for c in going.nonzero().flatten().tolist():
+    order = going.nonzero().flatten()
+    if flatness is not None:
+        order = order[flatness[order].nan_to_num(0.0).argsort(stable=True)]
+    for c in order.tolist():
         if counts[c] <= budget:
             chosen[c] = True
             budget -= int(counts[c])

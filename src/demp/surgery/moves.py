@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def plan_moves(
     """
     going = plan.after & ~plan.before
     constant = going & nonzero(graph, readers)
-    groups = grouped(readers, masked)
+    groups = [fitting(group, constant) for group in grouped(readers, masked)]
     ways = {id(group): way(group, constant, required, carry_borders) for group in groups}
     held: dict[int, str] = {}
     if required:
@@ -115,6 +115,14 @@ def sums(readers: Readers) -> Iterator[Use]:
     return (use for use in every(readers) if use.read.seat is not None)
 
 
+def fitting(group: Group, constant: Tensor) -> Group:
+    """The same group without homes of another number of channels than its readers make."""
+    sizes = {home.channels for home in group.homes if home.tensor is not None}
+    if not sizes or not bool(constant[group.classes].any()) or sizes == {len(group.made_of(constant)[0])}:
+        return group
+    return replace(group, homes=())
+
+
 def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> str:
     """How the constants of a group move: ``bias``, ``norm``, ``carrier``, ``border`` (about right) or ``none``."""
     if not bool(constant[group.classes].any()):
@@ -122,10 +130,7 @@ def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> 
     able = required and group.carriable
     if not group.homes:
         return "carrier" if able else "none"
-    values, uniform = group.made_of(constant)
-    if any(home.tensor is not None and home.channels != len(values) for home in group.homes):
-        return "carrier" if able else "none"
-    if uniform:
+    if group.made_of(constant)[1]:
         return "bias" if any(home.sign > 0 for home in group.homes) else "norm"
     return "carrier" if able and carry_borders else "border"
 
