@@ -125,16 +125,12 @@ def carried(use: Use, readers: Readers, goes: Tensor, carries: Tensor, share: Te
     part, wide = gain.as_strided(view.shape, view.stride(), offset), view.double()
     inside = view.shape[axis]
     blocks = len(use.here) // inside  # the groups of a convolution lie one after the other among its outputs
+    each = view.shape[0] // blocks
+    line = [-1 if dim == axis else 1 for dim in range(view.dim())]
     for block in range(blocks):
-        mine = goes // inside == block if blocks > 1 else torch.ones_like(goes, dtype=torch.bool)
-        rows = (
-            slice(None)
-            if blocks == 1
-            else slice(block * view.shape[0] // blocks, (block + 1) * view.shape[0] // blocks)
-        )
-        line = [-1 if dim == axis else 1 for dim in range(view.dim())]
-        source = wide[rows] if blocks > 1 else wide
-        target = part[rows] if blocks > 1 else part
-        weights = source.index_select(axis, (goes[mine] % inside).to(wide.device))
-        target.index_add_(axis, (carries[mine] % inside).to(wide.device), weights * share[mine].to(wide).view(line))
+        rows = slice(block * each, (block + 1) * each) if blocks > 1 else slice(None)
+        mine = goes // inside == block if blocks > 1 else goes >= 0
+        taken = wide[rows].index_select(axis, (goes[mine] % inside).to(wide.device))
+        added = taken * share[mine].to(wide).view(line)
+        part[rows].index_add_(axis, (carries[mine] % inside).to(wide.device), added)
     return gain
