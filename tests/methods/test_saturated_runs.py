@@ -88,3 +88,24 @@ def test_living_neurons_leave_with_their_means_where_that_changes_less(method):
     assert (dropped.dead, dropped.saturated) == (None, None)
     assert moved.difference < 1e-9 and moved.drift < 0.5 * dropped.drift
     assert any(note.startswith("constants moved to the readers: drift") for note in moved.notes)
+
+
+def test_under_autocast_and_compiled_a_run_loses_its_saturated_neurons():
+    model = build(PlainNet, seed=1, dtype=torch.float32)
+    called = torch.compile(model, backend="eager")
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    batches = [batch.float() for batch in BATCHES]
+    pruner = demp.DemP(
+        called, optimizer, example_inputs=(batches[0],), total_steps=6, period=3, criterion="saturated",
+        batches=batches, peak_noise_std=0.0,
+    )  # fmt: skip
+    for step in range(6):
+        if step % 3 == 0:
+            flatten_out(model.norm1, [0, 1])
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = called(examples(IMAGE, n=16, seed=step, dtype=torch.float32)).float().square().mean()
+        loss.backward()
+        optimizer.step()
+    assert sum(report.saturated for report in pruner.history) >= 1
+    assert all(report.difference < 1e-4 and report.drift <= 0.02 for report in pruner.history if report.happened)
