@@ -233,7 +233,8 @@ def test_exclusion_is_said_in_the_report():
 @pytest.mark.parametrize(
     ("act", "options"),
     [
-        (nn.GELU, {}), (nn.SiLU, {"criterion": "negative-only"}), (lambda: nn.LeakyReLU(0.05), {}),
+        (nn.GELU, {"criterion": "epsilon", "eps": 0.1}), (nn.SiLU, {"criterion": "negative-only"}),
+        (lambda: nn.LeakyReLU(0.05), {}),
         (nn.GELU, {"criterion": "epsilon", "eps": 0.2, "eps_relative": False}), (nn.GELU, {"criterion": "sum"}),
     ],
 )  # fmt: skip
@@ -245,6 +246,17 @@ def test_units_that_still_whisper_go_with_their_drift_reported(act: Callable[[],
     assert report.difference is not None
     assert 0 < report.drift < 0.1
     assert report.difference < 1e-10
+
+
+def test_by_default_flat_units_of_a_gelu_layer_leave_with_their_constants():
+    model = with_dead(act1=[0, 1], act=nn.GELU)
+    with torch.no_grad():
+        model.norm1.bias[0] = 1.0
+    report = first_cut(model, eps=0.5)
+    assert report.removed >= 1 and widths(model)[0] == 6 - report.layers["act1"].before + report.layers["act1"].kept
+    assert (report.dead, report.saturated) == (0, report.removed)
+    assert 0 <= report.drift <= 0.02 and report.difference < 1e-10
+    assert any("constants moved" in note for note in report.notes)
 
 
 def test_by_default_leaky_units_with_a_positive_tail_stay():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demp import noise as noise_module
 from demp import ranks, wrappers
-from demp.activity import Verdict
+from demp.activity import Verdict, ranked
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import (
     refuse_foreign_optimizer,
@@ -30,7 +30,7 @@ from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
-from demp.surgery import CutReport, denormals
+from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.record import described_inputs, remember_inputs
 from demp.surgery.transaction import Holder
@@ -315,8 +315,9 @@ class Pruner:
 
     def _cut_nothing(self) -> None:
         """A report of the final check, which was made before a restart."""
-        how = {"exact": True, "fold": False, "step": self.step, "judged": {}, "notes": ("made before the restart",)}
-        self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), **how)
+        how = {"exact": True, "constants": None, "ranking": None, "step": self.step, "judged": {}}
+        notes = ("made before the restart",)
+        self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), notes=notes, **how)
 
     def _cut(self, final: bool) -> CutReport:
         """One selection and its cut."""
@@ -325,12 +326,17 @@ class Pruner:
         notes = selection.notes
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        rules = self._constant_rules(selection)
+        if rules is not None and verdict is None:
+            with ranks.together(self._shrinking.group):
+                self._judge.draw(self.step)
         report = self._shrinking.cut(
             selection.neurons,
             self.config.limits(),
             examples=self._judge.proof(),
             exact=self._is_exact(selection),
-            fold=self.wants.fold,
+            constants=rules,
+            ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
             step=self.step,
             judged=self._view.judged,
             notes=notes,
@@ -355,6 +361,17 @@ class Pruner:
             return selection.exact
         criterion, chosen = self.method.criterion(), selection.neurons
         return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
+
+    def _constant_rules(self, selection: Selection) -> ConstantRules | None:
+        """How constants move: those of saturated neurons must, those of neurons chosen otherwise may."""
+        criterion, chosen = self.method.criterion(), selection.neurons
+        if selection.exact is None and any(
+            criterion.of_moments(layer.activation) and bool(chosen[layer.name].any())
+            for layer in self.graph.layers
+            if layer.name in chosen
+        ):
+            return ConstantRules(max_drift=self.wants.max_drift)
+        return ConstantRules(required=False) if self.wants.constants else None
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:

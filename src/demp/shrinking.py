@@ -11,7 +11,7 @@ from demp import ranks, shards, wrappers
 from demp.admission import refuse_nothing_removable, refuse_wrapper
 from demp.errors import UsageError
 from demp.graph import trace
-from demp.surgery import CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
 from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 
@@ -68,14 +68,19 @@ class ShrinkingModel:
         *,
         examples: Any,
         exact: bool,
-        fold: bool,
+        constants: ConstantRules | None,
+        ranking: Tensor | None,
         step: int,
         judged: dict[str, int],
         notes: tuple[str, ...],
     ) -> CutReport:
-        """Take these neurons, proven on the examples; the report joins the history."""
-        plan = plan_cut(self.graph, self.gone, neurons, limits)
-        report = self._execute(plan, examples, exact=exact, fold=fold, step=step, judged=judged)
+        """Take these neurons, proven on the examples; the report joins the history.
+
+        Of neurons that could go, those that ``ranking`` (one number per class) puts highest stay for floors and the
+        like.
+        """
+        plan = plan_cut(self.graph, self.gone, neurons, limits, ranking)
+        report, plan = self._execute(plan, examples, exact=exact, constants=constants, step=step, judged=judged)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
         self.gone, self.flops = plan.after, report.flops_after
         self._parts = parts_of(self.model)
@@ -102,7 +107,7 @@ class ShrinkingModel:
         self._execute(Plan(self.gone, gone, {}), examples, verify=False)
         self.gone, self.flops, self._parts = gone, self.graph.flops(gone), parts_of(self.model)
 
-    def _execute(self, plan: Plan, examples: Any, **how: Any) -> CutReport:
+    def _execute(self, plan: Plan, examples: Any, **how: Any) -> tuple[CutReport, Plan]:
         return execute(
             self.model,
             self.graph,

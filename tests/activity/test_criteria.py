@@ -115,8 +115,9 @@ def test_a_layer_of_zeros_is_dead_by_every_criterion():
 def test_the_criterion_follows_the_activation():
     kinds = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish")
     resolved = [Criterion().resolve(kind) for kind in kinds]
-    assert resolved == ["exact", "exact", "negative-only", "negative-only", "epsilon", "epsilon", "epsilon"]
+    assert resolved == ["exact", "exact", "negative-only", "negative-only", *["saturated"] * 3]
     assert [Criterion().is_exact(kind) for kind in kinds] == [True, True] + [False] * 5
+    assert [Criterion(kind="paper").resolve(kind) for kind in kinds] == [*resolved[:4], *["epsilon"] * 3]
     assert Criterion(kind="sum").resolve("relu") == "sum"
     assert judged(Criterion(), "relu", torch.tensor([[-1.0, 0.0]]), 1) == [False, True]
     assert judged(Criterion(), "leaky_relu", torch.tensor([[-1.0, 1.0]]), 1) == [True, False]

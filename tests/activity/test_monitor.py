@@ -219,3 +219,21 @@ def test_models_may_be_called_with_positional_and_keyword_arguments(call: str):
     snapshot = monitor.snapshot()
     assert (snapshot.batches, snapshot.examples) == (2, 16)
     assert snapshot.layers["body.act1"].dead == 2
+
+
+def test_saturated_neurons_are_counted_apart():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    with torch.no_grad():
+        model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-1.0, 2.0, 3.0])
+    monitor = demp.NeuronMonitor(model, criterion="saturated")
+    for _ in range(3):
+        model(torch.randn(6, 4))
+    snapshot = monitor.snapshot()
+    assert (snapshot.layers["1"].dead, snapshot.layers["1"].saturated) == (1, 2)
+    assert (snapshot.dead_share, snapshot.saturated_share) == (0.2, 0.4)
+    with torch.no_grad():
+        model[0].weight[1] = 1.0
+    model(torch.randn(6, 4))
+    again = monitor.snapshot()
+    assert (again.layers["1"].saturated, again.revived) == (1, 0)
+    monitor.close()

@@ -108,7 +108,7 @@ def test_penalty_and_noise_are_the_first_ones_and_masks_the_second_ones():
     demp_alone, rigl_alone = (methods.find(name)(config, TOTAL) for name in ("demp", "rigl"))
     assert both.criterion() == demp_alone.criterion()
     assert both.wants() == dataclasses.replace(demp_alone.wants(), masks=True, skip_updates=True)
-    assert both.wants() == Wants(masks=True, skip_updates=True, live_mask="last-check")
+    assert both.wants() == Wants(masks=True, skip_updates=True, live_mask="last-check", max_drift=0.02)
     for step in range(TOTAL):
         assert isinstance(both.penalty(step), Penalty)
         assert isinstance(both.after_step(step), Noise)

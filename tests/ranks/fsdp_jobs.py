@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jobs
 import torch
 from jobs import CUTS, PERIOD, WIDTH, Net, batch, net, pruner_of, refused, step_of, world
 from torch import Tensor, nn
@@ -203,6 +204,11 @@ def residual() -> dict[str, Any]:
         return model
 
     return run(shard)
+
+
+def saturated() -> dict[str, Any]:
+    """As ``jobs.saturated``."""
+    return jobs.saturated(lambda model: sharded(model, "blocks"), wrap=False)
 
 
 def flags() -> list[bool]:

@@ -310,6 +310,33 @@ def folded() -> dict[str, Any]:
     return {"report": report.to_dict(), "parameters": [p.detach() for p in model.parameters()]}
 
 
+def saturated(shard: Any = None, wrap: bool = True) -> dict[str, Any]:
+    """Nearly constant neurons leave: some constants go into a bias, others are carried. Each rank has its examples."""
+    model = net(nn.GELU)
+    torch.manual_seed(11)
+    model.head = nn.Linear(WIDTH, 3, bias=False).double()
+    with torch.no_grad():
+        for layer in (model.fc1, model.fc2):
+            layer.weight[:4] *= 1e-3
+            layer.bias[:4] = torch.tensor([0.5, -0.4, 1.0, 2.0], dtype=torch.float64)
+    if shard is not None:
+        model = shard(model)
+    wrapped = DistributedDataParallel(model) if wrap else model
+    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+    pruner = pruner_of(
+        wrapped, optimizer, batches=[batch(100)[:1], batch(101)[:1]], criterion="saturated", max_drift=None,
+        total_steps=3 * PERIOD,
+    )  # fmt: skip
+    for step in range(3 * PERIOD):
+        step_of(wrapped, optimizer, step)
+    verdict = pruner.verdict()
+    return {
+        "history": [report.to_dict() for report in pruner.history],
+        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+        "deviations": [d.nan_to_num(-1.0) for d in verdict.deviations.values()],
+    }
+
+
 def resumed() -> dict[str, Any]:
     """A run that is broken off and taken up again by a new wrapper, and the same run in one piece."""
     results = []

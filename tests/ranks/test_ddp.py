@@ -157,6 +157,22 @@ def test_folded_means_are_those_of_all_ranks(fleet):
     assert equal(first["parameters"], second["parameters"])
 
 
+def check_saturated(first, second):
+    """Ranks are equal to the bit, and as one process on all of their examples."""
+    alone = jobs.saturated(wrap=False)
+    assert first["history"] == second["history"]
+    assert equal(first["parameters"], second["parameters"]) and equal(first["deviations"], second["deviations"])
+    close(first["parameters"], alone["parameters"])
+    told = [(r["step"], r["hash"], r["saturated"], r["held"]) for r in first["history"]]
+    assert told == [(r["step"], r["hash"], r["saturated"], r["held"]) for r in alone["history"]]
+    assert first["history"][0]["saturated"] == 7, "four of the first layer, three of the second, of which one carries"
+    assert "it carries the constants of others for head.weight" in first["history"][0]["held"]["act2"]
+
+
+def test_saturated_neurons_leave_the_same_way_everywhere(fleet):
+    check_saturated(*fleet(jobs.saturated))
+
+
 def test_a_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
     first, second = fleet(jobs.resumed)
     assert equal(first["whole"], first["broken"])

@@ -4,7 +4,7 @@ import fsdp_jobs
 import jobs
 import pytest
 import torch
-from test_ddp import close, equal
+from test_ddp import check_saturated, close, equal
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,7 @@ def test_growing_factors_find_their_rows_in_the_pieces(fleet, name):
 def test_norms_of_slices_in_pieces_are_refused(fleet):
     for kind, text in fleet(fsdp_jobs.group_lasso):
         assert kind == "UsageError" and "prune-train needs the norm of whole slices" in text
+
+
+def test_saturated_neurons_leave_the_same_way_everywhere(fleet):
+    check_saturated(*fleet(fsdp_jobs.saturated))

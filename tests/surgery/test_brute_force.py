@@ -82,7 +82,7 @@ def test_every_subset(network):
         dead = {layer.name: chosen[layer.classes] for layer in graph.layers}
         small = copy.deepcopy(model)
         plan = plan_cut(graph, graph.nothing_gone(), dead, Limits())
-        report = execute(small, graph, plan, example_inputs=inputs, exact=False)
+        report, _ = execute(small, graph, plan, example_inputs=inputs, exact=False)
         masks = {layer.name: channels(graph, layer, plan.after) for layer in graph.layers}
         assert comparing.gap(silenced(model, inputs, masks), comparing.outputs(small, inputs)) < 1e-10
         assert report.removed == sum(int(plan.after[layer.classes].sum()) for layer in graph.layers)

@@ -302,7 +302,7 @@ def test_a_pruner_may_plan_once_and_cut_often():
         for name, indices in dead.items():
             flags[name][indices] = True
         plan = plan_cut(graph, gone, flags, Limits())
-        assert execute(model, graph, plan, example_inputs=(X,)).removed == 1
+        assert execute(model, graph, plan, example_inputs=(X,))[0].removed == 1
         gone = plan.after
     assert comparing.gap(before, comparing.outputs(model, (X,))) < 1e-10
     assert record_of(model).kept["0.weight", 0].tolist() == [1, 2, 4]

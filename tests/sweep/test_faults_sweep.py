@@ -56,7 +56,8 @@ def test_a_journal_cannot_choose_what_the_space_has_not(tmp_path):
 LINE = {
     "schema": 1, "name": "a", "identity": "1", "labels": {"method": "demp", "setting": {}}, "status": "done",
     "work": TRAINING, "split": "test", "machine": "m", "torch": "2", "eval/top1": 0.5,
-    "neuron_sparsity": 0.5, "weight_sparsity": 0.5, "masked_share": 0.0, "flops": 1, "train_flops": 1, "train_seconds": 1.0, "flops_dense": 2, "train_flops_dense": 2,
+    "neuron_sparsity": 0.5, "weight_sparsity": 0.5, "masked_share": 0.0, "flops": 1,
+    "train_flops": 1, "train_seconds": 1.0, "flops_dense": 2, "train_flops_dense": 2,
 }  # fmt: skip
 
 

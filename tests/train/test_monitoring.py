@@ -1,5 +1,7 @@
 """Dead neurons in metrics.jsonl: counted right, through cuts and crashes, without changing the run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_checkpoint import Crash, assert_equal, assert_same_run, checkpoint, config, timeless
@@ -7,6 +9,7 @@ from torch import nn
 
 from demp.errors import UsageError
 from demp.train import MonitorConfig, Observer, TrainConfig, resume, train
+from demp.train.monitoring import Monitor
 from demp.train.run import Run
 from demp.train.runfolder import read_lines
 
@@ -201,3 +204,22 @@ def test_plain_progress_says_how_many_are_dead(tmp_path):
 def test_a_config_that_cannot_be_meant_is_refused(values, says):
     with pytest.raises(UsageError, match=says):
         MonitorConfig(**values)
+
+
+def test_saturated_neurons_are_told_apart_from_dead_ones():
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(9, 4)
+    with torch.no_grad():
+        model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-1.0, 2.0, 3.0])
+    found = {}
+    for criterion in ("exact", "saturated"):
+        run = SimpleNamespace(
+            config=SimpleNamespace(monitor=MonitorConfig(every_steps=1, examples=9, criterion=criterion), seed=0),
+            model=model, example=(x,), pruner=None, group=None, step=0, total_steps=2, placed=lambda t: t,
+            data=SimpleNamespace(drawn=lambda count, draw: [(x, None)]),
+        )  # fmt: skip
+        found[criterion] = Monitor(run).look()
+    plain, both = found["exact"], found["saturated"]
+    assert not any(name.startswith("saturated") for name in plain)
+    assert both["dead/share"] == plain["dead/share"] == pytest.approx(0.2) and both["dead/neurons"] == 1
+    assert (both["saturated/neurons"], both["saturated/share"]) == (2, pytest.approx(0.4))
+    assert both["saturated/share/1"] == pytest.approx(0.4) and both["dead/share/1"] == pytest.approx(0.2)

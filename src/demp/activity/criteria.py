@@ -1,4 +1,4 @@
-"""When is a neuron dead? Criteria on the values that its readers see (paper, Sec. 2, App. A, F.3 and F.7)."""
+"""When may a neuron go? Criteria on the values that its readers see (paper, Sec. 2, App. A, F.3 and F.7)."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,24 @@ from torch import Tensor
 from demp.activity.reductions import reduced, rows
 from demp.errors import UsageError
 
-KINDS = ("auto", "exact", "negative-only", "epsilon", "sum")
+KINDS = ("auto", "paper", "exact", "saturated", "negative-only", "epsilon", "sum")
 SATURATES_AT_ZERO = ("relu", "relu6")
 NEGATIVE_TAIL = ("leaky_relu", "elu")
-DEFAULT_EPS = {"epsilon": 0.01, "sum": 0.0}
+DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """Decides over a batch which neurons are dead; a neuron must be dead in every batch and at every read point."""
+    """Decides which neurons are dead or saturated; a neuron must be so in every batch and at every read point."""
 
     kind: str = "auto"
-    """``exact``: zero everywhere. ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero.
-    ``sum``: the sum over positions and examples is at most eps (the authors' code). ``auto``: exact for ReLU,
-    negative-only for LeakyReLU and ELU, epsilon for the others."""
+    """``exact``: zero everywhere. ``saturated``: a constant, zero or not: its deviation over all examples and positions
+    is at most eps times the mean deviation of its layer's neurons, or 0; such a neuron leaves with its constant.
+    ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero. ``sum``: the sum over positions
+    and examples is at most eps (the authors' code). ``auto``: exact for ReLU, negative-only for LeakyReLU and ELU,
+    saturated for the others. ``paper``: the same, but epsilon for the others."""
     eps: float | None = None
-    """Threshold of ``epsilon`` (default 0.01, the paper's Fig. 1) and ``sum`` (default 0)."""
+    """Threshold of ``saturated`` (default 0.1), ``epsilon`` (0.01, the paper's Fig. 1) and ``sum`` (0)."""
     relative: bool = True
     """``epsilon`` is measured in units of the layer's mean peak ``|a|``; False: in absolute units."""
 
@@ -35,19 +37,30 @@ class Criterion:
 
     def resolve(self, activation: str) -> str:
         """The criterion for a kind of activation."""
-        if self.kind != "auto":
+        if self.kind not in ("auto", "paper"):
             return self.kind
         if activation in SATURATES_AT_ZERO:
             return "exact"
-        return "negative-only" if activation in NEGATIVE_TAIL else "epsilon"
+        if activation in NEGATIVE_TAIL:
+            return "negative-only"
+        return "saturated" if self.kind == "auto" else "epsilon"
+
+    def of_moments(self, activation: str) -> bool:
+        """Is it judged by mean and deviation over all batches, rather than by each batch on its own?"""
+        return self.resolve(activation) == "saturated"
 
     def is_exact(self, activation: str) -> bool:
         """Does removal leave the outputs on the judged examples unchanged?"""
         return self.resolve(activation) == "exact"
 
+    def flat(self, deviation: Tensor) -> Tensor:
+        """Per neuron, whether it is saturated: its deviation over all that was seen, relative to its layer's mean."""
+        return deviation <= (DEFAULT_EPS["saturated"] if self.eps is None else self.eps)
+
     def dead(self, activation: str, values: "Peaks") -> Tensor:
         """Per neuron, whether it is dead in this batch. A neuron with a nan is alive."""
         kind = self.resolve(activation)
+        assert kind != "saturated", "judged by its moments"
         if kind == "exact":
             return (values.top == 0) & (values.bottom == 0)
         if kind == "negative-only":

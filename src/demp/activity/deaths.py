@@ -1,4 +1,4 @@
-"""What became of the dead: shares, overlap with the dead of earlier looks, revivals (paper, App. C)."""
+"""What became of the dead: shares, overlap with the dead of earlier looks, revivals (paper, App. C); the saturated."""
 
 import math
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ class LayerActivity:
     dead: int
     revived: int
     """Neurons that were dead in the snapshot before and are alive now."""
+    saturated: int = 0
+    """Neurons that are constant without being zero; they are not among the dead."""
 
     @property
     def dead_share(self) -> float:
@@ -41,6 +43,9 @@ class Snapshot:
     still: float = math.nan
     """|X & Y| / |X|: of all that were ever dead, the share that is dead now, as the authors' code computes it for
     Fig. 8; nan while nobody was."""
+    saturated_share: float = 0.0
+    """Neurons that are constant without being zero, over all neurons; only the criterion ``saturated`` looks for them.
+    """
 
 
 class Deaths:
@@ -56,12 +61,15 @@ class Deaths:
         layers, meet = {}, 0
         before = sum(int(flags.sum()) for flags in self._ever.values())
         for layer in self._graph.layers:
-            name, dead = layer.name, verdict.dead[layer.name] | gone[layer.classes]
-            layers[name] = LayerActivity(layer.width, int(dead.sum()), int((self._last[name] & ~dead).sum()))
+            name, saturated = layer.name, verdict.saturated(layer.name)
+            dead = (verdict.dead[name] & ~saturated) | gone[layer.classes]
+            revived = self._last[name] & ~dead
+            layers[name] = LayerActivity(layer.width, int(dead.sum()), int(revived.sum()), int(saturated.sum()))
             meet += int((self._ever[name] & dead).sum())
             self._ever[name] |= dead
             self._last[name] = dead
-        now, width = (sum(values) for values in zip(*((at.dead, at.width) for at in layers.values()), strict=True))
+        counts = zip(*((at.dead, at.saturated, at.width) for at in layers.values()), strict=True)
+        now, constant, width = (sum(values) for values in counts)
         return Snapshot(
             verdict.batches,
             verdict.examples,
@@ -70,6 +78,7 @@ class Deaths:
             meet / min(before, now) if before and now else math.nan,
             sum(layer.revived for layer in layers.values()),
             meet / before if before else math.nan,
+            constant / width if width else 0.0,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.criteria import Criterion
-from demp.activity.probe import Verdict, probe
+from demp.activity.probe import Verdict, probe, verdict_of
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
@@ -63,13 +63,19 @@ class Judge:
         self._proof = self._last_inputs
         seen = self._window.verdict()
         still = probe(self._model, self._graph, gone, [self._last_inputs], self._criterion)
-        both = {name: flags & still.dead[name] for name, flags in seen.dead.items()}
-        return Verdict(both, seen.batches, seen.examples)
+        if not seen.tallies:
+            return seen
+        return verdict_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
 
     @property
     def has_examples(self) -> bool:
         """Are there batches, or a window that watches?"""
         return self._window is not None or self._batches is not None
+
+    def draw(self, step: int) -> None:
+        """Take examples of the batches of this step for the proof of a cut that no verdict was asked for."""
+        self._proof = None
+        next(iter(self._probe_batches(step)), None)
 
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last verdict."""

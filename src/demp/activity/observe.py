@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp import shards
-from demp.activity.criteria import Criterion, Peaks
-from demp.errors import UsageError
-from demp.graph import Layer, NeuronGraph, Read
+from demp.graph import NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import places, positions
+from demp.graph.order import positions
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
@@ -133,76 +131,6 @@ def seats(graph: NeuronGraph, standing: Tensor, read: Read) -> list[Seat]:
         neuron = order[torch.searchsorted(ranked, read.classes[carried])]
         found.append(Seat(layer, present[carried], neuron))
     return found
-
-
-class Tally:
-    """Collects over batches which neurons were dead at every read point, in dense numbering."""
-
-    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion, *, sums: bool = True) -> None:
-        """Without ``sums`` only contractions are asked."""
-        self.graph, self.gone, self.criterion = graph, gone, criterion
-        asked = [read for read in graph.reads if sums or read.seat is None]
-        standing = places(graph, gone)
-        self._seats = {(read.weight, read.use): seats(graph, standing, read) for read in asked}
-        self._sizes = {(read.weight, read.use): int((~gone[read.classes]).sum()) for read in asked}
-        self._needs_total = criterion.kind == "sum"
-        self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
-        self.seen: set[tuple[str, int]] = set()
-
-    def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
-        if operand.numel() == 0 and operand.shape[axis]:
-            return
-        key = (read.weight, read.use)
-        if operand.shape[axis] != self._sizes[key]:
-            raise UsageError(
-                f"{read.weight} reads {operand.shape[axis]} neurons where there were {self._sizes[key]} when watching "
-                "began: the model was cut meanwhile; start watching again after a cut, or give the monitor the pruner"
-            )
-        self.seen.add(key)
-        peaks = Peaks.along(operand.detach(), axis, self._needs_total)
-        for seat in self._seats[key]:
-            layer = self.graph.layers[seat.layer]
-            device = peaks.top.device
-            members = seat.neuron.unique()
-            compact = torch.searchsorted(members, seat.neuron)
-            mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
-            self._dead[seat.layer][members] &= self.criterion.dead(layer.activation, mine).cpu()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
-        return {"dead": [flags.clone() for flags in self._dead], "seen": [list(key) for key in sorted(self.seen)]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what was seen."""
-        self._dead = [flags.clone() for flags in state["dead"]]
-        self.seen = {(str(weight), int(use)) for weight, use in state["seen"]}
-
-    def verdict(self) -> dict[str, Tensor]:
-        """Layer name -> dead neurons (dense numbering; removed ones are not dead, they are gone).
-
-        A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
-        read points of its own is judged by the layers that carry its neurons on.
-        """
-        agreed = self.agreed()
-        return {
-            layer.name: self._judged(layer, flags) if layer.reads else agreed[layer.classes]
-            for layer, flags in zip(self.graph.layers, self._dead, strict=True)
-        }
-
-    def agreed(self) -> Tensor:
-        """Per class: dead in every layer that reads it."""
-        votes = torch.zeros(self.graph.classes, dtype=torch.long)
-        for layer, flags in zip(self.graph.layers, self._dead, strict=True):
-            if layer.reads:
-                votes[layer.classes] += self._judged(layer, flags).long()
-        voters = self.graph.voters()
-        return (votes == voters) & (voters > 0) & ~self.gone
-
-    def _judged(self, layer: Layer, flags: Tensor) -> Tensor:
-        asked = [key for key in layer.reads if key in self._seats]
-        complete = bool(asked) and all(key in self.seen for key in asked)
-        return flags & ~self.gone[layer.classes] if complete else torch.zeros_like(flags)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

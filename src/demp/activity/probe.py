@@ -1,15 +1,17 @@
 """The paper's death check: a few evaluation batches of training examples (Sec. 3.3, App. F.3)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
-from demp.activity.observe import Tally, observing, quiet
+from demp.activity.observe import observing, quiet
+from demp.activity.tally import Flatness, Tally, larger
 from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
@@ -18,12 +20,42 @@ from demp.graph.forward import as_inputs
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who is dead, judged on how many examples."""
+    """Who is dead or saturated, judged on how many examples."""
 
     dead: dict[str, Tensor]
-    """Layer name -> boolean per neuron, dense numbering; a removed neuron counts as neither."""
+    """Layer name -> boolean per neuron, dense numbering: dead or, by the criterion ``saturated``, constant. A removed
+    neuron counts as neither."""
     batches: int
     examples: int
+    means: dict[str, Tensor] = field(default_factory=dict)
+    """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the read point where
+    it is largest). Only of layers that are judged as ``saturated``; nan where nothing is known or nothing is left."""
+    deviations: dict[str, Tensor] = field(default_factory=dict)
+    """Layer name -> its deviation over the mean deviation of its layer (at the read point where that is largest): the
+    smaller, the flatter. As ``means``."""
+    tallies: tuple[Tally, ...] = field(default=(), repr=False, compare=False)
+    """What was seen; a neuron must be dead or saturated by each of them."""
+
+    def saturated(self, layer: str) -> Tensor:
+        """Of the neurons in ``dead``, those that are constant without being zero."""
+        flags = self.dead[layer]
+        if layer not in self.means:
+            return torch.zeros_like(flags)
+        return flags & ~Flatness(self.means[layer], self.deviations[layer]).zero
+
+
+def verdict_of(tallies: Iterable[Tally], batches: int, examples: int) -> Verdict:
+    """What follows from what was seen, by all of the tallies."""
+    tallies = tuple(tallies)
+    dead, means, deviations = tallies[0].verdict(), {}, {}
+    for tally in tallies[1:]:
+        dead = {name: dead[name] & flags for name, flags in tally.verdict().items()}
+    for tally in tallies:
+        for name, flat in tally.flatness().items():
+            means[name] = larger(means[name], flat.mean) if name in means else flat.mean
+            known = deviations.get(name, flat.deviation)
+            deviations[name] = torch.maximum(known, flat.deviation)
+    return Verdict(dead, batches, examples, means, deviations, tallies)
 
 
 def probe(
@@ -37,8 +69,8 @@ def probe(
 ) -> Verdict:
     """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every read point.
 
-    ``until_settled`` stops early once no neuron is left that all of its readers find dead: more batches can only
-    show more neurons alive.
+    ``until_settled`` stops early once no neuron is left that all of its readers find dead, where more batches can only
+    show more neurons alive: the criterion ``saturated`` needs all of them.
 
     Raises:
         UsageError: there is no batch.
@@ -51,17 +83,25 @@ def probe(
             watch(model, graph, tally, args, kwargs)
             count += 1
             examples += next((len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 0)
-            if until_settled and not bool(tally.agreed().any()):
+            if until_settled and tally.settles and not bool(tally.agreed().any()):
                 break
     if count == 0:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
-    return Verdict(tally.verdict(), count, examples)
+    return verdict_of((tally,), count, examples)
 
 
 def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
-    """The verdict of all ranks: dead on each of them, on all of their examples."""
+    """The verdict of all ranks: dead on each of them, saturated over the examples of all of them together."""
+    if group is None:
+        return mine
     counts = ranks.gathered((mine.batches, mine.examples), group)
-    return Verdict(ranks.common(mine.dead, group), sum(b for b, _ in counts), sum(e for _, e in counts))
+    batches, examples = sum(b for b, _ in counts), sum(e for _, e in counts)
+    states = ranks.gathered([tally.state_dict() for tally in mine.tallies], group)
+    if not all(len(of_rank) == len(states[0]) > 0 for of_rank in states):  # some rank has seen nothing
+        nobody = {name: torch.zeros_like(flags) for name, flags in mine.dead.items()}
+        return Verdict(nobody, batches, examples)
+    joined = (tally.joined(of_all) for tally, *of_all in zip(mine.tallies, *states, strict=True))
+    return verdict_of(joined, batches, examples)
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
@@ -86,3 +126,15 @@ def alive(
     graph = graph or trace(model, batches[0])
     verdict = probe(model, graph, graph.nothing_gone(), batches, judged)
     return {name: ~dead for name, dead in verdict.dead.items()}
+
+
+def ranked(graph: NeuronGraph, deviations: Mapping[str, Tensor]) -> Tensor:
+    """Per class: how flat it is in the layer where it deviates most; nan where nothing is known.
+
+    Float64; sorted upwards it is the order in which saturated neurons leave.
+    """
+    rank = torch.full((graph.classes,), -torch.inf, dtype=torch.float64)
+    for layer in graph.layers:
+        if layer.name in deviations:
+            rank[layer.classes] = torch.maximum(rank[layer.classes], deviations[layer.name])
+    return torch.where(rank == -torch.inf, torch.nan, rank)

@@ -8,8 +8,8 @@ from torch.utils.hooks import RemovableHandle
 
 from demp import shards
 from demp.activity.criteria import Criterion
-from demp.activity.observe import Tally
-from demp.activity.probe import Verdict
+from demp.activity.probe import Verdict, verdict_of
+from demp.activity.tally import Tally
 from demp.compiled import uncompiled
 from demp.graph import NeuronGraph, Read
 
@@ -60,7 +60,7 @@ class Window:
         if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
             return Verdict(dead, 0, 0)
-        return Verdict(self._tally.verdict(), self.batches, self.examples)
+        return verdict_of((self._tally,), self.batches, self.examples)
 
     def close(self) -> None:
         """Remove the hooks."""

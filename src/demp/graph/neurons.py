@@ -167,15 +167,17 @@ class NeuronGraph:
         """Neurons that may go, over all layers."""
         return sum(int(layer.removable.sum()) for layer in self.layers)
 
-    def last_of_slots(self, before: Tensor, after: Tensor) -> list[int]:
-        """Classes that must stay after all, one for each tensor axis that would lose its last index."""
-        return sorted(
-            {
-                int(slot.classes[~before[slot.classes]][0])
-                for slot in self.slots
-                if bool(after[slot.classes].all()) and not bool(before[slot.classes].all())
-            }
+    def last_of_slots(self, before: Tensor, after: Tensor, ranking: Tensor | None = None) -> list[int]:
+        """Classes that must stay after all, one for each tensor axis that would lose its last index.
+
+        It is the one that ``ranking`` puts highest, the first of several.
+        """
+        emptied = (
+            slot.classes[~before[slot.classes]]
+            for slot in self.slots
+            if bool(after[slot.classes].all()) and not bool(before[slot.classes].all())
         )
+        return sorted({int(left[0 if ranking is None else ranking[left].argmax()]) for left in emptied})
 
     def voters(self) -> Tensor:
         """Per class: the number of layers that are read somewhere and carry it."""

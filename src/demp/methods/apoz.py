@@ -49,6 +49,8 @@ class ApozConfig(MethodConfig):
     prune_to: float = 0.8
     """Share of the run at the last cut; what follows is fine-tuning. From 0.3 to 0.8 of a run the gradual methods of
     the DemP paper prune, too."""
+    constants: bool = False
+    """Removed neurons leave with their means as constants, where that changes the outputs less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +87,7 @@ class Apoz(Method):
 
     def wants(self) -> Wants:
         """Batches to look at activations on."""
-        return Wants(zeros=True)
+        return Wants(zeros=True, constants=self.config.constants)
 
     def is_due(self, step: int) -> bool:
         """At every round."""

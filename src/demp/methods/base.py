@@ -113,7 +113,10 @@ class Wants:
     collect: str = "auto"
     """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nobody is judged or watched."""
     window_steps: int | None = None
-    fold: bool = False
+    constants: bool = False
+    """Neurons that it selects leave with their means as constants, where that changes the outputs less."""
+    max_drift: float | None = None
+    """The most that one cut of saturated neurons may change the outputs: see ``ConstantRules``."""
     scores: bool = False
     """It scores on labelled batches: needs ``loss_fn`` and ``batches``."""
     zeros: bool = False

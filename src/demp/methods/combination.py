@@ -46,7 +46,8 @@ class Combination(Method):
             mine,
             masks=True,
             skip_updates=theirs.skip_updates,
-            fold=mine.fold or theirs.fold,
+            constants=mine.constants or theirs.constants,
+            max_drift=mine.max_drift,
             scores=mine.scores or theirs.scores,
             zeros=mine.zeros or theirs.zeros,
         )

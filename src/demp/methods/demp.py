@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demp import schedules
-from demp.activity import Criterion
+from demp.activity import Criterion, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
@@ -25,7 +25,7 @@ from demp.methods.reaching import refuse_two_aims
 from demp.noise import Noise
 from demp.penalties import Penalty
 from demp.regularization import Shrink
-from demp.surgery import plan_cut
+from demp.surgery import ConstantRules, plan_cut
 
 NEGLIGIBLE = 1e-12
 """A scheduled value below this is zero (gap 7)."""
@@ -76,10 +76,10 @@ class DemPConfig(MethodConfig):
     noise_others: bool = True
     """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
     criterion: str = "auto"
-    """Death: ``exact``, ``negative-only``, ``epsilon``, ``sum`` (the authors' code), or ``auto`` by activation
-    (gaps 12 to 14)."""
+    """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
+    authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
     eps: float | None = None
-    """Threshold of the ``epsilon`` and ``sum`` criteria; None: 0.01 and 0."""
+    """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
     """``eps`` in units of the layer's mean peak."""
     collect: str = "auto"
@@ -95,8 +95,12 @@ class DemPConfig(MethodConfig):
     """No cut before this many steps (gap 29)."""
     prune_at_start: bool = False
     """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
+    max_drift: float | None = 0.02
+    """The most that one check of saturated neurons may change the outputs on the proof examples, over their largest
+    absolute value: the flattest go first, the rest waits. None: no bound."""
     fold: bool = False
-    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42)."""
+    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42). Saturated
+    neurons always leave with their constants."""
     target_neuron_sparsity: float | None = None
     """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
     the peak that falls short (App. H.1, gap 43)."""
@@ -124,6 +128,7 @@ class DemPConfig(MethodConfig):
         check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
         Penalty(self.penalty, self.peak_strength, self.penalty_on)
         Criterion(kind=self.criterion, eps=self.eps)
+        ConstantRules(max_drift=self.max_drift)
         for name in (self.schedule, self.noise_schedule or self.schedule):
             schedules.make(name, span=self.span, peak_at=self.peak_at)
         for field in ("period", "window_steps"):
@@ -204,7 +209,8 @@ class DemonPruning(Method):
             noise_others=self.config.noise_others,
             collect=self.config.collect if self._course is None else "batches",
             window_steps=self.config.window_steps,
-            fold=self.config.fold,
+            constants=self.config.fold,
+            max_drift=self.config.max_drift,
         )
 
     def penalty(self, step: int) -> Penalty | None:
@@ -251,11 +257,13 @@ class DemonPruning(Method):
         if budget <= 0:
             self._target_met = True
             return Selection()
-        after = plan_cut(graph, gone, view.verdict().dead, self.config.limits()).after
+        verdict = view.verdict()
+        flatness = ranked(graph, verdict.deviations) if verdict.deviations else None
+        after = plan_cut(graph, gone, verdict.dead, self.config.limits(), flatness).after
         self._target_met = left - graph.neurons(after) >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
-        return Selection(at_most(budget, graph, after & ~gone))
+        return Selection(at_most(budget, graph, after & ~gone, flatness))
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
@@ -269,13 +277,19 @@ class DemonPruning(Method):
             self._course.load_state_dict(state["course"])
 
 
-def at_most(budget: int, graph: NeuronGraph, going: Tensor) -> dict[str, Tensor]:
-    """Of the classes that could go, the first that make up ``budget`` neurons; coupled ones count in every layer."""
+def at_most(budget: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | None = None) -> dict[str, Tensor]:
+    """Of the classes that could go, the flattest that make up ``budget`` neurons; coupled ones count in every layer.
+
+    Without ``flatness`` (one number per class, nan where nothing is known), and of equals, the first.
+    """
     counts = torch.zeros(graph.classes, dtype=torch.long)
     for layer in graph.layers:
         counts[layer.classes] += 1
     chosen = graph.nothing_gone()
-    for c in going.nonzero().flatten().tolist():
+    order = going.nonzero().flatten()
+    if flatness is not None:
+        order = order[flatness[order].nan_to_num(0.0).argsort(stable=True)]
+    for c in order.tolist():
         if counts[c] <= budget:
             chosen[c] = True
             budget -= int(counts[c])

@@ -47,6 +47,8 @@ class GrowingConfig(MethodConfig):
     penalty_in: str = "gradient"
     """``gradient``: added to .grad right before the optimizer step, as in the authors' code; ``loss``: you add
     ``pruner.penalty_loss()`` to your loss."""
+    constants: bool = False
+    """Removed neurons leave with their means as constants, where that changes the outputs less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +153,12 @@ class GrowingRegularisation(Method):
 
     def wants(self) -> Wants:
         """From the config."""
-        return Wants(penalty_on="producers", penalty_in=self.config.penalty_in, collect="batches")
+        return Wants(
+            penalty_on="producers",
+            penalty_in=self.config.penalty_in,
+            collect="batches",
+            constants=self.config.constants,
+        )
 
     def strength(self, step: int) -> float:
         """Factor of the neurons that are pushed."""

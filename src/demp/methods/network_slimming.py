@@ -51,6 +51,8 @@ class NetworkSlimmingConfig(MethodConfig):
     penalty_in: str = "gradient"
     """``gradient``: the sub-gradient is added to .grad right before the optimizer step, as in the authors' code;
     ``loss``: you add ``pruner.penalty_loss()`` to your loss."""
+    constants: bool = False
+    """Removed neurons leave with their means as constants, where that changes the outputs less."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +93,12 @@ class NetworkSlimming(Method):
 
     def wants(self) -> Wants:
         """From the config."""
-        return Wants(penalty_on=self.config.penalty_on, penalty_in=self.config.penalty_in, collect="batches")
+        return Wants(
+            penalty_on=self.config.penalty_on,
+            penalty_in=self.config.penalty_in,
+            collect="batches",
+            constants=self.config.constants,
+        )
 
     def penalty(self, step: int) -> Penalty | None:
         """``lambda * sum |gamma|`` until the last cut."""

@@ -91,8 +91,8 @@ class SRigL(MaskMethod):
         self.window = Window(every, max(first, 1), last - 1)
 
     def wants(self) -> Wants:
-        """It masks; what ablated neurons still say may be folded."""
-        return Wants(masks=True, collect="batches", fold=self.config.remove_ablated)
+        """It masks; what ablated neurons still say moves to their readers."""
+        return Wants(masks=True, collect="batches", constants=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
         """f_t."""

@@ -35,6 +35,10 @@ class Cut(NamedTuple):
     seconds: float
     kept: dict[str, int]
     """Layer -> width after it."""
+    dead: float | None = None
+    """Of the removed neurons, those that were zero; None in files that do not tell. ``saturated``: those that were
+    another constant."""
+    saturated: float | None = None
 
 
 class Test(NamedTuple):
@@ -208,6 +212,8 @@ def read_cuts(file: Path, skipped: Skipped) -> tuple[list[Cut], dict[str, int]]:
                 forwards=(number(judged, "forwards") if isinstance(judged, dict) else None) or 0.0,
                 seconds=number(record, "seconds") or 0.0,
                 kept=cuts[-1].kept if cuts and cuts[-1].kept == kept else kept,
+                dead=number(record, "dead"),
+                saturated=number(record, "saturated"),
             )
         )
     return cuts, dense

@@ -137,11 +137,16 @@ def costs_table(run: Run, at: int) -> Markup:
 
 def cuts_table(run: Run, at: int) -> Markup:
     """Every check of one run that removed something."""
-    headings = ("step", "neurons removed", "neurons left", "parameters left", "FLOPs of a forward", "seconds")
+    headings = (
+        "step", "neurons removed", "dead", "saturated", "neurons left", "parameters left", "FLOPs of a forward",
+        "seconds",
+    )  # fmt: skip
     rows = [
         [
             Cell(digits(cut.step, 0), cut.step),
             Cell(digits(cut.removed, 0), cut.removed),
+            shown(cut.dead, lambda value: digits(value, 0)),
+            shown(cut.saturated, lambda value: digits(value, 0)),
             shown(cut.neurons, lambda value: digits(value, 0)),
             shown(cut.parameters, short),
             shown(cut.flops, short),

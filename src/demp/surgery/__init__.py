@@ -1,9 +1,21 @@
 """How neurons go: plan, shrink in place, prove, or roll back."""
 
+from demp.surgery.constants import ConstantRules
 from demp.surgery.cut import cut
 from demp.surgery.plan import Limits, Plan, plan_cut
 from demp.surgery.record import Record, record_of
 from demp.surgery.report import CutReport, LayerCut
 from demp.surgery.transaction import execute
 
-__all__ = ["CutReport", "LayerCut", "Limits", "Plan", "Record", "cut", "execute", "plan_cut", "record_of"]
+__all__ = [
+    "ConstantRules",
+    "CutReport",
+    "LayerCut",
+    "Limits",
+    "Plan",
+    "Record",
+    "cut",
+    "execute",
+    "plan_cut",
+    "record_of",
+]

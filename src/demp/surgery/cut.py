@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.surgery.constants import ConstantRules
 from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
 from demp.surgery.plan import Limits, plan_cut
 from demp.surgery.record import record_of
@@ -29,6 +30,8 @@ def cut(
     exact: bool = True,
     verify: bool = True,
     tolerance: float | None = None,
+    constants: bool = False,
+    max_drift: float | None = None,
     fold: bool = False,
     graph: NeuronGraph | None = None,
 ) -> CutReport:
@@ -39,8 +42,13 @@ def cut(
     optimizer state shrink in place: objects, hooks, ties, param groups and schedulers stay. A forward on
     ``example_inputs`` before and after must agree within ``tolerance``, or everything is rolled back. With
     ``exact=False`` neurons that still speak may go: the cut is then compared with the model in which they are
-    silenced, and the report's ``drift`` says what was lost; ``fold=True`` moves their means into what their readers
-    add, where that lowers the drift.
+    silenced, and the report's ``drift`` says what was lost.
+
+    With ``constants=True`` neurons leave with their constants: the mean of each on the example inputs goes into the
+    biases or running means behind its readers, or is carried by one of them that stays; a neuron whose constant finds
+    no place stays, and the report says why. The cut is compared with the model in which each of them is replaced by
+    its constant wherever it is read; with ``max_drift`` the outputs change by no more than that share of their largest
+    value, and neurons wait where they would. (``fold=True`` with ``exact=False`` is an older name of it.)
 
     Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
     several ranks all must call this with the same neurons.
@@ -68,22 +76,27 @@ def cut(
         refuse_other_optimizers(model, optimizers)
         graph = graph or trace(model, example_inputs)
         flags = as_flags(graph, dead)
+        constants = constants or (fold and not exact)
+        rules = ConstantRules(max_drift=max_drift) if constants else None
+        if max_drift is not None and rules is None:
+            raise UsageError("max_drift bounds what constants change; pass constants=True with it")
         plan = plan_cut(graph, graph.nothing_gone(), flags, limits or Limits())
-    return execute(
+    report, _ = execute(
         model,
         graph,
         plan,
         example_inputs=example_inputs,
         optimizers=optimizers,
         holders=tuple(holders),
-        exact=exact,
+        exact=exact and rules is None,
         verify=verify,
         tolerance=tolerance,
-        fold=fold,
+        constants=rules,
         base=record_of(model),
         wrappers=around,
         group=group,
     )
+    return report
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 import fnmatch
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ class Plan:
     after: Tensor
     held: dict[str, str]
     """Layer -> why some of its dead neurons stay."""
+    limits: Limits = field(default_factory=Limits)
+    ranking: Tensor | None = None
+    """One number per class: the higher, the rather it stays."""
 
     @property
     def empty(self) -> bool:
@@ -63,27 +67,64 @@ class Plan:
         """Equal on all ranks, or the ranks disagree."""
         return hashlib.sha256(bytes(self.after.to(torch.uint8).tolist())).hexdigest()[:16]
 
+    def without(self, graph: NeuronGraph, reasons: Mapping[int, str]) -> "Plan":
+        """The same cut without some classes, each with the reason why its neurons stay; limits hold again."""
+        go = self.after & ~self.before
+        go[list(reasons)] = False
+        left = rescued(graph, self.before, go, self.limits, self.ranking)
+        held = {name: [notes] for name, notes in self.held.items()}
+        for layer in graph.layers:
+            mine = Counter(reasons[c] for c in layer.classes.tolist() if c in reasons)
+            more = int((go & ~left)[layer.classes].sum())
+            notes = [f"{count} kept: {reason}" for reason, count in mine.items()]
+            notes += [f"{more} kept for the minimum width"] if more else []
+            if notes:
+                held.setdefault(layer.name, []).extend(notes)
+        return replace(self, after=self.before | left, held=joined(held))
 
-def plan_cut(graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits) -> Plan:
+
+def plan_cut(
+    graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits, ranking: Tensor | None = None
+) -> Plan:
     """Classes that go: dead in every layer that reads them, allowed, and not needed for a floor or a multiple.
 
-    ``dead`` maps layer names to booleans in dense numbering.
+    ``dead`` maps layer names to booleans in dense numbering. Of those that could go, the ones that ``ranking`` (one
+    number per class) puts highest stay for floors and multiples, nan above all; without it, and of equals, the first.
     """
     held: dict[str, list[str]] = {}
+    if ranking is not None:
+        ranking = ranking.nan_to_num(torch.inf)
     wanted = agreed(graph, gone, dead, limits, held)
-    go = wanted.clone()
-    while True:  # what one layer keeps may be shared with another, whose width then is no multiple any more
-        rescued = graph.last_of_slots(gone, gone | go)
-        for layer in graph.layers:
-            rescued += layer.classes[go[layer.classes]].unique()[: shortage(layer, gone, go, limits)].tolist()
-        if not rescued:
-            break
-        go[rescued] = False
+    go = rescued(graph, gone, wanted, limits, ranking)
     for layer in graph.layers:
         kept = int((wanted & ~go)[layer.classes].sum())
         if kept:
             held.setdefault(layer.name, []).append(f"{kept} dead neurons kept for the minimum width")
-    return Plan(gone, gone | go, {name: "; ".join(notes) for name, notes in held.items()})
+    return Plan(gone, gone | go, joined(held), limits, ranking)
+
+
+def joined(held: Mapping[str, list[str]]) -> dict[str, str]:
+    """One line per layer."""
+    return {name: "; ".join(notes) for name, notes in held.items()}
+
+
+def rescued(graph: NeuronGraph, gone: Tensor, wanted: Tensor, limits: Limits, ranking: Tensor | None) -> Tensor:
+    """Of the classes that are to go, those that may, once floors and multiples are respected."""
+    go = wanted.clone()
+    while True:  # what one layer keeps may be shared with another, whose width then is no multiple any more
+        stay = graph.last_of_slots(gone, gone | go, ranking)
+        for layer in graph.layers:
+            short = shortage(layer, gone, go, limits)
+            if short:
+                stay += dearest(layer.classes[go[layer.classes]].unique(), ranking)[:short].tolist()
+        if not stay:
+            return go
+        go[stay] = False
+
+
+def dearest(classes: Tensor, ranking: Tensor | None) -> Tensor:
+    """Classes in the order in which they are kept."""
+    return classes if ranking is None else classes[ranking[classes].argsort(descending=True, stable=True)]
 
 
 def agreed(

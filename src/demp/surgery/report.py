@@ -52,7 +52,9 @@ class CutReport:
     difference: float | None
     """Largest output difference over the output scale between before and after; None: not verified."""
     drift: float | None
-    """The same against the network whose dead neurons still spoke; 0 by construction for exact criteria."""
+    """Largest change of the outputs over the output scale, against the network before the cut: what was lost. 0 by
+    construction for exact criteria; ``difference`` is the proof of the surgery, against the network in which removed
+    neurons are zero, or their constants."""
     held: dict[str, str]
     """Layer -> why some of its dead neurons stayed."""
     hash: str
@@ -60,6 +62,10 @@ class CutReport:
     """Batches and examples behind the judgement."""
     notes: tuple[str, ...] = ()
     depths: Depths | None = None
+    dead: int | None = None
+    """Of the removed, those that were zero on the examples; None where neurons were chosen for something else and
+    nobody looked. ``saturated``: those that were another constant, which their readers keep."""
+    saturated: int | None = None
 
     @property
     def happened(self) -> bool:
@@ -74,8 +80,9 @@ class CutReport:
         at = "" if self.step is None else f" at step {self.step}"
         if not self.happened:
             return f"cut{at}: nothing to remove ({self.neurons_after} neurons)"
+        apart = f" ({self.saturated} of them saturated, drift {self.drift or 0:.1e})" if self.saturated else ""
         return (
-            f"cut{at}: {self.removed} neurons of {self.neurons_before} removed, parameters "
+            f"cut{at}: {self.removed} neurons of {self.neurons_before} removed{apart}, parameters "
             f"{self.parameters_before:,} -> {self.parameters_after:,}, {self.seconds:.2f} s"
         )
 

@@ -88,7 +88,8 @@ class Ledger:
     @torch.no_grad()
     def add(self, tensor: Tensor, values: Tensor) -> None:
         """Add to a tensor in place."""
-        self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
+        if self._keep_undo:
+            self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
         tensor.add_(shards.spread(values.to(tensor.dtype), tensor))
 
     def renew(self, model: nn.Module) -> None:
@@ -98,13 +99,9 @@ class Ledger:
                 self._undo.append(partial(shards.revert, part, vars(part).copy()))
             shards.fit(part)
 
-    def mark(self) -> int:
-        """Number of changes so far, for ``roll_back``."""
-        return len(self._undo)
-
-    def roll_back(self, mark: int = 0) -> None:
-        """Take back everything since ``mark``, last change first."""
-        while len(self._undo) > mark:
+    def roll_back(self) -> None:
+        """Take back everything, last change first."""
+        while self._undo:
             self._undo.pop()()
 
 

@@ -15,7 +15,7 @@ from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
-from demp.surgery.fold import Shift, apply, constants
+from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
 from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.record import Record, forget, record_of, remember
@@ -46,31 +46,36 @@ def execute(
     exact: bool = True,
     verify: bool = True,
     tolerance: float | None = None,
-    fold: bool = False,
+    constants: ConstantRules | None = None,
     base: Record | None = None,
     step: int | None = None,
     judged: dict[str, int] | None = None,
     wrappers: Wrappers = (),
     group: ranks.Group = None,
-) -> CutReport:
-    """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all."""
+) -> tuple[CutReport, Plan]:
+    """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all.
+
+    With the report the plan that was carried out: with ``constants`` some neurons may have to stay.
+    """
     start = time.perf_counter()
-    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
-    ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
+    refuse_other_plans(plan, group)
     with ranks.together(group):
         refuse_changed_model(first_names(model)[0], graph, plan.before)
     parameters = sum(p.numel() for p in model.parameters())
-    outcome = Outcome()
+    outcome = Outcome(plan)
     if not plan.empty:
-        terms = Terms(example_inputs, exact, verify, tolerance, fold)
+        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants)
         with renewed(wrappers):
             outcome = operate(model, graph, plan, terms, optimizers, holders, base, group)
+    plan = outcome.plan
+    removed = graph.neurons(plan.before) - graph.neurons(plan.after)
+    dead, saturated = (removed, 0) if exact or not removed else outcome.apart or (None, None)
     seconds, surgery, gap, drift = ranks.highest(
         (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), group
     )
-    return CutReport(
+    report = CutReport(
         step=step,
-        removed=graph.neurons(plan.before) - graph.neurons(plan.after),
+        removed=removed,
         layers=layer_cuts(graph, plan.before, plan.after),
         neurons_before=graph.neurons(plan.before),
         neurons_after=graph.neurons(plan.after),
@@ -87,7 +92,16 @@ def execute(
         judged=judged or {},
         notes=outcome.notes,
         depths=depths(graph, plan.after, {name for name, _ in model.named_parameters()}),
+        dead=dead,
+        saturated=saturated,
     )
+    return report, plan
+
+
+def refuse_other_plans(plan: Plan, group: ranks.Group) -> None:
+    """Every rank must be about to make the same cut."""
+    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
+    ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -98,17 +112,20 @@ class Terms:
     exact: bool
     verify: bool
     tolerance: float | None
-    fold: bool
+    constants: ConstantRules | None
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came out of an operation."""
 
+    plan: Plan
     seconds: float = 0.0
     difference: float | None = None
     drift: float | None = None
     notes: tuple[str, ...] = ()
+    apart: tuple[int, int] | None = None
+    """Neurons that went as zeros and as other constants, where that was looked at."""
 
 
 def operate(
@@ -116,6 +133,35 @@ def operate(
     graph: NeuronGraph,
     plan: Plan,
     terms: Terms,
+    optimizers: tuple[torch.optim.Optimizer, ...],
+    holders: tuple[Holder, ...],
+    base: Record | None,
+    group: ranks.Group = None,
+) -> Outcome:
+    """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back."""
+    if terms.constants is None:
+        return carry_out(model, graph, plan, terms, None, optimizers, holders, base, group)
+    masked = masked_weights(holders)
+    settled = settle(model, graph, plan, terms.constants, terms.example_inputs, masked=masked, group=group)
+    refuse_other_plans(settled.plan, group)
+    if settled.plan.empty:
+        return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
+    try:
+        return carry_out(model, graph, settled.plan, terms, settled, optimizers, holders, base, group)
+    except Disagreement as error:
+        if not settled.moves.shifts:
+            raise
+        why = f"the model takes their constants otherwise than the graph sees (outputs changed by {error.gap:.1e})"
+        stay = dict.fromkeys(settled.moves.saturated.nonzero().flatten().tolist(), why)
+        return operate(model, graph, plan.without(graph, stay), terms, optimizers, holders, base, group)
+
+
+def carry_out(
+    model: nn.Module,
+    graph: NeuronGraph,
+    plan: Plan,
+    terms: Terms,
+    settled: Settled | None,
     optimizers: tuple[torch.optim.Optimizer, ...],
     holders: tuple[Holder, ...],
     base: Record | None,
@@ -132,12 +178,14 @@ def operate(
             refuse_unshrinkable(each, keeps)
         modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
     with shards.whole(model), ranks.together(group):
-        reference = refer(model, graph, plan, terms)
+        reference = refer(model, graph, plan, terms, settled)
     old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
         with ranks.together(group):
+            if settled is not None:
+                add_constants(settled, [tensors, *map(named, holders)], ledger)
             shrink_all(keeps, [tensors, *copies], entries, ledger)
             ledger.renew(model)
             plans = plan_joins(graph, places(graph, plan.after))
@@ -153,42 +201,56 @@ def operate(
                 forget(module, record_of(model))
         with shards.whole(model), ranks.together(group):
             found = None if reference is None else prove(model, reference, terms)
+        if settled is not None:
+            said += settled.notes
+        apart = None if settled is None else counts(graph, settled)
         if reference is None or found is None:
-            return Outcome(seconds, notes=said)
+            return Outcome(plan, seconds, notes=said, apart=apart)
         refuse_difference(found, group)
-        drift, notes = found.drift, ()
-        if reference.shifts:
-            drift, notes = fold_if_closer(model, graph, plan, reference, terms, drift, ledger, group)
-        return Outcome(seconds, found.gap, drift, said + notes)
+        return Outcome(plan, seconds, found.gap, found.drift, said, apart)
     except BaseException as error:
         ledger.roll_back()
         for module, record in old_records:
             forget(module, record)
-        if isinstance(error, Disagreement):
+        if isinstance(error, Disagreement) and settled is None:
             raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
         raise
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Outputs before the cut: as they were, and as they must be after it; constants to fold."""
+    """Outputs before the cut: as they were, and as they must be after it."""
 
     plain: list[Tensor]
     wanted: list[Tensor]
-    shifts: list[Shift]
 
 
-def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms) -> Reference | None:
+def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settled: Settled | None) -> Reference | None:
     """Run the model before the cut; None if nothing is to be proven."""
     if not terms.verify:
         return None
+    if settled is not None:
+        return Reference(settled.plain, settled.wanted)
     plain = outputs_of(model, terms.example_inputs)
     refuse_nan(plain)
     if terms.exact:
-        return Reference(plain, plain, [])
-    masked = masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs)
-    shifts = constants(model, graph, plan.before, plan.after, terms.example_inputs) if terms.fold else []
-    return Reference(plain, masked, shifts)
+        return Reference(plain, plain)
+    return Reference(plain, masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs))
+
+
+def named(holder: Holder) -> dict[str, Tensor]:
+    """The tensors of a copy by their first names."""
+    return first_names(inner(holder))[0] if isinstance(holder, nn.Module) else dict(holder)
+
+
+@torch.no_grad()
+def add_constants(settled: Settled, models: list[dict[str, Tensor]], ledger: Ledger) -> None:
+    """Give tensors what the constants of neurons that go are worth; copies gain the same amounts."""
+    for shift in settled.moves.shifts:
+        own = {id(tensors[shift.tensor]): tensors[shift.tensor] for tensors in models if shift.tensor in tensors}
+        for tensor in own.values():
+            if tensor.is_floating_point():
+                ledger.add(tensor, shift.values.to(tensor.device))
 
 
 def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[StateEntry], ledger: Ledger) -> None:
@@ -233,30 +295,6 @@ def refuse_difference(proof: Proof, group: ranks.Group) -> None:
     if failed:
         worst = next(iter(failed.values()))
         raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
-
-
-def fold_if_closer(
-    model: nn.Module,
-    graph: NeuronGraph,
-    plan: Plan,
-    reference: Reference,
-    terms: Terms,
-    drift: float,
-    ledger: Ledger,
-    group: ranks.Group = None,
-) -> tuple[float, tuple[str, ...]]:
-    """Fold constants into the readers, and keep that only if the outputs come closer to those before the cut."""
-    mark = ledger.mark()
-    shifts = [Shift(shift.tensor, ranks.mean(shift.values, group)) for shift in reference.shifts]
-    with ranks.together(group):
-        apply(shifts, graph, plan.before, plan.after, first_names(model)[0], ledger)
-        folded = difference(reference.plain, outputs_of(model, terms.example_inputs))
-    worst, before = ranks.highest((folded, drift), group)
-    assert worst is not None and before is not None
-    if worst < before:
-        return worst, (f"means folded into the readers: drift {before:.1e} -> {worst:.1e}",)
-    ledger.roll_back(mark)
-    return before, ()
 
 
 class Disagreement(Exception):
@@ -309,8 +347,7 @@ def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterabl
     Raises:
         CutError: the copy lacks a tensor or has it in another shape.
     """
-    found = first_names(inner(holder))[0] if isinstance(holder, nn.Module) else dict(holder)
-    mine = {}
+    found, mine = named(holder), {}
     for name in keeps:
         if name not in found and not isinstance(holder, nn.Module):
             continue  # a dict of averages may hold parameters only

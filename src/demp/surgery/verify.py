@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import Tally, observing, quiet
+from demp.activity.observe import observing, quiet
+from demp.activity.tally import Tally
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied

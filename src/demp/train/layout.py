@@ -1,7 +1,8 @@
 """In which memory layout a network trains: channels_last, unless this machine cannot.
 
-On x86 processors without AVX-512, torch 2.13 with its oneDNN writes beyond its memory where it makes the gradient of the
-weight of a 1x1 convolution with a stride, fewer than 8 input channels and channels_last tensors, and the process dies. A network that shrinks comes to such a convolution sooner than others. The plain layout is right.
+On x86 processors without AVX-512, torch 2.13 with its oneDNN writes beyond its memory where it makes the gradient of
+the weight of a 1x1 convolution with a stride, fewer than 8 input channels and channels_last tensors, and the process
+dies. A network that shrinks comes to such a convolution sooner than others. The plain layout is right.
 """
 
 import torch

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from demp.train.run import Run
 
 SHARE, WHOLE = "dead/share", "dead/share_whole"
+SATURATED = "saturated/share"
 
 
 class Monitor:
@@ -46,11 +47,18 @@ class Monitor:
             "dead/still": found.still,
             "dead/revived": found.revived,
         }
+        by_moments = any(map(self.config.judged_by().of_moments, (layer.activation for layer in self._graph.layers)))
+        if by_moments:
+            news |= {SATURATED: found.saturated_share}
+            news["saturated/neurons"] = sum(layer.saturated for layer in found.layers.values())
         whole = self.config.whole_every_steps
         if whole and (self._run.step % whole == 0 or self._run.step == self._run.total_steps):
             news[WHOLE] = self._share(self._verdict(0))
         if self.config.layers:
             news |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
+            if by_moments:
+                layers = found.layers.items()
+                news |= {f"{SATURATED}/{name}": layer.saturated / max(1, layer.width) for name, layer in layers}
         return {name: value for name, value in news.items() if not math.isnan(value)}
 
     def _gone(self) -> Tensor:
@@ -72,8 +80,10 @@ class Monitor:
 
     def _share(self, verdict: Verdict) -> float:
         """Dead and removed neurons over those of the dense network."""
-        gone = self._gone()
-        dead = sum(int((verdict.dead[layer.name] | gone[layer.classes]).sum()) for layer in self._graph.layers)
+        gone, dead = self._gone(), 0
+        for layer in self._graph.layers:
+            zero = verdict.dead[layer.name] & ~verdict.saturated(layer.name)
+            dead += int((zero | gone[layer.classes]).sum())
         return dead / max(1, self._graph.neurons())
 
     def state_dict(self) -> dict[str, Any] | None:

@@ -244,9 +244,10 @@ class MonitorConfig:
     resample: bool = True
     """Other pictures at every look, as a death check has; False: the same ones throughout."""
     criterion: str = "auto"
-    """When a neuron counts as dead: auto, exact, negative-only, epsilon or sum (`demp.Criterion`)."""
+    """When a neuron counts as dead or saturated: auto, paper, exact, saturated, negative-only, epsilon or sum
+    (`demp.Criterion`)."""
     eps: float = 0.0
-    """Threshold of ``epsilon`` and ``sum``; 0 takes theirs: 0.01 and 0."""
+    """Threshold of ``saturated``, ``epsilon`` and ``sum``; 0 takes theirs: 0.1, 0.01 and 0."""
     relative: bool = True
     """``epsilon`` is measured in units of the layer's mean peak; False: absolutely, as in the paper's Fig. 1."""
     layers: bool = True

@@ -55,7 +55,8 @@ class PlainProgress(Observer):
             self._say(f"{at}  {record['split']} accuracy {record['eval/top1']:.2%}")
             return
         if "dead/share" in record:
-            self._say(f"{at}  dead neurons {record['dead/share']:.1%}")
+            saturated = f", saturated {record['saturated/share']:.1%}" if "saturated/share" in record else ""
+            self._say(f"{at}  dead neurons {record['dead/share']:.1%}{saturated}")
             return
         pace = f"{record['time/step_ms']:.1f} ms per step"
         self._say(f"{at}  loss {record['train/loss']:.4f}  {describe(record)}  {pace}")

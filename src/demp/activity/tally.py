@@ -1,0 +1,189 @@
+"""What was seen of the neurons over many batches, and what follows from it: who is dead, who is saturated, how flat."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from demp.activity import moments
+from demp.activity.criteria import Criterion, Peaks
+from demp.activity.moments import Moments
+from demp.activity.observe import Seat, seats
+from demp.errors import UsageError
+from demp.graph import Layer, NeuronGraph, Read
+from demp.graph.order import places, positions
+
+Key = tuple[str, int]
+"""A read point: its weight and the number of the use."""
+
+
+@dataclass(frozen=True)
+class Flatness:
+    """Neurons of one layer, dense numbering, float64; nan where nothing is known."""
+
+    mean: Tensor
+    """The constant: the mean at the read point where it is largest."""
+    deviation: Tensor
+    """Deviation over the mean deviation of the layer's present neurons, at the read point where that is largest."""
+
+    @property
+    def zero(self) -> Tensor:
+        """Exactly zero in all that was seen."""
+        return (self.mean == 0) & (self.deviation == 0)
+
+
+class Tally:
+    """Collects over batches what every read point saw, in dense numbering."""
+
+    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion, *, sums: bool = True) -> None:
+        """Without ``sums`` only contractions are asked."""
+        self.graph, self.gone, self.criterion = graph, gone, criterion
+        asked = [read for read in graph.reads if sums or read.seat is None]
+        standing = places(graph, gone)
+        self._here = {key_of(read): positions(read.classes, standing) for read in asked}
+        self._widths = {key_of(read): len(read.classes) for read in asked}
+        self._seats = {key_of(read): seats(graph, standing, read) for read in asked}
+        self._by_moments = [criterion.of_moments(layer.activation) for layer in graph.layers]
+        self._needs_total = criterion.kind == "sum"
+        self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
+        self._moments: dict[str, Moments] = {}
+        self.seen: set[Key] = set()
+
+    @property
+    def settles(self) -> bool:
+        """Can more batches only show more life? Not where moments decide: a neuron may turn out flat in the end."""
+        return not any(self._by_moments)
+
+    def add(self, read: Read, operand: Tensor, axis: int) -> None:
+        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
+        if operand.numel() == 0 and operand.shape[axis]:
+            return
+        key = key_of(read)
+        if operand.shape[axis] != len(self._here[key]):
+            raise UsageError(
+                f"{read.weight} reads {operand.shape[axis]} neurons where there were {len(self._here[key])} when "
+                "watching began: the model was cut meanwhile; start watching again after a cut, or give the monitor "
+                "the pruner"
+            )
+        self.seen.add(key)
+        carried = [self._by_moments[seat.layer] for seat in self._seats[key]]
+        if any(carried):
+            found = Moments.along(operand.detach(), axis).at(self._here[key], self._widths[key])
+            name = name_of(key)
+            self._moments[name] = self._moments[name].merged(found) if name in self._moments else found
+        if not all(carried):
+            self._look_at_peaks(key, Peaks.along(operand.detach(), axis, self._needs_total))
+
+    def _look_at_peaks(self, key: Key, peaks: Peaks) -> None:
+        for seat in self._seats[key]:
+            if self._by_moments[seat.layer]:
+                continue
+            layer = self.graph.layers[seat.layer]
+            device = peaks.top.device
+            members, compact = members_of(seat)
+            mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
+            self._dead[seat.layer][members] &= self.criterion.dead(layer.activation, mine).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen so far."""
+        return {
+            "dead": [flags.clone() for flags in self._dead],
+            "seen": [list(key) for key in sorted(self.seen)],
+            "moments": {name: found.to_plain() for name, found in self._moments.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what was seen."""
+        self._dead = [flags.clone() for flags in state["dead"]]
+        self.seen = {(str(weight), int(use)) for weight, use in state["seen"]}
+        self._moments = {name: Moments(*parts) for name, parts in state.get("moments", {}).items()}
+
+    def joined(self, states: Sequence[dict[str, Any]]) -> "Tally":
+        """Of several ranks, in their order: dead on each of them, flat over all that they saw together."""
+        whole = Tally.__new__(Tally)
+        vars(whole).update(vars(self))
+        whole._dead = [torch.stack(flags).all(0) for flags in zip(*(s["dead"] for s in states), strict=True)]
+        whole.seen = set.intersection(*({(str(w), int(u)) for w, u in s["seen"]} for s in states))
+        first, *others = ({name: Moments(*parts) for name, parts in s["moments"].items()} for s in states)
+        whole._moments = moments.merged(first, others)
+        return whole
+
+    def verdict(self) -> dict[str, Tensor]:
+        """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither, they are gone).
+
+        A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
+        read points of its own is judged by the layers that carry its neurons on.
+        """
+        agreed = self.agreed()
+        return {
+            layer.name: self._judged(number) if layer.reads else agreed[layer.classes]
+            for number, layer in enumerate(self.graph.layers)
+        }
+
+    def agreed(self) -> Tensor:
+        """Per class: dead or saturated in every layer that reads it."""
+        votes = torch.zeros(self.graph.classes, dtype=torch.long)
+        for number, layer in enumerate(self.graph.layers):
+            if layer.reads:
+                votes[layer.classes] += self._judged(number).long()
+        voters = self.graph.voters()
+        return (votes == voters) & (voters > 0) & ~self.gone
+
+    def flatness(self) -> dict[str, Flatness]:
+        """Layer name -> how flat its neurons are, for the layers that are judged by their moments."""
+        found = {}
+        for number, layer in enumerate(self.graph.layers):
+            if self._by_moments[number] and layer.reads:
+                found[layer.name] = self._flatness(number)
+        return found
+
+    def _judged(self, number: int) -> Tensor:
+        layer, flags = self.graph.layers[number], self._dead[number]
+        if self._by_moments[number]:
+            flags = self.criterion.flat(self._flatness(number).deviation)
+        return flags & ~self.gone[layer.classes] if self._complete(layer) else torch.zeros_like(flags)
+
+    def _complete(self, layer: Layer) -> bool:
+        asked = [key for key in layer.reads if key in self._seats]
+        return bool(asked) and all(key in self.seen for key in asked)
+
+    def _flatness(self, number: int) -> Flatness:
+        layer = self.graph.layers[number]
+        mean = torch.full((layer.width,), torch.nan, dtype=torch.float64)
+        deviation = torch.full((layer.width,), -1.0, dtype=torch.float64)
+        for key in layer.reads if self._complete(layer) else ():
+            for seat in (s for s in self._seats.get(key, ()) if s.layer == number):
+                members, compact = members_of(seat)
+                mine = self._moments[name_of(key)].of(self._here[key][seat.positions], compact, len(members))
+                mean[members] = larger(mean[members], mine.mean)
+                deviation[members] = torch.maximum(deviation[members], relative(mine.deviation))
+        return Flatness(mean, torch.where(deviation < 0, torch.nan, deviation))
+
+
+def relative(deviation: Tensor) -> Tensor:
+    """Deviations over their mean; what does not deviate at all is 0 even where nothing does."""
+    scale = deviation[deviation.isfinite()].mean()
+    return torch.where(deviation == 0, 0.0, deviation / scale)
+
+
+def larger(known: Tensor, new: Tensor) -> Tensor:
+    """Of two means the one of larger size; a nan that is new stays, one that is old gives way."""
+    return torch.where(known.isnan() | (new.abs() > known.abs()) | new.isnan(), new, known)
+
+
+def members_of(seat: Seat) -> tuple[Tensor, Tensor]:
+    """The neurons that sit on an axis, each once, and which of them each place belongs to."""
+    members = seat.neuron.unique()
+    return members, torch.searchsorted(members, seat.neuron)
+
+
+def key_of(read: Read) -> Key:
+    """What tells read points apart."""
+    return read.weight, read.use
+
+
+def name_of(key: Key) -> str:
+    """The same in one word, as files need it."""
+    return f"{key[0]}#{key[1]}"

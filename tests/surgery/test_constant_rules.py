@@ -1,0 +1,389 @@
+"""What a cut of saturated neurons promises besides exactness: bounds, refusals, optimizers, copies, resumed runs."""
+
+import copy
+import math
+
+import pytest
+import torch
+from test_constants import CONSTANTS, constant_neurons, cut, drift, same_in_both_modes, told
+from torch import Tensor, nn, optim
+from torch.nn import functional as F
+
+import comparing
+import demp
+import nets
+import residuals
+from demp.activity import Criterion, probe
+from demp.errors import CutError, UsageError
+from demp.surgery import ConstantRules, Limits, plan_cut, record_of
+from saturating import saturate
+
+
+def test_what_a_border_loses_is_its_missing_taps():
+    """One constant neuron, nobody to carry it: the bias takes the mean over positions, and each misses the rest."""
+    model, inputs = constant_neurons(nn.Conv2d(6, 3, 3, padding=1), conv=True)
+    value = F.gelu(torch.tensor(CONSTANTS[2], dtype=torch.float64))
+    weight, before = model[2].weight.detach().clone(), comparing.outputs(model, inputs)
+    report = cut(model, inputs, [2])
+    assert report.removed == 1 and told(report) == {"border"}
+    sees = F.conv2d(torch.ones(1, 1, 5, 5, dtype=torch.float64) * value, weight[:, 2:3], padding=1)
+    missing = sees - sees.mean((2, 3), keepdim=True)
+    assert comparing.gap([before[0] - missing], comparing.outputs(model, inputs)) < 1e-10
+    assert report.drift == pytest.approx(float(missing.abs().max() / before[0].abs().max()), rel=1e-9)
+    inside = weight[:, 2].sum((1, 2)) * value
+    torch.testing.assert_close(sees[0, :, 2, 2], inside)
+
+
+def test_a_carrier_is_taken_where_it_changes_less():
+    model, inputs = constant_neurons(nn.Conv2d(6, 3, 3, padding=1), conv=True)
+    report = cut(model, inputs)
+    assert report.removed == 2 and report.notes[0].startswith("neurons that stay carry constants past padded borders")
+    assert report.held == {"1": "1 kept: it carries the constants of others for 2.weight"}
+
+
+@pytest.mark.parametrize("spelling", ["x + y", "y + x", "y += x", "y.add_(x)", "torch.add"])
+def test_a_residual_sum_gives_the_constant_of_its_stream_to_the_norm_of_its_branch(spelling):
+    model, inputs = residuals.network(2, 6, spelling)
+    saturate(model, demp.trace(model, inputs), {"1": [1, 4]}, 0.8)
+    dense = copy.deepcopy(model)
+    model[2].conv1.padding = dense[2].conv1.padding = (0, 0)  # leave out borders, keep the sizes
+    model[2].conv2.padding = dense[2].conv2.padding = (2, 2)
+    report = demp.cut(model, {"1": [1, 4]}, example_inputs=inputs, constants=True)
+    assert report.removed == 2 and report.drift < 1e-10 and report.layers["1"].kept == 4
+    assert report.depths is not None and report.depths.block == (2, report.depths.block[1])
+    same_in_both_modes(dense, model, inputs)
+    saturate(model, demp.trace(model, inputs), {"1": [0]}, -0.3)  # a stream that is joined already
+    assert bool((model[1](model[0](inputs[0]))[:, 0] == 0).all())
+    saturate(model, demp.trace(model, inputs), {"1": [2]}, 0.5)
+    dense = copy.deepcopy(model)
+    again = demp.cut(model, {"1": [0, 2]}, example_inputs=inputs, constants=True)
+    assert (again.removed, again.dead, again.saturated) == (2, 1, 1) and again.drift < 1e-10
+    same_in_both_modes(dense, model, inputs)
+
+
+def test_a_branch_without_norm_or_bias_keeps_the_constants_of_its_stream():
+    model, inputs = residuals.network(1, 6)
+    model[2].bn2 = nn.Identity()
+    saturate(model, demp.trace(model, inputs), {"1": [1, 4]}, 0.8)
+    report = demp.cut(model, {"1": [1, 4]}, example_inputs=inputs, constants=True)
+    assert not report.happened
+    assert report.held == {"1": "2 kept: nothing in the branch of 2:sum could take their constant"}
+
+
+def test_one_neuron_alone_has_nobody_to_carry_its_constant():
+    model, inputs = constant_neurons(nn.Linear(6, 3, bias=False))
+    before = comparing.state(model)
+    report = cut(model, inputs, [2])
+    assert not report.happened and "no bias or norm that could take their constant" in report.held["1"]
+    assert comparing.same_state(before, model)
+
+
+def test_a_norm_of_other_channels_is_no_place():
+    model, inputs = constant_neurons(
+        nn.Sequential(nn.Linear(6, 4, bias=False), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2))
+    )
+    report = cut(model, inputs, [2])
+    assert not report.happened and "no bias or norm that could take their constant" in report.held["1"]
+
+
+def test_a_weight_that_also_makes_neurons_carries_nothing():
+    model, inputs = nets.paths(5, 3, tied=True)
+    nets.settle(model)
+    graph, inputs = demp.trace(model, inputs), (inputs[0].double(),)
+    last = graph.layers[-1].name
+    removable = graph.layers[-1].removable.nonzero().flatten().tolist()
+    saturate(model, graph, {last: removable[:3]}, 0.5)
+    before = comparing.outputs(model, inputs)
+    report = demp.cut(model, {layer.name: removable[:3] for layer in graph.layers if layer.width == 5},
+                      example_inputs=inputs, constants=True, graph=graph)  # fmt: skip
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10 or report.drift > 0
+
+
+def test_uses_of_one_reader_that_see_other_constants_keep_the_neuron():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act, self.read = nn.Linear(4, 6), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(self.act(self.a(x))) + self.read(self.act(self.b(x))).tanh()
+
+    model, x = nets.settle(Two()), (torch.randn(8, 4, dtype=torch.float64),)
+    saturate(model, demp.trace(model, x), {"act": [1, 2]}, 0.5)
+    with torch.no_grad():
+        model.b.bias[2] = 1.25
+    dense = copy.deepcopy(model)
+    report = demp.cut(model, {"act": [1, 2], "act#2": [1, 2]}, example_inputs=x, constants=True)
+    assert report.removed == 2 and "is used several times" in report.held["act"]
+    assert comparing.gap(comparing.outputs(dense, x), comparing.outputs(model, x)) < 1e-10
+
+
+# Drift ----------------------------------------------------------------------------------------------------
+
+
+def wavering(noise: float) -> tuple[nn.Module, tuple[Tensor]]:
+    """Eight neurons that are constant but for noise: the higher their number, the more of it."""
+    model = nets.settle(nn.Sequential(nn.Linear(4, 12), nn.Identity(), nn.GELU(), nn.Linear(12, 3)))
+    with torch.no_grad():
+        for neuron in range(8):
+            model[0].weight[neuron] = model[0].weight[8] * noise * 2**neuron / 128
+            model[0].bias[neuron] = 0.7
+    return model, (torch.randn(64, 4, dtype=torch.float64),)
+
+
+def test_drift_is_the_change_of_the_outputs_and_is_bounded():
+    model, inputs = wavering(0.5)
+    everyone = {"2": list(range(8))}
+    free = copy.deepcopy(model)
+    report = demp.cut(free, everyone, example_inputs=inputs, constants=True)
+    assert report.removed == 8 and report.difference < 1e-10
+    assert report.drift == pytest.approx(drift(model, free, inputs), rel=1e-9) and report.drift > 0.01
+    small = copy.deepcopy(model)
+    bounded = demp.cut(small, everyone, example_inputs=inputs, constants=True, max_drift=report.drift / 3)
+    assert 0 < bounded.removed < 8 and bounded.drift <= report.drift / 3
+    assert bounded.drift == pytest.approx(drift(model, small, inputs), rel=1e-9)
+    assert "less flat than others" in bounded.held["2"]
+    none = demp.cut(copy.deepcopy(model), everyone, example_inputs=inputs, constants=True, max_drift=0.0)
+    assert not none.happened
+
+
+def test_the_flattest_go_first():
+    model, inputs = wavering(0.5)
+    graph = demp.trace(model, inputs)
+    verdict = probe(model, graph, graph.nothing_gone(), [inputs], Criterion(kind="saturated", eps=2.0))
+    order = verdict.deviations["2"][:8].argsort().tolist()
+    assert order == list(range(8))
+    pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
+                       criterion="saturated", eps=0.6, max_drift=1e-3, peak_strength=0.0, noise_on="off",
+                       batches=[inputs])  # fmt: skip
+    pruner.after_step()
+    gone = pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist()
+    assert 0 < len(gone) < 8 and gone == list(range(len(gone)))
+    assert pruner.history[0].drift <= 1e-3
+
+
+def test_a_target_takes_the_flattest():
+    model, inputs = wavering(0.5)
+    graph = demp.trace(model, inputs)
+    pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
+                       criterion="saturated", eps=0.9, max_drift=None, peak_strength=0.0, noise_on="off",
+                       batches=[inputs], target_neuron_sparsity=0.25)  # fmt: skip
+    pruner.after_step()
+    assert pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_the_least_flat_stays_where_a_layer_is_flat_as_a_whole():
+    ranking = torch.tensor([0.0, 0.3, 0.9, torch.nan, 0.1])
+    model = nets.mlp(3, 4, 2)
+    graph = demp.trace(model, (torch.randn(2, 3),))
+    flags = {"1": torch.ones(4, dtype=torch.bool)}
+    for floor, stay in ((1, [2]), (2, [1, 2]), (3, [1, 2, 0])):
+        plan = plan_cut(graph, graph.nothing_gone(), flags, Limits(floor=floor), ranking)
+        kept = (~plan.after[graph.layers[0].classes]).nonzero().flatten().tolist()
+        classes = graph.layers[0].classes
+        wanted = sorted(ranking[classes].nan_to_num(math.inf).argsort(descending=True, stable=True)[:floor].tolist())
+        assert kept == wanted and len(stay) == floor
+    first = plan_cut(graph, graph.nothing_gone(), flags, Limits())
+    assert not bool(first.after[graph.layers[0].classes[0]])
+
+
+def test_what_is_constant_on_the_probe_alone_shows_in_the_drift():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].weight[2] = torch.tensor([3.0, 0.0, 0.0, 0.0])
+    narrow = inputs[0].clone()
+    narrow[:, 0] = 0.1
+    graph = demp.trace(model, inputs)
+    assert bool(probe(model, graph, graph.nothing_gone(), [(narrow,)], Criterion(kind="saturated")).dead["1"][2])
+    report = cut(copy.deepcopy(model), inputs, [2])
+    assert report.drift > 0.05 and report.difference < 1e-10
+    assert not cut(model, inputs, [2], max_drift=0.02).happened
+
+
+# Training goes on -------------------------------------------------------------------------------------------
+
+
+class Replaced(nn.Module):
+    """A dense network whose saturated neurons are constants and whose readers do not learn from them."""
+
+    def __init__(self, model: nn.Sequential, neurons: list[int], normed: bool) -> None:
+        super().__init__()
+        self.model, self.neurons, self.normed = model, neurons, normed
+        self.stays = torch.ones(6, dtype=torch.float64)
+        self.stays[neurons] = 0.0
+        self.frozen = model[2][0].weight.detach().clone() if normed else model[2].weight.detach().clone()
+        self.values = torch.zeros(6, dtype=torch.float64)
+        for neuron in neurons:
+            self.values[neuron] = F.gelu(torch.tensor(CONSTANTS[neuron], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.model[1](self.model[0](x)) * self.stays
+        reader = self.model[2][0] if self.normed else self.model[2]
+        y = reader(x) + self.frozen @ self.values
+        return self.model[2][1](y) if self.normed else y
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, lr=0.05, momentum=0.9), lambda p: optim.Adam(p, lr=0.01)])
+def test_a_dense_network_with_constants_takes_the_same_steps(normed, make):
+    reader = nn.Sequential(nn.Linear(6, 3, bias=False), nn.BatchNorm1d(3)) if normed else nn.Linear(6, 3)
+    model, inputs = constant_neurons(reader)
+    dense, neurons = copy.deepcopy(model), list(CONSTANTS)
+    twin = Replaced(dense, neurons, normed)
+    runs = []
+    for net in (model, twin):
+        parameters = (net if net is model else dense).parameters()
+        runs.append((net, make([p for p in parameters])))
+
+    def step(net: nn.Module, optimizer: optim.Optimizer, number: int) -> float:
+        generator = torch.Generator().manual_seed(number)
+        x, y = (torch.randn(16, n, generator=generator, dtype=torch.float64) for n in (4, 3))
+        net.train()
+        optimizer.zero_grad()
+        loss = F.mse_loss(net(x), y)
+        loss.backward()
+        for group in optimizer.param_groups:  # what makes the constant neurons stands still in both
+            for p in group["params"]:
+                if p.grad is not None and p.shape[0] == 6 and p.grad.shape == p.shape:
+                    p.grad[neurons] = 0.0
+        optimizer.step()
+        return loss.item()
+
+    report = demp.cut(model, {"1": neurons}, example_inputs=inputs, constants=True, optimizer=runs[0][1])
+    assert report.removed == 3
+    small_step = lambda number: step_small(runs[0], number)  # noqa: E731
+
+    def step_small(run: tuple[nn.Module, optim.Optimizer], number: int) -> float:
+        net, optimizer = run
+        generator = torch.Generator().manual_seed(number)
+        x, y = (torch.randn(16, n, generator=generator, dtype=torch.float64) for n in (4, 3))
+        net.train()
+        optimizer.zero_grad()
+        loss = F.mse_loss(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    for number in range(6):
+        assert small_step(number) == pytest.approx(step(*runs[1], number), abs=1e-10)
+    stay = [i for i in range(6) if i not in neurons]
+    for part in ("0.weight", "0.bias"):
+        assert (dense.get_parameter(part)[stay] - model.get_parameter(part)).abs().max() < 1e-10
+
+
+def test_moments_stay_where_constants_go():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    F.mse_loss(model(*inputs), torch.zeros(8, 3, dtype=torch.float64)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    moments = optimizer.state[model[2].bias]["exp_avg"].clone()
+    cut(model, inputs, optimizer=optimizer)
+    assert torch.equal(optimizer.state[model[2].bias]["exp_avg"], moments)
+    assert optimizer.state[model[2].weight]["exp_avg"].shape == (3, 3)
+
+
+def test_copies_gain_the_same():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    average = torch.optim.swa_utils.AveragedModel(model)
+    plain = {name: t.detach().clone() for name, t in model.named_parameters()}
+    before = comparing.outputs(average, inputs)
+    cut(model, inputs, holders=[average, plain])
+    assert comparing.gap(before, comparing.outputs(average, inputs)) < 1e-10
+    assert torch.equal(plain["2.bias"], model[2].bias)
+
+
+def test_a_masked_weight_carries_nothing():
+    model, inputs = constant_neurons(nn.Linear(6, 3, bias=False))
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[0, 2] = False
+    assert not cut(copy.deepcopy(model), inputs, holders=[{"2.weight": mask}]).happened
+    assert cut(model, inputs, holders=[{"2.weight": torch.ones_like(mask)}]).removed == 2
+
+
+# Refusals and other ways ------------------------------------------------------------------------------------
+
+
+def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
+    """Were the outputs after the cut not those with constants at every read, nothing would be left of it."""
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, 0.0
+    before = comparing.state(model)
+    monkeypatch.setattr(
+        "demp.surgery.constants.outputs_after",
+        lambda model, graph, moves, inputs: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
+    )
+    report = cut(model, inputs)
+    assert not report.happened and "otherwise than the graph sees" in report.held["1"]
+    assert comparing.same_state(before, model) and record_of(model) is None
+    report = cut(model, inputs, [0, *CONSTANTS])
+    assert (report.removed, report.dead, report.saturated) == (1, 1, 0)
+
+
+def test_a_bias_that_something_else_reads_takes_no_constants():
+    class Odd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.bias
+
+    model, inputs = constant_neurons(Odd(6, 3))
+    dense = copy.deepcopy(model)
+    report = cut(model, inputs)
+    assert report.removed == 2 and told(report) == {"stays"}
+    same_in_both_modes(dense, model, inputs)
+
+
+def test_a_failed_cut_takes_its_constants_back(monkeypatch):
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    before = comparing.state(model)
+
+    def fail(*args):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("demp.surgery.transaction.shrink_all", fail)
+    with pytest.raises(MemoryError):
+        cut(model, inputs)
+    assert comparing.same_state(before, model) and record_of(model) is None
+
+
+def test_without_a_proof_constants_leave_all_the_same():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    before = comparing.outputs(model, inputs)
+    report = cut(model, inputs, verify=False)
+    assert report.removed == 3 and report.difference is None
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+
+
+def test_the_older_name_means_the_same():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    other = copy.deepcopy(model)
+    cut(model, inputs)
+    demp.cut(other, {"1": list(CONSTANTS)}, example_inputs=inputs, exact=False, fold=True)
+    assert comparing.same_state(comparing.state(model), other)
+    killed, _ = constant_neurons(nn.Linear(6, 3))
+    with pytest.raises(CutError, match="are not dead on the example inputs"):  # fold alone never made a cut inexact
+        demp.cut(killed, {"1": list(CONSTANTS)}, example_inputs=inputs, fold=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision(dtype):
+    model, inputs = constant_neurons(nn.Sequential(nn.Linear(6, 3, bias=False), nn.BatchNorm1d(3)))
+    model, inputs = model.to(dtype), (inputs[0].to(dtype),)
+    before = comparing.outputs(model, inputs)
+    report = cut(model, inputs)
+    assert report.removed == 3
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < {torch.float32: 1e-5}.get(dtype, 0.1)
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_nonsense_is_refused(value):
+    with pytest.raises(UsageError, match="max_drift is"):
+        ConstantRules(max_drift=value)
+    with pytest.raises(UsageError, match="max_drift is"):
+        demp.methods.config_class("demp")(max_drift=value)
+
+
+def test_a_bound_without_constants_is_refused():
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    with pytest.raises(UsageError, match="pass constants=True"):
+        demp.cut(model, {"1": [2]}, example_inputs=inputs, max_drift=0.1)
