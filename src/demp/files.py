@@ -62,11 +62,9 @@ def write_once(path: Path, content: str) -> None:
     with opened_alone(fresh) as file:
         file.write(content.encode("utf-8"))
         file.flush()
-        os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(fresh, path)
         fresh.unlink()
-    sync(path.parent)
 
 
 @contextmanager

@@ -55,6 +55,8 @@ class Follower:
         self.found: dict[str, Record] = {}
         """By name."""
         self.skipped: list[str] = []
+        self.news: list[str] = []
+        """Names, in the order in which their results were read; a name may come again."""
         self._read: dict[Path, tuple[int, int]] = {}
         """Bytes and lines of each file that were read."""
 
@@ -80,6 +82,7 @@ class Follower:
         before = self.found.get(record["name"])
         if before is None or before["status"] != DONE or (record["status"] == DONE and newer(record, before)):
             self.found[record["name"]] = record
+            self.news.append(record["name"])
 
 
 def parsed(line: bytes) -> tuple[Record | None, str]:

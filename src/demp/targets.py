@@ -38,7 +38,11 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     """
     scales, producers = candidates(model, graph, on)
     chosen = trainable(scales, producers)
-    if on != "parameters" and not any(p.requires_grad for p in scales) and ranks.speaks(ranks.everyone()):
+    if (
+        on not in ("parameters", NOTHING_PENALISED)
+        and not any(p.requires_grad for p in scales)
+        and ranks.speaks(ranks.everyone())
+    ):
         logger.warning(
             "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
             "instead",

@@ -1,7 +1,9 @@
 """Joins: residual sums of two widths equal the dense sum, in every form."""
 
 import copy
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ import comparing
 import demp
 import killing
 import nets
-from demp.graph.joins import JoinPlan, join, model_joins
+from demp.graph.joins import JoinPlan, join, joining, model_joins, set_joins
 from demp.graph.order import moved, places, plan_joins, positions, runs
 from residuals import Block, cut_apart, network
 
@@ -222,3 +224,21 @@ def test_moved_takes_what_stays_from_where_it_lay(first, second):
     classes = torch.arange(size)
     was = positions(classes, before)
     assert torch.equal(was[moved(classes, before, after)], positions(classes, after))
+
+
+def test_a_class_whose_modules_are_gone_is_gone():
+    def made() -> weakref.ref:
+        class Block(nn.Module):
+            def forward(self, x, y):
+                return x + y
+
+        blocks = [Block(), Block()]
+        for block in blocks:
+            set_joins(block, {0: JoinPlan(1, 1, (4, 3), ((0, 0, 3),))})
+        assert type(blocks[0]) is type(blocks[1]) is joining(Block) and type(blocks[0]) is not Block
+        assert torch.equal(blocks[0](torch.zeros(2, 4), torch.ones(2, 3))[0], torch.tensor([1.0, 1.0, 1.0, 0.0]))
+        return weakref.ref(Block)
+
+    kind = made()
+    gc.collect()
+    assert kind() is None

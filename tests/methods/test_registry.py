@@ -82,6 +82,7 @@ def test_options_may_be_config_fields_or_a_config():
     options = {"example_inputs": (examples(IMAGE),), "total_steps": 6, "attach": False}
     one = demp.methods.create("demp", model, optimizer, config=config, period=3, **options)
     assert (one.config.peak_strength, one.config.floor, one.config.period) == (0.5, 2, 3)
+    one.detach()
     two = demp.methods.create("demp", model, optimizer, peak_strength=0.5, floor=2, period=3, **options)
     assert one.config == two.config
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from sweepjobs import CONFIG
 
+import demp.sweep.carrying
+import demp.sweep.claims
+import demp.sweep.job
 from demp import records
 from demp.cli import main
 from demp.errors import UsageError
@@ -55,9 +58,9 @@ def test_a_journal_cannot_choose_what_the_space_has_not(tmp_path):
 
 LINE = {
     "schema": 1, "name": "a", "identity": "1", "labels": {"method": "demp", "setting": {}}, "status": "done",
-    "work": TRAINING, "split": "test", "machine": "m", "torch": "2", "eval/top1": 0.5,
-    "neuron_sparsity": 0.5, "weight_sparsity": 0.5, "masked_share": 0.0, "flops": 1,
-    "train_flops": 1, "train_seconds": 1.0, "flops_dense": 2, "train_flops_dense": 2,
+    "work": TRAINING, "machine": "m", "torch": "2", "eval/top1": 0.5, "neuron_sparsity": 0.5, "weight_sparsity": 0.5,
+    "split": "test", "masked_share": 0.0, "flops": 1, "train_flops": 1, "train_seconds": 1.0, "flops_dense": 2,
+    "train_flops_dense": 2,
 }  # fmt: skip
 
 
@@ -131,3 +134,26 @@ def test_a_folder_that_cannot_be_made_or_read_is_one_sentence(tmp_path, capsys, 
 
 
 os_open = os.open
+
+
+def test_the_leader_looks_at_each_job_and_each_result_a_few_times_however_many_there_are(tmp_path, monkeypatch):
+    """What it costs to lead grows with the jobs and no faster: each is hashed once, each line is read once."""
+    counts = {}
+
+    def counted(name, owner, attribute):
+        real = getattr(owner, attribute)
+
+        def call(*args, **more):
+            counts[name] = counts.get(name, 0) + 1
+            return real(*args, **more)
+
+        monkeypatch.setattr(owner, attribute, call)
+
+    counted("hashed", demp.sweep.job.hashlib, "sha256")
+    counted("read", records, "parsed")
+    counted("claimed", demp.sweep.claims.Claims, "take")
+    counted("collected", demp.sweep.carrying.gc, "collect")
+    jobs = [Job(name=f"j{n:03d}", work="sweepwork:noted", arguments={"n": n}, labels={"n": n}) for n in range(60)]
+    outcome = Sweep(tmp_path / "s", jobs).go()
+    assert outcome.left == 0 and len(outcome.records) == 60
+    assert counts["hashed"] <= 2 * 60 and counts["read"] == counts["claimed"] == 60 and "collected" not in counts

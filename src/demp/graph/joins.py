@@ -8,7 +8,6 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -151,9 +150,11 @@ class JoinMode(TorchFunctionMode):
         return join(args[0], args[1], plan, func in IN_PLACE, indices)
 
 
-@cache
 def joining(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``kind`` whose forward joins."""
+    """The subclass of ``kind`` whose forward joins; one for all its modules, and gone with the last of them."""
+    for made in kind.__subclasses__():  # which Python holds weakly
+        if plain_kind(made) is kind:
+            return made
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         with JoinMode(getattr(self, ATTRIBUTE, {}), self):

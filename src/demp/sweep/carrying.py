@@ -18,6 +18,8 @@ from demp.sweep.claims import alone
 from demp.sweep.job import Job, function
 from demp.train import Observer
 
+WORTH_SECONDS = 5.0
+
 
 def carry_out(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Record:
     """Call the job's function, and say what came out; a job that fails says why.
@@ -34,10 +36,16 @@ def carry_out(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Rec
         except Exception as error:
             record = failure(error)
         finally:
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            tidy(time.perf_counter() - start)
         return line(job, record, began=began, seconds=time.perf_counter() - start, resumed=resumed)
+
+
+def tidy(seconds: float) -> None:
+    """Free what a job of so many seconds left; that takes tenths of a second, which a short job's rest is not worth."""
+    if seconds >= WORTH_SECONDS or torch.cuda.is_initialized():
+        gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def now() -> str:

@@ -5,6 +5,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from demp.errors import UsageError
@@ -34,7 +35,7 @@ class Job:
         if not self.name or self.name != self.name.strip(". ") or set(self.name) & set(NOT_IN_NAMES):
             raise UsageError(f"the job {self.name!r} cannot be the name of a folder; use letters, digits and -=._")
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Hash of work and arguments: equal for equal jobs, whatever they are called."""
         return hashlib.sha256(json.dumps([self.work, self.arguments], sort_keys=True).encode()).hexdigest()[:16]

@@ -27,6 +27,8 @@ class Store:
         self.claims = self.path / "claims"
         self.table_file = self.path / "table.md"
         self._follower = records.Follower(self.path)
+        self._whole: set[str] = set()
+        """Leaders whose file of results ends in a whole line."""
 
     def begin(self, jobs: Iterable[Job], *, what: str = "a sweep", shared: Mapping[str, Any] | None = None) -> None:
         """Take up the folder for these jobs; ``shared`` is what all jobs of this folder have in common.
@@ -108,6 +110,11 @@ class Store:
         self._follower.look()
         return list(self._follower.found.values())
 
+    def fresh(self, after: int) -> tuple[list[Record], int]:
+        """What has ended since a call that returned ``after``, and the number to give next time."""
+        self._follower.look()
+        return [self._follower.found[name] for name in self._follower.news[after:]], len(self._follower.news)
+
     def skipped(self) -> list[str]:
         """Which lines of the results are none, and why."""
         self._follower.look()
@@ -131,7 +138,9 @@ class Store:
     def add(self, record: Record, leader: str) -> None:
         """Append one line to the file of a leader."""
         path = self.results / f"{leader}.jsonl"
-        drop_unfinished(path)
+        if leader not in self._whole:
+            drop_unfinished(path)
+            self._whole.add(leader)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()

@@ -1,0 +1,128 @@
+"""kill -9 at a hundred random moments of a run, and at every line that writes: it goes on to the bit, or says why."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import demp
+from demp.errors import UsageError
+from demp.train import TrainConfig, checkpoint, resume, train
+from demp.train.runfolder import RunFolder, read_lines
+from kills import killed_at_every_line
+from test_files import X, names, net, value_of
+
+pytestmark = pytest.mark.slow
+KILLS, STEPS = 100, 120
+START = """
+import sys
+from demp.train import TrainConfig, resume, train
+from demp.train.runfolder import RunFolder
+out = sys.argv[1]
+if RunFolder(out).config_file.exists():
+    resume(out)
+else:
+    train(TrainConfig.from_toml(sys.argv[2]))
+"""
+
+
+def config(out) -> TrainConfig:
+    return TrainConfig.from_dict(
+        {
+            "model": {"name": "mlp", "options": {"hidden": [40, 20]}},
+            "data": {"name": "digits", "probe_size": 64},
+            "method": {"name": "demp", "options": {"peak_strength": 0.2, "peak_noise_std": 1e-3, "period": 7}},
+            "optimizer": {"name": "adamw", "lr": 0.03},
+            "steps": STEPS, "batch_size": 32, "device": "cpu", "log_every_steps": 2, "checkpoint_every_steps": 3,
+            "out": str(out),
+        }
+    )  # fmt: skip
+
+
+def outcome(folder) -> tuple:
+    """Weights, and the lines without times."""
+    state = checkpoint.load(checkpoint.newest(folder / "checkpoints"))
+    lines = [
+        {key: value for key, value in line.items() if not key.startswith("time/") and not key.endswith("seconds")}
+        for name in ("metrics.jsonl", "cuts.jsonl")
+        for line in read_lines(folder / name)
+    ]
+    return state["model"], lines
+
+
+@pytest.mark.timeout(1800)
+def test_a_hundred_kills_at_random_moments(tmp_path):
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    torch.set_num_threads(1)
+    train(config(straight))
+    file = tmp_path / "config.toml"
+    file.write_text(config(out).to_toml())
+    draw, kills, runs = random.Random(0), 0, 0
+    while kills < KILLS:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, str(out), str(file)], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not (out / "environment.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            process.wait(timeout=draw.uniform(0.0, 6.0))
+            said = process.stderr.read()
+            assert process.returncode == 0, said
+            runs += 1
+            weights, lines = outcome(out)
+            expected_weights, expected_lines = outcome(straight)
+            assert lines == expected_lines
+            assert all(torch.equal(weights[name], tensor) for name, tensor in expected_weights.items())
+            shutil.rmtree(out)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        process.stderr.close()
+    assert runs >= 1
+
+
+def test_a_save_killed_at_every_line(tmp_path):
+    path, found = demp.save(net(1.0), tmp_path / "model", example_inputs=X), []
+    for _ in killed_at_every_line(("files.py", "artifact.py"), lambda: demp.save(net(2.0), path, example_inputs=X)):
+        found.append(value_of(path))
+        if found[-1] == 2.0:
+            demp.save(net(1.0), path, example_inputs=X)
+            assert names(tmp_path) == ["model"]
+    assert set(found) == {1.0, 2.0} and len(found) > 100
+    assert value_of(path) == 2.0 and names(tmp_path) == ["model"]
+
+
+def test_a_checkpoint_killed_at_every_line(tmp_path):
+    payload = {"value": torch.ones(20)}
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, payload)
+    for _ in killed_at_every_line(("files.py", "train/checkpoint.py"), lambda: checkpoint.save(tmp_path, 3, payload)):
+        steps = [checkpoint.load(path)["step"] for path in checkpoint.listed(tmp_path)]
+        assert steps in ([1, 2], [1, 2, 3], [2, 3])
+    assert [checkpoint.load(path)["step"] for path in checkpoint.listed(tmp_path)] == [2, 3]
+
+
+def test_the_start_of_a_run_killed_at_every_line(tmp_path):
+    """It can be started again, or resumed; never neither."""
+    folder, wanted = tmp_path / "run", config(tmp_path / "run")
+
+    def start() -> None:
+        with RunFolder(folder).held():
+            RunFolder.create(folder, wanted)
+
+    started = 0
+    for _ in killed_at_every_line(("files.py", "train/runfolder.py"), start):
+        if RunFolder(folder).config_file.is_file():
+            assert RunFolder.open(folder).config() == wanted
+            started += 1
+            shutil.rmtree(folder)
+        elif folder.is_dir() and any(folder.iterdir()):
+            with pytest.raises(UsageError, match="was ended before its first step"):
+                resume(folder)
+    assert started > 0 and RunFolder.open(folder).config() == wanted
