@@ -347,3 +347,22 @@ def test_a_signal_stops_all_processes_with_checkpoints(tmp_path):
     for file in metrics:
         assert checkpoint.newest(file.parent / "checkpoints") is not None
     assert Store(out).records() == [] and list((out / "claims").iterdir()) == []
+
+
+def test_twins_of_what_is_done_are_trained_from_scratch(tmp_path, capsys):
+    """As a person would: one command makes dense, narrow, DemP and its twin, and one table shows them."""
+    (tmp_path / "base.toml").write_text(base().to_toml())
+    command = [
+        "compare", "--config", str(tmp_path / "base.toml"), "--methods", "demp", "--budget", "neurons=0.5",
+        "--twin", "demp", "--out", str(tmp_path / "all"),
+    ]  # fmt: skip
+    assert main(command) == 0, capsys.readouterr().err
+    records = {record["labels"]["method"]: record for record in Store(tmp_path / "all").records()}
+    assert set(records) == {"dense", "narrow", "demp", "twin"}
+    assert records["twin"]["labels"]["setting"] == {"of": "demp", "budget": "neurons=0.5"}
+    for name in ("parameters", "neurons", "flops"):
+        assert records["twin"][name] == records["demp"][name] < records["dense"][name]
+    assert records["narrow"]["neurons"] == records["demp"]["neurons"] == 11
+    assert "of demp" in (tmp_path / "all" / "table.md").read_text()
+    assert main([*command[:-4], "--twin", "rigl", *command[-2:]]) == 2
+    assert "--twin names 'rigl', which is not among --methods" in capsys.readouterr().err

@@ -144,3 +144,33 @@ def test_flags_become_numbers_and_options():
     assert found == {"rigl": {"distribution": "erk"}, "*": {"floor": 2}, "demp+rigl": {"period": [3, 4]}}
     with pytest.raises(UsageError, match="'floor=2' is not METHOD.KEY=VALUE"):
         method_options(("floor=2",))
+
+
+def test_on_a_budget_a_narrow_network_is_always_among_the_runs():
+    found = plan(BASE, ["demp", "random"], seeds=2, budgets=["flops=0.4", " flops = 0.2 , neurons=0.5"])
+    of_a_seed = [
+        "dense", "narrow-budget=flops=0.4", "demp-budget=flops=0.4", "random-budget=flops=0.4",
+        "narrow-budget=flops=0.2,neurons=0.5", "demp-budget=flops=0.2,neurons=0.5",
+        "random-budget=flops=0.2,neurons=0.5",
+    ]  # fmt: skip
+    settings = [(run.method, run.setting.get("budget", ""), run.seed) for run in found]
+    assert settings == [
+        (name.partition("-")[0], name.partition("budget=")[2], seed) for seed in (0, 1) for name in of_a_seed
+    ]
+    assert len({run.name for run in found}) == len(found)
+    assert all(run.config.method.options.get("budget", "") == run.setting.get("budget", "") for run in found)
+    assert [run.method for run in plan(BASE, ["narrow"], budgets=["flops=0.4"])] == ["dense", "narrow"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": ["rigl"], "budgets": ["flops=0.4"]}, "rigl has no target, so it cannot land on a budget"),
+        ({"names": ["demp"], "budgets": ["flops=0.4"], "targets": [0.5]}, "--target and --budget both say"),
+        ({"names": ["demp"], "budgets": ["flops"]}, "RESOURCE=NUMBER"),
+        ({"names": ["demp"], "budgets": ["flops=4.0"]}, "is no limit"),
+    ],
+)
+def test_refused_budgets(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        plan(BASE, arguments.pop("names"), **arguments)

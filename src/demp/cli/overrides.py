@@ -47,8 +47,9 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     given = {name: getattr(flags, name, None) for name in FLAGS}
     given |= {name: over.pop(FLAGS[name]) for name in SCALES_A_RECIPE if FLAGS[name] in over}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
-    if isinstance(given.get("budget"), str):
-        given["budget"] = Budget.parse(given["budget"]).text()
+    budget = given.pop("budget", None)
+    if isinstance(budget, str):  # several are a comparison's, a run for each
+        given["budget"] = Budget.parse(budget).text()
     if "sink" in given:
         given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
     if "steps" in given and "epochs" in given:

@@ -18,7 +18,7 @@ TARGETS = ("weight_sparsity", "target_neuron_sparsity")
 STRENGTH = "peak_strength"
 BUDGET = "budget"
 NARROW, TWIN = "narrow", "twin"
-"""The opponents that train from scratch; the first is always among methods with a target or a budget."""
+"""The opponents that train from scratch; the first is always among methods on a budget."""
 EVERY = "*"
 """In place of a method's name: options for every method that has them."""
 
@@ -75,7 +75,7 @@ def plan(
     refuse_unknown(given, names)
     aims = Aims(tuple(targets), tuple(strengths), tuple(Budget.parse(text).text() for text in budgets))
     aims.refuse_both()
-    if (aims.targets or aims.budgets) and NARROW not in names:
+    if aims.budgets and NARROW not in names:
         names = [NARROW, *names]
     settings = {name: list(settings_of(name, aims, given)) for name in names}
     refuse_unused_strengths(strengths, names)
