@@ -16,7 +16,8 @@ from demp.train import Observer, TrainConfig, checkpoint, resume, train
 from demp.train.checkpoint import CheckpointError
 from demp.train.runfolder import RunFolder, RunFolderError, read_lines
 
-METHODS = ["dense", "demp"]
+METHODS = ("dense", "demp", "budget")
+"""The last is DemP with a budget."""
 STEPS = 36
 TIMES = ("seconds", "surgery_seconds", "train_seconds", "step_ms_at_end", "images_per_s_at_end")
 START = "import sys; from demp.train import *; train(TrainConfig.from_toml(sys.argv[1]))"
@@ -25,6 +26,8 @@ START = "import sys; from demp.train import *; train(TrainConfig.from_toml(sys.a
 def config(method, out, **changes):
     """A small ResNet that loses neurons at several cuts; nothing divides anything evenly."""
     pruning = {"name": method}
+    if method == "budget":
+        pruning = {"name": "demp", "options": {"budget": "flops=0.4"}}
     if method == "demp":
         pruning["options"] = {"peak_strength": 0.2, "peak_noise_std": 2e-3, "period": 5}
     values = {
@@ -96,8 +99,9 @@ def straight(tmp_path_factory):
 
 
 def test_the_demp_run_of_these_tests_does_shrink(straight):
-    cuts = read_lines(straight / "demp" / "cuts.jsonl")
-    assert sum(cut["removed"] > 0 for cut in cuts) >= 2
+    for method in ("demp", "budget"):
+        cuts = read_lines(straight / method / "cuts.jsonl")
+        assert sum(cut["removed"] > 0 for cut in cuts) >= 2
 
 
 @pytest.mark.parametrize("at", [3, 20, 36])
