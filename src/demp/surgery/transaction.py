@@ -18,18 +18,11 @@ from demp.graph.order import places, plan_joins
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
 from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
+from demp.surgery.proving import Disagreement, Terms, explain, prove, refer, refuse_difference
 from demp.surgery.record import Record, forget, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
 from demp.surgery.state import StateEntry, state_entries
-from demp.surgery.verify import (
-    difference,
-    live_layers,
-    masked_outputs_of,
-    outputs_of,
-    refuse_nan,
-    tolerance_for,
-)
 from demp.wrappers import Wrappers, renewed
 
 Holder = nn.Module | Mapping[str, Tensor]
@@ -102,17 +95,6 @@ def refuse_other_plans(plan: Plan, group: ranks.Group) -> None:
     """Every rank must be about to make the same cut."""
     remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
     ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a cut must prove, and on which examples."""
-
-    example_inputs: Any
-    exact: bool
-    verify: bool
-    tolerance: float | None
-    constants: ConstantRules | None
 
 
 @dataclass(frozen=True)
@@ -217,27 +199,6 @@ def carry_out(
         raise
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Outputs before the cut: as they were, and as they must be after it."""
-
-    plain: list[Tensor]
-    wanted: list[Tensor]
-
-
-def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settled: Settled | None) -> Reference | None:
-    """Run the model before the cut; None if nothing is to be proven."""
-    if not terms.verify:
-        return None
-    if settled is not None:
-        return Reference(settled.plain, settled.wanted)
-    plain = outputs_of(model, terms.example_inputs)
-    refuse_nan(plain)
-    if terms.exact:
-        return Reference(plain, plain)
-    return Reference(plain, masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs))
-
-
 def named(holder: Holder) -> dict[str, Tensor]:
     """The tensors of a copy by their first names."""
     return first_names(inner(holder))[0] if isinstance(holder, nn.Module) else dict(holder)
@@ -264,65 +225,6 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
         own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
         for tensor in own.values():
             ledger.shrink(tensor, keep)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Difference to the wanted outputs, the most that rounding explains, and drift from the plain ones."""
-
-    gap: float
-    limit: float
-    drift: float
-
-
-def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
-    """Run the model after the cut."""
-    try:
-        after = outputs_of(model, terms.example_inputs)
-    except Exception as error:  # the user's forward may raise anything
-        reason = str(error).strip().split("\n")[0]
-        raise CutError(
-            f"rolled back: the model does not run after the cut ({reason}); its forward depends on a width. Exclude "
-            "layers from the cut, or raise the floor"
-        ) from error
-    limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
-    return Proof(difference(reference.wanted, after), limit, difference(reference.plain, after))
-
-
-def refuse_difference(proof: Proof, group: ranks.Group) -> None:
-    """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
-    failed = {rank: other for rank, other in enumerate(ranks.gathered(proof, group)) if not other.gap <= other.limit}
-    if failed:
-        worst = next(iter(failed.values()))
-        raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
-
-
-class Disagreement(Exception):
-    """Outputs before and after differ by more than rounding."""
-
-    def __init__(self, gap: float, limit: float, where: str = "") -> None:
-        super().__init__(gap, limit, where)
-        self.gap, self.limit, self.where = gap, limit, where
-
-
-def explain(
-    model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement, group: ranks.Group
-) -> str:
-    """Which layers were not dead, after a roll-back."""
-    newly = plan.after & ~plan.before
-    planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
-    mine = live_layers(model, graph, plan.before, planned, example_inputs)
-    alive = dict.fromkeys(name for names in ranks.gathered(mine, group) for name in names)
-    where = (
-        f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
-        if alive
-        else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
-        "their number in a way the graph cannot see; exclude these layers"
-    )
-    return (
-        f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "
-        f"{where}"
-    )
 
 
 def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:

@@ -1,0 +1,111 @@
+"""What a cut must prove: outputs before and after it, on all ranks, and what is said where they differ."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from demp import ranks
+from demp.errors import CutError
+from demp.graph import NeuronGraph
+from demp.surgery.constants import ConstantRules, Settled
+from demp.surgery.plan import Plan
+from demp.surgery.verify import (
+    difference,
+    live_layers,
+    masked_outputs_of,
+    outputs_of,
+    refuse_nan,
+    tolerance_for,
+)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a cut must prove, and on which examples."""
+
+    example_inputs: Any
+    exact: bool
+    verify: bool
+    tolerance: float | None
+    constants: ConstantRules | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Outputs before the cut: as they were, and as they must be after it."""
+
+    plain: list[Tensor]
+    wanted: list[Tensor]
+
+
+def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settled: Settled | None) -> Reference | None:
+    """Run the model before the cut; None if nothing is to be proven."""
+    if not terms.verify:
+        return None
+    if settled is not None:
+        return Reference(settled.plain, settled.wanted)
+    plain = outputs_of(model, terms.example_inputs)
+    refuse_nan(plain)
+    if terms.exact:
+        return Reference(plain, plain)
+    return Reference(plain, masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Difference to the wanted outputs, the most that rounding explains, and drift from the plain ones."""
+
+    gap: float
+    limit: float
+    drift: float
+
+
+def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
+    """Run the model after the cut."""
+    try:
+        after = outputs_of(model, terms.example_inputs)
+    except Exception as error:  # the user's forward may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise CutError(
+            f"rolled back: the model does not run after the cut ({reason}); its forward depends on a width. Exclude "
+            "layers from the cut, or raise the floor"
+        ) from error
+    limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
+    return Proof(difference(reference.wanted, after), limit, difference(reference.plain, after))
+
+
+def refuse_difference(proof: Proof, group: ranks.Group) -> None:
+    """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
+    failed = {rank: other for rank, other in enumerate(ranks.gathered(proof, group)) if not other.gap <= other.limit}
+    if failed:
+        worst = next(iter(failed.values()))
+        raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
+
+
+class Disagreement(Exception):
+    """Outputs before and after differ by more than rounding."""
+
+    def __init__(self, gap: float, limit: float, where: str = "") -> None:
+        super().__init__(gap, limit, where)
+        self.gap, self.limit, self.where = gap, limit, where
+
+
+def explain(
+    model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement, group: ranks.Group
+) -> str:
+    """Which layers were not dead, after a roll-back."""
+    newly = plan.after & ~plan.before
+    planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
+    mine = live_layers(model, graph, plan.before, planned, example_inputs)
+    alive = dict.fromkeys(name for names in ranks.gathered(mine, group) for name in names)
+    where = (
+        f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
+        if alive
+        else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
+        "their number in a way the graph cannot see; exclude these layers"
+    )
+    return (
+        f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "
+        f"{where}"
+    )
