@@ -114,7 +114,8 @@ class Pruner:
             seed=seed,
         )
         self._scales = OutputScales(model, self.graph)
-        self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self.total_steps)
+        self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self._scales)
+        self._view.total_steps = self.total_steps
         shrinking.holders = (*holders, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
@@ -323,7 +324,7 @@ class Pruner:
         """One selection and its cut."""
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
-        notes = selection.notes
+        notes = (*selection.notes, *([selection.advice] if selection.advice else []))
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
         rules = self._constant_rules(selection)
@@ -342,8 +343,11 @@ class Pruner:
             notes=notes,
         )
         self._view.forget()
-        if (report.happened or selection.notes) and ranks.speaks(self._shrinking.group):
-            logger.info("%s", "; ".join((str(report), *selection.notes)))
+        if ranks.speaks(self._shrinking.group):
+            if selection.advice:
+                logger.warning("%s", selection.advice)
+            elif report.happened or selection.notes:
+                logger.info("%s", report)
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:

@@ -17,6 +17,7 @@ from demp.gates import Gated, Loss, Scoring, first, scores, size_of
 from demp.graph.forward import first_names
 from demp.masks import Masks, maskable
 from demp.methods.base import Wants
+from demp.regularization import OutputScales
 
 NOTHING_JUDGED = {"batches": 0, "examples": 0, "forwards": 0}
 
@@ -57,14 +58,15 @@ def refuse_missing(name: str, wants: Wants, batches: Batches | None, loss_fn: Lo
 
 
 class LiveView:
-    """One run as its method sees it; the pruner keeps ``gone``, ``step``, ``final`` and ``group`` up to date."""
+    """One run as its method sees it; the pruner keeps ``total_steps``, ``gone``, ``step``, ``final`` and ``group``."""
 
     def __init__(
-        self, model: nn.Module, meter: Meter, judge: Judge, examples: Examples, masks: Masks, total_steps: int
+        self, model: nn.Module, meter: Meter, judge: Judge, examples: Examples, masks: Masks, scales: OutputScales
     ) -> None:
         self._model, self._judge, self._examples, self._masks = model, judge, examples, masks
         self.meter, self.graph = meter, meter.graph
-        self.total_steps, self.gone = total_steps, meter.graph.nothing_gone()
+        self._scales = scales
+        self.total_steps, self.gone = 0, meter.graph.nothing_gone()
         self.step, self.final, self.group = 0, False, None
         self.judged = dict(NOTHING_JUDGED)
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
@@ -136,6 +138,10 @@ class LiveView:
         found, count, examples = share_of_zeros(self._model, self.graph, self.gone, chosen, self.group)
         self._count(count, examples, examples)
         return found
+
+    def scales(self) -> Tensor:
+        """Sizes of the neurons' scales."""
+        return self._scales.sizes(self.gone)
 
     def parameters(self) -> Mapping[str, Tensor]:
         """Trainable parameters by first name."""

@@ -271,5 +271,6 @@ def test_the_controllers_state_survives():
     method._growth, method._target_met = 3.5, True
     other = DemonPruning(DemPConfig(target_neuron_sparsity=0.5), 100)
     other.load_state_dict(method.state_dict())
-    assert other.state_dict() == method.state_dict() == {"growth": 3.5, "target_met": True}
+    wanted = {"growth": 3.5, "target_met": True, "advised": False, "course": None}
+    assert other.state_dict() == method.state_dict() == wanted
     assert (other.strength(30), other.noise_std(30)) == (0.0, 0.0)

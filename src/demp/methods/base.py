@@ -75,6 +75,10 @@ class View(Protocol):
         """Per class: share of zeros among the outputs that its readers see, on this many training batches."""
         ...
 
+    def scales(self) -> Tensor:
+        """Per class: the size of what scales the neuron's output; 0 where nothing does. See ``OutputScales.sizes``."""
+        ...
+
     def parameters(self) -> Mapping[str, Tensor]:
         """Trainable parameters by first name, whole, at present widths."""
         ...
@@ -98,6 +102,8 @@ class Selection:
     """Do the outputs stay as they are? Then the cut must prove it. None: as the method's criterion of death says."""
     notes: tuple[str, ...] = ()
     """What the report should say."""
+    advice: str = ""
+    """What the user should change; logged as a warning, and in the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

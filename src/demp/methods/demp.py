@@ -8,6 +8,7 @@ For t = 0 to T:
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from demp import schedules
 from demp.activity import Criterion, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
+from demp.methods.advice import nothing_removed
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Course, Phase
@@ -177,7 +179,7 @@ class DemonPruning(Method):
         self._strength = schedules.make(config.schedule, **shape)
         self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
         self._growth = 1.0
-        self._target_met = False
+        self._target_met = self._advised = False
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
 
@@ -250,7 +252,8 @@ class DemonPruning(Method):
             return self._course.select(step, view)
         target = self.config.target_neuron_sparsity
         if target is None:
-            return Selection(view.verdict().dead)
+            dead = view.verdict().dead
+            return Selection(dead, advice=self._advice(step, view, dead))
         graph, gone = view.graph, view.gone
         left = graph.neurons(gone)
         budget = left - (graph.neurons() - round(target * graph.neurons()))
@@ -265,14 +268,24 @@ class DemonPruning(Method):
             self._growth *= self.config.target_growth
         return Selection(at_most(budget, graph, after & ~gone, flatness))
 
+    def _advice(self, step: int, view: View, dead: Mapping[str, Tensor]) -> str:
+        """Once after half of the run, and at its end, where nobody has gone and nobody goes."""
+        late = view.final or (2 * step >= self.total_steps and not self._advised)
+        if not late or not view.can_judge or bool(view.gone.any()) or any(bool(flags.any()) for flags in dead.values()):
+            return ""
+        self._advised = True
+        return nothing_removed(view, step, self.config.peak_strength)
+
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
         course = None if self._course is None else self._course.state_dict()
-        return {"growth": self._growth, "target_met": self._target_met, "course": course}
+        mine = {"growth": self._growth, "target_met": self._target_met, "advised": self._advised}
+        return {**mine, "course": course}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
+        self._advised = bool(state.get("advised", False))
         if self._course is not None and state.get("course") is not None:
             self._course.load_state_dict(state["course"])
 

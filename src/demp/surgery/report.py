@@ -77,6 +77,9 @@ class CutReport:
         return asdict(self)
 
     def __str__(self) -> str:
+        return "; ".join((self._outcome(), *self.notes))
+
+    def _outcome(self) -> str:
         at = "" if self.step is None else f" at step {self.step}"
         if not self.happened:
             return f"cut{at}: nothing to remove ({self.neurons_after} neurons)"
