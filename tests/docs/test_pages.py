@@ -184,7 +184,7 @@ def test_every_command_has_its_help():
 def test_field_docstrings_are_those_under_the_fields():
     fields = generator().field_docs(methods.MethodConfig)
     assert fields["floor"] == "Neurons that stay in every layer, even if all are dead (gap 41)."
-    assert list(fields) == ["floor", "multiple", "include", "exclude", "joins"]
+    assert list(fields) == ["floor", "multiple", "include", "exclude", "joins", "budget"]
 
 
 @pytest.mark.parametrize("name", ["graph", "cut", "shrinking"])

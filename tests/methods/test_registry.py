@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import io
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ def test_an_unknown_name_gets_a_suggestion():
         find("demb")
     with pytest.raises(UsageError, match="unknown method 'xyz'; there are: "):
         find("xyz")
+
+
+@cache
+def saved_whole() -> str:
+    """Where a PlainNet is saved."""
+    return str(demp.save(build(PlainNet), Path(tempfile.mkdtemp()) / "whole", example_inputs=(examples(IMAGE),)))
 
 
 @pytest.mark.parametrize("name", names())
@@ -56,11 +64,9 @@ class TestEveryMethod:
             assert noise is None or noise.std >= 0
             assert method.is_due(step) in (True, False)
 
-    def test_it_runs_through_the_common_door_and_its_state_is_plain(self, name: str, tmp_path: Path):
+    def test_it_runs_through_the_common_door_and_its_state_is_plain(self, name: str):
         model = build(PlainNet)
-        options = {}
-        if name == "twin":
-            options["like"] = str(demp.save(model, tmp_path / "whole", example_inputs=(examples(IMAGE),)))
+        options = {"like": saved_whole()} if name == "twin" else {}
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         pruner = demp.methods.create(
             name, model, optimizer, example_inputs=(examples(IMAGE),), total_steps=6, batches=[batch_at(0, IMAGE)],
