@@ -85,7 +85,7 @@ class Course:
         """Take one step's derivatives by the factors on all neurons: their mean square is the importance."""
         square = sensitivity.nan_to_num(0.0, 0.0, 0.0).square()
         before = self._importance
-        self._importance = square if before is None else before.mul_(MEMORY).add_(square, alpha=1 - MEMORY)
+        self._importance = square if before is None else before.to(square) * MEMORY + square * (1 - MEMORY)
 
     # Who goes ---------------------------------------------------------------------------------------------
 
