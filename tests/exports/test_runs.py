@@ -118,7 +118,7 @@ def test_an_operation_that_onnx_lacks_fails_in_one_sentence(finished, capsys, mo
     code, out, err = run(capsys, "export", str(finished), "--to", "onnx", "--out", str(tmp_path / "out"))
     assert (code, out) == (1, "")
     assert (
-        "cannot translate the operation prims.bessel_j0 of Sequential (No ONNX function found);" in err
+        "cannot translate the operation prims.bessel_j0 of Perceptron (No ONNX function found);" in err
         and err.count("\n") == 1
     )
     assert not list(tmp_path.iterdir())
