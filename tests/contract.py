@@ -87,10 +87,10 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, chosen: range) -> 
     return losses
 
 
-def replicated(name: str) -> dict[str, Any]:
+def replicated(name: str, budget: str = "") -> dict[str, Any]:
     """The whole run under DistributedDataParallel."""
     model = DistributedDataParallel(network())
-    _, optimizer, pruner = parts(name, model)
+    _, optimizer, pruner = parts(name, model, **({"budget": budget} if budget else {}))
     steps(model, optimizer, range(STEPS))
     pruner.finish()
     return {

@@ -9,9 +9,11 @@ ROWS = [name for name in (*contract.rows(), *contract.COMBINATIONS) if name != "
 """A twin looks at one saved network, which every process here would save for itself."""
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_ranks_stay_equal_to_the_bit(fleet, name):
-    first, second = fleet(contract.replicated, name)
+@pytest.mark.parametrize(
+    ("name", "budget"), [*((name, "") for name in ROWS), ("demp", "flops=0.5"), ("narrow", "flops=0.5")]
+)
+def test_ranks_stay_equal_to_the_bit(fleet, name, budget):
+    first, second = fleet(contract.replicated, name, budget)
     assert first["history"] == second["history"]
     assert first["masks"].keys() == second["masks"].keys()
     for key in ("weights", "moments"):
