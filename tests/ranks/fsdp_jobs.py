@@ -9,6 +9,7 @@ from jobs import CUTS, PERIOD, WIDTH, Net, batch, net, pruner_of, refused, step_
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from demp import shards
@@ -259,3 +260,21 @@ def loss_penalty() -> tuple[str, str]:
 
 
 WIDTH_LEFT = WIDTH - CUTS
+
+
+def on_a_budget(how: str) -> dict[str, Any]:
+    """DemP to 40 % of the FLOPs: in one process (``alone``), under DDP, or with sharded parameters."""
+    model = net()
+    wrapped = DistributedDataParallel(model) if how == "ddp" else model if how == "alone" else sharded(model, how)
+    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+    pruner = demp.DemP(
+        wrapped, optimizer, example_inputs=batch(0)[:1], total_steps=CUTS * PERIOD, budget="flops=0.4", seed=5
+    )
+    for step in range(CUTS * PERIOD):
+        step_of(wrapped, optimizer, step)
+    pruner.finish()
+    return {
+        "history": [(report.step, report.removed, report.hash, report.notes) for report in pruner.history],
+        "parameters": full(model.parameters()),
+        "share": pruner.flops / pruner.graph.flops(pruner.graph.nothing_gone()),
+    }

@@ -111,3 +111,13 @@ def test_norms_of_slices_in_pieces_are_refused(fleet):
 
 def test_saturated_neurons_leave_the_same_way_everywhere(fleet):
     check_saturated(*fleet(fsdp_jobs.saturated))
+
+
+@pytest.mark.parametrize("how", ["ddp", "blocks"])
+def test_a_budget_is_met_by_the_same_neurons_as_in_one_process(fleet, how):
+    alone = fsdp_jobs.on_a_budget("alone")
+    first, second = fleet(fsdp_jobs.on_a_budget, how)
+    assert first["history"] == second["history"] == alone["history"]
+    assert equal(first["parameters"], second["parameters"])
+    close(first["parameters"], alone["parameters"])
+    assert 0.37 < first["share"] <= 0.4 and any(removed for _, removed, *_ in first["history"])
