@@ -33,7 +33,7 @@ from demp.shrinking import ShrinkingModel
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.record import described_inputs, remember_inputs
-from demp.surgery.transaction import Holder
+from demp.surgery.transaction import Holder, named
 from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
 
@@ -116,7 +116,8 @@ class Pruner:
         self._scales = OutputScales(model, self.graph)
         self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self._scales)
         self._view.total_steps = self.total_steps
-        shrinking.holders = (*holders, self.masks.kept)
+        self._copies = tuple(holders)
+        shrinking.holders = (*self._copies, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
         self._detached = True
@@ -232,7 +233,7 @@ class Pruner:
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self.method.shrink(self.step)
         if shrink is not None:
-            self._scales.apply(shrink, self.gone)
+            self._scales.apply(shrink, self.gone, [named(copied) for copied in self._copies])
         self.masks.hold_weights()
         self._moving, self._final = None, False
         self.step += 1

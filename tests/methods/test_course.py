@@ -213,3 +213,54 @@ def test_with_masks_of_another_method():
 
 def test_without_a_budget_nothing_is_new():
     assert DemPConfig().phase() is None
+
+
+@pytest.mark.parametrize("kind", ["average", "module", "dict"])
+def test_a_moving_average_loses_nothing_by_the_cuts(kind):
+    """Its neurons fade with the model's, so that what is removed from it is zero in it, however slowly it follows."""
+    model = build(Wide)
+    optimizer = OPTIMIZERS[0](model.parameters())
+    if kind == "average":
+        ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
+    elif kind == "module":
+        ema = copy.deepcopy(model)
+    else:
+        ema = {name: p.detach().clone() for name, p in model.named_parameters()}
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(examples(IMAGE),), total_steps=STEPS, budget="flops=0.5", holders=[ema],
+        attach=False,
+    )  # fmt: skip
+    changes = []
+
+    def outputs():
+        inner = copy.deepcopy(model)
+        if kind == "dict":
+            inner.load_state_dict(ema, strict=False)
+        else:
+            inner.load_state_dict((ema.module if kind == "average" else ema).state_dict())
+        with torch.no_grad():
+            return inner.eval()(examples(IMAGE, seed=5))
+
+    real = pruner._check
+
+    def check(**options):
+        before, found = outputs(), real(**options)
+        changes.append(float((outputs() - before).abs().max()))
+        return found
+
+    pruner._check = check
+    for step in range(STEPS):
+        x, y = batch_at(step, IMAGE)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        pruner.before_step()
+        optimizer.step()
+        if kind == "average":
+            ema.update_parameters(model)
+        else:
+            theirs = ema if kind == "dict" else dict(ema.named_parameters())
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    theirs[name].lerp_(p, 0.001)
+        pruner.after_step()
+    assert sum(report.happened for report in pruner.history) > 4 and max(changes) < 1e-12

@@ -5,6 +5,7 @@ make it. Where the activation is positively homogeneous (ReLU, LeakyReLU), a fac
 with any activation that maps 0 to 0 the neuron outputs 0 once they are 0, so that removing it changes nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +81,23 @@ class OutputScales:
         return found.index_add_(0, classes, torch.cat([s.to(found.dtype) for s in sums]))
 
     @torch.no_grad()
-    def apply(self, shrink: Shrink, removed: Tensor) -> None:
-        """Carry out a shrink."""
+    def apply(self, shrink: Shrink, removed: Tensor, copies: Sequence[Mapping[str, Tensor]] = ()) -> None:
+        """Carry out a shrink. Factors act on ``copies`` of the model too (tensors by the model's names).
+
+        So a moving average, in which a neuron would live on for long, has it at 0 when the model has.
+        """
         slices = self.slices(removed)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
-                places = [shards.local(one.parameter.detach()) for one in touched]
-                scale_each(places, [one.spread(shrink.factors.to(one.parameter.device)) for one in touched])
+                factors = [one.spread(shrink.factors.to(one.parameter.device)) for one in touched]
+                scale_each([shards.local(one.parameter.detach()) for one in touched], factors)
+                names = {id(parameter): slot.tensor for parameter, slot in self._axes}
+                for one, factor in zip(touched, factors, strict=True):
+                    for copied in copies:
+                        theirs = copied.get(names[id(one.parameter)])
+                        if theirs is not None and theirs is not one.parameter:
+                            shards.local(theirs.detach()).mul_(factor.to(theirs.device))
         if shrink.amounts is not None:
             for one in slices:
                 if id(one.parameter) in self._norm_scales:
