@@ -1,6 +1,7 @@
 """Every example runs, and resumed from its checkpoint it prints the same numbers again."""
 
 import importlib
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def printed(capsys: Any, name: str, length: dict[str, int], folder: Path, *, res
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", line)
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    return [line for line in capsys.readouterr().out.splitlines() if "_runtime" not in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "_runtime" not in line]
+    return [re.sub(r", \d+\.\d+ s(?=;|$)", "", line) for line in lines]
 
 
 def run_twice(capsys: Any, name: str, length: dict[str, int], folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ For t = 0 to T:
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demp import schedules
-from demp.activity import Criterion, ranked
+from demp.activity import Criterion, Verdict, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import nothing_removed
@@ -252,8 +251,8 @@ class DemonPruning(Method):
             return self._course.select(step, view)
         target = self.config.target_neuron_sparsity
         if target is None:
-            dead = view.verdict().dead
-            return Selection(dead, advice=self._advice(step, view, dead))
+            verdict = view.verdict()
+            return Selection(verdict.dead, advice=self._advice(step, view, verdict))
         graph, gone = view.graph, view.gone
         left = graph.neurons(gone)
         budget = left - (graph.neurons() - round(target * graph.neurons()))
@@ -268,10 +267,11 @@ class DemonPruning(Method):
             self._growth *= self.config.target_growth
         return Selection(at_most(budget, graph, after & ~gone, flatness))
 
-    def _advice(self, step: int, view: View, dead: Mapping[str, Tensor]) -> str:
-        """Once after half of the run, and at its end, where nobody has gone and nobody goes."""
+    def _advice(self, step: int, view: View, verdict: Verdict) -> str:
+        """Once after half of the run, and at its end, where examples were seen, nobody has gone and nobody goes."""
         late = view.final or (2 * step >= self.total_steps and not self._advised)
-        if not late or not view.can_judge or bool(view.gone.any()) or any(bool(flags.any()) for flags in dead.values()):
+        some = bool(view.gone.any()) or any(bool(flags.any()) for flags in verdict.dead.values())
+        if not late or some or verdict.batches == 0:
             return ""
         self._advised = True
         return nothing_removed(view, step, self.config.peak_strength)
