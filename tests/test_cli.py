@@ -204,7 +204,7 @@ def test_the_demo_compares_and_reloads(tmp_path, capsys):
     assert code == 0, err
     for row in (
         "test accuracy", "neurons", "parameters", "FLOPs per image", "training time, s", "narrow",
-        "training step at the end, ms", "training images/s", "inference images/s", "file size, kB",
+        "training step at end, ms", "training images/s at end", "inference images/s", "file size, kB",
     ):  # fmt: skip
         assert row in text
     assert text.endswith("largest difference of its outputs 0\n")

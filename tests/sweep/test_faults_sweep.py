@@ -19,6 +19,7 @@ from demp.records import TRAINING, parsed
 from demp.sweep import Job, Store, Sweep
 from demp.sweep.search import Range, Search
 from demp.train.stopping import ASKED
+from resultlines import MEASURED
 
 
 def test_a_worker_whose_leader_died_while_it_started_does_no_job(tmp_path):
@@ -58,9 +59,7 @@ def test_a_journal_cannot_choose_what_the_space_has_not(tmp_path):
 
 LINE = {
     "schema": 1, "name": "a", "identity": "1", "labels": {"method": "demp", "setting": {}}, "status": "done",
-    "work": TRAINING, "machine": "m", "torch": "2", "eval/top1": 0.5, "neuron_sparsity": 0.5, "weight_sparsity": 0.5,
-    "split": "test", "masked_share": 0.0, "flops": 1, "train_flops": 1, "train_seconds": 1.0, "flops_dense": 2,
-    "train_flops_dense": 2,
+    "work": TRAINING, **MEASURED,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from demp.sweep.presence import Presence
 from demp.train import Observer, TrainingInterrupted, checkpoint
 from demp.train.runfolder import read_lines
 from demp.train.stopping import stop_signals
+from resultlines import MEASURED
 
 LEADER = """
 import json, sys
@@ -140,6 +141,7 @@ def test_a_run_that_another_leader_took_over_is_left_to_it(tmp_path, monkeypatch
     one = training("t", CONFIG, labels={})
     other = Presence(tmp_path / "leaders")
     theirs = {"schema": 1, **one.about(), "status": "done", "began": "2999", "seconds": 1.0, "by": "other"}
+    theirs |= MEASURED
 
     class Takes(Observer):
         """While this process was paused, so that the other took it for dead."""

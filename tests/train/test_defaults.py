@@ -11,6 +11,7 @@ from demp.sweep import Store, training
 from demp.train import TrainConfig, resume, train
 from demp.train.defaults import as_meant, said
 from demp.train.runfolder import RunFolder
+from resultlines import MEASURED
 
 SMALL = {"model": {"name": "mlp", "width": 0.1}, "data": {"probe_size": 32, "probe_batches": 1}, "batch_size": 32}
 MOMENT = {"scoring_batches": 1, "target_neuron_sparsity": 0.3, "trigger": "repository"}
@@ -75,6 +76,7 @@ def test_kept_lines_of_sweeps_stand_for_what_was_run(tmp_path):
     arguments = json.loads(json.dumps(now.arguments))
     del arguments["config"]["method"]["options"]["epoch_of"]
     line = {"schema": 1, "status": "done", **now.to_dict(), "identity": "old", "arguments": arguments}
+    line |= MEASURED
     store = Store(tmp_path / "sweep")
     store.begin([then])
     store.add(line, "leader")

@@ -48,7 +48,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_read(tmp_path):
         except CheckpointError:
             refused += 1
         path.write_bytes(data)
-    assert refused > len(data) / 8  # the others are padding
+    assert refused > len(data) / 5 / 2  # of those tried; the others are padding
 
 
 def test_a_flipped_bit_of_a_weight_is_refused_with_a_way_on(run):

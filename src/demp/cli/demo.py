@@ -74,20 +74,20 @@ def comparison(summaries: Sequence[dict[str, Any]]) -> Table:
     """The table that the demo ends with, a column for each of ``COLUMNS``; every number was measured in this run."""
     table = Table(title="measured in this run", title_justify="left")
     for column in ("", *COLUMNS, "DemP over dense"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     rows: list[tuple[str, str, str]] = [
         ("neurons", "neurons", "{:,}"),
         ("parameters", "parameters", "{:,}"),
         ("FLOPs per image", "flops", "{:,}"),
         ("training time, s", "train_seconds", "{:.1f}"),
-        ("training step at the end, ms", "step_ms_at_end", "{:.2f}"),
-        ("training images/s at the end", "images_per_s_at_end", "{:,.0f}"),
+        ("training step at end, ms", "step_ms_at_end", "{:.2f}"),
+        ("training images/s at end", "images_per_s_at_end", "{:,.0f}"),
         ("inference images/s", "inference_images_per_s", "{:,.0f}"),
         ("file size, kB", "file_kb", "{:,.0f}"),
     ]
     sides = [{**s, "file_kb": s["file_bytes"] / 1000} for s in summaries]
     gain = 100 * (sides[-1]["eval/top1"] - sides[0]["eval/top1"])
-    table.add_row("test accuracy", *(f"{side['eval/top1']:.2%}" for side in sides), f"{gain:+.2f} points")
+    table.add_row("test accuracy, %", *(f"{100 * side['eval/top1']:.2f}" for side in sides), f"{gain:+.2f}")
     for label, name, form in rows:
         values = [side[name] for side in sides]
         table.add_row(label, *map(form.format, values), f"{values[-1] / values[0]:.2f}")
