@@ -17,7 +17,7 @@ import torch
 import demp
 from demp.errors import UsageError
 from demp.train.run import Run
-from peer_pruning import Peer, counted, package
+from peer_pruning import Peer, package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class HessoPeer(Peer):
         run = self.run
         with silent(), patch("torch.save"):  # it would also write the network to disk
             self.oto.construct_subnet(save_full_group_sparse_model=False)
-        self.flops = counted(run.model, run.example[0])
+        self.flops = self.shapes.flops()
         if self.flops > self.limit:
             raise self.out_of_reach()
         run.lay_out()

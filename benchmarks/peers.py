@@ -107,7 +107,7 @@ def compare(chosen: argparse.Namespace) -> None:
 
 
 def base_config(chosen: argparse.Namespace) -> TrainConfig:
-    """What all runs share, as a dense run."""
+    """What all runs share; the options of its method are those of demp."""
     recipe = recipes.get(chosen.recipe, optimizer=chosen.optimizer, steps=chosen.steps, width=chosen.width)
     held_out = 0.0 if chosen.test else chosen.validation
     return recipe.merged(
@@ -191,14 +191,14 @@ class Clock(Observer):
 
 
 def run(key: dict[str, Any], base: TrainConfig) -> dict[str, Any]:
-    """Train one; says what came out. FLOPs of a peer are counted by torch too, which must agree."""
+    """Train one; says what came out. FLOPs of a peer are counted from its shapes too, and must agree."""
     method, clock = key["method"], Clock()
     if method in PEERS:
         guest = Guest(replace(PEERS[method], **key["options"]), key["budget"])
         config = planned(base, DENSE, {}, key["seed"]).config
         summary = train(config, observers=[clock, guest]).summary
         if summary["flops"] != guest.peer.flops:
-            raise UsageError(f"{method}: demp counts {summary['flops']} FLOPs and torch {guest.peer.flops}")
+            raise UsageError(f"{method}: demp.cost counts {summary['flops']} FLOPs, the shapes have {guest.peer.flops}")
     else:
         budget = {} if key["budget"] is None else {"budget": f"flops={key['budget']!r}"}
         summary = train(planned(base, method, budget | key["options"], key["seed"]).config, observers=[clock]).summary
