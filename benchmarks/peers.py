@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from common import machine
-from demp import recipes
+from demp import methods, recipes
 from demp.cli.overrides import parse_settings
 from demp.compare.plan import knobs, planned
 from demp.errors import DempError, UsageError
@@ -142,10 +142,14 @@ def options_of(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def settings_of(method: str) -> set[str]:
-    """The options of a method or peer."""
+    """The options of a method or peer, which must take a budget."""
     if method in PEERS:
         return {entry.name for entry in fields(PEERS[method]) if entry.repr}
-    return set() if method == DENSE else knobs(method)
+    if method == DENSE:
+        return set()
+    if not methods.find(method).takes_budget:
+        raise UsageError(f"{method} has no target, so it cannot land on a budget; leave it out")
+    return knobs(method)
 
 
 def plan(chosen: argparse.Namespace, base: TrainConfig, options: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:

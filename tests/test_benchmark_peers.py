@@ -139,6 +139,7 @@ def test_finished_runs_are_not_repeated(tmp_path, monkeypatch, capsys):
         ("--validation 0", "validation is 0; give a share in"),
         ("--methods dense --option hesso.periods=5", "not among --methods"),
         ("--methods tp-bn-scale --option tp-bn-scale.reg=1", "no option 'reg'; it has regularizer, sparse_share, step"),
+        ("--methods dense prune-train", "prune-train has no target"),
         ("--methods dense nothing", "unknown method 'nothing'"),
     ],
 )
