@@ -24,10 +24,10 @@ from peer_pruning import Peer, package
 class Hesso:
     """HESSO of only_train_once 3.0.1: its optimizer zeroes groups of weights, which leave after the last step.
 
-    The shares are those of tutorial 01 (ResNet-18 on CIFAR-10) of github.com/tianyic/only_train_once; all else is the default of
-    ``OTO.hesso``. It replaces the optimizer by its variant of the same kind, learning rate, momentum and decay.
-    With sgd the steps before its first period are those of torch's SGD; its adam and adamw begin their moments with the
-    whole first gradient instead of its share 1 - beta, so that their early steps differ from torch's.
+    The shares are those of tutorial 01 (ResNet-18 on CIFAR-10) of github.com/tianyic/only_train_once; all else is the
+    default of ``OTO.hesso``. It replaces the optimizer by its variant of the same kind, learning rate, momentum and
+    decay. With sgd the steps before its first period are those of torch's SGD; its adam and adamw begin their moments
+    with the whole first gradient instead of its share 1 - beta, so that their early steps differ from torch's.
 
     HESSO takes a share of groups, not of FLOPs. Whenever a period begins, the number of groups that go in all is set to
     the smallest one that, with the scores of that moment, brings the FLOPs to the budget. A user would need several
