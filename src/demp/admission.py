@@ -54,16 +54,18 @@ def refuse_second_pruner(pruner: Any) -> None:
 
     The first is found among the objects that Python holds; one that finished or was detached does not count.
     """
-    mine = {id(p) for p in pruner.model.parameters()}
+    mine, kind = {id(p) for p in pruner.model.parameters()}, type(pruner)
 
     def others() -> list[Any]:
-        alive = [o for o in gc.get_objects() if type(o) is type(pruner) and o is not pruner]
+        alive = [o for o in gc.get_objects() if type(o) is kind and o is not pruner]
         at_work = [o for o in alive if not getattr(o, "_detached", True)]
         return [o for o in at_work if any(id(p) in mine for p in o.model.parameters())]
 
-    if others():
+    found = others()
+    if found:
         gc.collect()  # one that nobody holds any more may wait to be collected
-    for first in others()[:1]:
+        found = others()
+    for first in found[:1]:
         raise UsageError(
             f"this {type(first.model).__name__} is pruned already, by {first.method.name} at step {first.step} of "
             f"{first.total_steps}; call finish() or detach() on that pruner first, or build the model anew"

@@ -57,6 +57,10 @@ class Criterion:
         """Per neuron, whether it is saturated: its deviation over all that was seen, relative to its layer's mean."""
         return deviation <= (DEFAULT_EPS["saturated"] if self.eps is None else self.eps)
 
+    def alone(self, activation: str) -> bool:
+        """Is a neuron judged by what it outputs alone, not beside others?"""
+        return not (self.relative and self.resolve(activation) == "epsilon")
+
     def dead(self, activation: str, values: "Peaks") -> Tensor:
         """Per neuron, whether it is dead in this batch. A neuron with a nan is alive."""
         kind = self.resolve(activation)

@@ -74,17 +74,32 @@ class Tally:
             name = name_of(key)
             self._moments[name] = self._moments[name].merged(found) if name in self._moments else found
         if not all(carried):
-            self._look_at_peaks(key, Peaks.along(operand.detach(), axis, self._needs_total))
+            self._look_at_peaks(key, operand.detach(), axis)
 
-    def _look_at_peaks(self, key: Key, peaks: Peaks) -> None:
-        for seat in self._seats[key]:
-            if self._by_moments[seat.layer]:
-                continue
-            layer = self.graph.layers[seat.layer]
-            device = peaks.top.device
+    def _look_at_peaks(self, key: Key, operand: Tensor, axis: int) -> None:
+        """Ask those neurons that nobody saw alive yet; where one is judged beside others, ask all."""
+        asked = [seat for seat in self._seats[key] if not self._by_moments[seat.layer]]
+        asked = [self._in_doubt(s) if self.criterion.alone(self._activation(s)) else s for s in asked]
+        asked = [seat for seat in asked if len(seat.positions)]
+        if not asked:
+            return
+        places, device = torch.cat([seat.positions for seat in asked]).unique(), operand.device
+        if 2 * len(places) <= operand.shape[axis]:
+            operand = operand.index_select(axis, places.to(device))
+            asked = [Seat(s.layer, torch.searchsorted(places, s.positions), s.neuron) for s in asked]
+        peaks = Peaks.along(operand, axis, self._needs_total)
+        for seat in asked:
             members, compact = members_of(seat)
             mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
-            self._dead[seat.layer][members] &= self.criterion.dead(layer.activation, mine).cpu()
+            self._dead[seat.layer][members] &= self.criterion.dead(self._activation(seat), mine).cpu()
+
+    def _activation(self, seat: Seat) -> str:
+        return self.graph.layers[seat.layer].activation
+
+    def _in_doubt(self, seat: Seat) -> Seat:
+        """The part of a seat whose neurons may be dead."""
+        kept = self._dead[seat.layer][seat.neuron]
+        return Seat(seat.layer, seat.positions[kept], seat.neuron[kept])
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen so far."""

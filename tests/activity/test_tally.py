@@ -1,0 +1,73 @@
+"""What is collected over batches: the same whatever of them is looked at again."""
+
+import pytest
+import torch
+from torch import nn
+
+import demp
+from demp.activity import Criterion
+from demp.activity import tally as tally_module
+from demp.activity.tally import Peaks, Tally
+
+WIDTH, PLACES = 8, 9
+
+
+def network() -> nn.Module:
+    """A convolution whose channels are read one by one, and nine by nine after flattening."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(WIDTH * PLACES, 3))
+    return nn.Sequential(
+        *(nn.Conv2d(1, WIDTH, 3, padding=1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ReLU()), head
+    )
+
+
+def batches(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the two readers see, batch by batch: most channels zero in most batches, some in all."""
+    random = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(5):
+        maps = torch.randn(4, WIDTH, 3, 3, generator=random).clamp(min=0)
+        maps *= torch.rand(1, WIDTH, 1, 1, generator=random) < 0.3
+        maps *= torch.rand(maps.shape, generator=random) < 0.1
+        made.append((maps.contiguous(memory_format=torch.channels_last), maps.flatten(1)))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["exact", "negative-only", "sum", "epsilon"])
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_neuron_is_dead_if_every_batch_says_so(kind, relative, seed):
+    graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
+    criterion = Criterion(kind=kind, relative=relative)
+    tally, seen = Tally(graph, graph.nothing_gone(), criterion), batches(seed)
+    expected = [torch.ones(WIDTH, dtype=torch.bool) for _ in graph.layers]
+    for pair in seen:
+        for read, operand in zip(graph.reads, pair, strict=True):
+            tally.add(read, operand, 1)
+            (number,) = read.layers
+            maps = operand.view(4, WIDTH, PLACES)
+            peaks = Peaks(maps.amax((0, 2)), maps.amin((0, 2)), maps.sum((0, 2)))
+            expected[number] &= criterion.dead("relu", peaks)
+    assert [flags.tolist() for flags in tally.verdict().values()] == [flags.tolist() for flags in expected]
+
+
+def test_a_neuron_that_was_seen_alive_is_not_looked_at_again(monkeypatch):
+    graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
+    tally, looks = Tally(graph, graph.nothing_gone(), Criterion()), []
+
+    class Watched(Peaks):
+        @classmethod
+        def along(cls, values, axis, needs_total):
+            looks.append(tuple(values.shape))
+            return super().along(values, axis, needs_total)
+
+    monkeypatch.setattr(tally_module, "Peaks", Watched)
+    maps = torch.ones(2, WIDTH, 3, 3)
+    maps[:, [2, 5]] = 0
+    for read, operand in zip(graph.reads, (maps, maps.flatten(1)), strict=True):
+        for values in (operand, operand, torch.ones_like(operand), operand):
+            tally.add(read, values, 1)
+    assert looks == [
+        *((2, WIDTH, 3, 3), (2, 2, 3, 3), (2, 2, 3, 3)),
+        *((2, WIDTH * PLACES), (2, 2 * PLACES), (2, 2 * PLACES)),
+    ]
