@@ -15,7 +15,13 @@ def folders(tmp_path_factory):
     return ["--out", str(folder / "results"), "--runs", str(folder / "runs")], folder
 
 
-@pytest.mark.parametrize("name", studies.names())
+QUICK = {"fig7", "fig8", "fig10", "table2", "theory", "controls"}
+"""A figure, a table, a line of numbers, theory without training; the others have the slow mark."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in studies.names()]
+)
 def test_a_study_runs_and_is_kept(name, folders, capsys):
     where, folder = folders
     assert main(["study", name, "--scale", "smoke", "--json", *where]) == 0
