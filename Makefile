@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
 # Small tensors: one thread per process is fastest, and two processes share the tests.
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-BENCHMARKS := step_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
+BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-browser lint bench coverage docs clean

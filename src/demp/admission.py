@@ -61,11 +61,10 @@ def refuse_second_pruner(pruner: Any) -> None:
         at_work = [o for o in alive if not getattr(o, "_detached", True)]
         return [o for o in at_work if any(id(p) in mine for p in o.model.parameters())]
 
-    found = others()
-    if found:
-        gc.collect()  # one that nobody holds any more may wait to be collected
-        found = others()
-    for first in found[:1]:
+    if not others():
+        return
+    gc.collect()  # one that nobody holds any more may wait to be collected
+    for first in others()[:1]:
         raise UsageError(
             f"this {type(first.model).__name__} is pruned already, by {first.method.name} at step {first.step} of "
             f"{first.total_steps}; call finish() or detach() on that pruner first, or build the model anew"
