@@ -9,7 +9,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from demp.errors import UsageError
-from demp.train import AugmentConfig, DataConfig, sources
+from demp.train import AugmentConfig, DataConfig, digits, sources
 from demp.train.data import PIECE, Data, Facts, epoch_order, load_test_set, prepare, statistics, step_indices
 
 
@@ -57,6 +57,13 @@ def test_digits_are_split_by_class_and_never_change():
     assert int(source.test.pictures.long().sum()) == int(
         sources.load(DataConfig(name="digits")).test.pictures.long().sum()
     )
+
+
+def test_digits_are_scikit_learns_whichever_way_they_are_read(monkeypatch):
+    read = digits.values()
+    assert read.shape == (1797, 65) and read.dtype == torch.float64
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    assert torch.equal(digits.values(), read)
 
 
 def test_a_validation_share_is_held_out_evenly_and_takes_the_place_of_the_test_split():

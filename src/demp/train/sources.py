@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.train import digits
 from demp.train.extras import need
 from demp.train.parts import DataConfig
 from demp.train.pictures import LazyPictures, decode_all, picture_mode
@@ -117,22 +118,8 @@ def _digits_of(config: DataConfig) -> Source:
 
 @cache
 def _digits() -> Source:
-    """1,797 digits of 8 x 8 pixels that come with scikit-learn; a fifth of each class is test."""
-    bundle = need("sklearn.datasets").load_digits()
-    pixels = torch.from_numpy(bundle.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(bundle.target).long()
-    order = torch.zeros_like(labels)
-    for digit in range(10):
-        of_class = labels == digit
-        order[of_class] = torch.arange(int(of_class.sum()))
-    test = order % 5 == 4
-    return Source(
-        train=Split(pixels[~test], labels[~test]),
-        test=Split(pixels[test], labels[test]),
-        class_names=tuple("0123456789"),
-        num_classes=10,
-        channels=1,
-    )
+    train, test = (Split(pictures, labels) for pictures, labels in digits.splits())
+    return Source(train=train, test=test, class_names=tuple("0123456789"), num_classes=10, channels=1)
 
 
 def _from_datasets(config: DataConfig, with_train: bool) -> Source:
