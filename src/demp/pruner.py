@@ -233,7 +233,7 @@ class Pruner:
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self.method.shrink(self.step)
         if shrink is not None:
-            self._scales.apply(shrink, self.gone, [named(copied) for copied in self._copies])
+            self._scales.apply(shrink, self.gone, [named(copied) for copied in self._copies], self._moving)
         self.masks.hold_weights()
         self._moving, self._final = None, False
         self.step += 1

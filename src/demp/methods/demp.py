@@ -50,7 +50,9 @@ class DemPConfig(MethodConfig):
     ``parameters``: everything, bias and head included (Fig. 5, gap 45)."""
     penalty_in: str = "gradient"
     """``gradient``: added to .grad right before the optimizer step, after any clipping; ``loss``: you add
-    ``pruner.penalty_loss()`` to your loss, so that it is clipped with it."""
+    ``pruner.penalty_loss()`` to your loss, so that it is clipped with it; ``decoupled`` (App. F.5): outside the loss
+    and the optimizer's moments, ``gamma <- sign(gamma) max(|gamma| - kappa_t, 0)`` after each step. There
+    ``peak_strength`` is ``sum_t kappa_t``, how far a scale goes in the whole run, whatever its rate and length."""
     schedule: str = "one-cycle"
     """lambda_t and sigma_t: ``one-cycle`` (stock cosine), ``one-cycle-linear`` (the paper's text, gap 5),
     ``constant``, ``cosine-decay``, ``warm-up`` (Fig. 4)."""
@@ -126,7 +128,9 @@ class DemPConfig(MethodConfig):
         check_choice("noise_on", self.noise_on, NOISE_ON)
         check_choice("live_mask", self.live_mask, LIVE_MASKS)
         check_choice("collect", self.collect, COLLECT)
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
+        check_choice("penalty_in", self.penalty_in, ("gradient", "loss", "decoupled"))
+        if self.penalty_in == "decoupled" and (self.penalty, self.penalty_on) != ("lasso", "scales"):
+            raise UsageError("penalty_in='decoupled' is a lasso on scales; leave penalty and penalty_on as they are")
         Penalty(self.penalty, self.peak_strength, self.penalty_on)
         Criterion(kind=self.criterion, eps=self.eps)
         ConstantRules(max_drift=self.max_drift)
@@ -177,10 +181,19 @@ class DemonPruning(Method):
         shape = {"span": config.span, "peak_at": config.peak_at}
         self._strength = schedules.make(config.schedule, **shape)
         self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
+        self._way = sum(self._strength(step, total_steps) for step in range(total_steps))
+        """Of the decoupled penalty, in units of its peak."""
         self._growth = 1.0
         self._target_met = self._advised = False
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
+
+    def refuse_unfit(self, graph: NeuronGraph) -> None:
+        """The decoupled penalty acts on scales alone."""
+        if self.config.penalty_in == "decoupled" and not any(norm.scale for norm in graph.norms):
+            raise UsageError(
+                "penalty_in='decoupled' needs normalisations with a scale, and there are none; use 'gradient'"
+            )
 
     def strength(self, step: int) -> float:
         """lambda_t; 0 with a budget, on the way to which neurons fade instead."""
@@ -242,8 +255,11 @@ class DemonPruning(Method):
         self._course.watch(sensitivity)
 
     def shrink(self, step: int) -> Shrink | None:
-        """The fading of those who go next."""
-        return None if self._course is None else self._course.shrink(step)
+        """The fading of those who go next; without a budget the decoupled penalty, if it is that."""
+        if self._course is not None:
+            return self._course.shrink(step)
+        strength = self.strength(step) if self.config.penalty_in == "decoupled" else 0.0
+        return Shrink(amounts=strength / self._way) if strength > 0 else None
 
     def select(self, step: int, view: View) -> Selection:
         """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""

@@ -25,12 +25,12 @@ class Shrink:
     """What happens to neurons' scales after the optimizer moved them: outside the loss, and outside its moments.
 
     ``factors`` (one per class) multiply every parameter that scales the neuron: scale and shift of its norms, or its
-    weights and bias. ``amounts`` (one per class) are taken from the norms' scales alone, down to 0:
+    weights and bias. ``amounts`` (one per class, or one for all) are taken from the norms' scales alone, down to 0:
     ``gamma <- sign(gamma) max(|gamma| - amount, 0)``, the decoupled form of the lasso (proximal step; App. F.5).
     """
 
     factors: Tensor | None = None
-    amounts: Tensor | None = None
+    amounts: Tensor | float | None = None
 
 
 class OutputScales:
@@ -81,10 +81,17 @@ class OutputScales:
         return found.index_add_(0, classes, torch.cat([s.to(found.dtype) for s in sums]))
 
     @torch.no_grad()
-    def apply(self, shrink: Shrink, removed: Tensor, copies: Sequence[Mapping[str, Tensor]] = ()) -> None:
+    def apply(
+        self,
+        shrink: Shrink,
+        removed: Tensor,
+        copies: Sequence[Mapping[str, Tensor]] = (),
+        moving: frozenset[int] | None = None,
+    ) -> None:
         """Carry out a shrink. Factors act on ``copies`` of the model too (tensors by the model's names).
 
-        So a moving average, in which a neuron would live on for long, has it at 0 when the model has.
+        So a moving average, in which a neuron would live on for long, has it at 0 when the model has. Amounts, which
+        are part of a step, are taken from those parameters alone that the optimizer moved (``moving``, by id).
         """
         slices = self.slices(removed)
         if shrink.factors is not None:
@@ -100,9 +107,9 @@ class OutputScales:
                             shards.local(theirs.detach()).mul_(factor.to(theirs.device))
         if shrink.amounts is not None:
             for one in slices:
-                if id(one.parameter) in self._norm_scales:
-                    place = shards.local(one.parameter.detach())
-                    amount = one.spread(shrink.amounts.to(place.device))
+                if id(one.parameter) in self._norm_scales and (moving is None or id(one.parameter) in moving):
+                    place, amount = shards.local(one.parameter.detach()), shrink.amounts
+                    amount = amount if isinstance(amount, float) else one.spread(amount.to(place.device))
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
 
     @torch.no_grad()
