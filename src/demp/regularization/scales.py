@@ -109,7 +109,7 @@ class OutputScales:
             for one in slices:
                 if id(one.parameter) in self._norm_scales and (moving is None or id(one.parameter) in moving):
                     place, amount = shards.local(one.parameter.detach()), shrink.amounts
-                    amount = amount if isinstance(amount, float) else one.spread(amount.to(place.device))
+                    amount = one.spread(amount.to(place.device)) if isinstance(amount, Tensor) else amount
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
 
     @torch.no_grad()
