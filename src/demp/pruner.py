@@ -122,7 +122,7 @@ class Pruner:
         self._postponed = self._masks_wait = self._finished = self._final = False
         self._detached = True
         """False while this pruner is at work."""
-        self._moving: frozenset[int] | None = None
+        self._moving: dict[int, float] | None = None
         self._begun = not fresh
         self._handles: list[Any] = []
         wrappers.refuse_unfit(shrinking.wrappers)
@@ -197,7 +197,7 @@ class Pruner:
         if not moves:
             for parameter in self.model.parameters():
                 parameter.grad = None
-        self._moving = frozenset(p for p, group in self._moved().items() if float(group["lr"]) != 0)
+        self._moving = {p: lr for p, group in self._moved().items() if (lr := float(group["lr"])) != 0}
 
     def _watch(self) -> None:
         """Show the method how the loss answers to every neuron, before anything is added to the gradients."""

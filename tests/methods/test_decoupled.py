@@ -21,20 +21,23 @@ def attached(model, optimizer, **options):
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 @pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
-def test_it_is_the_literal_proximal_step(kind, schedule):
+@pytest.mark.parametrize("by_rate", [False, True])
+def test_it_is_the_literal_proximal_step(kind, schedule, by_rate):
     model = build(PlainNet).double()
     twin = copy.deepcopy(model)
     optimizers = [kind(one.parameters(), lr=1e-2) for one in (model, twin)]
-    pruner = attached(model, optimizers[0], peak_strength=0.4, schedule=schedule)
+    pruner = attached(model, optimizers[0], peak_strength=0.4, schedule=schedule, penalty_times_lr=by_rate)
     shape = demp.schedules.make(schedule, span=0.87, peak_at=0.3)
     way = sum(shape(step, STEPS) for step in range(STEPS))
     gone = 0.0
     for step in range(STEPS):
+        rate = 1e-3 * (1 + step)
         for one, optimizer in zip((model, twin), optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             loss_of(one, step, IMAGE).backward()
             optimizer.step()
-        kappa = 0.4 * shape(step, STEPS) / way
+        kappa = 0.4 * shape(step, STEPS) * (rate if by_rate else 1 / way)
         gone += kappa
         with torch.no_grad():
             for name in SCALES:
@@ -43,8 +46,8 @@ def test_it_is_the_literal_proximal_step(kind, schedule):
                     torch.tensor([(abs(g) - kappa if abs(g) > kappa else 0.0) * (1 if g > 0 else -1) for g in scale])
                 )
         for (name, mine), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
-            assert torch.allclose(mine, theirs, atol=1e-14, rtol=0), (step, name)
-    assert gone == pytest.approx(0.4, abs=1e-12)
+            assert torch.allclose(mine, theirs, atol=1e-11, rtol=0), (step, name)
+    assert by_rate or gone == pytest.approx(0.4, abs=1e-12)
     pruner.detach()
 
 
@@ -74,3 +77,5 @@ def test_it_acts_on_scales_alone():
     for wrong in ({"penalty": "l2"}, {"penalty_on": "all-scales"}):
         with pytest.raises(UsageError, match="is a lasso on scales"):
             DemPConfig(penalty_in="decoupled", **wrong)
+    with pytest.raises(UsageError, match="penalty_times_lr is of the decoupled penalty"):
+        DemPConfig(penalty_times_lr=True)

@@ -53,6 +53,8 @@ class DemPConfig(MethodConfig):
     ``pruner.penalty_loss()`` to your loss, so that it is clipped with it; ``decoupled`` (App. F.5): outside the loss
     and the optimizer's moments, ``gamma <- sign(gamma) max(|gamma| - kappa_t, 0)`` after each step. There
     ``peak_strength`` is ``sum_t kappa_t``, how far a scale goes in the whole run, whatever its rate and length."""
+    penalty_times_lr: bool = False
+    """Of the decoupled penalty: ``kappa_t`` is learning rate times ``lambda_t``, as decoupled weight decay has it."""
     schedule: str = "one-cycle"
     """lambda_t and sigma_t: ``one-cycle`` (stock cosine), ``one-cycle-linear`` (the paper's text, gap 5),
     ``constant``, ``cosine-decay``, ``warm-up`` (Fig. 4)."""
@@ -131,6 +133,10 @@ class DemPConfig(MethodConfig):
         check_choice("penalty_in", self.penalty_in, ("gradient", "loss", "decoupled"))
         if self.penalty_in == "decoupled" and (self.penalty, self.penalty_on) != ("lasso", "scales"):
             raise UsageError("penalty_in='decoupled' is a lasso on scales; leave penalty and penalty_on as they are")
+        if self.penalty_times_lr and self.penalty_in != "decoupled":
+            raise UsageError(
+                "penalty_times_lr is of the decoupled penalty; give penalty_in='decoupled', or leave it out"
+            )
         Penalty(self.penalty, self.peak_strength, self.penalty_on)
         Criterion(kind=self.criterion, eps=self.eps)
         ConstantRules(max_drift=self.max_drift)
@@ -259,7 +265,8 @@ class DemonPruning(Method):
         if self._course is not None:
             return self._course.shrink(step)
         strength = self.strength(step) if self.config.penalty_in == "decoupled" else 0.0
-        return Shrink(amounts=strength / self._way) if strength > 0 else None
+        by_rate = self.config.penalty_times_lr
+        return Shrink(amounts=strength / (1.0 if by_rate else self._way), times_lr=by_rate) if strength > 0 else None
 
     def select(self, step: int, view: View) -> Selection:
         """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""

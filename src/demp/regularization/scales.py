@@ -31,6 +31,8 @@ class Shrink:
 
     factors: Tensor | None = None
     amounts: Tensor | float | None = None
+    times_lr: bool = False
+    """Are amounts in units of each parameter's learning rate?"""
 
 
 class OutputScales:
@@ -86,12 +88,12 @@ class OutputScales:
         shrink: Shrink,
         removed: Tensor,
         copies: Sequence[Mapping[str, Tensor]] = (),
-        moving: frozenset[int] | None = None,
+        moving: Mapping[int, float] | None = None,
     ) -> None:
         """Carry out a shrink. Factors act on ``copies`` of the model too (tensors by the model's names).
 
         So a moving average, in which a neuron would live on for long, has it at 0 when the model has. Amounts, which
-        are part of a step, are taken from those parameters alone that the optimizer moved (``moving``, by id).
+        are part of a step, are taken from those parameters alone that the optimizer moved (``moving``: id to rate).
         """
         slices = self.slices(removed)
         if shrink.factors is not None:
@@ -110,6 +112,7 @@ class OutputScales:
                 if id(one.parameter) in self._norm_scales and (moving is None or id(one.parameter) in moving):
                     place, amount = shards.local(one.parameter.detach()), shrink.amounts
                     amount = one.spread(amount.to(place.device)) if isinstance(amount, Tensor) else amount
+                    amount = amount * moving[id(one.parameter)] if shrink.times_lr and moving is not None else amount
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
 
     @torch.no_grad()
