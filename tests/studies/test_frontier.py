@@ -114,7 +114,20 @@ def test_lines_are_compared_along_either_axis():
     assert ties(found, "Adam", "b", ["a"], 0.85, "neurons") == ("", None)
 
 
-FRONTIERS = ["fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16", "controls", "hybrid"]
+FRONTIERS = [
+    "fig3",
+    "fig4",
+    "fig5",
+    "fig6",
+    "fig7",
+    "fig13",
+    "fig14",
+    "fig15",
+    "fig16",
+    "controls",
+    "decoupled",
+    "hybrid",
+]
 
 
 @pytest.mark.parametrize("name", ["fig2", *FRONTIERS])
@@ -250,6 +263,30 @@ def test_rate_and_batch_size_drive_sparsity_at_a_price():
             assert config["steps"] == 2000
     ours = {job.identity for job in study.plan("cpu", 1) if job.labels["line"] in ("Dense", "penalty")}
     assert len(ours) == 8 and ours <= {job.identity for job in studies.find("fig3").plan("cpu", 1)}
+
+
+def test_the_penalty_in_the_loss_removes_more_at_equal_strength():
+    study = studies.find("decoupled")
+
+    def change(labels, more=0.1):
+        weights = 0.5 + (more if labels["line"] == "in the loss" else 0.0)
+        return {"accuracy": 0.8, "weights": 0.0 if labels["line"] == "Dense" else weights}
+
+    claims = study.claims(made(study, "cpu", change))
+    assert [claim.holds for claim in claims] == [True] * 2
+    strengths = sorted(
+        {
+            j.labels["setting"]["peak_strength"]
+            for j in study.plan("cpu", 1)
+            if j.labels["line"] == "in the loss" and j.labels["panel"] == "Adam"
+        }
+    )
+    assert claims[0].ours == "; ".join(f"{value:g}: 60.0 against 50.0 %" for value in strengths)
+    assert [c.holds for c in study.claims(made(study, "cpu", lambda labels: change(labels, -0.1)))] == [False] * 2
+    assert [c.holds for c in study.claims([])] == [None] * 2
+    assert {j.identity for j in study.plan("cpu", 1) if j.labels["line"] in ("Dense", "in the loss")} <= {
+        j.identity for j in studies.find("fig3").plan("cpu", 1)
+    }
 
 
 def test_a_combination_is_compared_with_both_of_its_parts():

@@ -30,7 +30,8 @@ class Study(Command):
     """Make figures and tables of the paper: run what is missing, draw, and say which claims hold."""
 
     ids: Ids = ()
-    """fig1 ... fig17, table1 ... table3, controls, hybrid, lengths, theory; several; all; or list, for what exists."""
+    """fig1 ... fig17, table1 ... table3, controls, decoupled, hybrid, lengths, theory; several; all; or list, for what
+    exists."""
     scale: Text = "cpu"
     """smoke (seconds, bundled data), cpu (real data, tens of minutes on two cores) or paper (its settings, GPUs)."""
     seeds: Count = None

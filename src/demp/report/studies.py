@@ -20,7 +20,7 @@ RESULTS = "results"
 SCALES = ("paper", "cpu", "smoke")
 """The most telling one first."""
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
-NAMES = re.compile(r"fig\d+|table\d+|controls|hybrid|lengths|theory")
+NAMES = re.compile(r"fig\d+|table\d+|controls|decoupled|hybrid|lengths|theory")
 """Ids of studies; `demp.studies` itself needs torch, which a report does not."""
 
 
