@@ -20,7 +20,7 @@ from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.proof import probe_of, prove
-from demp.surgery.record import ATTRIBUTE, record_from_plain, record_of, record_to_plain
+from demp.surgery.record import record_from_plain, record_of, record_to_plain, write_record
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
@@ -90,7 +90,7 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
     weights = read_weights(path, architecture)
     model = built(build, weights, architecture)
     if architecture["record"] is not None:
-        setattr(model, ATTRIBUTE, record_from_plain(architecture["record"]))
+        write_record(model, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
         set_joins(module_at(model, name), plans)
     prove(model, architecture["probe"], path)

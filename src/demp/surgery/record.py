@@ -35,7 +35,15 @@ class Record:
 
 def record_of(model: nn.Module) -> Record | None:
     """What the model remembers, if it was cut."""
-    return getattr(model, ATTRIBUTE, None)
+    there = getattr(model, ATTRIBUTE, None)
+    return (
+        record_from_plain(there) if isinstance(there, dict) else there
+    )  # a pickle of version 0.1 has the record itself
+
+
+def write_record(model: nn.Module, record: Record) -> None:
+    """Leave it on the model as plain data, so that a pickle of the model loads where demp is not installed."""
+    setattr(model, ATTRIBUTE, record_to_plain(record))
 
 
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
@@ -61,7 +69,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
     )
-    setattr(model, ATTRIBUTE, record)
+    write_record(model, record)
 
 
 def described_inputs(model: nn.Module) -> dict[str, Any] | None:
@@ -74,7 +82,7 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
     """Those of the cuts themselves, where cuts were replayed on others."""
     record = record_of(model)
     if record is not None:
-        setattr(model, ATTRIBUTE, replace(record, inputs=described))
+        write_record(model, replace(record, inputs=described))
 
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
@@ -144,6 +152,6 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
 def forget(model: nn.Module, old: Record | None) -> None:
     """Put an earlier record back."""
     if old is not None:
-        setattr(model, ATTRIBUTE, old)
+        write_record(model, old)
     elif hasattr(model, ATTRIBUTE):
         delattr(model, ATTRIBUTE)

@@ -1,0 +1,75 @@
+"""Models as torch.save and pickle write them, whole."""
+
+import io
+import pickle
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+import demp
+from demp.surgery import record_of
+from demp.surgery.record import ATTRIBUTE, Record
+from runs import IMAGE, PlainNet, build, examples, kill
+
+ALONE = """
+import sys
+sys.modules["demp"] = None
+import torch
+model = torch.load(sys.argv[1], weights_only=False)
+torch.save(model.eval()(torch.load(sys.argv[2])), sys.argv[3])
+"""
+"""What a process without demp does."""
+
+
+def cut_stack() -> nn.Sequential:
+    """A perceptron of torch's own modules, less two neurons."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[0].weight[:2], model[0].bias[:2] = 0.0, -1.0
+    assert demp.cut(model, {"1": [0, 1]}, example_inputs=(torch.randn(2, 6),)).removed == 2
+    return model
+
+
+def test_a_finished_model_loads_where_demp_is_not_installed(tmp_path):
+    model, x = cut_stack(), torch.randn(5, 6)
+    files = [tmp_path / name for name in ("model.pt", "x.pt", "y.pt")]
+    torch.save(model, files[0])
+    torch.save(x, files[1])
+    done = subprocess.run([sys.executable, "-c", ALONE, *map(str, files)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.load(files[2]), model(x))
+
+
+def test_it_loads_under_weights_only_with_the_classes_of_torch_alone(tmp_path):
+    model, file = cut_stack(), io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([nn.Sequential, nn.Linear, nn.ReLU, set]):
+        loaded = torch.load(file, weights_only=True)
+    x = torch.randn(5, 6)
+    assert torch.equal(loaded(x), model(x)) and record_of(loaded) is not None
+
+
+def test_what_is_remembered_is_plain_and_survives(tmp_path):
+    model = build(PlainNet)
+    kill(model.norm1, [1, 4])
+    demp.cut(model, {"act1": [1, 4]}, example_inputs=(examples(IMAGE),))
+    before = record_of(model)
+    assert isinstance(before, Record) and isinstance(getattr(model, ATTRIBUTE), dict)
+    after = record_of(pickle.loads(pickle.dumps(model)))
+    assert after is not None and before.kept.keys() == after.kept.keys()
+    assert all(torch.equal(keep, after.kept[key]) for key, keep in before.kept.items())
+    rest = [{name: value for name, value in vars(one).items() if name != "kept"} for one in (before, after)]
+    assert rest[0] == rest[1]
+
+
+def test_the_record_of_an_earlier_pickle_is_read():
+    model = cut_stack()
+    record = record_of(model)
+    setattr(model, ATTRIBUTE, record)  # as version 0.1 left it
+    assert record_of(model) is record
+    demp.cut(model, {"1": [0]}, example_inputs=(torch.zeros(2, 6),), exact=False)
+    assert record_of(model).kept["0.weight", 0].tolist() == [3, 4, 5, 6, 7]
