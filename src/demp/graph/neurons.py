@@ -60,6 +60,8 @@ class Join:
     """Class of each channel of the branch, which are those of the sum."""
     source: Tensor
     target: Tensor
+    sums: int = 0
+    """Sums in one call of ``module``."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, t
 from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
+Read = TypeVar("Read")
 
 
 def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
@@ -38,17 +41,17 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     """
     model = wrappers.inside(model)
     with shards.whole(model):
-        return traced(model, as_inputs(example_inputs), joins)
+        return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins))
 
 
-def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
-    """By the first vehicle that works."""
+def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) -> Read:
+    """``read(model, tensors, aliases, inputs, vehicle)`` by the first vehicle that works."""
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
         try:
             with torch.inference_mode(False):
-                return trace_with(model, tensors, aliases, inputs, vehicle, joins)
+                return read(model, tensors, aliases, inputs, vehicle)
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
@@ -60,22 +63,57 @@ def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
     ) from failures[-1]
 
 
-def trace_with(
-    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str, joins: bool
-) -> NeuronGraph:
-    """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
-    substitutes = stand_ins(tensors, vehicle)
+@dataclass(frozen=True)
+class Forward:
+    """One forward that was followed: the tracer that saw it, calls of each module, outputs, tensors left on modules."""
+
+    tracer: Tracer
+    ran: Counter[str]
+    nested: set[str]
+    """Modules inside which other modules sum."""
+    out: Any
+    left: list[Tensor]
+
+
+def follow(model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward:
+    """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons."""
     tracer = Tracer(substitutes)
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
         weight = f"{path}.{leaf}".lstrip(".")
-        if attribute and weight in tensors and tensors[weight].shape[axis] == getattr(module, attribute):
+        if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
             tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
     watch = SumWatch(tracer.modules, tracer.on_sum)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
         out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch, *escapes))
+    tracer.recording.sums.update(watch.counts)
+    return Forward(tracer, ran, watch.nested, out, left)
+
+
+def planned_sums(
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
+) -> Recording:
+    """What one forward of a cut model showed; of its sums only those that a cut has planned are left apart."""
+    recording = follow(model, stand_ins(tensors, vehicle), inputs, vehicle).tracer.recording
+    couple(recording, set())
+    return recording
+
+
+def trace_with(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    aliases: dict[str, str],
+    inputs: Inputs,
+    vehicle: str,
+    *,
+    joins: bool,
+) -> NeuronGraph:
+    """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
+    substitutes = stand_ins(tensors, vehicle)
+    seen = follow(model, substitutes, inputs, vehicle)
+    tracer, ran, out, left = seen.tracer, seen.ran, seen.out, seen.left
     for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
         for tensor in tensors_in(tree):
             for axis in tracer.labels(tensor).axes:
@@ -84,7 +122,7 @@ def trace_with(
     freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
-    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched
+    apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched
     owners = apart if joins else set()
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
@@ -96,7 +134,7 @@ def trace_with(
         return graph, graph is whole
 
     graph, clean = rehearsed(owners)
-    if not clean and any(not seen.planned for seen in tracer.recording.joins):
+    if not clean and any(not join.planned for join in tracer.recording.joins):
         coupled, _ = rehearsed(set())
         graph = max(graph, coupled, key=NeuronGraph.removable)
     if all(name in ran for name, module in model.named_modules() if module._parameters):
