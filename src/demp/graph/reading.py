@@ -1,9 +1,8 @@
 """Read a model: one forward that follows neurons, the graph out of it, and a rehearsal of a cut."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,14 +13,12 @@ from torch.utils._pytree import tree_leaves
 from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
-from demp.graph.attributes import counted
-from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
-from demp.graph.joins import SumWatch
+from demp.graph.following import Forward, follow, follow_training
+from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, run, stand_ins
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
-from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, tensors_in
-from demp.graph.tracer import Tracer
+from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
+from demp.graph.training import AUXILIARY, learn
 
 logger = logging.getLogger("demp")
 Read = TypeVar("Read")
@@ -63,35 +60,6 @@ def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) 
     ) from failures[-1]
 
 
-@dataclass(frozen=True)
-class Forward:
-    """One forward that was followed: the tracer that saw it, calls of each module, outputs, tensors left on modules."""
-
-    tracer: Tracer
-    ran: Counter[str]
-    nested: set[str]
-    """Modules inside which other modules sum."""
-    out: Any
-    left: list[Tensor]
-
-
-def follow(model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward:
-    """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons."""
-    tracer = Tracer(substitutes)
-    ran: Counter[str] = Counter()
-    for path, module in model.named_modules():
-        attribute, leaf, axis = counted(module) or ("", "", 0)
-        weight = f"{path}.{leaf}".lstrip(".")
-        if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
-            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
-    watch = SumWatch(tracer.modules, tracer.on_sum)
-    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
-        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch, *escapes))
-    tracer.recording.sums.update(watch.counts)
-    return Forward(tracer, ran, watch.nested, out, left)
-
-
 def planned_sums(
     model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
 ) -> Recording:
@@ -114,16 +82,17 @@ def trace_with(
     substitutes = stand_ins(tensors, vehicle)
     seen = follow(model, substitutes, inputs, vehicle)
     tracer, ran, out, left = seen.tracer, seen.ran, seen.out, seen.left
-    for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
-        for tensor in tensors_in(tree):
-            for axis in tracer.labels(tensor).axes:
-                if axis is not None:
-                    tracer.elements.freeze(axis.ids, reason)
-    freeze_forks(tracer, tensors, ran)
+    seen.freeze_outputs(tensors)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
     apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched
     owners = apart if joins else set()
+    training = follow_training(model, tensors, inputs, vehicle)
+    differing: dict[str, str] = {}
+    if training is not None:
+        training.freeze_outputs(tensors)
+        differing = learn(seen, training, owners)
+        owners -= differing.keys()
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(tracer.recording, owners)
@@ -137,9 +106,11 @@ def trace_with(
     if not clean and any(not join.planned for join in tracer.recording.joins):
         coupled, _ = rehearsed(set())
         graph = max(graph, coupled, key=NeuronGraph.removable)
-    if all(name in ran for name, module in model.named_modules() if module._parameters):
-        return graph
-    return refuse_training_only(graph, model, substitutes, inputs, vehicle)
+    notes = tuple(
+        f"{name or 'the model'}: its residual sum binds both sides, because {why}" for name, why in differing.items()
+    )
+    graph = replace(graph, notes=notes)
+    return graph if training is None else refuse_training_only(graph, model, training, inputs)
 
 
 def couple(recording: Recording, owners: set[str]) -> None:
@@ -153,20 +124,12 @@ def couple(recording: Recording, owners: set[str]) -> None:
     recording.joins[:] = apart
 
 
-def refuse_training_only(
-    graph: NeuronGraph, model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str
-) -> NeuronGraph:
-    """Some modules did not run in evaluation mode (auxiliary heads): rehearse the training forward as well."""
-    if vehicle == "eager":  # a training forward may update parameters in place (codebooks)
-        substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
+def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward, inputs: Inputs) -> NeuronGraph:
+    """Rehearse the training forward as well."""
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):
-            return run(model, tensors, inputs, vehicle, training=True)
+            return run(model, tensors, inputs, training.vehicle, training=True)
 
-    try:
-        reference = forward(substitutes)
-    except Exception as error:  # it may need other examples (a batch norm of one position); nothing to compare with
-        logger.debug("the training forward does not run on the example inputs: %s", error)
-        return graph
-    return refuse_hard_coded(graph, model, substitutes, forward, reference, TRAINING_ONLY)
+    reference = (training.out, training.left)
+    return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)
