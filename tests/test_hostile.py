@@ -78,6 +78,11 @@ def refused(folder) -> str:
         ),
         (("joins",), {"fc1": {"x": {}}}, "the join 'x' of 'fc1' is no number"),
         (("joins",), {"fc1": {"0": {"stream": 0, "axis": 1, "widths": [4, 4], "runs": [[0, 3, 2]]}}}, "do not fit its"),
+        (
+            ("joins",),
+            {"fc1": {"0": {"stream": 0, "axis": 1, "widths": [4, 4], "runs": [], "sums": -1}}},
+            "number of sums",
+        ),
         (("aliases",), {"head.bias": "fc1.bias"}, "differ in head.bias"),
         (("format",), "3", "has format '3', which is none"),
         (("format",), 0, "has format '0', which is none"),

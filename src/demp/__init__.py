@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from demp.errors import UsageError as UsageError
     from demp.exports import ExportReport as ExportReport
     from demp.exports import export as export
+    from demp.exports import plain as plain
     from demp.graph import NeuronGraph as NeuronGraph
     from demp.graph import trace as trace
     from demp.inspection import inspect as inspect
@@ -60,6 +61,7 @@ _HOME = {
     "UsageError": "demp.errors",
     "ExportReport": "demp.exports",
     "export": "demp.exports",
+    "plain": "demp.exports",
     "NeuronGraph": "demp.graph",
     "trace": "demp.graph",
     "inspect": "demp.inspection",

@@ -41,6 +41,8 @@ class Inspection:
     owned_parameters: int
     """Parameters that belong to some removable neuron."""
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """Residual sums that bind both sides, and why."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -81,7 +83,7 @@ class Inspection:
             "Layers with the same letter share their neurons and shrink together. params and FLOPs, shown once per\n"
             "letter, are what goes with all neurons of the row (a weight between two layers counts for both)."
         )
-        return "\n".join([total, "", line(head), rule, *(line(b) for b in body), rule, legend])
+        return "\n".join([total, "", line(head), rule, *(line(b) for b in body), rule, legend, *self.notes])
 
     def __str__(self) -> str:
         return self.render()
@@ -146,6 +148,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
         sum(int(n.removable.sum()) for n in graph.layers),
         total - left,
         tuple(rows),
+        graph.notes,
     )
 
 

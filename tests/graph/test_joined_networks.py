@@ -15,7 +15,7 @@ import comparing
 import demp
 import killing
 import nets
-from demp.graph import joins
+from demp.graph import sums
 from demp.graph.joins import JoinPlan, model_joins, set_joins
 from demp.train.models import build
 from residuals import Block, cut_apart, network
@@ -28,7 +28,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 @pytest.fixture(params=["slice", "index"])
 def cut_network(request, monkeypatch) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    monkeypatch.setattr(joins, "MAX_RUNS", 8 if request.param == "slice" else -1)
+    monkeypatch.setattr(sums, "MAX_RUNS", 8 if request.param == "slice" else -1)
     model, inputs = network()
     cut_apart(model, inputs)
     kinds = {plan.kind for sums in model_joins(model).values() for plan in sums.values()}

@@ -4,7 +4,7 @@ import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp import shards
 from demp.graph import NeuronGraph, Read
-from demp.graph.contraction_rules import CONTRACTIONS
+from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import SumWatch
 from demp.graph.order import positions
@@ -60,7 +60,7 @@ class ReadObserver(TorchDispatchMode):
         """Intercept contractions; let everything else pass."""
         name = func._schema.name.removeprefix("aten::")
         if name in CONTRACTIONS:
-            args = self._contraction(args)
+            args = self._contraction(name, args)
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
@@ -79,7 +79,7 @@ class ReadObserver(TorchDispatchMode):
         name, size = self._names[self._starts[at]]
         return name if address(tensor) < self._starts[at] + size else None
 
-    def _contraction(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _contraction(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):
             weight = self._name(candidate)
             if weight is None or candidate.dim() < 2:
@@ -89,8 +89,11 @@ class ReadObserver(TorchDispatchMode):
             read = self._reads.get((weight, use))
             if read is None and weight in self._last and use > self._last[weight].use:
                 read = self._last[weight]  # this forward uses the weight more often than the one that was traced
-            if read is None or read.operand == at:
+            found = operand_of(name, args, at)
+            if read is None or found is None:
                 return args
+            if found != (read.operand, read.axis):
+                read = replace(read, operand=found[0], axis=found[1])
             replaced = self._on_read(read, args[read.operand])
             if replaced is not None:
                 args = (*args[: read.operand], replaced, *args[read.operand + 1 :])

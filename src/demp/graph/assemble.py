@@ -42,7 +42,17 @@ def assemble(
         for r in recording.reads
     )
     sums = tuple(
-        Join(j.module, j.number, j.operand, j.axis, class_of[j.stream.ids], class_of[j.branch.ids], j.source, j.target)
+        Join(
+            j.module,
+            j.number,
+            j.operand,
+            j.axis,
+            class_of[j.stream.ids],
+            class_of[j.branch.ids],
+            j.source,
+            j.target,
+            recording.sums.get(j.module, 0),
+        )
         for j in recording.joins
     )
     reads += tuple(

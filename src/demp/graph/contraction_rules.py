@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,12 +17,31 @@ CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
 CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
+SHIFTED = ("addmm", "baddbmm", "addmv")
+"""Products whose first argument is added to what they make."""
+
+
+def operand_of(name: str, args: tuple[Any, ...], weight: int) -> tuple[int, int] | None:
+    """Which argument a contraction reads with the weight at this position, and the axis that it sums over.
+
+    The same line of a model is another operation on another device or in another memory format (``mm`` and a sum
+    instead of ``addmm``), with its operands at other positions. None if the weight is no factor.
+    """
+    if name in CONVOLUTIONS:
+        return (0, 1 if args[0].dim() == args[1].dim() else 0) if weight == 1 else None
+    first = 1 if name in SHIFTED else 0
+    if weight not in (first, first + 1):
+        return None
+    operand = 2 * first + 1 - weight
+    ndim = args[operand].dim()
+    last = weight > operand or (name == "linear" and ndim < 3)
+    return operand, ndim - 1 if last else max(ndim - 2, 0)
 
 
 @rule(*PRODUCTS)
 def matrix_product(tracer: Tracer, call: Call) -> Labels:
     """Products of two operands over their shared axis; one of them is usually a weight."""
-    shift = call.name in ("addmm", "baddbmm", "addmv")
+    shift = call.name in SHIFTED
     first = 1 if shift else 0
     a, b = call.args[first], call.args[first + 1]
     bias = call.args[0] if shift else (call.arg(2, "bias") if call.name == "linear" else None)

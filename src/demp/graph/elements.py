@@ -39,6 +39,8 @@ class Labels:
     """Parameter or buffer name, if the tensor is one, a view of one, or a copy in another dtype or layout."""
     constant: bool = False
     """Computed from parameters and buffers alone."""
+    noise: bool = False
+    """Drawn at random in a training forward."""
 
 
 class Elements:
@@ -95,13 +97,17 @@ class Elements:
         merged = [self.site_set(self._site_sets[x] | self._site_sets[y]) for x, y in pairs.t().tolist()]
         return torch.tensor(merged, device="cpu")[inverse]
 
+    def roots(self) -> Tensor:
+        """The representative of every element: the lowest of those that share its fate."""
+        if not self._pairs:
+            return torch.arange(self.count, device="cpu")
+        a = torch.cat([pair[0] for pair in self._pairs])
+        b = torch.cat([pair[1] for pair in self._pairs])
+        return components(self.count, a, b)
+
     def resolve(self) -> tuple[Tensor, dict[int, str]]:
         """Root of every element, and the first reason for each frozen root."""
-        root = torch.arange(self.count, device="cpu")
-        if self._pairs:
-            a = torch.cat([pair[0] for pair in self._pairs])
-            b = torch.cat([pair[1] for pair in self._pairs])
-            root = components(self.count, a, b)
+        root = self.roots()
         reasons: dict[int, str] = {}
         for ids, parts, reason in self._balanced:
             rows = root[ids].view(parts, -1)
@@ -111,6 +117,18 @@ class Elements:
             for r in root[ids].unique().tolist():
                 reasons.setdefault(r, reason)
         return root, reasons
+
+    def inherit(self, other: "Elements", shared: int, where: str) -> None:
+        """What another forward united and froze holds here as well; the first ``shared`` elements are the same ones."""
+        root = other.roots()
+        bound = (root[:shared] != torch.arange(shared, device="cpu")).nonzero().flatten()
+        self.union(bound, root[bound])
+        for ids, parts, reason in other._balanced:
+            if bool((ids < shared).all()):
+                self.must_balance(ids, parts, reason + where)
+        for ids, reason in other._frozen:
+            low = root[ids]
+            self.freeze(low[low < shared], reason + where)
 
 
 def components(count: int, a: Tensor, b: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Run a user's forward without leaving a trace on the model: stand-in tensors, modes, hooks and attributes restored."""
 
 import inspect
+import random
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -103,8 +105,9 @@ def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def hooks_off(model: nn.Module) -> Iterator[None]:
-    """No forward hooks inside: those that watch the training must not see a rehearsal of it."""
-    hooks = [h for module in model.modules() for h in (module._forward_pre_hooks, module._forward_hooks)]
+    """No hooks inside: those that watch the training must not see a rehearsal of it."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    hooks: list[Any] = [getattr(module, kind) for module in model.modules() for kind in kinds]
     before = [h.copy() for h in hooks]
     for space in hooks:
         space.clear()
@@ -164,27 +167,66 @@ def run(
     *,
     modes: tuple[Any, ...] = (),
     training: bool = False,
+    then: Callable[[Any], None] | None = None,
 ) -> tuple[Any, list[Tensor]]:
     """One forward with ``tensors`` in place of the model's own: its output, and tensors that it left on modules.
 
-    Nothing of the model, the inputs and the random state changes.
+    ``then(output)`` runs while the tensors are still replaced. Nothing of the model, the inputs and the random state
+    changes.
     """
     args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
     place = torch.device("meta") if vehicle == "meta" else nullcontext()
     cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
-    with evaluating(model, training), torch.random.fork_rng(devices=cuda), torch.enable_grad():
+    with evaluating(model, training), torch.random.fork_rng(devices=cuda), python_random(), torch.enable_grad():
         with leaving_nothing(model) as left, place:
-            out = call(model, tensors, args, kwargs, modes)
+            out = call(model, tensors, args, kwargs, modes, then)
         own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
         return out, [t for t in left if id(t) not in own]
 
 
-def call(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any, modes: tuple[Any, ...]) -> Any:
+def call(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    args: Any,
+    kwargs: Any,
+    modes: tuple[Any, ...],
+    then: Callable[[Any], None] | None = None,
+) -> Any:
     """``functional_call`` under some modes."""
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
-        return functional_call(model, dict(tensors), args, kwargs)
+        if then is None:
+            return functional_call(model, dict(tensors), args, kwargs)
+        named = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        return functional_call(WithSequel(model, then), named, args, kwargs)
+
+
+class WithSequel(nn.Module):
+    """A model, and what is done with its output while its tensors are replaced."""
+
+    def __init__(self, model: nn.Module, then: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.model, self.then = model, then
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output."""
+        out = self.model(*args, **kwargs)
+        self.then(out)
+        return out
+
+
+@contextmanager
+def python_random() -> Iterator[None]:
+    """The random states of Python and numpy as before: training forwards may draw from them."""
+    numpy: Any = sys.modules.get("numpy")
+    state, others = random.getstate(), None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy is not None:
+            numpy.random.set_state(others)
 
 
 def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.joins import IN_PLACE, JoinPlan
 from demp.graph.recording import JoinSeen
 from demp.graph.rules import Call, pointwise, rule
+from demp.graph.sums import IN_PLACE, JoinPlan
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

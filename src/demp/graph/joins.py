@@ -4,130 +4,21 @@ A module that owns such a sum runs its own forward under a mode that carries out
 the same object; its class becomes a subclass of its own, as with a parametrization.
 """
 
-import operator
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from torch.overrides import TorchFunctionMode
 
-IN_PLACE = frozenset({operator.iadd, Tensor.__iadd__, Tensor.add_})
-SUMS = frozenset({operator.add, torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}) | IN_PLACE
-"""How user code spells ``a + b``."""
+from demp.errors import UsageError
+from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join
+from demp.graph.symbolic import SymbolicSums, tracer_of
+
 ATTRIBUTE = "demp_joins"
-MAX_RUNS = 32
-"""A join of more contiguous runs than this adds by index. See docs/numbers.md: up to there slices were never slower."""
-
-
-@dataclass(frozen=True)
-class JoinPlan:
-    """How one sum is carried out: the stream's channels are added to some of the branch's.
-
-    ``runs`` are (first channel of the branch, first channel of the stream, channels): contiguous on both sides.
-    """
-
-    stream: int
-    """Position of the stream among the two operands."""
-    axis: int
-    widths: tuple[int, int]
-    """Channels of the branch (and of the sum), channels of the stream."""
-    runs: tuple[tuple[int, int, int], ...]
-
-    @property
-    def plain(self) -> bool:
-        """Do both sides hold the same channels in the same order?"""
-        return self.widths[0] == self.widths[1] and self.runs == ((0, 0, self.widths[0]),)
-
-    @property
-    def kind(self) -> str:
-        """``plain``, ``slice`` (a few contiguous runs) or ``index``."""
-        return "plain" if self.plain else "slice" if len(self.runs) <= MAX_RUNS else "index"
-
-    def indices(self) -> tuple[Tensor, Tensor]:
-        """Channels of the branch and of the stream that meet."""
-        pairs = [(to + i, at + i) for to, at, length in self.runs for i in range(length)]
-        target, source = zip(*pairs, strict=True) if pairs else ((), ())
-        return (
-            torch.tensor(target, dtype=torch.long, device="cpu"),
-            torch.tensor(source, dtype=torch.long, device="cpu"),
-        )
-
-
-def is_sum(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
-    """Is this call the plain sum of two tensors that may carry channels? Only such calls are counted."""
-    return (
-        (func in SUMS or func is join)
-        and not (kwargs and func is not join)
-        and len(args) >= 2
-        and (len(args) == 2 or func is join)
-        and isinstance(args[0], Tensor)
-        and isinstance(args[1], Tensor)
-        and args[0].dim() > 1
-        and args[1].dim() > 1
-    )
-
-
-def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Tensor, Tensor] | None) -> Tensor:
-    """``a + b`` where one of the two is a stream of other channels: see `JoinPlan`."""
-    if has_torch_function((a, b)):
-        return handle_torch_function(join, (a, b), a, b, plan, in_place, indices)
-    branch, stream = (b, a) if plan.stream == 0 else (a, b)
-    axis = plan.axis
-    if (branch.shape[axis], stream.shape[axis]) != plan.widths:
-        raise RuntimeError(
-            f"a residual sum was planned for {plan.widths[0]} and {plan.widths[1]} channels and got "
-            f"{branch.shape[axis]} and {stream.shape[axis]}: the model was changed behind demp's back"
-        )
-    whole = len(plan.runs) == 1 and plan.runs[0][2] == plan.widths[0]
-    if whole and not in_place:
-        return branch + stream.narrow(axis, plan.runs[0][1], plan.widths[0])
-    if indices is None and not torch.compiler.is_compiling():
-        return Slices.apply(branch, stream, plan, in_place)
-    out = branch if in_place else branch.to(torch.promote_types(branch.dtype, stream.dtype), copy=True)
-    if indices is None:
-        return add_runs(out, stream, plan)
-    target, source = indices
-    met = stream.index_select(axis, source)
-    if met.dtype == out.dtype:
-        return out.index_add_(axis, target, met)
-    return out.index_copy_(axis, target, (out.index_select(axis, target) + met).to(out.dtype))
-
-
-def add_runs(branch: Tensor, stream: Tensor, plan: JoinPlan) -> Tensor:
-    """Add the stream's channels into the branch, run by run."""
-    for to, at, length in plan.runs:
-        branch.narrow(plan.axis, to, length).add_(stream.narrow(plan.axis, at, length))
-    return branch
-
-
-class Slices(torch.autograd.Function):
-    """A join by slices. Autograd on its own would copy the whole gradient once per run."""
-
-    @staticmethod
-    def forward(ctx: Any, branch: Tensor, stream: Tensor, plan: JoinPlan, in_place: bool) -> Tensor:
-        """The sum; written into the branch if it is in place."""
-        ctx.plan, ctx.dtypes, ctx.shape = plan, (branch.dtype, stream.dtype), stream.shape
-        if in_place:
-            ctx.mark_dirty(branch)
-            return add_runs(branch, stream, plan)
-        wide = torch.promote_types(branch.dtype, stream.dtype)
-        return add_runs(branch.to(wide, copy=True), stream, plan)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """The branch takes the gradient as it is, the stream the runs that met."""
-        (gradient,), plan = gradients, ctx.plan
-        back = None
-        if ctx.needs_input_grad[1]:
-            nhwc = gradient.dim() == 4 and gradient.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if nhwc else torch.contiguous_format
-            back = torch.empty(ctx.shape, dtype=ctx.dtypes[1], device=gradient.device, memory_format=layout).zero_()
-            for to, at, length in plan.runs:
-                back.narrow(plan.axis, at, length).copy_(gradient.narrow(plan.axis, to, length))
-        return gradient.to(ctx.dtypes[0]), back, None, None
 
 
 class JoinMode(TorchFunctionMode):
@@ -149,6 +40,18 @@ class JoinMode(TorchFunctionMode):
         indices = (stored[0], stored[1]) if stored[0] is not None and stored[1] is not None else None
         return join(args[0], args[1], plan, func in IN_PLACE, indices)
 
+    def finish(self) -> None:
+        """After the call: raise if a planned sum did not run.
+
+        The channels that came out are then those of something else, which equal widths would hide.
+        """
+        if any(number >= self.count for number in self.plans):
+            raise RuntimeError(
+                f"a residual sum that a cut planned did not run in the forward of {type(self.module).__name__}: this "
+                "time it took another path (stochastic depth, a switch, another mode than the model was traced in), "
+                "and what came out has other channels than the next module reads. Prune such a model with joins=False"
+            )
+
 
 def joining(kind: type[nn.Module]) -> type[nn.Module]:
     """The subclass of ``kind`` whose forward joins; one for all its modules, and gone with the last of them."""
@@ -156,15 +59,28 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
         if plain_kind(made) is kind:
             return made
 
+    @functools.wraps(kind.forward, updated=())
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with JoinMode(getattr(self, ATTRIBUTE, {}), self):
-            return kind.forward(self, *args, **kwargs)
+        plans = getattr(self, ATTRIBUTE, {})
+        tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
+        sums = JoinMode(plans, self) if tracer is None else SymbolicSums(plans, tracer, kind.__name__)
+        with sums:
+            out = kind.forward(self, *args, **kwargs)
+        sums.finish()
+        return out
+
+    def script(self: Any) -> Any:
+        raise UsageError(
+            f"torch.jit.script reads the source of {kind.__name__}, which has a plain sum where the pruned module adds "
+            "two widths: the result would be wrong. Script demp.plain(model), which has plain sums alone, or use "
+            "torch.jit.trace or torch.export, which run the forward"
+        )
 
     def reduce(self: Any, protocol: Any) -> Any:
         return rebuild, (kind,), self.__getstate__()
 
-    names = {"forward": forward, "__reduce_ex__": reduce, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    made = type(kind.__name__, (kind,), names | {"demp_plain": kind})
+    names = {"forward": forward, "__reduce_ex__": reduce, "__prepare_scriptable__": script, "demp_plain": kind}
+    made = type(kind.__name__, (kind,), names | {"__module__": kind.__module__, "__doc__": kind.__doc__})
     made.__qualname__ = kind.__qualname__
     return made
 
@@ -228,7 +144,8 @@ def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[i
 
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])
-        return JoinPlan(values["stream"], values["axis"], (values["widths"][0], values["widths"][1]), runs)
+        widths = (values["widths"][0], values["widths"][1])
+        return JoinPlan(values["stream"], values["axis"], widths, runs, values.get("sums", 0))
 
     return {name: {int(n): plan(values) for n, values in plans.items()} for name, plans in plain.items()}
 

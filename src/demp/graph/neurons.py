@@ -60,6 +60,8 @@ class Join:
     """Class of each channel of the branch, which are those of the sum."""
     source: Tensor
     target: Tensor
+    sums: int = 0
+    """Sums in one call of ``module``."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class NeuronGraph:
     vehicle: str
     """How the model was read: ``meta`` (no arithmetic) or ``eager``."""
     index: dict[str, Layer] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 
     def layer(self, name: str) -> Layer:
         """The layer called ``name``. Raises UsageError with the names there are."""

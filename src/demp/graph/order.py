@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import components
-from demp.graph.joins import JoinPlan
 from demp.graph.neurons import Join, NeuronGraph, Slot, Stream, removable_classes
+from demp.graph.sums import JoinPlan
 
 
 def places(graph: NeuronGraph, gone: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def plan_join(join: Join, places: Tensor) -> JoinPlan:
     where[stream] = torch.arange(len(stream))
     at = pairs[branch]
     met = torch.where(at >= 0, where[at.clamp(min=0)], -1)
-    return JoinPlan(join.operand, join.axis, (len(branch), len(stream)), runs(met))
+    return JoinPlan(join.operand, join.axis, (len(branch), len(stream)), runs(met), join.sums)
 
 
 def runs(met: Tensor) -> tuple[tuple[int, int, int], ...]:

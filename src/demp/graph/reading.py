@@ -1,9 +1,10 @@
 """Read a model: one forward that follows neurons, the graph out of it, and a rehearsal of a cut."""
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,15 @@ from torch.utils._pytree import tree_leaves
 from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
-from demp.graph.attributes import counted
-from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
-from demp.graph.joins import SumWatch
+from demp.graph.following import Forward, follow, follow_training
+from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, run, stand_ins
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
-from demp.graph.rehearsal import HARD_CODED, TRAINING_ONLY, refuse_hard_coded, tensors_in
-from demp.graph.tracer import Tracer
+from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
+from demp.graph.training import AUXILIARY, learn
 
 logger = logging.getLogger("demp")
+Read = TypeVar("Read")
 
 
 def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
@@ -38,17 +38,17 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     """
     model = wrappers.inside(model)
     with shards.whole(model):
-        return traced(model, as_inputs(example_inputs), joins)
+        return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins))
 
 
-def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
-    """By the first vehicle that works."""
+def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) -> Read:
+    """``read(model, tensors, aliases, inputs, vehicle)`` by the first vehicle that works."""
     tensors, aliases = first_names(model)
     failures: list[Exception] = []
     for vehicle in ("meta", "eager"):
         try:
             with torch.inference_mode(False):
-                return trace_with(model, tensors, aliases, inputs, vehicle, joins)
+                return read(model, tensors, aliases, inputs, vehicle)
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
@@ -60,32 +60,39 @@ def traced(model: nn.Module, inputs: Inputs, joins: bool) -> NeuronGraph:
     ) from failures[-1]
 
 
+def planned_sums(
+    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
+) -> Recording:
+    """What one forward of a cut model showed; of its sums only those that a cut has planned are left apart."""
+    recording = follow(model, stand_ins(tensors, vehicle), inputs, vehicle).tracer.recording
+    couple(recording, set())
+    return recording
+
+
 def trace_with(
-    model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str, joins: bool
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    aliases: dict[str, str],
+    inputs: Inputs,
+    vehicle: str,
+    *,
+    joins: bool,
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
     substitutes = stand_ins(tensors, vehicle)
-    tracer = Tracer(substitutes)
-    ran: Counter[str] = Counter()
-    for path, module in model.named_modules():
-        attribute, leaf, axis = counted(module) or ("", "", 0)
-        weight = f"{path}.{leaf}".lstrip(".")
-        if attribute and weight in tensors and tensors[weight].shape[axis] == getattr(module, attribute):
-            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
-    watch = SumWatch(tracer.modules, tracer.on_sum)
-    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
-        out, left = run(model, substitutes, inputs, vehicle, modes=(tracer, watch, *escapes))
-    for tree, reason in ((out, "model output"), (left, "kept on a module by the forward")):
-        for tensor in tensors_in(tree):
-            for axis in tracer.labels(tensor).axes:
-                if axis is not None:
-                    tracer.elements.freeze(axis.ids, reason)
-    freeze_forks(tracer, tensors, ran)
+    seen = follow(model, substitutes, inputs, vehicle)
+    tracer, ran, out, left = seen.tracer, seen.ran, seen.out, seen.left
+    seen.freeze_outputs(tensors)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
-    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched
+    apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched
     owners = apart if joins else set()
+    training = follow_training(model, tensors, inputs, vehicle)
+    differing: dict[str, str] = {}
+    if training is not None:
+        training.freeze_outputs(tensors)
+        differing = learn(seen, training, owners)
+        owners -= differing.keys()
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(tracer.recording, owners)
@@ -96,12 +103,14 @@ def trace_with(
         return graph, graph is whole
 
     graph, clean = rehearsed(owners)
-    if not clean and any(not seen.planned for seen in tracer.recording.joins):
+    if not clean and any(not join.planned for join in tracer.recording.joins):
         coupled, _ = rehearsed(set())
         graph = max(graph, coupled, key=NeuronGraph.removable)
-    if all(name in ran for name, module in model.named_modules() if module._parameters):
-        return graph
-    return refuse_training_only(graph, model, substitutes, inputs, vehicle)
+    notes = tuple(
+        f"{name or 'the model'}: its residual sum binds both sides, because {why}" for name, why in differing.items()
+    )
+    graph = replace(graph, notes=notes)
+    return graph if training is None else refuse_training_only(graph, model, training, inputs)
 
 
 def couple(recording: Recording, owners: set[str]) -> None:
@@ -115,20 +124,12 @@ def couple(recording: Recording, owners: set[str]) -> None:
     recording.joins[:] = apart
 
 
-def refuse_training_only(
-    graph: NeuronGraph, model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str
-) -> NeuronGraph:
-    """Some modules did not run in evaluation mode (auxiliary heads): rehearse the training forward as well."""
-    if vehicle == "eager":  # a training forward may update parameters in place (codebooks)
-        substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
+def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward, inputs: Inputs) -> NeuronGraph:
+    """Rehearse the training forward as well."""
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):
-            return run(model, tensors, inputs, vehicle, training=True)
+            return run(model, tensors, inputs, training.vehicle, training=True)
 
-    try:
-        reference = forward(substitutes)
-    except Exception as error:  # it may need other examples (a batch norm of one position); nothing to compare with
-        logger.debug("the training forward does not run on the example inputs: %s", error)
-        return graph
-    return refuse_hard_coded(graph, model, substitutes, forward, reference, TRAINING_ONLY)
+    reference = (training.out, training.left)
+    return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)

@@ -71,3 +71,5 @@ class Recording:
     norms: list[Norm] = field(default_factory=list)
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     joins: list[JoinSeen] = field(default_factory=list)
+    sums: dict[str, int] = field(default_factory=dict)
+    """Module -> sums of two tensors in its own code."""

@@ -15,8 +15,6 @@ from demp.graph.order import is_whole, places, plan_joins, positions
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
 
-TRAINING_ONLY = "the training forward reads these neurons where the evaluation forward does not (an auxiliary head)"
-
 Forward = Callable[[Mapping[str, Tensor]], Any]
 
 

@@ -16,17 +16,32 @@ from demp.graph.activations import newest
 from demp.graph.branches import Frames
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
-from demp.graph.joins import join
 from demp.graph.neurons import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
+from demp.graph.sums import join
+
+DRAWS = frozenset({
+    "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli_", "uniform_", "normal_",
+    "exponential_", "geometric_", "log_normal_", "cauchy_", "random_",
+})  # fmt: skip
+"""Operations whose result is drawn at random, whatever was there before."""
+
+
+def is_noise(call: Call, operands: list[Labels]) -> bool:
+    """Is what comes out drawn at random, or made of nothing but such tensors?
+
+    Noise of dropout and its like is drawn anew, in whatever width its tensor has: it binds no neuron.
+    """
+    return call.name in DRAWS or (bool(operands) and all(labels.noise for labels in operands))
 
 
 class Tracer(TorchDispatchMode):
     """Follows neurons through one forward. What it saw ends in ``self.recording``."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], *, training: bool = False) -> None:
         super().__init__()
+        self.training = training
         self.elements = Elements()
         self.recording = Recording(self.elements)
         self.modules: list[str] = []
@@ -34,7 +49,7 @@ class Tracer(TorchDispatchMode):
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.sum_at: tuple[str, int, Any] | None = None
         """The sum of the user's code that runs now: module, number, function."""
-        self._paused = False
+        self.paused = False
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -45,7 +60,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then label what came out."""
         kwargs = kwargs or {}
-        if self._paused:
+        if self.paused:
             return func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
             self._before = tuple(args[0].shape)
@@ -64,6 +79,8 @@ class Tracer(TorchDispatchMode):
                     for axis in labels.axes:
                         self.freeze_axis(axis, f"{call.name} in an unexpected form")
                     labels = None
+                if self.training and is_noise(call, operands):
+                    labels = Labels((None,) * tensor.dim(), noise=True)
                 self._labels[tensor] = labels or self.bare(tensor, constant)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
@@ -78,11 +95,11 @@ class Tracer(TorchDispatchMode):
             finally:
                 self.sum_at = None
         labels = planned(self, seat, args[:2], args[2])
-        self._paused = True
+        self.paused = True
         try:
             out = join(*args)
         finally:
-            self._paused = False
+            self.paused = False
         self._labels[out] = labels
         self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
         return out
@@ -143,7 +160,7 @@ class Tracer(TorchDispatchMode):
                     continue
                 axis, size = labels.axes[at], tensor.shape[at]
                 if axis is None:
-                    plain = plain or (size == shape[dim] and size > 1)
+                    plain = plain or (size == shape[dim] and size > 1 and not labels.noise)
                 elif size != shape[dim]:
                     self.freeze_axis(axis, "a single neuron is broadcast")
                 else:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from demp import ranks
@@ -11,6 +12,7 @@ from demp.graph import NeuronGraph
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.plan import Plan
 from demp.surgery.verify import (
+    TOLERANCE,
     difference,
     live_layers,
     masked_outputs_of,
@@ -48,8 +50,30 @@ def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settle
     plain = outputs_of(model, terms.example_inputs)
     refuse_nan(plain)
     if terms.exact:
+        if terms.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]:
+            refuse_alive(model, graph, plan, terms.example_inputs, plain)
         return Reference(plain, plain)
     return Reference(plain, masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs))
+
+
+def refuse_alive(model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, plain: list[Tensor]) -> None:
+    """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
+
+    Silencing dead neurons changes nothing, to the bit, and neither does silencing those that zero weights read.
+    """
+    gap = difference(plain, masked_outputs_of(model, graph, plan.before, plan.after, example_inputs))
+    alive = live_layers(model, graph, plan.before, planned_flags(graph, plan), example_inputs) if gap else []
+    if alive:
+        raise CutError(
+            f"neurons of {', '.join(alive)} are not dead on the example inputs: without them the outputs change by "
+            f"{gap:.1e} of their scale. Pass exact=False to remove such neurons; nothing was cut"
+        )
+
+
+def planned_flags(graph: NeuronGraph, plan: Plan) -> dict[str, Tensor]:
+    """The neurons that a plan removes, by layer."""
+    newly = plan.after & ~plan.before
+    return {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
 
 
 @dataclass(frozen=True)
@@ -95,8 +119,7 @@ def explain(
     model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement, group: ranks.Group
 ) -> str:
     """Which layers were not dead, after a roll-back."""
-    newly = plan.after & ~plan.before
-    planned = {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
+    planned = planned_flags(graph, plan)
     mine = live_layers(model, graph, plan.before, planned, example_inputs)
     alive = dict.fromkeys(name for names in ranks.gathered(mine, group) for name in names)
     where = (

@@ -15,14 +15,12 @@ from demp.activity.moments import Moments
 from demp.activity.observe import ReadObserver, named_tensors, quiet
 from demp.activity.tally import Key, key_of, name_of
 from demp.graph import NeuronGraph, Read
-from demp.graph.contraction_rules import CONVOLUTIONS
+from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
 from demp.graph.order import places, positions
 from demp.graph.rehearsal import tensors_in
 
-SHIFTED = ("addmm", "baddbmm", "addmv")
-"""Products whose first argument is added to what they make."""
 NORMS = frozenset({
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
     "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from demp import shards
 from demp.graph import NeuronGraph
-from demp.graph.joins import JoinPlan, joins_of, set_joins
+from demp.graph.joins import joins_of, set_joins
 from demp.graph.order import is_whole, moved, places
+from demp.graph.sums import JoinPlan
 
 Keeps = dict[str, dict[int, Tensor]]
 """Tensor name -> axis -> present indices that stay."""
@@ -145,8 +146,14 @@ def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after:
             ledger.attribute(module, attribute, int((~after[classes]).sum()))
     for name in keeps:
         module = model.get_submodule(name.rpartition(".")[0])
-        sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor):
-            for attribute, axis in sizes:
-                ledger.attribute(module, attribute, weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1))
+        for attribute, value in shown_sizes(module).items():
+            ledger.attribute(module, attribute, value)
+
+
+def shown_sizes(module: nn.Module) -> dict[str, int]:
+    """The sizes that a module's ``repr`` shows, as its weight has them."""
+    sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return {}
+    return {name: weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1) for name, axis in sizes}

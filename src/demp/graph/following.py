@@ -1,0 +1,147 @@
+"""One forward that is followed: what its neurons met, which modules ran, where its residual sums stand in the code."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from demp.graph import branches, joins, sums
+from demp.graph.attributes import counted
+from demp.graph.branches import Escapes, frames_of, freeze_forks
+from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
+from demp.graph.joins import Seat, SumWatch
+from demp.graph.rehearsal import tensors_in
+from demp.graph.tracer import Tracer
+
+logger = logging.getLogger("demp")
+TORCH = str(Path(torch.__file__).parent)
+BETWEEN = (TORCH, __file__, branches.__file__, joins.__file__, sums.__file__)
+"""Code that runs between a sum and what is told of it."""
+
+Position = tuple[CodeType, int]
+"""Where an operation stands: the function's code and the instruction."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward that was followed."""
+
+    tracer: Tracer
+    substitutes: Mapping[str, Tensor]
+    """What stood in for the model's tensors."""
+    vehicle: str
+    ran: Counter[str]
+    """Calls of each module."""
+    nested: set[str]
+    """Modules inside which other modules sum."""
+    out: Any
+    left: list[Tensor]
+    """Tensors that it left on modules."""
+    positions: dict[Seat, Position] = field(default_factory=dict)
+    """Where each sum stands in the code."""
+    recomputed: set[Position] = field(default_factory=set)
+    """Sums that the backward ran again, outside of any module."""
+
+    def freeze_outputs(self, parameters: Mapping[str, Tensor], where: str = "") -> None:
+        """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay."""
+        for tree, reason in ((self.out, "model output"), (self.left, "kept on a module by the forward")):
+            for tensor in tensors_in(tree):
+                for axis in self.tracer.labels(tensor).axes:
+                    if axis is not None:
+                        self.tracer.elements.freeze(axis.ids, reason + where)
+        freeze_forks(self.tracer, parameters, self.ran)
+
+
+def follow(
+    model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, training: bool = False
+) -> Forward:
+    """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
+
+    After a training forward with residual sums the backward runs, too: it shows what checkpointing runs again.
+    """
+    tracer = Tracer(substitutes, training=training)
+    ran: Counter[str] = Counter()
+    for path, module in model.named_modules():
+        attribute, leaf, axis = counted(module) or ("", "", 0)
+        weight = f"{path}.{leaf}".lstrip(".")
+        if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
+            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
+    positions: dict[Seat, Position] = {}
+    recomputed: set[Position] = set()
+
+    def on_sum(seat: Seat, func: Any, args: tuple[Any, ...]) -> Tensor:
+        positions[seat] = position()
+        return tracer.on_sum(seat, func, args)
+
+    def backward(out: Any) -> None:
+        if tracer.recording.joins:
+            tracer.paused = True
+            with Recomputed(tracer.modules, recomputed):
+                run_backward(out)
+
+    watch = SumWatch(tracer.modules, on_sum)
+    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
+        modes = (tracer, watch, *escapes)
+        out, left = run(
+            model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None
+        )
+    tracer.recording.sums.update(watch.counts)
+    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed)
+
+
+class Recomputed(TorchDispatchMode):
+    """Collects the sums that a backward runs again outside of any module; no function mode reaches there."""
+
+    def __init__(self, stack: list[str], found: set[Position]) -> None:
+        super().__init__()
+        self.stack, self.found = stack, found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note where a sum stands in the code; let everything pass."""
+        if not self.stack and func._schema.name in ("aten::add", "aten::add_"):
+            self.found.add(position())
+        return func(*args, **(kwargs or {}))
+
+
+def position() -> Position:
+    """Where the code stands that asked for the operation which runs now."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
+        frame = frame.f_back
+    assert frame is not None
+    return frame.f_code, frame.f_lasti
+
+
+def run_backward(out: Any) -> None:
+    """From all outputs that have gradients."""
+    ends = [leaf for leaf in tensors_in(out) if leaf.grad_fn is not None and leaf.is_floating_point()]
+    try:
+        torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
+    except Exception as error:  # an operation without a backward on this device: nothing is seen of it
+        logger.debug("the backward does not run: %s", error)
+
+
+def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward | None:
+    """The forward in training mode; None if it does not run on these inputs.
+
+    The model's own hooks, which may watch the training, do not see it.
+    """
+    for each in dict.fromkeys((vehicle, "eager")):
+        substitutes = stand_ins(tensors, each)
+        if each == "eager":  # a training forward may update parameters in place (codebooks)
+            substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
+        try:
+            with hooks_off(model):
+                return follow(model, substitutes, inputs, each, training=True)
+        except Exception as error:  # it may need targets, or other examples (a batch norm of one position)
+            logger.debug("the training forward does not run (%s) on the example inputs: %s", each, error)
+    return None

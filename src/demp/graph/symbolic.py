@@ -1,0 +1,82 @@
+"""`torch.fx` meets a residual sum of two widths: the traced graph gets it in operations that every tool reads."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from torch import Tensor
+from torch.fx import Proxy
+from torch.fx.proxy import TracerBase
+from torch.utils._pytree import tree_leaves
+
+from demp.errors import UsageError
+from demp.graph.sums import IN_PLACE, SUMS, JoinPlan, explicit
+
+METHODS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+METHODS_IN_PLACE = frozenset({"add_", "__iadd__"})
+
+
+def tracer_of(args: Any, kwargs: Any) -> TracerBase | None:
+    """Who traces a call with these arguments symbolically; None if nobody does."""
+    return next((leaf.tracer for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
+
+
+class SymbolicSums:
+    """While it is entered, planned sums of one module go into the traced graph as slices and plain sums.
+
+    A proxy does not know whether it stands for a tensor, so that a sum of two proxies may be one of two sizes. Sums are
+    therefore counted to the end of the call: only if there are as many as in the forward itself are they the same ones.
+    """
+
+    def __init__(self, plans: Mapping[int, JoinPlan], tracer: TracerBase, name: str) -> None:
+        self.plans, self.tracer, self.name = plans, tracer, name
+        self.count, self._paused = 0, False
+
+    def __enter__(self) -> Self:
+        """Stand before the tracer's ``create_proxy``."""
+        self._create = self.tracer.create_proxy
+        self._before = vars(self.tracer).get("create_proxy")
+        vars(self.tracer)["create_proxy"] = self._intercept
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """The tracer as before."""
+        if self._before is None:
+            del vars(self.tracer)["create_proxy"]
+        else:
+            vars(self.tracer)["create_proxy"] = self._before
+
+    def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
+        """Put a planned sum into the graph as slices; let everything else pass."""
+        if self._paused or not is_symbolic_sum(kind, target, args, kwargs):
+            return self._create(kind, target, args, kwargs, *others, **named)
+        plan = self.plans.get(self.count)
+        self.count += 1
+        if plan is None:
+            return self._create(kind, target, args, kwargs, *others, **named)
+        branch, stream = args[1 - plan.stream], args[plan.stream]
+        self._paused = True
+        try:
+            return explicit(branch, stream, plan, target in IN_PLACE or target in METHODS_IN_PLACE)
+        finally:
+            self._paused = False
+
+    def finish(self) -> None:
+        """After the call: refuse a graph whose sums may be others than those of the forward."""
+        expected = {plan.sums for plan in self.plans.values()}
+        if expected and expected != {self.count}:
+            raise UsageError(
+                f"torch.fx cannot tell which sum of {self.name} adds two widths since the cut: its symbolic forward "
+                f"has {self.count} sums, the forward itself {expected.pop() or 'an unknown number'}. Trace "
+                "demp.plain(model), which has plain sums alone, or use torch.export"
+            )
+
+
+def is_symbolic_sum(kind: str, target: Any, args: Any, kwargs: Any) -> bool:
+    """May this node be the sum of two tensors that carry channels?"""
+    known = target in SUMS if kind == "call_function" else kind == "call_method" and target in METHODS
+    return known and not kwargs and len(args) == 2 and all(map(may_carry_channels, args))
+
+
+def may_carry_channels(value: Any) -> bool:
+    """Is this a proxy, or a tensor of more than one axis?"""
+    return isinstance(value, Proxy) or (isinstance(value, Tensor) and value.dim() > 1)

@@ -1,0 +1,76 @@
+"""What the training forward says of neurons and residual sums beyond the evaluation forward."""
+
+import torch
+from torch import Tensor
+
+from demp.graph.following import Forward
+from demp.graph.recording import JoinSeen
+
+AUXILIARY = "the training forward reads these neurons where the evaluation forward does not (an auxiliary head)"
+IN_TRAINING = " (in the training forward)"
+
+
+def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str, str]:
+    """Let what the training forward binds and freezes hold for the evaluation forward as well.
+
+    A residual sum may add two widths only if both forwards have the same one at the same place: ``owners`` are the
+    modules whose sums may. Returns those whose sums differ, and why.
+    """
+    base = stored_elements(evaluation)
+    other = differing_owners(evaluation, training, owners, base)
+    may = owners - other.keys()
+    here, there = evaluation.tracer, training.tracer
+    for join in there.recording.joins:
+        if not join.planned and join.module not in may:
+            there.elements.union(join.stream.ids, join.branch.ids)
+    here.elements.inherit(there.elements, base, IN_TRAINING)
+    known = {read.weight for read in here.recording.reads}
+    for read in there.recording.reads:
+        if read.weight not in known:
+            ids = read.neurons.ids
+            here.elements.freeze(ids[ids < base], AUXILIARY)
+    return other
+
+
+def stored_elements(forward: Forward) -> int:
+    """Elements of parameters and buffers: they come first, and have the same numbers in every forward."""
+    return sum(len(axis.ids) for axes in forward.tracer.recording.axes.values() for axis in axes)
+
+
+def differing_owners(evaluation: Forward, training: Forward, owners: set[str], base: int) -> dict[str, str]:
+    """Modules whose residual sums the training forward does not have in the same way, and what it does instead."""
+    found: dict[str, str] = {}
+    same = {(join.module, join.number): join for join in training.tracer.recording.joins}
+    for join in evaluation.tracer.recording.joins:
+        if join.planned or join.module not in owners:
+            continue
+        why = difference(join, same.get((join.module, join.number)), training, base)
+        if why:
+            found.setdefault(join.module, why)
+    return found
+
+
+def difference(join: JoinSeen, other: JoinSeen | None, training: Forward, base: int) -> str:
+    """What the training forward does otherwise about one sum; empty if nothing."""
+    module = join.module
+    if not training.ran[module]:
+        return "the training forward leaves the module out"
+    if training.ran[module] > 1:
+        return "the training forward runs the module more than once"
+    if module in training.nested:
+        return "a module inside it sums in the training forward"
+    if other is None or key_of(join, base) != key_of(other, base):
+        return "the training forward has another sum at its place, or none"
+    if training.positions.get((module, join.number)) in training.recomputed:
+        return "training computes it again outside of the module's forward (checkpoint the whole module instead)"
+    return ""
+
+
+def key_of(join: JoinSeen, base: int) -> tuple[int, int, list[int], list[int]]:
+    """What a sum is: which operand is the stream, and the channels of both sides."""
+    return join.operand, join.axis, stored(join.stream.ids, base), stored(join.branch.ids, base)
+
+
+def stored(ids: Tensor, base: int) -> list[int]:
+    """Elements of parameters and buffers by number; all others are alike."""
+    return torch.where(ids < base, ids, -1).tolist()
