@@ -1,7 +1,7 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -24,12 +24,15 @@ from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
 from demp.gates import Loss
+from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
+from demp.postponement import Postponement, broken
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
+from demp.summary import Summary, ended, next_check, remarks_of, show, totals, with_run
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.record import described_inputs, remember_inputs
@@ -56,6 +59,9 @@ class Pruner:
     A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
     dense, for a saved state that is loaded next.
 
+    ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
+    methods, or a function of the model and the example inputs. Training need not call it.
+
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
@@ -75,6 +81,7 @@ class Pruner:
         holders: Iterable[Holder] = (),
         seed: int = 0,
         fresh: bool = True,
+        forward: str | Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -83,6 +90,7 @@ class Pruner:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
+        set_forward(wrappers.inside(model), forward)
         self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
         self._stopwatch = Stopwatch(is_compiled(model))
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
@@ -120,6 +128,11 @@ class Pruner:
         shrinking.holders = (*self._copies, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
+        self._postponement = Postponement()
+        self._checks_before = 0
+        """Checks before a restart."""
+        self.shows_cuts = True
+        """Is a line per cut printed where no handler listens to the logger?"""
         self._detached = True
         """False while this pruner is at work."""
         self._moving: frozenset[int] | None = None
@@ -226,6 +239,7 @@ class Pruner:
         Of several cuts in one step the report of the last; ``history`` has them all.
         """
         self._stopwatch.stop()
+        self._judge.step()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
@@ -267,10 +281,29 @@ class Pruner:
             self._check(final=True, finishing=True)
         elif not self.history:  # made before a restart
             self._cut_nothing()
-        report = self.history[-1]
         self.detach()
         self._finished = True
+        report = self.history[-1] = with_run(self.history[-1], self.summary())
         return report
+
+    def summary(self) -> Summary:
+        """What the run has come to by now, layer by layer, and what is next; printed, a table."""
+        unfinished = ended(self.step, self.total_steps, self.method.unfinished(self.step)) if self._finished else ""
+        ahead = next_check(self.step, self.total_steps, self.method.is_due) if not self._finished else unfinished
+        return Summary(
+            method=self.method.name,
+            model=type(self.model).__name__,
+            step=self.step,
+            total_steps=self.total_steps,
+            checks=self._checks_before + len(self.history),
+            cuts=self._shrinking.cuts,
+            remarks=remarks_of(self.graph, self.history),
+            ahead=ahead,
+            **totals(self.model, self.graph, self.gone),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Pruner {self.summary().head()}>"
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -298,20 +331,21 @@ class Pruner:
         shrinking.refuse_unready()
         if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
-        if shrinking.waits():
-            if finishing:
-                raise CutError(
-                    "finish() was called while a forward waits for its backward; call it after the last step"
-                )
-            if not self._postponed and ranks.speaks(shrinking.group):
-                logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
+        accumulates, held, says = shrinking.accumulates(), shrinking.held(), ranks.speaks(shrinking.group)
+        if accumulates and finishing:
+            raise CutError("finish() was called while gradients wait to be averaged; call it after the last step")
+        if accumulates or (held and not finishing):
+            self._postponement.put_off(self.step, held or "an unfinished accumulation of gradients", says=says)
             self._postponed = True
             return None
+        self._postponement.end()
         self._postponed = False
         wrappers.share_buffers(shrinking.wrappers)
         report = self._cut(final)
         while self.method.again(self.step):
             report = self._cut(final)
+        if held and report.happened and says:
+            logger.warning("%s", broken(held))
         self._final = final
         return report
 
@@ -326,8 +360,7 @@ class Pruner:
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         notes = (*selection.notes, *([selection.advice] if selection.advice else []))
-        if verdict is not None and verdict.batches == 0:
-            notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        notes += () if verdict is None else self._judge.notes(verdict)
         rules = self._constant_rules(selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
@@ -345,10 +378,7 @@ class Pruner:
         )
         self._view.forget()
         if ranks.speaks(self._shrinking.group):
-            if selection.advice:
-                logger.warning("%s", selection.advice)
-            elif report.happened or selection.notes:
-                logger.info("%s", report)
+            show(report, selection.advice, bool(selection.notes), on_stderr=self.shows_cuts)
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
@@ -427,6 +457,7 @@ class Pruner:
             "masks": self.masks.state_dict(),
             "masks_wait": self._masks_wait,
             "cuts": self._shrinking.cuts,
+            "checks": self._checks_before + len(self.history),
             "latencies": self._view.meter.state_dict(),
             "final": self._final,
             "inputs": described_inputs(self.model),
@@ -450,7 +481,7 @@ class Pruner:
         self._live.dead_classes = state["dead_classes"]
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
-        self._shrinking.cuts = int(state["cuts"])
+        self._shrinking.cuts, self._checks_before = int(state["cuts"]), int(state.get("checks", 0))
         self._view.meter.load_state_dict(state.get("latencies", {}))
         self._final = bool(state.get("final", False))
         if state.get("inputs") is not None:

@@ -14,7 +14,17 @@ from demp.errors import TraceError
 from demp.graph.assemble import assemble
 from demp.graph.attributes import counted
 from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, module_stack, run, stand_ins
+from demp.graph.forward import (
+    FORWARD,
+    Inputs,
+    as_inputs,
+    first_names,
+    hooks_off,
+    module_stack,
+    refuse_no_forward,
+    run,
+    stand_ins,
+)
 from demp.graph.joins import SumWatch
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
@@ -37,6 +47,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
         TraceError: the model does not run on the example inputs.
     """
     model = wrappers.inside(model)
+    refuse_no_forward(model)
     with shards.whole(model):
         return traced(model, as_inputs(example_inputs), joins)
 
@@ -83,8 +94,8 @@ def trace_with(
                     tracer.elements.freeze(axis.ids, reason)
     freeze_forks(tracer, tensors, ran)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
-    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched
+    patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
+    apart = {name for name, calls in ran.items() if calls == 1} - watch.nested - patched  # there no class decides
     owners = apart if joins else set()
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
