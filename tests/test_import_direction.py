@@ -30,7 +30,7 @@ ORDER = (
     ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "admission", "attachment", "view", "shrinking", "latency"),
-    ("postponement", "summary", "pruner", "creation"),
+    ("postponement", "summary", "other_optimizers", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare", "report"),

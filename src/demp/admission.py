@@ -49,6 +49,16 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
         )
 
 
+def left_out(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]) -> str:
+    """A parameter that shrinks and is trainable now (unfrozen, mostly) but in none of the optimizers, in a sentence."""
+    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    shrinking = {slot.tensor for slot in graph.slots}
+    for name, p in model.named_parameters():
+        if name in shrinking and p.requires_grad and id(p) not in held:
+            return f"{name} is trainable now but in no optimizer, so nothing trains it; add it with add_param_group"
+    return ""
+
+
 def refuse_second_pruner(pruner: Any) -> None:
     """Two pruners of one model would penalise it twice, and each would cut behind the other's back.
 
@@ -61,11 +71,9 @@ def refuse_second_pruner(pruner: Any) -> None:
         at_work = [o for o in alive if not getattr(o, "_detached", True)]
         return [o for o in at_work if any(id(p) in mine for p in o.model.parameters())]
 
-    found = others()
-    if found:
+    if others():
         gc.collect()  # one that nobody holds any more may wait to be collected
-        found = others()
-    for first in found[:1]:
+    for first in others()[:1]:
         raise UsageError(
             f"this {type(first.model).__name__} is pruned already, by {first.method.name} at step {first.step} of "
             f"{first.total_steps}; call finish() or detach() on that pruner first, or build the model anew"

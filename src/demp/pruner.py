@@ -13,6 +13,7 @@ from demp import ranks, wrappers
 from demp.activity import Verdict, ranked
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import (
+    left_out,
     refuse_foreign_optimizer,
     refuse_other_pruner,
     refuse_pieces,
@@ -29,10 +30,11 @@ from demp.initialization import draw_weights
 from demp.latency import LatencyClock
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
+from demp.other_optimizers import OtherOptimizers
 from demp.postponement import Postponement, broken
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
-from demp.summary import Summary, ended, next_check, remarks_of, show, totals, with_run
+from demp.summary import Summary, show, summary_of, with_run
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.record import described_inputs, remember_inputs
@@ -129,6 +131,8 @@ class Pruner:
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
         self._postponement = Postponement()
+        self._others = OtherOptimizers(model, self.graph, lambda: shrinking.optimizers)
+        shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
         self._checks_before = 0
         """Checks before a restart."""
         self.shows_cuts = True
@@ -149,11 +153,21 @@ class Pruner:
         self._detached = False
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
-        if self.optimizers:
-            raise UsageError("this pruner has its optimizer already; make another pruner for another run")
+        """Hook the step of an optimizer that was made after the pruner: the first, or another for a second phase.
+
+        The optimizer before it is let go; as long as it lives its state still follows the cuts.
+        """
+        if self._detached:
+            raise UsageError("this pruner has ended (finish() or detach()); make another one for another run")
+        before = self.optimizers
+        if optimizer in before:
+            raise UsageError("this pruner has its optimizer already")
         self._take((optimizer,))
-        self._handles += attach_hooks(optimizer, self, lambda: self._shrinking.group)
+        for handle in self._handles:
+            handle.remove()
+        self._others.keep(before)
+        self._others.handed_over()
+        self._handles = attach_hooks(optimizer, self, lambda: self._shrinking.group)
 
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """These hold the parameters."""
@@ -180,6 +194,16 @@ class Pruner:
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """Those that hold the parameters; none yet where a trainer makes them later."""
         return self._shrinking.optimizers
+
+    @property
+    def finished(self) -> bool:
+        """Was ``finish`` called?"""
+        return self._finished
+
+    @property
+    def at_work(self) -> bool:
+        """Is it attached, or driven by hand, and neither finished nor detached?"""
+        return not self._detached
 
     @property
     def gone(self) -> Tensor:
@@ -240,6 +264,7 @@ class Pruner:
         """
         self._stopwatch.stop()
         self._judge.step()
+        self._others.own_step()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
@@ -288,19 +313,7 @@ class Pruner:
 
     def summary(self) -> Summary:
         """What the run has come to by now, layer by layer, and what is next; printed, a table."""
-        unfinished = ended(self.step, self.total_steps, self.method.unfinished(self.step)) if self._finished else ""
-        ahead = next_check(self.step, self.total_steps, self.method.is_due) if not self._finished else unfinished
-        return Summary(
-            method=self.method.name,
-            model=type(self.model).__name__,
-            step=self.step,
-            total_steps=self.total_steps,
-            checks=self._checks_before + len(self.history),
-            cuts=self._shrinking.cuts,
-            remarks=remarks_of(self.graph, self.history),
-            ahead=ahead,
-            **totals(self.model, self.graph, self.gone),
-        )
+        return summary_of(self, self._checks_before + len(self.history), self._shrinking.cuts)
 
     def __repr__(self) -> str:
         return f"<Pruner {self.summary().head()}>"
@@ -311,6 +324,7 @@ class Pruner:
             handle.remove()
         self._handles.clear()
         self._judge.close()
+        self._others.close()
         self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
@@ -361,6 +375,7 @@ class Pruner:
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         notes = (*selection.notes, *([selection.advice] if selection.advice else []))
         notes += () if verdict is None else self._judge.notes(verdict)
+        notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
         rules = self._constant_rules(selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):

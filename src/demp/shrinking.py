@@ -1,7 +1,7 @@
 """A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ class ShrinkingModel:
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
+        self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
+        """Optimizers beside them whose state must follow a cut."""
         self.holders: tuple[Holder, ...] = ()
         self.history: list[CutReport] = []
         self.cuts = 0
@@ -118,7 +120,7 @@ class ShrinkingModel:
             self.graph,
             plan,
             example_inputs=examples,
-            optimizers=self.optimizers,
+            optimizers=(*self.optimizers, *self.others()),
             holders=self.holders,
             base=self._base,
             wrappers=self.wrappers,

@@ -87,6 +87,24 @@ def with_run(report: CutReport, run: Summary) -> RunReport:
     return RunReport(**{field.name: getattr(report, field.name) for field in fields(CutReport)}, run=run)
 
 
+def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
+    """A pruner's run as it is now."""
+    step, total_steps, method = pruner.step, pruner.total_steps, pruner.method
+    return Summary(
+        method=method.name,
+        model=type(pruner.model).__name__,
+        step=step,
+        total_steps=total_steps,
+        checks=checks,
+        cuts=cuts,
+        remarks=remarks_of(pruner.graph, pruner.history),
+        ahead=ended(step, total_steps, method.unfinished(step))
+        if pruner.finished
+        else next_check(step, total_steps, method.is_due, at_work=pruner.at_work),
+        **totals(pruner.model, pruner.graph, pruner.gone),
+    )
+
+
 def totals(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> dict[str, Any]:
     """Before and after of a network, whole and by layer."""
     names, none = {name for name, _ in model.named_parameters()}, graph.nothing_gone()
@@ -117,8 +135,10 @@ def remarks_of(graph: NeuronGraph, history: Sequence[CutReport]) -> tuple[str, .
     return tuple(found)
 
 
-def next_check(step: int, total_steps: int, due: Callable[[int], bool]) -> str:
+def next_check(step: int, total_steps: int, due: Callable[[int], bool], *, at_work: bool) -> str:
     """When the pruner looks next."""
+    if not at_work:
+        return f"detached at step {step:,} of {total_steps:,}: nothing is pushed or checked any more"
     found = next((s for s in range(step + 1, total_steps + 1) if due(s)), None)
     if found is None:
         return "next: the last check, in finish()"

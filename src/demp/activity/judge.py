@@ -53,6 +53,8 @@ class Judge:
         """Did a forward in training mode run since the last step?"""
         self._proof: Any = None
         self._hook: Any = None
+        self.on_training: Callable[[], Any] = lambda: None
+        """Called at every training forward of the whole model, where a window watches."""
         if self._window is not None:
             self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True, prepend=True)
 
@@ -146,6 +148,7 @@ class Judge:
     def _remember(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not torch.is_grad_enabled() or in_backward():
             return
+        self.on_training()
         if module.training:
             self._last_inputs, self._trained = call_inputs(module, args, kwargs), True
         elif not any(p.is_meta for p in module.parameters()):  # on the meta device the model is only read
