@@ -126,7 +126,7 @@ def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> No
     name = next(iter(missed))
     dense = meter.spent(name, nobody)
     wanted, left = goals[name] / dense, meter.spent(name, least) / dense
-    stuck = sum(refusal.neurons for refusal in graph.refused)
+    stuck = sum(refusal.neurons for refusal in graph.refused if refusal.name in graph.index)
     why = f"; {stuck} neurons are refused by the graph (demp.inspect says why)" if stuck else ""
     raise UsageError(
         f"the budget of {wanted:.3g} of the dense {name} cannot be reached: {left:.3g} is left when every layer is at "

@@ -79,7 +79,7 @@ class RunReport(CutReport):
 
     def __str__(self) -> str:
         whole = [] if self.run is None else self.run.lines()
-        return "\n".join([*whole, f"  last check: {self.check()._outcome()}"])
+        return "\n".join([*whole, f"  last check: {self.check().outcome()}"])
 
 
 def with_run(report: CutReport, run: Summary) -> RunReport:
@@ -159,7 +159,7 @@ def show(report: CutReport, advice: str, noted: bool, *, on_stderr: bool) -> Non
     elif report.happened or noted:
         logger.info("%s", report)
         if on_stderr and report.happened and not logger.hasHandlers():
-            print(f"demp: {report}", file=sys.stderr)
+            print(f"demp: {report.outcome()}", file=sys.stderr)
 
 
 def counted(number: int, noun: str) -> str:
