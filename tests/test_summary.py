@@ -105,8 +105,9 @@ pruner.finish()
         ("", 1),
         ("logging.basicConfig(level=logging.INFO)", 1),
         ("logging.getLogger('demp').addHandler(logging.NullHandler())", 0),
+        ("logging.getLogger('demp').setLevel(logging.WARNING)", 0),
     ],
-    ids=["nothing configured", "root configured", "silenced"],
+    ids=["nothing configured", "root configured", "silenced", "a higher level"],
 )
 def test_a_cut_is_seen_once_whatever_is_configured(setup: str, lines: int):
     done = subprocess.run([sys.executable, "-c", CUT.format(setup=setup)], capture_output=True, text=True, timeout=120)

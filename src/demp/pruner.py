@@ -496,7 +496,8 @@ class Pruner:
         self._live.dead_classes = state["dead_classes"]
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
-        self._shrinking.cuts, self._checks_before = int(state["cuts"]), int(state.get("checks", 0))
+        self._shrinking.cuts = int(state["cuts"])
+        self._checks_before = max(0, int(state.get("checks", 0)) - len(self.history))
         self._view.meter.load_state_dict(state.get("latencies", {}))
         self._final = bool(state.get("final", False))
         if state.get("inputs") is not None:

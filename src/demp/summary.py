@@ -158,7 +158,8 @@ def show(report: CutReport, advice: str, noted: bool, *, on_stderr: bool) -> Non
         logger.warning("%s", advice)
     elif report.happened or noted:
         logger.info("%s", report)
-        if on_stderr and report.happened and not logger.hasHandlers():
+        wanted = logger.level <= logging.INFO > logging.root.manager.disable
+        if on_stderr and report.happened and wanted and not logger.hasHandlers():
             print(f"demp: {report.outcome()}", file=sys.stderr)
 
 
