@@ -15,6 +15,7 @@ from runs import (
     IMAGE,
     ResidualNet,
     all_alive,
+    batch_at,
     examples,
     hooks_on,
     kill,
@@ -63,15 +64,59 @@ def test_a_cut_waits_for_a_pending_backward(mode: str, caplog: pytest.LogCapture
     assert [r.step for r in pruner.history] == [7, 10, 15, 20]
 
 
-def test_finish_refuses_while_a_backward_is_pending():
+def test_three_postponements_in_a_row_are_a_warning(caplog: pytest.LogCaptureFixture):
+    model = with_dead(act1=[0])
+    pruner = quiet_demp(model, sgd(model, lr=1e-6), total_steps=100, period=5, attach=False)
+    kept: list[Tensor] = []
+
+    def keep() -> None:
+        kept.append(model.act1(model.norm1(model.conv1(examples(IMAGE)))))  # its backward needs no weight that steps
+
+    with caplog.at_level(logging.WARNING, logger="demp"):
+        own_steps(pruner, range(6), keep)
+        assert not caplog.records
+        own_steps(pruner, range(6, 20), keep)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and pruner.history == []
+    for text in ("the last 3 checks, up to step 7, were postponed", "ReluBackward0, computed with", "torch.no_grad()"):
+        assert text in record.getMessage()
+    kept.clear()
+    own_steps(pruner, range(20, 21))
+    assert [(r.step, r.removed) for r in pruner.history] == [(21, 1)]
+
+
+@pytest.mark.parametrize("kept", ["every loss", "retained", "every output", "an early evaluation"])
+def test_spent_forwards_that_are_kept_postpone_nothing(kept: str):
+    model = with_dead(act1=[0])
+    optimizer = sgd(model)
+    pruner = quiet_demp(model, optimizer, total_steps=10, period=2)
+    held: list[Any] = []
+    for step in range(10):
+        optimizer.zero_grad()
+        x, y = batch_at(step, IMAGE)
+        out = model(x)
+        loss = nn.functional.cross_entropy(out, y)
+        loss.backward(retain_graph=kept == "retained")
+        optimizer.step()
+        held += {"every loss": [loss], "every output": [out]}.get(kept, [])
+        if kept == "an early evaluation" and step == 0:
+            held.append(model.eval()(examples(IMAGE)))
+            model.train()
+    assert [(r.step, r.removed) for r in pruner.history] == [(2, 1), (4, 0), (6, 0), (8, 0), (10, 0)]
+    assert pruner.finish() is pruner.history[-1] and len(held) in (0, 1, 10)
+
+
+def test_finish_cuts_and_says_which_forward_it_breaks(caplog: pytest.LogCaptureFixture):
     model = with_dead(act1=[0])
     pruner = quiet_demp(model, sgd(model))
     pending = model(examples(IMAGE)).sum()
-    with pytest.raises(CutError, match=r"finish\(\) was called while a forward waits for its backward"):
-        pruner.finish()
-    assert widths(model) == (6, 5, 7)
-    pending.backward()
-    assert pruner.finish().removed == 1
+    with caplog.at_level(logging.WARNING, logger="demp"):
+        assert pruner.finish().removed == 1
+    assert widths(model) == (5, 5, 7)
+    assert "a tensor made by SumBackward0, computed with" in caplog.records[0].getMessage()
+    assert "a backward through it fails after the last cut" in caplog.records[0].getMessage()
+    with pytest.raises(RuntimeError):
+        pending.backward()
 
 
 def test_a_check_inside_autocast_is_refused():

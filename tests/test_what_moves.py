@@ -175,7 +175,7 @@ def test_scales_that_are_unfrozen_later_are_penalised_then(frozen, caplog):
         model.get_submodule(name).requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     pruner = pruner_of(model, optimizer)
-    assert ("no normalisation feeds" in caplog.text) == (len(frozen) == 2)
+    assert ("of Normed are frozen: the penalty acts on the weights" in caplog.text) == (len(frozen) == 2)
 
     def pulled() -> set[str]:
         optimizer.zero_grad()

@@ -49,6 +49,16 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
         )
 
 
+def left_out(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]) -> str:
+    """A parameter that shrinks and is trainable now (unfrozen, mostly) but in none of the optimizers, in a sentence."""
+    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    shrinking = {slot.tensor for slot in graph.slots}
+    for name, p in model.named_parameters():
+        if name in shrinking and p.requires_grad and id(p) not in held:
+            return f"{name} is trainable now but in no optimizer, so nothing trains it; add it with add_param_group"
+    return ""
+
+
 def refuse_second_pruner(pruner: Any) -> None:
     """Two pruners of one model would penalise it twice, and each would cut behind the other's back.
 
@@ -117,7 +127,7 @@ def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> No
     name = next(iter(missed))
     dense = meter.spent(name, nobody)
     wanted, left = goals[name] / dense, meter.spent(name, least) / dense
-    stuck = sum(refusal.neurons for refusal in graph.refused)
+    stuck = sum(refusal.neurons for refusal in graph.refused if refusal.name in graph.index)
     why = f"; {stuck} neurons are refused by the graph (demp.inspect says why)" if stuck else ""
     raise UsageError(
         f"the budget of {wanted:.3g} of the dense {name} cannot be reached: {left:.3g} is left when every layer is at "

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from demp import wrappers
+from demp.activity.judge import listed
 from demp.graph import NeuronGraph, trace
-from demp.graph.neurons import numel
+from demp.graph.neurons import Refusal, numel
 from demp.graph.rehearsal import coupled_groups
 
 
@@ -43,6 +44,8 @@ class Inspection:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     """Residual sums that bind both sides, and why."""
+    others: tuple[Refusal, ...] = ()
+    """Outputs of weights that no activation carries, by the module, and why."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -83,7 +86,20 @@ class Inspection:
             "Layers with the same letter share their neurons and shrink together. params and FLOPs, shown once per\n"
             "letter, are what goes with all neurons of the row (a weight between two layers counts for both)."
         )
-        return "\n".join([total, "", line(head), rule, *(line(b) for b in body), rule, legend, *self.notes])
+        return "\n".join(
+            [total, "", line(head), rule, *(line(b) for b in body), rule, legend, *self._others(), *self.notes]
+        )
+
+    def _others(self) -> list[str]:
+        """A line per reason for what is no layer of the table."""
+        by_reason: dict[str, list[Refusal]] = {}
+        for refusal in self.others:
+            by_reason.setdefault(refusal.reason, []).append(refusal)
+        lines = [
+            f"  {sum(r.neurons for r in found):,} outputs of {listed([r.name for r in found])}: {reason}"
+            for reason, found in by_reason.items()
+        ]
+        return ["Not offered, since no activation carries them:", *lines] if lines else []
 
     def __str__(self) -> str:
         return self.render()
@@ -149,6 +165,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
         total - left,
         tuple(rows),
         graph.notes,
+        tuple(refusal for refusal in graph.refused if refusal.name not in graph.index),
     )
 
 

@@ -13,6 +13,7 @@ from demp.activity.observe import quiet
 from demp.architecture import BATCH, fits
 from demp.architecture import KEPT_VALUES as VALUES
 from demp.errors import ArtifactError
+from demp.graph.forward import FORWARD
 from demp.graph.rehearsal import tensors_in
 from demp.surgery.record import describe_inputs, make_inputs, record_of
 
@@ -27,7 +28,7 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     """Inputs by description and seed, and the outputs on them; None when no inputs are known."""
     record = record_of(model)
     described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
-    if described is None:
+    if described is None or FORWARD in vars(model):  # the file does not say how to run the model
         return None
     weights = sum(t.numel() for t in model.state_dict().values() if isinstance(t, Tensor))
     entries = [one["shape"] for one in (*described["args"], *described["kwargs"].values()) if "shape" in one]

@@ -1,7 +1,7 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -13,6 +13,7 @@ from demp import ranks, wrappers
 from demp.activity import Verdict, ranked
 from demp.activity.judge import Batches, Judge, by_probe
 from demp.admission import (
+    left_out,
     refuse_foreign_optimizer,
     refuse_other_pruner,
     refuse_pieces,
@@ -24,12 +25,16 @@ from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import CutError, UsageError
 from demp.gates import Loss
+from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
+from demp.other_optimizers import OtherOptimizers
+from demp.postponement import Postponement, broken
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
+from demp.summary import Summary, show, summary_of, with_run
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.record import described_inputs, remember_inputs
@@ -56,6 +61,9 @@ class Pruner:
     A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
     dense, for a saved state that is loaded next.
 
+    ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
+    methods, or a function of the model and the example inputs. Training need not call it.
+
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
@@ -75,6 +83,7 @@ class Pruner:
         holders: Iterable[Holder] = (),
         seed: int = 0,
         fresh: bool = True,
+        forward: str | Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -83,6 +92,7 @@ class Pruner:
             raise UsageError(
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
+        set_forward(wrappers.inside(model), forward)
         self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
         self._stopwatch = Stopwatch(is_compiled(model))
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
@@ -120,6 +130,13 @@ class Pruner:
         shrinking.holders = (*self._copies, self.masks.kept)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
+        self._postponement = Postponement()
+        self._others = OtherOptimizers(model, self.graph, lambda: shrinking.optimizers)
+        shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
+        self._checks_before = 0
+        """Checks before a restart."""
+        self.shows_cuts = True
+        """Is a line per cut printed where no handler listens to the logger?"""
         self._detached = True
         """False while this pruner is at work."""
         self._moving: dict[int, float] | None = None
@@ -136,11 +153,21 @@ class Pruner:
         self._detached = False
 
     def attach_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hook the step of an optimizer that was made after the pruner, for a pruner that was given none."""
-        if self.optimizers:
-            raise UsageError("this pruner has its optimizer already; make another pruner for another run")
+        """Hook the step of an optimizer that was made after the pruner: the first, or another for a second phase.
+
+        The optimizer before it is let go; as long as it lives its state still follows the cuts.
+        """
+        if self._detached:
+            raise UsageError("this pruner has ended (finish() or detach()); make another one for another run")
+        before = self.optimizers
+        if optimizer in before:
+            raise UsageError("this pruner has its optimizer already")
         self._take((optimizer,))
-        self._handles += attach_hooks(optimizer, self, lambda: self._shrinking.group)
+        for handle in self._handles:
+            handle.remove()
+        self._others.keep(before)
+        self._others.handed_over()
+        self._handles = attach_hooks(optimizer, self, lambda: self._shrinking.group)
 
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """These hold the parameters."""
@@ -167,6 +194,16 @@ class Pruner:
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """Those that hold the parameters; none yet where a trainer makes them later."""
         return self._shrinking.optimizers
+
+    @property
+    def finished(self) -> bool:
+        """Was ``finish`` called?"""
+        return self._finished
+
+    @property
+    def at_work(self) -> bool:
+        """Is it attached, or driven by hand, and neither finished nor detached?"""
+        return not self._detached
 
     @property
     def gone(self) -> Tensor:
@@ -226,6 +263,8 @@ class Pruner:
         Of several cuts in one step the report of the last; ``history`` has them all.
         """
         self._stopwatch.stop()
+        self._judge.step()
+        self._others.own_step()
         noise = self.method.after_step(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
@@ -267,10 +306,17 @@ class Pruner:
             self._check(final=True, finishing=True)
         elif not self.history:  # made before a restart
             self._cut_nothing()
-        report = self.history[-1]
         self.detach()
         self._finished = True
+        report = self.history[-1] = with_run(self.history[-1], self.summary())
         return report
+
+    def summary(self) -> Summary:
+        """What the run has come to by now, layer by layer, and what is next; printed, a table."""
+        return summary_of(self, self._checks_before + len(self.history), self._shrinking.cuts)
+
+    def __repr__(self) -> str:
+        return f"<Pruner {self.summary().head()}>"
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -278,6 +324,7 @@ class Pruner:
             handle.remove()
         self._handles.clear()
         self._judge.close()
+        self._others.close()
         self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
@@ -298,20 +345,21 @@ class Pruner:
         shrinking.refuse_unready()
         if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
-        if shrinking.waits():
-            if finishing:
-                raise CutError(
-                    "finish() was called while a forward waits for its backward; call it after the last step"
-                )
-            if not self._postponed and ranks.speaks(shrinking.group):
-                logger.info("cut at step %d postponed: a forward still waits for its backward", self.step)
+        accumulates, held, says = shrinking.accumulates(), shrinking.held(), ranks.speaks(shrinking.group)
+        if accumulates and finishing:
+            raise CutError("finish() was called while gradients wait to be averaged; call it after the last step")
+        if accumulates or (held and not finishing):
+            self._postponement.put_off(self.step, held or "an unfinished accumulation of gradients", says=says)
             self._postponed = True
             return None
+        self._postponement.end()
         self._postponed = False
         wrappers.share_buffers(shrinking.wrappers)
         report = self._cut(final)
         while self.method.again(self.step):
             report = self._cut(final)
+        if held and report.happened and says:
+            logger.warning("%s", broken(held))
         self._final = final
         return report
 
@@ -326,8 +374,8 @@ class Pruner:
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         notes = (*selection.notes, *([selection.advice] if selection.advice else []))
-        if verdict is not None and verdict.batches == 0:
-            notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        notes += () if verdict is None else self._judge.notes(verdict)
+        notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
         rules = self._constant_rules(selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
@@ -345,10 +393,7 @@ class Pruner:
         )
         self._view.forget()
         if ranks.speaks(self._shrinking.group):
-            if selection.advice:
-                logger.warning("%s", selection.advice)
-            elif report.happened or selection.notes:
-                logger.info("%s", report)
+            show(report, selection.advice, bool(selection.notes), on_stderr=self.shows_cuts)
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
@@ -427,6 +472,7 @@ class Pruner:
             "masks": self.masks.state_dict(),
             "masks_wait": self._masks_wait,
             "cuts": self._shrinking.cuts,
+            "checks": self._checks_before + len(self.history),
             "latencies": self._view.meter.state_dict(),
             "final": self._final,
             "inputs": described_inputs(self.model),
@@ -451,6 +497,7 @@ class Pruner:
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._shrinking.cuts = int(state["cuts"])
+        self._checks_before = max(0, int(state.get("checks", 0)) - len(self.history))
         self._view.meter.load_state_dict(state.get("latencies", {}))
         self._final = bool(state.get("final", False))
         if state.get("inputs") is not None:

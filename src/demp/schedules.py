@@ -39,6 +39,11 @@ class Schedule(ABC):
         """The factor at ``step``; steps past the span keep the last value."""
         return self.at(min(step / (self.span * total_steps), 1.0))
 
+    @property
+    def peak_share(self) -> float:
+        """Share of the span at which the peak is reached."""
+        return 0.0
+
     @abstractmethod
     def at(self, share: float) -> float:
         """The factor at a share of the span in [0, 1]."""
@@ -69,6 +74,11 @@ class WarmUp(Schedule):
     start: float = WARM_UP_START
     """Factor at step 0."""
 
+    @property
+    def peak_share(self) -> float:
+        """At its end."""
+        return 1.0
+
     def at(self, share: float) -> float:
         """Linear from ``start`` to 1."""
         return self.start + (1.0 - self.start) * share
@@ -94,6 +104,11 @@ class OneCycle(Schedule):
             raise UsageError(f"peak_at is {self.peak_at}; give a share of the span in [0, 1)")
         if self.rise not in ("cosine", "linear"):
             raise UsageError(f"rise is {self.rise!r}; choose 'cosine' or 'linear'")
+
+    @property
+    def peak_share(self) -> float:
+        """Where the rise ends."""
+        return self.peak_at
 
     def at(self, share: float) -> float:
         """1/25 at 0, 1 at ``peak_at``, 1/250,000 at 1."""

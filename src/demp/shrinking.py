@@ -1,7 +1,7 @@
 """A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from demp.admission import refuse_nothing_removable, refuse_wrapper
 from demp.errors import UsageError
 from demp.graph import trace
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
-from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
+from demp.surgery.guards import held_forward, parts_of, refuse_open_autocast, refuse_replaced_parts
 from demp.surgery.transaction import Holder
 
 
@@ -35,6 +35,8 @@ class ShrinkingModel:
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
+        self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
+        """Optimizers beside them whose state must follow a cut."""
         self.holders: tuple[Holder, ...] = ()
         self.history: list[CutReport] = []
         self.cuts = 0
@@ -55,11 +57,16 @@ class ShrinkingModel:
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self.wrappers)
 
-    def waits(self) -> bool:
-        """Does a forward still wait for its backward, on any rank?"""
+    def accumulates(self) -> bool:
+        """Do gradients wait on any rank to be averaged later?"""
+        return ranks.any_of(shards.accumulates(self.model), self.group)
+
+    def held(self) -> str:
+        """What holds a forward that may still get its backward, on any rank; empty if nothing does."""
         with ranks.together(self.group):
-            mine = shards.accumulates(self.model) or pending_backward(shards.leaves(self.model))
-        return ranks.any_of(mine, self.group)
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            mine = held_forward((names.get(id(p), "a parameter"), p) for p in shards.leaves(self.model))
+        return next((text for text in ranks.gathered(mine, self.group) if text), "")
 
     def cut(
         self,
@@ -113,7 +120,7 @@ class ShrinkingModel:
             self.graph,
             plan,
             example_inputs=examples,
-            optimizers=self.optimizers,
+            optimizers=(*self.optimizers, *self.others()),
             holders=self.holders,
             base=self._base,
             wrappers=self.wrappers,

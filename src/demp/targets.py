@@ -38,17 +38,27 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     """
     scales, producers = candidates(model, graph, on)
     chosen = trainable(scales, producers)
-    if (
-        on not in ("parameters", NOTHING_PENALISED)
-        and not any(p.requires_grad for p in scales)
-        and ranks.speaks(ranks.everyone())
-    ):
-        logger.warning(
-            "no normalisation feeds the removable neurons of %s: the penalty acts on the weights that produce them "
-            "instead",
-            shards.kind_of(model).__name__,
-        )
+    text = unusual(scales, producers, shards.kind_of(model).__name__)
+    if on not in ("parameters", NOTHING_PENALISED) and text and ranks.speaks(ranks.everyone()):
+        logger.warning("%s", text)
     return chosen
+
+
+def unusual(scales: list[nn.Parameter], producers: list[nn.Parameter], model: str) -> str:
+    """What to know where the penalty does not act on scales; empty where it does."""
+    if any(p.requires_grad for p in scales):
+        return ""
+    if producers and not any(p.requires_grad for p in producers):
+        return (
+            f"what makes the removable neurons of {model} is frozen (requires_grad=False): no penalty reaches them, so "
+            "that only neurons go that are dead already. Train it, or prune before it is frozen"
+        )
+    why = (
+        "the normalisations that feed the removable neurons of {} are frozen"
+        if scales
+        else ("no normalisation feeds the removable neurons of {}")
+    )
+    return why.format(model) + ": the penalty acts on the weights that produce them instead"
 
 
 def trainable(scales: list[nn.Parameter], producers: list[nn.Parameter]) -> list[nn.Parameter]:

@@ -30,7 +30,7 @@ def test_exact_after_two_cuts(name, activation):
     inputs = (torch.randn(shape, dtype=torch.float64),)
     for seed in range(2):
         graph = demp.trace(model, inputs)
-        assert graph.vehicle == "meta" and graph.refused == ()
+        assert graph.vehicle == "meta" and not any(refusal.name in graph.index for refusal in graph.refused)
         dead = killing.killed(model, graph, 0.4, seed)
         before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)

@@ -25,7 +25,10 @@ def test_it_warns_twice_and_the_last_report_says_it(caplog):
     scales = torch.cat([*norms, model.fc.weight.detach().abs().sum(1)])
     for text in (f"the smallest is {scales.min():.2g}, the median {scales.median():.2g}", "demp.Budget(flops=0.5)"):
         assert text in warnings[1] and text in str(report)
-    assert str(report).startswith("cut at step 20: nothing to remove (18 neurons); nothing was removed by step 20")
+    lines = str(report).splitlines()
+    assert lines[0] == "demp on PlainNet: step 20 of 20, 5 checks, 0 cuts, 18 of 18 neurons left"
+    assert lines[-2].startswith("  note: nothing was removed by step 20 of 20")
+    assert lines[-1] == "  last check: cut at step 20: nothing to remove (18 neurons)"
     assert sum("nothing was removed" in note for r in pruner.history for note in r.notes) == 2
 
 

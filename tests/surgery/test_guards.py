@@ -191,3 +191,47 @@ def test_nothing_is_searched_once_the_loss_is_gone(monkeypatch):
     held = model[0].weight.data_ptr, model[0].weight.view(-1)  # a view may carry a graph
     assert not pending_backward(model.parameters()) and searched
     del held
+
+
+def stepped(model: nn.Module) -> None:
+    """An optimizer's step, on another forward."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(X).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("kept", ["output", "loss", "retained", "list"])
+def test_a_graph_is_stale_once_a_saved_weight_has_stepped(kept):
+    """Its first layer saved its input alone; behind the whole, torch refuses the backward all the same."""
+    model = network()
+    out = model(X)
+    loss = out.square().sum()
+    if kept == "retained":
+        loss.backward(retain_graph=True)
+        model.zero_grad()
+    held = {"output": out, "loss": loss, "retained": loss, "list": [loss]}[kept]
+    del out, loss
+    assert pending_backward(model.parameters())
+    stepped(model)
+    assert not pending_backward(model.parameters())
+    assert cut(model) == 2
+    last = held[0] if kept == "list" else held
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        last.sum().backward()
+
+
+def test_a_hidden_activation_that_is_kept_waits_on():
+    """Its own backward needs no weight that has stepped: torch would run it."""
+    model = network()
+    hidden = model[1](model[0](X))
+    out = model[2](hidden)
+    stepped(model)
+    held = guards.held_forward(model.named_parameters())
+    assert held == "a tensor made by ReluBackward0, computed with 0.weight" and out is not None
+    with pytest.raises(demp.CutError, match=r"still waiting for its backward \(a tensor made by ReluBackward0"):
+        cut(model)
+    hidden.sum().backward()
+    model.zero_grad()
+    del hidden
+    assert cut(model) == 2

@@ -69,7 +69,8 @@ def feature_row(name: str) -> str:
     model, inputs = FEATURES[name].make()
     graph = demp.trace(model.double().eval(), doubled(inputs))
     offered = sum(int(layer.removable.sum()) for layer in graph.layers)
-    reasons = ", ".join(dict.fromkeys(plain(refusal.reason) for refusal in graph.refused))
+    refused = [refusal for refusal in graph.refused if refusal.name in graph.index]  # of layers alone
+    reasons = ", ".join(dict.fromkeys(plain(refusal.reason) for refusal in refused))
     if not offered:
         verdict = f"refused: {reasons}" if reasons else "refused: no activation that keeps zero at zero"
     else:
@@ -84,7 +85,8 @@ def model_row(name: str) -> str:
         warnings.simplefilter("ignore")
         model, inputs = make(name)
         seen = demp.inspect(model, inputs)
-        refused = demp.trace(model, inputs).refused
+        graph = demp.trace(model, inputs)
+    refused = [refusal for refusal in graph.refused if refusal.name in graph.index]  # of layers alone
     reasons: Counter[str] = Counter()
     for refusal in refused:
         reasons[plain(refusal.reason)] += refusal.neurons

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.criteria import Criterion
 from demp.activity.probe import Verdict, probe, verdict_of
+from demp.activity.readers import in_backward
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
@@ -46,8 +47,14 @@ class Judge:
         self._length = window_steps or DEFAULT_WINDOW
         self._window = None if by_probe(batches, collect) else Window(model, graph, criterion)
         self._last_inputs: Any = None
+        self._in_evaluation: Any = None
+        """Inputs of the last forward in evaluation mode with gradients, until the next step says what it was for."""
+        self._trained = False
+        """Did a forward in training mode run since the last step?"""
         self._proof: Any = None
         self._hook: Any = None
+        self.on_training: Callable[[], Any] = lambda: None
+        """Called at every training forward of the whole model, where a window watches."""
         if self._window is not None:
             self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True, prepend=True)
 
@@ -57,15 +64,34 @@ class Judge:
             self._proof = None
             batches = self._probe_batches(step)
             return probe(self._model, self._graph, gone, batches, self._criterion, until_settled=True)
-        if self._last_inputs is None:
-            nobody = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in self._graph.layers}
-            return Verdict(nobody, 0, 0)
-        self._proof = self._last_inputs
         seen = self._window.verdict()
-        still = probe(self._model, self._graph, gone, [self._last_inputs], self._criterion)
         if not seen.tallies:
             return seen
+        self._proof = self._last_inputs
+        inputs = self._example_inputs if self._last_inputs is None else self._last_inputs
+        still = probe(self._model, self._graph, gone, [inputs], self._criterion)
         return verdict_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
+
+    def notes(self, verdict: Verdict) -> tuple[str, ...]:
+        """What a report must say of a verdict: what it does not know, and why."""
+        if verdict.batches == 0:
+            return ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        hidden = [name for name in verdict.unseen if self._window is not None and name in self._window.unwatched]
+        unseen = [name for name in verdict.unseen if name not in hidden]
+        found = []
+        if unseen:
+            found.append(f"no forward before this check reached all that reads {listed(unseen)}: nobody there is dead")
+        if hidden:
+            found.append(
+                f"{listed(hidden)} cannot be watched while training (read by a bare parameter or a sum alone), so "
+                "nobody there is dead; pass batches=..."
+            )
+        if self._window is not None and self._last_inputs is None:
+            found.append(
+                f"training calls parts of {type(self._model).__name__} and never the whole, so this check was proven "
+                "on example_inputs"
+            )
+        return tuple(found)
 
     @property
     def has_examples(self) -> bool:
@@ -80,6 +106,14 @@ class Judge:
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last verdict."""
         return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)
+
+    def step(self) -> None:
+        """An optimizer moved: what ran in evaluation mode was training if nothing ran in training mode."""
+        if self._window is not None:
+            self._window.step()
+        if self._in_evaluation is not None and not self._trained:
+            self._last_inputs = self._in_evaluation
+        self._in_evaluation, self._trained = None, False
 
     def look_ahead(self, gone: Tensor, step: int, last_step: int, due: Callable[[int], bool], *, fresh: bool) -> None:
         """Open the window when a check is near, so that most steps pay nothing; ``fresh``: one was just made."""
@@ -112,8 +146,13 @@ class Judge:
             self._window.load_state_dict(state["window"])
 
     def _remember(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if module.training and torch.is_grad_enabled():
-            self._last_inputs = call_inputs(module, args, kwargs)
+        if not torch.is_grad_enabled() or in_backward():
+            return
+        self.on_training()
+        if module.training:
+            self._last_inputs, self._trained = call_inputs(module, args, kwargs), True
+        elif not any(p.is_meta for p in module.parameters()):  # on the meta device the model is only read
+            self._in_evaluation = call_inputs(module, args, kwargs)
 
     def _probe_batches(self, step: int) -> Iterable[Any]:
         """The batches of this check, made once: the first of those that judge the death also proves the cut."""
@@ -141,6 +180,12 @@ def by_probe(batches: Batches | None, collect: str) -> bool:
     if collect == "probe" and batches is None:
         raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
     return collect in ("probe", "batches") or (collect == "auto" and batches is not None)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def first_examples(inputs: Any, count: int) -> Any:

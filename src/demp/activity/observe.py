@@ -46,14 +46,22 @@ def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator
 class ReadObserver(TorchDispatchMode):
     """Calls ``on_read(read, operand)`` at every contraction that reads; what it returns replaces the operand."""
 
-    def __init__(self, graph: NeuronGraph, tensors: Mapping[str, Tensor], on_read: OnRead) -> None:
+    def __init__(
+        self,
+        graph: NeuronGraph,
+        tensors: Mapping[str, Tensor],
+        on_read: OnRead,
+        *,
+        uses: dict[str, int] | None = None,
+    ) -> None:
+        """``uses`` counts the uses of weights in this forward, where it is observed in several pieces."""
         super().__init__()
         self._reads = {(read.weight, read.use): read for read in graph.reads if read.seat is None}
         self._last = {read.weight: read for read in sorted(graph.reads, key=lambda read: read.use)}
         self._names = {address(t): (name, span(t)) for name, t in tensors.items() if t.numel()}
         self._starts = sorted(self._names)
         self._copies: list[Tensor] = []
-        self._uses: dict[str, int] = {}
+        self._uses: dict[str, int] = {} if uses is None else uses
         self._on_read = on_read
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -33,6 +33,8 @@ class Verdict:
     deviations: dict[str, Tensor] = field(default_factory=dict)
     """Layer name -> its deviation over the mean deviation of its layer (at the read point where that is largest): the
     smaller, the flatter. As ``means``."""
+    unseen: tuple[str, ...] = ()
+    """Layers that some reader never read, so that nothing is known about their neurons."""
     tallies: tuple[Tally, ...] = field(default=(), repr=False, compare=False)
     """What was seen; a neuron must be dead or saturated by each of them."""
 
@@ -55,7 +57,8 @@ def verdict_of(tallies: Iterable[Tally], batches: int, examples: int) -> Verdict
             means[name] = larger(means[name], flat.mean) if name in means else flat.mean
             known = deviations.get(name, flat.deviation)
             deviations[name] = torch.maximum(known, flat.deviation)
-    return Verdict(dead, batches, examples, means, deviations, tallies)
+    unseen = tuple(dict.fromkeys(name for tally in tallies for name in tally.unseen()))
+    return Verdict(dead, batches, examples, means, deviations, unseen, tallies)
 
 
 def probe(

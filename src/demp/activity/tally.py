@@ -56,6 +56,18 @@ class Tally:
         """Can more batches only show more life? Not where moments decide: a neuron may turn out flat in the end."""
         return not any(self._by_moments)
 
+    def width(self, read: Read) -> int:
+        """Neurons that this read point has now."""
+        return len(self._here[key_of(read)])
+
+    def unseen(self) -> tuple[str, ...]:
+        """Layers with neurons that may go, of which some reader never ran, so that nothing is known about them."""
+        return tuple(
+            layer.name
+            for layer in self.graph.layers
+            if layer.reads and not self._complete(layer) and bool((layer.removable & ~self.gone[layer.classes]).any())
+        )
+
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
         if operand.numel() == 0 and operand.shape[axis]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from demp.graph.elements import Axis
 from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
 from demp.graph.order import free_streams
-from demp.graph.recording import ContractionSeen, Recording, Site
+from demp.graph.recording import Recording, Site
+from demp.graph.unoffered import output_axes, unoffered
 
 
 def assemble(
@@ -76,6 +77,7 @@ def assemble(
         if bool((~frozen[class_of[axis.ids]]).any())
     )
     layers, refused = describe(recording, site_classes, frozen, reasons, root, reads, class_of)
+    refused += unoffered(recording, root, number, reasons)
     graph = NeuronGraph(
         layers=layers,
         refused=refused,
@@ -222,12 +224,3 @@ def producers_by_class(recording: Recording, class_of: Tensor) -> dict[int, list
             for c in set(class_of[recording.axes[contraction.weight][dim].ids].tolist()) - {0}:
                 makers[c].append((contraction.weight, dim))
     return makers
-
-
-def output_axes(recording: Recording, contraction: ContractionSeen) -> list[int]:
-    """Axes of the weight along which the contraction's outputs lie."""
-    weight, made = contraction.weight, contraction.makes
-    if weight is None or made is None or not len(made.ids):
-        return []
-    first = int(made.ids[0])
-    return [dim for dim, axis in enumerate(recording.axes[weight]) if len(axis.ids) and int(axis.ids[0]) == first]

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from demp.compiled import eager
-from demp.errors import UsageError
+from demp.errors import TraceError, UsageError
 from demp.graph.rehearsal import tensors_in
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -50,6 +51,53 @@ def call_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return inputs
 
 
+FORWARD = "_demp_forward"
+"""Attribute of a model: how demp runs it where that is not its forward."""
+
+
+def set_forward(model: nn.Module, forward: str | Callable[..., Any] | None) -> None:
+    """Let demp run the model by one of its methods (a name), or by a function of the model and the inputs.
+
+    Raises:
+        UsageError: neither of them.
+    """
+    if forward is None:
+        return
+    name, kind = forward, type(model).__name__
+    if isinstance(name, str) and not callable(getattr(model, name, None)):
+        raise UsageError(f"forward={name!r}: {kind} has no such method; give the name of a method or a function")
+    if not callable(forward) and not isinstance(forward, str):
+        raise UsageError(f"forward is a {type(forward).__name__}; give the name of a method or a function")
+    vars(model)[FORWARD] = forward
+
+
+def refuse_no_forward(model: nn.Module) -> None:
+    """A model without a forward of its own, of which demp was not told how to run it."""
+    own = getattr(model, "forward", None)
+    if FORWARD in vars(model) or (callable(own) and getattr(own, "__func__", own) is not nn.Module.forward):
+        return
+    raise TraceError(
+        f"{type(model).__name__} has no forward, and demp must run the whole of it to see its neurons: give the pruner "
+        "forward=, the name of a method or a function of the model and the example inputs"
+    )
+
+
+@contextmanager
+def forward_set(model: nn.Module) -> Iterator[None]:
+    """Inside, a call of the model runs what `set_forward` was given, if anything was."""
+    given, space = vars(model).get(FORWARD), vars(model)
+    if given is None:
+        yield
+        return
+    before = {"forward": space["forward"]} if "forward" in space else {}
+    space["forward"] = getattr(model, given) if isinstance(given, str) else partial(given, model)
+    try:
+        yield
+    finally:
+        space.pop("forward")
+        space.update(before)
+
+
 def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Every parameter and buffer once, by its first name; and the other names of tied ones."""
     seen: dict[int, str] = {}
@@ -76,7 +124,7 @@ def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     model.train(training)
     try:
-        with eager():
+        with eager(), forward_set(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -14,7 +14,16 @@ from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
 from demp.graph.following import Forward, follow, follow_training
-from demp.graph.forward import Inputs, as_inputs, first_names, hooks_off, run, stand_ins
+from demp.graph.forward import (
+    FORWARD,
+    Inputs,
+    as_inputs,
+    first_names,
+    hooks_off,
+    refuse_no_forward,
+    run,
+    stand_ins,
+)
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
@@ -37,6 +46,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
         TraceError: the model does not run on the example inputs.
     """
     model = wrappers.inside(model)
+    refuse_no_forward(model)
     with shards.whole(model):
         return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins))
 
@@ -84,8 +94,8 @@ def trace_with(
     tracer, ran, out, left = seen.tracer, seen.ran, seen.out, seen.left
     seen.freeze_outputs(tensors)
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    patched = {name for name, module in model.named_modules() if "forward" in vars(module)}  # no class decides there
-    apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched
+    patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
+    apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched  # there no class decides
     owners = apart if joins else set()
     training = follow_training(model, tensors, inputs, vehicle)
     differing: dict[str, str] = {}

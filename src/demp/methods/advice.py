@@ -8,6 +8,12 @@ from demp.methods.base import View
 
 def nothing_removed(view: View, step: int, strength: float) -> str:
     """Why nobody went, and two remedies; empty where no neuron has a scale to look at."""
+    if frozen(view):
+        return (
+            f"nothing was removed by step {step} of {view.total_steps}: every neuron still answers to some example, "
+            "and what makes them is frozen (requires_grad=False), so that no penalty reaches them. Train it, or prune "
+            "before it is frozen"
+        )
     sizes = present_scales(view)
     if not len(sizes):
         return ""
@@ -18,6 +24,18 @@ def nothing_removed(view: View, step: int, strength: float) -> str:
         f"strength of {strength:g}. Give budget=demp.Budget(flops=0.5), which needs no strength, or raise "
         "peak_strength tenfold; under Adam a scale moves by at most the learning rate per step, so that short "
         "runs need the budget"
+    )
+
+
+def frozen(view: View) -> bool:
+    """Is nothing trained that makes a neuron which is there and may go: neither weights nor norms?"""
+    wanted = removable_classes(view.graph) & ~view.gone
+    trained = view.parameters().keys()
+    norms = {(name, 0) for norm in view.graph.norms for name in (norm.scale, norm.shift) if name is not None}
+    made = {pair for layer in view.graph.layers for pair in layer.producers} | norms
+    return not any(
+        slot.tensor in trained and (slot.tensor, slot.axis) in made and bool(wanted[slot.classes].any())
+        for slot in view.graph.slots
     )
 
 

@@ -227,6 +227,10 @@ class Method:
         """After a cut: is the next one due at once, on the network as it is now? Equal on all ranks."""
         return False
 
+    def unfinished(self, step: int) -> str:
+        """What of the method's plan was still to come when the run ended after ``step`` steps; empty if nothing."""
+        return ""
+
     def masks_due(self, step: int) -> bool:
         """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""
         return False

@@ -80,6 +80,10 @@ class Combination(Method):
         """When one that is due is; each is asked."""
         return any([part.ready(step, view) for part in (self.first, self.second) if part.is_due(step)])
 
+    def unfinished(self, step: int) -> str:
+        """What either had still to do."""
+        return "; ".join(filter(None, (part.unfinished(step) for part in (self.first, self.second))))
+
     def again(self, step: int) -> bool:
         """While either wants another cut."""
         return self.first.again(step) or self.second.again(step)

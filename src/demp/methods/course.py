@@ -75,6 +75,12 @@ class Course:
         """Is the last period over?"""
         return self._next >= len(self.marks)
 
+    def unfinished(self, step: int) -> str:
+        """What was still to come after ``step`` steps."""
+        if step >= self.marks[-1]:
+            return ""
+        return f"the way to the budget had not ended (it does at step {self.marks[-1]:,}), so the rest went at once"
+
     # Who matters ------------------------------------------------------------------------------------------
 
     def watches(self, step: int) -> bool:

@@ -299,6 +299,18 @@ class DemonPruning(Method):
         self._advised = True
         return nothing_removed(view, step, self.config.peak_strength)
 
+    def unfinished(self, step: int) -> str:
+        """The way to the budget, or the peak of the schedule."""
+        if self._course is not None:
+            return self._course.unfinished(step)
+        peak = math.ceil(self._strength.peak_share * self._strength.span * self.total_steps)
+        if step > peak:
+            return ""
+        wanted = self.config.peak_strength
+        return f"the schedule never peaked (at step {peak:,}, strength {wanted:g}); at the end the strength was " + (
+            f"{self.strength(step):.2g}"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
         course = None if self._course is None else self._course.state_dict()

@@ -1,6 +1,7 @@
 """Moments at which a model must not be cut, and models that are not what they were."""
 
 import gc
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -93,44 +94,113 @@ def is_zero(gradient: Tensor) -> bool:
 
 def refuse_pending_backward(model: nn.Module) -> None:
     """A forward whose backward is still to come needs the uncut weights."""
-    if pending_backward(model.parameters()):
+    held = held_forward(model.named_parameters())
+    if held:
         raise CutError(
-            "a forward of this model is still waiting for its backward; cut after backward() and optimizer.step(), "
-            "or drop the tensors that hold the graph"
+            f"a forward of this model is still waiting for its backward ({held}); cut after backward() and "
+            "optimizer.step(), or drop the tensors that hold the graph"
         )
 
 
 def pending_backward(parameters: Iterable[nn.Parameter]) -> bool:
-    """Is there a live, unused autograd graph over these parameters?
+    """Is there a live, unused autograd graph over these parameters?"""
+    return bool(held_forward(("a parameter", p) for p in parameters))
 
-    Every backward starts from a tensor that Python holds, so the tensors that Python holds are searched. Graphs whose
-    saved tensors are freed (backward has run) or outdated (an optimizer has stepped) do not count. The search takes
-    several steps of a small network; it is spared where no graph is alive, as in a loop whose loss has left its scope.
+
+def held_forward(named: Iterable[tuple[str, nn.Parameter]]) -> str:
+    """What holds a live, unused autograd graph over these parameters, in words; empty if nothing does.
+
+    Every backward starts from a tensor that Python holds, so the tensors that Python holds are searched. A tensor does
+    not count if somewhere behind it saved tensors are freed (backward has run) or outdated (an optimizer has stepped a
+    saved weight): torch would refuse its backward. The search takes several steps of a small network; it is spared
+    where no graph is alive, as in a loop whose loss has left its scope.
     """
-    found = list(parameters)
-    if all(map(is_held_once, found)):
-        return False
-    wanted = {id(p) for p in found}
-    seen: set[Any] = set()
+    found = list(named)
+    if all(is_held_once(parameter) for _, parameter in found):
+        return ""
+    wanted = {id(parameter): name for name, parameter in found}
+    ends = held_ends()
+    waiting, spent, consumers = looked_through(ends, wanted)
+    if not waiting:
+        return ""
+    stale = reached(spent, lambda node: consumers.get(node, ()))
+    for end in ends:
+        if end not in stale:
+            for node in reached([end], children):
+                if node in waiting:
+                    return f"a tensor made by {end.name()}, computed with {waiting[node]}"
+    return ""
+
+
+def held_ends() -> list[Any]:
+    """The autograd nodes that made the tensors which Python holds.
+
+    A tensor that only a graph has saved has a Python object, too, to which torch itself holds the one reference.
+    """
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, Tensor)}
-    todo = [o.grad_fn for o in objects if type(o) in kinds and o.grad_fn is not None]
+    tensors = [o for o in objects if type(o) in kinds and o.grad_fn is not None]
     del objects
+    alone = [Tensor()]
+    unheld = sys.getrefcount(alone[0])
+    found = []
+    for at in range(len(tensors)):
+        by_torch = uses_in_torch(tensors[at]) > 1
+        if sys.getrefcount(tensors[at]) > unheld + by_torch:
+            found.append(tensors[at].grad_fn)
+    return found
+
+
+def looked_through(
+    ends: Iterable[Any], wanted: Mapping[int, str]
+) -> tuple[dict[Any, str], list[Any], dict[Any, list[Any]]]:
+    """What the autograd nodes behind ``ends`` hold.
+
+    Those that hold tensors and use a wanted leaf, with its name; those whose tensors are freed or outdated; and of each
+    node the nodes that consumed its output.
+    """
+    waiting: dict[Any, str] = {}
+    spent: list[Any] = []
+    consumers: dict[Any, list[Any]] = {}
+    seen: set[Any] = set()
+    todo = list(ends)
     while todo:
         node = todo.pop()
         if node in seen:
             continue
         seen.add(node)
-        if holds_tensors(node) and uses(node, wanted):
-            return True
-        todo.extend(children(node))
-    return False
+        held = holds_tensors(node)
+        if held is None:
+            spent.append(node)
+        elif held and (name := uses(node, wanted)) is not None:
+            waiting[node] = name
+        for child in children(node):
+            consumers.setdefault(child, []).append(node)
+            todo.append(child)
+    return waiting, spent, consumers
+
+
+def reached(starts: Iterable[Any], following: Callable[[Any], Iterable[Any]]) -> set[Any]:
+    """All nodes that can be reached, the first ones included."""
+    seen: set[Any] = set()
+    todo = list(starts)
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo.extend(following(node))
+    return seen
 
 
 def is_held_once(parameter: Tensor) -> bool:
     """Does nothing but its Python object hold this parameter? Every graph over it does, whether it saves it or not."""
-    count = getattr(parameter, "_use_count", None)  # private to torch: without it, the search decides
-    return type(parameter) is nn.Parameter and count is not None and count() == 1
+    return type(parameter) is nn.Parameter and uses_in_torch(parameter) == 1
+
+
+def uses_in_torch(tensor: Tensor) -> int:
+    """How many in torch's own code hold a tensor, its Python object included; 0 if this torch does not say."""
+    count = getattr(tensor, "_use_count", None)  # private to torch
+    return 0 if count is None else count()
 
 
 def children(node: Any) -> list[Any]:
@@ -138,17 +208,18 @@ def children(node: Any) -> list[Any]:
     return [child for child, _ in node.next_functions if child is not None]
 
 
-def uses(node: Any, wanted: set[int]) -> bool:
-    """Does a node consume a wanted leaf, directly or through nodes that save nothing (a transposed weight)?"""
+def uses(node: Any, wanted: Mapping[int, str]) -> str | None:
+    """Name of a wanted leaf that a node consumes, directly or through nodes that save nothing (a transposed weight)."""
     todo, seen = children(node), set()
     while todo:
         child = todo.pop()
-        if id(getattr(child, "variable", None)) in wanted:
-            return True
+        name = wanted.get(id(getattr(child, "variable", None)))
+        if name is not None:
+            return name
         if child not in seen and not saved(type(child)):
             todo.extend(children(child))
         seen.add(child)
-    return False
+    return None
 
 
 @cache
@@ -157,8 +228,8 @@ def saved(kind: type) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
 
 
-def holds_tensors(node: Any) -> bool:
-    """Does an autograd node hold saved tensors that a backward could still use?"""
+def holds_tensors(node: Any) -> bool | None:
+    """Does an autograd node hold saved tensors that a backward could still use? None: they are freed or outdated."""
     held = False
     for name in saved(type(node)):
         try:
@@ -169,7 +240,7 @@ def holds_tensors(node: Any) -> bool:
                 whole = "saved_tensors" if name == "_raw_saved_tensors" else name.removeprefix("_raw")
                 held |= any(isinstance(value, Tensor) for value in as_tuple(getattr(node, whole)))
         except RuntimeError:  # freed by a backward, or changed in place by a step
-            return False
+            return None
     return held
 
 

@@ -77,9 +77,10 @@ class CutReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "; ".join((self._outcome(), *self.notes))
+        return "; ".join((self.outcome(), *self.notes))
 
-    def _outcome(self) -> str:
+    def outcome(self) -> str:
+        """What was cut, in a line without the notes."""
         at = "" if self.step is None else f" at step {self.step}"
         if not self.happened:
             return f"cut{at}: nothing to remove ({self.neurons_after} neurons)"

@@ -129,6 +129,7 @@ SIZE_ATTRIBUTES = {
     nn.BatchNorm2d: (("num_features", 0),),
     nn.BatchNorm3d: (("num_features", 0),),
     nn.SyncBatchNorm: (("num_features", 0),),
+    nn.PReLU: (("num_parameters", 0),),
     nn.Conv1d: (("out_channels", 0), ("in_channels", 1)),
     nn.Conv2d: (("out_channels", 0), ("in_channels", 1)),
     nn.Conv3d: (("out_channels", 0), ("in_channels", 1)),

@@ -26,7 +26,7 @@ def pruner_of(run: Run, *, fresh: bool) -> Any:
     if name == DENSE:
         return None
     config = build(methods.config_class(name), options_of(run), "method.options")
-    return methods.create(
+    pruner = methods.create(
         name,
         run.trained,
         run.optimizer,
@@ -39,6 +39,8 @@ def pruner_of(run: Run, *, fresh: bool) -> Any:
         seed=derive(run.config.seed, "pruner"),
         fresh=fresh,
     )
+    pruner.shows_cuts = False  # the run's observers do
+    return pruner
 
 
 def options_of(run: Run) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Checks that wait, since a forward may still get its backward: how many in a row, and what is said about it."""
+
+import logging
+
+logger = logging.getLogger("demp")
+
+PATIENCE = 3
+"""Checks in a row that are put off before a warning: a forward of the next step is gone by then."""
+
+
+class Postponement:
+    """Counts checks that are put off, one after the other."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def put_off(self, step: int, held: str, *, says: bool) -> None:
+        """One more; ``held`` is what holds the forward. Only one process ``says`` so."""
+        self.count += 1
+        if says and self.count == 1:
+            logger.info("cut at step %d postponed: a forward still waits for its backward", step)
+        if says and self.count == PATIENCE:
+            logger.warning("%s", advice(step, held))
+
+    def end(self) -> None:
+        """The check is made."""
+        self.count = 0
+
+
+def advice(step: int, held: str) -> str:
+    """What is held, and how to let go of it."""
+    return (
+        f"the last {PATIENCE} checks, up to step {step}, were postponed and nothing is cut: {held} keeps a forward "
+        "alive whose backward may still come. Run forwards without a backward under torch.no_grad(), keep "
+        "loss.item() or out.detach() in place of the tensor, or del it"
+    )
+
+
+def broken(held: str) -> str:
+    """What a cut at the end of a run does to a forward that is kept alive."""
+    return f"{held} keeps a forward alive; a backward through it fails after the last cut"
