@@ -29,7 +29,7 @@ ORDER = (
     ("surgery",),
     ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
-    ("targets", "admission", "attachment", "view", "shrinking", "latency", "pruner", "creation"),
+    ("targets", "outside", "admission", "attachment", "view", "shrinking", "skipping", "latency", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare", "report"),

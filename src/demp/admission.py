@@ -1,6 +1,7 @@
 """What a pruner accepts: a plain module with removable neurons, and the optimizers that hold its parameters."""
 
 import gc
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,34 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
             f"{missing[0]} is trainable but in none of the given optimizers; pass every optimizer as a list "
             "(with attach=False), or set requires_grad=False"
         )
+
+
+def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
+    """A momentum copy of a part of the model inside the model: its own neurons would go at other times."""
+    shrinking = {slot.tensor for slot in graph.slots}
+    kinds: dict[Any, list[tuple[str, nn.Module]]] = {}
+    for name, part in model.named_modules():
+        shapes = tuple((n, tuple(p.shape)) for n, p in part.named_parameters())
+        if shapes and name:
+            kinds.setdefault((type(part), shapes), []).append((name, part))
+    for alike in kinds.values():
+        trained = [(n, m) for n, m in alike if any(p.requires_grad for p in m.parameters())]
+        still = [(n, m) for n, m in alike if not any(p.requires_grad for p in m.parameters())]
+        for (name, part), (other, copied) in itertools.product(trained, still):
+            if any(f"{other}.{n}" in shrinking for n, _ in copied.named_parameters()) and is_copy(part, copied):
+                raise UsageError(
+                    f"{other} is a copy of {name} inside the {type(model).__name__} and is not trained: the two would "
+                    "lose different neurons, and what updates one from the other would meet two widths. Prune "
+                    f"model.{name} alone, and give the copy: holders=[model.{other}]"
+                )
+
+
+def is_copy(part: nn.Module, other: nn.Module) -> bool:
+    """Have two modules of one form the same values, of which some were drawn?"""
+    pairs = list(zip(part.parameters(), other.parameters(), strict=True))
+    if any(p is q or shards.is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
+        return False
+    return any(p.dim() > 1 and bool((p != p.flatten()[0]).any()) for p, _ in pairs)
 
 
 def refuse_second_pruner(pruner: Any) -> None:

@@ -1,5 +1,6 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -22,7 +23,7 @@ from demp.admission import (
 from demp.attachment import attach as attach_hooks
 from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
-from demp.errors import CutError, UsageError
+from demp.errors import DempError, UsageError
 from demp.gates import Loss
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
@@ -30,8 +31,10 @@ from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
+from demp.skipping import Skips, StillWaitingError
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
+from demp.surgery.guards import outside_autocast
 from demp.surgery.record import described_inputs, remember_inputs
 from demp.surgery.transaction import Holder, named
 from demp.targets import LiveNeurons, Penalised
@@ -56,6 +59,9 @@ class Pruner:
     A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
     dense, for a saved state that is loaded next.
 
+    A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
+    and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
+
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
@@ -75,6 +81,7 @@ class Pruner:
         holders: Iterable[Holder] = (),
         seed: int = 0,
         fresh: bool = True,
+        on_error: str = "skip",
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -118,6 +125,7 @@ class Pruner:
         self._view.total_steps = self.total_steps
         self._copies = tuple(holders)
         shrinking.holders = (*self._copies, self.masks.kept)
+        self._skips = Skips(on_error, self.total_steps)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
         self._detached = True
@@ -154,7 +162,7 @@ class Pruner:
             return
         self._begun = True
         if self.method.is_due(0):
-            self._check()
+            self._check_now()
         if self.wants.new_weights:
             draw_weights(self.model, self.seed)
         masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
@@ -180,6 +188,7 @@ class Pruner:
 
     # The two moments of a step -----------------------------------------------------------------------
 
+    @outside_autocast()
     def before_step(self) -> None:
         """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
         noise = self.method.after_step(self.step)
@@ -220,6 +229,7 @@ class Pruner:
         self.masks.put(self.method.update_masks(self.step, view), self.optimizers)
         return self.wants.skip_updates
 
+    @outside_autocast()
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and where due check and cut.
 
@@ -239,8 +249,9 @@ class Pruner:
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
+        self._shrinking.refuse_state_once()
         report, cuts = None, self._shrinking.cuts
-        if self.method.is_due(self.step) or self._postponed:
+        if self._is_due(self.step):
             report = self._check(final=self.step == self.total_steps)
         self._look_ahead(fresh=report is not None)
         self._stopwatch.start(after_cut=self._shrinking.cuts > cuts)
@@ -254,6 +265,7 @@ class Pruner:
         penalty = self.method.penalty(self.step)
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
+    @outside_autocast()
     def finish(self) -> CutReport:
         """The final check and cut, unless it was just made; all hooks are removed. Again: the last report.
 
@@ -278,6 +290,7 @@ class Pruner:
             handle.remove()
         self._handles.clear()
         self._judge.close()
+        self._shrinking.outside.close()
         self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
@@ -291,16 +304,28 @@ class Pruner:
         self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._shrinking.group
         return self._view
 
-    def _check(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
+    def _is_due(self, step: int) -> bool:
+        """Is a check due with ``step`` steps done?"""
+        return self._postponed or self._skips.is_due(step) or self.method.is_due(step)
+
+    def _check(self, *, final: bool, finishing: bool = False) -> CutReport | None:
+        """A check; if the cut cannot be made, the report that says why."""
+        try:
+            return self._check_now(final=final, finishing=finishing)
+        except DempError as error:
+            self._view.forget()
+            return self._skips.skip(self._shrinking, self.step, error, finishing=finishing)
+
+    def _check_now(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
         """Every cut that the method wants now; the report of the last one. ``finishing``: there is no later moment."""
-        shrinking = self._shrinking
+        shrinking, again = self._shrinking, self._postponed or self._skips.is_due(self.step)
         shrinking.look_around()
         shrinking.refuse_unready()
-        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
+        if not (final or again or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
         if shrinking.waits():
             if finishing:
-                raise CutError(
+                raise StillWaitingError(
                     "finish() was called while a forward waits for its backward; call it after the last step"
                 )
             if not self._postponed and ranks.speaks(shrinking.group):
@@ -312,6 +337,7 @@ class Pruner:
         report = self._cut(final)
         while self.method.again(self.step):
             report = self._cut(final)
+        self._skips.settle()
         self._final = final
         return report
 
@@ -322,12 +348,21 @@ class Pruner:
         self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), notes=notes, **how)
 
     def _cut(self, final: bool) -> CutReport:
-        """One selection and its cut."""
+        """One selection and its cut; if that fails, the method has not selected."""
+        before = copy.deepcopy(self.method.state_dict())
+        try:
+            return self._select_and_cut(final)
+        except DempError:
+            self.method.load_state_dict(before)
+            raise
+
+    def _select_and_cut(self, final: bool) -> CutReport:
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
         notes = (*selection.notes, *([selection.advice] if selection.advice else []))
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+        notes += self._skips.summary() if final else ()
         rules = self._constant_rules(selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
@@ -380,8 +415,7 @@ class Pruner:
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
-            due = (lambda step: True) if self._postponed else self.method.is_due
-            self._judge.look_ahead(self.gone, self.step, self.total_steps, due, fresh=fresh)
+            self._judge.look_ahead(self.gone, self.step, self.total_steps, self._is_due, fresh=fresh)
 
     # What the optimizers know -------------------------------------------------------------------------
 
@@ -429,6 +463,7 @@ class Pruner:
             "cuts": self._shrinking.cuts,
             "latencies": self._view.meter.state_dict(),
             "final": self._final,
+            "skips": self._skips.state_dict(),
             "inputs": described_inputs(self.model),
         }
 
@@ -453,6 +488,8 @@ class Pruner:
         self._shrinking.cuts = int(state["cuts"])
         self._view.meter.load_state_dict(state.get("latencies", {}))
         self._final = bool(state.get("final", False))
+        if "skips" in state:
+            self._skips.load_state_dict(state["skips"])
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed

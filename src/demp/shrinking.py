@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from demp import ranks, shards, wrappers
-from demp.admission import refuse_nothing_removable, refuse_wrapper
+from demp.admission import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
 from demp.errors import UsageError
 from demp.graph import trace
+from demp.graph.forward import first_names
+from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
-from demp.surgery.guards import parts_of, pending_backward, refuse_open_autocast, refuse_replaced_parts
+from demp.surgery.guards import parts_of, pending_backward, refuse_replaced_parts
+from demp.surgery.report import nothing_removed
+from demp.surgery.state import refuse_odd_state
 from demp.surgery.transaction import Holder
 
 
@@ -32,10 +36,13 @@ class ShrinkingModel:
         self.graph = trace(self.model, example_inputs, joins=joins)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
+        refuse_copy_inside(self.model, self.graph)
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.holders: tuple[Holder, ...] = ()
+        self._state_known = False
+        self.outside = OutsideReaders(self.model, self.graph)
         self.history: list[CutReport] = []
         self.cuts = 0
         """How many of the checks in ``history``, and before a restart, took something."""
@@ -50,10 +57,21 @@ class ShrinkingModel:
     def refuse_unready(self) -> None:
         """A model that is not what was traced, or a moment that would meet old weights."""
         with ranks.together(self.group):
-            refuse_open_autocast()
+            torch.clear_autocast_cache()
             shards.reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self.wrappers)
+        self.outside.settle(self.group)
+
+    def refuse_state_once(self) -> None:
+        """Once the optimizers remember something: all of it must be such as a cut can make smaller.
+
+        Raises:
+            UsageError: a piece of it is not.
+        """
+        if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
+            self._state_known = True
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.sizes(self.gone))
 
     def waits(self) -> bool:
         """Does a forward still wait for its backward, on any rank?"""
@@ -86,6 +104,12 @@ class ShrinkingModel:
         self._parts = parts_of(self.model)
         self.history.append(report)
         self.cuts += report.happened
+        return report
+
+    def skip(self, step: int, note: str) -> CutReport:
+        """Nothing could be taken at this check; the report that says so joins the history."""
+        report = nothing_removed(self.graph, self.gone, dict(self.model.named_parameters()), step=step, notes=(note,))
+        self.history.append(report)
         return report
 
     def replay(self, gone: Tensor, examples: Any) -> None:

@@ -10,7 +10,7 @@ from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.constants import ConstantRules
-from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
+from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
 from demp.surgery.plan import Limits, plan_cut
 from demp.surgery.record import record_of
 from demp.surgery.report import CutReport
@@ -19,6 +19,7 @@ from demp.surgery.transaction import Holder, execute
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
+@outside_autocast()
 def cut(
     model: nn.Module,
     dead: Mapping[str, Any],
@@ -68,7 +69,7 @@ def cut(
         shards.reshard(model)
         group = shards.group_of(model)
     with ranks.together(group):
-        refuse_open_autocast()
+        torch.clear_autocast_cache()
         refuse_pending_gradients(model)
         refuse_pending_backward(model)
         wrappers.refuse_unfit(around)

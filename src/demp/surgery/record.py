@@ -61,7 +61,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
     )
-    setattr(model, ATTRIBUTE, record)
+    put_record(model, record)
 
 
 def described_inputs(model: nn.Module) -> dict[str, Any] | None:
@@ -74,7 +74,7 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
     """Those of the cuts themselves, where cuts were replayed on others."""
     record = record_of(model)
     if record is not None:
-        setattr(model, ATTRIBUTE, replace(record, inputs=described))
+        put_record(model, replace(record, inputs=described))
 
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
@@ -141,9 +141,9 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
     return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
 
 
-def forget(model: nn.Module, old: Record | None) -> None:
-    """Put an earlier record back."""
-    if old is not None:
-        setattr(model, ATTRIBUTE, old)
-    elif hasattr(model, ATTRIBUTE):
-        delattr(model, ATTRIBUTE)
+def put_record(model: nn.Module, record: Record | None) -> None:
+    """Put a record, or none, in place of the present one; past ``__setattr__``, which may refuse unknown names."""
+    if record is not None:
+        vars(model)[ATTRIBUTE] = record
+    else:
+        vars(model).pop(ATTRIBUTE, None)

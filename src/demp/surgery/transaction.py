@@ -19,7 +19,7 @@ from demp.surgery.constants import ConstantRules, Settled, counts, masked_weight
 from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.proving import Disagreement, Terms, explain, prove, refer, refuse_difference
-from demp.surgery.record import Record, forget, record_of, remember
+from demp.surgery.record import Record, put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
 from demp.surgery.state import StateEntry, state_entries
@@ -180,7 +180,7 @@ def carry_out(
             seconds = time.perf_counter() - start
             remember(model, graph, plan.after, terms.example_inputs, base)
             for module in modules:  # a copy can be saved too
-                forget(module, record_of(model))
+                put_record(module, record_of(model))
         with shards.whole(model), ranks.together(group):
             found = None if reference is None else prove(model, reference, terms)
         if settled is not None:
@@ -193,7 +193,7 @@ def carry_out(
     except BaseException as error:
         ledger.roll_back()
         for module, record in old_records:
-            forget(module, record)
+            put_record(module, record)
         if isinstance(error, Disagreement) and settled is None:
             raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
         raise
