@@ -1,8 +1,8 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
-import copy
 import logging
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
@@ -32,11 +32,11 @@ from demp.methods.base import Method, Selection
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.skipping import Skips, StillWaitingError
+from demp.sparing import Sparing, warn_of_changes
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
 from demp.surgery.record import described_inputs, remember_inputs
-from demp.surgery.transaction import Holder, named
 from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
 
@@ -62,6 +62,11 @@ class Pruner:
     A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
     and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
 
+    ``holders`` are copies of the model (moving averages, teachers) that are cut with it; ``add_copy`` gives more. A
+    neuron that is dead in the model and alive in a copy that can run waits until it is dead there too, at most until
+    the last check; with ``alive_in_copies="keep"`` it stays then, with ``"cut"`` it goes at once. Reports say by how
+    much the outputs of each copy changed.
+
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
@@ -78,10 +83,11 @@ class Pruner:
         batches: Batches | None = None,
         loss_fn: Loss | None = None,
         attach: bool = True,
-        holders: Iterable[Holder] = (),
+        holders: Iterable[Any] = (),
         seed: int = 0,
         fresh: bool = True,
         on_error: str = "skip",
+        alive_in_copies: str = "wait",
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -123,8 +129,9 @@ class Pruner:
         self._scales = OutputScales(model, self.graph)
         self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self._scales)
         self._view.total_steps = self.total_steps
-        self._copies = tuple(holders)
-        shrinking.holders = (*self._copies, self.masks.kept)
+        self._sparing, shrinking.masks = Sparing(alive_in_copies), self.masks.kept
+        for given in holders:
+            self.add_copy(given)
         self._skips = Skips(on_error, self.total_steps)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
@@ -149,6 +156,17 @@ class Pruner:
             raise UsageError("this pruner has its optimizer already; make another pruner for another run")
         self._take((optimizer,))
         self._handles += attach_hooks(optimizer, self, lambda: self._shrinking.group)
+
+    def add_copy(self, copy: Any) -> None:
+        """Cut a copy of the model (an average, a teacher, a target network) with it from now on, and fade it along.
+
+        It may be a module like the model, a wrapper around one (``AveragedModel``, an EMA class), a dict of tensors by
+        the model's names (a state dict), or a list of tensors in the order of ``model.parameters()``.
+
+        Raises:
+            UsageError: there is no copy in it, or it does not fit the model as it is now.
+        """
+        self._shrinking.add_copy(copy)
 
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """These hold the parameters."""
@@ -243,7 +261,7 @@ class Pruner:
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self.method.shrink(self.step)
         if shrink is not None:
-            self._scales.apply(shrink, self.gone, [named(copied) for copied in self._copies])
+            self._scales.apply(shrink, self.gone, self._shrinking.tensors_of_copies())
         self.masks.hold_weights()
         self._moving, self._final = None, False
         self.step += 1
@@ -349,7 +367,7 @@ class Pruner:
 
     def _cut(self, final: bool) -> CutReport:
         """One selection and its cut; if that fails, the method has not selected."""
-        before = copy.deepcopy(self.method.state_dict())
+        before = deepcopy(self.method.state_dict())
         try:
             return self._select_and_cut(final)
         except DempError:
@@ -359,7 +377,11 @@ class Pruner:
     def _select_and_cut(self, final: bool) -> CutReport:
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
-        notes = (*selection.notes, *([selection.advice] if selection.advice else []))
+        neurons, notes = selection.neurons, ()
+        if verdict is not None and selection.exact is None:
+            spared = self._sparing.spared
+            neurons, notes = spared(self._judge, self._shrinking, neurons, step=self.step, final=final)
+        notes += (*selection.notes, *([selection.advice] if selection.advice else []))
         if verdict is not None and verdict.batches == 0:
             notes += ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
         notes += self._skips.summary() if final else ()
@@ -368,7 +390,7 @@ class Pruner:
             with ranks.together(self._shrinking.group):
                 self._judge.draw(self.step)
         report = self._shrinking.cut(
-            selection.neurons,
+            neurons,
             self.config.limits(),
             examples=self._judge.proof(),
             exact=self._is_exact(selection),
@@ -379,6 +401,7 @@ class Pruner:
             notes=notes,
         )
         self._view.forget()
+        warn_of_changes(report, self._shrinking.group)
         if ranks.speaks(self._shrinking.group):
             if selection.advice:
                 logger.warning("%s", selection.advice)

@@ -1,6 +1,7 @@
 """A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,12 @@ from demp.graph import trace
 from demp.graph.forward import first_names
 from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
 from demp.surgery.guards import parts_of, pending_backward, refuse_replaced_parts
 from demp.surgery.report import nothing_removed
 from demp.surgery.state import refuse_odd_state
-from demp.surgery.transaction import Holder
+
+logger = logging.getLogger("demp")
 
 
 class ShrinkingModel:
@@ -40,7 +43,11 @@ class ShrinkingModel:
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
-        self.holders: tuple[Holder, ...] = ()
+        self.copies: list[Copy] = []
+        """Of the model: they are cut with it."""
+        self.masks: Mapping[str, Tensor] = {}
+        """Laid out like the parameters; they are cut too."""
+        self._looked = False
         self._state_known = False
         self.outside = OutsideReaders(self.model, self.graph)
         self.history: list[CutReport] = []
@@ -62,6 +69,35 @@ class ShrinkingModel:
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self.wrappers)
         self.outside.settle(self.group)
+
+    def add_copy(self, given: Any) -> None:
+        """Cut this copy of the model with it, from now on.
+
+        Raises:
+            UsageError: there is no copy in it, or it does not fit the model as it is now.
+        """
+        copies = with_copy(self.copies, given, self.model)
+        for copied in copies[len(self.copies) :]:
+            refuse_misfit(copied, self.model, self.graph.sizes(self.gone), cut=bool(self.gone.any()))
+        self.copies = copies
+
+    def tensors_of_copies(self) -> list[dict[str, Tensor]]:
+        """The tensors of each copy by the model's names."""
+        return [tensors_of(copied.holder) for copied in self.copies]
+
+    def warn_of_copies(self) -> None:
+        """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""
+        if self._looked:
+            return
+        self._looked = True
+        found = look_alikes(self.model, self.copies)
+        if found and ranks.speaks(self.group):
+            logger.warning(
+                "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
+                "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "
+                "call pruner.add_copy(it) before the first cut, or make it anew after the last",
+                " and ".join(found),
+            )
 
     def refuse_state_once(self) -> None:
         """Once the optimizers remember something: all of it must be such as a cut can make smaller.
@@ -98,6 +134,8 @@ class ShrinkingModel:
         like.
         """
         plan = plan_cut(self.graph, self.gone, neurons, limits, ranking)
+        if not plan.empty:
+            self.warn_of_copies()
         report, plan = self._execute(plan, examples, exact=exact, constants=constants, step=step, judged=judged)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
         self.gone, self.flops = plan.after, report.flops_after
@@ -138,7 +176,7 @@ class ShrinkingModel:
             plan,
             example_inputs=examples,
             optimizers=self.optimizers,
-            holders=self.holders,
+            copies=(*self.copies, Copy("masks", self.masks)),
             base=self._base,
             wrappers=self.wrappers,
             group=self.group,

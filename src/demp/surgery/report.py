@@ -68,6 +68,8 @@ class CutReport:
     """Of the removed, those that were zero on the examples; None where neurons were chosen for something else and
     nobody looked. ``saturated``: those that were another constant, which their readers keep."""
     saturated: int | None = None
+    copies: dict[str, float | None] = field(default_factory=dict)
+    """Copy of the model -> largest change of its outputs over their scale; None: tensors alone, or it does not run."""
 
     @property
     def happened(self) -> bool:
@@ -79,7 +81,11 @@ class CutReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "; ".join((self._outcome(), *self.notes))
+        changes = ", ".join(
+            f"{name} {'not measured' if drift is None else f'{drift:.1e}'}" for name, drift in self.copies.items()
+        )
+        copies = (f"outputs of copies changed by: {changes}",) if changes else ()
+        return "; ".join((self._outcome(), *copies, *self.notes))
 
     def _outcome(self) -> str:
         at = "" if self.step is None else f" at step {self.step}"
