@@ -74,7 +74,7 @@ CHANGES = {
 def test_changes_are_noticed_before_anything_is_touched(change):
     model = with_dead(act1=[0])
     optimizer = sgd(model)
-    pruner = quiet_demp(model, optimizer)
+    pruner = quiet_demp(model, optimizer, on_error="raise")
     loss_of(model, 0, IMAGE).backward()
     optimizer.step()
     change(model)
@@ -89,7 +89,7 @@ def test_changes_are_noticed_before_anything_is_touched(change):
 def test_changes_are_noticed_in_the_middle_of_a_run():
     model = with_dead(act1=[0])
     optimizer = sgd(model)
-    pruner = quiet_demp(model, optimizer, period=2)
+    pruner = quiet_demp(model, optimizer, period=2, on_error="raise")
     for step in range(3):
         optimizer.zero_grad()
         loss_of(model, step, IMAGE).backward()

@@ -1,6 +1,7 @@
 """What a pruner accepts: a plain module with removable neurons, and the optimizers that hold its parameters."""
 
 import gc
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,34 @@ def left_out(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.op
         if name in shrinking and p.requires_grad and id(p) not in held:
             return f"{name} is trainable now but in no optimizer, so nothing trains it; add it with add_param_group"
     return ""
+
+
+def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
+    """A momentum copy of a part of the model inside the model: its own neurons would go at other times."""
+    shrinking = {slot.tensor for slot in graph.slots}
+    kinds: dict[Any, list[tuple[str, nn.Module]]] = {}
+    for name, part in model.named_modules():
+        shapes = tuple((n, tuple(p.shape)) for n, p in part.named_parameters())
+        if shapes and name:
+            kinds.setdefault((type(part), shapes), []).append((name, part))
+    for alike in kinds.values():
+        trained = [(n, m) for n, m in alike if any(p.requires_grad for p in m.parameters())]
+        still = [(n, m) for n, m in alike if not any(p.requires_grad for p in m.parameters())]
+        for (name, part), (other, copied) in itertools.product(trained, still):
+            if any(f"{other}.{n}" in shrinking for n, _ in copied.named_parameters()) and is_copy(part, copied):
+                raise UsageError(
+                    f"{other} is a copy of {name} inside the {type(model).__name__} and is not trained: the two would "
+                    "lose different neurons, and what updates one from the other would meet two widths. Prune "
+                    f"model.{name} alone, and give the copy: holders=[model.{other}]"
+                )
+
+
+def is_copy(part: nn.Module, other: nn.Module) -> bool:
+    """Have two modules of one form the same values, of which some were drawn?"""
+    pairs = list(zip(part.parameters(), other.parameters(), strict=True))
+    if any(p is q or shards.is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
+        return False
+    return any(p.dim() > 1 and bool((p != p.flatten()[0]).any()) for p, _ in pairs)
 
 
 def refuse_second_pruner(pruner: Any) -> None:

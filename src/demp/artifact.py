@@ -12,15 +12,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from demp import files, ranks, shards, wrappers
-from demp.architecture import ARCHITECTURE, FORMAT, WEIGHTS, content_hash, read_architecture
+from demp.activity.observe import quiet
+from demp.architecture import ARCHITECTURE, BATCH, FORMAT, WEIGHTS, content_hash, read_architecture
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.proof import probe_of, prove
-from demp.surgery.record import record_from_plain, record_of, record_to_plain, write_record
+from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
@@ -90,7 +92,7 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
     weights = read_weights(path, architecture)
     model = built(build, weights, architecture)
     if architecture["record"] is not None:
-        write_record(model, record_from_plain(architecture["record"]))
+        put_record(model, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
         set_joins(module_at(model, name), plans)
     prove(model, architecture["probe"], path)
@@ -102,6 +104,7 @@ def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architectu
     try:
         with torch.device("meta"):
             model = build()
+        make_lazy(model, architecture)
         put(model, weights, architecture)
         if not any(t.is_meta for t in (*model.parameters(), *model.buffers())):
             return model
@@ -110,8 +113,20 @@ def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architectu
     except Exception as error:  # a constructor may need values that meta tensors do not have: build it for real
         logger.debug("the constructor does not run on the meta device: %s", error)
     model = build()
+    make_lazy(model, architecture)
     put(model, weights, architecture)
     return model
+
+
+def make_lazy(model: nn.Module, architecture: dict[str, Any]) -> None:
+    """Lazy modules take their dense sizes from one forward on inputs like those that the model was cut on."""
+    if not any(is_lazy(t) for t in (*model.parameters(), *model.buffers())):
+        return
+    if architecture["probe"] is None:
+        raise ArtifactError("the constructor's model has lazy modules; let it run its forward once before it returns")
+    args, kwargs = make_inputs(architecture["probe"]["inputs"], seed=0, batch=BATCH)
+    with quiet(model):
+        model(*args, **kwargs)
 
 
 def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, Any]) -> None:

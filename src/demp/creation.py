@@ -43,7 +43,8 @@ def DemP(
 ) -> Pruner:
     """Attach Demon Pruning to a training run: one line, and the loop stays as it is.
 
-    ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``).
+    ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``,
+    ``on_error``, ``alive_in_copies``).
     """
     return create(
         DemonPruning,

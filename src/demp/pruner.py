@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
@@ -23,7 +24,7 @@ from demp.admission import (
 from demp.attachment import attach as attach_hooks
 from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
-from demp.errors import CutError, UsageError
+from demp.errors import DempError, UsageError
 from demp.gates import Loss
 from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
@@ -34,11 +35,13 @@ from demp.other_optimizers import OtherOptimizers
 from demp.postponement import Postponement, broken
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
+from demp.skipping import Skips, StillWaitingError
+from demp.sparing import Sparing, warn_of_changes
 from demp.summary import Summary, show, summary_of, with_run
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
+from demp.surgery.guards import outside_autocast
 from demp.surgery.record import described_inputs, remember_inputs
-from demp.surgery.transaction import Holder, named
 from demp.targets import LiveNeurons, Penalised
 from demp.view import Examples, LiveView, last_check, refuse_missing
 
@@ -64,6 +67,14 @@ class Pruner:
     ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
     methods, or a function of the model and the example inputs. Training need not call it.
 
+    A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
+    and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
+
+    ``holders`` are copies of the model (moving averages, teachers) that are cut with it; ``add_copy`` gives more. A
+    neuron that is dead in the model and alive in a copy that can run waits until it is dead there too, at most until
+    the last check; with ``alive_in_copies="keep"`` it stays then, with ``"cut"`` it goes at once. Reports say by how
+    much the outputs of each copy changed.
+
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
@@ -80,10 +91,12 @@ class Pruner:
         batches: Batches | None = None,
         loss_fn: Loss | None = None,
         attach: bool = True,
-        holders: Iterable[Holder] = (),
+        holders: Iterable[Any] = (),
         seed: int = 0,
         fresh: bool = True,
         forward: str | Callable[..., Any] | None = None,
+        on_error: str = "skip",
+        alive_in_copies: str = "wait",
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -126,8 +139,10 @@ class Pruner:
         self._scales = OutputScales(model, self.graph)
         self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self._scales)
         self._view.total_steps = self.total_steps
-        self._copies = tuple(holders)
-        shrinking.holders = (*self._copies, self.masks.kept)
+        self._sparing, shrinking.masks = Sparing(alive_in_copies), self.masks.kept
+        for given in holders:
+            self.add_copy(given)
+        self._skips = Skips(on_error, self.total_steps)
         self._scratch: noise_module.Scratch = {}
         self._postponed = self._masks_wait = self._finished = self._final = False
         self._postponement = Postponement()
@@ -169,6 +184,17 @@ class Pruner:
         self._others.handed_over()
         self._handles = attach_hooks(optimizer, self, lambda: self._shrinking.group)
 
+    def add_copy(self, copy: Any) -> None:
+        """Cut a copy of the model (an average, a teacher, a target network) with it from now on, and fade it along.
+
+        It may be a module like the model, a wrapper around one (``AveragedModel``, an EMA class), a dict of tensors by
+        the model's names (a state dict), or a list of tensors in the order of ``model.parameters()``.
+
+        Raises:
+            UsageError: there is no copy in it, or it does not fit the model as it is now.
+        """
+        self._shrinking.add_copy(copy)
+
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """These hold the parameters."""
         refuse_foreign_optimizer(self.model, self.graph, optimizers)
@@ -181,7 +207,7 @@ class Pruner:
             return
         self._begun = True
         if self.method.is_due(0):
-            self._check()
+            self._check_now()
         if self.wants.new_weights:
             draw_weights(self.model, self.seed)
         masks, factors = self.method.initial_masks(self._seen()), self.method.initial_factors(self._seen())
@@ -217,6 +243,7 @@ class Pruner:
 
     # The two moments of a step -----------------------------------------------------------------------
 
+    @outside_autocast()
     def before_step(self) -> None:
         """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
         noise = self.method.after_step(self.step)
@@ -257,6 +284,7 @@ class Pruner:
         self.masks.put(self.method.update_masks(self.step, view), self.optimizers)
         return self.wants.skip_updates
 
+    @outside_autocast()
     def after_step(self) -> CutReport | None:
         """After the optimizer moved: noise on the live, count the step, and where due check and cut.
 
@@ -272,14 +300,15 @@ class Pruner:
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self.method.shrink(self.step)
         if shrink is not None:
-            self._scales.apply(shrink, self.gone, [named(copied) for copied in self._copies], self._moving)
+            self._scales.apply(shrink, self.gone, self._shrinking.tensors_of_copies(), self._moving)
         self.masks.hold_weights()
         self._moving, self._final = None, False
         self.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
+        self._shrinking.refuse_state_once()
         report, cuts = None, self._shrinking.cuts
-        if self.method.is_due(self.step) or self._postponed:
+        if self._is_due(self.step):
             report = self._check(final=self.step == self.total_steps)
         self._look_ahead(fresh=report is not None)
         self._stopwatch.start(after_cut=self._shrinking.cuts > cuts)
@@ -293,6 +322,7 @@ class Pruner:
         penalty = self.method.penalty(self.step)
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
+    @outside_autocast()
     def finish(self) -> CutReport:
         """The final check and cut, unless it was just made; all hooks are removed. Again: the last report.
 
@@ -325,6 +355,7 @@ class Pruner:
         self._handles.clear()
         self._judge.close()
         self._others.close()
+        self._shrinking.outside.close()
         self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
@@ -338,16 +369,30 @@ class Pruner:
         self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._shrinking.group
         return self._view
 
-    def _check(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
+    def _is_due(self, step: int) -> bool:
+        """Is a check due with ``step`` steps done?"""
+        return self._postponed or self._skips.is_due(step) or self.method.is_due(step)
+
+    def _check(self, *, final: bool, finishing: bool = False) -> CutReport | None:
+        """A check; if the cut cannot be made, the report that says why."""
+        try:
+            return self._check_now(final=final, finishing=finishing)
+        except DempError as error:
+            self._view.forget()
+            return self._skips.skip(self._shrinking, self.step, error, finishing=finishing)
+
+    def _check_now(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
         """Every cut that the method wants now; the report of the last one. ``finishing``: there is no later moment."""
-        shrinking = self._shrinking
+        shrinking, again = self._shrinking, self._postponed or self._skips.is_due(self.step)
         shrinking.look_around()
         shrinking.refuse_unready()
-        if not (final or self._postponed or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
+        if not (final or again or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
         accumulates, held, says = shrinking.accumulates(), shrinking.held(), ranks.speaks(shrinking.group)
         if accumulates and finishing:
-            raise CutError("finish() was called while gradients wait to be averaged; call it after the last step")
+            raise StillWaitingError(
+                "finish() was called while gradients wait to be averaged; call it after the last step"
+            )
         if accumulates or (held and not finishing):
             self._postponement.put_off(self.step, held or "an unfinished accumulation of gradients", says=says)
             self._postponed = True
@@ -360,6 +405,7 @@ class Pruner:
             report = self._cut(final)
         if held and report.happened and says:
             logger.warning("%s", broken(held))
+        self._skips.settle()
         self._final = final
         return report
 
@@ -370,18 +416,31 @@ class Pruner:
         self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), notes=notes, **how)
 
     def _cut(self, final: bool) -> CutReport:
-        """One selection and its cut."""
+        """One selection and its cut; if that fails, the method has not selected."""
+        before = deepcopy(self.method.state_dict())
+        try:
+            return self._select_and_cut(final)
+        except DempError:
+            self.method.load_state_dict(before)
+            raise
+
+    def _select_and_cut(self, final: bool) -> CutReport:
         selection, verdict = self._select(final)
         self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
-        notes = (*selection.notes, *([selection.advice] if selection.advice else []))
+        neurons, notes = selection.neurons, ()
+        if verdict is not None and selection.exact is None:
+            spared = self._sparing.spared
+            neurons, notes = spared(self._judge, self._shrinking, neurons, step=self.step, final=final)
+        notes += (*selection.notes, *([selection.advice] if selection.advice else []))
         notes += () if verdict is None else self._judge.notes(verdict)
         notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
+        notes += self._skips.summary() if final else ()
         rules = self._constant_rules(selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
                 self._judge.draw(self.step)
         report = self._shrinking.cut(
-            selection.neurons,
+            neurons,
             self.config.limits(),
             examples=self._judge.proof(),
             exact=self._is_exact(selection),
@@ -392,6 +451,7 @@ class Pruner:
             notes=notes,
         )
         self._view.forget()
+        warn_of_changes(report, self._shrinking.group)
         if ranks.speaks(self._shrinking.group):
             show(report, selection.advice, bool(selection.notes), on_stderr=self.shows_cuts)
         return report
@@ -425,8 +485,7 @@ class Pruner:
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
-            due = (lambda step: True) if self._postponed else self.method.is_due
-            self._judge.look_ahead(self.gone, self.step, self.total_steps, due, fresh=fresh)
+            self._judge.look_ahead(self.gone, self.step, self.total_steps, self._is_due, fresh=fresh)
 
     # What the optimizers know -------------------------------------------------------------------------
 
@@ -475,6 +534,7 @@ class Pruner:
             "checks": self._checks_before + len(self.history),
             "latencies": self._view.meter.state_dict(),
             "final": self._final,
+            "skips": self._skips.state_dict(),
             "inputs": described_inputs(self.model),
         }
 
@@ -500,6 +560,8 @@ class Pruner:
         self._checks_before = max(0, int(state.get("checks", 0)) - len(self.history))
         self._view.meter.load_state_dict(state.get("latencies", {}))
         self._final = bool(state.get("final", False))
+        if "skips" in state:
+            self._skips.load_state_dict(state["skips"])
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed

@@ -82,24 +82,30 @@ def together(group: Group) -> Iterator[None]:
     It must not wait for other ranks itself where one of them may fail first.
 
     Raises:
-        ElsewhereError: it failed on another rank only, which raises its own error.
+        ElsewhereError: it failed on another rank only, which raises its own error; or demp refused it here, while it
+            failed on another rank in a way that nobody expected.
     """
     error: Exception | None = None
     try:
         yield
     except Exception as mine:  # whatever it is, the other ranks must hear of it before it leaves
         error = mine
-    texts = gathered(None if error is None else f"{error}" or type(error).__name__, group)
-    if error is not None:
+    mine = None if error is None else (f"{error}" or type(error).__name__, isinstance(error, DempError))
+    failed = {rank: found for rank, found in enumerate(gathered(mine, group)) if found is not None}
+    faults = [text for text, expected in failed.values() if not expected]
+    if error is not None and not (faults and isinstance(error, DempError)):
         raise error
-    failed = {rank: text for rank, text in enumerate(texts) if text is not None}
     if failed:
-        reason = next(iter(failed.values()))
-        raise ElsewhereError(f"{named(failed)} failed, so all ranks stopped there: {reason}")
+        reason = next(iter(faults or [text for text, _ in failed.values()]))
+        raise ElsewhereError(f"{named(failed)} failed, so all ranks stopped there: {reason}", fault=bool(faults))
 
 
 class ElsewhereError(CutError):
-    """Another rank failed; nothing was cut on this one either."""
+    """Another rank failed; nothing was cut on this one either. ``fault``: with an error that is not demp's own."""
+
+    def __init__(self, message: str, *, fault: bool = False) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 def refuse_disagreement(what: str, value: Any, group: Group, *, remedy: str, kind: type[DempError] = CutError) -> None:

@@ -1,6 +1,7 @@
 """A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,12 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from demp import ranks, shards, wrappers
-from demp.admission import refuse_nothing_removable, refuse_wrapper
+from demp.admission import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
 from demp.errors import UsageError
 from demp.graph import trace
+from demp.graph.forward import first_names
+from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
-from demp.surgery.guards import held_forward, parts_of, refuse_open_autocast, refuse_replaced_parts
-from demp.surgery.transaction import Holder
+from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
+from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
+from demp.surgery.report import nothing_removed
+from demp.surgery.state import refuse_odd_state
+
+logger = logging.getLogger("demp")
 
 
 class ShrinkingModel:
@@ -32,12 +39,19 @@ class ShrinkingModel:
         self.graph = trace(self.model, example_inputs, joins=joins)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
+        refuse_copy_inside(self.model, self.graph)
         self.gone = self.graph.nothing_gone()
         self.flops = self.graph.flops(self.gone)
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
         """Optimizers beside them whose state must follow a cut."""
-        self.holders: tuple[Holder, ...] = ()
+        self.copies: list[Copy] = []
+        """Of the model: they are cut with it."""
+        self.masks: Mapping[str, Tensor] = {}
+        """Laid out like the parameters; they are cut too."""
+        self._looked = False
+        self._state_known = False
+        self.outside = OutsideReaders(self.model, self.graph)
         self.history: list[CutReport] = []
         self.cuts = 0
         """How many of the checks in ``history``, and before a restart, took something."""
@@ -52,10 +66,50 @@ class ShrinkingModel:
     def refuse_unready(self) -> None:
         """A model that is not what was traced, or a moment that would meet old weights."""
         with ranks.together(self.group):
-            refuse_open_autocast()
+            torch.clear_autocast_cache()
             shards.reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
             wrappers.refuse_unfit(self.wrappers)
+        self.outside.settle(self.group)
+
+    def add_copy(self, given: Any) -> None:
+        """Cut this copy of the model with it, from now on.
+
+        Raises:
+            UsageError: there is no copy in it, or it does not fit the model as it is now.
+        """
+        copies = with_copy(self.copies, given, self.model)
+        for copied in copies[len(self.copies) :]:
+            refuse_misfit(copied, self.model, self.graph.sizes(self.gone), cut=bool(self.gone.any()))
+        self.copies = copies
+
+    def tensors_of_copies(self) -> list[dict[str, Tensor]]:
+        """The tensors of each copy by the model's names."""
+        return [tensors_of(copied.holder) for copied in self.copies]
+
+    def warn_of_copies(self) -> None:
+        """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""
+        if self._looked:
+            return
+        self._looked = True
+        found = look_alikes(self.model, self.copies)
+        if found and ranks.speaks(self.group):
+            logger.warning(
+                "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
+                "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "
+                "call pruner.add_copy(it) before the first cut, or make it anew after the last",
+                " and ".join(found),
+            )
+
+    def refuse_state_once(self) -> None:
+        """Once the optimizers remember something: all of it must be such as a cut can make smaller.
+
+        Raises:
+            UsageError: a piece of it is not.
+        """
+        if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
+            self._state_known = True
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.sizes(self.gone))
 
     def accumulates(self) -> bool:
         """Do gradients wait on any rank to be averaged later?"""
@@ -87,12 +141,20 @@ class ShrinkingModel:
         like.
         """
         plan = plan_cut(self.graph, self.gone, neurons, limits, ranking)
+        if not plan.empty:
+            self.warn_of_copies()
         report, plan = self._execute(plan, examples, exact=exact, constants=constants, step=step, judged=judged)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
         self.gone, self.flops = plan.after, report.flops_after
         self._parts = parts_of(self.model)
         self.history.append(report)
         self.cuts += report.happened
+        return report
+
+    def skip(self, step: int, note: str) -> CutReport:
+        """Nothing could be taken at this check; the report that says so joins the history."""
+        report = nothing_removed(self.graph, self.gone, dict(self.model.named_parameters()), step=step, notes=(note,))
+        self.history.append(report)
         return report
 
     def replay(self, gone: Tensor, examples: Any) -> None:
@@ -121,7 +183,7 @@ class ShrinkingModel:
             plan,
             example_inputs=examples,
             optimizers=(*self.optimizers, *self.others()),
-            holders=self.holders,
+            copies=(*self.copies, Copy("masks", self.masks)),
             base=self._base,
             wrappers=self.wrappers,
             group=self.group,

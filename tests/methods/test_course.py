@@ -264,3 +264,5 @@ def test_a_moving_average_loses_nothing_by_the_cuts(kind):
                     theirs[name].lerp_(p, 0.001)
         pruner.after_step()
     assert sum(report.happened for report in pruner.history) > 4 and max(changes) < 1e-12
+    drifts = [drift for report in pruner.history for drift in report.copies.values()]
+    assert all(drift is None if kind == "dict" else drift < 1e-12 for drift in drifts) and len(drifts) > 4

@@ -93,6 +93,14 @@ class Judge:
             )
         return tuple(found)
 
+    def verdict_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], gone: Tensor, step: int) -> Verdict:
+        """Who is dead in a copy of the model, on the examples of the last verdict; ``fit`` makes them fit the copy.
+
+        Of a window those are the last training batch.
+        """
+        batches = [self._last_inputs] if self._window is not None else self._probe_batches(step)
+        return probe(copied, self._graph, gone, map(fit, batches), self._criterion, until_settled=True)
+
     @property
     def has_examples(self) -> bool:
         """Are there batches, or a window that watches?"""

@@ -19,7 +19,7 @@ from demp.graph.joins import model_joins, set_joins
 from demp.graph.order import common_order
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
-from demp.surgery.record import forget, make_inputs, record_of
+from demp.surgery.record import make_inputs, put_record, record_of
 from demp.surgery.shrink import restore, shown_sizes
 from demp.surgery.verify import difference, outputs_of, tolerance_for
 
@@ -47,7 +47,7 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     """
     model = original(wrappers.inside(model))
     twin = copy.deepcopy(model)
-    forget(twin, None)
+    put_record(twin, None)
     joins = model_joins(model)
     if not joins:
         return twin

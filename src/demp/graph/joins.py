@@ -115,9 +115,9 @@ def set_joins(module: nn.Module, plans: Mapping[int, JoinPlan], *, by_index: boo
     plans = {number: plan for number, plan in plans.items() if not plan.plain}
     kind = type(module)
     if plans and not any(plain_kind(base) for base in kind.__mro__):
-        module.__class__ = joining(kind)
+        object.__setattr__(module, "__class__", joining(kind))  # a module may refuse to be changed
     if not plans and (plain := plain_kind(kind)) is not None:
-        module.__class__ = plain
+        object.__setattr__(module, "__class__", plain)
     if not plans:
         module.__dict__.pop(ATTRIBUTE, None)
         return

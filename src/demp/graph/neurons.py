@@ -171,6 +171,16 @@ class NeuronGraph:
         """Neurons that may go, over all layers."""
         return sum(int(layer.removable.sum()) for layer in self.layers)
 
+    def keep(self, classes: Tensor) -> int:
+        """These turned out to be needed: none of their neurons may go from now on. How many of them might have."""
+        needed, kept = self.nothing_gone(), 0
+        needed[classes] = True
+        for layer in self.layers:
+            mine = layer.removable & needed[layer.classes]
+            kept += int(mine.sum())
+            layer.removable[mine] = False
+        return kept
+
     def last_of_slots(self, before: Tensor, after: Tensor, ranking: Tensor | None = None) -> list[int]:
         """Classes that must stay after all, one for each tensor axis that would lose its last index.
 

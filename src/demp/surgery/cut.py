@@ -10,22 +10,24 @@ from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.surgery.constants import ConstantRules
-from demp.surgery.guards import refuse_open_autocast, refuse_pending_backward, refuse_pending_gradients
+from demp.surgery.copies import as_copies
+from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
 from demp.surgery.plan import Limits, plan_cut
 from demp.surgery.record import record_of
 from demp.surgery.report import CutReport
-from demp.surgery.transaction import Holder, execute
+from demp.surgery.transaction import execute
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
+@outside_autocast()
 def cut(
     model: nn.Module,
     dead: Mapping[str, Any],
     *,
     example_inputs: Any,
     optimizer: Optimizers = None,
-    holders: Iterable[Holder] = (),
+    holders: Iterable[Any] = (),
     limits: Limits | None = None,
     exact: bool = True,
     verify: bool = True,
@@ -50,6 +52,10 @@ def cut(
     its constant wherever it is read; with ``max_drift`` the outputs change by no more than that share of their largest
     value, and neurons wait where they would. (``fold=True`` with ``exact=False`` is an older name of it.)
 
+    ``holders`` are copies of the model that are cut with it: modules, wrappers around one (AveragedModel, EMA classes),
+    dicts of tensors by the model's names, lists of tensors in the order of its parameters. The cut of those that can
+    run is proven too, and ``copies`` of the report says by how much the outputs of each changed.
+
     Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
     several ranks all must call this with the same neurons.
 
@@ -68,12 +74,13 @@ def cut(
         shards.reshard(model)
         group = shards.group_of(model)
     with ranks.together(group):
-        refuse_open_autocast()
+        torch.clear_autocast_cache()
         refuse_pending_gradients(model)
         refuse_pending_backward(model)
         wrappers.refuse_unfit(around)
         optimizers = as_optimizers(optimizer)
         refuse_other_optimizers(model, optimizers)
+        copies = as_copies(holders, model)
         graph = graph or trace(model, example_inputs)
         flags = as_flags(graph, dead)
         constants = constants or (fold and not exact)
@@ -87,7 +94,7 @@ def cut(
         plan,
         example_inputs=example_inputs,
         optimizers=optimizers,
-        holders=tuple(holders),
+        copies=tuple(copies),
         exact=exact and rules is None,
         verify=verify,
         tolerance=tolerance,

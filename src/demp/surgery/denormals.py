@@ -14,16 +14,20 @@ from demp import shards
 EVERY_STEPS = 100
 """A momentum of 0.9 takes 175 steps from ``TINY`` to the first denormal number."""
 TINY = 1e-30
+ORDINARY = (Tensor, torch.nn.Parameter)
 
 
 @torch.no_grad()
 def sweep(optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """Zero every entry of optimizer state on the CPU that is below ``TINY``; returns how many there were."""
+    """Zero every entry of optimizer state on the CPU that is below ``TINY``; returns how many there were.
+
+    Tensors of other classes (packed into few bits) know no denormal numbers, and few operations.
+    """
     found = 0
     for optimizer in optimizers:
         for state in optimizer.state.values():
             for value in map(shards.local, state.values()):
-                if isinstance(value, Tensor) and value.dtype == torch.float32 and value.dim() and not value.is_cuda:
+                if type(value) in ORDINARY and value.dtype == torch.float32 and value.dim() and not value.is_cuda:
                     small = (value.abs() < TINY) & (value != 0)
                     found += int(small.sum())
                     value.masked_fill_(small, 0.0)

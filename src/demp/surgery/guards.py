@@ -3,7 +3,8 @@
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,10 +18,18 @@ from demp.graph.joins import plain_kind
 DEVICE_TYPES = ("cpu", "cuda")
 
 
-def refuse_open_autocast() -> None:
-    """An open autocast region holds casts of the uncut weights."""
-    if any(torch.is_autocast_enabled(device) for device in DEVICE_TYPES):
-        raise CutError("a cut inside an autocast region would meet cached casts of the old weights; cut outside it")
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """Inside, no autocast region is open; after, those are open that were.
+
+    A region keeps casts of weights. They are of the weights as they were before the step and before the cut, so who
+    cuts drops them (``torch.clear_autocast_cache``), and the region makes new ones when they are needed.
+    """
+    with ExitStack() as stack:
+        for device in DEVICE_TYPES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def refuse_pending_gradients(model: nn.Module) -> None:

@@ -65,7 +65,7 @@ class Plan:
     @property
     def hash(self) -> str:
         """Equal on all ranks, or the ranks disagree."""
-        return hashlib.sha256(bytes(self.after.to(torch.uint8).tolist())).hexdigest()[:16]
+        return hash_of(self.after)
 
     def without(self, graph: NeuronGraph, reasons: Mapping[int, str]) -> "Plan":
         """The same cut without some classes, each with the reason why its neurons stay; limits hold again."""
@@ -81,6 +81,11 @@ class Plan:
             if notes:
                 held.setdefault(layer.name, []).extend(notes)
         return replace(self, after=self.before | left, held=joined(held))
+
+
+def hash_of(gone: Tensor) -> str:
+    """What is gone, in a few letters."""
+    return hashlib.sha256(bytes(gone.to(torch.uint8).tolist())).hexdigest()[:16]
 
 
 def plan_cut(

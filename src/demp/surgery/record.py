@@ -41,11 +41,6 @@ def record_of(model: nn.Module) -> Record | None:
     )  # a pickle of version 0.1 has the record itself
 
 
-def write_record(model: nn.Module, record: Record) -> None:
-    """Leave it on the model as plain data, so that a pickle of the model loads where demp is not installed."""
-    setattr(model, ATTRIBUTE, record_to_plain(record))
-
-
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
     """Write the record of a cut. ``base`` is what the model remembered when ``graph`` was traced."""
     kept = dict(base.kept) if base is not None else {}
@@ -69,7 +64,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
     )
-    write_record(model, record)
+    put_record(model, record)
 
 
 def described_inputs(model: nn.Module) -> dict[str, Any] | None:
@@ -82,7 +77,7 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
     """Those of the cuts themselves, where cuts were replayed on others."""
     record = record_of(model)
     if record is not None:
-        write_record(model, replace(record, inputs=described))
+        put_record(model, replace(record, inputs=described))
 
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
@@ -149,9 +144,12 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
     return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})
 
 
-def forget(model: nn.Module, old: Record | None) -> None:
-    """Put an earlier record back."""
-    if old is not None:
-        write_record(model, old)
-    elif hasattr(model, ATTRIBUTE):
-        delattr(model, ATTRIBUTE)
+def put_record(model: nn.Module, record: Record | None) -> None:
+    """Put a record, or none, in place of the present one; past ``__setattr__``, which may refuse unknown names.
+
+    It is left as plain data, so that a pickle of the model loads where demp is not installed.
+    """
+    if record is not None:
+        vars(model)[ATTRIBUTE] = record_to_plain(record)
+    else:
+        vars(model).pop(ATTRIBUTE, None)

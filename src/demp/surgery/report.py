@@ -1,6 +1,7 @@
 """What a cut did: small, frozen, JSON-ready."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from demp.graph import NeuronGraph
 from demp.graph.order import strands_and_families
+from demp.surgery.plan import hash_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class CutReport:
     """Of the removed, those that were zero on the examples; None where neurons were chosen for something else and
     nobody looked. ``saturated``: those that were another constant, which their readers keep."""
     saturated: int | None = None
+    copies: dict[str, float | None] = field(default_factory=dict)
+    """Copy of the model -> largest change of its outputs over their scale; None: tensors alone, or it does not run."""
 
     @property
     def happened(self) -> bool:
@@ -77,7 +81,11 @@ class CutReport:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "; ".join((self.outcome(), *self.notes))
+        changes = ", ".join(
+            f"{name} {'not measured' if drift is None else f'{drift:.1e}'}" for name, drift in self.copies.items()
+        )
+        copies = (f"outputs of copies changed by: {changes}",) if changes else ()
+        return "; ".join((self.outcome(), *copies, *self.notes))
 
     def outcome(self) -> str:
         """What was cut, in a line without the notes."""
@@ -89,6 +97,34 @@ class CutReport:
             f"cut{at}: {self.removed} neurons of {self.neurons_before} removed{apart}, parameters "
             f"{self.parameters_before:,} -> {self.parameters_after:,}, {self.seconds:.2f} s"
         )
+
+
+def nothing_removed(
+    graph: NeuronGraph, gone: Tensor, parameters: Mapping[str, Tensor], *, step: int | None, notes: tuple[str, ...]
+) -> CutReport:
+    """The report of a check that could not look at the model, or not change it."""
+    neurons, entries, flops = graph.neurons(gone), sum(p.numel() for p in parameters.values()), graph.flops(gone)
+    return CutReport(
+        step=step,
+        removed=0,
+        layers=layer_cuts(graph, gone, gone),
+        neurons_before=neurons,
+        neurons_after=neurons,
+        parameters_before=entries,
+        parameters_after=entries,
+        flops_before=flops,
+        flops_after=flops,
+        seconds=0.0,
+        surgery_seconds=0.0,
+        difference=None,
+        drift=None,
+        held={},
+        hash=hash_of(gone),
+        notes=notes,
+        depths=depths(graph, gone, set(parameters)),
+        dead=0,
+        saturated=0,
+    )
 
 
 def depths(graph: NeuronGraph, gone: Tensor, parameters: set[str]) -> Depths:

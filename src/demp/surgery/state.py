@@ -1,6 +1,6 @@
 """What optimizers remember of parameters, and how each piece of it becomes smaller."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Adafactor, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from demp.errors import CutError
+from demp.errors import CutError, UsageError
 from demp.surgery.shrink import Keeps, narrowed
 
 Keep = Mapping[int, Tensor]
@@ -18,6 +18,9 @@ FACTORS = {"row_var": "col_var", "col_var": "row_var"}
 """Adafactor's two halves of a second moment: what each is divided by the mean of."""
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")
 """LBFGS's vectors over all of its parameters in turn."""
+
+
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,44 @@ def state_entries(optimizer: Optimizer, tensors: Mapping[str, Tensor], keeps: Ke
                 shrink = partial(narrowed_factor, other=state[factors[key]], keep=keep, row=key == "row_var")
                 found.append(StateEntry(state, key, name, shrink))
             elif any(not is_scalar(leaf) for leaf in tree_leaves(value)):
-                found.append(StateEntry(state, key, name, partial(narrowed_tree, shape=parameter.shape, keep=keep)))
+                note = f"{type(optimizer).__name__} keeps what was cut in full precision" if is_packed(value) else ""
+                shrink = partial(narrowed_tree, shape=parameter.shape, keep=keep)
+                found.append(StateEntry(state, key, name, shrink, note))
     return found
+
+
+def refuse_odd_state(
+    optimizers: Iterable[Optimizer], tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Nothing is cut yet, but these tensors may become smaller on all of their axes: can their state follow?
+
+    Raises:
+        UsageError: a piece of state neither is shaped like its parameter nor can be sliced.
+    """
+    whole = {name: {axis: torch.arange(n) for axis, n in enumerate(shape)} for name, shape in shapes.items()}
+    for optimizer in optimizers:
+        if isinstance(optimizer, LBFGS):
+            continue
+        try:
+            entries = state_entries(optimizer, tensors, whole)
+        except CutError as error:
+            raise UsageError(f"{error}") from None
+        for kind, entry in {kind_of(e.place[e.key]): e for e in reversed(entries)}.items():
+            if kind in PLAIN:
+                continue
+            try:
+                entry.shrink(entry.place[entry.key])
+            except Exception as error:  # a tensor of the user's own class may refuse in any way
+                raise UsageError(
+                    f"{type(optimizer).__name__} keeps state {entry.key!r} for {entry.parameter} in a {kind.__name__}, "
+                    f"which cannot be sliced ({error}); use an optimizer whose state is in ordinary tensors"
+                ) from error
+
+
+def kind_of(value: Any) -> type:
+    """The class of the tensors of a piece of state: of the first that is not an ordinary one."""
+    kinds = [type(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return next((kind for kind in kinds if kind not in PLAIN), Tensor)
 
 
 def odd_state(optimizer: Optimizer) -> dict[Any, str]:
@@ -76,7 +115,7 @@ def odd_state(optimizer: Optimizer) -> dict[Any, str]:
             for key, value in state.items():
                 for leaf in tree_leaves(value):
                     if not is_scalar(leaf) and not (isinstance(leaf, Tensor) and leaf.shape == parameter.shape):
-                        odd[key] = str(tuple(leaf.shape)) if isinstance(leaf, Tensor) else type(leaf).__name__
+                        odd.setdefault(key, str(tuple(leaf.shape)) if isinstance(leaf, Tensor) else type(leaf).__name__)
     return odd
 
 
@@ -87,7 +126,22 @@ def is_scalar(leaf: Any) -> bool:
 
 def narrowed_tree(value: Any, *, shape: torch.Size, keep: Keep) -> Any:
     """The same tree with every tensor of ``shape`` narrowed."""
-    return tree_map_only(Tensor, lambda t: narrowed(t, keep) if t.shape == shape else t, value)
+    return tree_map_only(Tensor, lambda t: narrowed(unpacked(t), keep) if t.shape == shape else t, value)
+
+
+def is_packed(value: Any) -> bool:
+    """Is any of it in few bits, in a tensor class of its own that says what it stands for (``dequantize``)?"""
+    return any(isinstance(leaf, Tensor) and packs(type(leaf)) for leaf in tree_leaves(value))
+
+
+def packs(kind: type) -> bool:
+    """Does a tensor class of its own say what its tensors stand for?"""
+    return any("dequantize" in vars(base) for base in kind.__mro__[: kind.__mro__.index(Tensor)])
+
+
+def unpacked(tensor: Tensor) -> Tensor:
+    """The ordinary tensor that a packed one stands for; any other is itself."""
+    return tensor.dequantize() if packs(type(tensor)) else tensor
 
 
 def narrowed_factor(value: Tensor, *, other: Tensor, keep: Keep, row: bool) -> Tensor:

@@ -1,8 +1,9 @@
 """The cut as one transaction on a live run: it ends proven, or it did not happen."""
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,22 +11,21 @@ from torch import Tensor, nn
 
 from demp import ranks, shards
 from demp.compiled import forget as forget_compiled_code
-from demp.compiled import original
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
+from demp.surgery.copies import Copy, fitting_tensors, tensors_of
+from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
 from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.plan import Plan
 from demp.surgery.proving import Disagreement, Terms, explain, prove, refer, refuse_difference
-from demp.surgery.record import Record, forget, record_of, remember
+from demp.surgery.record import Record, put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
 from demp.surgery.state import StateEntry, state_entries
 from demp.wrappers import Wrappers, renewed
-
-Holder = nn.Module | Mapping[str, Tensor]
 
 
 def execute(
@@ -35,7 +35,7 @@ def execute(
     *,
     example_inputs: Any,
     optimizers: tuple[torch.optim.Optimizer, ...] = (),
-    holders: tuple[Holder, ...] = (),
+    copies: tuple[Copy, ...] = (),
     exact: bool = True,
     verify: bool = True,
     tolerance: float | None = None,
@@ -59,7 +59,7 @@ def execute(
     if not plan.empty:
         terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants)
         with renewed(wrappers):
-            outcome = operate(model, graph, plan, terms, optimizers, holders, base, group)
+            outcome = operate(model, graph, plan, terms, optimizers, copies, base, group)
     plan = outcome.plan
     removed = graph.neurons(plan.before) - graph.neurons(plan.after)
     dead, saturated = (removed, 0) if exact or not removed else outcome.apart or (None, None)
@@ -87,6 +87,7 @@ def execute(
         depths=depths(graph, plan.after, {name for name, _ in model.named_parameters()}),
         dead=dead,
         saturated=saturated,
+        copies=outcome.copies,
     )
     return report, plan
 
@@ -108,6 +109,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     apart: tuple[int, int] | None = None
     """Neurons that went as zeros and as other constants, where that was looked at."""
+    copies: dict[str, float | None] = field(default_factory=dict)
+    """Copy -> by how much its outputs changed."""
 
 
 def operate(
@@ -116,26 +119,26 @@ def operate(
     plan: Plan,
     terms: Terms,
     optimizers: tuple[torch.optim.Optimizer, ...],
-    holders: tuple[Holder, ...],
+    copies: tuple[Copy, ...],
     base: Record | None,
     group: ranks.Group = None,
 ) -> Outcome:
     """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back."""
     if terms.constants is None:
-        return carry_out(model, graph, plan, terms, None, optimizers, holders, base, group)
-    masked = masked_weights(holders)
+        return carry_out(model, graph, plan, terms, None, optimizers, copies, base, group)
+    masked = masked_weights(copied.holder for copied in copies)
     settled = settle(model, graph, plan, terms.constants, terms.example_inputs, masked=masked, group=group)
     refuse_other_plans(settled.plan, group)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
-        return carry_out(model, graph, settled.plan, terms, settled, optimizers, holders, base, group)
+        return carry_out(model, graph, settled.plan, terms, settled, optimizers, copies, base, group)
     except Disagreement as error:
         if not settled.moves.shifts:
             raise
         why = f"the model takes their constants otherwise than the graph sees (outputs changed by {error.gap:.1e})"
         stay = dict.fromkeys(settled.moves.saturated.nonzero().flatten().tolist(), why)
-        return operate(model, graph, plan.without(graph, stay), terms, optimizers, holders, base, group)
+        return operate(model, graph, plan.without(graph, stay), terms, optimizers, copies, base, group)
 
 
 def carry_out(
@@ -145,7 +148,7 @@ def carry_out(
     terms: Terms,
     settled: Settled | None,
     optimizers: tuple[torch.optim.Optimizer, ...],
-    holders: tuple[Holder, ...],
+    copies: tuple[Copy, ...],
     base: Record | None,
     group: ranks.Group = None,
 ) -> Outcome:
@@ -155,20 +158,21 @@ def carry_out(
         keeps = keeps_of(graph, plan.before, plan.after)
         entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
         said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
-        copies = [holder_tensors(holder, tensors, keeps) for holder in holders]
-        for each in (tensors, *copies):
+        theirs = [fitting_tensors(copied, tensors, keeps) for copied in copies]
+        for each in (tensors, *theirs):
             refuse_unshrinkable(each, keeps)
-        modules = [inner(m) for m in (model, *holders) if isinstance(m, nn.Module)]
-    with shards.whole(model), ranks.together(group):
+        modules = [model, *(copied.module for copied in copies if copied.module is not None)]
+    with whole(modules), ranks.together(group):
         reference = refer(model, graph, plan, terms, settled)
+        others = refer_copies(copies, model, graph, plan, terms, constants=settled is not None)
     old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
     start = time.perf_counter()
     try:
         with ranks.together(group):
             if settled is not None:
-                add_constants(settled, [tensors, *map(named, holders)], ledger)
-            shrink_all(keeps, [tensors, *copies], entries, ledger)
+                add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
+            shrink_all(keeps, [tensors, *theirs], entries, ledger)
             ledger.renew(model)
             plans = plan_joins(graph, places(graph, plan.after))
             for module in modules:
@@ -180,28 +184,32 @@ def carry_out(
             seconds = time.perf_counter() - start
             remember(model, graph, plan.after, terms.example_inputs, base)
             for module in modules:  # a copy can be saved too
-                forget(module, record_of(model))
-        with shards.whole(model), ranks.together(group):
+                put_record(module, record_of(model))
+        with whole(modules), ranks.together(group):
             found = None if reference is None else prove(model, reference, terms)
-        if settled is not None:
-            said += settled.notes
+            drifts = prove_copies(others, terms)
+        said += notes_on(others) + (() if settled is None else settled.notes)
         apart = None if settled is None else counts(graph, settled)
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=said, apart=apart)
         refuse_difference(found, group)
-        return Outcome(plan, seconds, found.gap, found.drift, said, apart)
+        return Outcome(plan, seconds, found.gap, found.drift, said, apart, worst(drifts, group))
     except BaseException as error:
         ledger.roll_back()
         for module, record in old_records:
-            forget(module, record)
+            put_record(module, record)
         if isinstance(error, Disagreement) and settled is None:
             raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
         raise
 
 
-def named(holder: Holder) -> dict[str, Tensor]:
-    """The tensors of a copy by their first names."""
-    return first_names(inner(holder))[0] if isinstance(holder, nn.Module) else dict(holder)
+@contextmanager
+def whole(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, no parameter of these is in pieces."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(shards.whole(module))
+        yield
 
 
 @torch.no_grad()
@@ -236,27 +244,3 @@ def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone
                 f"{name} should have shape {shape} but is {found}: the model was changed since it was traced. "
                 "Trace it again; nothing was cut"
             )
-
-
-def inner(module: nn.Module) -> nn.Module:
-    """The model inside an averaged or compiled copy."""
-    return original(module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else original(module))
-
-
-def holder_tensors(holder: Holder, tensors: Mapping[str, Tensor], keeps: Iterable[str]) -> dict[str, Tensor]:
-    """Tensors of a copy by the model's names.
-
-    Raises:
-        CutError: the copy lacks a tensor or has it in another shape.
-    """
-    found, mine = named(holder), {}
-    for name in keeps:
-        if name not in found and not isinstance(holder, nn.Module):
-            continue  # a dict of averages may hold parameters only
-        if name not in found or found[name].shape != tensors[name].shape:
-            raise CutError(
-                f"the holder {type(holder).__name__} has no {name} of shape {tuple(tensors[name].shape)}; "
-                "holders must be copies of the model"
-            )
-        mine[name] = found[name]
-    return mine
