@@ -18,6 +18,9 @@ from demp.compiled import eager
 from demp.errors import TraceError, UsageError
 from demp.graph.rehearsal import tensors_in
 
+SEED = 0
+"""Of what a training forward draws."""
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -225,7 +228,7 @@ def run(
     args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
     place = torch.device("meta") if vehicle == "meta" else nullcontext()
     cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
-    with evaluating(model, training), torch.random.fork_rng(devices=cuda), python_random(), torch.enable_grad():
+    with evaluating(model, training), random_kept(cuda, seeded=training), torch.enable_grad():
         with leaving_nothing(model) as left, place:
             out = call(model, tensors, args, kwargs, modes, then)
         own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
@@ -265,16 +268,23 @@ class WithSequel(nn.Module):
 
 
 @contextmanager
-def python_random() -> Iterator[None]:
-    """The random states of Python and numpy as before: training forwards may draw from them."""
+def random_kept(cuda: list[int], *, seeded: bool) -> Iterator[None]:
+    """All random states as before; inside those of a seed, so that every rank and every restart draws alike."""
     numpy: Any = sys.modules.get("numpy")
     state, others = random.getstate(), None if numpy is None else numpy.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        if numpy is not None:
-            numpy.random.set_state(others)
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            if seeded:
+                for generator in (torch.default_generator, *(torch.cuda.default_generators[n] for n in cuda)):
+                    generator.manual_seed(SEED)
+                random.seed(SEED)
+                if numpy is not None:
+                    numpy.random.seed(SEED)
+            yield
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(others)
 
 
 def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:
