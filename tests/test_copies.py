@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import comparing
 import demp
 from demp.errors import UsageError
+from demp.surgery.copies import look_alikes
 from runs import IMAGE, PlainNet, build, examples, quiet_demp, sgd, train, widths, with_dead
 
 INPUTS = (examples(IMAGE),)
@@ -145,6 +146,14 @@ def test_copies_that_were_given_and_models_that_are_trained_are_not_named(caplog
     assert message.startswith("the cut at step 4 changed outputs of copies of the model, over their scale: PlainNet by")
     caplog.clear()
     assert warnings_of_a_cut(caplog, lambda m: sgd(copy.deepcopy(m)), given=False) == []
+
+
+def test_unfinished_modules_are_no_copies():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    others = [nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(1)), nn.Sequential.__new__(nn.Sequential)]
+    assert look_alikes(model, []) == []
+    others.append(nn.ModuleList([copy.deepcopy(model)]))
+    assert look_alikes(model, []) == ["another Sequential (in ModuleList)"]
 
 
 # Neurons that are alive in a copy -----------------------------------------------------------------------

@@ -33,7 +33,7 @@ from shim import install_torchvision_shim
 install_torchvision_shim()
 
 import lightning.pytorch as pl  # noqa: E402
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging  # noqa: E402
 from lightning.pytorch.loggers import CSVLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 
@@ -318,3 +318,24 @@ def test_several_processes_are_refused():
 
 
 assert BATCHES % ACCUMULATE == 0
+
+
+class Unscheduled(Task):
+    """Its rate is left to a callback."""
+
+    def configure_optimizers(self) -> Any:
+        return optimizer_of(self)
+
+
+@pytest.mark.parametrize("kind", [EMAWeightAveraging, StochasticWeightAveraging])
+def test_what_lightning_averages_is_cut_with_the_model(kind: Any, tmp_path: Path):
+    task = Unscheduled()
+    average = kind(decay=0.5) if kind is EMAWeightAveraging else kind(swa_lrs=0.01)
+    callback = DemPCallback(**options("batches"), module="net", alive_in_copies="cut")
+    trainer = trainer_of(tmp_path, average, callback)
+    trainer.fit(task, loader())
+    cuts = [report for report in callback.pruner.history if report.happened]
+    assert cuts and all(report.copies.keys() == {kind.__name__} for report in cuts)
+    kept = average._average_model
+    inside = kept.module if kind is EMAWeightAveraging else kept
+    assert [p.shape for p in inside.net.parameters()] == [p.shape for p in task.net.parameters()]

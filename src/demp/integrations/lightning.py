@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from torch import nn
+
 from demp.errors import UsageError
 from demp.integrations.common import check_total_steps, create, refuse_many_processes, refuse_wrapped
 from demp.pruner import Pruner
@@ -64,6 +66,7 @@ class DemPCallback(pl.Callback):
         if self._pruner is None:
             trainer.strategy.model_to_device()
             self._pruner = self._create(pl_module, None, self._total_steps or state["total_steps"])
+            add_averages(self._pruner, trainer)
         self._pruner.load_state_dict(state)
 
     def _create(self, pl_module: Any, optimizer: Any, total_steps: int) -> Pruner:
@@ -82,6 +85,7 @@ class DemPCallback(pl.Callback):
             raise UsageError("the Trainer has no last step; give max_steps to it, or total_steps to DemPCallback")
         if self._pruner is None:
             self._pruner = self._create(pl_module, trainer.optimizers[0], total_steps)
+            add_averages(self._pruner, trainer)
         else:
             check_total_steps(self._pruner, total_steps)
             self._pruner.attach_to(trainer.optimizers[0])
@@ -109,3 +113,10 @@ class DemPCallback(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """For the Trainer's checkpoints."""
         return {} if self._pruner is None else self._pruner.state_dict()
+
+
+def add_averages(pruner: Pruner, trainer: Any) -> None:
+    """What Lightning's averaging callbacks keep are copies of the model."""
+    for callback in trainer.callbacks:
+        if isinstance(getattr(callback, "_average_model", None), nn.Module):
+            pruner.add_copy(callback)

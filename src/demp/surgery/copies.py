@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from demp.compiled import original
 from demp.errors import CutError, UsageError
@@ -119,8 +120,10 @@ def copy_inside(module: nn.Module, model: nn.Module, *, by_name: bool = False) -
 
 
 def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
-    """Name -> shape of every parameter."""
-    return {name: p.shape for name, p in module.named_parameters(remove_duplicate=False)}
+    """Name -> shape of every parameter that has one; none of a module that was never built."""
+    if "_parameters" not in vars(module):
+        return {}
+    return {name: p.shape for name, p in module.named_parameters(remove_duplicate=False) if not is_lazy(p)}
 
 
 def names_of_list(listed: Sequence[Any], model: nn.Module, what: str) -> list[str]:
@@ -201,7 +204,10 @@ def look_alikes(model: nn.Module, copies: Iterable[Copy]) -> list[str]:
     found = []
     for one in alike:
         if not any(id(p) in trained for p in one.parameters()):
-            around = [o for o in objects if type(o) in modules and one in o._modules.values()]
-            inside = f" (in {type(around[0]).__name__})" if around else ""
+            parents = (
+                o for o in objects if type(o) in modules and id(one) in map(id, vars(o).get("_modules", {}).values())
+            )
+            around = next(parents, None)
+            inside = "" if around is None else f" (in {type(around).__name__})"
             found.append(f"another {(plain_kind(type(one)) or type(one)).__name__}{inside}")
     return found
