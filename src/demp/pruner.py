@@ -62,7 +62,8 @@ class Pruner:
     dense, for a saved state that is loaded next.
 
     ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
-    methods, or a function of the model and the example inputs. Training need not call it.
+    methods, or a function of the model and the example inputs. Training need not call it. With ``shows_cuts`` each cut
+    is a line on stderr where no handler listens to the logger ``demp``.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
@@ -84,6 +85,7 @@ class Pruner:
         seed: int = 0,
         fresh: bool = True,
         forward: str | Callable[..., Any] | None = None,
+        shows_cuts: bool = True,
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -135,8 +137,7 @@ class Pruner:
         shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
         self._checks_before = 0
         """Checks before a restart."""
-        self.shows_cuts = True
-        """Is a line per cut printed where no handler listens to the logger?"""
+        self._shows_cuts = shows_cuts
         self._detached = True
         """False while this pruner is at work."""
         self._moving: frozenset[int] | None = None
@@ -393,7 +394,7 @@ class Pruner:
         )
         self._view.forget()
         if ranks.speaks(self._shrinking.group):
-            show(report, selection.advice, bool(selection.notes), on_stderr=self.shows_cuts)
+            show(report, selection.advice, bool(selection.notes), on_stderr=self._shows_cuts)
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
