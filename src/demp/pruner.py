@@ -65,7 +65,8 @@ class Pruner:
     dense, for a saved state that is loaded next.
 
     ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
-    methods, or a function of the model and the example inputs. Training need not call it.
+    methods, or a function of the model and the example inputs. Training need not call it. With ``shows_cuts`` each cut
+    is a line on stderr where no handler listens to the logger ``demp``.
 
     A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
     and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
@@ -97,6 +98,7 @@ class Pruner:
         forward: str | Callable[..., Any] | None = None,
         on_error: str = "skip",
         alive_in_copies: str = "wait",
+        shows_cuts: bool = True,
     ) -> None:
         if not isinstance(total_steps, Integral) or total_steps <= 0:
             raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
@@ -150,8 +152,7 @@ class Pruner:
         shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
         self._checks_before = 0
         """Checks before a restart."""
-        self.shows_cuts = True
-        """Is a line per cut printed where no handler listens to the logger?"""
+        self._shows_cuts = shows_cuts
         self._detached = True
         """False while this pruner is at work."""
         self._moving: dict[int, float] | None = None
@@ -453,7 +454,7 @@ class Pruner:
         self._view.forget()
         warn_of_changes(report, self._shrinking.group)
         if ranks.speaks(self._shrinking.group):
-            show(report, selection.advice, bool(selection.notes), on_stderr=self.shows_cuts)
+            show(report, selection.advice, bool(selection.notes), on_stderr=self._shows_cuts)
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Verdict | None]:

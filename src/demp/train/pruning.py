@@ -26,7 +26,7 @@ def pruner_of(run: Run, *, fresh: bool) -> Any:
     if name == DENSE:
         return None
     config = build(methods.config_class(name), options_of(run), "method.options")
-    pruner = methods.create(
+    return methods.create(
         name,
         run.trained,
         run.optimizer,
@@ -38,9 +38,8 @@ def pruner_of(run: Run, *, fresh: bool) -> Any:
         loss_fn=run.loss,
         seed=derive(run.config.seed, "pruner"),
         fresh=fresh,
+        shows_cuts=False,  # the run's observers do
     )
-    pruner.shows_cuts = False  # the run's observers do
-    return pruner
 
 
 def options_of(run: Run) -> dict[str, Any]:
