@@ -81,14 +81,16 @@ class CutReport:
         return asdict(self)
 
     def __str__(self) -> str:
+        return "; ".join((self.outcome(), *self.notes))
+
+    def outcome(self) -> str:
+        """What was cut, and by how much outputs of copies changed, in a line without the notes."""
         changes = ", ".join(
             f"{name} {'not measured' if drift is None else f'{drift:.1e}'}" for name, drift in self.copies.items()
         )
-        copies = (f"outputs of copies changed by: {changes}",) if changes else ()
-        return "; ".join((self.outcome(), *copies, *self.notes))
+        return self._cut() + (f"; outputs of copies changed by: {changes}" if changes else "")
 
-    def outcome(self) -> str:
-        """What was cut, in a line without the notes."""
+    def _cut(self) -> str:
         at = "" if self.step is None else f" at step {self.step}"
         if not self.happened:
             return f"cut{at}: nothing to remove ({self.neurons_after} neurons)"
