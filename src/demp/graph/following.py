@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -25,6 +26,8 @@ logger = logging.getLogger("demp")
 TORCH = str(Path(torch.__file__).parent)
 BETWEEN = (TORCH, __file__, branches.__file__, joins.__file__, sums.__file__)
 """Code that runs between a sum and what is told of it."""
+
+_followed: ContextVar[frozenset[int]] = ContextVar("models whose training forward is followed", default=frozenset())
 
 Position = tuple[CodeType, int]
 """Where an operation stands: the function's code and the instruction."""
@@ -133,8 +136,19 @@ def run_backward(out: Any) -> None:
 def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward | None:
     """The forward in training mode; None if it does not run on these inputs.
 
-    The model's own hooks, which may watch the training, do not see it.
+    The model's own hooks, which may watch the training, do not see it; nor does a trace that this forward makes itself
+    follow it once more.
     """
+    if id(model) in _followed.get():
+        return None
+    before = _followed.set(_followed.get() | {id(model)})
+    try:
+        return _followed_training(model, tensors, inputs, vehicle)
+    finally:
+        _followed.reset(before)
+
+
+def _followed_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward | None:
     for each in dict.fromkeys((vehicle, "eager")):
         substitutes = stand_ins(tensors, each)
         if each == "eager":  # a training forward may update parameters in place (codebooks)
