@@ -187,8 +187,9 @@ class DemonPruning(Method):
         shape = {"span": config.span, "peak_at": config.peak_at}
         self._strength = schedules.make(config.schedule, **shape)
         self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
-        self._way = sum(self._strength(step, total_steps) for step in range(total_steps))
-        """Of the decoupled penalty, in units of its peak."""
+        decoupled = config.penalty_in == "decoupled"
+        self._way = sum(self._strength(step, total_steps) for step in range(total_steps if decoupled else 0))
+        """Of the decoupled penalty over the whole run, in units of its peak."""
         self._growth = 1.0
         self._target_met = self._advised = False
         phase = config.phase()
