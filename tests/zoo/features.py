@@ -201,6 +201,19 @@ FEATURES: dict[str, Feature] = {
         ),
         {"relu": 8, "inner.1": 5, "inner.3": 8},
     ),
+    "another head in one training step of ten": Feature(
+        lambda: (
+            Forward(
+                lambda s, x: (s.other if s.training and torch.rand(()) > 0.9 else s.head)(F.relu(s.fc(x))),
+                fc=nn.Linear(6, 8),
+                head=nn.Linear(8, 2),
+                other=nn.Linear(8, 2),
+            ),
+            (rows(),),
+        ),
+        {"relu": 0},
+        "in sight of other.weight",
+    ),
     # control flow
     "control flow on values": Feature(
         hidden(lambda s, h: F.relu(h) * (2.0 if float(h.detach().sum()) > -1e9 else 1.0)), {"relu": 0}, "sum over"

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,14 +53,17 @@ class Forward:
     recomputed: set[Position] = field(default_factory=set)
     """Sums that the backward ran again, outside of any module."""
 
-    def freeze_outputs(self, parameters: Mapping[str, Tensor], where: str = "") -> None:
-        """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay."""
+    def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
+        """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.
+
+        Of the parameters ``known``, another forward has shown what they read.
+        """
         for tree, reason in ((self.out, "model output"), (self.left, "kept on a module by the forward")):
             for tensor in tensors_in(tree):
                 for axis in self.tracer.labels(tensor).axes:
                     if axis is not None:
-                        self.tracer.elements.freeze(axis.ids, reason + where)
-        freeze_forks(self.tracer, parameters, self.ran)
+                        self.tracer.elements.freeze(axis.ids, reason)
+        freeze_forks(self.tracer, {name: t for name, t in parameters.items() if name not in known}, self.ran)
 
 
 def follow(

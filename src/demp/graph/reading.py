@@ -100,7 +100,7 @@ def trace_with(
     training = follow_training(model, tensors, inputs, vehicle)
     differing: dict[str, str] = {}
     if training is not None:
-        training.freeze_outputs(tensors)
+        training.freeze_outputs(tensors, known=tracer.frames.touched)
         differing = learn(seen, training, owners)
         owners -= differing.keys()
 
