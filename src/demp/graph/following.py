@@ -71,7 +71,7 @@ def follow(
 ) -> Forward:
     """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
 
-    After a training forward with residual sums the backward runs, too: it shows what checkpointing runs again.
+    After a training forward with residual sums that a backward may run again (checkpointing) the backward runs, too.
     """
     tracer = Tracer(substitutes, training=training)
     ran: Counter[str] = Counter()
@@ -82,13 +82,16 @@ def follow(
             tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
     positions: dict[Seat, Position] = {}
     recomputed: set[Position] = set()
+    may_recompute = False
 
     def on_sum(seat: Seat, func: Any, args: tuple[Any, ...]) -> Tensor:
+        nonlocal may_recompute
+        may_recompute = may_recompute or is_recomputed()
         positions[seat] = position()
         return tracer.on_sum(seat, func, args)
 
     def backward(out: Any) -> None:
-        if tracer.recording.joins:
+        if tracer.recording.joins and may_recompute:
             tracer.paused = True
             with Recomputed(tracer.modules, recomputed):
                 run_backward(out)
@@ -125,6 +128,12 @@ def position() -> Position:
         frame = frame.f_back
     assert frame is not None
     return frame.f_code, frame.f_lasti
+
+
+def is_recomputed() -> bool:
+    """May the backward run again what runs now? Checkpointing hides tensors by hooks, or runs without a graph."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None or not torch.is_grad_enabled()
 
 
 def run_backward(out: Any) -> None:

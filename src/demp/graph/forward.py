@@ -5,7 +5,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from demp.compiled import eager
 from demp.errors import TraceError, UsageError
+from demp.graph.meta_kernels import MetaKernels
 from demp.graph.rehearsal import tensors_in
 
 SEED = 0
@@ -226,11 +227,11 @@ def run(
     changes.
     """
     args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
-    place = torch.device("meta") if vehicle == "meta" else nullcontext()
+    places = (torch.device("meta"), MetaKernels()) if vehicle == "meta" else ()
     cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
     with evaluating(model, training), random_kept(cuda, seeded=training), torch.enable_grad():
-        with leaving_nothing(model) as left, place:
-            out = call(model, tensors, args, kwargs, modes, then)
+        with leaving_nothing(model) as left:
+            out = call(model, tensors, args, kwargs, (*places, *modes), then)
         own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
         return out, [t for t in left if id(t) not in own]
 

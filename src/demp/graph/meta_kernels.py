@@ -1,0 +1,54 @@
+"""Shapes of the most frequent operations on the meta device, where torch's own kernels are slow Python."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten: Any = torch.ops.aten
+LIKE_FIRST = frozenset({aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
+"""Operations whose result is like their first operand where all operands are alike."""
+WHOLE = frozenset({torch.float32, torch.float64})
+"""Types in which a batch norm keeps its statistics in the type of what it normalises."""
+
+
+class MetaKernels(TorchDispatchMode):
+    """Inside, these operations make their empty results on meta at once; the results are those of torch."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The short way where it is known, torch's own otherwise."""
+        if args and is_plain_meta(args[0]):
+            if func in LIKE_FIRST and all(alike(args[0], other) for other in args[1:]):
+                return like(args[0])
+            if func is aten.native_batch_norm.default and args[0].dtype in WHOLE:
+                return batch_norm(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Result, mean and inverse deviation."""
+    mean = torch.empty_strided(x.shape[1:2], (1,), dtype=x.dtype, device="meta")
+    return like(x), mean, torch.empty_like(mean)
+
+
+def like(x: Tensor) -> Tensor:
+    """An empty tensor of the same shape and order in memory."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def is_plain_meta(tensor: Any) -> bool:
+    """A tensor on meta without gaps in memory, of a type without a dispatch of its own."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_meta or tensor.layout is not torch.strided:
+        return False
+    return tensor.is_contiguous() or tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def alike(first: Tensor, other: Any) -> bool:
+    """Is it a tensor of the same shape, type and order in memory?"""
+    return (
+        is_plain_meta(other)
+        and other.shape == first.shape
+        and other.dtype == first.dtype
+        and other.stride() == first.stride()
+    )
