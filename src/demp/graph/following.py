@@ -132,8 +132,8 @@ def position() -> Position:
 
 def is_recomputed() -> bool:
     """May the backward run again what runs now? Checkpointing hides tensors by hooks, or runs without a graph."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks is not None or not torch.is_grad_enabled()
+    internal: Any = torch._C
+    return internal._autograd._top_saved_tensors_default_hooks(False) is not None or not torch.is_grad_enabled()
 
 
 def run_backward(out: Any) -> None:

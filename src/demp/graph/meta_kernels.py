@@ -41,7 +41,7 @@ def is_plain_meta(tensor: Any) -> bool:
     """A tensor on meta without gaps in memory, of a type without a dispatch of its own."""
     if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_meta or tensor.layout is not torch.strided:
         return False
-    return tensor.is_contiguous() or tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def alike(first: Tensor, other: Any) -> bool:
