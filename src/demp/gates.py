@@ -21,7 +21,6 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph, Slot
 from demp.graph.forward import as_inputs, copied, evaluating, first_names, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import places, positions
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss_fn(output of the model, targets)``: the mean loss of a batch."""
@@ -128,7 +127,7 @@ class Gated:
 
     def __init__(self, model: nn.Module, graph: NeuronGraph, gone: Tensor, scoring: Scoring) -> None:
         self.model, self.graph, self.scoring = model, graph, scoring
-        self.standing = places(graph, gone)
+        self.state = graph.at(gone)
         self.tensors, _ = first_names(model)
         self.slots = gate_slots(graph, scoring.at)
         self.sums = {read.seat: read for read in graph.reads if read.seat is not None and scoring.at == "activation"}
@@ -183,7 +182,7 @@ class Gated:
 
     def factor(self, c: Tensor, slot: Slot, tensor: Tensor) -> Tensor:
         """The gates along one axis of a tensor, in the order in which its neurons lie."""
-        here = slot.classes[positions(slot.classes, self.standing)].to(c.device)
+        here = self.state.present(slot.classes).to(c.device)
         shape = [1] * tensor.dim()
         shape[slot.axis] = -1
         return c[here].to(tensor.dtype).view(shape)

@@ -504,7 +504,7 @@ class Pruner:
     def metrics(self) -> dict[str, float]:
         """What a log line needs; cheap."""
         penalty, noise = self.method.penalty(self.step), self.method.after_step(self.step)
-        alive, total = self.graph.neurons(self.gone), self.graph.neurons()
+        alive, total = self.graph.at(self.gone).neurons, self.graph.dense.neurons
         return {
             "demp/strength": penalty.strength if penalty else 0.0,
             "demp/noise_std": noise.std if noise else 0.0,

@@ -41,7 +41,7 @@ class ShrinkingModel:
         refuse_nothing_removable(self.model, self.graph)
         refuse_copy_inside(self.model, self.graph)
         self.gone = self.graph.nothing_gone()
-        self.flops = self.graph.flops(self.gone)
+        self.flops = self.graph.at(self.gone).flops()
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
         """Optimizers beside them whose state must follow a cut."""
@@ -80,7 +80,7 @@ class ShrinkingModel:
         """
         copies = with_copy(self.copies, given, self.model)
         for copied in copies[len(self.copies) :]:
-            refuse_misfit(copied, self.model, self.graph.sizes(self.gone), cut=bool(self.gone.any()))
+            refuse_misfit(copied, self.model, self.graph.at(self.gone).shapes, cut=bool(self.gone.any()))
         self.copies = copies
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
@@ -109,7 +109,7 @@ class ShrinkingModel:
         """
         if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
             self._state_known = True
-            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.sizes(self.gone))
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.at(self.gone).shapes)
 
     def accumulates(self) -> bool:
         """Do gradients wait on any rank to be averaged later?"""
@@ -174,7 +174,7 @@ class ShrinkingModel:
                 "if the method prunes before training"
             )
         self._execute(Plan(self.gone, gone, {}), examples, verify=False)
-        self.gone, self.flops, self._parts = gone, self.graph.flops(gone), parts_of(self.model)
+        self.gone, self.flops, self._parts = gone, self.graph.at(gone).flops(), parts_of(self.model)
 
     def _execute(self, plan: Plan, examples: Any, **how: Any) -> tuple[CutReport, Plan]:
         return execute(

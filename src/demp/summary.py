@@ -107,12 +107,12 @@ def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
 
 def totals(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> dict[str, Any]:
     """Before and after of a network, whole and by layer."""
-    names, none = {name for name, _ in model.named_parameters()}, graph.nothing_gone()
+    names, dense, now = {name for name, _ in model.named_parameters()}, graph.dense, graph.at(gone)
     return {
-        "neurons": (graph.neurons(), graph.neurons(gone)),
-        "parameters": (graph.parameters(names, none), graph.parameters(names, gone)),
-        "flops": (graph.flops(none), graph.flops(gone)),
-        "layers": tuple((layer.name, int((~gone[layer.classes]).sum()), layer.width) for layer in graph.layers),
+        "neurons": (dense.neurons, now.neurons),
+        "parameters": (dense.parameters(names), now.parameters(names)),
+        "flops": (dense.flops(), now.flops()),
+        "layers": tuple((name, now.widths[name], width) for name, width in dense.widths.items()),
     }
 
 

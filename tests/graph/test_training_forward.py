@@ -104,7 +104,7 @@ def test_another_sum_in_training_binds_both_sides(kind):
 def test_the_same_sum_in_training_may_add_two_widths(kind):
     model, inputs = varying(kind)
     graph = demp.trace(model, inputs)
-    assert len(graph.joins) == 1 and graph.notes == () and graph.removable() == graph.neurons()
+    assert len(graph.joins) == 1 and graph.notes == () and graph.removable() == graph.dense.neurons
     dead = {"2": [0, 1], "3.act": [2], "3.act#2": [3, 4]}
     killing.kill(model, graph, dead)
     with torch.no_grad():  # in training the batch's own statistics would revive them

@@ -188,5 +188,5 @@ def masked_weights(holders: Iterable[Any]) -> set[str]:
 def counts(graph: NeuronGraph, settled: Settled) -> tuple[int, int]:
     """Neurons over all layers that went as zeros, and as other constants."""
     saturated = sum(int(settled.moves.saturated[layer.classes].sum()) for layer in graph.layers)
-    removed = graph.neurons(settled.plan.before) - graph.neurons(settled.plan.after)
+    removed = graph.at(settled.plan.before).neurons - graph.at(settled.plan.after).neurons
     return removed - saturated, saturated

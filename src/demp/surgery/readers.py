@@ -18,7 +18,6 @@ from demp.graph import NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import places, positions
 from demp.graph.rehearsal import tensors_in
 
 NORMS = frozenset({
@@ -189,8 +188,8 @@ class ReaderWatch(ReadObserver):
         super().__init__(graph, tensors, self._on_read)
         self.tensors, self.uses = tensors, {}
         self.touched: Counter[str] = Counter()
-        standing = places(graph, gone)
-        self._here = {key_of(read): positions(read.classes, standing) for read in graph.reads}
+        state = graph.at(gone)
+        self._here = {key_of(read): state.kept(read.classes) for read in graph.reads}
         self._sums = {read.seat: read for read in graph.reads if read.seat is not None}
         self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._now: tuple[str, Any, tuple[Any, ...], dict[str, Any]] = ("", None, (), {})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs
-from demp.graph.order import is_whole, places, positions
+from demp.graph.order import is_whole
 
 ATTRIBUTE = "demp_record"
 
@@ -44,23 +44,23 @@ def record_of(model: nn.Module) -> Record | None:
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
     """Write the record of a cut. ``base`` is what the model remembered when ``graph`` was traced."""
     kept = dict(base.kept) if base is not None else {}
-    standing = places(graph, after)
+    dense, state = graph.dense, graph.at(after)
     for slot in graph.slots:
-        keep, key = positions(slot.classes, standing), (slot.tensor, slot.axis)
+        keep, key = state.kept(slot.classes), (slot.tensor, slot.axis)
         if key in kept:
             kept[key] = kept[key][keep]
         elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
-    flops, paper = graph.flops(graph.nothing_gone()), paper_costs(graph, after, base)
+    flops, paper = dense.flops(), paper_costs(graph, after, base)
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
         kept=kept,
-        dense_neurons=graph.neurons() if base is None else base.dense_neurons,
-        neurons=graph.neurons(after),
+        dense_neurons=dense.neurons if base is None else base.dense_neurons,
+        neurons=state.neurons,
         dense_flops=flops if base is None else base.dense_flops,
         paper_flops=round(sum(paper)),
-        flops=round(graph.flops(after) * scale),
+        flops=round(state.flops() * scale),
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
     )
@@ -82,7 +82,7 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
     """FLOPs of each contraction by the paper's convention: its dense ones times the share of outputs that is left."""
-    whole, left = graph.flops_by_operation(graph.nothing_gone()), graph.flops_by_operation(after, paper=True)
+    whole, left = graph.dense.flops_by_operation(), graph.at(after).flops_by_operation(paper=True)
     if base is None:
         return left
     earlier = base.paper_by_operation

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from demp import shards
 from demp.graph import NeuronGraph
 from demp.graph.joins import joins_of, set_joins
-from demp.graph.order import is_whole, moved, places
+from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
 
 Keeps = dict[str, dict[int, Tensor]]
@@ -20,10 +20,10 @@ Keeps = dict[str, dict[int, Tensor]]
 def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
     """What stays of every tensor that shrinks or is put in another order, as indices into its present axes."""
     keeps: Keeps = {}
-    old, new = places(graph, before), places(graph, after)
+    old, new = graph.at(before), graph.at(after)
     for slot in graph.slots:
-        keep = moved(slot.classes, old, new)
-        if not is_whole(keep, int((old[slot.classes] >= 0).sum())):
+        keep = new.index_into(old, slot.classes)
+        if not is_whole(keep, len(old.kept(slot.classes))):
             keeps.setdefault(slot.tensor, {})[slot.axis] = keep
     return keeps
 

@@ -14,7 +14,6 @@ from demp.compiled import forget as forget_compiled_code
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
-from demp.graph.order import places, plan_joins
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
 from demp.surgery.copies import Copy, fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -61,7 +60,8 @@ def execute(
         with renewed(wrappers):
             outcome = operate(model, graph, plan, terms, optimizers, copies, base, group)
     plan = outcome.plan
-    removed = graph.neurons(plan.before) - graph.neurons(plan.after)
+    before, after = graph.at(plan.before), graph.at(plan.after)
+    removed = before.neurons - after.neurons
     dead, saturated = (removed, 0) if exact or not removed else outcome.apart or (None, None)
     seconds, surgery, gap, drift = ranks.highest(
         (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), group
@@ -70,12 +70,12 @@ def execute(
         step=step,
         removed=removed,
         layers=layer_cuts(graph, plan.before, plan.after),
-        neurons_before=graph.neurons(plan.before),
-        neurons_after=graph.neurons(plan.after),
+        neurons_before=before.neurons,
+        neurons_after=after.neurons,
         parameters_before=parameters,
         parameters_after=sum(p.numel() for p in model.parameters()),
-        flops_before=graph.flops(plan.before),
-        flops_after=graph.flops(plan.after),
+        flops_before=before.flops(),
+        flops_after=after.flops(),
         seconds=seconds or 0.0,
         surgery_seconds=surgery or 0.0,
         difference=gap,
@@ -174,7 +174,7 @@ def carry_out(
                 add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
             shrink_all(keeps, [tensors, *theirs], entries, ledger)
             ledger.renew(model)
-            plans = plan_joins(graph, places(graph, plan.after))
+            plans = graph.at(plan.after).residual_adds
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
                 for path, sums in plans.items():
@@ -237,7 +237,7 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
 
 def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:
     """The model must have the widths that the graph expects."""
-    for name, shape in graph.sizes(gone).items():
+    for name, shape in graph.at(gone).shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise CutError(

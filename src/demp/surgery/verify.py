@@ -12,7 +12,6 @@ from demp.activity.tally import Tally
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
-from demp.graph.order import places, positions
 from demp.graph.rehearsal import tensors_in
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -41,11 +40,10 @@ def masked_outputs_of(
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
-    standing = places(graph, before)
+    state = graph.at(before)
 
     def silence(read: Read, operand: Tensor) -> Tensor:
-        present = read.classes[positions(read.classes, standing)]
-        stays = (~after[present]).to(operand.dtype).to(operand.device)
+        stays = (~after[state.present(read.classes)]).to(operand.dtype).to(operand.device)
         shape = [1] * operand.dim()
         shape[read.axis] = -1
         return operand * stays.view(shape)
