@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.sweep.carrying import place
+from demp.sweep.execution import place
 from demp.sweep.job import Job
 from demp.sweep.side_by_side import step_over_dense
 from demp.train import Observer, TrainConfig, resume, train
