@@ -14,6 +14,7 @@ import demp.sweep.job
 from demp import records
 from demp.cli import main
 from demp.errors import UsageError
+from demp.files import results
 from demp.records import TRAINING, parsed
 from demp.sweep import Job, Store, Sweep
 from demp.sweep.search import Range, Search
@@ -123,7 +124,7 @@ def test_a_folder_that_cannot_be_made_or_read_is_one_sentence(tmp_path, capsys, 
     store.begin([], shared={"base": CONFIG.to_dict()})
     (store.results / "x.jsonl").write_text(json.dumps(LINE) + "\n")
     monkeypatch.setattr(
-        "demp.files.os.open",
+        "demp.files.replacement.os.open",
         lambda path, *args: refuse(Path(path)) if str(path).endswith(".new") else os_open(path, *args),
     )
     assert main(["sweep", "--out", str(tmp_path / "s")]) == 1
@@ -148,7 +149,7 @@ def test_the_coordinator_looks_at_each_job_and_each_result_a_few_times_however_m
         monkeypatch.setattr(owner, attribute, call)
 
     counted("hashed", demp.sweep.job.hashlib, "sha256")
-    counted("read", records, "parsed")
+    counted("read", results, "parsed")
     counted("begun", Store, "note")
     counted("collected", demp.sweep.execution.gc, "collect")
     jobs = [Job(name=f"j{n:03d}", work="sweepwork:noted", arguments={"n": n}, labels={"n": n}) for n in range(60)]

@@ -35,7 +35,11 @@ SAME = ("eval/loss", "parameters", "train_flops", "cut_steps", "neurons")
 def coordinator(path, jobs, at_once=1):
     """Another process that runs the sweep."""
     process = subprocess.Popen(
-        [sys.executable, "-c", COORDINATOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COORDINATOR],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdin.write(json.dumps({"path": str(path), "jobs": [one.to_dict() for one in jobs], "at_once": at_once}))
     process.stdin.close()
@@ -184,7 +188,10 @@ with exclusive(pathlib.Path({str(tmp_path / "lock")!r})):
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in\n"
-    with pytest.raises(TrainingInterrupted, match="stopped before it began"), exclusive(tmp_path / "lock", [Impatient()]):
+    with (
+        pytest.raises(TrainingInterrupted, match="stopped before it began"),
+        exclusive(tmp_path / "lock", [Impatient()]),
+    ):
         raise AssertionError("inside")
     process.kill()
     process.communicate()

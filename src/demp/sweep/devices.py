@@ -28,7 +28,7 @@ def places_on(devices: Sequence[str], jobs: int) -> list[str]:
 
 
 def kind_of(devices: Sequence[str]) -> str:
-    """Return the kind of these devices (cuda:0, cuda:1 -> cuda), which a config for any of them names; empty for none."""
+    """Return the kind of these devices, as a config names it: cuda for cuda:0 and cuda:1; empty for none."""
     kinds = sorted({device.partition(":")[0] for device in devices})
     if len(kinds) > 1:
         raise UsageError(f"devices are {', '.join(devices)}; give those of one kind")

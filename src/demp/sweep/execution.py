@@ -2,7 +2,6 @@
 
 import gc
 import json
-import platform
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,11 @@ from filelock import FileLock, Timeout
 
 import demp
 from demp.errors import DempError, UsageError
-from demp.records import DONE, FAILED, SCHEMA, Record
+from demp.files import run
+from demp.files.results import DONE, FAILED, SCHEMA, Record
 from demp.sweep.job import Job, function
 from demp.train import Observer
+from demp.train.runfolder import device_name
 from demp.train.stopping import ASKED, TrainingInterrupted
 
 WORTH_SECONDS = 5.0
@@ -101,13 +102,5 @@ def failure(error: object) -> Record:
 
 
 def machine() -> str:
-    """What times depend on when nothing runs on a GPU: processor and threads."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = (text.partition(":")[2].strip() for text in lines if text.startswith("model name"))
-    return place(next(named, "") or platform.processor() or platform.machine(), torch.get_num_threads())
-
-
-def place(device_name: str, threads: int) -> str:
-    """The same in words."""
-    return f"{device_name}, {threads} thread{'s' if threads > 1 else ''}"
+    """Return what times depend on when nothing runs on a GPU: processor and threads."""
+    return run.machine({"device_name": device_name("cpu"), "threads": torch.get_num_threads()})

@@ -4,7 +4,7 @@ import queue
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.sweep.execution import failure, line, now
 from demp.sweep.job import Job
 from demp.sweep.job_queue import JobQueue
@@ -112,7 +112,7 @@ class Pool:
             self.progress.say(f"{self.progress.title(job)}: its process {event['died']}; it is begun again")
             self.jobs.put_back(job)
         else:
-            log = self.jobs.store.log(job)
+            log = self.jobs.store.job_log(job.name)
             output = f"; {log} has what it said" if log.is_file() else ""
             keep(job, line(job, failure(f"its process {event['died']}{output}"), began=now(), seconds=0.0))
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from demp.records import FAILED, Record
+from demp.files.results import FAILED, Record
 from demp.sweep import timeleft
 from demp.sweep.job import Job
 from demp.sweep.job_queue import JobQueue

@@ -103,7 +103,7 @@ class JobRunner:
         one, store = Job.from_dict(job), Store(path)
         shared = store.token_file.is_file() and store.token_file.read_text() == token
         with tempfile.TemporaryDirectory(prefix="demp-") as own:
-            folder = store.folder(one) if shared else Path(own) / one.name
+            folder = store.job_folder(one.name) if shared else Path(own) / one.name
             try:
                 return {"record": run_job(one, folder, [StepRecorder(self)])}
             except TrainingInterrupted as stop:

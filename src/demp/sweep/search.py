@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.sweep.cells import mean
 from demp.sweep.grid import Make, point, validate_key
 from demp.sweep.job import Job
@@ -93,7 +93,7 @@ class Search(Sweep):
         """The study in the journal."""
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         journal = need("optuna.storages.journal", "search")
-        file = self.store.path / "search.journal"
+        file = self.store.journal_file
         lock = journal.JournalFileOpenLock(str(file))
         lock.acquire()
         try:

@@ -9,28 +9,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from demp import files, records
+from demp import files
 from demp.errors import UsageError
-from demp.records import Record
+from demp.files import results
+from demp.files.results import Record
+from demp.files.schema import flat
+from demp.files.sweep import SweepFiles
 from demp.sweep.job import Job
 from demp.train.defaults import as_meant
 from demp.train.runfolder import read_json
-from demp.train.schema import flat
 
 
-class Store:
+class Store(SweepFiles):
     """One sweep on disk. It grows: jobs may be added later, beside what is shared."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.sweep_file = self.path / "sweep.json"
-        self.results = self.path / records.FOLDER
-        self.runs = self.path / "runs"
-        self.results_file = self.results / "runs.jsonl"
-        self.lock_file = self.path / ".lock"
-        self.token_file = self.path / ".token"
-        self.table_file = self.path / "table.md"
-        self._follower = records.Follower(self.path)
+        super().__init__(path)
+        self._follower = results.Follower(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -61,7 +56,7 @@ class Store:
         Raises:
             UsageError: what is there is not such a folder, or one of other jobs.
         """
-        mine = {"schema": records.SCHEMA, "what": what, "shared": plain(shared or {})}
+        mine = {"schema": results.SCHEMA, "what": what, "shared": plain(shared or {})}
         if not self.sweep_file.is_file():
             if self.path.is_dir() and any(not file.name.startswith(".sweep") for file in self.path.iterdir()):
                 noun = what.split()[-1]
@@ -79,14 +74,14 @@ class Store:
             folder.mkdir(exist_ok=True)
         ended = {record["name"]: record for record in self.records()}
         for job in jobs:
-            begun = read_json(file) if (file := self.job_file(job)).is_file() else ended.get(job.name)
+            begun = read_json(file) if (file := self.job_file(job.name)).is_file() else ended.get(job.name)
             if begun is not None:
                 self._validate_same(job, begun)
 
     def _validate_same(self, job: Job, begun: Mapping[str, Any]) -> None:
         """Raise a `UsageError` unless what was begun under the name of ``job`` is that job."""
         if not isinstance(begun, dict) or not {"identity", "work", "arguments"} <= begun.keys():
-            raise UsageError(f"{self.job_file(job)} is damaged; delete it, and the run {job.name} goes on")
+            raise UsageError(f"{self.job_file(job.name)} is damaged; delete it, and the run {job.name} goes on")
         if identity_now(begun) != job.identity:
             self._raise_if_changed(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
@@ -109,26 +104,14 @@ class Store:
             raise UsageError(f"{self.sweep_file} is damaged; restore it, or give another folder with --out")
         return about
 
-    def folder(self, job: Job) -> Path:
-        """Return the folder of a job."""
-        return self.runs / job.name
-
-    def job_file(self, job: Job) -> Path:
-        """Return the file that says what was begun under the name of a job."""
-        return self.runs / f"{job.name}.json"
-
-    def log(self, job: Job) -> Path:
-        """Return the file of what the process of a job prints."""
-        return self.runs / f"{job.name}.log"
-
     def note(self, job: Job) -> None:
         """Write down that a job begins.
 
         Raises:
             UsageError: another job of this name was begun meanwhile.
         """
-        put_once(self.job_file(job), job.about())
-        self._validate_same(job, read_json(self.job_file(job)))
+        put_once(self.job_file(job.name), job.about())
+        self._validate_same(job, read_json(self.job_file(job.name)))
 
     def records(self) -> list[Record]:
         """Return the records of all jobs that have ended, the last one of each."""
@@ -141,11 +124,11 @@ class Store:
         return self._follower.skipped
 
     def of(self, jobs: Iterable[Job]) -> dict[str, Record]:
-        """Return the records of those jobs that have ended, by name; an equal job that ended under another name counts."""
+        """Return by name the records of those jobs that have ended, also if an equal job of another name has."""
         ended: dict[str, Record] = {}
         for record in self.records():
             identity = identity_now(record)
-            if ended.get(identity, record)["status"] != records.DONE:
+            if ended.get(identity, record)["status"] != results.DONE:
                 ended[identity] = record
             else:
                 ended.setdefault(identity, record)

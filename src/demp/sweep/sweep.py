@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import FAILED, Record
+from demp.files.results import FAILED, Record
 from demp.sweep.devices import device_of, places_on, threads_for, validate_devices
 from demp.sweep.execution import lock_file, run_job
 from demp.sweep.job import Job
@@ -184,7 +184,7 @@ class Sweep:
                 observers = [deadline, StopOnSignal(stop), Steps(progress, job, aloud=view is None)]
                 observers += [] if view is None else [view(progress.heading(job))]
                 try:
-                    keep(job, run_job(job, self.store.folder(job), observers))
+                    keep(job, run_job(job, self.store.job_folder(job.name), observers))
                 except TrainingInterrupted:
                     raise TrainingInterrupted("", 128 + (stop() or ASKED)) from None
 
@@ -193,7 +193,7 @@ class Sweep:
         if record["status"] == FAILED and job.name in self.essential and record.get("mistake"):
             raise UsageError(f"the {job.labels.get('method', job.name)} run cannot be made: {record['error']}")
         self.store.add(record)
-        lock_file(self.store.folder(job)).unlink(missing_ok=True)
+        lock_file(self.store.job_folder(job.name)).unlink(missing_ok=True)
         progress.ends(job, record)
 
 

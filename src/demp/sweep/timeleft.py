@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.sweep.job import Job
 
 PACE_SHARE = 0.02

@@ -60,7 +60,11 @@ class ProcessWorker:
         """Start this job."""
         assert self._process.stdin is not None
         self.job = job
-        asked = {"job": job.to_dict(), "folder": str(self.store.folder(job)), "log": str(self.store.log(job))}
+        asked = {
+            "job": job.to_dict(),
+            "folder": str(self.store.job_folder(job.name)),
+            "log": str(self.store.job_log(job.name)),
+        }
         with suppress(BrokenPipeError):  # it died: its last event says so
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
