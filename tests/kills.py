@@ -62,7 +62,7 @@ def counted(names: set[str], number: int, action: Callable[[], Any]) -> None:
 
 def folder(root: Path) -> None:
     """A folder of two files, replaced: at every kill the old pair or the new one; in the end nothing else."""
-    from demp import files
+    from demp.files import replacement as files
 
     def save(text: str) -> None:
         with files.replacing_folder(root / "model") as fresh:
@@ -74,7 +74,7 @@ def folder(root: Path) -> None:
 
     save("old")
     found = []
-    for _ in killed_at_every_line(("files.py",), lambda: save("new")):
+    for _ in killed_at_every_line(("files/replacement.py",), lambda: save("new")):
         found.append(pair())
         assert found[-1] in (("old", "old"), ("new", "new")), found[-1]
         save("old")
@@ -84,14 +84,14 @@ def folder(root: Path) -> None:
 
 def first_folder(root: Path) -> None:
     """The same where there was none: at every kill nothing, or the whole folder."""
-    from demp import files
+    from demp.files import replacement as files
 
     def save() -> None:
         with files.replacing_folder(root / "model") as fresh:
             (fresh / "a").write_text("new")
 
     found = set()
-    for _ in killed_at_every_line(("files.py",), save):
+    for _ in killed_at_every_line(("files/replacement.py",), save):
         there = files.settled(root / "model")
         found.add(there.exists() and (there / "a").read_text())
         files.shutil.rmtree(there, ignore_errors=True)
@@ -100,13 +100,13 @@ def first_folder(root: Path) -> None:
 
 def file(root: Path) -> None:
     """A file, replaced, with an old one there and without."""
-    from demp import files
+    from demp.files import replacement as files
 
     path = root / "file"
     for old in (b"old", None):
         path.unlink(missing_ok=True)
         found = set()
-        for _ in killed_at_every_line(("files.py",), lambda: files.write(path, "new" * 1000)):
+        for _ in killed_at_every_line(("files/replacement.py",), lambda: files.write(path, "new" * 1000)):
             found.add(path.read_bytes() if path.exists() else None)
             assert set(os.listdir(root)) <= {"file", ".file.new"}, os.listdir(root)
             path.unlink(missing_ok=True) if old is None else path.write_bytes(old)

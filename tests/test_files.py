@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import demp
-from demp import files
 from demp.errors import ArtifactError
+from demp.files import replacement as files
 
 X = (torch.zeros(2, 4),)
 

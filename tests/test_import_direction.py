@@ -13,6 +13,7 @@ ORDER = (
     (
         "errors",
         "files",
+        "records",
         "compiled",
         "schedules",
         "penalties",
@@ -23,7 +24,6 @@ ORDER = (
         "shards",
         "initialization",
     ),
-    ("records",),
     ("graph",),
     ("activity", "gates", "masks", "regularization"),
     ("surgery",),

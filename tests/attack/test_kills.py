@@ -100,7 +100,9 @@ def judge(process, out, expected) -> None:
 
 def test_a_save_killed_at_every_line(tmp_path):
     path, found = demp.save(net(1.0), tmp_path / "model", example_inputs=X), []
-    for _ in killed_at_every_line(("files.py", "artifact.py"), lambda: demp.save(net(2.0), path, example_inputs=X)):
+    for _ in killed_at_every_line(
+        ("files/replacement.py", "artifact.py"), lambda: demp.save(net(2.0), path, example_inputs=X)
+    ):
         found.append(value_of(path))
         if found[-1] == 2.0:
             demp.save(net(1.0), path, example_inputs=X)
@@ -113,7 +115,9 @@ def test_a_checkpoint_killed_at_every_line(tmp_path):
     payload = {"value": torch.ones(20)}
     for step in (1, 2):
         checkpoint.save(tmp_path, step, payload)
-    for _ in killed_at_every_line(("files.py", "train/checkpoint.py"), lambda: checkpoint.save(tmp_path, 3, payload)):
+    for _ in killed_at_every_line(
+        ("files/replacement.py", "train/checkpoint.py"), lambda: checkpoint.save(tmp_path, 3, payload)
+    ):
         steps = [checkpoint.load(path)["step"] for path in checkpoint.listed(tmp_path)]
         assert steps in ([1, 2], [1, 2, 3], [2, 3])
     assert [checkpoint.load(path)["step"] for path in checkpoint.listed(tmp_path)] == [2, 3]
@@ -128,7 +132,7 @@ def test_the_start_of_a_run_killed_at_every_line(tmp_path):
             RunFolder.create(folder, wanted)
 
     started = 0
-    for _ in killed_at_every_line(("files.py", "train/runfolder.py"), start):
+    for _ in killed_at_every_line(("files/replacement.py", "train/runfolder.py"), start):
         if RunFolder(folder).config_file.is_file():
             assert RunFolder.open(folder).config() == wanted
             started += 1

@@ -2,7 +2,7 @@
 
 import json
 
-from demp.report.lines import Skipped
+from demp.files.reading import Skipped
 from demp.report.runs import Run, read_cuts
 from demp.report.tables import cuts_table
 

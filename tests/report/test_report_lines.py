@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from demp.report import lines
-from demp.report.lines import Skipped, blocks, line_start, look, looked, number, read_json, records
+from demp.files import reading as lines
+from demp.files.reading import Skipped, blocks, line_start, look, looked, number, read_json, records
 
 
 def has_step(record):

@@ -11,9 +11,9 @@ from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
 from demp import recipes
 from demp.errors import UsageError
+from demp.files.reading import Skipped
 from demp.report import sources
 from demp.report.groups import Dense, accuracy, best, groups_of, share
-from demp.report.lines import Skipped
 from demp.report.results import LONG, ends_of
 from demp.report.runs import before, read_run, spending, study_closely
 from demp.report.sources import gather

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sweepjobs import CONFIG
 
-import demp.sweep.carrying
-import demp.sweep.claims
+import demp.sweep.execution
 import demp.sweep.job
 from demp import records
 from demp.cli import main
 from demp.errors import UsageError
+from demp.files import results
 from demp.records import TRAINING, parsed
 from demp.sweep import Job, Store, Sweep
 from demp.sweep.search import Range, Search
@@ -22,7 +22,7 @@ from demp.train.stopping import ASKED
 from resultlines import MEASURED
 
 
-def test_a_worker_whose_leader_died_while_it_started_does_no_job(tmp_path):
+def test_a_worker_whose_coordinator_died_while_it_started_does_no_job(tmp_path):
     job = Job(name="a", work="sweepwork:doubled", arguments={"number": 1})
     asked = {"job": job.to_dict(), "folder": str(tmp_path / "a"), "log": str(tmp_path / "a.log")}
     command = [sys.executable, "-m", "demp.sweep", "1", str(2**22 + 1)]  # no process has that number
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_made_or_read_is_one_sentence(tmp_path, capsys, 
     store.begin([], shared={"base": CONFIG.to_dict()})
     (store.results / "x.jsonl").write_text(json.dumps(LINE) + "\n")
     monkeypatch.setattr(
-        "demp.files.os.open",
+        "demp.files.replacement.os.open",
         lambda path, *args: refuse(Path(path)) if str(path).endswith(".new") else os_open(path, *args),
     )
     assert main(["sweep", "--out", str(tmp_path / "s")]) == 1
@@ -135,8 +135,8 @@ def test_a_folder_that_cannot_be_made_or_read_is_one_sentence(tmp_path, capsys, 
 os_open = os.open
 
 
-def test_the_leader_looks_at_each_job_and_each_result_a_few_times_however_many_there_are(tmp_path, monkeypatch):
-    """What it costs to lead grows with the jobs and no faster: each is hashed once, each line is read once."""
+def test_the_coordinator_looks_at_each_job_and_each_result_a_few_times_however_many_there_are(tmp_path, monkeypatch):
+    """What it costs to coordinate grows with the jobs and no faster: each is hashed once, each line is read once."""
     counts = {}
 
     def counted(name, owner, attribute):
@@ -149,10 +149,10 @@ def test_the_leader_looks_at_each_job_and_each_result_a_few_times_however_many_t
         monkeypatch.setattr(owner, attribute, call)
 
     counted("hashed", demp.sweep.job.hashlib, "sha256")
-    counted("read", records, "parsed")
-    counted("claimed", demp.sweep.claims.Claims, "take")
-    counted("collected", demp.sweep.carrying.gc, "collect")
+    counted("read", results, "parsed")
+    counted("begun", Store, "note")
+    counted("collected", demp.sweep.execution.gc, "collect")
     jobs = [Job(name=f"j{n:03d}", work="sweepwork:noted", arguments={"n": n}, labels={"n": n}) for n in range(60)]
     outcome = Sweep(tmp_path / "s", jobs).go()
     assert outcome.left == 0 and len(outcome.records) == 60
-    assert counts["hashed"] <= 2 * 60 and counts["read"] == counts["claimed"] == 60 and "collected" not in counts
+    assert counts["hashed"] <= 2 * 60 and counts["read"] == counts["begun"] == 60 and "collected" not in counts

@@ -1,7 +1,8 @@
-"""Sweeps that lose a process, share a folder, or are stopped: nothing is lost, nothing is done twice."""
+"""Sweeps that lose a process, are started twice, or are stopped: nothing is lost, nothing is done twice."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,18 +11,17 @@ import time
 import pytest
 from sweepjobs import CONFIG, held, job, numbers
 
-from demp import records
+from demp import files, records
+from demp.cli import main
 from demp.errors import UsageError
-from demp.sweep import Store, Sweep, sweep, training
-from demp.sweep.claims import Claims
-from demp.sweep.devices import VISIBLE, places_on, surroundings, threads_for
-from demp.sweep.presence import Presence
+from demp.sweep import Store, Sweep, training
+from demp.sweep.devices import VISIBLE, environment_of, places_on, threads_for
+from demp.sweep.execution import exclusive
 from demp.train import Observer, TrainingInterrupted, checkpoint
 from demp.train.runfolder import read_lines
 from demp.train.stopping import stop_signals
-from resultlines import MEASURED
 
-LEADER = """
+COORDINATOR = """
 import json, sys
 from demp.sweep import Job, Sweep
 asked = json.loads(sys.stdin.read())
@@ -32,10 +32,14 @@ print(outcome.left)
 SAME = ("eval/loss", "parameters", "train_flops", "cut_steps", "neurons")
 
 
-def leader(path, jobs, at_once=1):
-    """Another process that leads the sweep."""
+def coordinator(path, jobs, at_once=1):
+    """Another process that runs the sweep."""
     process = subprocess.Popen(
-        [sys.executable, "-c", LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COORDINATOR],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdin.write(json.dumps({"path": str(path), "jobs": [one.to_dict() for one in jobs], "at_once": at_once}))
     process.stdin.close()
@@ -63,16 +67,15 @@ def straight(tmp_path_factory):
     return {record["name"]: {name: record[name] for name in SAME} for record in Sweep(path, jobs).go().records}
 
 
-def test_a_killed_leader_is_followed_by_another_and_its_runs_go_on(tmp_path, straight):
+def test_a_killed_coordinator_is_followed_by_the_same_command_and_its_runs_go_on(tmp_path, straight):
     gate, runs = tmp_path / "gate", tmp_path / "s" / "runs"
     jobs = held(gate, 0, 1)
-    first = leader(tmp_path / "s", jobs, 2)
+    first = coordinator(tmp_path / "s", jobs, 2)
     wait(lambda: all((runs / f"s{seed}.reached").is_file() for seed in (0, 1)))
-    second = leader(tmp_path / "s", jobs, 2)
-    wait(lambda: len(list((tmp_path / "s" / "leaders").iterdir())) == 2)
     first.kill()
     first.communicate()
     assert lines(tmp_path / "s") == {}
+    second = coordinator(tmp_path / "s", jobs, 2)  # its processes wait for those of the first
     gate.touch()
     out, errors = second.communicate(timeout=200)
     assert (out, second.returncode) == ("0\n", 0), errors
@@ -80,7 +83,7 @@ def test_a_killed_leader_is_followed_by_another_and_its_runs_go_on(tmp_path, str
     assert sorted(record["name"] for record in written) == ["s0", "s1"]
     for record in written:
         assert record["resumed"] and {name: record[name] for name in SAME} == straight[record["name"]]
-    assert list((tmp_path / "s" / "claims").iterdir()) == []
+    assert list(runs.glob("*.lock")) == []
 
 
 def test_a_killed_process_begins_its_job_again_from_its_checkpoint(tmp_path, straight):
@@ -112,57 +115,88 @@ def test_a_job_whose_process_is_killed_twice_or_leaves_is_a_failed_row_and_the_r
     assert by_name["n1"]["twice"] == 2
 
 
-def test_two_leaders_share_the_work_and_each_job_is_done_once(tmp_path):
+def test_a_second_command_on_the_folder_is_refused_while_the_first_runs(tmp_path, capsys):
     gate = tmp_path / "gate"
-    jobs = [job(f"m{number}", "meeting", number=number, gate=str(gate)) for number in range(6)]
-    both = [leader(tmp_path / "s", jobs, 2) for _ in range(2)]
-    claims = tmp_path / "s" / "claims"
-
-    def each_has_two():
-        owners = [json.loads(file.read_text() or "{}").get("leader") for file in claims.glob("*.1")]
-        return sorted(owners.count(name) for name in set(owners)) == [2, 2]
-
-    wait(each_has_two)
+    jobs = [job(f"m{number}", "meeting", number=number, gate=str(gate)) for number in range(3)]
+    first = coordinator(tmp_path / "s", jobs, 2)
+    wait(lambda: len(list((tmp_path / "s" / "runs").glob("*.json"))) == 2)
+    message = f"another command runs the jobs of {tmp_path / 's'}; wait for its end, or stop it"
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Sweep(tmp_path / "s", [*jobs, *numbers(1)]).go()
     gate.touch()
-    ends = [process.communicate(timeout=200) for process in both]
-    assert [out for out, _ in ends] == ["0\n", "0\n"], ends
-    written = lines(tmp_path / "s")
-    assert len(written) == 2
-    everything = [record for some in written.values() for record in some]
-    assert sorted(record["name"] for record in everything) == [f"m{number}" for number in range(6)]
-    assert all(record["calls"] == 1 for record in everything)
-    for some in written.values():
-        assert len({record["leader"] for record in some}) == 1 and len(some) >= 2
-    assert list(claims.iterdir()) == []
+    out, errors = first.communicate(timeout=200)
+    assert out == "0\n", errors
+    (written,) = lines(tmp_path / "s").values()
+    assert sorted(record["name"] for record in written) == ["m0", "m1", "m2"]
+    assert all(record["calls"] == 1 for record in written)
+    assert Sweep(tmp_path / "s", jobs).go().left == 0
 
 
-def test_a_run_that_another_leader_took_over_is_left_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "OTHERS_SECONDS", 0.0)
-    one = training("t", CONFIG, labels={})
-    other = Presence(tmp_path / "leaders")
-    theirs = {"schema": 1, **one.about(), "status": "done", "began": "2999", "seconds": 1.0, "by": "other"}
-    theirs |= MEASURED
+def test_the_command_that_is_refused_says_so_and_ends_with_code_2(tmp_path, capsys):
+    out = tmp_path / "s"
+    command = ["sweep", "--model", "mlp", "--data", "digits", "--steps", "1", "--device", "cpu", "--out", str(out)]
+    assert main([*command, "--seeds", "1"]) == 0
+    capsys.readouterr()
+    handle = files.try_to_hold(out / ".lock")
+    assert main([*command, "--seeds", "1"]) == 0, "nothing is to be done"
+    assert main([*command, "--seeds", "2"]) == 2
+    os.close(handle)
+    error = capsys.readouterr().err
+    assert error.startswith(f"demp: another command runs the jobs of {out}; ") and error.count("\n") == 1
 
-    class Takes(Observer):
-        """While this process was paused, so that the other took it for dead."""
 
-        def __init__(self, title):
-            self.steps = 0
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path):
+    """Several processes ran its jobs, each with a file of results, of which one was killed while it wrote."""
+    wanted = numbers(1, 2, 3)
+    done = [{**record} for record in Sweep(tmp_path / "s", wanted).go().records]
+    old = tmp_path / "s" / "results"
+    (old / "runs.jsonl").unlink()
+    (old / "host-123456-1.jsonl").write_text(json.dumps(done[0]) + "\n")
+    (old / "host-123456-2.jsonl").write_text(json.dumps(done[1])[:40])
+    for folder, name in (("leaders", "host-123456-1.json"), ("claims", f"{wanted[1].identity}.1")):
+        (tmp_path / "s" / folder).mkdir()
+        (tmp_path / "s" / folder / name).write_text('{"leader": "host-123456-1", "token": "t"}')
+    sweep = Sweep(tmp_path / "s", wanted)
+    assert sweep.missing == wanted[1:]
+    records = sweep.go().records
+    assert records[0] == done[0] and [record["twice"] for record in records] == [2, 4, 6]
 
-        def step(self, run, seconds):
-            self.steps += 1
-            assert self.steps <= 3
-            if run.step == 2:
-                (claim,) = (tmp_path / "claims").iterdir()
-                claim.with_suffix(".2").write_text(json.dumps({"leader": other.name, "token": other.token}))
-                Store(tmp_path).add(theirs, other.name)
 
-    (tmp_path / "sweep.json").write_text(json.dumps({"schema": 1, "what": "a sweep", "shared": {}}))
-    outcome = Sweep(tmp_path, [one]).go(view=Takes)
-    assert [record["by"] for record in outcome.records] == ["other"]
-    assert [file.suffix for file in (tmp_path / "claims").iterdir()] == [".2"]
-    Claims(tmp_path / "claims", other).release(one)
-    other.leave()
+def test_a_line_that_a_killed_coordinator_left_half_is_cut_off(tmp_path):
+    Sweep(tmp_path, numbers(1)).go()
+    file = tmp_path / "results" / "runs.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + whole[:50])
+    assert [record["twice"] for record in Sweep(tmp_path, numbers(1, 2)).go().records] == [2, 4]
+    assert file.read_text().startswith(whole) and Store(tmp_path).skipped() == []
+
+
+def test_only_one_process_is_inside_a_folder_and_waiting_can_be_stopped(tmp_path):
+    class Impatient(Observer):
+        asked = 0
+
+        def asks_to_stop(self):
+            self.asked += 1
+            return self.asked == 3
+
+    code = f"""
+import pathlib, sys
+from demp.sweep.execution import exclusive
+with exclusive(pathlib.Path({str(tmp_path / "lock")!r})):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "in\n"
+    with (
+        pytest.raises(TrainingInterrupted, match="stopped before it began"),
+        exclusive(tmp_path / "lock", [Impatient()]),
+    ):
+        raise AssertionError("inside")
+    process.kill()
+    process.communicate()
+    with exclusive(tmp_path / "lock"):
+        pass
 
 
 def test_processes_are_kept_and_have_one_thread_on_a_cpu(tmp_path):
@@ -174,11 +208,11 @@ def test_processes_are_kept_and_have_one_thread_on_a_cpu(tmp_path):
 
 def test_each_device_has_its_own_processes_that_see_nothing_else(monkeypatch):
     monkeypatch.delenv(VISIBLE, raising=False)
-    assert surroundings("cuda:1", 0)[VISIBLE] == "1" and VISIBLE not in surroundings("cuda", 0)
+    assert environment_of("cuda:1", 0)[VISIBLE] == "1" and VISIBLE not in environment_of("cuda", 0)
     monkeypatch.setenv(VISIBLE, "4,GPU-abc")
-    assert surroundings("cuda:1", 0)[VISIBLE] == "GPU-abc"
+    assert environment_of("cuda:1", 0)[VISIBLE] == "GPU-abc"
     assert places_on([], 2) == ["", ""] and places_on(["cpu"], 2) == ["cpu", "cpu"]
-    monkeypatch.setattr("demp.sweep.devices.check", lambda device: None)
+    monkeypatch.setattr("demp.sweep.devices.validate_device", lambda device: None)
     assert places_on(["cuda:0", "cuda:1"], 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     on = {device: training("t", CONFIG.merged({"device": device}), labels={}) for device in ("cpu", "cuda", "auto")}
     assert [threads_for("", on[device]) for device in ("cpu", "cuda", "auto")] == [1, 0, 1]

@@ -14,7 +14,7 @@ from sweepjobs import CONFIG, held, job, numbers
 
 from demp.errors import DempError, UsageError
 from demp.sweep import Store, Sweep, training
-from demp.sweep.on_ray import Hands
+from demp.sweep.ray_workers import JobRunner, announced
 from demp.train import checkpoint
 
 CLUSTER = """
@@ -26,7 +26,7 @@ print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
-LEADER = """
+COORDINATOR = """
 import json, sys
 from demp.sweep import Job, Sweep
 asked = json.loads(sys.stdin.read())
@@ -51,10 +51,10 @@ def address(tmp_path_factory):
     log.close()
 
 
-def leader(path, jobs, address):
+def coordinator(path, jobs, address):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = {**os.environ, "RAY_ADDRESS": address, "RAY_USAGE_STATS_ENABLED": "0"}
-    process = subprocess.Popen([sys.executable, "-c", LEADER], env=env, **pipes)
+    process = subprocess.Popen([sys.executable, "-c", COORDINATOR], env=env, **pipes)
     process.stdin.write(json.dumps({"path": str(path), "jobs": [one.to_dict() for one in jobs]}))
     process.stdin.close()
     process.stdin = None
@@ -74,7 +74,7 @@ def test_two_workers_lose_one_and_are_stopped_and_end_as_if_nothing_had_been(tmp
     gate, runs = tmp_path / "gate", tmp_path / "s" / "runs"
     reached = [runs / f"s{seed}.reached" for seed in (0, 1)]
     jobs = [*held(gate, 0, 1), job("broken", "failing"), *numbers(3)]
-    first = leader(tmp_path / "s", jobs, address)
+    first = coordinator(tmp_path / "s", jobs, address)
     wait(lambda: all(file.is_file() and file.read_text() for file in reached), first)
     workers = [int(file.read_text()) for file in reached]
     assert len(set(workers)) == 2
@@ -87,7 +87,7 @@ def test_two_workers_lose_one_and_are_stopped_and_end_as_if_nothing_had_been(tmp
     assert Store(tmp_path / "s").records() == []
     assert [checkpoint.newest(runs / f"s{seed}" / "checkpoints").name for seed in (0, 1)] == ["step-000000007.pt"] * 2
     gate.touch()
-    second = leader(tmp_path / "s", jobs, address)
+    second = coordinator(tmp_path / "s", jobs, address)
     out, errors = second.communicate(timeout=200)
     assert (out.splitlines()[-1:], second.returncode) == (["0"], 0), errors
     records = {record["name"]: record for record in Store(tmp_path / "s").records()}
@@ -98,14 +98,21 @@ def test_two_workers_lose_one_and_are_stopped_and_end_as_if_nothing_had_been(tmp
 
 
 def test_a_worker_that_does_not_see_the_folder_sends_the_line_alone(tmp_path):
-    one = training("t", CONFIG, labels={})
-    event = Hands().carry(one.to_dict(), str(tmp_path / "elsewhere"), "leader", "token", 1)
-    assert event["record"]["status"] == "done" and event["record"]["steps"] == 9
-    assert not (tmp_path / "elsewhere").exists()
-    stopped = Hands()
+    one, store = training("t", CONFIG, labels={}), Store(tmp_path / "s")
+    store.begin([])
+    with announced(store) as token:
+        elsewhere = JobRunner().run(one.to_dict(), str(tmp_path / "s"), f"not {token}", 1)["record"]
+        assert elsewhere["status"] == "done" and elsewhere["steps"] == 9
+        assert list(store.runs.iterdir()) == []
+        here = JobRunner().run(one.to_dict(), str(tmp_path / "s"), token, 1)["record"]
+        assert {name: here[name] for name in SAME} == {name: elsewhere[name] for name in SAME}
+        assert (store.runs / "t" / "summary.json").is_file()
+    assert not store.token_file.exists()
+    stopped = JobRunner()
     stopped.stop()
-    event = stopped.carry(one.to_dict(), str(tmp_path / "elsewhere"), "leader", "token", 1)
-    assert event == {"died": "ended with code 143", "again": True} and stopped.news()[1] == 9
+    event = stopped.run(one.to_dict(), str(tmp_path / "elsewhere"), "token", 1)
+    assert event == {"died": "ended with code 143", "again": True} and stopped.progress()[1] == 9
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_ray_cannot_do_is_refused(tmp_path, monkeypatch):

@@ -97,13 +97,20 @@ def test_a_killed_search_tries_the_same_values_again(tmp_path):
     assert len(read(tmp_path / "s").found) == 3
 
 
-def test_two_searches_of_one_folder_make_no_trial_more_than_asked(tmp_path):
+def test_a_search_takes_up_what_another_command_chose_and_makes_no_trial_more_than_asked(tmp_path):
     one, two = search(tmp_path / "s", 2), search(tmp_path / "s", 2)
-    one.more()
-    two.more()
-    assert len(one.more()) == 1 and two.more() == one.jobs[1:], "each learns of the other's"
-    assert [job.name for job in one.jobs] == [job.name for job in two.jobs] == ["trial0000-s0", "trial0001-s0"]
-    assert (one.left(), two.left(), one.more(), two.more()) == (0, 0, [], [])
+    (first,), (second,) = one.more(), one.more()
+    assert (one.left(), one.more()) == (0, [])
+    assert [job.name for job in two.find_missing()] == [first.name, second.name] == ["trial0000-s0", "trial0001-s0"]
+    assert (two.left(), two.more()) == (0, [])
+
+
+def test_equal_trials_are_trained_once(tmp_path):
+    found = search(tmp_path / "s", 4, space={"model.width": (1, 1.0)}, aims=["flops"])
+    records = found.go(jobs=2).records
+    assert len(records) == 4 and len({record["identity"] for record in records}) <= 2
+    assert len(read(tmp_path / "s").found) == len({record["identity"] for record in records})
+    assert {trial.state for trial in found.study.trials} == {optuna.trial.TrialState.COMPLETE}
 
 
 def test_ranges_and_what_cannot_be_searched(tmp_path):

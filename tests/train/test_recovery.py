@@ -167,7 +167,7 @@ def test_an_unwritable_folder_is_one_sentence(run, monkeypatch):
     def refuse(*args):
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr("demp.files.os.open", refuse)
+    monkeypatch.setattr("demp.files.replacement.os.open", refuse)
     with pytest.raises(UsageError, match=f"cannot write into the run folder {run}: Read-only file system"):
         resume(run)
 

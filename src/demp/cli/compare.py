@@ -14,7 +14,7 @@ from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.plan import Options, Planned, twins_of
 from demp.errors import UsageError
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep import Store
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text

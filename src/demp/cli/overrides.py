@@ -8,9 +8,9 @@ from typing import Any
 from demp import recipes
 from demp.budgets import Budget
 from demp.errors import UsageError
+from demp.files.schema import nested
 from demp.train.config import TrainConfig, read_toml
 from demp.train.models.trust import is_foreign, refuse_untrusted
-from demp.train.schema import nested
 
 DEFAULT_RECIPE = "plain"
 FLAGS = {

@@ -14,13 +14,13 @@ from demp.cli.base import Command, Count, Flag, Folder, Number, Text
 from demp.cli.sweeping import status_line
 from demp.cli.tables import widen
 from demp.errors import UsageError
+from demp.files.study import RESULTS
 from demp.studies.campaign import Campaign, Shown, overview, use_data
 from demp.studies.shelf import Shelf
 from demp.sweep.sweep import HERE
 
 LIST, ALL = "list", "all"
 RUNS = "runs/studies"
-RESULTS = "results"
 
 Ids = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID", help_behavior_hint="")]]
 

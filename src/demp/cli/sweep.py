@@ -13,7 +13,7 @@ from demp.cli.overrides import parse_lists, resolve
 from demp.cli.sweeping import Sweeping, told
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep import Store, Sweep, table
 from demp.sweep.grid import Make, grid
 from demp.sweep.search import Search, Space, front, read_range

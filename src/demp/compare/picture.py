@@ -8,7 +8,7 @@ from typing import Any
 
 from demp.compare.plan import words
 from demp.compare.table import Records, label, split_of
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep.cells import mean
 from demp.train.config import DENSE
 from demp.train.extras import need

@@ -8,7 +8,7 @@ from typing import Any
 from demp import methods
 from demp.budgets import Budget
 from demp.errors import UsageError
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep import Job, Store, name_of, training
 from demp.sweep.cells import text
 from demp.train.config import DENSE, TrainConfig

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demp.compare.plan import words
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep import cells
 from demp.sweep.cells import NONE, mean, ratio, share
 from demp.sweep.training import SEVERAL

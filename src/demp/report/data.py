@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from demp import __version__
+from demp.files.run import Cut
 from demp.report.groups import accuracy, setting_of, sparsity
-from demp.report.runs import Cut, Run
+from demp.report.runs import Run
 from demp.report.sources import Material
 from demp.report.tags import Markup
 from demp.report.thin import Point

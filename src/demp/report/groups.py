@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from demp.records import DONE, FAILED
+from demp.files.results import DONE, FAILED
+from demp.files.run import ACCURACY, DENSE
 from demp.report.results import words
-from demp.report.runs import DENSE, TEST, Run
+from demp.report.runs import Run
 
 Value = Callable[[Run], float | None]
 POINT = 0.01
@@ -86,7 +87,7 @@ def setting_of(run: Run, known: set[str] | None = None) -> str:
 
 def accuracy(run: Run) -> float | None:
     """On the whole test set, at the end."""
-    return run.value(TEST)
+    return run.value(ACCURACY)
 
 
 def sparsity(run: Run) -> float | None:

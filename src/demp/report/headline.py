@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from demp.records import DONE, FAILED
+from demp.files.results import DONE, FAILED
+from demp.files.run import DENSE
 from demp.report.groups import POINT, Dense, Group, accuracy, best, share
-from demp.report.runs import DENSE, UNFINISHED, Run, before, part
+from demp.report.runs import UNFINISHED, Run, before, part
 from demp.report.studies import Study
 from demp.report.words import change, digits, duration, percent, plural, points, short, times
 from demp.report.worlds import World

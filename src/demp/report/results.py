@@ -5,9 +5,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from demp.records import DONE, FAILED, SCHEMA, newer
-from demp.report import lines
-from demp.report.lines import LARGEST, Record, Skipped, number
+from demp.files.reading import LARGEST, Record, Skipped, number, records
+from demp.files.results import DONE, newer, no_result
+from demp.files.run import ACCURACY, SECONDS
 from demp.report.runs import Run, Test, before
 from demp.report.thin import thinned
 
@@ -19,20 +19,11 @@ FLAT = ("method", "setting", "optimizer")
 """What lines without ``labels`` have instead."""
 
 
-def no_result(record: Record) -> str:
-    """Why a line is no result."""
-    if not isinstance(record.get("name"), str) or record.get("status") not in (DONE, FAILED):
-        return "no result"
-    if record.get("schema") != SCHEMA:
-        return f"schema {record.get('schema')!r}, this version reads {SCHEMA}"
-    return ""
-
-
 def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
     """The last word on each name; what was done stays done, whatever a later line says."""
     found: dict[str, tuple[Run, Record]] = {}
     for file in files:
-        for record in lines.records(file, skipped, no_result):
+        for record in records(file, skipped, no_result):
             run, began = run_of(record), {"began": str(record.get("began", ""))}
             before = found.get(run.name)
             if before is None or before[0].status != DONE or (run.status == DONE and newer(began, before[1])):
@@ -59,8 +50,8 @@ def run_of(record: Record) -> Run:
     for name, pairs in series.items() if isinstance(series, dict) else ():
         if isinstance(pairs, list) and name.count("/") < 2:
             run.series[name] = thinned((pair[0], pair[1]) for pair in ends_of(pairs) if is_pair(pair))
-    spent = run.series.get("time/seconds", [])
-    run.tests = [Test(step, value, None, before(spent, step)) for step, value in run.series.get("eval/top1", [])]
+    spent = run.series.get(SECONDS, [])
+    run.tests = [Test(step, value, None, before(spent, step)) for step, value in run.series.get(ACCURACY, [])]
     return run
 
 

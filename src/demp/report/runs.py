@@ -1,44 +1,30 @@
 """One run as a report sees it, whether its folder is at hand or only its line of results."""
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demp.records import DONE
-from demp.report.lines import Record, Skipped, look, number, read_json, records
+from demp.files.reading import Record, Skipped, look, number, read_json, records
+from demp.files.results import DONE
+from demp.files.run import (
+    ACCURACY,
+    DENSE,
+    FORWARD_AND_BACKWARD,
+    SECONDS,
+    SIZES,
+    Cut,
+    RunFiles,
+    machine,
+    no_cut,
+    no_metrics,
+    read_config,
+    read_cuts,
+)
 from demp.report.thin import Point, Thinned, thinned
 
-DENSE = "dense"
 UNFINISHED = "unfinished"
-FORWARD_AND_BACKWARD = 3
-"""A training step costs three forwards, as the trainer counts them."""
-TEST = "eval/top1"
-STAY = ("prune/neurons_alive", "cost/parameters", "cost/flops")
-"""Metrics that stand in for the summary of a run that has none yet."""
-GLANCED = (TEST, "time/seconds", *STAY)
+GLANCED = (ACCURACY, SECONDS, *SIZES)
 """What all runs of a large sweep are asked for."""
-
-
-class Cut(NamedTuple):
-    """One check of a run: what the network was before and after it."""
-
-    step: int
-    removed: int
-    neurons: float
-    parameters: float
-    flops_before: float
-    flops: float
-    forwards: float
-    """What the judgement cost, in forwards of one picture."""
-    seconds: float
-    kept: dict[str, int]
-    """Layer -> width after it."""
-    dead: float | None = None
-    """Of the removed neurons, those that were zero; None in files that do not tell. ``saturated``: those that were
-    another constant."""
-    saturated: float | None = None
 
 
 class Test(NamedTuple):
@@ -107,60 +93,25 @@ def part(run: Run, name: str) -> str:
     return str(found).rstrip("/").rpartition("/")[2] if isinstance(found, str | int | float) else ""
 
 
-def is_run(folder: Path) -> bool:
-    """Is a run here, whole or begun?"""
-    return any((folder / name).is_file() for name in ("config.toml", "summary.json", "metrics.jsonl"))
-
-
 def read_run(folder: Path, skipped: Skipped) -> Run:
     """A run folder without what it did over time."""
-    config = read_config(folder / "config.toml", skipped)
-    outcome = read_json(folder / "summary.json", skipped)
+    files = RunFiles(folder)
+    config = read_config(files.config_file, skipped)
+    outcome = read_json(files.summary_file, skipped)
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
     run = Run(name=folder.name, folder=folder, config=config, outcome=outcome, status=DONE if outcome else UNFINISHED)
     run.labels = {"method": outcome.get("method") or (method or {}).get("name") or "run"}
     seed = number(outcome, "seed") if "seed" in outcome else number(config, "seed")
     run.seed = None if seed is None else int(seed)
-    run.machine = machine_of(read_json(folder / "environment.json", skipped))
+    run.machine = machine(read_json(files.environment_file, skipped))
     return run
-
-
-def read_config(path: Path, skipped: Skipped) -> Record:
-    """The values of a TOML file; empty where there is none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        skipped.add(path, "cannot be read" if isinstance(error, OSError) else "not TOML")
-        return {}
-
-
-def machine_of(environment: Mapping[str, Any]) -> str:
-    """What times depend on, in words."""
-    name, threads = environment.get("device_name"), number(environment, "threads")
-    if not isinstance(name, str):
-        return ""
-    return f"{name}, {threads:.0f} thread{'s' * (threads > 1)}" if threads else name
-
-
-def no_metrics(record: Record) -> str:
-    """Why a line says nothing about a step."""
-    return "" if number(record, "step") is not None else "no step"
-
-
-def no_cut(record: Record) -> str:
-    """Why a line is no report of a cut."""
-    wanted = ("step", "removed", "neurons_after", "parameters_after", "flops_before", "flops_after")
-    missing = [name for name in wanted if number(record, name) is None]
-    return f"no cut (it has no {missing[0]})" if missing else ""
 
 
 def glance(run: Run, skipped: Skipped) -> None:
     """Its tests, a few of its lines, and where it stands if it has no summary."""
     if run.folder is None:
         return
-    found = look(run.folder / "metrics.jsonl", skipped, f'"{TEST}"'.encode(), no_metrics)
+    found = look(RunFiles(run.folder).metrics_file, skipped, f'"{ACCURACY}"'.encode(), no_metrics)
     series = {}
     for name in GLANCED:
         pairs = [(record["step"], record[name]) for record in found if number(record, name) is not None]
@@ -173,50 +124,19 @@ def study_closely(run: Run, skipped: Skipped) -> None:
     """Every line of metrics and cuts, and the times of its exports."""
     if run.folder is None:
         return
-    series: dict[str, Thinned] = {}
-    for record in records(run.folder / "metrics.jsonl", skipped, no_metrics):
+    files, series = RunFiles(run.folder), dict[str, Thinned]()
+    for record in records(files.metrics_file, skipped, no_metrics):
         step = record["step"]
         for name, value in record.items():
             if name != "step" and name.count("/") < 2 and (value := number(record, name)) is not None:
                 if name not in series:
                     series[name] = Thinned()
                 series[name].add(step, value)
-    run.cuts, run.widths = read_cuts(run.folder / "cuts.jsonl", skipped)
+    run.cuts, run.widths = read_cuts(files.cuts_file, skipped)
     settle(run, {name: points.points() for name, points in series.items()})
-    for file in sorted(run.folder.glob("*/export.json")):
+    for file in files.exports():
         timings = read_json(file, skipped).get("timings")
         run.timings += [one for one in timings if isinstance(one, dict)] if isinstance(timings, list) else []
-
-
-def read_cuts(file: Path, skipped: Skipped) -> tuple[list[Cut], dict[str, int]]:
-    """Every check that said something new, and the dense width of every layer."""
-    cuts: list[Cut] = []
-    dense: dict[str, int] = {}
-    for record in records(file, skipped, no_cut):
-        layers = record.get("layers")
-        kept = {}
-        for layer, widths in layers.items() if isinstance(layers, dict) else ():
-            before, now = (number(widths, name) if isinstance(widths, dict) else None for name in ("before", "kept"))
-            if before is not None and now is not None:
-                dense.setdefault(layer, int(before))
-                kept[layer] = int(now)
-        judged = record.get("judged")
-        cuts.append(
-            Cut(
-                step=int(record["step"]),
-                removed=int(record["removed"]),
-                neurons=record["neurons_after"],
-                parameters=record["parameters_after"],
-                flops_before=record["flops_before"],
-                flops=record["flops_after"],
-                forwards=(number(judged, "forwards") if isinstance(judged, dict) else None) or 0.0,
-                seconds=number(record, "seconds") or 0.0,
-                kept=cuts[-1].kept if cuts and cuts[-1].kept == kept else kept,
-                dead=number(record, "dead"),
-                saturated=number(record, "saturated"),
-            )
-        )
-    return cuts, dense
 
 
 def settle(run: Run, series: dict[str, list[Point]]) -> None:
@@ -225,25 +145,25 @@ def settle(run: Run, series: dict[str, list[Point]]) -> None:
     run.tests = tests_of(run)
     if run.status != UNFINISHED or run.folder is None:
         return
-    first: Record = next(records(run.folder / "cuts.jsonl", Skipped(), no_cut), {})
-    for metric in STAY:
+    first: Record = next(records(RunFiles(run.folder).cuts_file, Skipped(), no_cut), {})
+    for metric in SIZES:
         if points := run.series.get(metric):
             name = metric.rpartition("/")[2].removesuffix("_alive")
             dense = number(first, f"{name}_before")
             run.outcome[name] = points[-1].value
             run.outcome[f"{name}_dense"] = points[0].value if dense is None else dense
     if run.tests:
-        run.outcome[TEST] = run.tests[-1].accuracy
-    if points := run.series.get("time/seconds"):
+        run.outcome[ACCURACY] = run.tests[-1].accuracy
+    if points := run.series.get(SECONDS):
         run.outcome["train_seconds"] = points[-1].value
 
 
 def tests_of(run: Run) -> list[Test]:
     """Its tests with what had been spent by then."""
-    seconds, spent = run.series.get("time/seconds", []), spending(run)
+    seconds, spent = run.series.get(SECONDS, []), spending(run)
     return [
         Test(step, value, None if spent is None else spent(step), before(seconds, step))
-        for step, value in run.series.get(TEST, [])
+        for step, value in run.series.get(ACCURACY, [])
     ]
 
 

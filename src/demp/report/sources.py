@@ -4,19 +4,23 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import DONE, FOLDER
+from demp.files.reading import Fault, Skipped, read_json
+from demp.files.results import DONE
+from demp.files.run import DENSE, RunFiles
+from demp.files.schema import flat
+from demp.files.study import NAMES
+from demp.files.sweep import SweepFiles
 from demp.report.groups import best
-from demp.report.lines import Fault, Skipped, read_json
 from demp.report.results import read_results
-from demp.report.runs import DENSE, UNFINISHED, Run, glance, is_run, read_run, study_closely
-from demp.report.studies import NAMES, Study, is_study, place_of, read_study
+from demp.report.runs import UNFINISHED, Run, glance, read_run, study_closely
+from demp.report.studies import Study, is_study, place_of, read_study
 from demp.report.worlds import worlds_of
 
 CLOSELY = 8
@@ -87,11 +91,11 @@ def take(path: Path, material: Material, skipped: Skipped) -> None:
         add_results([lines if summary == path else path], [], material, skipped)
         if summary == path or is_study(summary):
             add_study(summary, material, skipped)
-    elif is_run(path):
+    elif RunFiles(path).exist():
         material.runs.append(read_run(path, skipped))
     elif not take_folder(path, material, skipped):
         for folder in folders(path):
-            if is_run(folder):
+            if RunFiles(folder).exist():
                 material.runs.append(named(read_run(folder, skipped), path))
             else:
                 take_folder(folder, material, skipped)
@@ -99,8 +103,8 @@ def take(path: Path, material: Material, skipped: Skipped) -> None:
 
 def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
     """A sweep, a comparison or the results of studies; False where it is none of them."""
-    files = sorted(path.glob("*.jsonl")) + sorted((path / FOLDER).glob("*.jsonl"))
-    runs = [folder for folder in folders(path / "runs") if is_run(folder)]
+    sweep = SweepFiles(path)
+    files, runs = sorted(path.glob("*.jsonl")) + sweep.result_files(), list(sweep.run_folders())
     before = len(material.runs), len(material.studies)
     add_results(files, runs, material, skipped)
     for file in sorted(path.glob("*.json"), key=numbered):
@@ -116,8 +120,7 @@ def add_results(files: list[Path], folders: list[Path], material: Material, skip
         run = found.get(folder.name)
         if run is None:
             run = found[folder.name] = read_run(folder, skipped)
-            about = read_json(folder.with_name(f"{folder.name}.json"), skipped)
-            labels = about.get("labels")
+            labels = read_json(SweepFiles(folder.parent.parent).job_file(folder.name), skipped).get("labels")
             if isinstance(labels, dict):
                 run.labels |= {name: value for name, value in labels.items() if name != "seed"}
         elif run.status == DONE:
@@ -163,7 +166,7 @@ def tell_apart(runs: list[Run]) -> None:
     for run in bare:
         by_method.setdefault(run.method, []).append(run)
     for alike in by_method.values():
-        configs = [dict(flat(run.config)) for run in alike]
+        configs = [plain_values(run.config) for run in alike]
         names = dict.fromkeys(name for config in configs for name in config)
         for name in names:
             if name in IGNORED or len({repr(config.get(name)) for config in configs}) == 1:
@@ -192,13 +195,9 @@ def name_apart(runs: list[Run]) -> None:
             run.name = f"{run.name} ({seen[run.name]})"
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """method.options.period -> 20."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        elif not isinstance(value, list):
-            yield f"{prefix}{name}", value
+def plain_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a config by dotted name, lists aside."""
+    return {name: value for name, value in flat(config).items() if not isinstance(value, list)}
 
 
 def chosen(runs: list[Run]) -> list[Run]:

@@ -1,27 +1,15 @@
-"""Figures and tables of the paper as `demp study` leaves them: claims, the paper's number beside ours, table, picture.
+"""Figures and tables of the paper as `demp study` leaves them (`demp.files.study`)."""
 
-``results/SCALE/STUDY.json``: ``schema``, ``id``, ``title``, ``section``, ``remark``, ``scale``, ``planned``, ``done``,
-``claims`` (``sentence``, ``paper``, ``ours``, ``holds``: true, false, or null where our runs do not say), ``table``
-(``headings``, ``rows``, ``notes``) and ``files``, of which a picture lies beside it; ``STUDY.jsonl`` holds its runs.
-"""
-
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.report.lines import Record, Skipped, number, read_json
+from demp.files.reading import Record, Skipped, number, read_json
+from demp.files.study import NAMES, RESULTS, SCALES, SCHEMA
 
-SCHEMA = 1
-RESULTS = "results"
-"""Where `demp study` keeps what it found."""
-SCALES = ("paper", "cpu", "smoke")
-"""The most telling one first."""
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
-NAMES = re.compile(r"fig\d+|table\d+|controls|decoupled|hybrid|lengths|theory")
-"""Ids of studies; `demp.studies` itself needs torch, which a report does not."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ def place_of(name: str) -> Path:
     Raises:
         UsageError: there are none.
     """
-    for scale in SCALES:
+    for scale in reversed(SCALES):
         for kind in ("json", "jsonl"):
             file = Path(RESULTS, scale, f"{name}.{kind}")
             if file.is_file():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.report.groups import accuracy, plain, setting_of, share, sparsity
 from demp.report.runs import UNFINISHED, Run
 from demp.report.studies import Study

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
+from demp.files.run import RunFiles
 from demp.report import gather, written
-from demp.report.runs import UNFINISHED, is_run
+from demp.report.runs import UNFINISHED
 from demp.report.sources import Material
 
 SECONDS = 3.0
@@ -35,7 +36,7 @@ def watch(
     if not seconds > 0:
         raise UsageError(f"every is {seconds:g}; give seconds above 0")
     out, quiet = Path(out), 0
-    patience = 0 if all(is_run(Path(path)) for path in paths) else QUIET
+    patience = 0 if all(RunFiles(path).exist() for path in paths) else QUIET
     seen, material = state(paths, out), gather(paths)
     try:
         while material.live or quiet < patience:

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from demp.errors import UsageError
+from demp.files.study import SCALES
 from demp.studies.costs import Cost, of_training
 from demp.sweep import cells
 from demp.sweep.job import Job
 from demp.train.models.suggest import suggestion
 
-SCALES = ("smoke", "cpu", "paper")
-"""Seconds on bundled data, to see that all is computed; tens of minutes on real data and two cores; the paper's own."""
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
 """How many a study takes unless it is told."""
 

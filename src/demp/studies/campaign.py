@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
+from demp.files.study import SCHEMA
 from demp.studies import drawing, shelf
 from demp.studies.base import NONE, SCALES, SEEDS, Claim, Study, Table, check_scale, data_read
 from demp.studies.shelf import Known, Shelf
@@ -16,9 +17,6 @@ from demp.sweep import Job, Sweep
 from demp.train import sources
 from demp.train.extras import need
 from demp.train.runfolder import write_text
-
-SUMMARY_SCHEMA = 1
-"""Of STUDY.json."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Shown:
         """JSON-ready: what STUDY.json says, and what a report reads."""
         study = self.study
         return {
-            "schema": SUMMARY_SCHEMA,
+            "schema": SCHEMA,
             "id": study.id,
             "title": study.title,
             "section": study.section,

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from demp.files.run import FORWARD_AND_BACKWARD
 from demp.sweep.job import Job
 from demp.train.models import build
-from demp.train.run import FORWARD_AND_BACKWARD
 
 PICTURES = {
     "digits": (8, 1, 10),

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from demp.compare.plan import words
-from demp.records import Record
+from demp.files.results import Record
 from demp.studies.base import NONE, Claim, Records, Study, Table
 from demp.studies.drawing import SOFT, band, frame, legend, looks, panels
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from demp.records import Record
+from demp.files.results import Record
 from demp.studies.base import NONE, Records, Study, Table
 from demp.studies.frontier import DENSE_LINE, Point, of, percent, points, ratio, times
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from demp import records
 from demp.errors import UsageError
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.studies.training import complete
 from demp.sweep.job import Job
 from demp.train.config import TrainConfig

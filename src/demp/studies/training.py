@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from demp import methods, recipes
+from demp.files.results import TRAINING
+from demp.files.schema import build
 from demp.studies.base import job
 from demp.sweep.job import Job
-from demp.sweep.training import WORK
 from demp.train.config import DENSE, MethodConfig, TrainConfig
 from demp.train.scale import DISPLACEMENT, PAPER_NOISE_STD, PUBLISHED, Scale
-from demp.train.schema import build
 
 RECIPES = {
     "resnet18": "resnet18-cifar10",
@@ -123,4 +123,4 @@ def training(
     arguments: dict[str, Any] = {"config": changed.to_dict()}
     arguments |= {"series": list(series)} if series else {}
     arguments |= {"beside_dense": True} if beside_dense else {}
-    return job(WORK, arguments, {"method": method, "seed": seed, **labels}, stem)
+    return job(TRAINING, arguments, {"method": method, "seed": seed, **labels}, stem)

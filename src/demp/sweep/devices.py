@@ -13,7 +13,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def places_on(devices: Sequence[str], jobs: int) -> list[str]:
-    """One place per process: ``jobs`` on each device, or that many where the jobs say.
+    """Return one place per process: ``jobs`` on each device, or that many where the jobs say.
 
     Raises:
         UsageError: a device that is not there or named twice, or no process.
@@ -23,20 +23,20 @@ def places_on(devices: Sequence[str], jobs: int) -> list[str]:
     for device in devices:
         if devices.count(device) > 1:
             raise UsageError(f"the device {device} is named twice; several processes on each device: --jobs 2")
-        check(device)
+        validate_device(device)
     return [device for _ in range(jobs) for device in devices or [""]]
 
 
 def kind_of(devices: Sequence[str]) -> str:
-    """cuda:0, cuda:1 -> cuda: what a config says that is for any of them; empty for none."""
+    """Return the kind of these devices, as a config names it: cuda for cuda:0 and cuda:1; empty for none."""
     kinds = sorted({device.partition(":")[0] for device in devices})
     if len(kinds) > 1:
         raise UsageError(f"devices are {', '.join(devices)}; give those of one kind")
     return "".join(kinds)
 
 
-def check(device: str) -> None:
-    """Refuse a device that no process could use here."""
+def validate_device(device: str) -> None:
+    """Raise a `UsageError` for a device that no process could use here."""
     kind, _, index = device.partition(":")
     if kind == "cuda":  # without touching it: that takes memory
         there = torch.cuda.device_count()
@@ -49,8 +49,8 @@ def check(device: str) -> None:
         raise UsageError(f"device {device!r} cannot be used here; write for example cpu or cuda:0") from error
 
 
-def refuse_elsewhere(devices: Sequence[str], jobs: Sequence[Job]) -> None:
-    """A job whose config asks for another device than it would get."""
+def validate_devices(devices: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` for a job whose config asks for another device than it would get."""
     kinds = {device.partition(":")[0] for device in devices}
     for job in jobs:
         asked = device_of(job)
@@ -62,18 +62,18 @@ def refuse_elsewhere(devices: Sequence[str], jobs: Sequence[Job]) -> None:
 
 
 def device_of(job: Job) -> str:
-    """The device in the config of a training; empty for other work."""
+    """Return the device in the config of a training; empty for other work."""
     return job.arguments.get("config", {}).get("device", "")
 
 
 def threads_for(place: str, job: Job) -> int:
-    """Threads of a process that does this job in this place: one on a CPU, as many as it likes beside a GPU: 0."""
+    """Return the threads of a process that does this job in this place: 1 on a CPU, 0 (no limit) beside a GPU."""
     device = place or device_of(job)
     return 1 if device in ("", "cpu") or (device == "auto" and not torch.cuda.is_available()) else 0
 
 
-def surroundings(place: str, threads: int) -> dict[str, str]:
-    """The environment of a process in this place: the one device that it sees is its own."""
+def environment_of(place: str, threads: int) -> dict[str, str]:
+    """Return the environment variables of a process in this place: the one device that it sees is its own."""
     found = dict(os.environ) | ({name: str(threads) for name in THREADS} if threads else {})
     kind, _, index = place.partition(":")
     if kind == "cuda" and index:

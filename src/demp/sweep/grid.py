@@ -28,7 +28,7 @@ def grid(make: Make, axes: Mapping[str, Sequence[Any]], *, seeds: int = 1, measu
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; give at least 1")
     for key, values in axes.items():
-        refuse_key(key)
+        validate_key(key)
         if not values:
             raise UsageError(f"the grid of {key} has no values; write for example {key}=[0.001, 0.01]")
     points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -36,7 +36,7 @@ def grid(make: Make, axes: Mapping[str, Sequence[Any]], *, seeds: int = 1, measu
 
 
 def point(make: Make, setting: Mapping[str, Any], seed: int, *, measure: bool = False) -> Job:
-    """The training with these values and this seed."""
+    """Return the training with these values and this seed."""
     config = make(setting).merged({"seed": seed, "out": ""})
     labels = {"method": config.method.name, "setting": dict(setting), "seed": seed}
     short = shortened(list(setting))
@@ -44,8 +44,8 @@ def point(make: Make, setting: Mapping[str, Any], seed: int, *, measure: bool = 
     return training(name_of(*(parts or [config.method.name]), f"s{seed}"), config, labels=labels, beside_dense=measure)
 
 
-def refuse_key(key: str) -> None:
-    """What is not swept in a grid."""
+def validate_key(key: str) -> None:
+    """Raise a `UsageError` for a key that is not swept in a grid."""
     if key in NOT_SWEPT:
         raise UsageError(f"{key} cannot be swept here; use {NOT_SWEPT[key]}")
 

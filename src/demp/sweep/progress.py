@@ -1,12 +1,12 @@
-"""What a sweep says of itself while it goes on."""
+"""The progress of a sweep, and the lines that report it."""
 
 import time
 from collections.abc import Callable, Sequence
 
-from demp.records import FAILED, Record
+from demp.files.results import FAILED, Record
 from demp.sweep import timeleft
-from demp.sweep.agenda import Agenda
 from demp.sweep.job import Job
+from demp.sweep.job_queue import JobQueue
 from demp.sweep.store import Store
 from demp.sweep.training import brief
 from demp.train import Observer
@@ -24,90 +24,90 @@ class Progress:
     """Which jobs are done, which are being done, and how long the rest takes."""
 
     def __init__(
-        self, store: Store, jobs: Sequence[Job], agenda: Agenda, *, slots: int, say: Say, status: Say | None = None
+        self, store: Store, jobs: Sequence[Job], queue: JobQueue, *, slots: int, say: Say, status: Say | None = None
     ) -> None:
-        self.store, self.jobs, self.agenda, self.running = store, jobs, agenda, list[Job]()
+        self.store, self.jobs, self.queue, self.running = store, jobs, queue, list[Job]()
         self.say, self.status = say, status
         self.time = timeleft.TimeLeft(slots, store.of(jobs).values())
         self._places: dict[str, int] = {}
-        self._said = time.monotonic()
+        self._reported = time.monotonic()
 
     def _total(self) -> int:
-        """Jobs that are known and those to be chosen."""
-        return len(self.jobs) + (self.agenda.source.left() if self.agenda.source else 0)
+        """Return the number of jobs, those that are still to be chosen among them."""
+        return len(self.jobs) + (self.queue.source.left() if self.queue.source else 0)
 
     def title(self, job: Job) -> str:
-        """Its place and name."""
+        """Return its place among all jobs and its name."""
         if job.name not in self._places:
             self._places = {job.name: place for place, job in enumerate(self.jobs, 1)}
         return f"[{self._places[job.name]}/{self._total()}] {job.name}"
 
     def heading(self, job: Job) -> str:
-        """The same for a view of this job, with the time left for all where it is known."""
+        """Return the title with the time left for all jobs, where that is known."""
         left = self._left()
-        return self.title(job) if left is None else f"{self.title(job)} ({timeleft.words(left)} for all)"
+        return self.title(job) if left is None else f"{self.title(job)} ({timeleft.message(left)} for all)"
 
     def _left(self) -> float | None:
-        waiting = [*self.agenda.waiting, *[UNKNOWN] * (self.agenda.ahead - len(self.agenda.waiting))]
+        waiting = [*self.queue.waiting, *[UNKNOWN] * (self.queue.remaining - len(self.queue.waiting))]
         return self.time.left(self.running, waiting)
 
     def begins(self, job: Job, *, quiet: bool = False) -> None:
-        """A job is taken up."""
+        """Note that a job begins."""
         self.running.append(job)
         self.time.begins(job)
         if not quiet:
             self.say(f"{self.title(job)}: begins")
 
     def stops(self, job: Job) -> None:
-        """It did not reach its end."""
+        """Note that a job was interrupted."""
         self.running.remove(job)
         self.time.ends(job)
 
     def ends(self, job: Job, record: Record) -> None:
-        """It reached its end, or failed."""
+        """Note that a job is done or failed, and say so."""
         self.running.remove(job)
         self.time.ends(job, record)
-        self.say(f"{self.title(job)}: {told(record)}")
+        self.say(f"{self.title(job)}: {message(record)}")
 
-    def whole(self) -> str:
-        """All in a line."""
+    def summary(self) -> str:
+        """Return one line on all jobs."""
         ended = self.store.of(self.jobs).values()
         failed = sum(record["status"] == FAILED for record in ended)
         parts = [f"{len(ended) - failed} of {self._total()} done"]
         parts += [f"{failed} failed"] if failed else []
         parts += [self._step(job) for job in self.running]
-        return ", ".join([*parts, timeleft.words(self._left())])
+        return ", ".join([*parts, timeleft.message(self._left())])
 
     def _step(self, job: Job) -> str:
         going = self.time.going[job.name]
         return f"{job.name} at step {going.step} of {going.total}" if going.total else f"{job.name} is under way"
 
-    def now(self) -> None:
-        """Say how it stands: once a second where a line is kept up to date, now and then elsewhere."""
-        if time.monotonic() - self._said >= (EVERY_SECONDS if self.status is None else 1.0):
-            self._said = time.monotonic()
-            (self.status or self.say)(self.whole())
+    def report(self) -> None:
+        """Say the summary: once a second where a line is kept up to date, now and then elsewhere."""
+        if time.monotonic() - self._reported >= (EVERY_SECONDS if self.status is None else 1.0):
+            self._reported = time.monotonic()
+            (self.status or self.say)(self.summary())
 
 
 class Steps(Observer):
-    """Tells a sweep how far a run in this process is."""
+    """Passes the steps of a run in this process on to the progress of its sweep."""
 
     def __init__(self, progress: Progress, job: Job, *, aloud: bool) -> None:
         self.progress, self.job, self.aloud = progress, job, aloud
 
     def start(self, run: Run) -> None:
-        """Where it begins."""
+        """Pass on the step at which it begins."""
         self.progress.time.steps(self.job, run.step, run.total_steps)
 
     def step(self, run: Run, seconds: float) -> None:
-        """One more."""
+        """Pass on the step."""
         self.progress.time.steps(self.job, run.step, run.total_steps)
         if self.aloud:
-            self.progress.now()
+            self.progress.report()
 
 
-def told(record: Record) -> str:
-    """One job that has ended, in a line."""
+def message(record: Record) -> str:
+    """Return one line on a job that has ended."""
     if record["status"] == FAILED:
         return f"failed: {record['error']}"
     return brief(record) if "eval/top1" in record else f"done in {record['seconds']:.0f} s"

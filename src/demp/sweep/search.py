@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.sweep.cells import mean
-from demp.sweep.grid import Make, point, refuse_key
+from demp.sweep.grid import Make, point, validate_key
 from demp.sweep.job import Job
 from demp.sweep.store import drop_unfinished
 from demp.sweep.sweep import Outcome, Sweep
@@ -18,8 +18,6 @@ from demp.sweep.table import NUMBERS
 from demp.train.extras import need
 
 WHAT = "a search"
-CHOOSING_SECONDS = 60.0
-"""After which a trial without values has lost the process that was choosing them."""
 AIMS = {
     "accuracy": "maximize",
     "weight_sparsity": "maximize",
@@ -60,7 +58,7 @@ def read_range(key: str, text: str) -> Range:
 
 
 class Search(Sweep):
-    """Trials in one folder, each a training per seed; its journal is beside them, and several processes may lead it.
+    """Trials in one folder, each a training per seed; its journal is beside them.
 
     ``make`` gives the config at a point, as in a grid. A trial whose run fails has failed and is not tried again.
     """
@@ -77,23 +75,25 @@ class Search(Sweep):
         shared: Mapping[str, Any] | None = None,
         measure: bool = False,
     ) -> None:
-        check(space, trials, aims, seeds)
+        validate_search(space, trials, aims, seeds)
         self.optuna = need("optuna", "search")
         self.make, self.space, self.aims, self.trials, self.seeds = make, dict(space), list(aims), trials, seeds
-        self.measure = measure
+        self.measure, self._known = measure, set[int]()
         about = {"space": {key: written(value) for key, value in space.items()}, "aims": list(aims), "seeds": seeds}
         super().__init__(path, [], what=WHAT, shared={**(shared or {}), "search": about})
-        self.study, self._known = self._open(), set[int]()
+
+    def find_missing(self) -> list[Job]:
+        """Return the jobs of all trials that were chosen and have no result yet."""
         self._discover()
         self.settle()
-        ended = self.store.of(self.jobs)
-        self.missing = [job for job in self.jobs if job.name not in ended]
+        return super().find_missing()
 
-    def _open(self) -> Any:
+    @cached_property
+    def study(self) -> Any:
         """The study in the journal."""
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         journal = need("optuna.storages.journal", "search")
-        file = self.store.path / "search.journal"
+        file = self.store.journal_file
         lock = journal.JournalFileOpenLock(str(file))
         lock.acquire()
         try:
@@ -114,12 +114,12 @@ class Search(Sweep):
             raise damaged(file, type(error).__name__) from error
         if foreign:
             raise damaged(file, f"trial {foreign[0]} is outside of the space")
-        seed = int.from_bytes(os.urandom(4)) if study.trials else 0  # the first leader's trials can be repeated
+        seed = int.from_bytes(os.urandom(4)) if study.trials else 0  # the trials of the first command can be repeated
         study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         return study
 
     def on_gpu(self) -> bool:
-        """Do the jobs need a GPU?"""
+        """Return whether the jobs need a GPU."""
         return self.make({}).device.startswith("cuda")
 
     def _distributions(self) -> dict[str, Any]:
@@ -135,11 +135,11 @@ class Search(Sweep):
         return found
 
     def _trials(self) -> list[Any]:
-        """Those that count, and that their process had made up its mind about before it died, if it did."""
+        """Return the trials that count and have all their values: a process may have died while it chose one."""
         return [t for t in self.study.get_trials(deepcopy=False)[: self.trials] if t.params.keys() == self.space.keys()]
 
     def _discover(self) -> list[Job]:
-        """Jobs of trials that were chosen, here or elsewhere, and were not known yet."""
+        """Return the jobs of trials that were chosen and not known yet, and add them to all jobs."""
         found: list[Job] = []
         for trial in self._trials():
             if trial.number not in self._known:
@@ -163,22 +163,14 @@ class Search(Sweep):
         ]
 
     def left(self) -> int:
-        """Trainings of trials that are still to be chosen."""
-        old = datetime.now() - timedelta(seconds=CHOOSING_SECONDS)
-        trials = self.study.get_trials(deepcopy=False)[: self.trials]
-        lost = [t for t in trials if t.params.keys() != self.space.keys() and t.datetime_start < old]
-        return self.seeds * max(0, self.trials - len(self._known) - len(lost))
+        """Return the number of trainings of trials that are still to be chosen."""
+        return self.seeds * max(0, self.trials - len(self.study.get_trials(deepcopy=False)))
 
     def more(self) -> list[Job]:
-        """Tell the study what came out, and let it choose a trial."""
+        """Tell the study what came out, let it choose a trial, and return its jobs."""
         self.settle()
-        if found := self._discover():
-            return found
-        if len(self.study.get_trials(deepcopy=False)) >= self.trials:
-            return []
-        trial = self.study.ask(self._distributions())
-        if trial.number >= self.trials:  # another leader was faster
-            self.study.tell(trial.number, state=self.optuna.trial.TrialState.PRUNED)
+        if self.left():
+            self.study.ask(self._distributions())
         return self._discover()
 
     def go(self, **options: Any) -> Outcome:
@@ -218,12 +210,12 @@ def fits(values: Mapping[str, Any], space: Space) -> bool:
     return True
 
 
-def check(space: Space, trials: int, aims: Sequence[str], seeds: int) -> None:
-    """Refuse what cannot be searched."""
+def validate_search(space: Space, trials: int, aims: Sequence[str], seeds: int) -> None:
+    """Raise a `UsageError` for what cannot be searched."""
     if not space:
         raise UsageError("there is nothing to search; give --search-space method.options.peak_strength=log:1e-4:1e-1")
     for key, value in space.items():
-        refuse_key(key)
+        validate_key(key)
         if not isinstance(value, Range) and not all(isinstance(one, (str, int, float)) for one in value or [None]):
             raise UsageError(f"the choices of {key} are {list(value)}; give texts, numbers, true or false")
     for aim in aims:

@@ -2,33 +2,53 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demp import files, records
+from filelock import FileLock, Timeout
+
+from demp import files
 from demp.errors import UsageError
-from demp.records import Record
+from demp.files import results
+from demp.files.results import Record
+from demp.files.schema import flat
+from demp.files.sweep import SweepFiles
 from demp.sweep.job import Job
 from demp.train.defaults import as_meant
 from demp.train.runfolder import read_json
-from demp.train.schema import flat
 
 
-class Store:
+class Store(SweepFiles):
     """One sweep on disk. It grows: jobs may be added later, beside what is shared."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.sweep_file = self.path / "sweep.json"
-        self.results = self.path / records.FOLDER
-        self.runs = self.path / "runs"
-        self.leaders = self.path / "leaders"
-        self.claims = self.path / "claims"
-        self.table_file = self.path / "table.md"
-        self._follower = records.Follower(self.path)
-        self._whole: set[str] = set()
-        """Leaders whose file of results ends in a whole line."""
+        super().__init__(path)
+        self._follower = results.Follower(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make this process the only one that runs jobs of this folder; the lock falls with the process.
+
+        Raises:
+            UsageError: another process is at it, or the file system has no locks.
+        """
+        lock = FileLock(self.lock_file, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another command runs the jobs of {self.path}; wait for its end, or stop it (several at once are one "
+                "command with --jobs 2)"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot lock {self.lock_file} ({error.strerror}); choose another folder") from error
+        try:
+            drop_unfinished(self.results_file)
+            yield
+        finally:
+            lock.release()
 
     def begin(self, jobs: Iterable[Job], *, what: str = "a sweep", shared: Mapping[str, Any] | None = None) -> None:
         """Take up the folder for these jobs; ``shared`` is what all jobs of this folder have in common.
@@ -36,7 +56,7 @@ class Store:
         Raises:
             UsageError: what is there is not such a folder, or one of other jobs.
         """
-        mine = {"schema": records.SCHEMA, "what": what, "shared": plain(shared or {})}
+        mine = {"schema": results.SCHEMA, "what": what, "shared": plain(shared or {})}
         if not self.sweep_file.is_file():
             if self.path.is_dir() and any(not file.name.startswith(".sweep") for file in self.path.iterdir()):
                 noun = what.split()[-1]
@@ -49,23 +69,23 @@ class Store:
         there = self.about()
         if there["what"] != what:
             raise UsageError(f"{self.path} holds {there['what']}, not {what}; give another folder with --out")
-        self._refuse(what, changes(there["shared"], mine["shared"]))
+        self._raise_if_changed(what, changes(there["shared"], mine["shared"]))
         for folder in (self.runs, self.results):
             folder.mkdir(exist_ok=True)
         ended = {record["name"]: record for record in self.records()}
         for job in jobs:
-            begun = read_json(file) if (file := self.job_file(job)).is_file() else ended.get(job.name)
+            begun = read_json(file) if (file := self.job_file(job.name)).is_file() else ended.get(job.name)
             if begun is not None:
-                self._refuse_other(job, begun)
+                self._validate_same(job, begun)
 
-    def _refuse_other(self, job: Job, begun: Mapping[str, Any]) -> None:
-        """What was begun under the name of ``job`` must be that job."""
+    def _validate_same(self, job: Job, begun: Mapping[str, Any]) -> None:
+        """Raise a `UsageError` unless what was begun under the name of ``job`` is that job."""
         if not isinstance(begun, dict) or not {"identity", "work", "arguments"} <= begun.keys():
-            raise UsageError(f"{self.job_file(job)} is damaged; delete it, and the run {job.name} goes on")
+            raise UsageError(f"{self.job_file(job.name)} is damaged; delete it, and the run {job.name} goes on")
         if identity_now(begun) != job.identity:
-            self._refuse(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
+            self._raise_if_changed(f"the run {job.name}", changes(called(begun), called(job.about())) or ["its work"])
 
-    def _refuse(self, what: str, changed: list[str]) -> None:
+    def _raise_if_changed(self, what: str, changed: list[str]) -> None:
         if changed:
             raise UsageError(
                 f"{self.path} holds {what} with another config: {'; '.join(changed)}; give another folder with --out"
@@ -84,48 +104,31 @@ class Store:
             raise UsageError(f"{self.sweep_file} is damaged; restore it, or give another folder with --out")
         return about
 
-    def folder(self, job: Job) -> Path:
-        """Where ``job`` keeps its files."""
-        return self.runs / job.name
-
-    def job_file(self, job: Job) -> Path:
-        """What was begun under this name."""
-        return self.runs / f"{job.name}.json"
-
-    def log(self, job: Job) -> Path:
-        """What its process says."""
-        return self.runs / f"{job.name}.log"
-
     def note(self, job: Job) -> None:
-        """Write down that it begins.
+        """Write down that a job begins.
 
         Raises:
-            UsageError: another leader has begun another job of this name meanwhile.
+            UsageError: another job of this name was begun meanwhile.
         """
-        put_once(self.job_file(job), job.about())
-        self._refuse_other(job, read_json(self.job_file(job)))
+        put_once(self.job_file(job.name), job.about())
+        self._validate_same(job, read_json(self.job_file(job.name)))
 
     def records(self) -> list[Record]:
-        """What has ended, the last word on each job."""
+        """Return the records of all jobs that have ended, the last one of each."""
         self._follower.look()
         return list(self._follower.found.values())
 
-    def fresh(self, after: int) -> tuple[list[Record], int]:
-        """What has ended since a call that returned ``after``, and the number to give next time."""
-        self._follower.look()
-        return [self._follower.found[name] for name in self._follower.news[after:]], len(self._follower.news)
-
     def skipped(self) -> list[str]:
-        """Which lines of the results are none, and why."""
+        """Return which lines of the results are no records, and why."""
         self._follower.look()
         return self._follower.skipped
 
     def of(self, jobs: Iterable[Job]) -> dict[str, Record]:
-        """Of these jobs those that have ended, by name; an equal job that ended under another name counts."""
+        """Return by name the records of those jobs that have ended, also if an equal job of another name has."""
         ended: dict[str, Record] = {}
         for record in self.records():
             identity = identity_now(record)
-            if ended.get(identity, record)["status"] != records.DONE:
+            if ended.get(identity, record)["status"] != results.DONE:
                 ended[identity] = record
             else:
                 ended.setdefault(identity, record)
@@ -135,13 +138,9 @@ class Store:
             if job.identity in ended
         }
 
-    def add(self, record: Record, leader: str) -> None:
-        """Append one line to the file of a leader."""
-        path = self.results / f"{leader}.jsonl"
-        if leader not in self._whole:
-            drop_unfinished(path)
-            self._whole.add(leader)
-        with path.open("a", encoding="utf-8") as file:
+    def add(self, record: Record) -> None:
+        """Append one line of results and bring it to the disk."""
+        with self.results_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -1,23 +1,22 @@
-"""Carry out what is missing of many jobs: one after the other here, or in processes, each with one job at a time."""
+"""Do what is missing of many jobs: one after the other here, or in processes, each with one job at a time."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.records import FAILED, Record
-from demp.sweep.agenda import Agenda
-from demp.sweep.carrying import carry_out
-from demp.sweep.claims import Claims
-from demp.sweep.devices import device_of, places_on, refuse_elsewhere, threads_for
+from demp.files.results import FAILED, Record
+from demp.sweep.devices import device_of, places_on, threads_for, validate_devices
+from demp.sweep.execution import lock_file, run_job
 from demp.sweep.job import Job
-from demp.sweep.pool import OTHERS_SECONDS, Hand, News, Pool
-from demp.sweep.presence import Presence
+from demp.sweep.job_queue import JobQueue
+from demp.sweep.pool import Events, Pool, Worker
 from demp.sweep.progress import Progress, Say, Steps
 from demp.sweep.store import Store
-from demp.sweep.worker import Worker
+from demp.sweep.worker import ProcessWorker
 from demp.train import Observer
 from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
 
@@ -25,7 +24,7 @@ HERE, RAY = "here", "ray"
 """Where jobs run: on this machine, or on a Ray cluster."""
 
 View = Callable[[str], Observer]
-Take = Callable[[Job, Record], None]
+Keep = Callable[[Job, Record], None]
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ class Deadline(Observer):
         self.at = float("inf") if minutes is None else time.monotonic() + 60 * minutes
 
     def passed(self) -> bool:
-        """Is the time up?"""
+        """Return whether the time is up."""
         return time.monotonic() >= self.at
 
     def asks_to_stop(self) -> bool:
-        """The same, as a run asks it."""
+        """Return whether the time is up, as a run asks it."""
         return self.passed()
 
 
@@ -73,17 +72,12 @@ class Sweep:
         essential: Collection[str] = (),
         retry: bool = False,
     ) -> None:
-        refuse_twins(jobs)
+        validate_names(jobs)
         self.jobs, self.essential = list(jobs), set(essential)
         self.store = Store(path)
         self.store.begin(self.jobs, what=what, shared=shared)
-        ended = self.store.of(self.jobs)
-        first = {job.identity: job for job in reversed(self.jobs)}
-        self.missing = [
-            job
-            for job in self.jobs
-            if first[job.identity] is job and (job.name not in ended or (retry and ended[job.name]["status"] == FAILED))
-        ]
+        self.retry = retry
+        self.missing = self.find_missing()
 
     def go(
         self,
@@ -100,137 +94,122 @@ class Sweep:
 
         One at a time without devices runs in this process, anything else in processes of their own, on a CPU with one
         thread each. ``view`` makes the observer of a job in this process from its title; ``say`` takes lines for
-        people, ``status`` one line that is always up to date. What others who lead the same sweep do is waited for.
+        people, ``status`` one line that is always up to date.
         ``on="ray"`` runs them on the workers of a Ray cluster: ``jobs`` at once, or as many as it has
         processors or GPUs.
 
         Raises:
             TrainingInterrupted: a signal; what was being done can be continued.
-            UsageError: an essential job shows a mistake.
+            UsageError: an essential job shows a mistake, or another command runs jobs of this folder.
         """
         deadline, places = Deadline(minutes), places_on(devices, jobs)
-        refuse_elsewhere(devices, self.missing)
+        validate_devices(devices, self.missing)
         if on not in (HERE, RAY) or (on == RAY and devices):
             raise UsageError(f"on is {on!r}; give here, or ray without devices")
         if not self.missing and not self.left():
             return self.outcome()
-        presence = Presence(self.store.leaders)
-        try:
-            agenda = Agenda(self.store, self.missing, presence, self)
-            progress = Progress(self.store, self.jobs, agenda, slots=len(places), say=say, status=status)
-
-            def take(job: Job, record: Record) -> None:
-                self._take(job, record, agenda, progress, presence.name)
-
-            if on == RAY:
-                self._on_ray(jobs, agenda, progress, deadline, take, presence)
-            elif len(places) == 1 and not devices:
-                self._one_by_one(agenda, progress, deadline, view, take)
-            else:
-                Pool(agenda, progress, self._hire, places).work(deadline.passed, take)
-        except TrainingInterrupted as stop:
-            if not deadline.passed():
-                found = self.outcome()
-                whole = len(found.records) + found.left
-                text = f"interrupted: {len(found.records)} of {whole} runs are done; the same command goes on"
-                raise TrainingInterrupted(text, stop.exit_code) from None
-        finally:
-            presence.leave()
+        with self.store.locked():
+            self.missing = self.find_missing()  # another command may have ended meanwhile
+            queue = JobQueue(self.store, self.missing, self)
+            progress = Progress(self.store, self.jobs, queue, slots=len(places), say=say, status=status)
+            keep = partial(self._keep, progress)
+            try:
+                if on == RAY:
+                    self._on_ray(jobs, queue, progress, deadline, keep)
+                elif len(places) == 1 and not devices:
+                    self._one_by_one(queue, progress, deadline, view, keep)
+                else:
+                    Pool(queue, progress, self._spawn, places).work(deadline.passed, keep)
+            except TrainingInterrupted as stop:
+                if not deadline.passed():
+                    found = self.outcome()
+                    total = len(found.records) + found.left
+                    text = f"interrupted: {len(found.records)} of {total} runs are done; the same command goes on"
+                    raise TrainingInterrupted(text, stop.exit_code) from None
         return self.outcome()
 
+    def find_missing(self) -> list[Job]:
+        """Return the jobs that have no result yet, one of each identity; with ``retry`` also those that failed."""
+        ended = self.store.of(self.jobs)
+        first = {job.identity: job for job in reversed(self.jobs)}
+        return [
+            job
+            for job in self.jobs
+            if first[job.identity] is job
+            and (job.name not in ended or (self.retry and ended[job.name]["status"] == FAILED))
+        ]
+
     def outcome(self) -> Outcome:
-        """What there is now."""
+        """Return what there is now."""
         ended = self.store.of(self.jobs)
         return Outcome(list(ended.values()), len(self.jobs) - len(ended) + self.left())
 
     def left(self) -> int:
-        """Jobs that are still to be chosen: none here, all are known."""
+        """Return the number of jobs that are still to be chosen: 0 here, all are known."""
         return 0
 
     def more(self) -> list[Job]:
-        """The next that are chosen."""
+        """Return the next jobs that are chosen: none here."""
         return []
 
     def on_gpu(self) -> bool:
-        """Do the jobs need a GPU?"""
+        """Return whether any job needs a GPU."""
         return any(device_of(job).startswith("cuda") for job in self.jobs)
 
-    def _hire(self, place: str, job: Job, news: News) -> Hand:
-        return Worker(self.store, news, device=place, threads=threads_for(place, job))
+    def _spawn(self, place: str, job: Job, events: Events) -> Worker:
+        return ProcessWorker(self.store, events, device=place, threads=threads_for(place, job))
 
-    def _on_ray(
-        self, jobs: int, agenda: Agenda, progress: Progress, deadline: Deadline, take: Take, presence: Presence
-    ) -> None:
-        from demp.sweep import on_ray
+    def _on_ray(self, jobs: int, queue: JobQueue, progress: Progress, deadline: Deadline, keep: Keep) -> None:
+        from demp.sweep import ray_workers
 
-        def hire(place: str, job: Job, news: News) -> Hand:
-            return on_ray.RayHand(ray, self.store, news, (presence.name, presence.token), job)
+        with ray_workers.cluster() as ray, ray_workers.announced(self.store) as token:
 
-        with on_ray.cluster() as ray:
-            places = on_ray.places(ray, jobs, self.on_gpu())
+            def spawn(place: str, job: Job, events: Events) -> Worker:
+                return ray_workers.RayWorker(ray, self.store, events, token, job)
+
+            places = ray_workers.places(ray, jobs, self.on_gpu())
             progress.time.slots = len(places)
-            Pool(agenda, progress, hire, places).work(deadline.passed, take)
+            Pool(queue, progress, spawn, places).work(deadline.passed, keep)
 
     def _one_by_one(
-        self, agenda: Agenda, progress: Progress, deadline: Deadline, view: View | None, take: Take
+        self, queue: JobQueue, progress: Progress, deadline: Deadline, view: View | None, keep: Keep
     ) -> None:
         with stop_signals() as stop:
-            while agenda.ahead and not deadline.passed():
+            while not deadline.passed():
                 if stop():
                     raise TrainingInterrupted("", 128 + stop())
-                job = agenda.next()
-                if job is None:
-                    time.sleep(OTHERS_SECONDS)
-                    progress.now()
-                    continue
+                if (job := queue.next()) is None:
+                    return
                 progress.begins(job, quiet=view is not None)
-                watchers = [deadline, Signalled(stop), Steps(progress, job, aloud=view is None)]
-                watchers += [Kept(agenda.claims, job)] + ([] if view is None else [view(progress.heading(job))])
+                observers = [deadline, StopOnSignal(stop), Steps(progress, job, aloud=view is None)]
+                observers += [] if view is None else [view(progress.heading(job))]
                 try:
-                    take(job, carry_out(job, self.store.folder(job), watchers))
+                    keep(job, run_job(job, self.store.job_folder(job.name), observers))
                 except TrainingInterrupted:
-                    if agenda.claims.holds(job):
-                        raise TrainingInterrupted("", 128 + (stop() or ASKED)) from None
-                    progress.stops(job)
-                    agenda.back(job)
-                finally:
-                    agenda.claims.release(job)
+                    raise TrainingInterrupted("", 128 + (stop() or ASKED)) from None
 
-    def _take(self, job: Job, record: Record, agenda: Agenda, progress: Progress, leader: str) -> None:
+    def _keep(self, progress: Progress, job: Job, record: Record) -> None:
+        """Append the record of a job that has ended; a mistake in an essential one ends the sweep."""
         if record["status"] == FAILED and job.name in self.essential and record.get("mistake"):
             raise UsageError(f"the {job.labels.get('method', job.name)} run cannot be made: {record['error']}")
-        self.store.add(record, leader)
-        agenda.claims.release(job)
+        self.store.add(record)
+        lock_file(self.store.job_folder(job.name)).unlink(missing_ok=True)
         progress.ends(job, record)
 
 
-class Signalled(Observer):
+class StopOnSignal(Observer):
     """Asks a run to stop that a signal came for; not every work looks at signals itself."""
 
     def __init__(self, stop: Callable[[], int]) -> None:
         self.stop = stop
 
     def asks_to_stop(self) -> bool:
-        """Did one come?"""
+        """Return whether a signal came."""
         return bool(self.stop())
 
 
-class Kept(Observer):
-    """Asks a run to stop that another leader took over, because this one was silent for long."""
-
-    def __init__(self, claims: Claims, job: Job) -> None:
-        self.claims, self.job, self._looked = claims, job, time.monotonic()
-
-    def asks_to_stop(self) -> bool:
-        """Is it another's?"""
-        if time.monotonic() - self._looked < OTHERS_SECONDS:
-            return False
-        self._looked = time.monotonic()
-        return not self.claims.holds(self.job)
-
-
-def refuse_twins(jobs: Sequence[Job]) -> None:
-    """Two different jobs of one name."""
+def validate_names(jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` for two different jobs of one name."""
     first: dict[str, Job] = {}
     for job in jobs:
         if first.setdefault(job.name, job).identity != job.identity:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from demp.records import DONE
+from demp.files.results import DONE
 from demp.sweep import cells
 from demp.sweep.cells import NONE, mean, percent, ratio, spread, text
 from demp.sweep.grid import shortened

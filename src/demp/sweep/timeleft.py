@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from demp.records import DONE, Record
+from demp.files.results import DONE, Record
 from demp.sweep.job import Job
 
 PACE_SHARE = 0.02
@@ -17,7 +17,7 @@ PACE_SHARE = 0.02
 
 @dataclass
 class Going:
-    """A job that is being done."""
+    """Where a job that is being done stands."""
 
     began: float
     """Seconds, of the clock."""
@@ -51,18 +51,18 @@ class TimeLeft:
             keep(self._earlier, record)
 
     def begins(self, job: Job) -> None:
-        """A job is taken up."""
+        """Note that a job begins."""
         self.going[job.name] = Going(self.clock())
 
     def steps(self, job: Job, step: int, total: int) -> None:
-        """It is at a step."""
+        """Note the step that a job has reached."""
         going = self.going[job.name]
         if going.first is None:
             going.first, going.since = step, self.clock()
         going.step, going.total = step, total
 
     def ends(self, job: Job, record: Record | None = None) -> None:
-        """It is over, or was stopped."""
+        """Note that a job has ended, with its record, or was stopped."""
         self.going.pop(job.name, None)
         if record is not None:
             keep(self._now, record)
@@ -87,7 +87,7 @@ class TimeLeft:
         return max(ends, default=0.0)
 
     def _expected(self, job: Job, running: Sequence[Job]) -> float | None:
-        """Seconds of the whole job."""
+        """Return the seconds that a whole job takes, from its like, or None."""
         now = self.clock()
         for known in (self._now, self._earlier):
             if like(job.labels) in known:
@@ -110,8 +110,8 @@ def like(labels: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in labels.items() if name != "seed"}, sort_keys=True)
 
 
-def words(seconds: float | None) -> str:
-    """For people; no more exact than an estimate is."""
+def message(seconds: float | None) -> str:
+    """Return the time left in words, no more exact than an estimate is."""
     if seconds is None:
         return "time left unknown"
     if seconds < 90:

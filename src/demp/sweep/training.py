@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.sweep.carrying import place
+from demp.files.results import TRAINING
+from demp.files.run import machine
 from demp.sweep.job import Job
 from demp.sweep.side_by_side import step_over_dense
 from demp.train import Observer, TrainConfig, resume, train
 from demp.train.defaults import said
 from demp.train.runfolder import RunFolder, environment, read_json, read_lines
 
-WORK = "demp.sweep.training:trained"
 SEVERAL = "several machines"
 """Where a run was made on more than one; its times compare with no other's."""
 POINTS = 500
@@ -31,7 +31,7 @@ def training(
     arguments: dict[str, Any] = {"config": said(config.merged({"out": ""})).to_dict()}
     arguments |= {"beside_dense": True} if beside_dense else {}
     arguments |= {"series": list(series)} if series else {}
-    return Job(name=name, work=WORK, arguments=arguments, labels=labels)
+    return Job(name=name, work=TRAINING, arguments=arguments, labels=labels)
 
 
 def trained(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Observer]) -> dict[str, Any]:
@@ -53,13 +53,13 @@ def trained(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Obse
 def result(files: RunFolder) -> dict[str, Any]:
     """What the files of a finished run say, and where it was made."""
     cuts = read_lines(files.cuts_file)
-    began, now = read_json(files.path / "environment.json"), environment(files.config())
+    began, now = read_json(files.environment_file), environment(files.config())
     same = all(began[name] == now[name] for name in ("device_name", "threads", "platform"))
     return {
         **(files.summary() or {}),
         "cut_steps": [cut["step"] for cut in cuts if cut["removed"]],
         "notes": list(dict.fromkeys(note for cut in cuts for note in cut["notes"])),
-        "machine": place(now["device_name"], now["threads"]) if same else SEVERAL,
+        "machine": machine(now) if same else SEVERAL,
     }
 
 

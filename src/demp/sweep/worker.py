@@ -1,6 +1,6 @@
-"""A process that carries out jobs one after another, and the handle that its coordinator has on it.
+"""A process that does jobs one after another, and the handle that its coordinator has on it.
 
-It is ``python -m demp.sweep``: jobs come as JSON lines on stdin, news go out as JSON lines.
+It is ``python -m demp.sweep``: jobs come as JSON lines on stdin, events go out as JSON lines.
 """
 
 import json
@@ -16,106 +16,111 @@ from typing import Any
 
 import torch
 
-from demp.sweep.carrying import carry_out
-from demp.sweep.devices import surroundings
+from demp.sweep.devices import environment_of
+from demp.sweep.execution import run_job
 from demp.sweep.job import Job
-from demp.sweep.pool import News
+from demp.sweep.pool import Events
 from demp.sweep.store import Store
 from demp.train import Observer
 from demp.train.run import Run
 from demp.train.stopping import ASKED, TrainingInterrupted
 
-NEWS_SECONDS = 0.5
-"""Between two words on the steps of a job."""
+EVENT_SECONDS = 0.5
+"""Between two events on the steps of a job."""
 ORPHAN_SECONDS = 60.0
 """That a process may take to end after its coordinator did."""
 
 
-class Worker:
-    """One such process (`demp.sweep.pool.Hand`). Signals of a terminal do not reach it."""
+class ProcessWorker:
+    """One such process (`demp.sweep.pool.Worker`). Signals of a terminal do not reach it."""
 
-    def __init__(self, store: Store, news: News, *, device: str = "", threads: int = 0) -> None:
+    def __init__(self, store: Store, events: Events, *, device: str = "", threads: int = 0) -> None:
         self.job: Job | None = None
         self.store = store
         self._process = subprocess.Popen(
             [sys.executable, "-m", "demp.sweep", str(threads), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=surroundings(device, threads),
+            env=environment_of(device, threads),
             text=True,
             start_new_session=True,
         )
-        self._ear = threading.Thread(target=self._listen, args=(news,), daemon=True)
-        self._ear.start()
+        self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
+        self._listener.start()
 
-    def _listen(self, news: News) -> None:
+    def _listen(self, events: Events) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            news.put((self, json.loads(line)))
+            events.put((self, json.loads(line)))
         code = self._process.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-        news.put((self, {"died": how, "again": code < 0 or code == 128 + ASKED}))
+        events.put((self, {"died": how, "again": code < 0 or code == 128 + ASKED}))
 
     def begin(self, job: Job) -> None:
-        """Take up a job."""
+        """Start this job."""
         assert self._process.stdin is not None
         self.job = job
-        asked = {"job": job.to_dict(), "folder": str(self.store.folder(job)), "log": str(self.store.log(job))}
-        with suppress(BrokenPipeError):  # it died: its last news says so
+        asked = {
+            "job": job.to_dict(),
+            "folder": str(self.store.job_folder(job.name)),
+            "log": str(self.store.job_log(job.name)),
+        }
+        with suppress(BrokenPipeError):  # it died: its last event says so
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
 
     def stop(self) -> None:
-        """Stop its job after a step, and leave."""
+        """Ask the job to stop after a step; no further job follows."""
         if self.job is not None and self._process.poll() is None:
             self._process.terminate()
-        self._dismiss()
+        self._close_input()
 
-    def _dismiss(self) -> None:
+    def _close_input(self) -> None:
+        """Tell the process that no further job follows, so that it ends."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """End it now."""
+        """End the process at once."""
         self._process.kill()
 
-    def gone(self) -> None:
-        """Wait for its end, with its last news in the queue."""
-        self._dismiss()
-        self._ear.join()
+    def join(self) -> None:
+        """Wait until the process has ended, with its last event in the queue."""
+        self._close_input()
+        self._listener.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
 
-class Beacon(Observer):
-    """Says how far a training is; stops it when the coordinator is gone."""
+class StepReporter(Observer):
+    """Sends how far a training is; stops it when the coordinator has ended."""
 
-    def __init__(self, say: Callable[[dict[str, Any]], None], parent: int) -> None:
-        self.say, self.last, self.parent = say, 0.0, parent
+    def __init__(self, send: Callable[[dict[str, Any]], None], parent: int) -> None:
+        self.send, self.last, self.parent = send, 0.0, parent
 
     def start(self, run: Run) -> None:
-        """Where it begins."""
-        self.say({"step": run.step, "total": run.total_steps})
+        """Send the step at which it begins."""
+        self.send({"step": run.step, "total": run.total_steps})
 
     def step(self, run: Run, seconds: float) -> None:
-        """Where it is, now and then."""
+        """Send the step, at most so often."""
         at = time.monotonic()
-        if at - self.last >= NEWS_SECONDS:
+        if at - self.last >= EVENT_SECONDS:
             self.last = at
-            self.say({"step": run.step, "total": run.total_steps})
+            self.send({"step": run.step, "total": run.total_steps})
 
     def asks_to_stop(self) -> bool:
-        """Is the parent another one?"""
+        """Return whether the coordinator has ended, which gives this process another parent."""
         return os.getppid() != self.parent
 
 
-def leave_when_orphaned(parent: int) -> None:
-    """A thread that ends this process some time after its coordinator: other work than training asks nobody."""
+def exit_when_orphaned(parent: int) -> None:
+    """Start a thread that ends this process some time after its coordinator: other work than training asks nobody."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(NEWS_SECONDS)
+            time.sleep(EVENT_SECONDS)
         time.sleep(ORPHAN_SECONDS)
         os._exit(1)
 
@@ -123,8 +128,8 @@ def leave_when_orphaned(parent: int) -> None:
 
 
 @contextmanager
-def spoken_into(log: Path) -> Iterator[None]:
-    """What Python and libraries print goes to a file, which stays only if the process dies meanwhile."""
+def output_into(log: Path) -> Iterator[None]:
+    """Send what Python and libraries print to a file, which stays only if the process dies meanwhile."""
     kept = [os.dup(number) for number in (1, 2)]
     with log.open("wb") as file:
         for number in (1, 2):
@@ -141,24 +146,24 @@ def spoken_into(log: Path) -> Iterator[None]:
 
 
 def main(threads: int, parent: int) -> int:
-    """Carry out jobs until stdin ends, or ``parent``: it may die at any moment, also while torch is imported here."""
+    """Do jobs until stdin ends, or ``parent``: it may die at any moment, also while torch is imported here."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if threads:
         torch.set_num_threads(threads)
-    leave_when_orphaned(parent)
+    exit_when_orphaned(parent)
 
-    def say(event: dict[str, Any]) -> None:
+    def send(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
 
     for line in sys.stdin:
-        if os.getppid() != parent:  # nobody waits for the result; the next leader has the job done
+        if os.getppid() != parent:  # nobody waits for the result; the next coordinator has the job done
             return 128 + ASKED
         asked = json.loads(line)
         try:
-            with spoken_into(Path(asked["log"])):
-                record = carry_out(Job.from_dict(asked["job"]), Path(asked["folder"]), [Beacon(say, parent)])
-            say({"record": record})
+            with output_into(Path(asked["log"])):
+                record = run_job(Job.from_dict(asked["job"]), Path(asked["folder"]), [StepReporter(send, parent)])
+            send({"record": record})
         except TrainingInterrupted as stop:
             return stop.exit_code
     return 0

@@ -12,6 +12,7 @@ import demp
 from demp import files
 from demp.architecture import ARCHITECTURE, read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
+from demp.files.schema import build as build_checked
 from demp.train.data import Facts, TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.models import build
@@ -19,7 +20,6 @@ from demp.train.models.trust import refuse_untrusted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
 from demp.train.runfolder import RunFolder
-from demp.train.schema import build as build_checked
 
 MOST_CHANNELS, LARGEST_SIDE = 64, 8192
 """Of pictures."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
+from demp.files.schema import build, flat
 from demp.train.extras import need
 from demp.train.parts import (
     DENSE,
@@ -27,7 +28,6 @@ from demp.train.parts import (
     check,
     choice,
 )
-from demp.train.schema import build, flat
 
 __all__ = [
     "DENSE",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from demp import ranks
 from demp.errors import UsageError
+from demp.files.run import ACCURACY
 
 
 @torch.no_grad()
@@ -38,4 +39,4 @@ def evaluate(
         count += len(y)
     model.train(was_training)
     right, loss, count = ranks.total((right, loss, count), group)
-    return {"eval/top1": right / count, "eval/loss": loss / count}
+    return {ACCURACY: right / count, "eval/loss": loss / count}

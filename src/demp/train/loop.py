@@ -21,6 +21,7 @@ from torch import nn
 import demp
 from demp import ranks
 from demp.errors import UsageError
+from demp.files.run import SECONDS
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant, said
@@ -200,7 +201,7 @@ class _Session:
                 "train/loss": statistics.fmean(losses),
                 "train/lr": run.optimizer.param_groups[0]["lr"],
                 **run.metrics(),
-                "time/seconds": run.seconds,
+                SECONDS: run.seconds,
                 "time/step_ms": 1e3 * typical,
                 "time/images_per_s": run.config.batch_size / typical,
             }

@@ -7,13 +7,12 @@ from typing import Any
 
 from demp.activity.criteria import Criterion
 from demp.errors import UsageError
-from demp.train.schema import build
+from demp.files.run import DENSE
+from demp.files.schema import build
 
 OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
 LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 CROPS = ("none", "pad", "resize-pad", "resized", "scales")
-DENSE = "dense"
-"""The method name of the baseline: plain training, no pruner."""
 
 
 def check(ok: bool, name: str, value: object, remedy: str) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from demp import methods
+from demp.files.schema import build
 from demp.train.parts import DENSE
 from demp.train.scale import epoch_share
-from demp.train.schema import build
 from demp.train.seeds import derive
 
 if TYPE_CHECKING:

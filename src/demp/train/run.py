@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 import demp
 from demp import ranks, wrappers
 from demp.errors import UsageError
+from demp.files.run import FORWARD_AND_BACKWARD
 from demp.train.config import TrainConfig
 from demp.train.data import Data, Facts
 from demp.train.evaluate import evaluate
@@ -28,8 +29,6 @@ from demp.train.pruning import pruner_of
 from demp.train.seeds import derive
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FORWARD_AND_BACKWARD = 3
-"""A training step costs three forwards: the paper's convention, 1 % above the exact count."""
 
 
 def resolve_device(device: str) -> str:

@@ -15,11 +15,10 @@ import torch
 
 from demp import files, ranks
 from demp.errors import DempError, UsageError
+from demp.files.run import RunFiles
 from demp.train.config import TrainConfig, read_toml
 from demp.train.defaults import as_meant
 
-LOCK = ".lock"
-"""Held by the process that writes into a run; gone when it is done."""
 PACKAGES = ("torch", "demp", "safetensors", "datasets", "kornia", "timm", "numpy")
 
 
@@ -27,17 +26,8 @@ class RunFolderError(DempError, RuntimeError):
     """A file of a run could not be written."""
 
 
-class RunFolder:
+class RunFolder(RunFiles):
     """One run on disk. Nothing in it but weights is binary; every line is written as it happens."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.config_file = self.path / "config.toml"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.cuts_file = self.path / "cuts.jsonl"
-        self.summary_file = self.path / "summary.json"
-        self.checkpoints = self.path / "checkpoints"
-        self.model = self.path / "model"
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> "RunFolder":
@@ -53,7 +43,7 @@ class RunFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot create the run folder {path}: {error.strerror}") from error
-        write_text(folder.path / "environment.json", _json(environment(config)))
+        write_text(folder.environment_file, _json(environment(config)))
         write_text(folder.metrics_file, "")
         write_text(folder.cuts_file, "")
         write_text(folder.config_file, config.to_toml())
@@ -74,7 +64,7 @@ class RunFolder:
 
     def never_began(self) -> bool:
         """Is there at most what a run writes before its config, which comes last?"""
-        own = {self.metrics_file, self.cuts_file, self.path / "environment.json", self.path / LOCK}
+        own = {self.metrics_file, self.cuts_file, self.environment_file, self.lock_file}
         own |= {file.with_name(f".{file.name}{files.UNFINISHED}") for file in (*own, self.config_file)}
         empty = all(not file.exists() or not file.stat().st_size for file in (self.metrics_file, self.cuts_file))
         return empty and own >= set(self.path.iterdir())
@@ -86,10 +76,9 @@ class RunFolder:
         Raises:
             UsageError: another process is at it, or the folder cannot be written into.
         """
-        lock = self.path / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = files.try_to_hold(lock)
+            handle = files.try_to_hold(self.lock_file)
         except OSError as error:
             raise UsageError(f"cannot write into the run folder {self.path}: {error.strerror}") from error
         if handle is None:
@@ -97,7 +86,7 @@ class RunFolder:
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            self.lock_file.unlink(missing_ok=True)
             os.close(handle)
 
     def config(self) -> TrainConfig:
@@ -168,7 +157,7 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "device": config.device,
-        "device_name": _device_name(config.device),
+        "device_name": device_name(config.device),
         "threads": torch.get_num_threads(),
         "processes": ranks.place(ranks.everyone())[1],
         "command": sys.argv,
@@ -184,7 +173,8 @@ def _version(package: str) -> str:
         return ""
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Return what the device is sold as: the GPU's name or the processor's."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(torch.device(device))
     info = Path("/proc/cpuinfo")

@@ -7,7 +7,8 @@ import torch
 
 import demp
 from demp.costs import flops_if_zeros_were_free
-from demp.train.run import FORWARD_AND_BACKWARD, Run
+from demp.files.run import FORWARD_AND_BACKWARD
+from demp.train.run import Run
 
 WEIGHTS = "model.safetensors"
 

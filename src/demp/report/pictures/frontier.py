@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from demp.files.run import DENSE
 from demp.report.groups import Dense, Group, Value, accuracy
 from demp.report.pictures.looks import Looks, whole_percent
-from demp.report.runs import DENSE, Run
+from demp.report.runs import Run
 from demp.report.scales import floor_of, scale
 from demp.report.svg import Frame, mark, picture, polyline
 from demp.report.tags import Markup, num, tag, together

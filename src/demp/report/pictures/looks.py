@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from demp.files.run import DENSE
 from demp.report.groups import Group
-from demp.report.runs import DENSE
 from demp.report.svg import SERIES
 from demp.report.words import percent
 

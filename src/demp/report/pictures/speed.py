@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from demp.files.reading import number
+from demp.files.run import DENSE
 from demp.report.groups import Dense, Group
-from demp.report.lines import number
-from demp.report.runs import DENSE, Run
+from demp.report.runs import Run
 from demp.report.scales import Scale
 from demp.report.svg import Figure, Panel, headed, picture, text
 from demp.report.tags import Markup, num, tag, together

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from demp.files.run import DENSE
 from demp.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity
 from demp.report.pictures.frontier import Against, scatter
 from demp.report.pictures.looks import Looks
-from demp.report.runs import DENSE, Run
+from demp.report.runs import Run
 from demp.report.svg import Figure, Panel
 from demp.report.words import listed, percent, plural, points, three, time_unit, times
 

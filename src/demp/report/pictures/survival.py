@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from demp.files.run import DENSE
 from demp.report.groups import Group
 from demp.report.pictures.looks import Looks, whole_percent
-from demp.report.runs import DENSE, Run, before
+from demp.report.runs import Run, before
 from demp.report.scales import Scale, scale, spread
 from demp.report.svg import Figure, Frame, Panel, headed, picture, polyline, stairs, text
 from demp.report.tags import Markup, together

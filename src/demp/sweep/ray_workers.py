@@ -8,30 +8,32 @@ import os
 import socket
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from demp import files
 from demp.errors import DempError
-from demp.sweep.carrying import carry_out
 from demp.sweep.devices import device_of
+from demp.sweep.execution import run_job
 from demp.sweep.job import Job
-from demp.sweep.pool import News
-from demp.sweep.presence import token_in
+from demp.sweep.pool import Events
 from demp.sweep.store import Store
 from demp.train import Observer
 from demp.train.extras import need
 from demp.train.run import Run
 from demp.train.stopping import TrainingInterrupted
 
-NEWS_SECONDS = 0.5
-ANSWER_SECONDS = 10.0
+EVENT_SECONDS = 0.5
+"""Between two questions to a worker about its step."""
+CONNECT_SECONDS = 10.0
 
 
 @contextmanager
 def cluster() -> Iterator[Any]:
-    """Ray, connected; a cluster that was begun here ends here.
+    """Connect to Ray and return its module; a cluster that was begun here ends here.
 
     Raises:
         DempError: there is none, or it does not answer.
@@ -41,7 +43,7 @@ def cluster() -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    refuse_silent(os.environ.get("RAY_ADDRESS", ""))
+    validate_address(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
     except Exception as error:
@@ -53,12 +55,12 @@ def cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
-def refuse_silent(address: str) -> None:
-    """Ray itself would wait for minutes for a cluster that is not there."""
+def validate_address(address: str) -> None:
+    """Raise a `DempError` where no cluster answers; Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         try:
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise DempError(
                 f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset it"
@@ -66,113 +68,123 @@ def refuse_silent(address: str) -> None:
 
 
 def places(ray: Any, jobs: int, gpu: bool) -> list[str]:
-    """A place for each of ``jobs`` at once; for 1, for each GPU or processor of the cluster."""
+    """Return a place for each of ``jobs`` at once; for 1, for each GPU or processor of the cluster."""
     there = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
     if gpu and not there:
         raise DempError("the Ray cluster has no GPU; add one, or train with --device cpu")
     return [""] * (jobs if jobs > 1 else max(1, there))
 
 
-class Hands:
-    """What is in a Ray worker: it does one job at a time, and answers meanwhile."""
+@contextmanager
+def announced(store: Store) -> Iterator[str]:
+    """Leave a token in the folder, by which a worker finds out that it sees the same folder; return the token."""
+    token = uuid.uuid4().hex
+    files.write(store.token_file, token)
+    try:
+        yield token
+    finally:
+        store.token_file.unlink(missing_ok=True)
+
+
+class JobRunner:
+    """The object inside a Ray worker: it does one job at a time, and answers meanwhile."""
 
     def __init__(self) -> None:
         self.at: tuple[int, int] | None = None
         self.stopping = False
 
-    def carry(self, job: dict[str, Any], path: str, leader: str, token: str, threads: int) -> dict[str, Any]:
-        """Do the job; an event as in `demp.sweep.pool.Hand`."""
+    def run(self, job: dict[str, Any], path: str, token: str, threads: int) -> dict[str, Any]:
+        """Do the job; return the last event, as in `demp.sweep.pool.Worker`."""
         import torch
 
         if threads:
             torch.set_num_threads(threads)
         self.at = None
         one, store = Job.from_dict(job), Store(path)
-        file = store.leaders / f"{leader}.json"
-        shared = file.is_file() and token_in(file) == token
+        shared = store.token_file.is_file() and store.token_file.read_text() == token
         with tempfile.TemporaryDirectory(prefix="demp-") as own:
-            folder = store.folder(one) if shared else Path(own) / one.name
+            folder = store.job_folder(one.name) if shared else Path(own) / one.name
             try:
-                return {"record": carry_out(one, folder, [Telling(self)])}
+                return {"record": run_job(one, folder, [StepRecorder(self)])}
             except TrainingInterrupted as stop:
                 return {"died": f"ended with code {stop.exit_code}", "again": True}
 
-    def news(self) -> tuple[int, int] | None:
-        """Step and total, if it counts steps."""
+    def progress(self) -> tuple[int, int] | None:
+        """Return step and total; None for a job that counts no steps."""
         return self.at
 
     def stop(self) -> None:
-        """Stop after a step."""
+        """Stop the job after a step."""
         self.stopping = True
 
 
-class Telling(Observer):
-    """How far a run is, for whoever asks."""
+class StepRecorder(Observer):
+    """Notes how far a run is, for whoever asks the runner."""
 
-    def __init__(self, hands: Hands) -> None:
-        self.hands = hands
+    def __init__(self, runner: JobRunner) -> None:
+        self.runner = runner
 
     def start(self, run: Run) -> None:
-        """Where it begins."""
-        self.hands.at = (run.step, run.total_steps)
+        """Note the step at which it begins."""
+        self.runner.at = (run.step, run.total_steps)
 
     def step(self, run: Run, seconds: float) -> None:
-        """One more."""
-        self.hands.at = (run.step, run.total_steps)
+        """Note the step."""
+        self.runner.at = (run.step, run.total_steps)
 
     def asks_to_stop(self) -> bool:
-        """Was it told to?"""
-        return self.hands.stopping
+        """Return whether the coordinator asked for it."""
+        return self.runner.stopping
 
 
-class RayHand:
-    """A handle on one Ray worker (`demp.sweep.pool.Hand`)."""
+class RayWorker:
+    """A handle on one Ray worker (`demp.sweep.pool.Worker`)."""
 
-    def __init__(self, ray: Any, store: Store, news: News, leader: tuple[str, str], job: Job) -> None:
+    def __init__(self, ray: Any, store: Store, events: Events, token: str, job: Job) -> None:
         self.job: Job | None = None
-        self._ray, self._store, self._news, self._leader = ray, store, news, leader
+        self._ray, self._store, self._events, self._token = ray, store, events, token
         gpu = device_of(job).startswith("cuda")
         self._threads = 0 if gpu else 1
         own = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         options = {"num_cpus": 1, "num_gpus": int(gpu), "max_concurrency": 4, "runtime_env": {"env_vars": own}}
-        self._hands = ray.remote(**options)(Hands).remote()
-        self._ear: threading.Thread | None = None
+        self._runner = ray.remote(**options)(JobRunner).remote()
+        self._listener: threading.Thread | None = None
 
     def begin(self, job: Job) -> None:
-        """Take up a job."""
+        """Start this job."""
         self.job = job
         path = str(self._store.path.resolve())
-        end = self._hands.carry.remote(job.to_dict(), path, *self._leader, self._threads)
-        self._ear = threading.Thread(target=self._listen, args=(end,), daemon=True)
-        self._ear.start()
+        end = self._runner.run.remote(job.to_dict(), path, self._token, self._threads)
+        self._listener = threading.Thread(target=self._listen, args=(end,), daemon=True)
+        self._listener.start()
 
     def _listen(self, end: Any) -> None:
         ray, asked, last = self._ray, None, None
         try:
-            while not ray.wait([end], timeout=NEWS_SECONDS)[0]:
+            while not ray.wait([end], timeout=EVENT_SECONDS)[0]:
                 if asked is None:
-                    asked = self._hands.news.remote()
+                    asked = self._runner.progress.remote()
                 elif ray.wait([asked], timeout=0)[0]:
                     at, asked = ray.get(asked), None
                     if at is not None and at != last:
                         last = at
-                        self._news.put((self, {"step": at[0], "total": at[1]}))
-            self._news.put((self, ray.get(end)))
+                        self._events.put((self, {"step": at[0], "total": at[1]}))
+            self._events.put((self, ray.get(end)))
         except Exception as error:
             how = f"was lost with its Ray worker ({type(error).__name__}: {str(error).splitlines()[0]})"
-            self._news.put((self, {"died": how, "again": True}))
+            self._events.put((self, {"died": how, "again": True}))
 
     def stop(self) -> None:
-        """Stop its job after a step."""
+        """Ask the job to stop after a step; no further job follows."""
         if self.job is not None:
-            self._hands.stop.remote()
+            self._runner.stop.remote()
 
     def kill(self) -> None:
-        """End it now."""
-        self._ray.kill(self._hands)
+        """End the worker at once."""
+        self._ray.kill(self._runner)
 
-    def gone(self) -> None:
-        """Wait for the end of its job, with its last news in the queue."""
-        if self._ear is not None:
-            self._ear.join()
+    def join(self) -> None:
+        """Wait for the end of its job, with its last event in the queue."""
+        if self._listener is not None:
+            self._listener.join()
         self.kill()

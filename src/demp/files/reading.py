@@ -1,4 +1,4 @@
-"""JSON lines as runs and sweeps leave them: streamed, and whatever is no record is skipped, counted and named."""
+"""JSON and JSON lines as runs and sweeps leave them: whatever is no record is skipped, counted and named."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+NO_OBJECT = "no JSON object"
 NAMED = 5
 """Line numbers of one file that are named; the rest is counted."""
 WHOLE_BYTES = 512 * 1024
@@ -101,7 +102,7 @@ def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
     except (ValueError, RecursionError):
         return None, "half-written" if not line.endswith(b"\n") else "not JSON"
     if not isinstance(record, dict):
-        return None, "no JSON object"
+        return None, NO_OBJECT
     reason = check(record)
     return (None, reason) if reason else (record, "")
 
@@ -174,7 +175,7 @@ def read_json(path: Path, skipped: Skipped) -> Record:
         skipped.add(path, "not JSON")
         return {}
     if not isinstance(values, dict):
-        skipped.add(path, "no JSON object")
+        skipped.add(path, NO_OBJECT)
         return {}
     return values
 

@@ -1,0 +1,23 @@
+"""Files: names and formats of what runs and sweeps leave, and how a file is replaced; readable without torch."""
+
+from demp.files.replacement import (
+    HALVES,
+    UNFINISHED,
+    replacing_file,
+    replacing_folder,
+    settled,
+    try_to_hold,
+    write,
+    write_once,
+)
+
+__all__ = [
+    "HALVES",
+    "UNFINISHED",
+    "replacing_file",
+    "replacing_folder",
+    "settled",
+    "try_to_hold",
+    "write",
+    "write_once",
+]
