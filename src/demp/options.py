@@ -151,5 +151,6 @@ def with_every_option(function: Function) -> Function:
 
 def entry(text: str) -> str:
     """One argument under ``Args:``, as wide as a screen of help."""
-    hanging = {"initial_indent": "    ", "subsequent_indent": "        "}
-    return textwrap.fill(" ".join(text.split()), 100, **hanging, break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(
+        " ".join(text.split()), 100, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+    )
