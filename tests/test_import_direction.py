@@ -30,15 +30,28 @@ ORDER = (
     ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "outside", "sparing", "admission", "attachment", "view", "shrinking", "latency"),
-    ("postponement", "summary", "other_optimizers", "skipping", "pruner", "creation"),
+    ("postponement", "summary", "other_optimizers", "skipping", "pruner", "options", "creation"),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare", "report"),
     ("studies",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "compare", "report", "studies", "cli")
+DOORS = (
+    "train",
+    "recipes",
+    "integrations",
+    "theory",
+    "exports",
+    "sweep",
+    "compare",
+    "report",
+    "studies",
+    "cli",
+    "__main__",
+)
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""

@@ -51,30 +51,10 @@ STATE_VERSION = 1
 
 
 class Pruner:
-    """Runs one method on one training run.
+    """Runs one method on one training run. What each option means: ``help(demp.DemP)``.
 
-    With ``attach=True`` it hooks ``optimizer.step`` and the loop stays as it is. With ``attach=False`` call
-    ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
-    then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
-    are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
-    returns batches; without them the training forwards before each check are watched. With ``loss_fn`` (the mean loss
-    of output and targets), which methods that score by gradients need, each of ``batches`` is a pair of inputs and
-    targets.
-
-    A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
-    dense, for a saved state that is loaded next.
-
-    ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
-    methods, or a function of the model and the example inputs. Training need not call it. With ``shows_cuts`` each cut
-    is a line on stderr where no handler listens to the logger ``demp``.
-
-    A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
-    and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
-
-    ``holders`` are copies of the model (moving averages, teachers) that are cut with it; ``add_copy`` gives more. A
-    neuron that is dead in the model and alive in a copy that can run waits until it is dead there too, at most until
-    the last check; with ``alive_in_copies="keep"`` it stays then, with ``"cut"`` it goes at once. Reports say by how
-    much the outputs of each copy changed.
+    A method that prunes or masks before training does so here (or in ``attach_to``). Where a trainer makes the
+    optimizer later, give None and call ``attach_to(optimizer)``.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.

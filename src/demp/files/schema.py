@@ -24,7 +24,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
         if key not in names:
-            raise UsageError(f"unknown config key {path!r}; {_suggest(key, names)}")
+            raise UsageError(f"unknown config key {path!r}; {_suggest(key, hints, where)}")
         arguments[key] = convert(hints[key], value, path)
     return cls(**arguments)
 
@@ -89,9 +89,14 @@ def _fits(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _suggest(key: str, names: list[str]) -> str:
-    close = get_close_matches(key, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}"
+def _suggest(key: str, hints: Mapping[str, Any], where: str) -> str:
+    """The nearest key of this table by its whole path, else a key of that name in a table below."""
+    prefix = f"{where}." if where else ""
+    below = {name: f"{part}.{name}" for part, kind in hints.items() if is_dataclass(kind) for name in hints_of(kind)}
+    close = get_close_matches(key, hints, 1)
+    if key in below or close:
+        return f"did you mean {prefix + (below[key] if key in below else close[0])!r}?"
+    return f"known keys: {', '.join(hints)}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
