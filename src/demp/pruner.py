@@ -65,8 +65,9 @@ class Pruner:
     dense, for a saved state that is loaded next.
 
     ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
-    methods, or a function of the model and the example inputs. Training need not call it. With ``shows_cuts`` each cut
-    is a line on stderr where no handler listens to the logger ``demp``.
+    methods, or a function of the model and the example inputs. Training need not call it. ``outputs`` is what a proof
+    compares in place of the model's outputs (see ``demp.cut``). With ``shows_cuts`` each cut is a line on stderr where
+    no handler listens to the logger ``demp``.
 
     A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
     and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
@@ -96,6 +97,7 @@ class Pruner:
         seed: int = 0,
         fresh: bool = True,
         forward: str | Callable[..., Any] | None = None,
+        outputs: Callable[[Any], Any] | Sequence[str] | None = None,
         on_error: str = "skip",
         alive_in_copies: str = "wait",
         shows_cuts: bool = True,
@@ -108,7 +110,7 @@ class Pruner:
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
         set_forward(wrappers.inside(model), forward)
-        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
+        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins, outputs=outputs)
         self._stopwatch = Stopwatch(is_compiled(model))
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
         self.config, self.total_steps, self.seed, self.step = config, int(total_steps), seed, 0

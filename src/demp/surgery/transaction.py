@@ -15,6 +15,7 @@ from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
+from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
 from demp.surgery.copies import Copy, fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -45,6 +46,7 @@ def execute(
     judged: dict[str, int] | None = None,
     wrappers: Wrappers = (),
     group: ranks.Group = None,
+    outputs: Outputs = None,
 ) -> tuple[CutReport, Plan]:
     """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all.
 
@@ -57,7 +59,7 @@ def execute(
     parameters = sum(p.numel() for p in model.parameters())
     outcome = Outcome(plan)
     if not plan.empty:
-        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants)
+        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants, outputs)
         with renewed(wrappers):
             outcome = operate(model, graph, plan, terms, optimizers, copies, base, group)
     plan = outcome.plan
@@ -127,7 +129,8 @@ def operate(
     if terms.constants is None:
         return carry_out(model, graph, plan, terms, None, optimizers, copies, base, group)
     masked = masked_weights(copied.holder for copied in copies)
-    settled = settle(model, graph, plan, terms.constants, terms.example_inputs, masked=masked, group=group)
+    rules, inputs = terms.constants, terms.example_inputs
+    settled = settle(model, graph, plan, rules, inputs, masked=masked, outputs=terms.outputs, group=group)
     refuse_other_plans(settled.plan, group)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))

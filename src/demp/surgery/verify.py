@@ -13,7 +13,7 @@ from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
 from demp.graph.order import places, positions
-from demp.graph.rehearsal import tensors_in
+from demp.surgery.compared import Outputs, compared
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest output difference, over the output scale, that rounding explains."""
@@ -29,15 +29,15 @@ def tolerance_for(outputs: list[Tensor]) -> float:
     )
 
 
-def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """All output tensors, in evaluation mode."""
+def outputs_of(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> list[Tensor]:
+    """All tensors that are compared, in evaluation mode."""
     args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model):
-        return tensors_in(model(*args, **kwargs))
+        return compared(model, args, kwargs, outputs)
 
 
 def masked_outputs_of(
-    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any
+    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any, outputs: Outputs = None
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
@@ -51,7 +51,7 @@ def masked_outputs_of(
         return operand * stays.view(shape)
 
     with quiet(model), observing(model, graph, silence):
-        return tensors_in(model(*args, **kwargs))
+        return compared(model, args, kwargs, outputs)
 
 
 def difference(before: list[Tensor], after: list[Tensor]) -> float:
