@@ -26,6 +26,7 @@ from demp.surgery.record import Record, put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
 from demp.surgery.state import StateEntry, state_entries
+from demp.surgery.training_proof import prove_training, refer_training
 from demp.wrappers import Wrappers, renewed
 
 
@@ -167,6 +168,7 @@ def carry_out(
         modules = [model, *(copied.module for copied in copies if copied.module is not None)]
     with whole(modules), ranks.together(group):
         reference = refer(model, graph, plan, terms, settled)
+        in_training = None if settled is not None else refer_training(model, graph, plan, terms, group)
         others = refer_copies(copies, model, graph, plan, terms, constants=settled is not None)
     old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
@@ -196,6 +198,7 @@ def carry_out(
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=said, apart=apart)
         refuse_difference(found, group)
+        prove_training(model, in_training, terms)
         return Outcome(plan, seconds, found.gap, found.drift, said, apart, worst(drifts, group))
     except BaseException as error:
         ledger.roll_back()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import observing, quiet
+from demp.activity.observe import OnRead, observing, quiet
 from demp.activity.tally import Tally
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
@@ -41,6 +41,12 @@ def masked_outputs_of(
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
+    with quiet(model), observing(model, graph, silencer(before, after, graph)):
+        return compared(model, args, kwargs, outputs)
+
+
+def silencer(before: Tensor, after: Tensor, graph: NeuronGraph) -> OnRead:
+    """What silences the neurons that are about to go, at every read point."""
     standing = places(graph, before)
 
     def silence(read: Read, operand: Tensor) -> Tensor:
@@ -50,8 +56,7 @@ def masked_outputs_of(
         shape[read.axis] = -1
         return operand * stays.view(shape)
 
-    with quiet(model), observing(model, graph, silence):
-        return compared(model, args, kwargs, outputs)
+    return silence
 
 
 def difference(before: list[Tensor], after: list[Tensor]) -> float:
