@@ -25,7 +25,7 @@ ORDER = (
         "initialization",
     ),
     ("graph",),
-    ("activity", "gates", "masks", "regularization"),
+    ("activity", "gate_slots", "gates", "masks", "regularization"),
     ("surgery",),
     ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),

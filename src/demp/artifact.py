@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from demp import files, ranks, shards, wrappers
 from demp.activity.observe import quiet
-from demp.architecture import ARCHITECTURE, BATCH, FORMAT, WEIGHTS, content_hash, read_architecture
+from demp.architecture import ARCHITECTURE, FORMAT, WEIGHTS, batch_of, content_hash, read_architecture
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
@@ -124,7 +124,7 @@ def make_lazy(model: nn.Module, architecture: dict[str, Any]) -> None:
         return
     if architecture["probe"] is None:
         raise ArtifactError("the constructor's model has lazy modules; let it run its forward once before it returns")
-    args, kwargs = make_inputs(architecture["probe"]["inputs"], seed=0, batch=BATCH)
+    args, kwargs = make_inputs(architecture["probe"]["inputs"], seed=0, batch=batch_of(architecture["probe"]))
     with quiet(model):
         model(*args, **kwargs)
 

@@ -16,6 +16,7 @@ from demp.budgets import Budget
 from demp.gates import Loss
 from demp.methods.demp import DemPConfig
 from demp.pruner import Pruner
+from demp.surgery.compared import Outputs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,6 +42,8 @@ class PrunerOptions(TypedDict, total=False):
     forward: str | Callable[..., Any] | None
     """Runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its methods,
     or a function of the model and the example inputs. Training need not call it."""
+    outputs: Outputs
+    """What a proof compares in place of the model's outputs (see ``demp.cut``)."""
     on_error: str
     """``skip``: a cut that cannot be made at its moment, for a reason that demp knows, is tried again later, and a
     warning and a report in ``history`` say why. ``raise``: the step raises instead."""

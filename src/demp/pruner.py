@@ -76,6 +76,7 @@ class Pruner:
         seed: int = 0,
         fresh: bool = True,
         forward: str | Callable[..., Any] | None = None,
+        outputs: Callable[[Any], Any] | Sequence[str] | None = None,
         on_error: str = "skip",
         alive_in_copies: str = "wait",
         shows_cuts: bool = True,
@@ -88,7 +89,7 @@ class Pruner:
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
         set_forward(wrappers.inside(model), forward)
-        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
+        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins, outputs=outputs)
         self._stopwatch = Stopwatch(is_compiled(model))
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
         self.config, self.total_steps, self.seed, self.step = config, int(total_steps), seed, 0

@@ -15,6 +15,7 @@ from demp.graph import trace
 from demp.graph.forward import first_names
 from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
 from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
 from demp.surgery.report import nothing_removed
@@ -30,8 +31,9 @@ class ShrinkingModel:
     and ranks may come after the pruner: ``look_around`` finds them.
     """
 
-    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool) -> None:
-        self._given, self.model = given, wrappers.inside(given)
+    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool, outputs: Outputs = None) -> None:
+        self._given, self.model, self._outputs = given, wrappers.inside(given), outputs
+        refuse_unknown_outputs(self.model, outputs)
         refuse_wrapper(self.model)
         shards.refuse_unfit(self.model)
         shards.rehearse(self.model)
@@ -187,5 +189,6 @@ class ShrinkingModel:
             base=self._base,
             wrappers=self.wrappers,
             group=self.group,
+            outputs=self._outputs,
             **how,
         )

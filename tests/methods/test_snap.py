@@ -59,6 +59,8 @@ METHODS = {
     "snap": ("snap", {}, "sensitivity"),
     "cropit-s": ("cropit-s", {}, "weight-flow"),
     "cropit-s gates only": ("cropit-s", {"score": "gate-flow"}, "gate-flow"),
+    "cropit-s, all parameters": ("cropit-s", {"as_published": False}, "weight-flow"),
+    "cropit-s, neurons' gates": ("cropit-s", {"score": "gate-flow", "as_published": False}, "gate-flow"),
 }
 
 
@@ -70,7 +72,7 @@ def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Modu
     for network in (PlainNet, ResidualNet, Mlp):
         model = build(network, seed=4, act=act)
         shape = shape_of(network)
-        twin = Literal(model, WIDTHS[network])
+        twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
         pruner = attached(method, model, target_neuron_sparsity=target, **options)
         twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
         assert kept(pruner) == twin.kept()
@@ -82,8 +84,9 @@ def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Modu
 def test_gates_before_the_norm_as_in_the_original_repository(name: str):
     method, options, kind = METHODS[name]
     model = build(PlainNet, seed=4, act=nn.GELU)
-    twin = Literal(model, WIDTHS[PlainNet], gate="producer")
-    plain = Literal(model, WIDTHS[PlainNet])
+    published = options.get("as_published", True)
+    twin = Literal(model, WIDTHS[PlainNet], gate="producer", as_published=published)
+    plain = Literal(model, WIDTHS[PlainNet], as_published=published)
     pruner = attached(method, model, target_neuron_sparsity=0.6, gate="producer", **options)
     for one in (twin, plain):
         one.prune(kind, scoring_batches(IMAGE)(0), literal_rounds(0.6))

@@ -108,15 +108,15 @@ def describe_inputs(example_inputs: Any) -> dict[str, Any] | None:
         return None
 
 
-def make_inputs(description: dict[str, Any], *, seed: int, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of the described shapes, drawn from a seed, with at most ``batch`` examples."""
+def make_inputs(description: dict[str, Any], *, seed: int, batch: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of the described shapes, drawn from a seed; each has at most ``batch`` examples, if that is given."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(entry: dict[str, Any]) -> Any:
         if "shape" not in entry:
             return entry["value"]
         shape, dtype = list(entry["shape"]), getattr(torch, entry["dtype"])
-        if shape:
+        if shape and batch is not None:
             shape[0] = min(shape[0], batch)
         if dtype.is_floating_point:
             return torch.randn(shape, generator=generator).to(dtype)
