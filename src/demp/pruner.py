@@ -33,6 +33,7 @@ from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.other_optimizers import OtherOptimizers
 from demp.postponement import Postponement, broken
+from demp.pruner_copy import PrunerCopy
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.skipping import Skips, StillWaitingError
@@ -348,6 +349,9 @@ class Pruner:
 
     def __repr__(self) -> str:
         return f"<Pruner {self.summary().head()}>"
+
+    def __reduce__(self) -> Any:
+        return PrunerCopy, (self.state_dict(), self.history, self.summary(), self.metrics())
 
     def detach(self) -> None:
         """Remove all hooks."""
