@@ -31,7 +31,7 @@ ORDER = (
     ("architecture", "proof", "budgets"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "outside", "sparing", "admission", "attachment", "view", "shrinking", "latency"),
-    ("postponement", "summary", "pruner_copy", "other_optimizers", "skipping", "pruner", "creation"),
+    ("postponement", "length", "summary", "pruner_copy", "other_optimizers", "skipping", "pruner", "creation"),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare", "report"),

@@ -13,7 +13,8 @@ from torch import nn
 import demp
 from demp.errors import UsageError
 from demp.surgery import record_of
-from demp.surgery.record import ATTRIBUTE, Record
+from demp.surgery.beside import RECORD
+from demp.surgery.record import Record
 from runs import IMAGE, PlainNet, ResidualNet, build, examples, hooks_on, kill, train
 
 ALONE = """
@@ -61,7 +62,7 @@ def test_what_is_remembered_is_plain_and_survives(tmp_path):
     kill(model.norm1, [1, 4])
     demp.cut(model, {"act1": [1, 4]}, example_inputs=(examples(IMAGE),))
     before = record_of(model)
-    assert isinstance(before, Record) and isinstance(getattr(model, ATTRIBUTE), dict)
+    assert isinstance(before, Record) and isinstance(getattr(model, RECORD), dict)
     after = record_of(pickle.loads(pickle.dumps(model)))
     assert after is not None and before.kept.keys() == after.kept.keys()
     assert all(torch.equal(keep, after.kept[key]) for key, keep in before.kept.items())
@@ -72,7 +73,7 @@ def test_what_is_remembered_is_plain_and_survives(tmp_path):
 def test_the_record_of_an_earlier_pickle_is_read():
     model = cut_stack()
     record = record_of(model)
-    setattr(model, ATTRIBUTE, record)  # as version 0.1 left it
+    setattr(model, RECORD, record)  # as version 0.1 left it
     assert record_of(model) is record
     demp.cut(model, {"1": [0]}, example_inputs=(torch.zeros(2, 6),), exact=False)
     assert record_of(model).kept["0.weight", 0].tolist() == [3, 4, 5, 6, 7]

@@ -29,6 +29,7 @@ from demp.gates import Loss
 from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
+from demp.length import Pushes, compare_plans
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.other_optimizers import OtherOptimizers
@@ -38,7 +39,7 @@ from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.skipping import Skips, StillWaitingError
 from demp.sparing import Sparing, warn_of_changes
-from demp.summary import Summary, show, summary_of, with_run
+from demp.summary import Summary, metrics_of, show, summary_of, with_run
 from demp.surgery import ConstantRules, CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
@@ -114,6 +115,7 @@ class Pruner:
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
         self.config, self.total_steps, self.seed, self.step = config, int(total_steps), seed, 0
         self.method = method(config, total_steps)
+        self._pushes = Pushes(self.method, self.total_steps)
         self.method.refuse_unfit(self.graph)
         self.wants = wants = self.method.wants()
         refuse_pieces(method.name, wants, self.model)
@@ -248,13 +250,14 @@ class Pruner:
     @outside_autocast()
     def before_step(self) -> None:
         """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
-        noise = self.method.after_step(self.step)
+        self._pushes.say_past(self.step, self._shrinking.group)
+        noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
             self._live.look()
-        if self.method.watches(self.step):
+        if self._pushes.watches(self.step):
             self._watch()
         moves = not self._update_masks()
-        penalty = self.method.penalty(self.step)
+        penalty = self._pushes.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
             moved = self._moved()
             rising = frozenset(p for p, group in moved.items() if group.get("maximize"))
@@ -277,7 +280,7 @@ class Pruner:
 
         Gradients that are not finite (an overflow that a fused optimizer is about to skip) say nothing: the next do.
         """
-        if not (self._masks_wait or self.method.masks_due(self.step)):
+        if not (self._masks_wait or self._pushes.masks_due(self.step)):
             return False
         view = self._seen()
         self._masks_wait = not all(bool(g.isfinite().all()) for g in view.gradients().values())
@@ -295,12 +298,12 @@ class Pruner:
         self._stopwatch.stop()
         self._judge.step()
         self._others.own_step()
-        noise = self.method.after_step(self.step)
+        noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
             targets = [t for t in self._live.targets(self.gone, lr_of) if id(t.parameter) in (self._moving or ())]
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
-        shrink = self.method.shrink(self.step)
+        shrink = self._pushes.shrink(self.step)
         if shrink is not None:
             self._scales.apply(shrink, self.gone, self._shrinking.tensors_of_copies(), self._moving)
         self.masks.hold_weights()
@@ -321,7 +324,7 @@ class Pruner:
 
     def penalty_loss(self) -> Tensor:
         """The penalty as a differentiable term, for ``penalty_in="loss"``."""
-        penalty = self.method.penalty(self.step)
+        penalty = self._pushes.penalty(self.step)
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
     @outside_autocast()
@@ -507,18 +510,7 @@ class Pruner:
 
     def metrics(self) -> dict[str, float]:
         """What a log line needs; cheap."""
-        penalty, noise = self.method.penalty(self.step), self.method.after_step(self.step)
-        alive, total = self.graph.neurons(self.gone), self.graph.neurons()
-        return {
-            "demp/strength": penalty.strength if penalty else 0.0,
-            "demp/noise_std": noise.std if noise else 0.0,
-            "prune/neurons_alive": float(alive),
-            "prune/neuron_sparsity": 1.0 - alive / total,
-            "prune/cuts": float(self._shrinking.cuts),
-            "prune/weights_masked": float(self.masks.masked()),
-            "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
-            "cost/flops": float(self.flops),
-        }
+        return metrics_of(self, self._pushes, self._shrinking.cuts)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart: tensors, numbers and strings only."""
@@ -544,16 +536,15 @@ class Pruner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replay the cuts of a saved run on the freshly built dense model and its optimizer.
+        """Give model and optimizer the widths of a saved run: the freshly built dense model, or this run later on.
 
-        Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``.
+        Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``. Neurons that return, in the model,
+        its copies and the optimizer's state, are zero until then. A run may be resumed with another ``total_steps``.
 
         Raises:
-            UsageError: the state is of another method, run length or model, or of a wider one than this is by now.
+            UsageError: the state is of another method or model.
         """
-        for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
-            if state[key] != mine:
-                raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
+        as_planned = compare_plans(state, self.method.name, self.total_steps, self._shrinking.group)
         self._shrinking.replay(state["gone"], self._judge.proof())
         self.step, self.seed = int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
@@ -562,12 +553,16 @@ class Pruner:
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._shrinking.cuts = int(state["cuts"])
-        self._checks_before = max(0, int(state.get("checks", 0)) - len(self.history))
+        checks = int(state.get("checks", len(self.history)))
+        del self.history[max(0, checks - self._checks_before) :]  # made after the state was saved
+        self._checks_before = max(0, checks - len(self.history))
         self._view.meter.load_state_dict(state.get("latencies", {}))
-        self._final = bool(state.get("final", False))
+        self._final = as_planned and bool(state.get("final", False))
         if "skips" in state:
             self._skips.load_state_dict(state["skips"])
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed
         self._judge.load_state_dict(state["judge"], self.gone)
+        if self._detached:
+            self._judge.close()
