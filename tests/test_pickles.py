@@ -132,9 +132,9 @@ def test_a_copy_of_a_pruner_is_its_state_and_prunes_nothing():
     for other in (copy.deepcopy(pruner), pickle.loads(pickle.dumps(pruner))):
         assert "step 5 of 8" in repr(other) and other.summary() == pruner.summary() and not other.at_work
         assert len(other.history) == 1 and other.metrics() == pruner.metrics()
-        for call in (other.before_step, other.after_step, other.finish, lambda: other.attach_to(optimizer)):
+        for name, given in (("before_step", ()), ("after_step", ()), ("finish", ()), ("attach_to", (optimizer,))):
             with pytest.raises(UsageError, match="a copy of a pruner, which prunes nothing"):
-                call()
+                getattr(other, name)(*given)
         again = build(PlainNet)
         resumed = demp.DemP(
             again, torch.optim.SGD(again.parameters(), lr=0.01), example_inputs=(examples(IMAGE),), total_steps=8,

@@ -13,7 +13,7 @@ from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
 from demp.surgery.copies import Copy, fitting_tensors
 from demp.surgery.record import Record, put_record, record_of, remember
-from demp.surgery.refit import refit_states, refit_tensors, sources_of
+from demp.surgery.refit import refit_states, refit_tensors, refuse_unsaved, sources_of
 from demp.surgery.shrink import Ledger, resize_attributes
 from demp.wrappers import Wrappers, renewed
 
@@ -36,12 +36,13 @@ def go_back(
     forgot something. All of it happens, or nothing.
 
     Raises:
-        UsageError: the model is sharded.
+        UsageError: the model is sharded, or has a buffer that is not saved and would have to grow.
         CutError: a copy does not fit.
     """
     if shards.parts(model):
         raise UsageError("neurons cannot return to a model that fully_shard keeps in pieces; build it anew and resume")
     tensors, sources = first_names(model)[0], sources_of(graph, before, after)
+    refuse_unsaved(model, sources)
     theirs = [fitting_tensors(copied, tensors, sources) for copied in copies]
     modules = [model, *(copied.module for copied in copies if copied.module is not None)]
     records = [(module, record_of(module)) for module in modules]
@@ -52,7 +53,7 @@ def go_back(
             refit_tensors((tensors, *theirs), sources, ledger)
             plans = plan_joins(graph, places(graph, after))
             for module in modules:
-                resize_attributes(module, graph, dict.fromkeys(sources, {}), after, ledger)
+                resize_attributes(module, graph, {name: {} for name in sources}, after, ledger)
                 for path, sums in plans.items():
                     ledger.joins(module.get_submodule(path), sums)
             forget_compiled_code()

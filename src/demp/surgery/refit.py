@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.order import is_whole, moved, places
 from demp.surgery.shrink import Ledger, laid_out
@@ -56,6 +57,21 @@ def refit_tensors(models: Iterable[Mapping[str, Tensor]], sources: Sources, ledg
             ledger.put(tensor, refitted(tensor, index))
 
 
+def refuse_unsaved(model: nn.Module, sources: Sources) -> None:
+    """Nobody loads a buffer that is not saved: entries of it cannot return.
+
+    Raises:
+        UsageError: some would.
+    """
+    saved = model.state_dict(keep_vars=True).keys()
+    for name, index in sources.items():
+        if name not in saved and any(bool((one < 0).any()) for one in index.values()):
+            raise UsageError(
+                f"{name} is a buffer that no state dict holds, and entries of it were cut that would have to return; "
+                "build the model anew"
+            )
+
+
 def refit_states(
     optimizers: Iterable[Optimizer], tensors: Mapping[str, Tensor], sources: Sources, ledger: Ledger
 ) -> tuple[str, ...]:
@@ -70,19 +86,27 @@ def refit_states(
         mine = {name: index for name, index in sources.items() if name in tensors and id(tensors[name]) in owners}
         if mine and isinstance(optimizer, LBFGS):
             ledger.entry(vars(optimizer), "_numel_cache", None)
-            for parameter in list(optimizer.state):
-                ledger.entry(optimizer.state, parameter, {})
-                forgot[type(optimizer).__name__] = None
+            forgot |= dict.fromkeys(forget_states([optimizer], list(optimizer.state), ledger))
             continue
         for name, index in mine.items():
             state = optimizer.state.get(tensors[name])
             if state and not follows(state, tensors[name]):
-                ledger.entry(optimizer.state, tensors[name], {})
-                forgot[type(optimizer).__name__] = None
+                forgot |= dict.fromkeys(forget_states([optimizer], [tensors[name]], ledger))
             elif state:
                 for key, value in state.items():
                     ledger.entry(state, key, refitted_tree(value, tensors[name].shape, index))
     return tuple(forgot)
+
+
+def forget_states(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor], ledger: Ledger) -> tuple[str, ...]:
+    """What optimizers remember of these parameters goes; the names of those that remembered something."""
+    forgot, parameters = [], list(parameters)
+    for optimizer in optimizers:
+        for parameter in parameters:
+            if optimizer.state.get(parameter):
+                ledger.entry(optimizer.state, parameter, {})
+                forgot.append(type(optimizer).__name__)
+    return tuple(dict.fromkeys(forgot))
 
 
 def follows(state: Mapping[Any, Any], parameter: Tensor) -> bool:
