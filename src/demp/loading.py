@@ -50,8 +50,8 @@ def load_state_dict(
     """Load a state dict of any widths: in place of ``model.load_state_dict(state_dict)``.
 
     The model may be the dense one that a script has just built, or one that was cut otherwise. Parameters stay the same
-    objects and take the shapes of the file, with buffers, sizes that modules remember and residual sums. Optimizers that
-    hold them follow: what they know of neurons that stay stays, and of neurons that return it is zero.
+    objects and take the shapes of the file, and so do buffers, sizes that modules remember and residual sums.
+    Optimizers that hold them follow: what they know of neurons that stay stays, and of neurons that return it is zero.
 
     A state dict of a cut model has the record of its cuts beside its tensors; ``torch.save`` and ``copy.deepcopy`` keep
     it. Where it is lost, and no residual sum adds two widths, ``example_inputs`` let the widths speak for themselves:

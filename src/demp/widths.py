@@ -135,9 +135,9 @@ def counts(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]]
     """What the modules' attributes count at these widths."""
     sizes: dict[str, dict[str, int]] = {}
     for (path, name), classes in graph.attributes.items():
-        key = tuple(classes.tolist())
-        if key in widths:
-            sizes.setdefault(path, {})[name] = widths[key][0]
+        for along, (length, _) in widths.items():
+            if set(along) == set(classes.tolist()):  # a group may have several channels
+                sizes.setdefault(path, {})[name] = length * len(classes) // len(along)
     return sizes
 
 

@@ -53,6 +53,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
     flops, paper = graph.flops(graph.nothing_gone()), paper_costs(graph, after, base)
+    dense_counts = {f"{path}|{name}": len(classes) for (path, name), classes in graph.attributes.items()}
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
@@ -64,9 +65,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         flops=round(graph.flops(after) * scale),
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
-        dense_counts={f"{path}|{name}": len(c) for (path, name), c in graph.attributes.items()}
-        if base is None
-        else base.dense_counts,
+        dense_counts=dense_counts | ({} if base is None else base.dense_counts),
     )
     put_record(model, record)
 
