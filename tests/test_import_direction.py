@@ -34,6 +34,7 @@ ORDER = (
     (
         "postponement",
         "length",
+        "strictness",
         "summary",
         "pruner_copy",
         "other_optimizers",

@@ -69,10 +69,14 @@ def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ran
         raise UsageError(
             f"the saved run has method {state['method']!r}, this pruner {name!r}; build it with the method of the run"
         )
-    planned, step = int(state["total_steps"]), int(state["step"])
-    if planned != total_steps and ranks.speaks(group):
+    return same_plan(int(state["total_steps"]), total_steps, int(state["step"]), group)
+
+
+def same_plan(before: int, now: int, step: int, group: ranks.Group) -> bool:
+    """Is a run as long as it was planned? If not, a line says what that means."""
+    if before != now and ranks.speaks(group):
         logger.warning(
             "the saved run was planned for %d steps, this one for %d: from step %d on all schedules are those of %d",
-            *(planned, total_steps, step, total_steps),
+            *(before, now, step, now),
         )
-    return planned == total_steps
+    return before == now

@@ -29,7 +29,7 @@ from demp.gates import Loss
 from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
-from demp.length import Pushes, compare_plans
+from demp.length import Pushes, compare_plans, same_plan
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.other_optimizers import OtherOptimizers
@@ -39,8 +39,9 @@ from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.skipping import Skips, StillWaitingError
 from demp.sparing import Sparing, warn_of_changes
+from demp.strictness import constant_rules, is_exact
 from demp.summary import Summary, metrics_of, show, summary_of, with_run
-from demp.surgery import ConstantRules, CutReport, denormals
+from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
 from demp.surgery.record import described_inputs, remember_inputs
@@ -187,6 +188,16 @@ class Pruner:
         self._others.keep(before)
         self._others.handed_over()
         self._handles = attach_hooks(optimizer, self, lambda: self._shrinking.group)
+
+    def plan(self, total_steps: int) -> None:
+        """Take another length for the rest of the run: all schedules are those of the new one from this step on."""
+        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.group):
+            return
+        before, self.method = self.method, type(self.method)(self.config, total_steps)
+        self.method.load_state_dict(before.state_dict())
+        self.total_steps = self._view.total_steps = self._skips.total_steps = total_steps
+        self._pushes, self._final = Pushes(self.method, total_steps), False
+        self._look_ahead()
 
     def add_copy(self, copy: Any) -> None:
         """Cut a copy of the model (an average, a teacher, a target network) with it from now on, and fade it along.
@@ -443,7 +454,7 @@ class Pruner:
         notes += () if verdict is None else self._judge.notes(verdict)
         notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
         notes += self._skips.summary() if final else ()
-        rules = self._constant_rules(selection)
+        rules = constant_rules(self.method, self.wants, self.graph, selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
                 self._judge.draw(self.step)
@@ -451,7 +462,7 @@ class Pruner:
             neurons,
             self.config.limits(),
             examples=self._judge.proof(),
-            exact=self._is_exact(selection),
+            exact=is_exact(self.method, self.graph, selection),
             constants=rules,
             ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
             step=self.step,
@@ -472,24 +483,6 @@ class Pruner:
             return self.method.select(self.step, view), view.found
         with last_check(view):
             return self.method.select(self.step, view), view.found
-
-    def _is_exact(self, selection: Selection) -> bool:
-        """Must the outputs stay as they are?"""
-        if selection.exact is not None:
-            return selection.exact
-        criterion, chosen = self.method.criterion(), selection.neurons
-        return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
-
-    def _constant_rules(self, selection: Selection) -> ConstantRules | None:
-        """How constants move: those of saturated neurons must, those of neurons chosen otherwise may."""
-        criterion, chosen = self.method.criterion(), selection.neurons
-        if selection.exact is None and any(
-            criterion.of_moments(layer.activation) and bool(chosen[layer.name].any())
-            for layer in self.graph.layers
-            if layer.name in chosen
-        ):
-            return ConstantRules(max_drift=self.wants.max_drift)
-        return ConstantRules(required=False) if self.wants.constants else None
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:

@@ -34,11 +34,12 @@ class Hooks(OrderedDict[Any, Any]):
 
 def announce(model: nn.Module, on: bool) -> None:
     """From now on the state dicts of this model have the record of its cuts beside them, or no longer do."""
-    if on and KEY not in model._state_dict_hooks:
-        vars(model)["_state_dict_hooks"] = Hooks(model._state_dict_hooks)
-    model._state_dict_hooks.pop(KEY, None)
-    if on:
-        model._state_dict_hooks[KEY] = put_beside
+    hooks: dict[Any, Any] = dict(model._state_dict_hooks)
+    if on and KEY not in hooks:
+        vars(model)["_state_dict_hooks"] = Hooks({**hooks, KEY: put_beside})
+    elif not on and KEY in hooks:
+        del hooks[KEY]
+        vars(model)["_state_dict_hooks"] = OrderedDict(hooks)
 
 
 def put_beside(module: nn.Module, state_dict: Any, prefix: str, metadata: dict[str, Any]) -> None:
