@@ -173,7 +173,10 @@ def check_record(record: Mapping[str, Any], tensors: Mapping[str, Any], weights:
     """What the model remembers of its dense self."""
     plain = {"dense_neurons", "neurons", "dense_flops", "paper_flops", "flops"}
     known = {"dense_shapes", "kept", "inputs", *plain}
-    need(known <= record.keys() <= known | {"paper_by_operation"}, "the record has other parts than a record")
+    optional = {"paper_by_operation", "dense_counts"}
+    need(known <= record.keys() <= known | optional, "the record has other parts than a record")
+    for count in table(record.get("dense_counts", {}), "dense_counts").values():
+        need(is_size(count), "a dense count is no size")
     for name in plain:
         need(type(record[name]) in (int, float) and 0 <= record[name] < 2**100, f"{name} in the record is no count")
     paper = record.get("paper_by_operation", [])

@@ -17,6 +17,7 @@ from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
+from demp.surgery.going_back import go_back
 from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
 from demp.surgery.report import nothing_removed
 from demp.surgery.state import refuse_odd_state
@@ -160,10 +161,10 @@ class ShrinkingModel:
         return report
 
     def replay(self, gone: Tensor, examples: Any) -> None:
-        """Take at once what the cuts of a saved run took.
+        """Have the widths of a saved run at once: take what its cuts took, and give back, as zeros, what it still had.
 
         Raises:
-            UsageError: the saved run is of another model, or of a wider one than this is by now.
+            UsageError: the saved run is of another model.
         """
         if len(gone) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
@@ -171,11 +172,9 @@ class ShrinkingModel:
         gone = gone.bool().cpu()
         refuse_replaced_parts(self.model, self._parts)
         if bool((self.gone & ~gone).any()):
-            raise UsageError(
-                "neurons are gone here that the saved run still had: build model and pruner anew, with fresh=False "
-                "if the method prunes before training"
-            )
-        self._execute(Plan(self.gone, gone, {}), examples, verify=False)
+            go_back(self.model, self.graph, self.gone, gone, example_inputs=examples, **self._holders())
+        else:
+            self._execute(Plan(self.gone, gone, {}), examples, verify=False)
         self.gone, self.flops, self._parts = gone, self.graph.at(gone).flops(), parts_of(self.model)
 
     def _execute(self, plan: Plan, examples: Any, **how: Any) -> tuple[CutReport, Plan]:
@@ -184,11 +183,17 @@ class ShrinkingModel:
             self.graph,
             plan,
             example_inputs=examples,
-            optimizers=(*self.optimizers, *self.others()),
-            copies=(*self.copies, Copy("masks", self.masks)),
-            base=self._base,
-            wrappers=self.wrappers,
             group=self.group,
             outputs=self._outputs,
+            **self._holders(),
             **how,
         )
+
+    def _holders(self) -> dict[str, Any]:
+        """Who must follow when the model takes other widths."""
+        return {
+            "optimizers": (*self.optimizers, *self.others()),
+            "copies": (*self.copies, Copy("masks", self.masks)),
+            "base": self._base,
+            "wrappers": self.wrappers,
+        }

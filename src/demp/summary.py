@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
+from demp.length import Pushes
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
@@ -103,6 +104,22 @@ def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
         else next_check(step, total_steps, method.is_due, at_work=pruner.at_work),
         **totals(pruner.model, pruner.graph, pruner.gone),
     )
+
+
+def metrics_of(pruner: Any, pushes: Pushes, cuts: int) -> dict[str, float]:
+    """What a log line needs; cheap."""
+    penalty, noise = pushes.penalty(pruner.step), pushes.noise(pruner.step)
+    alive, total = pruner.graph.at(pruner.gone).neurons, pruner.graph.dense.neurons
+    return {
+        "demp/strength": penalty.strength if penalty else 0.0,
+        "demp/noise_std": noise.std if noise else 0.0,
+        "prune/neurons_alive": float(alive),
+        "prune/neuron_sparsity": 1.0 - alive / total,
+        "prune/cuts": float(cuts),
+        "prune/weights_masked": float(pruner.masks.masked()),
+        "cost/parameters": float(sum(p.numel() for p in pruner.model.parameters())),
+        "cost/flops": float(pruner.flops),
+    }
 
 
 def totals(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> dict[str, Any]:

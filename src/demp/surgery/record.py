@@ -1,6 +1,6 @@
 """What a cut model remembers of its dense self: enough to save it, to load it and to count honestly."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs
 from demp.graph.order import is_whole
-
-ATTRIBUTE = "demp_record"
+from demp.surgery.beside import RECORD, announce
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,13 @@ class Record:
     """The example inputs, described (``describe_inputs``)."""
     paper_by_operation: tuple[float, ...] = ()
     """``paper_flops`` per contraction: what is left of each composes over several traces."""
+    dense_counts: dict[str, int] = field(default_factory=dict)
+    """Of sizes that modules remember and no shape shows (``groups``), those of the dense model: "path|attribute"."""
 
 
 def record_of(model: nn.Module) -> Record | None:
     """What the model remembers, if it was cut."""
-    there = getattr(model, ATTRIBUTE, None)
+    there = getattr(model, RECORD, None)
     return (
         record_from_plain(there) if isinstance(there, dict) else there
     )  # a pickle of version 0.1 has the record itself
@@ -52,6 +53,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
     flops, paper = dense.flops(), paper_costs(graph, after, base)
+    dense_counts = {f"{path}|{name}": len(classes) for (path, name), classes in graph.attributes.items()}
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
@@ -63,6 +65,7 @@ def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs
         flops=round(state.flops() * scale),
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
+        dense_counts=dense_counts | ({} if base is None else base.dense_counts),
     )
     put_record(model, record)
 
@@ -147,9 +150,11 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
 def put_record(model: nn.Module, record: Record | None) -> None:
     """Put a record, or none, in place of the present one; past ``__setattr__``, which may refuse unknown names.
 
-    It is left as plain data, so that a pickle of the model loads where demp is not installed.
+    It is left as plain data, so that a pickle of the model loads where demp is not installed, and stands beside the
+    tensors of the model's state dicts.
     """
     if record is not None:
-        vars(model)[ATTRIBUTE] = record_to_plain(record)
+        vars(model)[RECORD] = record_to_plain(record)
     else:
-        vars(model).pop(ATTRIBUTE, None)
+        vars(model).pop(RECORD, None)
+    announce(model, record is not None)

@@ -66,6 +66,13 @@ class Ledger:
             self._undo.append(partial(restore, tensor, old, grad))
         restore(tensor, small, small_grad)
 
+    @torch.no_grad()
+    def put(self, tensor: Tensor, value: Tensor) -> None:
+        """Give a parameter, buffer or plain tensor other contents, of any widths, keeping the object."""
+        if self._keep_undo:
+            self._undo.append(partial(restore, tensor, tensor.detach(), tensor.grad))
+        restore(tensor, value, None)
+
     def entry(self, place: MutableMapping[Any, Any], key: Any, value: Any) -> None:
         """Set an entry of an optimizer's state."""
         if self._keep_undo:
