@@ -12,7 +12,6 @@ from torch import nn
 import demp
 from demp.errors import UsageError
 from demp.graph.joins import model_joins
-from demp.graph.order import places, positions
 from demp.surgery import record_of
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, hooks_on, kill, train
 
@@ -257,10 +256,10 @@ def test_what_returns_is_zero_until_it_is_loaded():
     state = torch.load(io.BytesIO(saves[0]), weights_only=True)
     run.pruner.load_state_dict(state["pruner"])
     assert not bool(run.pruner.gone.any()) and record_of(run.model) is None and not model_joins(run.model)
-    standing = places(run.pruner.graph, now)
+    state = run.pruner.graph.at(now)
     here: dict[str, dict[int, torch.Tensor]] = {}
     for slot in run.pruner.graph.slots:
-        here.setdefault(slot.tensor, {})[slot.axis] = positions(slot.classes, standing)
+        here.setdefault(slot.tensor, {})[slot.axis] = state.kept(slot.classes)
     for name, tensor in run.model.state_dict().items():
         assert tensor.shape == run.pruner.graph.shapes[name]
         both = [(tensor, seen[name])]
