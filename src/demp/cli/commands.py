@@ -11,9 +11,10 @@ from rich.table import Table
 
 import demp
 from demp import recipes
-from demp.cli.base import Budget, Command, Count, Flag, Folder, Number, Settings, Text, Training
+from demp.cli.base import Budget, Command, Count, Flag, Folder, Inputs, Number, Settings, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
+from demp.cli.inputs import parse_inputs
 from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.cli.report import Report
 from demp.cli.study import Study
@@ -80,6 +81,9 @@ class Inspect(Command):
 
     model: tyro.conf.Positional[Text]
     """Name of a model as for `demp train`, or the folder of a run or a saved model."""
+    input: Inputs = ()
+    """Sizes of an input that is no picture, then its type: 1,16:int64; for each input, in the forward's order or with
+    names: input_ids=1,16:int64."""
     image_size: Count = None
     """Side of the pictures; without it, the model's usual one."""
     channels: int = 3
@@ -99,7 +103,7 @@ class Inspect(Command):
         """Trace the network and print the table."""
         if Path(self.model).is_dir():
             model, facts = artifact.load(self.model, trust=self.trust)
-            inputs = example_inputs(model, facts.channels, facts.image_size)
+            usual = example_inputs(model, facts.channels, facts.image_size)
         else:
             size, classes = usual_pictures(self.model)
             size = self.image_size or size
@@ -112,8 +116,8 @@ class Inspect(Command):
                 activation=self.activation or None,
                 **parse_settings(self.option),
             )
-            inputs = example_inputs(model, self.channels, size)
-        found = demp.inspect(model, inputs)
+            usual = example_inputs(model, self.channels, size)
+        found = demp.inspect(model, parse_inputs(self.input) if self.input else usual)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 
