@@ -84,3 +84,72 @@ def test_inputs_are_zeros_of_a_size_and_a_type():
     for texts in (["x"], [""], ["0,3"], ["1,2:int65"], ["1,2:nn"], ["a=1", "2"]):
         with pytest.raises(UsageError, match="write for example 1,3,32,32"):
             parse_inputs(texts)
+
+
+def test_a_training_says_what_it_is_about_to_do_before_the_first_step(tmp_path, capsys):
+    assert main(["train", "--model", "mlp", "--steps", "3", "--device", "cpu", "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "no --recipe was given: a plain run; `demp recipes` lists the others" in out
+    plan = out.index("trains mlp (")
+    assert "on digits (1,442 images, 10 classes) with demp: 3 steps of 128, 0.266 passes over the images, on cpu" in out
+    assert plan < out.index("at the dense network's pace") < out.index("step 0 of 3")
+
+
+class Terminal:
+    """A standard input at which somebody has typed."""
+
+    def __init__(self, typed, *, terminal=True):
+        self.typed, self.terminal, self.asked = typed, terminal, 0
+
+    def isatty(self):
+        return self.terminal
+
+    def readline(self, *_):
+        self.asked += 1
+        return self.typed
+
+
+def paper_run(monkeypatch, tmp_path, stdin, *more):
+    """Two steps that count as the length of the paper; the code, and how often something was asked."""
+    from demp.train import forecast
+
+    monkeypatch.setattr(forecast, "PUBLISHED", {"digits": (2, 1)})
+    monkeypatch.setattr(sys, "stdin", stdin)
+    arguments = [
+        "--recipe",
+        "digits",
+        "--model",
+        "mlp",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    return main(["train", *arguments, *more]), stdin.asked
+
+
+def test_a_run_as_long_as_the_papers_is_asked_about_in_a_terminal(monkeypatch, tmp_path, capsys):
+    assert paper_run(monkeypatch, tmp_path, Terminal("n\n")) == (2, 1)
+    out, err = capsys.readouterr()
+    assert "digits runs for as long as in the paper (--steps makes it shorter). Begin? [y/N]" in out
+    assert "nothing was trained; give --steps" in err and not (tmp_path / "run").exists()
+    assert paper_run(monkeypatch, tmp_path, Terminal("y\n")) == (0, 1)
+
+
+@pytest.mark.parametrize(("terminal", "more"), [(False, []), (True, ["--yes"])])
+def test_nothing_is_asked_without_a_terminal_or_with_yes(monkeypatch, tmp_path, terminal, more):
+    assert paper_run(monkeypatch, tmp_path, Terminal("n\n", terminal=terminal), *more) == (0, 0)
+
+
+def test_the_forecast_leaves_the_run_as_it_was():
+    from demp import recipes
+    from demp.train.forecast import forecast
+    from demp.train.run import Run, digest
+
+    run = Run(recipes.get("digits", steps=4).merged({"model": {"name": "mlp"}, "device": "cpu"}))
+    weights, random = digest(run.model), torch.get_rng_state()
+    plan = forecast(run)
+    assert plan.seconds == plan.step_seconds * 4 > 0 and not plan.paper_scale
+    assert digest(run.model) == weights and torch.equal(torch.get_rng_state(), random) and run.step == 0

@@ -77,8 +77,8 @@ class Training(Command):
     model: Text = ""
     """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function, also of the current folder."""
     data: Text = ""
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures, or a file (.parquet,
-    .csv, .npz, .pt)."""
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures, or a file of them
+    (.parquet, .csv, .npz, .pt)."""
     optimizer: Text = ""
     """adam, adamw, sgdm or sgdw."""
     lr: Number = None

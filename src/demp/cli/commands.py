@@ -16,6 +16,7 @@ from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.inputs import parse_inputs
 from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.cli.plan import Announcement
 from demp.cli.report import Report
 from demp.cli.study import Study
 from demp.cli.sweep import SweepCommand
@@ -43,6 +44,8 @@ class Train(Training):
     """Seed of everything random."""
     out: Folder = ""
     """Run folder; without it, a new one under runs/."""
+    yes: Flag = False
+    """Begin a recipe at the paper's length without asking."""
 
     def run(self) -> dict[str, Any]:
         """Train from the first step."""
@@ -52,8 +55,10 @@ class Train(Training):
         if not config.out:
             config = config.merged({"out": str(free_folder(_run_name(config)))})
         console = self.console()
+        if not self.recipe and not self.config:
+            console.print("no --recipe was given: a plain run; `demp recipes` lists the others", highlight=False)
         _print_config(console, config)
-        result = loop.train(config, observers=[self.view()])
+        result = loop.train(config, observers=[Announcement(console, sure=self.yes), self.view()])
         print_summary(console, result.summary)
         console.print(f"run folder: {config.out}")
         return {**result.summary, "out": config.out}

@@ -17,7 +17,8 @@ from demp.report.lines import Record, Skipped, number, read_json
 SCHEMA = 1
 RESULTS = "results"
 """Where `demp study` keeps what it found."""
-SCALES = ("paper", "cpu", "smoke")
+SMOKE = "smoke"
+SCALES = ("paper", "cpu", SMOKE)
 """The most telling one first."""
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 NAMES = re.compile(r"fig\d+|table\d+|controls|decoupled|hybrid|lengths|theory")
