@@ -73,6 +73,7 @@ def test_inspect_takes_other_inputs_than_pictures(own, capsys):
     assert answer(capsys, "inspect", "own_nets:vector", "--input", "2,5")["removable"] == 7
     found = answer(capsys, "inspect", "own_nets:Tagger", "--input", "1,4:int64", "--input", "1,1,3")
     assert (found["model"], found["neurons"]) == ("Tagger", 6)
+    assert answer(capsys, "inspect", "resnet18", "--input", "1,1,16,16", "--width", "0.125")["removable"] == 488
     named = ["--input", "shift=1,1,3", "--input", "ids=1,4:int64"]
     assert answer(capsys, "inspect", "own_nets:Tagger", *named)["neurons"] == 6
 

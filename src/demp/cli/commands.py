@@ -14,7 +14,7 @@ from demp import recipes
 from demp.cli.base import Budget, Command, Count, Flag, Folder, Inputs, Number, Settings, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
-from demp.cli.inputs import parse_inputs
+from demp.cli.inputs import parse_inputs, picture_of
 from demp.cli.overrides import free_folder, parse_settings, resolve
 from demp.cli.plan import Announcement
 from demp.cli.report import Report
@@ -106,23 +106,24 @@ class Inspect(Command):
 
     def run(self) -> dict[str, Any]:
         """Trace the network and print the table."""
+        given = parse_inputs(self.input) if self.input else ()
         if Path(self.model).is_dir():
             model, facts = artifact.load(self.model, trust=self.trust)
             usual = example_inputs(model, facts.channels, facts.image_size)
         else:
             size, classes = usual_pictures(self.model)
-            size = self.image_size or size
+            shape = picture_of(given) or (self.channels, self.image_size or size)
             model = build(
                 self.model,
                 num_classes=self.classes or classes,
-                in_channels=self.channels,
-                image_size=size,
+                in_channels=shape[0],
+                image_size=shape[1],
                 width=self.width,
                 activation=self.activation or None,
                 **parse_settings(self.option),
             )
-            usual = example_inputs(model, self.channels, size)
-        found = demp.inspect(model, parse_inputs(self.input) if self.input else usual)
+            usual = example_inputs(model, *shape)
+        found = demp.inspect(model, given or usual)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 
@@ -274,6 +275,8 @@ def _print_config(console: Console, config: TrainConfig) -> None:
     parts = {"run": {k: v for k, v in values.items() if not isinstance(v, dict)}}
     parts |= {name: value for name, value in values.items() if isinstance(value, dict)}
     for name, part in parts.items():
+        if name == "monitor" and not config.monitor.every_steps:
+            continue
         words = " ".join(f"{key}={value}" for key, value in flat(part).items() if value)
         console.print(f"{name:<10}{words}", markup=False, highlight=False)
 
