@@ -53,7 +53,7 @@ def answer(capsys, *arguments):
 def test_the_installed_command_finds_a_module_of_the_current_folder(own):
     demp = Path(sysconfig.get_path("scripts")) / "demp"
     done = subprocess.run(
-        [demp, "inspect", "own_nets:vector", "--input", "1,5"], capture_output=True, text=True, timeout=60
+        [demp, "inspect", "own_nets:vector", "--input", "1,5"], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     assert "7 neurons in 1 layers; 7 removable" in done.stdout

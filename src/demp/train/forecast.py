@@ -10,9 +10,9 @@ from demp.train.models import build
 from demp.train.run import Run, model_arguments
 from demp.train.scale import PUBLISHED
 
-TIMED_IMAGES = 64
-"""Images of one timed step at most; larger batches are counted up from it."""
-TIMED_STEPS = 3
+TIMED_IMAGES = {"cpu": 16}
+"""Images of one timed step at most, by kind of device; larger batches are counted up from it."""
+TIMED_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def forecast(run: Run) -> Forecast:
 def dense_step_seconds(run: Run) -> float:
     """Seconds of one training step of the dense network, the best of a few, the first aside."""
     config = run.config
-    count = min(TIMED_IMAGES, config.batch_size)
+    count = min(TIMED_IMAGES.get(run.device.type, 256), config.batch_size // config.accumulate)
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         model = build(**model_arguments(config.model, run.data.facts)).to(run.device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
