@@ -6,7 +6,7 @@ import pytest
 
 from demp import recipes, studies
 from demp.errors import UsageError
-from demp.studies.shelf import identity_of
+from demp.studies.result_store import identity_of
 from demp.sweep import Store, training
 from demp.train import TrainConfig, resume, train
 from demp.train.defaults import as_meant, said

@@ -16,7 +16,7 @@ from demp.cli.tables import widen
 from demp.errors import UsageError
 from demp.files.study import RESULTS
 from demp.studies.campaign import Campaign, Shown, overview, use_data
-from demp.studies.shelf import Shelf
+from demp.studies.result_store import ResultStore
 from demp.sweep.sweep import HERE
 
 LIST, ALL = "list", "all"
@@ -62,7 +62,7 @@ class Study(Command):
             return self._list(console)
         chosen = self._chosen()
         use_data(self.data)
-        campaign = Campaign(chosen, self._shelf(self.scale), seeds=self.seeds)
+        campaign = Campaign(chosen, self._store(self.scale), seeds=self.seeds)
         left = len(campaign.missing(self.retry))
         count = f"{len(campaign.jobs)} runs at scale {self.scale}, {len(campaign.jobs) - left} of them at hand"
         console.print(count, highlight=False)
@@ -72,7 +72,7 @@ class Study(Command):
         finally:
             shown = [campaign.write(study) for study in chosen]
         for one in shown:
-            show(console, one, self._shelf(self.scale).folder)
+            show(console, one, self._store(self.scale).folder)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {"scale": self.scale, "left": left, "studies": [one.to_dict() for one in shown]}
@@ -99,12 +99,12 @@ class Study(Command):
         names = studies.names() if ALL in self.ids else dict.fromkeys(self.ids)
         return [studies.find(name) for name in names]
 
-    def _shelf(self, scale: str) -> Shelf:
-        return Shelf(Path(self.out), Path(self.runs), scale)
+    def _store(self, scale: str) -> ResultStore:
+        return ResultStore(Path(self.out), Path(self.runs), scale)
 
     def _list(self, console: Console) -> dict[str, Any]:
         """What exists, what it costs, what is at hand."""
-        found = overview([studies.find(name) for name in studies.names()], self._shelf, self.seeds)
+        found = overview([studies.find(name) for name in studies.names()], self._store, self.seeds)
         table = Drawn("study", "what it shows", *studies.SCALES, box=None, pad_edge=False, header_style="bold")
         for one in found:
             cells = (cell(one["scales"][scale]) for scale in studies.SCALES)

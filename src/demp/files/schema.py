@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from demp.errors import UsageError
+from demp.files.suggestion import suggestion
 
 T = TypeVar("T")
 
@@ -24,7 +24,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
         if key not in names:
-            raise UsageError(f"unknown config key {path!r}; {_suggest(key, names)}")
+            hint = suggestion(key, names) or f"; known keys: {', '.join(names)}"
+            raise UsageError(f"unknown config key {path!r}{hint}")
         arguments[key] = convert(hints[key], value, path)
     return cls(**arguments)
 
@@ -87,11 +88,6 @@ def _fits(kind: Any, value: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
-
-
-def _suggest(key: str, names: list[str]) -> str:
-    close = get_close_matches(key, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(names)}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

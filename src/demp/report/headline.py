@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from demp.files.results import DONE, FAILED
 from demp.files.run import DENSE
+from demp.report.comparable import ComparableRuns
 from demp.report.groups import POINT, Dense, Group, accuracy, best, share
 from demp.report.runs import UNFINISHED, Run, before, part
 from demp.report.studies import Study
 from demp.report.words import change, digits, duration, percent, plural, points, short, times
-from demp.report.worlds import World
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Headline:
     numbers: tuple[Number, ...]
 
 
-def headline(runs: list[Run], studies: list[Study], worlds: list[World]) -> Headline:
+def headline(runs: list[Run], studies: list[Study], worlds: list[ComparableRuns]) -> Headline:
     """Of studies, of what is under way, or of the best setting of the largest world that has one."""
     if any(study.claims for study in studies):
         return of_claims(studies)
