@@ -26,7 +26,7 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Records:
-    """What files of lines hold."""
+    """The results in some files of lines."""
 
     found: list[Record]
     """The last word on each name, in the order in which names first came."""
@@ -35,7 +35,7 @@ class Records:
 
 
 def read(path: str | Path) -> Records:
-    """The results of a sweep folder, or of one file of lines."""
+    """Read the results of a sweep folder, or of one file of lines."""
     follower = Follower(path)
     follower.look()
     return Records(list(follower.found.values()), tuple(follower.skipped))
@@ -57,7 +57,7 @@ class Follower:
         """Bytes and lines of each file that were read."""
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read the lines that were appended since the last call."""
         files = [self.path] if self.path.is_file() else SweepFiles(self.path).result_files()
         for file in files:
             start, count = self._read.get(file, (0, 0))
@@ -81,7 +81,7 @@ class Follower:
 
 
 def parsed(line: bytes) -> tuple[Record | None, str]:
-    """The result in a line, or None and why there is none."""
+    """Return the result in a line, or None and why there is none."""
     values, fault = reading.parsed(line)
     if values is None:
         return None, "is no result" if fault == reading.NO_OBJECT else "is not whole"
@@ -104,7 +104,7 @@ def no_result(record: Record) -> str:
 
 
 def missing(values: Record) -> str:
-    """What a result of its kind always has and this one has not; empty if it has all."""
+    """Return the name of a value that a result of its kind always has and this one has not; empty if it has all."""
     if values["status"] == FAILED:
         return "" if isinstance(values.get("error"), str) else "error"
     if values.get("work") != TRAINING:
@@ -118,5 +118,5 @@ def missing(values: Record) -> str:
 
 
 def newer(record: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Did this one begin later? Lines of one writer stand in that order."""
+    """Return whether a job began later than another, or at the same time."""
     return record.get("began", "") >= before.get("began", "")

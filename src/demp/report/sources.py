@@ -50,7 +50,7 @@ class Material:
 
 
 def gather(paths: Sequence[str | Path]) -> Material:
-    """Read everything.
+    """Read all that the paths hold, and choose what is shown run by run.
 
     Raises:
         UsageError: a path is not there, or there is no run and no claim in any.
@@ -77,7 +77,7 @@ def gather(paths: Sequence[str | Path]) -> Material:
 
 
 def nothing_to_report(paths: list[Path], skipped: Skipped) -> str:
-    """Why there is nothing to report."""
+    """Return a sentence that says why there is nothing to report."""
     where = ", ".join(map(str, paths))
     faults = skipped.faults
     seen = f" (skipped: {faults[0]}{', ...' if len(faults) > 1 else ''})" if faults else ""

@@ -158,7 +158,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def identity_now(about: Mapping[str, Any]) -> str:
-    """The identity of a job that was written down, as equal jobs have it today (`demp.train.defaults`)."""
+    """Return the identity that equal jobs have today of one that was written down (`demp.train.defaults`)."""
     arguments = about.get("arguments")
     if not isinstance(arguments, dict) or not isinstance(arguments.get("config"), dict):
         return about["identity"]
@@ -169,14 +169,14 @@ def identity_now(about: Mapping[str, Any]) -> str:
 
 
 def called(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job calls, as one level of names."""
+    """Return the work and arguments of a job, with its config as it was meant."""
     arguments = about["arguments"]
     config = {"config": as_meant(arguments["config"])} if isinstance(arguments.get("config"), dict) else {}
     return {"work": about["work"], **arguments, **config}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each value that differs, as a phrase; names as the user knows them."""
+    """Return a phrase for each value that differs; names as the user knows them."""
     mine, theirs = flat(before), flat(now)
     return [
         f"{name.removeprefix('config.')} was {mine.get(name)!r} and is {theirs.get(name)!r}"
@@ -186,5 +186,5 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON reads it back."""
+    """Return values as JSON reads them back."""
     return json.loads(json.dumps(values))
