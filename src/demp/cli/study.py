@@ -11,7 +11,7 @@ from rich.table import Table as Drawn
 
 from demp import studies
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
-from demp.cli.sweeping import status_line
+from demp.cli.sweeping import run_jobs
 from demp.cli.tables import widen
 from demp.errors import UsageError
 from demp.files.study import RESULTS
@@ -78,20 +78,9 @@ class Study(Command):
         return {"scale": self.scale, "left": left, "studies": [one.to_dict() for one in shown]}
 
     def _go(self, campaign: Campaign, console: Console) -> int:
-        """Run what is missing; how much is left."""
+        """Run what is missing; return how much is left."""
         devices = [name.strip() for name in self.devices.split(",") if name.strip()]
-        bars = console.is_terminal and not devices and self.jobs == 1 and self.on == HERE
-        with status_line(console, off=bars) as status:
-            return campaign.go(
-                retry=self.retry,
-                jobs=self.jobs,
-                devices=devices,
-                on=self.on,
-                minutes=self.budget_minutes,
-                view=self.view if bars else None,
-                say=lambda text: console.print(text, markup=False, highlight=False),
-                status=status,
-            )
+        return run_jobs(campaign.go, self, devices, console, retry=self.retry)
 
     def _chosen(self) -> list[studies.Study]:
         if not self.ids:

@@ -30,8 +30,9 @@ def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
     """Write stem.svg and stem.png of the figure that ``draw`` makes in the common style; none if it makes none."""
     written = []
     with need("matplotlib", "report").rc_context(STYLE):
-        figure: Any = draw()
-        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})) if figure is not None else ():
+        if (figure := draw()) is None:
+            return []
+        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             written.append(stem.with_name(f"{stem.name}.{kind}"))
             with files.replacing_file(written[-1]) as file:
                 figure.savefig(file, format=kind, dpi=160, metadata=metadata)

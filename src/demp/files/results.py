@@ -75,8 +75,7 @@ class Follower:
         if record is None:
             self.skipped.append(f"{place} {fault}")
             return
-        before = self.found.get(record["name"])
-        if before is None or before["status"] != DONE or (record["status"] == DONE and newer(record, before)):
+        if supersedes(record, self.found.get(record["name"])):
             self.found[record["name"]] = record
 
 
@@ -96,11 +95,10 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
 
 def no_result(record: Record) -> str:
     """Return why an object is no line of results; empty where it is one."""
-    if not isinstance(record.get("name"), str) or record.get("status") not in (DONE, FAILED):
-        return "no result"
-    if record.get("schema") != SCHEMA:
+    if isinstance(record.get("name"), str) and record.get("schema") != SCHEMA:
         return f"schema {record.get('schema')!r}, this version reads {SCHEMA}"
-    return ""
+    known = isinstance(record.get("name"), str) and record.get("status") in (DONE, FAILED)
+    return "" if known else "no result"
 
 
 def missing(values: Record) -> str:
@@ -117,6 +115,8 @@ def missing(values: Record) -> str:
     return next(iter(absent), "")
 
 
-def newer(record: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Return whether a job began later than another, or at the same time."""
-    return record.get("began", "") >= before.get("began", "")
+def supersedes(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Return whether a line replaces an earlier one of its name: done stays done, else the last to begin counts."""
+    if before is None or before["status"] != DONE:
+        return True
+    return record["status"] == DONE and record.get("began", "") >= before.get("began", "")

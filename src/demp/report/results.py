@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.files.reading import LARGEST, Record, Skipped, number, records
-from demp.files.results import DONE, newer, no_result
+from demp.files.results import no_result, supersedes
 from demp.files.run import ACCURACY, SECONDS
 from demp.report.runs import Run, Test, before
 from demp.report.thin import thinned
@@ -24,10 +24,9 @@ def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
     found: dict[str, tuple[Run, Record]] = {}
     for file in files:
         for record in records(file, skipped, no_result):
-            run, began = run_of(record), {"began": str(record.get("began", ""))}
-            before = found.get(run.name)
-            if before is None or before[0].status != DONE or (run.status == DONE and newer(began, before[1])):
-                found[run.name] = (run, began)
+            line = {"status": record["status"], "began": str(record.get("began", ""))}
+            if supersedes(line, found.get(record["name"], (None, None))[1]):
+                found[record["name"]] = (run_of(record), line)
     return {name: run for name, (run, _) in found.items()}
 
 

@@ -110,12 +110,17 @@ def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> 
     """Return the table with legend, failures and machines; ``about`` says what all runs share."""
     table = columns(rows(records), split_of(records), front)
     grid = cells.markdown([name for name, _ in table], zip(*(column for _, column in table), strict=True))
-    machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     failed = [f"* {text}" for text in failures(records)]
     legend = LEGEND + (STAR if front else "")
-    paragraphs = [grid, legend, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
+    paragraphs = [grid, legend, about, measured_on(records)]
     paragraphs.append("Failed:\n\n" + "\n".join(failed) if failed else "")
     return "\n\n".join(text for text in paragraphs if text) + "\n"
+
+
+def measured_on(records: Records) -> str:
+    """Return a sentence on the machines that measured, empty if no run is done."""
+    machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
+    return f"Measured on: {'; '.join(machines)}." if machines else ""
 
 
 def failures(records: Records) -> list[str]:
