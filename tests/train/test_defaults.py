@@ -79,7 +79,7 @@ def test_kept_lines_of_sweeps_stand_for_what_was_run(tmp_path):
     line |= MEASURED
     store = Store(tmp_path / "sweep")
     store.begin([then])
-    store.add(line, "leader")
+    store.add(line)
     assert set(store.of([now, then])) == {"b"}
     with pytest.raises(UsageError, match="the run a with another config: method.options.epoch_of was 'data' and is 'r"):
         Store(tmp_path / "sweep").begin([now])
