@@ -10,7 +10,7 @@ TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser lint bench coverage docs clean
+.PHONY: help setup demo test test-slow test-browser lint bench coverage docs dist clean
 
 help:
 	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench      the measurements of docs/numbers.md, without the hours of CIFAR-10'
 	@echo 'make coverage   write docs/coverage.md: what can be removed from which architecture'
 	@echo 'make docs       the documentation site, in docs/_build; its tests are among the tests'
+	@echo 'make dist       build wheel and source archive, install the wheel in an empty environment, run the README there'
 	@echo 'make setup      the environment in .venv that all of these use; they call it themselves'
 	@echo 'make clean      remove .venv and caches; runs stay'
 
@@ -64,6 +65,17 @@ coverage: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
 	@echo 'open docs/_build/index.html'
+
+dist: $(STAMP)
+	@rm -rf dist build
+	@$(PIP) build twine
+	@$(BIN)/python -m build --no-isolation --outdir dist >/dev/null
+	@$(BIN)/twine check --strict dist/*
+	@$(PYTHON) -m venv build/empty
+	@build/empty/bin/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	@$(BIN)/python tests/docs/first_example.py > build/empty/example.py
+	@cd build/empty && bin/python example.py
+	@ls -lh dist
 
 clean:
 	rm -rf $(VENV) build dist docs/_build docs/reference .pytest_cache .ruff_cache .hypothesis

@@ -98,7 +98,7 @@ def run(name: str, flush: str, steps: int, batch: int, side: int) -> dict[str, A
             times[which].append(seconds(lambda which=which, x=x, y=y: train_step(*trainers[which], x, y)))
         if flush == "sweep" and index % EVERY_STEPS == 0:
             sweep([optimizer for _, optimizer in trainers])
-    neurons = f"{sum(int(mask.sum()) for mask in killed.values())} of {graph.neurons()}"
+    neurons = f"{sum(int(mask.sum()) for mask in killed.values())} of {graph.dense.neurons}"
     return {"dense": times[0], "dead": times[1], "neurons": neurons, "denormals": denormal_entries(trainers[1][1])}
 
 

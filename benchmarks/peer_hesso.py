@@ -110,7 +110,7 @@ class HessoPeer(Peer):
             left_over = group["num_groups"] - len(pruned) - 1  # one group of each layer stays
             for name in group["p_names"]:
                 gone[self.classes[name][pruned + new[:left_over]]] = True
-        return self.graph.flops(gone)
+        return self.graph.at(gone).flops()
 
     def finish(self) -> None:
         """Remove the zeroed groups."""

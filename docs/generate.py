@@ -1,6 +1,5 @@
 """The reference pages, written from the code when the site is built: methods, config, commands, Python, examples."""
 
-import ast
 import contextlib
 import dataclasses
 import inspect
@@ -17,6 +16,7 @@ from unittest import mock
 import demp
 from demp import methods, recipes
 from demp.cli import commands
+from demp.options import all_meanings
 from demp.train import TrainConfig
 from demp.train.config import SINKS
 
@@ -34,23 +34,9 @@ def write(folder: Path) -> None:
             file.write_text(text, encoding="utf-8")
 
 
-def field_docs(kind: type) -> dict[str, str]:
-    """Field -> the docstring under it, own fields only."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    found = {}
-    for entry, after in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(after, ast.Expr):
-            found[entry.target.id] = inspect.cleandoc(ast.literal_eval(after.value))
-    return found
-
-
 def knobs(kind: type, above: type = object) -> Iterator[tuple[str, str, str, str]]:
     """Name, type, default and meaning of the fields of a dataclass that ``above`` does not have."""
-    docs: dict[str, str] = {}
-    for ancestor in reversed(kind.__mro__):
-        if dataclasses.is_dataclass(ancestor):
-            docs |= field_docs(ancestor)
+    docs = all_meanings(kind)
     inherited = {entry.name for entry in dataclasses.fields(above)} if dataclasses.is_dataclass(above) else set()
     for entry in dataclasses.fields(kind):
         if entry.name not in inherited:

@@ -149,6 +149,54 @@ def test_outputs_of_any_form_prove_the_model(tmp_path, out):
     assert comparing.gap(comparing.outputs(model, inputs), comparing.outputs(loaded, inputs)) == 0.0
 
 
+class Graph(nn.Module):
+    """Nodes, edges and weights of edges: inputs that share no axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def neighbours(h: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(h).index_add(0, edges[0], h[edges[1]] * weight[:, None])
+
+        return neighbours(self.b(torch.relu(neighbours(self.a(x)))))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_inputs_that_share_no_axis_are_drawn_whole(tmp_path, given):
+    model, inputs = nets.settle(Graph()).float(), (torch.randn(7, 6), torch.randint(0, 7, (2, 10)), torch.rand(10))
+    demp.cut(model, {"relu": [0, 5]}, example_inputs=inputs, exact=False)
+    path = demp.save(model, tmp_path / "m", example_inputs=inputs if given else None)
+    assert json.loads((path / "architecture.json").read_text())["probe"]["whole"] is True
+    assert torch.equal(demp.load(Graph, path)(*inputs), model(*inputs))
+    altered(path, probe={**json.loads((path / "architecture.json").read_text())["probe"], "whole": 1})
+    with pytest.raises(demp.ArtifactError, match="the probe does not say whether its inputs are whole"):
+        demp.load(Graph, path)
+
+
+class Patches(nn.Module):
+    """Places of a picture's patches among the tokens: values that no seed draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.look, self.head = nn.Embedding(9, 4), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        h = self.embed(ids)
+        h[ids == 8] = torch.relu(self.look(picture)).flatten(0, 1)
+        return self.head(h)
+
+
+def test_a_model_that_runs_on_no_drawn_inputs_is_saved_without_a_proof(tmp_path, caplog):
+    inputs = (torch.tensor([[1, 8, 8], [8, 8, 3]]), torch.randn(2, 2, 5))
+    model = Patches()
+    path = demp.save(model, tmp_path / "m", example_inputs=inputs)
+    assert "saved without a proof of its outputs" in caplog.text
+    assert json.loads((path / "architecture.json").read_text())["probe"] is None
+    assert torch.equal(demp.load(Patches, path)(*inputs), model(*inputs))
+
+
 def test_a_constructor_that_needs_values_is_run_for_real(tmp_path):
     def build() -> nn.Module:
         model = nets.mlp(4, 6, 3)

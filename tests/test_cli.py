@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+import demp
 from demp import recipes
 from demp.cli import main
 from demp.cli.overrides import FLAGS, free_folder, parse_settings
@@ -46,6 +47,28 @@ def test_help_names_every_command(capsys):
     assert code == 0
     for command in ("train", "resume", "inspect", "eval", "export", "recipes", "demo"):
         assert command in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_the_help_is_shown(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "") and "Train a network that gets smaller" in out and "demp --version" in out
+
+
+def test_the_version_needs_no_torch():
+    code = "import sys; from demp.cli import main; print(main(['--version']), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [f"demp {demp.__version__}", "0 False"]
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "demp", "-V"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"demp {demp.__version__}\n")
+
+
+def test_a_command_that_does_not_exist_suggests_one(capsys):
+    assert run(capsys, "trian")[2] == "demp: there is no command 'trian'; did you mean 'train'? (demp --help)\n"
+    assert "; the commands are train, resume, inspect" in run(capsys, "foo")[2]
 
 
 def test_train_prints_the_resolved_config_and_the_outcome(finished, capsys, tmp_path):

@@ -71,7 +71,7 @@ def test_flops_after_a_cut_agree_with_torch(name):
     inputs = tuple(x.double() for x in inputs)
     graph = demp.trace(model, inputs)
     dead = killing.killed(model, graph, 0.5)
-    predicted = graph.flops(killing.classes_of(graph, dead))
+    predicted = graph.at(killing.classes_of(graph, dead)).flops()
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     found = demp.cost(model, inputs)
     assert not report.held

@@ -230,3 +230,50 @@ def test_bad_input_is_refused_with_a_reason():
         Scoring(kind="slope")
     with pytest.raises(UsageError, match="at least 1"):
         Scoring(batches=0)
+
+
+class Mixed(nn.Module):
+    """Its second layer reads neurons and the input itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 5), nn.Linear(11, 3)
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        neurons = torch.relu(self.inner(x))
+        return self.head(torch.cat([neurons if c is None else neurons * c, x], 1))
+
+
+def test_what_is_no_neuron_has_no_gate():
+    torch.manual_seed(0)
+    model = Mixed().double()
+    graph, found = scored(model, VECTOR, kind="gate-flow")
+    wanted = torch.zeros(5, dtype=torch.float64)
+    for x, y in pairs(VECTOR):
+        c = torch.ones(5, dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(F.cross_entropy(model(x, c), y), c, create_graph=True)
+        wanted += torch.autograd.grad((slope * slope.detach()).sum(), c)[0]
+    torch.testing.assert_close(found[graph.layer("relu").classes], wanted, rtol=1e-9, atol=1e-14)
+    assert found[0] == 0
+
+
+def test_published_flows_are_other_flows_and_sensitivity_is_the_same():
+    model = build(PlainNet)
+    for kind, changes in (("sensitivity", False), ("weight-flow", True), ("gate-flow", True)):
+        (_, here), (_, published) = (scored(model, kind=kind, as_published=p) for p in (False, True))
+        assert torch.allclose(here, published) is not changes
+
+
+def test_a_model_of_bare_parameters_has_all_of_them_as_weights():
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Parameter(torch.randn(*s, dtype=torch.float64)) for s in ((6, 5), (5, 3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x @ self.a) @ self.b
+
+    torch.manual_seed(0)
+    model = Bare()
+    (_, here), (_, published) = (scored(model, VECTOR, kind="weight-flow", as_published=p) for p in (False, True))
+    assert torch.equal(here, published) and bool(here.any())

@@ -15,6 +15,7 @@ ORDER = (
         "files",
         "records",
         "compiled",
+        "hooks",
         "schedules",
         "penalties",
         "noise",
@@ -25,20 +26,45 @@ ORDER = (
         "initialization",
     ),
     ("graph",),
-    ("activity", "gates", "masks", "regularization"),
+    ("activity", "gate_slots", "gates", "masks", "regularization"),
     ("surgery",),
-    ("architecture", "proof", "budgets"),
+    ("architecture", "proof", "budgets", "widths"),
     ("costs", "artifact", "inspection", "ranking", "methods"),
     ("targets", "outside", "sparing", "admission", "attachment", "view", "shrinking", "latency"),
-    ("postponement", "summary", "other_optimizers", "skipping", "pruner", "creation"),
+    (
+        "postponement",
+        "length",
+        "strictness",
+        "summary",
+        "pruner_copy",
+        "other_optimizers",
+        "skipping",
+        "pruner",
+        "options",
+        "creation",
+        "loading",
+    ),
     ("train", "recipes", "integrations", "theory"),
     ("sweep",),
     ("exports", "compare", "report"),
     ("studies",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = ("train", "recipes", "integrations", "theory", "exports", "sweep", "compare", "report", "studies", "cli")
+DOORS = (
+    "train",
+    "recipes",
+    "integrations",
+    "theory",
+    "exports",
+    "sweep",
+    "compare",
+    "report",
+    "studies",
+    "cli",
+    "__main__",
+)
 """Everything else is the core."""
 ALLOWED = {("methods/__init__.py", "creation")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""

@@ -1,17 +1,21 @@
 """Models as torch.save and pickle write them, whole."""
 
+import copy
 import io
 import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 from torch import nn
 
 import demp
+from demp.errors import UsageError
 from demp.surgery import record_of
-from demp.surgery.record import ATTRIBUTE, Record
-from runs import IMAGE, PlainNet, build, examples, kill
+from demp.surgery.beside import RECORD
+from demp.surgery.record import Record
+from runs import IMAGE, PlainNet, ResidualNet, build, examples, hooks_on, kill, train
 
 ALONE = """
 import sys
@@ -58,7 +62,7 @@ def test_what_is_remembered_is_plain_and_survives(tmp_path):
     kill(model.norm1, [1, 4])
     demp.cut(model, {"act1": [1, 4]}, example_inputs=(examples(IMAGE),))
     before = record_of(model)
-    assert isinstance(before, Record) and isinstance(getattr(model, ATTRIBUTE), dict)
+    assert isinstance(before, Record) and isinstance(getattr(model, RECORD), dict)
     after = record_of(pickle.loads(pickle.dumps(model)))
     assert after is not None and before.kept.keys() == after.kept.keys()
     assert all(torch.equal(keep, after.kept[key]) for key, keep in before.kept.items())
@@ -69,7 +73,72 @@ def test_what_is_remembered_is_plain_and_survives(tmp_path):
 def test_the_record_of_an_earlier_pickle_is_read():
     model = cut_stack()
     record = record_of(model)
-    setattr(model, ATTRIBUTE, record)  # as version 0.1 left it
+    setattr(model, RECORD, record)  # as version 0.1 left it
     assert record_of(model) is record
     demp.cut(model, {"1": [0]}, example_inputs=(torch.zeros(2, 6),), exact=False)
     assert record_of(model).kept["0.weight", 0].tolist() == [3, 4, 5, 6, 7]
+
+
+def copied_at_every_step(kind: type[nn.Module], copies: bool, **options) -> nn.Module:
+    """A model after a run in which, if wanted, it is copied in every step and the copies run in training mode."""
+    model = build(kind)
+    kill(model.norm1, [1, 4])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(examples(IMAGE),), total_steps=12, period=4, window_steps=2,
+        peak_noise_std=0.01, **options,
+    )  # fmt: skip
+    for step in range(12):
+        train(model, optimizer, IMAGE, range(step, step + 1))
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps((model, pruner)))[0]) if copies else ():
+            x = examples(IMAGE, seed=step)
+            assert torch.equal(other.eval()(x), model.eval()(x))
+            assert hooks_on(other) == 0
+            other.train()(10 + x)
+            model.train()
+    pruner.finish()
+    assert pruner.history[0].removed >= 2
+    return model
+
+
+@pytest.mark.parametrize("kind", [PlainNet, ResidualNet])
+@pytest.mark.parametrize("judged", ["window", "batches"])
+def test_a_model_is_copied_and_pickled_at_any_moment_and_copies_tell_the_pruner_nothing(kind, judged):
+    options = {"batches": [examples(IMAGE, seed=9)]} if judged == "batches" else {}
+    alone, watched = (copied_at_every_step(kind, copies, **options).state_dict() for copies in (False, True))
+    assert all(torch.equal(tensor, watched[name]) for name, tensor in alone.items())
+
+
+def test_a_watched_monitor_and_heads_outside_stay_with_the_original():
+    model = build(PlainNet)
+    monitor = demp.NeuronMonitor(model, example_inputs=(examples(IMAGE),))
+    other = pickle.loads(pickle.dumps(model))
+    other.train()(examples(IMAGE))
+    with pytest.raises(UsageError, match="has not run"):
+        monitor.snapshot()
+    model.train()(examples(IMAGE))
+    assert monitor.snapshot().batches == 1
+    assert hooks_on(other) == 0
+
+
+def test_a_copy_of_a_pruner_is_its_state_and_prunes_nothing():
+    model = build(PlainNet)
+    kill(model.norm1, [1, 4])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(examples(IMAGE),), total_steps=8, period=4, batches=lambda: [examples(IMAGE)]
+    )
+    train(model, optimizer, IMAGE, range(5))
+    for other in (copy.deepcopy(pruner), pickle.loads(pickle.dumps(pruner))):
+        assert "step 5 of 8" in repr(other) and other.summary() == pruner.summary() and not other.at_work
+        assert len(other.history) == 1 and other.metrics() == pruner.metrics()
+        for name, given in (("before_step", ()), ("after_step", ()), ("finish", ()), ("attach_to", (optimizer,))):
+            with pytest.raises(UsageError, match="a copy of a pruner, which prunes nothing"):
+                getattr(other, name)(*given)
+        again = build(PlainNet)
+        resumed = demp.DemP(
+            again, torch.optim.SGD(again.parameters(), lr=0.01), example_inputs=(examples(IMAGE),), total_steps=8,
+            period=4, batches=[examples(IMAGE)], fresh=False,
+        )  # fmt: skip
+        resumed.load_state_dict(other.state_dict())
+        assert torch.equal(resumed.gone, pruner.gone) and resumed.step == 5

@@ -11,7 +11,9 @@ from torch import nn
 
 import demp
 from demp.errors import UsageError
-from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, hooks_on, train
+from demp.graph.joins import model_joins
+from demp.surgery import record_of
+from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, hooks_on, kill, train
 
 STEPS = 18
 
@@ -19,7 +21,7 @@ STEPS = 18
 class Run:
     """Everything that a training script builds, from scratch, deterministically."""
 
-    def __init__(self, kind: type[nn.Module], optimizer: str, options: dict[str, Any]) -> None:
+    def __init__(self, kind: type[nn.Module], optimizer: str, options: dict[str, Any], total: int = STEPS) -> None:
         self.shape = VECTOR if kind is Mlp else IMAGE
         self.model = build(kind, seed=1)
         if optimizer == "adam":
@@ -30,7 +32,7 @@ class Run:
         if options.pop("probe"):
             options["batches"] = lambda seed: [examples(self.shape, n=4, seed=31 * seed + i) for i in range(2)]
         self.pruner = demp.DemP(
-            self.model, self.optimizer, example_inputs=(examples(self.shape),), total_steps=STEPS, seed=5, **options
+            self.model, self.optimizer, example_inputs=(examples(self.shape),), total_steps=total, seed=5, **options
         )
         self.metrics: dict[int, dict[str, float]] = {}
         self.losses: dict[int, float] = {}
@@ -58,7 +60,7 @@ class Run:
     def go(self, keep_saves: bool = False) -> list[bytes]:
         """To the end; what would have been saved after each number of steps, if wanted."""
         saves = []
-        for step in range(self.pruner.step, STEPS):
+        for step in range(self.pruner.step, self.pruner.total_steps):
             if keep_saves:
                 saves.append(self.save())
                 self.reports_at.append(len(self.pruner.history))
@@ -201,7 +203,6 @@ def test_the_state_is_plain_and_small():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"total_steps": 99}, "the saved run has total_steps 99, this pruner 18; build it as it was"),
         ({"method": "snap"}, "the saved run has method 'snap', this pruner 'demp'"),
         ({"gone": torch.zeros(3, dtype=torch.bool)}, "the saved run is of another model"),
     ],
@@ -216,13 +217,107 @@ def test_a_state_of_another_run_is_refused_and_nothing_changes(change: dict, mes
     assert (run.pruner.step, hooks_on(run.model)) == (0, hooks)
 
 
-def test_a_state_of_a_wider_network_is_refused_and_nothing_changes():
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_goes_back_to_an_earlier_state_in_the_same_process(name: str):
+    whole = Run(*RUNS[name])
+    saves = whole.go(keep_saves=True)
+    run = Run(*RUNS[name])
+    for step in (14, 3, 17, 9, 0):  # narrower and wider in turn
+        held, gone = list(run.model.parameters()), run.pruner.gone
+        run.load(saves[step])
+        assert all(one is other for one, other in zip(held, run.model.parameters(), strict=True))
+        assert run.pruner.step == step and (step or not run.pruner.gone.any())
+        assert run.pruner.summary().checks == whole.reports_at[step]
+        assert step != 3 or bool((gone & ~run.pruner.gone).any()) or "end" in name
+        run.losses.update(zip((step,), train(run.model, run.optimizer, run.shape, range(step, step + 1)), strict=True))
+        assert run.losses[step] == whole.losses[step]
+    run.load(saves[1])
+    run.go()
+    assert equal(run.end(), whole.end())
+    assert reports(run.pruner)[-1] == reports(whole.pruner)[-1]
+
+
+def test_a_finished_run_goes_back_and_stays_finished():
+    run = Run(*RUNS["window"])
+    saves = run.go(keep_saves=True)
+    run.load(saves[3])
+    assert run.pruner.finished and not run.pruner.at_work and hooks_on(run.model) == 0
+    early = Run(*RUNS["window"])
+    early.load(saves[3])
+    assert torch.equal(early.model.eval()(examples(IMAGE)), run.model.eval()(examples(IMAGE)))
+
+
+def test_what_returns_is_zero_until_it_is_loaded():
     run = Run(*RUNS["probe"])
     saves = run.go(keep_saves=True)
-    before = copy.deepcopy(run.model.state_dict())
-    with pytest.raises(UsageError, match="neurons are gone here that the saved run still had"):
-        run.load(saves[0])
-    assert equal(run.model.state_dict(), before)
+    narrow, now = run.model.state_dict(), run.pruner.gone
+    seen = {name: tensor.clone() for name, tensor in narrow.items()}
+    moments = {name: run.optimizer.state[p]["exp_avg"].clone() for name, p in run.model.named_parameters()}
+    state = torch.load(io.BytesIO(saves[0]), weights_only=True)
+    run.pruner.load_state_dict(state["pruner"])
+    assert not bool(run.pruner.gone.any()) and record_of(run.model) is None and not model_joins(run.model)
+    state = run.pruner.graph.at(now)
+    here: dict[str, dict[int, torch.Tensor]] = {}
+    for slot in run.pruner.graph.slots:
+        here.setdefault(slot.tensor, {})[slot.axis] = state.kept(slot.classes)
+    for name, tensor in run.model.state_dict().items():
+        assert tensor.shape == run.pruner.graph.shapes[name]
+        both = [(tensor, seen[name])]
+        if name in moments:
+            both.append((run.optimizer.state[run.model.get_parameter(name)]["exp_avg"], moments[name]))
+        for wide, small in both:
+            left = wide.clone()
+            for axis, index in here.get(name, {}).items():
+                left = left.index_select(axis, index)
+            assert torch.equal(left, small) and int(wide.count_nonzero()) == int(small.count_nonzero())
+
+
+def test_a_longer_and_a_shorter_plan_resume_with_schedules_of_their_own(caplog):
+    whole = Run(*RUNS["probe"])
+    saves = whole.go(keep_saves=True)
+    for total, at in ((30, 9), (12, 6), (30, 18)):
+        resumed, fresh = Run(*RUNS["probe"], total), Run(*RUNS["probe"], total)
+        caplog.clear()
+        resumed.load(saves[at])
+        said = f"planned for 18 steps, this one for {total}: from step {at} on all schedules are those of {total}"
+        assert said in caplog.text and len(caplog.records) == 1
+        fresh.pruner.step = at
+        for key in ("demp/strength", "demp/noise_std"):
+            assert resumed.pruner.metrics()[key] == fresh.pruner.metrics()[key]
+        before = len(resumed.pruner.history)
+        resumed.go()
+        assert resumed.pruner.step == total and resumed.pruner.history[-1].step == total
+        assert [r.step for r in resumed.pruner.history[before:]] == [
+            *(s for s in range(at + 1, total) if s % 4 == 0), total
+        ]  # fmt: skip
+
+
+def test_past_the_end_nothing_is_pushed_and_the_dead_still_go(caplog):
+    def made(total: int) -> tuple[nn.Module, torch.optim.Optimizer, demp.Pruner]:
+        model = build(PlainNet)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        options = {"peak_strength": 0.1, "peak_noise_std": 0.1, "schedule": "constant", "batches": [examples(IMAGE)]}
+        given = (examples(IMAGE),)
+        return (
+            model,
+            optimizer,
+            demp.DemP(model, optimizer, example_inputs=given, total_steps=total, period=2, **options),
+        )
+
+    model, optimizer, pruner = made(4)
+    train(model, optimizer, IMAGE, range(4))
+    assert "goes on after" not in caplog.text
+    twin = copy.deepcopy(model)
+    other = torch.optim.SGD(twin.parameters(), lr=0.01)
+    train(model, optimizer, IMAGE, range(4, 6))
+    train(twin, other, IMAGE, range(4, 6))
+    assert equal(model.state_dict(), twin.state_dict()) and pruner.metrics()["demp/strength"] == 0.0
+    assert caplog.text.count("training goes on after the total_steps of 4") == 1
+    left = len(model.norm1.weight)
+    kill(model.norm1, [0, 2])
+    train(model, optimizer, IMAGE, range(6, 8))
+    assert pruner.history[-1].step == 8 and len(model.norm1.weight) == left - 2
+    assert pruner.finish().step == 8
 
 
 def test_a_pruner_may_come_before_its_optimizer():

@@ -22,7 +22,7 @@ def brute(graph: demp.NeuronGraph, scores: Tensor, target: float, floor: int) ->
         ((float(scores[c]), c, layer.name, i) for layer in graph.layers for i, c in enumerate(layer.classes.tolist()))
     )
     for _, _, name, i in ranked:
-        if len(gone) >= round(target * graph.neurons()):
+        if len(gone) >= round(target * graph.dense.neurons):
             break
         if graph.layer(name).width - sum(n == name for n, _ in gone) > floor:
             gone.add((name, i))
@@ -38,9 +38,9 @@ def test_the_lowest_of_the_network_go(seed: int, target: float, floor: int, whic
     found, notes = lowest(graph, graph.nothing_gone(), scores, target, Limits(floor=floor))
     chosen = {(name, i) for name, flags in found.items() for i in flags.nonzero().flatten().tolist()}
     assert chosen == brute(graph, scores, target, floor)
-    assert bool(notes) == (len(chosen) < round(target * graph.neurons()))
+    assert bool(notes) == (len(chosen) < round(target * graph.dense.neurons))
     plan = plan_cut(graph, graph.nothing_gone(), found, Limits(floor=floor))
-    assert graph.neurons() - graph.neurons(plan.after) == len(chosen)
+    assert graph.dense.neurons - graph.at(plan.after).neurons == len(chosen)
 
 
 def test_a_target_out_of_reach_stops_at_the_floor_and_says_so():

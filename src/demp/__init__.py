@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from demp.graph import NeuronGraph as NeuronGraph
     from demp.graph import trace as trace
     from demp.inspection import inspect as inspect
+    from demp.loading import LoadReport as LoadReport
+    from demp.loading import load_state_dict as load_state_dict
     from demp.methods.demp import DemPConfig as DemPConfig
     from demp.pruner import Pruner as Pruner
     from demp.surgery import CutReport as CutReport
@@ -65,6 +67,8 @@ _HOME = {
     "NeuronGraph": "demp.graph",
     "trace": "demp.graph",
     "inspect": "demp.inspection",
+    "LoadReport": "demp.loading",
+    "load_state_dict": "demp.loading",
     "DemPConfig": "demp.methods.demp",
     "DemP": "demp.creation",
     "Pruner": "demp.pruner",
@@ -90,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

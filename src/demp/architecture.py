@@ -173,7 +173,10 @@ def check_record(record: Mapping[str, Any], tensors: Mapping[str, Any], weights:
     """What the model remembers of its dense self."""
     plain = {"dense_neurons", "neurons", "dense_flops", "paper_flops", "flops"}
     known = {"dense_shapes", "kept", "inputs", *plain}
-    need(known <= record.keys() <= known | {"paper_by_operation"}, "the record has other parts than a record")
+    optional = {"paper_by_operation", "dense_counts"}
+    need(known <= record.keys() <= known | optional, "the record has other parts than a record")
+    for count in table(record.get("dense_counts", {}), "dense_counts").values():
+        need(is_size(count), "a dense count is no size")
     for name in plain:
         need(type(record[name]) in (int, float) and 0 <= record[name] < 2**100, f"{name} in the record is no count")
     paper = record.get("paper_by_operation", [])
@@ -194,8 +197,8 @@ def check_record(record: Mapping[str, Any], tensors: Mapping[str, Any], weights:
         check_inputs(record["inputs"], weights, batch=None)
 
 
-def check_inputs(described: Any, weights: int, batch: int | None) -> None:
-    """Inputs by description; with ``batch``, those that are made of it."""
+def check_inputs(described: Any, weights: int, batch: int | None, drawn: bool = False) -> None:
+    """Inputs by description; where they are ``drawn``, at most ``batch`` examples of them, or all."""
     args, kwargs = table(described, "inputs").get("args", ()), table(described.get("kwargs"), "inputs by name")
     need(isinstance(args, list), "inputs are no list")
     whole = 0
@@ -206,7 +209,7 @@ def check_inputs(described: Any, weights: int, batch: int | None) -> None:
         else:
             value = entry.get("value", ...)
             need(value is None or isinstance(value, bool | int | float | str), "an input is neither tensor nor value")
-    need(batch is None or fits(whole, weights), f"its inputs have {whole:,} values, too many for these weights")
+    need(not drawn or fits(whole, weights), f"its inputs have {whole:,} values, too many for these weights")
 
 
 def fits(values: int, weights: int) -> bool:
@@ -214,12 +217,18 @@ def fits(values: int, weights: int) -> bool:
     return values <= max(INPUTS, INPUTS_PER_WEIGHT * weights)
 
 
+def batch_of(probe: Mapping[str, Any]) -> int | None:
+    """How many examples the proof draws; None: as many as are described, each input whole."""
+    return None if probe.get("whole") else BATCH
+
+
 def check_probe(probe: Mapping[str, Any], weights: int) -> None:
     """The inputs and outputs of the proof."""
+    need(isinstance(probe.get("whole", False), bool), "the probe does not say whether its inputs are whole")
     need({"inputs", "seed", "digest", "outputs"} <= probe.keys(), "the probe has no inputs or no outputs")
     need(type(probe["seed"]) is int and abs(probe["seed"]) < 2**63, "the seed of the probe is none")
     need(isinstance(probe["digest"], str) and isinstance(probe["outputs"], list), "the outputs are no list")
-    check_inputs(probe["inputs"], weights, batch=BATCH)
+    check_inputs(probe["inputs"], weights, batch=batch_of(probe), drawn=True)
     for output in probe["outputs"]:
         output = table(output, "an output")
         every, values = output.get("every", 1), output.get("values", ())

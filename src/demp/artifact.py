@@ -16,12 +16,12 @@ from torch.nn.parameter import is_lazy
 
 from demp import files, ranks, shards, wrappers
 from demp.activity.observe import quiet
-from demp.architecture import ARCHITECTURE, BATCH, FORMAT, WEIGHTS, content_hash, read_architecture
+from demp.architecture import ARCHITECTURE, FORMAT, WEIGHTS, batch_of, content_hash, read_architecture
 from demp.errors import ArtifactError
-from demp.graph.attributes import COUNTS
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.proof import probe_of, prove
+from demp.surgery.beside import module_sizes
 from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
 from demp.surgery.shrink import SIZE_ATTRIBUTES
 
@@ -124,7 +124,7 @@ def make_lazy(model: nn.Module, architecture: dict[str, Any]) -> None:
         return
     if architecture["probe"] is None:
         raise ArtifactError("the constructor's model has lazy modules; let it run its forward once before it returns")
-    args, kwargs = make_inputs(architecture["probe"]["inputs"], seed=0, batch=BATCH)
+    args, kwargs = make_inputs(architecture["probe"]["inputs"], seed=0, batch=batch_of(architecture["probe"]))
     with quiet(model):
         model(*args, **kwargs)
 
@@ -209,18 +209,6 @@ def unsaved_buffers(
                 raise ArtifactError(f"{name} has another shape in the constructor's model; {OTHER}")
             small[name] = whole.index_select(int(axis), torch.tensor(kept, device=whole.device))
     return small
-
-
-def module_sizes(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Sizes that modules remember, by path."""
-    sizes: dict[str, dict[str, int]] = {}
-    for path, module in model.named_modules():
-        known = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
-        found = {attribute: getattr(module, attribute) for attribute, _ in known}
-        found |= {name: vars(module)[name] for name in COUNTS if isinstance(vars(module).get(name), int)}
-        if found:
-            sizes[path] = found
-    return sizes
 
 
 def read_weights(path: Path, architecture: dict[str, Any]) -> dict[str, Tensor]:

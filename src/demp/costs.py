@@ -34,12 +34,12 @@ def cost(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = N
     """The cost of ``model`` as it stands, for one forward on ``example_inputs``."""
     model = wrappers.inside(model)
     graph = graph or trace(model, example_inputs)
-    flops = graph.flops(graph.nothing_gone())
+    flops = graph.dense.flops()
     record = record_of(model)
     paper = flops if record is None else round(record.paper_flops * flops / max(record.flops, 1))
     tensors = [*model.parameters(), *model.buffers()]
     return Cost(
-        neurons=graph.neurons(),
+        neurons=graph.dense.neurons,
         parameters=sum(p.numel() for p in model.parameters()),
         flops=flops,
         paper_flops=paper,
@@ -55,7 +55,7 @@ def flops_if_zeros_were_free(model: nn.Module, example_inputs: Any, *, graph: Ne
     model = wrappers.inside(model)
     graph = graph or trace(model, example_inputs)
     tensors, _ = first_names(model)
-    flops = graph.flops_by_operation(graph.nothing_gone())
+    flops = graph.dense.flops_by_operation()
     shares = [1.0 if op.weight not in tensors else share_nonzero(tensors[op.weight]) for op in graph.contractions]
     return sum(cost * share for cost, share in zip(flops, shares, strict=True))
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from demp.errors import UsageError
 from demp.methods.base import Method
 from demp.methods.demp import DemonPruning, DemPConfig
+from demp.options import DemPOptions, with_every_option
 from demp.pruner import Pruner
 
 
@@ -32,6 +33,7 @@ def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> 
     return dataclasses.replace(config or method.Config(), **mine), rest
 
 
+@with_every_option
 def DemP(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
@@ -39,12 +41,17 @@ def DemP(
     example_inputs: Any,
     total_steps: int,
     config: DemPConfig | None = None,
-    **options: Any,
+    **options: Unpack[DemPOptions],
 ) -> Pruner:
     """Attach Demon Pruning to a training run: one line, and the loop stays as it is.
 
-    ``options`` are fields of DemPConfig and arguments of Pruner (``batches``, ``attach``, ``holders``, ``seed``,
-    ``on_error``, ``alive_in_copies``).
+    Args:
+        model: The network, which shrinks in place; it may be wrapped in DistributedDataParallel.
+        optimizer: The optimizer of its parameters, whose step is hooked; None if a trainer makes it later (then call
+            ``pruner.attach_to(optimizer)``), several with ``attach=False``.
+        example_inputs: Inputs of one forward, as a tuple: any batch will do.
+        total_steps: Optimizer steps of the whole run: the schedule is laid over them.
+        config: A ``DemPConfig``; the options below replace single fields of it.
     """
     return create(
         DemonPruning,

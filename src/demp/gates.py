@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demp import ranks
 from demp.errors import UsageError
+from demp.gate_slots import along, gate_slots, layer_weights, output_slots
 from demp.graph import NeuronGraph, Slot
 from demp.graph.forward import as_inputs, copied, evaluating, first_names, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import places, positions
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss_fn(output of the model, targets)``: the mean loss of a batch."""
@@ -46,6 +46,10 @@ class Scoring:
     batches: int = 10
     batch_statistics: bool = False
     """Batch norms use the batch's statistics, as in training, instead of their running ones."""
+    as_published: bool = False
+    """Flows as the published codes sum them. ``weight-flow``: W are the weights of linear layers and convolutions, not
+    all trainable parameters. ``gate-flow``: the outputs of such layers that are no neurons (the classifier's) have
+    gates too, which have no scores."""
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", KINDS), ("at", POSITIONS)):
@@ -89,7 +93,6 @@ def scores(
     with gated.ready():
         values = derivative(gated, chosen, loss_fn, group)
     values = ranks.mean(values, group)
-    values[0] = 0.0  # class 0 is everything that is no neuron
     if not bool(values.isfinite().all()):
         raise UsageError("a score is not finite: the loss on the scoring batches, or its gradient, is not a number")
     examples = int(ranks.total([sum(size_of(inputs) for inputs, _ in chosen)], group)[0])
@@ -128,9 +131,13 @@ class Gated:
 
     def __init__(self, model: nn.Module, graph: NeuronGraph, gone: Tensor, scoring: Scoring) -> None:
         self.model, self.graph, self.scoring = model, graph, scoring
-        self.standing = places(graph, gone)
+        self.state = graph.at(gone)
         self.tensors, _ = first_names(model)
         self.slots = gate_slots(graph, scoring.at)
+        self.flowing = layer_weights(model, self.tensors) if scoring.as_published else set(self.tensors)
+        on_outputs = scoring.as_published and scoring.kind == "gate-flow"
+        self.outputs = output_slots(model, graph, self.tensors) if on_outputs else []
+        self.count = max([graph.classes, *(int(slot.classes.max()) + 1 for slot in self.outputs)])
         self.sums = {read.seat: read for read in graph.reads if read.seat is not None and scoring.at == "activation"}
         parameters = [p for p in self.tensors.values() if isinstance(p, nn.Parameter)]
         self.device = parameters[0].device if parameters else torch.device("cpu")
@@ -154,13 +161,19 @@ class Gated:
             yield
 
     def gates(self) -> Tensor:
-        """All gates open."""
-        return torch.ones(self.graph.classes, dtype=self.dtype, device=self.device, requires_grad=True)
+        """All gates open: one per class, then one per output that is no neuron where these have some."""
+        count = self.count
+        return torch.ones(count, dtype=self.dtype, device=self.device, requires_grad=True)
+
+    def of_classes(self, found: Tensor) -> Tensor:
+        """The derivatives by the gates of classes."""
+        return found[: self.graph.classes].double().cpu()
 
     def weights(self) -> dict[str, Tensor]:
-        """The trainable parameters, as leaves of their own."""
+        """The trainable parameters through which the gradient flows, as leaves of their own."""
         named = {name: p for name, p in self.tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad}
-        return {name: p.detach().requires_grad_() for name, p in named.items()}
+        chosen = named.keys() & self.flowing or named.keys()  # a model may hold all its weights as bare parameters
+        return {name: p.detach().requires_grad_() for name, p in named.items() if name in chosen}
 
     def loss(
         self, c: Tensor, batch: tuple[Any, Any], loss_fn: Loss, weights: Mapping[str, Tensor] | None = None
@@ -171,8 +184,12 @@ class Gated:
             tensors |= {
                 name: t.clone() for name, t in tensors.items() if not isinstance(self.tensors[name], nn.Parameter)
             }
+        c = torch.cat((torch.ones_like(c[:1]), c[1:]))  # class 0 is everything that is no neuron, and has no gate
         for slot in self.slots:
             tensors[slot.tensor] = tensors[slot.tensor] * self.factor(c, slot, tensors[slot.tensor])
+        for slot in self.outputs:
+            gates = c[slot.classes.to(c.device)]
+            tensors[slot.tensor] = tensors[slot.tensor] * along(gates, slot, tensors[slot.tensor])
         args, kwargs = copied(as_inputs(batch[0]))
         with self.gated_sums(c):
             out = functional_call(self.model, tensors, args, kwargs)
@@ -183,10 +200,7 @@ class Gated:
 
     def factor(self, c: Tensor, slot: Slot, tensor: Tensor) -> Tensor:
         """The gates along one axis of a tensor, in the order in which its neurons lie."""
-        here = slot.classes[positions(slot.classes, self.standing)].to(c.device)
-        shape = [1] * tensor.dim()
-        shape[slot.axis] = -1
-        return c[here].to(tensor.dtype).view(shape)
+        return along(c[self.state.present(slot.classes).to(c.device)], slot, tensor)
 
     @contextmanager
     def gated_sums(self, c: Tensor) -> Iterator[None]:
@@ -206,23 +220,6 @@ class Gated:
 
         with module_stack(self.model, path, Counter()), SumWatch(path, on_sum):
             yield
-
-
-def gate_slots(graph: NeuronGraph, at: str) -> list[Slot]:
-    """The tensor axes that a gate multiplies."""
-    slots = {(slot.tensor, slot.axis): slot for slot in graph.slots}
-    if at == "activation":
-        keys = {(read.weight, read.weight_axis) for read in graph.reads if read.seat is None}
-        return [slot for key, slot in slots.items() if key in keys]
-    made = {pair for layer in graph.layers for pair in layer.producers}
-    normed = {norm.producer for norm in graph.norms if norm.scale is not None}
-    keys = {(weight, axis) for weight, axis in made if at == "producer" or weight not in normed}
-    for norm in graph.norms:
-        if norm.scale is None and norm.shift is not None and (at == "producer" or norm.producer not in normed):
-            keys.add((norm.shift, 0))
-        if norm.scale is not None and at == "norm":
-            keys |= {(norm.scale, 0), *([(norm.shift, 0)] if norm.shift is not None else [])}
-    return [slot for key, slot in slots.items() if key in keys]
 
 
 def of_gates(value: Tensor, c: Tensor, *, higher: bool = False) -> Tensor:
@@ -248,7 +245,7 @@ def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, gro
     total = torch.zeros(gated.graph.classes, dtype=torch.float64)
     for batch in batches:
         c = gated.gates()
-        total += of_gates(gated.loss(c, batch, loss_fn), c).double().cpu()
+        total += gated.of_classes(of_gates(gated.loss(c, batch, loss_fn), c))
     return total
 
 
@@ -258,7 +255,7 @@ def gate_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group
     for batch in batches:
         c = gated.gates()
         slope = of_gates(gated.loss(c, batch, loss_fn), c, higher=True)
-        total += of_gates((slope * slope.detach()).sum(), c).double().cpu()
+        total += gated.of_classes(of_gates((slope * slope.detach()).sum(), c))
     return total
 
 
@@ -280,5 +277,5 @@ def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, gro
             refuse_unmoved()
         slopes = torch.autograd.grad(loss, [weights[name] for name in known], create_graph=True)
         flow = torch.stack([(g * s).sum().to(gated.dtype) for g, s in zip(known.values(), slopes, strict=True)]).sum()
-        total += of_gates(flow, c).double().cpu()
+        total += gated.of_classes(of_gates(flow, c))
     return total

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from demp import wrappers
 from demp.activity.judge import listed
 from demp.graph import NeuronGraph, trace
-from demp.graph.neurons import Refusal, numel
+from demp.graph.neurons import numel
+from demp.graph.parts import Refusal
 from demp.graph.rehearsal import coupled_groups
 
 
@@ -129,7 +130,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
     none = graph.nothing_gone()
-    total, flops = sum(p.numel() for p in model.parameters()), graph.flops(none)
+    total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
     sizes = owned_by(graph, names)
     counted = torch.zeros(graph.classes, dtype=torch.bool)
     why: dict[str, list[str]] = {}
@@ -150,17 +151,17 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
                 len(mine),
                 letters.get(layer.name, ""),
                 int(sizes[fresh].sum()),
-                flops - graph.flops(without) if len(fresh) else 0,
+                flops - graph.at(without).flops() if len(fresh) else 0,
                 "; ".join(why.get(layer.name, [])),
             )
         )
     every = counted.clone()
-    left = sum(numel(shape) for name, shape in graph.sizes(every).items() if name in names)
+    left = graph.at(every).parameters(names)
     return Inspection(
         type(model).__name__,
         total,
         flops,
-        graph.neurons(),
+        graph.dense.neurons,
         sum(int(n.removable.sum()) for n in graph.layers),
         total - left,
         tuple(rows),

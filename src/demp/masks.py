@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map_only
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
-from demp.graph.order import places, positions
 
 
 def maskable(model: nn.Module, graph: NeuronGraph) -> dict[str, nn.Parameter]:
@@ -141,10 +140,10 @@ Axes = dict[str, dict[int, Tensor]]
 
 def present(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Axes:
     """The axes of all masked weights."""
-    standing, axes = places(graph, gone), {name: {} for name in masks}
+    state, axes = graph.at(gone), {name: {} for name in masks}
     for slot in graph.slots:
         if slot.tensor in axes:
-            axes[slot.tensor][slot.axis] = slot.classes[positions(slot.classes, standing)]
+            axes[slot.tensor][slot.axis] = state.present(slot.classes)
     return axes
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from demp import ranks
 from demp.activity.window import reads_its_input
-from demp.compiled import uncompiled
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
+from demp.hooks import Hook
 
 logger = logging.getLogger("demp")
 CONTRACTIONS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Convolution", "Linear", "MkldnnConvolution")
@@ -37,7 +37,7 @@ class OutsideReaders:
         for name, module in model.named_modules():
             weight: Any = module._parameters.get("weight")
             if weight is not None and reads_its_input(module) and id(weight) not in used:
-                hook = uncompiled(self._hook(name, module))
+                hook = Hook(self._hook(name, module))
                 self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def settle(self, group: ranks.Group) -> None:
@@ -64,7 +64,7 @@ class OutsideReaders:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
             value = args[0] if args else kwargs.get("input")
             if module is not own or not torch.is_grad_enabled() or not isinstance(value, Tensor):
-                return  # a deep copy of the model has this hook, too
+                return  # a shallow copy has this hook, too
             self._stay[name] = read_classes(self._model, self._graph, value)
             self._handles.pop(name).remove()
 

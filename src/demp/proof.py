@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.observe import quiet
-from demp.architecture import BATCH, fits
 from demp.architecture import KEPT_VALUES as VALUES
+from demp.architecture import batch_of, fits
 from demp.errors import ArtifactError
 from demp.graph.forward import FORWARD
 from demp.graph.rehearsal import tensors_in
@@ -30,24 +30,52 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
     described = describe_inputs(example_inputs) if example_inputs is not None else record.inputs if record else None
     if described is None or FORWARD in vars(model):  # the file does not say how to run the model
         return None
+    probe = {"inputs": described, "seed": SEED}
+    if not drawable(model, probe):
+        return None
+    try:
+        outputs = probe_outputs(model, probe)
+    except Exception as error:  # the user's forward may raise anything
+        probe["whole"] = True
+        outputs = outputs_on_whole(model, probe, error)
+    if outputs is None:
+        return None
+    return {**probe, "digest": digest(outputs), "outputs": [summary(t) for t in outputs]}
+
+
+def outputs_on_whole(model: nn.Module, probe: dict[str, Any], before: Exception) -> list[Tensor] | None:
+    """Outputs on inputs of which none is shortened: the nodes and edges of a graph share no axis; None if that fails.
+
+    A forward may also need values that no seed draws, as places for the patches of a picture among the tokens.
+    """
+    if not drawable(model, probe):
+        return None
+    try:
+        return probe_outputs(model, probe)
+    except Exception as error:  # the user's forward may raise anything
+        reason = (str(error).strip() or str(before).strip() or type(error).__name__).split("\n")[0]
+        logger.warning(
+            "the model is saved without a proof of its outputs: it does not run on inputs that are drawn at random in "
+            "the shapes of the example inputs (%s)",
+            reason,
+        )
+        return None
+
+
+def drawable(model: nn.Module, probe: dict[str, Any]) -> bool:
+    """Are the inputs few enough numbers, for this model? If not, a warning says so."""
     weights = sum(t.numel() for t in model.state_dict().values() if isinstance(t, Tensor))
-    entries = [one["shape"] for one in (*described["args"], *described["kwargs"].values()) if "shape" in one]
-    drawn = sum(prod([min(shape[0], BATCH), *shape[1:]]) if shape else 1 for shape in entries)
+    described, batch = probe["inputs"], batch_of(probe)
+    shapes = [one["shape"] for one in (*described["args"], *described["kwargs"].values()) if "shape" in one]
+    drawn = sum(prod([min(shape[0], batch or shape[0]), *shape[1:]]) if shape else 1 for shape in shapes)
     if not fits(drawn, weights):
         logger.warning("the example inputs have %d values, more than a proof may draw: none is saved", drawn)
-        return None
-    outputs = probe_outputs(model, described, SEED)
-    return {
-        "inputs": described,
-        "seed": SEED,
-        "digest": digest(outputs),
-        "outputs": [summary(t) for t in outputs],
-    }
+    return fits(drawn, weights)
 
 
-def probe_outputs(model: nn.Module, described: dict[str, Any], seed: int) -> list[Tensor]:
+def probe_outputs(model: nn.Module, probe: dict[str, Any]) -> list[Tensor]:
     """Outputs on inputs drawn from the seed."""
-    args, kwargs = make_inputs(described, seed=seed, batch=BATCH)
+    args, kwargs = make_inputs(probe["inputs"], seed=probe["seed"], batch=batch_of(probe))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     args = tuple(a.to(device) if isinstance(a, Tensor) else a for a in args)
     kwargs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
@@ -61,7 +89,7 @@ def prove(model: nn.Module, probe: dict[str, Any] | None, path: Path) -> None:
         return
     other = "the constructor builds another network than the one that was saved"
     try:
-        outputs = probe_outputs(model, probe["inputs"], probe["seed"])
+        outputs = probe_outputs(model, probe)
     except Exception as error:  # the user's forward may raise anything
         reason = str(error).strip().split("\n")[0]
         raise ArtifactError(f"{path}: the rebuilt model does not run ({reason}); {other}") from error

@@ -29,16 +29,19 @@ from demp.gates import Loss
 from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
+from demp.length import Pushes, compare_plans, same_plan
 from demp.masks import Masks
 from demp.methods.base import Method, Selection
 from demp.other_optimizers import OtherOptimizers
 from demp.postponement import Postponement, broken
+from demp.pruner_copy import PrunerCopy
 from demp.regularization import OutputScales
 from demp.shrinking import ShrinkingModel
 from demp.skipping import Skips, StillWaitingError
 from demp.sparing import Sparing, warn_of_changes
-from demp.summary import Summary, show, summary_of, with_run
-from demp.surgery import ConstantRules, CutReport, denormals
+from demp.strictness import constant_rules, is_exact
+from demp.summary import Summary, metrics_of, show, summary_of, with_run
+from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
 from demp.surgery.record import described_inputs, remember_inputs
@@ -51,30 +54,10 @@ STATE_VERSION = 1
 
 
 class Pruner:
-    """Runs one method on one training run.
+    """Runs one method on one training run. What each option means: ``help(demp.DemP)``.
 
-    With ``attach=True`` it hooks ``optimizer.step`` and the loop stays as it is. With ``attach=False`` call
-    ``before_step()`` after backward (and unscaling) and ``after_step()`` after the optimizer's step; ``optimizer`` may
-    then be a list. Where a trainer makes the optimizer later, give None and call ``attach_to(optimizer)``. ``batches``
-    are training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
-    returns batches; without them the training forwards before each check are watched. With ``loss_fn`` (the mean loss
-    of output and targets), which methods that score by gradients need, each of ``batches`` is a pair of inputs and
-    targets.
-
-    A method that prunes or masks before training does so here (or in ``attach_to``); ``fresh=False`` leaves the model
-    dense, for a saved state that is loaded next.
-
-    ``forward`` runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its
-    methods, or a function of the model and the example inputs. Training need not call it. With ``shows_cuts`` each cut
-    is a line on stderr where no handler listens to the logger ``demp``.
-
-    A cut that cannot be made at its moment, for a reason that demp knows, is skipped and tried again later: a warning
-    and a report in ``history`` say why, and training goes on. With ``on_error="raise"`` the step raises instead.
-
-    ``holders`` are copies of the model (moving averages, teachers) that are cut with it; ``add_copy`` gives more. A
-    neuron that is dead in the model and alive in a copy that can run waits until it is dead there too, at most until
-    the last check; with ``alive_in_copies="keep"`` it stays then, with ``"cut"`` it goes at once. Reports say by how
-    much the outputs of each copy changed.
+    A method that prunes or masks before training does so here (or in ``attach_to``). Where a trainer makes the
+    optimizer later, give None and call ``attach_to(optimizer)``.
 
     ``model`` may be wrapped in ``DistributedDataParallel``. Among several ranks each one builds a pruner with the same
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
@@ -96,6 +79,7 @@ class Pruner:
         seed: int = 0,
         fresh: bool = True,
         forward: str | Callable[..., Any] | None = None,
+        outputs: Callable[[Any], Any] | Sequence[str] | None = None,
         on_error: str = "skip",
         alive_in_copies: str = "wait",
         shows_cuts: bool = True,
@@ -108,11 +92,12 @@ class Pruner:
                 "with several optimizers use attach=False and call before_step() and after_step() yourself"
             )
         set_forward(wrappers.inside(model), forward)
-        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins)
+        self._shrinking = shrinking = ShrinkingModel(model, example_inputs, joins=config.joins, outputs=outputs)
         self._stopwatch = Stopwatch(is_compiled(model))
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
         self.config, self.total_steps, self.seed, self.step = config, int(total_steps), seed, 0
         self.method = method(config, total_steps)
+        self._pushes = Pushes(self.method, self.total_steps)
         self.method.refuse_unfit(self.graph)
         self.wants = wants = self.method.wants()
         refuse_pieces(method.name, wants, self.model)
@@ -185,6 +170,16 @@ class Pruner:
         self._others.handed_over()
         self._handles = attach_hooks(optimizer, self, lambda: self._shrinking.group)
 
+    def plan(self, total_steps: int) -> None:
+        """Take another length for the rest of the run: all schedules are those of the new one from this step on."""
+        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.group):
+            return
+        before, self.method = self.method, type(self.method)(self.config, total_steps)
+        self.method.load_state_dict(before.state_dict())
+        self.total_steps = self._view.total_steps = self._skips.total_steps = total_steps
+        self._pushes, self._final = Pushes(self.method, total_steps), False
+        self._look_ahead()
+
     def add_copy(self, copy: Any) -> None:
         """Cut a copy of the model (an average, a teacher, a target network) with it from now on, and fade it along.
 
@@ -247,13 +242,14 @@ class Pruner:
     @outside_autocast()
     def before_step(self) -> None:
         """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
-        noise = self.method.after_step(self.step)
+        self._pushes.say_past(self.step, self._shrinking.group)
+        noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
             self._live.look()
-        if self.method.watches(self.step):
+        if self._pushes.watches(self.step):
             self._watch()
         moves = not self._update_masks()
-        penalty = self.method.penalty(self.step)
+        penalty = self._pushes.penalty(self.step)
         if penalty is not None and self.wants.penalty_in == "gradient":
             moved = self._moved()
             rising = frozenset(p for p, group in moved.items() if group.get("maximize"))
@@ -276,7 +272,7 @@ class Pruner:
 
         Gradients that are not finite (an overflow that a fused optimizer is about to skip) say nothing: the next do.
         """
-        if not (self._masks_wait or self.method.masks_due(self.step)):
+        if not (self._masks_wait or self._pushes.masks_due(self.step)):
             return False
         view = self._seen()
         self._masks_wait = not all(bool(g.isfinite().all()) for g in view.gradients().values())
@@ -294,12 +290,12 @@ class Pruner:
         self._stopwatch.stop()
         self._judge.step()
         self._others.own_step()
-        noise = self.method.after_step(self.step)
+        noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
             targets = [t for t in self._live.targets(self.gone, lr_of) if id(t.parameter) in (self._moving or ())]
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
-        shrink = self.method.shrink(self.step)
+        shrink = self._pushes.shrink(self.step)
         if shrink is not None:
             self._scales.apply(shrink, self.gone, self._shrinking.tensors_of_copies(), self._moving)
         self.masks.hold_weights()
@@ -320,7 +316,7 @@ class Pruner:
 
     def penalty_loss(self) -> Tensor:
         """The penalty as a differentiable term, for ``penalty_in="loss"``."""
-        penalty = self.method.penalty(self.step)
+        penalty = self._pushes.penalty(self.step)
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
 
     @outside_autocast()
@@ -348,6 +344,9 @@ class Pruner:
 
     def __repr__(self) -> str:
         return f"<Pruner {self.summary().head()}>"
+
+    def __reduce__(self) -> Any:
+        return PrunerCopy, (self.state_dict(), self.history, self.summary(), self.metrics())
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -436,7 +435,7 @@ class Pruner:
         notes += () if verdict is None else self._judge.notes(verdict)
         notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
         notes += self._skips.summary() if final else ()
-        rules = self._constant_rules(selection)
+        rules = constant_rules(self.method, self.wants, self.graph, selection)
         if rules is not None and verdict is None:
             with ranks.together(self._shrinking.group):
                 self._judge.draw(self.step)
@@ -444,7 +443,7 @@ class Pruner:
             neurons,
             self.config.limits(),
             examples=self._judge.proof(),
-            exact=self._is_exact(selection),
+            exact=is_exact(self.method, self.graph, selection),
             constants=rules,
             ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
             step=self.step,
@@ -466,24 +465,6 @@ class Pruner:
         with last_check(view):
             return self.method.select(self.step, view), view.found
 
-    def _is_exact(self, selection: Selection) -> bool:
-        """Must the outputs stay as they are?"""
-        if selection.exact is not None:
-            return selection.exact
-        criterion, chosen = self.method.criterion(), selection.neurons
-        return all(criterion.is_exact(layer.activation) for layer in self.graph.layers if layer.name in chosen)
-
-    def _constant_rules(self, selection: Selection) -> ConstantRules | None:
-        """How constants move: those of saturated neurons must, those of neurons chosen otherwise may."""
-        criterion, chosen = self.method.criterion(), selection.neurons
-        if selection.exact is None and any(
-            criterion.of_moments(layer.activation) and bool(chosen[layer.name].any())
-            for layer in self.graph.layers
-            if layer.name in chosen
-        ):
-            return ConstantRules(max_drift=self.wants.max_drift)
-        return ConstantRules(required=False) if self.wants.constants else None
-
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
             self._judge.look_ahead(self.gone, self.step, self.total_steps, self._is_due, fresh=fresh)
@@ -503,18 +484,7 @@ class Pruner:
 
     def metrics(self) -> dict[str, float]:
         """What a log line needs; cheap."""
-        penalty, noise = self.method.penalty(self.step), self.method.after_step(self.step)
-        alive, total = self.graph.neurons(self.gone), self.graph.neurons()
-        return {
-            "demp/strength": penalty.strength if penalty else 0.0,
-            "demp/noise_std": noise.std if noise else 0.0,
-            "prune/neurons_alive": float(alive),
-            "prune/neuron_sparsity": 1.0 - alive / total,
-            "prune/cuts": float(self._shrinking.cuts),
-            "prune/weights_masked": float(self.masks.masked()),
-            "cost/parameters": float(sum(p.numel() for p in self.model.parameters())),
-            "cost/flops": float(self.flops),
-        }
+        return metrics_of(self, self._pushes, self._shrinking.cuts)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart: tensors, numbers and strings only."""
@@ -540,16 +510,15 @@ class Pruner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replay the cuts of a saved run on the freshly built dense model and its optimizer.
+        """Give model and optimizer the widths of a saved run: the freshly built dense model, or this run later on.
 
-        Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``.
+        Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``. Neurons that return, in the model,
+        its copies and the optimizer's state, are zero until then. A run may be resumed with another ``total_steps``.
 
         Raises:
-            UsageError: the state is of another method, run length or model, or of a wider one than this is by now.
+            UsageError: the state is of another method or model.
         """
-        for key, mine in (("method", self.method.name), ("total_steps", self.total_steps)):
-            if state[key] != mine:
-                raise UsageError(f"the saved run has {key} {state[key]!r}, this pruner {mine!r}; build it as it was")
+        as_planned = compare_plans(state, self.method.name, self.total_steps, self._shrinking.group)
         self._shrinking.replay(state["gone"], self._judge.proof())
         self.step, self.seed = int(state["step"]), int(state["seed"])
         self._postponed = bool(state["postponed"])
@@ -558,12 +527,16 @@ class Pruner:
         self.masks.load_state_dict(state["masks"])
         self._masks_wait, self._begun = bool(state["masks_wait"]), True
         self._shrinking.cuts = int(state["cuts"])
-        self._checks_before = max(0, int(state.get("checks", 0)) - len(self.history))
+        checks = int(state.get("checks", len(self.history)))
+        del self.history[max(0, checks - self._checks_before) :]  # made after the state was saved
+        self._checks_before = max(0, checks - len(self.history))
         self._view.meter.load_state_dict(state.get("latencies", {}))
-        self._final = bool(state.get("final", False))
+        self._final = as_planned and bool(state.get("final", False))
         if "skips" in state:
             self._skips.load_state_dict(state["skips"])
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed
         self._judge.load_state_dict(state["judge"], self.gone)
+        if self._detached:
+            self._judge.close()

@@ -20,7 +20,7 @@ def lowest(
     floor: where it would, the ranking goes on with the rest, and if the target cannot be reached it stops there and
     says so.
     """
-    wanted = round(target * graph.neurons()) - (graph.neurons() - graph.neurons(gone))
+    wanted = round(target * graph.dense.neurons) - (graph.dense.neurons - graph.at(gone).neurons)
     chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
     notes = (short(graph, gone | chosen, target),) if left > 0 else ()
     return flags(graph, chosen), notes
@@ -104,7 +104,7 @@ def flags(graph: NeuronGraph, classes: Tensor) -> dict[str, Tensor]:
 
 def short(graph: NeuronGraph, gone: Tensor, target: float) -> str:
     """The target was out of reach."""
-    reached = 1 - graph.neurons(gone) / graph.neurons()
+    reached = 1 - graph.at(gone).neurons / graph.dense.neurons
     return (
         f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded or refused"
     )

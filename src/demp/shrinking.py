@@ -15,7 +15,9 @@ from demp.graph import trace
 from demp.graph.forward import first_names
 from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
+from demp.surgery.going_back import go_back
 from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
 from demp.surgery.report import nothing_removed
 from demp.surgery.state import refuse_odd_state
@@ -30,8 +32,9 @@ class ShrinkingModel:
     and ranks may come after the pruner: ``look_around`` finds them.
     """
 
-    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool) -> None:
-        self._given, self.model = given, wrappers.inside(given)
+    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool, outputs: Outputs = None) -> None:
+        self._given, self.model, self._outputs = given, wrappers.inside(given), outputs
+        refuse_unknown_outputs(self.model, outputs)
         refuse_wrapper(self.model)
         shards.refuse_unfit(self.model)
         shards.rehearse(self.model)
@@ -41,7 +44,7 @@ class ShrinkingModel:
         refuse_nothing_removable(self.model, self.graph)
         refuse_copy_inside(self.model, self.graph)
         self.gone = self.graph.nothing_gone()
-        self.flops = self.graph.flops(self.gone)
+        self.flops = self.graph.at(self.gone).flops()
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
         """Optimizers beside them whose state must follow a cut."""
@@ -80,7 +83,7 @@ class ShrinkingModel:
         """
         copies = with_copy(self.copies, given, self.model)
         for copied in copies[len(self.copies) :]:
-            refuse_misfit(copied, self.model, self.graph.sizes(self.gone), cut=bool(self.gone.any()))
+            refuse_misfit(copied, self.model, self.graph.at(self.gone).shapes, cut=bool(self.gone.any()))
         self.copies = copies
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
@@ -109,7 +112,7 @@ class ShrinkingModel:
         """
         if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
             self._state_known = True
-            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.sizes(self.gone))
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.at(self.gone).shapes)
 
     def accumulates(self) -> bool:
         """Do gradients wait on any rank to be averaged later?"""
@@ -158,10 +161,10 @@ class ShrinkingModel:
         return report
 
     def replay(self, gone: Tensor, examples: Any) -> None:
-        """Take at once what the cuts of a saved run took.
+        """Have the widths of a saved run at once: take what its cuts took, and give back, as zeros, what it still had.
 
         Raises:
-            UsageError: the saved run is of another model, or of a wider one than this is by now.
+            UsageError: the saved run is of another model.
         """
         if len(gone) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
@@ -169,12 +172,10 @@ class ShrinkingModel:
         gone = gone.bool().cpu()
         refuse_replaced_parts(self.model, self._parts)
         if bool((self.gone & ~gone).any()):
-            raise UsageError(
-                "neurons are gone here that the saved run still had: build model and pruner anew, with fresh=False "
-                "if the method prunes before training"
-            )
-        self._execute(Plan(self.gone, gone, {}), examples, verify=False)
-        self.gone, self.flops, self._parts = gone, self.graph.flops(gone), parts_of(self.model)
+            go_back(self.model, self.graph, self.gone, gone, example_inputs=examples, **self._holders())
+        else:
+            self._execute(Plan(self.gone, gone, {}), examples, verify=False)
+        self.gone, self.flops, self._parts = gone, self.graph.at(gone).flops(), parts_of(self.model)
 
     def _execute(self, plan: Plan, examples: Any, **how: Any) -> tuple[CutReport, Plan]:
         return execute(
@@ -182,10 +183,17 @@ class ShrinkingModel:
             self.graph,
             plan,
             example_inputs=examples,
-            optimizers=(*self.optimizers, *self.others()),
-            copies=(*self.copies, Copy("masks", self.masks)),
-            base=self._base,
-            wrappers=self.wrappers,
             group=self.group,
+            outputs=self._outputs,
+            **self._holders(),
             **how,
         )
+
+    def _holders(self) -> dict[str, Any]:
+        """Who must follow when the model takes other widths."""
+        return {
+            "optimizers": (*self.optimizers, *self.others()),
+            "copies": (*self.copies, Copy("masks", self.masks)),
+            "base": self._base,
+            "wrappers": self.wrappers,
+        }

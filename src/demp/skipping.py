@@ -25,7 +25,7 @@ class Skips:
     def __init__(self, on_error: str, total_steps: int) -> None:
         if on_error not in POLICIES:
             raise UsageError(f"on_error is {on_error!r}; give 'skip' (training goes on) or 'raise'")
-        self._skips, self._total_steps = on_error == "skip", total_steps
+        self._skips, self.total_steps = on_error == "skip", total_steps
         self.steps: list[int] = []
         """Of all checks that were skipped."""
         self._reason = ""
@@ -52,7 +52,7 @@ class Skips:
             raise error
         self.steps.append(step)
         self._reason = f"{error}"
-        self._retry = step + max(1, self._total_steps // RETRIES)
+        self._retry = step + max(1, self.total_steps // RETRIES)
         if ranks.speaks(shrinking.group):
             later = "" if finishing else "; training goes on, and the cut is tried again"
             logger.log(self._level(), "cut at step %d skipped: %s%s", step, self._reason, later)

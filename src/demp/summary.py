@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
+from demp.length import Pushes
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
@@ -105,14 +106,30 @@ def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
     )
 
 
+def metrics_of(pruner: Any, pushes: Pushes, cuts: int) -> dict[str, float]:
+    """What a log line needs; cheap."""
+    penalty, noise = pushes.penalty(pruner.step), pushes.noise(pruner.step)
+    alive, total = pruner.graph.at(pruner.gone).neurons, pruner.graph.dense.neurons
+    return {
+        "demp/strength": penalty.strength if penalty else 0.0,
+        "demp/noise_std": noise.std if noise else 0.0,
+        "prune/neurons_alive": float(alive),
+        "prune/neuron_sparsity": 1.0 - alive / total,
+        "prune/cuts": float(cuts),
+        "prune/weights_masked": float(pruner.masks.masked()),
+        "cost/parameters": float(sum(p.numel() for p in pruner.model.parameters())),
+        "cost/flops": float(pruner.flops),
+    }
+
+
 def totals(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> dict[str, Any]:
     """Before and after of a network, whole and by layer."""
-    names, none = {name for name, _ in model.named_parameters()}, graph.nothing_gone()
+    names, dense, now = {name for name, _ in model.named_parameters()}, graph.dense, graph.at(gone)
     return {
-        "neurons": (graph.neurons(), graph.neurons(gone)),
-        "parameters": (graph.parameters(names, none), graph.parameters(names, gone)),
-        "flops": (graph.flops(none), graph.flops(gone)),
-        "layers": tuple((layer.name, int((~gone[layer.classes]).sum()), layer.width) for layer in graph.layers),
+        "neurons": (dense.neurons, now.neurons),
+        "parameters": (dense.parameters(names), now.parameters(names)),
+        "flops": (dense.flops(), now.flops()),
+        "layers": tuple((name, now.widths[name], width) for name, width in dense.widths.items()),
     }
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from demp import penalties, ranks, shards
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 from demp.graph.neurons import channel_slots, making_slots, removable_classes
-from demp.graph.order import owners, places, positions
 from demp.noise import Target
 from demp.penalties import SLICED, Penalty, Slices
 
@@ -103,7 +102,7 @@ class Penalised:
     def slices(self, gone: Tensor) -> list[Slices]:
         """Slices at present widths, in the order in which they lie; made anew only after a cut."""
         if self._at is None or not torch.equal(self._at, gone):
-            mine = owners(self._graph, [slot for _, slot in self._axes], gone)
+            mine = self._graph.at(gone).owners(slot for _, slot in self._axes)
             self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
             self._at = gone.clone()
         return self._slices
@@ -181,22 +180,16 @@ class LiveNeurons:
 
     def checked(self, dead: dict[str, Tensor]) -> None:
         """Take the verdict of a check, for the mask ``last-check``."""
-        flags = self._graph.nothing_gone()
-        votes = torch.zeros(self._graph.classes, dtype=torch.long)
-        for layer in self._graph.layers:
-            if layer.reads and layer.name in dead:
-                votes[layer.classes] += dead[layer.name]
-        voters = self._graph.voters()
-        self.dead_classes = flags | ((votes == voters) & (voters > 0))
+        self.dead_classes = self._graph.agreed(dead)
 
     def targets(self, gone: Tensor, lr_of: dict[int, float] | None = None) -> list[Target]:
         """Noise targets of this step."""
         factors = lr_of or {}
-        standing = places(self._graph, gone) if self._mask == "last-check" else gone
+        state = self._graph.at(gone)
         found = []
         for unit in self._units:
             if unit.parameter.requires_grad:
-                mask, silent = self._unit_mask(unit, standing)
+                mask, silent = self._unit_mask(unit, state)
                 if not silent:
                     found.append(Target(unit.parameter, mask, factors.get(id(unit.parameter), 1.0)))
         for parameter in (p for p in self._others if p.requires_grad):
@@ -206,7 +199,7 @@ class LiveNeurons:
             found.append(Target(parameter, mask, factors.get(id(parameter), 1.0)))
         return found
 
-    def _unit_mask(self, unit: Unit, standing: Tensor) -> tuple[Tensor | None, bool]:
+    def _unit_mask(self, unit: Unit, state: GraphState) -> tuple[Tensor | None, bool]:
         if self._mask == "none":
             return None, False
         if self._mask == "weight-gradient":
@@ -215,8 +208,7 @@ class LiveNeurons:
         if self._mask == "last-check":
             if self.dead_classes is None:
                 return None, False
-            present = unit.classes[positions(unit.classes, standing)]
-            live = ~self.dead_classes[present].to(unit.parameter.device)
+            live = ~self.dead_classes[state.present(unit.classes)].to(unit.parameter.device)
         else:
             live = self._live.get(id(unit.witness), self._live.get(id(unit.maker)))
             if live is None:

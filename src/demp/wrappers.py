@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from demp import ranks
 from demp.compiled import original
 from demp.errors import UsageError
+from demp.hooks import Hook
 
 Wrappers = Sequence[DistributedDataParallel]
 
@@ -103,7 +104,7 @@ def first_backward_averages(wrapper: Any) -> None:
             handle.remove()
             module.require_backward_grad_sync = True  # `no_sync` puts back what it found, when it ends
 
-    handle = wrapper.register_forward_pre_hook(average)
+    handle = wrapper.register_forward_pre_hook(Hook(average))
 
 
 def share_buffers(wrappers: Iterable[Any]) -> None:

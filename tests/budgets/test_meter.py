@@ -46,7 +46,7 @@ def test_spent_is_what_the_cut_network_has(kind, shape, seed):
     assert meter.spent("flops", removed) == counter.get_total_flops()
     assert meter.spent("parameters", removed) == sum(p.numel() for p in cut.parameters())
     assert meter.spent("memory", removed) == sum(t.numel() * t.element_size() for t in tensors)
-    assert meter.spent("neurons", removed) == demp.trace(cut, inputs).neurons()
+    assert meter.spent("neurons", removed) == demp.trace(cut, inputs).dense.neurons
 
 
 @pytest.mark.parametrize(("kind", "shape"), NETS)
@@ -69,8 +69,8 @@ def test_goals():
     _, _, meter = metered(Mlp, VECTOR)
     dense = meter.graph.nothing_gone()
     goals = meter.goals(Budget(flops=0.5, neurons=7))
-    assert goals == {"flops": 0.5 * meter.graph.flops(dense), "neurons": 7.0}
-    assert meter.lack(goals, dense) == {"flops": 0.5 * meter.graph.flops(dense), "neurons": 15.0}
+    assert goals == {"flops": 0.5 * meter.graph.at(dense).flops(), "neurons": 7.0}
+    assert meter.lack(goals, dense) == {"flops": 0.5 * meter.graph.at(dense).flops(), "neurons": 15.0}
     assert meter.shares(goals, dense) == {"flops": 1.0, "neurons": 1.0}
 
 

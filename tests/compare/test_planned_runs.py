@@ -3,6 +3,8 @@ import pytest
 from demp import recipes
 from demp.cli.compare import method_options, numbers
 from demp.compare import plan
+from demp.compare.missed import missed, without_budget
+from demp.compare.plan import words
 from demp.errors import UsageError
 from demp.train import TrainConfig
 
@@ -160,6 +162,38 @@ def test_on_a_budget_a_narrow_network_is_always_among_the_runs():
     assert len({run.name for run in found}) == len(found)
     assert all(run.config.method.options.get("budget", "") == run.setting.get("budget", "") for run in found)
     assert [run.method for run in plan(BASE, ["narrow"], budgets=["flops=0.4"])] == ["dense", "narrow"]
+
+
+def test_a_method_that_no_budget_binds_runs_without_one_and_is_labelled_so():
+    found = plan(BASE, ["demp", "prune-train"], budgets=["flops=0.4", "flops=0.2"])
+    free = [run for run in found if run.method == "prune-train"]
+    assert [(run.name, run.setting) for run in free] == [("prune-train-budget=none-s0", {"budget": "none"})]
+    assert "budget" not in free[0].config.method.options
+    assert words(free[0].setting) == "without a budget"
+    kept = plan(BASE, ["demp", "rigl"], budgets=["flops=0.4"], options={"rigl": {"weight_sparsity": [0.5, 0.9]}})
+    assert [words(run.setting) for run in kept if run.method == "rigl"] == [
+        "without a budget, weights 0.5", "without a budget, weights 0.9",
+    ]  # fmt: skip
+
+
+def record(method, reached, *, status="done", **setting):
+    shares = {"neuron_sparsity": reached, "weight_sparsity": reached / 2, "masked_share": reached / 2}
+    return {"status": status, "labels": {"method": method, "setting": setting, "seed": 0}, **shares}
+
+
+def test_a_target_that_was_missed_is_said_once_per_setting():
+    records = [
+        record("demp", 0.30, target_neuron_sparsity=0.5), record("demp", 0.40, target_neuron_sparsity=0.5),
+        record("demp", 0.796, target_neuron_sparsity=0.8), record("rigl", 0.86, weight_sparsity=0.9),
+        record("set", 0.80, weight_sparsity=0.9), record("snap", 0.0, status="failed", target_neuron_sparsity=0.5),
+        record("dense", 0.0), record("prune-train", 0.1, budget="none"),
+    ]  # fmt: skip
+    first, second = missed(records)
+    assert first.startswith("demp at neurons 0.5 has missed its target: 35.0% of the neurons instead of 50.0%; ")
+    assert second.startswith("set at weights 0.9 has missed its target: 80.0% of the weights instead of 90.0%; ")
+    assert without_budget(records) == [
+        "prune-train has no target, so it cannot land on a budget: it runs with its own options, as without a budget"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ FENCE = re.compile(
     r"^```(?P<kind>\w*)\n(?P<code>.*?)^```$|^<!-- python\n(?P<hidden>.*?)^-->$", re.MULTILINE | re.DOTALL
 )
 SHELL = ("", "sh", "console")
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, int]]:

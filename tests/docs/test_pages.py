@@ -181,12 +181,6 @@ def test_every_command_has_its_help():
         assert f"\n## demp {name}\n\n```text\nusage: demp {name} [-h]" in page
 
 
-def test_field_docstrings_are_those_under_the_fields():
-    fields = generator().field_docs(methods.MethodConfig)
-    assert fields["floor"] == "Neurons that stay in every layer, even if all are dead (gap 41)."
-    assert list(fields) == ["floor", "multiple", "include", "exclude", "joins", "budget"]
-
-
 @pytest.mark.parametrize("name", ["graph", "cut", "shrinking"])
 def test_pictures_have_a_title_and_load_nothing(name):
     text = (pages.ROOT / "docs" / f"{name}.svg").read_text()

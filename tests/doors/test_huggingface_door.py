@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,7 +26,7 @@ from doorruns import (
     options,
     plain,
 )
-from runs import hooks_on, step_hooks
+from runs import IMAGE, examples, hooks_on, step_hooks
 from shim import install_torchvision_shim
 
 install_torchvision_shim()
@@ -90,7 +91,12 @@ class StopAt(TrainerCallback):
 
 
 def trainer_of(
-    folder: Path, *callbacks: Any, dtype: torch.dtype = torch.float64, given: bool = True, **changes: Any
+    folder: Path,
+    *callbacks: Any,
+    dtype: torch.dtype = torch.float64,
+    given: bool = True,
+    kind: type[Trainer] = InOrder,
+    **changes: Any,
 ) -> Trainer:
     """A Trainer that does what the plain loop does; with ``given=False`` it makes its own optimizer."""
     arguments = {
@@ -104,8 +110,9 @@ def trainer_of(
     if given:
         optimizer = torch.optim.Adam(task.parameters(), lr=0.03)
         made = (optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, falling))
-    return InOrder(
-        task, TrainingArguments(**{**arguments, **changes}), train_dataset=Examples(dtype), optimizers=made,
+    return kind(
+        task, TrainingArguments(**{**arguments, **changes}), train_dataset=Examples(dtype),
+        eval_dataset=Examples(dtype), optimizers=made,
         callbacks=list(callbacks),
     )  # fmt: skip
 
@@ -186,6 +193,48 @@ def test_a_second_training_is_a_new_run(tmp_path: Path):
     assert callback.pruner.history[0].neurons_before == first.history[-1].neurons_after
 
 
+def test_a_longer_training_resumes_with_its_own_schedule(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = trainer_of(tmp_path, StopAt(9), save_strategy="steps", save_steps=8)
+    door.attach(first, **hf_options("window"))
+    with interrupted():
+        first.train()
+    longer = trainer_of(tmp_path, num_train_epochs=5)
+    callback = door.attach(longer, **hf_options("window"))
+    longer.train(resume_from_checkpoint=True)
+    assert "planned for 24 steps, this one for 40" in caplog.text
+    assert (callback.pruner.step, callback.pruner.method.total_steps) == (40, 40)
+    assert callback.pruner.history[-1].step == 40
+
+
+class Judged(InOrder):
+    """Finds the first checkpoint the best."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = {"eval_score": -float(self.state.global_step)}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def test_the_best_model_comes_back_at_its_own_width(tmp_path: Path):
+    trainer = trainer_of(
+        tmp_path, kind=Judged, load_best_model_at_end=True, save_strategy="steps", save_steps=2, eval_strategy="steps",
+        eval_steps=2, metric_for_best_model="score", greater_is_better=True,
+    )  # fmt: skip
+    callback = door.attach(trainer, **hf_options("batches"))
+    load_best, seen = trainer._load_best_model, []
+
+    def watched() -> None:
+        load_best()
+        seen.extend([callback.pruner.step, trainer.model.net(examples(IMAGE))])  # pyright: ignore
+
+    trainer._load_best_model = watched
+    trainer.train()
+    dense = trainer_of(tmp_path / "other").model
+    dense.load_state_dict(load_file(tmp_path / "checkpoint-2" / "model.safetensors"))  # nothing was cut by then
+    assert seen[0] == 2 and torch.equal(dense.net(examples(IMAGE)), seen[1])  # pyright: ignore
+    assert callback.pruner.finished and callback.pruner.history[-1].step == 2
+
+
 # Wrong use ----------------------------------------------------------------------------------------------
 
 
@@ -196,21 +245,11 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path):
         first.train()
     with pytest.raises(RuntimeError, match="size mismatch"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
-    longer = trainer_of(tmp_path, num_train_epochs=5)
-    door.attach(longer, **hf_options("window"))
-    with pytest.raises(UsageError, match="the saved run has 24 optimizer steps, this trainer 40"):
-        longer.train(resume_from_checkpoint=True)
     (tmp_path / "checkpoint-8" / "demp.pt").unlink()
     other = trainer_of(tmp_path)
     door.attach(other, **hf_options("window"))
     with pytest.raises(UsageError, match=r"holds no demp\.pt: it was written without the pruner"):
         other.train(resume_from_checkpoint=True)
-
-
-def test_loading_the_best_model_is_refused(tmp_path: Path):
-    trainer = trainer_of(tmp_path, load_best_model_at_end=True, save_strategy="best", metric_for_best_model="loss")
-    with pytest.raises(UsageError, match="load_best_model_at_end would load the weights of a wider network"):
-        door.attach(trainer, **hf_options("window"))
 
 
 def test_a_wrapped_model_is_refused(tmp_path: Path):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import demp
 from demp.errors import UsageError
 from doorruns import (
     ACCUMULATE,
@@ -213,7 +214,7 @@ def saved(folder: Path, *callbacks: Any) -> Path:
     return folder / "epoch=0.ckpt"
 
 
-def test_a_cut_checkpoint_is_tested_in_a_new_process_and_a_wider_one_refused(tmp_path: Path):
+def test_a_cut_checkpoint_is_tested_in_a_new_process_and_a_wider_one_after_it(tmp_path: Path):
     class Tested(Task):
         def test_step(self, batch: Any, index: int) -> None:
             self.log("test/loss", loss_of(self(batch[0]), batch[1]))
@@ -227,8 +228,11 @@ def test_a_cut_checkpoint_is_tested_in_a_new_process_and_a_wider_one_refused(tmp
     assert all(torch.equal(tensor, state[name]) for name, tensor in task.state_dict().items())
     assert hooks_on(task) == 0
     trainer.test(task, loader(), ckpt_path=tmp_path / "epoch=2.ckpt", verbose=False)
-    with pytest.raises(UsageError, match="neurons are gone here that the saved run still had"):
-        trainer.test(task, loader(), ckpt_path=path, verbose=False)
+    trainer.test(task, loader(), ckpt_path=path, verbose=False)  # wider again
+    assert all(torch.equal(tensor, state[name]) for name, tensor in task.state_dict().items())
+    other = Tested()
+    demp.load_state_dict(other, state)  # what `on_load_checkpoint` of a module without the callback would call
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
 
 
 def test_numbers_reach_the_logger(tmp_path: Path):
@@ -269,11 +273,11 @@ def test_without_the_callback_a_cut_checkpoint_does_not_load(tmp_path: Path):
         trainer_of(tmp_path).fit(Task(), loader(), ckpt_path=path)
 
 
-def test_a_trainer_of_another_length_is_refused(tmp_path: Path):
+def test_a_trainer_of_another_length_goes_on_with_its_own_schedule(tmp_path: Path):
     path = saved(tmp_path, DemPCallback(**options("window")))
-    trainer = trainer_of(tmp_path, DemPCallback(**options("window")), max_epochs=5)
-    with pytest.raises(UsageError, match="the saved run has 24 optimizer steps, this trainer 40"):
-        trainer.fit(Task(), loader(), ckpt_path=path)
+    callback = DemPCallback(**options("window"))
+    trainer_of(tmp_path, callback, max_epochs=5).fit(Task(), loader(), ckpt_path=path)
+    assert (callback.pruner.step, callback.pruner.total_steps, callback.pruner.method.total_steps) == (40, 40, 40)
 
 
 @pytest.mark.filterwarnings("ignore:.max_epochs. was not set")

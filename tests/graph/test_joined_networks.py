@@ -117,7 +117,7 @@ def test_saved_and_loaded(cut_network, tmp_path):
 def test_traced_again_with_the_same_costs(cut_network):
     model, inputs = cut_network
     graph = demp.trace(model, inputs)
-    assert len(graph.joins) == 3 and demp.cost(model, inputs).neurons == graph.neurons()
+    assert len(graph.joins) == 3 and demp.cost(model, inputs).neurons == graph.dense.neurons
     cut_apart(model, inputs, seed=5)
 
 

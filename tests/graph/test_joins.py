@@ -16,7 +16,7 @@ import demp
 import killing
 import nets
 from demp.graph.joins import JoinPlan, join, joining, model_joins, set_joins
-from demp.graph.order import moved, places, plan_joins, positions, runs
+from demp.graph.order import moved, positions, runs
 from residuals import Block, cut_apart, network
 
 CHANNELS = st.lists(st.booleans(), min_size=4, max_size=9)
@@ -168,9 +168,9 @@ def test_ten_cuts_of_a_live_run_and_one_cut_end_alike():
 def present(graph: demp.graph.NeuronGraph, gone: Tensor, dead: dict[str, list[int]]) -> dict[str, list[int]]:
     """Neurons by their present position in each layer instead of their dense index."""
     found = {}
-    standing = places(graph, gone)
+    state = graph.at(gone)
     for name, chosen in dead.items():
-        here = positions(graph.layer(name).classes, standing).tolist()
+        here = state.kept(graph.layer(name).classes).tolist()
         found[name] = [here.index(i) for i in chosen if i in here]
     return {name: chosen for name, chosen in found.items() if chosen}
 
@@ -182,7 +182,7 @@ def test_reordering_makes_nested_sets_slices():
     gone, order = graph.nothing_gone(), torch.randperm(12, generator=torch.Generator().manual_seed(0))
     for name, lost in (("1", 1), ("2.act#2", 3), ("3.act#2", 6), ("4.act#2", 8)):
         gone[graph.layer(name).classes[order[:lost]]] = True
-    plans = plan_joins(graph, places(graph, gone))
+    plans = graph.at(gone).residual_adds
     assert [len(plan.runs) for sums in plans.values() for plan in sums.values()] == [1, 1, 1]
     assert [plan.kind for sums in plans.values() for plan in sums.values()] == ["slice"] * 3
 
@@ -211,7 +211,7 @@ def test_two_outputs_always_join_by_one_slice():
         gone = graph.nothing_gone()
         for name in ("1", "2.act#2"):
             gone[graph.layer(name).classes[torch.rand(12, generator=draw) < 0.5]] = True
-        (plan,) = plan_joins(graph, places(graph, gone))["2"].values()
+        (plan,) = graph.at(gone).residual_adds["2"].values()
         assert len(plan.runs) <= 1
 
 

@@ -21,7 +21,7 @@ def test_mlp():
     assert described(graph) == {"1": ("relu", 8, ()), "3": ("relu", 5, ())}
     assert graph.layer("1").producers == (("0.weight", 0),) and graph.layer("1").reads == (("2.weight", 0),)
     assert graph.layer("3").producers == (("2.weight", 0),) and graph.layer("3").reads == (("4.weight", 0),)
-    assert graph.neurons() == 13 and graph.refused == ()
+    assert graph.dense.neurons == 13 and graph.refused == ()
     assert {(slot.tensor, slot.axis) for slot in graph.slots} == {
         ("0.weight", 0), ("0.bias", 0), ("2.weight", 0), ("2.weight", 1), ("2.bias", 0), ("4.weight", 1)
     }  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_gate_takes_its_value_along(how):
     graph = demp.trace(model, inputs)
     gone = graph.nothing_gone()
     gone[graph.layers[0].classes[2]] = True
-    shapes = {name: shape for name, shape in graph.sizes(gone).items() if name.endswith("weight")}
+    shapes = {name: shape for name, shape in graph.at(gone).shapes.items() if name.endswith("weight")}
     if how == "separate":
         assert shapes == {"gate.weight": (5, 4), "value.weight": (5, 4), "down.weight": (3, 5)}
     else:
@@ -171,14 +171,14 @@ def test_sizes_and_parameters_follow_what_is_gone():
     graph = demp.trace(model, inputs)
     names = {name for name, _ in model.named_parameters()}
     none = graph.nothing_gone()
-    assert graph.sizes(none) == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
-    assert graph.parameters(names, none) == sum(p.numel() for p in model.parameters())
+    assert graph.at(none).shapes == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
+    assert graph.at(none).parameters(names) == sum(p.numel() for p in model.parameters())
     dead = killing.killed(model.double(), graph, 0.5)
     gone = killing.classes_of(graph, dead)
     demp.cut(model, dead, example_inputs=tuple(x.double() for x in inputs))
-    assert graph.sizes(gone) == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
-    assert graph.parameters(names, gone) == sum(p.numel() for p in model.parameters())
-    assert graph.neurons(gone) == graph.neurons() - sum(map(len, dead.values()))
+    assert graph.at(gone).shapes == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
+    assert graph.at(gone).parameters(names) == sum(p.numel() for p in model.parameters())
+    assert graph.at(gone).neurons == graph.dense.neurons - sum(map(len, dead.values()))
 
 
 def test_an_unknown_layer_is_named_with_a_suggestion():

@@ -53,11 +53,11 @@ def test_torchvision(name):
     inputs = (torch.randn(2, 3, size, size, dtype=torch.float64),)
     graph = demp.trace(model, inputs)
     assert graph.vehicle == "meta"
-    assert (graph.neurons(), sum(int(layer.removable.sum()) for layer in graph.layers)) == (neurons, removable)
+    assert (graph.dense.neurons, sum(int(layer.removable.sum()) for layer in graph.layers)) == (neurons, removable)
     if name not in ("swin_t", "vit_b_32"):  # fused attention is counted another way
         with FlopCounterMode(display=False) as counter:
             before = comparing.outputs(model, inputs)
-        assert graph.flops(graph.nothing_gone()) == counter.get_total_flops()
+        assert graph.dense.flops() == counter.get_total_flops()
     dead = killing.killed(model, graph, 0.3, low=0.0)
     before = comparing.outputs(model, inputs)
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)

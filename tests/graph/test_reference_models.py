@@ -57,14 +57,14 @@ def counted(model: nn.Module, inputs: tuple) -> int:
 
 
 def test_neurons_of_the_paper():
-    assert traced(resnet18, 32)[2].neurons() == 3904
-    assert traced(resnet50, 224)[2].neurons() == 22720
+    assert traced(resnet18, 32)[2].dense.neurons == 3904
+    assert traced(resnet50, 224)[2].dense.neurons == 22720
 
 
 @pytest.mark.parametrize(("builder", "size"), [(resnet18, 32), (vgg16, 32), (resnet50, 64)])
 def test_flops_agree_with_torch(builder, size):
     model, inputs, graph = traced(builder, size, batch=2)
-    assert graph.flops(graph.nothing_gone()) == counted(model, inputs) > 0
+    assert graph.dense.flops() == counted(model, inputs) > 0
 
 
 def test_resnet50_without_the_inside_of_its_branches():
@@ -75,14 +75,14 @@ def test_resnet50_without_the_inside_of_its_branches():
         if layer.name.endswith(("act1", "act2")):
             assert layer.coupled == ()
             gone[layer.classes] = True
-    assert graph.neurons() - graph.neurons(gone) == 7552
-    dense = graph.flops(none)
+    assert graph.dense.neurons - graph.at(gone).neurons == 7552
+    dense = graph.at(none).flops()
     assert dense == counted(model, inputs) == pytest.approx(8.178e9, rel=1e-4)
     parameters = {name for name, _ in model.named_parameters()}
-    assert graph.parameters(parameters, none) == 25_557_032
-    assert graph.parameters(parameters, gone) / 25_557_032 == pytest.approx(0.1904, abs=5e-5)
-    assert graph.flops(gone) / dense == pytest.approx(0.117, abs=5e-4)
-    assert graph.flops(gone, paper=True) / dense == pytest.approx(0.318, abs=5e-4)
+    assert graph.at(none).parameters(parameters) == 25_557_032
+    assert graph.at(gone).parameters(parameters) / 25_557_032 == pytest.approx(0.1904, abs=5e-5)
+    assert graph.at(gone).flops() / dense == pytest.approx(0.117, abs=5e-4)
+    assert graph.at(gone).flops(paper=True) / dense == pytest.approx(0.318, abs=5e-4)
 
 
 def test_flops_of_a_cut_network_agree_with_torch():
@@ -93,4 +93,4 @@ def test_flops_of_a_cut_network_agree_with_torch():
     gone = killing.classes_of(graph, dead)
     report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
     assert not report.held
-    assert graph.flops(gone) == report.flops_after == counted(model, inputs) == demp.cost(model, inputs).flops
+    assert graph.at(gone).flops() == report.flops_after == counted(model, inputs) == demp.cost(model, inputs).flops

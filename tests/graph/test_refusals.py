@@ -321,3 +321,21 @@ def test_a_head_that_only_trains_keeps_its_input():
     assert demp.cut(model, dead, example_inputs=inputs).happened
     model.train()
     assert [tuple(out.shape) for out in model(*inputs)] == [(3, 2), (3, 2)]
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
+def test_an_rnn_is_called_one(cell):
+    model = Forward(
+        lambda s, x: s.head(s.mix(F.relu(s.fc(x)))[0].mean(1)),
+        fc=nn.Linear(6, WIDTH),
+        mix=cell(WIDTH, WIDTH, batch_first=True),
+        head=nn.Linear(WIDTH, 2),
+    )
+    reasons = {refusal.name.partition("#")[0]: refusal.reason for refusal in demp.trace(model, TOKENS).refused}
+    assert reasons["relu"] == f"read by an RNN ({cell.__name__} mix), whose widths torch fixes"
+    assert reasons["mix"] == f"part of an RNN ({cell.__name__}), whose weights serve every time step"
+
+
+def test_a_model_that_is_an_rnn_cell_is_called_one():
+    with pytest.raises(demp.UsageError, match=r"part of an RNN \(LSTM\)"):
+        demp.DemP(nn.LSTM(6, 4), None, example_inputs=TOKENS, total_steps=1)

@@ -221,6 +221,6 @@ def test_a_model_on_the_meta_device():
 
 def test_a_model_without_activations():
     graph = demp.trace(nn.Linear(4, 2), (torch.randn(3, 4),))
-    assert graph.layers == () and graph.slots == () and graph.neurons() == 0
+    assert graph.layers == () and graph.slots == () and graph.dense.neurons == 0
     report = demp.cut(nn.Linear(4, 2), {}, example_inputs=(torch.randn(3, 4),))
     assert not report.happened

@@ -104,7 +104,7 @@ def test_another_sum_in_training_binds_both_sides(kind):
 def test_the_same_sum_in_training_may_add_two_widths(kind):
     model, inputs = varying(kind)
     graph = demp.trace(model, inputs)
-    assert len(graph.joins) == 1 and graph.notes == () and graph.removable() == graph.neurons()
+    assert len(graph.joins) == 1 and graph.notes == () and graph.removable() == graph.dense.neurons
     dead = {"2": [0, 1], "3.act": [2], "3.act#2": [3, 4]}
     killing.kill(model, graph, dead)
     with torch.no_grad():  # in training the batch's own statistics would revive them
@@ -114,6 +114,28 @@ def test_the_same_sum_in_training_may_add_two_widths(kind):
     assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed == 5 and model_joins(model)
     if kind != "dropout":  # which draws one number per channel
         require_same_training(model, twin, inputs)
+
+
+@pytest.mark.parametrize("whole_blocks", [False, True])
+def test_a_sum_that_only_training_has_binds_both_sides(whole_blocks):
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h = torch.relu(s.a(x))
+        if whole_blocks:
+            h = torch.relu(s.d(h) + h)
+        y = s.b(h)
+        return s.c(torch.relu(y + 0.5 * h if s.training else y))
+
+    sizes = {"a": (6, 8), "b": (8, 8), "c": (8, 3), "d": (8, 8)}
+    model = nets.settle(nets.Forward(forward, **{name: nn.Linear(*size) for name, size in sizes.items()}))
+    inputs = (torch.randn(5, 6, dtype=torch.float64),)
+    graph = demp.trace(model, inputs)
+    last = graph.layers[-1]
+    assert len(graph.joins) == whole_blocks and last.coupled
+    dead = {name: [1, 2] for name in (last.name, *last.coupled)}
+    killing.kill(model, graph, dead)
+    twin = copy.deepcopy(model)
+    assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed == 4
+    torch.testing.assert_close(model.train()(*inputs), twin.train()(*inputs), rtol=1e-12, atol=1e-12)
 
 
 def test_a_block_that_training_leaves_out():

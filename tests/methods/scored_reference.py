@@ -36,9 +36,13 @@ class Times(nn.Module):
 class Literal:
     """A network whose neurons can be gated and silenced."""
 
-    def __init__(self, model: nn.Module, widths: dict[str, int], gate: str = "activation") -> None:
-        self.model, self.widths = copy.deepcopy(model), widths
+    def __init__(
+        self, model: nn.Module, widths: dict[str, int], gate: str = "activation", as_published: bool = True
+    ) -> None:
+        self.model, self.widths, self.as_published = copy.deepcopy(model), widths, as_published
+        layers = [m for m in self.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
         self.weights = [p for p in self.model.parameters() if p.requires_grad]
+        self.flowing = [m.weight for m in layers] if as_published else self.weights
         self.gates = {name: torch.ones(n, dtype=torch.float64, requires_grad=True) for name, n in widths.items()}
         self.keep = {name: torch.ones(n, dtype=torch.float64) for name, n in widths.items()}
         for name in widths:
@@ -46,11 +50,13 @@ class Literal:
             norm = name.replace("act", "norm")
             at = norm if gate == "producer" and hasattr(self.model, norm) else name
             setattr(self.model, at, Times(getattr(self.model, at), self.gates[name], after=gate == "activation"))
+        self.on_logits = torch.ones(self.model.head.out_features, dtype=torch.float64, requires_grad=True)
+        self.model.head = Times(self.model.head, self.on_logits, after=True)
 
     def scores(self, kind: str, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """|formula| per neuron."""
         self.model.eval()
-        c, w = list(self.gates.values()), self.weights
+        c, w = list(self.gates.values()), self.flowing
         found = [torch.zeros_like(gate) for gate in c]
         flow = [torch.zeros_like(weight) for weight in w]
         for x, y in pairs:
@@ -64,7 +70,8 @@ class Literal:
                 slopes = torch.autograd.grad(loss, w, create_graph=True)
                 parts = torch.autograd.grad(sum((a * b).sum() for a, b in zip(flow, slopes, strict=True)), c)
             else:
-                slopes = torch.autograd.grad(loss, c, create_graph=True)
+                every = [*c, self.on_logits] if self.as_published else c
+                slopes = torch.autograd.grad(loss, every, create_graph=True)
                 parts = torch.autograd.grad(slopes, c, grad_outputs=[s.detach() for s in slopes])
             for total, part in zip(found, parts, strict=True):
                 total += part

@@ -61,8 +61,8 @@ def expected_gone(pruner: demp.Pruner, model: nn.Module, step: int, beta: float,
             for i, name in enumerate(names)
         }
     minimum = {layer: max(1, int(graph.layer(layer).width * 0.6 * beta)) for layer in MADE_BY}
-    already = graph.neurons() - graph.neurons(pruner.gone)
-    return removed(scores, minimum, round(channel_share(step, 15, 0.4) * graph.neurons()) - already)
+    already = graph.dense.neurons - graph.at(pruner.gone).neurons
+    return removed(scores, minimum, round(channel_share(step, 15, 0.4) * graph.dense.neurons) - already)
 
 
 @pytest.mark.parametrize(("beta", "score"), [(0.2, "filter"), (1.0, "filter"), (0.2, "active")])
@@ -102,7 +102,7 @@ def test_floors_are_kept_and_what_they_withhold_is_said():
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5, channel_floor=0.7)
     train(model, optimizer, IMAGE, range(20))
     assert model.conv1.out_channels == int(6 * 0.5 * 0.7) == 2
-    assert pruner.graph.neurons(pruner.gone) == 9
+    assert pruner.graph.at(pruner.gone).neurons == 9
     model = build(PlainNet)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     pruner = pruner_for(model, optimizer, channel_sparsity=0.9, floor=4)
@@ -159,7 +159,7 @@ def test_only_channels_inside_blocks_go_unless_all_may():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5, channels="all")
     train(model, optimizer, IMAGE, range(20))
-    assert pruner.graph.neurons(pruner.gone) == 10
+    assert pruner.graph.at(pruner.gone).neurons == 10
     assert model.stem.out_channels + model.conv2.out_channels < 12
     for joins in (True, False):
         graph = demp.trace(build(ResidualNet), (examples(IMAGE),), joins=joins)
@@ -232,7 +232,7 @@ def test_a_frozen_convolution_keeps_its_channels():
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5)
     train(model, optimizer, IMAGE, range(20))
     assert model.conv2.out_channels == 5
-    assert pruner.graph.neurons() - pruner.graph.neurons(pruner.gone) == round(0.5 * 13)
+    assert pruner.graph.dense.neurons - pruner.graph.at(pruner.gone).neurons == round(0.5 * 13)
 
 
 @pytest.mark.parametrize(

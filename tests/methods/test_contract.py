@@ -31,7 +31,7 @@ class TestEveryMethod:
         assert all(loss == loss for loss in losses)
         assert contract.did_something(pruner)
         assert hooks_on(model) == 0
-        assert report.neurons_after == pruner.graph.neurons(pruner.gone)
+        assert report.neurons_after == pruner.graph.at(pruner.gone).neurons
         for one in pruner.history:
             assert one.difference is None or one.difference < 1e-10
         parameters = dict(model.named_parameters())

@@ -159,7 +159,7 @@ def test_a_run_that_ends_early_still_lands(at):
     model, optimizer, pruner = start(*KINDS[0], OPTIMIZERS[1], "flops=0.4", 1)
     train(model, optimizer, IMAGE, range(at))
     report = pruner.finish()
-    assert pruner.flops <= 0.4 * pruner.graph.flops(pruner.graph.nothing_gone())
+    assert pruner.flops <= 0.4 * pruner.graph.dense.flops()
     assert any("neurons removed without fading" in note for note in report.notes) or at == 25
 
 
@@ -178,7 +178,7 @@ def test_postponed_cuts_are_caught_up():
     del kept
     pruner.finish()
     assert any(report.happened for report in pruner.history if report.step < STEPS)
-    assert pruner.flops <= 0.4 * pruner.graph.flops(pruner.graph.nothing_gone())
+    assert pruner.flops <= 0.4 * pruner.graph.dense.flops()
 
 
 def test_every_decision_is_one_log_line(caplog):
@@ -208,7 +208,7 @@ def test_with_masks_of_another_method():
     )
     train(model, optimizer, IMAGE, range(STEPS))
     pruner.finish()
-    assert pruner.flops <= 0.5 * pruner.graph.flops(pruner.graph.nothing_gone()) and pruner.masks.masked()
+    assert pruner.flops <= 0.5 * pruner.graph.dense.flops() and pruner.masks.masked()
 
 
 def test_without_a_budget_nothing_is_new():

@@ -231,9 +231,9 @@ def test_a_target_is_reached_and_not_exceeded(kind: type[nn.Module], target: flo
     )  # fmt: skip
     train(model, optimizer, IMAGE, range(80))
     pruner.finish()
-    total = pruner.graph.neurons()
+    total = pruner.graph.dense.neurons
     wanted = round(target * total)
-    removed = total - pruner.graph.neurons(pruner.gone)
+    removed = total - pruner.graph.at(pruner.gone).neurons
     assert removed <= wanted
     assert removed >= wanted - (1 if kind is ResidualNet else 0)  # a stream neuron counts in each of its layers
     assert pruner.metrics()["demp/strength"] == 0.0

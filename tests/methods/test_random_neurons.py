@@ -26,7 +26,7 @@ def kept(pruner: demp.Pruner) -> dict[str, list[int]]:
 @pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
 def test_as_many_as_the_target_says_go_before_training(kind: type[nn.Module], target: float):
     pruner = attached(build(kind), target_neuron_sparsity=target)
-    total = pruner.graph.neurons()
+    total = pruner.graph.dense.neurons
     assert [report.removed for report in pruner.history] == [round(target * total)]
     assert pruner.history[0].step == 0
 

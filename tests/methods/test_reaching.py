@@ -50,7 +50,7 @@ def test_a_budget_of_neurons_is_the_target_by_another_name(ranking):
     if ranking == "global":
         assert torch.equal(*gone)
     else:
-        assert pruner.graph.neurons(gone[0]) == pruner.graph.neurons(gone[1])
+        assert pruner.graph.at(gone[0]).neurons == pruner.graph.at(gone[1]).neurons
 
 
 @pytest.mark.parametrize("name", ["snap", "network-slimming", "apoz", "greg-1", "random", "narrow"])

@@ -59,6 +59,8 @@ METHODS = {
     "snap": ("snap", {}, "sensitivity"),
     "cropit-s": ("cropit-s", {}, "weight-flow"),
     "cropit-s gates only": ("cropit-s", {"score": "gate-flow"}, "gate-flow"),
+    "cropit-s, all parameters": ("cropit-s", {"as_published": False}, "weight-flow"),
+    "cropit-s, neurons' gates": ("cropit-s", {"score": "gate-flow", "as_published": False}, "gate-flow"),
 }
 
 
@@ -70,7 +72,7 @@ def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Modu
     for network in (PlainNet, ResidualNet, Mlp):
         model = build(network, seed=4, act=act)
         shape = shape_of(network)
-        twin = Literal(model, WIDTHS[network])
+        twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
         pruner = attached(method, model, target_neuron_sparsity=target, **options)
         twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
         assert kept(pruner) == twin.kept()
@@ -82,8 +84,9 @@ def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Modu
 def test_gates_before_the_norm_as_in_the_original_repository(name: str):
     method, options, kind = METHODS[name]
     model = build(PlainNet, seed=4, act=nn.GELU)
-    twin = Literal(model, WIDTHS[PlainNet], gate="producer")
-    plain = Literal(model, WIDTHS[PlainNet])
+    published = options.get("as_published", True)
+    twin = Literal(model, WIDTHS[PlainNet], gate="producer", as_published=published)
+    plain = Literal(model, WIDTHS[PlainNet], as_published=published)
     pruner = attached(method, model, target_neuron_sparsity=0.6, gate="producer", **options)
     for one in (twin, plain):
         one.prune(kind, scoring_batches(IMAGE)(0), literal_rounds(0.6))
@@ -93,7 +96,7 @@ def test_gates_before_the_norm_as_in_the_original_repository(name: str):
 def test_every_round_is_a_cut_with_a_report_and_scores_what_is_left():
     model = all_alive(PlainNet)
     pruner = attached("snap", model, target_neuron_sparsity=0.8)
-    total = pruner.graph.neurons()
+    total = pruner.graph.dense.neurons
     sizes = [total - report.neurons_after for report in pruner.history]
     assert sizes == [round(k * total) for k in rounds.targets(0.8)] == [9, 12, 13, 14, 14, 14, 14]
     assert {report.step for report in pruner.history} == {0}
@@ -158,11 +161,11 @@ def test_a_zero_last_scale_empties_every_branch_first(name: str, options: dict):
     """Batch statistics: no neuron is dead, so that only those inside branches score 0."""
     graph = demp.trace(narrow50(True), (torch.randn(2, 3, 8, 8),))
     inner, layers = inside(graph), 32
-    target = (len(inner) - layers) / graph.neurons()  # all of them but one of each layer
+    target = (len(inner) - layers) / graph.dense.neurons  # all of them but one of each layer
     options = {"batch_statistics": True, **options}
     pruner, share = pruned(name, narrow50, target, True, **options)
     assert share == (len(inner) - layers) / len(inner)
-    assert graph.neurons() - graph.neurons(pruner.gone) == len(inner) - layers  # and nobody else
+    assert graph.dense.neurons - graph.at(pruner.gone).neurons == len(inner) - layers  # and nobody else
     assert all(widths == 1 for widths in widths_inside(pruner))
     fair, share = pruned(name, narrow50, target, False, **options)
     assert share < 0.6
@@ -190,9 +193,11 @@ def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branch
     assert not bool(found["sensitivity"].any())
     assert not bool(found["gate-flow"].any())
     assert bool((found["weight-flow"] != 0).all())
-    share = pruned("cropit-s", narrow50, len(inside(graph)) / graph.neurons(), True, batch_statistics=True, rounds=0)[1]
+    share = pruned(
+        "cropit-s", narrow50, len(inside(graph)) / graph.dense.neurons, True, batch_statistics=True, rounds=0
+    )[1]
     assert share > 0.8
-    assert pruned("cropit-s", narrow50, len(inside(graph)) / graph.neurons(), False, batch_statistics=True)[1] < 0.6
+    assert pruned("cropit-s", narrow50, len(inside(graph)) / graph.dense.neurons, False, batch_statistics=True)[1] < 0.6
 
 
 def test_the_fair_setting_is_the_default():

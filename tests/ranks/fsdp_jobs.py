@@ -276,5 +276,5 @@ def on_a_budget(how: str) -> dict[str, Any]:
     return {
         "history": [(report.step, report.removed, report.hash, report.notes) for report in pruner.history],
         "parameters": full(model.parameters()),
-        "share": pruner.flops / pruner.graph.flops(pruner.graph.nothing_gone()),
+        "share": pruner.flops / pruner.graph.dense.flops(),
     }

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 import demp
 from demp.activity import Criterion, probe
 from demp.activity.observe import observing
-from demp.graph.order import places, positions
 from demp.regularization import OutputScales, Shrink
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples
 
@@ -26,14 +25,13 @@ def scaled(kind, shape, **options):
 
 def gate_derivatives(model, graph, x, y, h=1e-6):
     """The derivative of the loss by a factor on each neuron where it is read: central differences, class by class."""
-    standing = places(graph, graph.nothing_gone())
 
     @torch.no_grad()
     def loss(factors):
         def multiply(read, operand):
             shape = [1] * operand.dim()
             shape[read.axis] = -1
-            return operand * factors[read.classes[positions(read.classes, standing)]].view(shape)
+            return operand * factors[graph.dense.present(read.classes)].view(shape)
 
         with observing(model, graph, multiply):
             return F.cross_entropy(model(x), y)

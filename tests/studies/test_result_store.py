@@ -169,7 +169,7 @@ def test_absent_data_is_named_before_anything_begins(place, monkeypatch):
     def unreachable(name):
         raise UsageError(f"data set {name!r}: the hub cannot be reached")
 
-    monkeypatch.setattr(sources, "_open", unreachable)
+    monkeypatch.setattr(sources, "open_tables", unreachable)
     cpu = replace(place, scale="cpu")
     campaign = Campaign([studies.find("fig3"), studies.find("table1")], cpu)
     words = (

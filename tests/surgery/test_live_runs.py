@@ -34,7 +34,7 @@ def test_a_run_shrinks_and_goes_on(family, collect):
     config = demp.DemPConfig(peak_strength=1e-4, peak_noise_std=1e-5, period=4, collect=collect)
     options = {"example_inputs": inputs, "total_steps": STEPS, "batches": [inputs], "holders": [ema]}
     pruner = demp.DemP(model, optimizer, config=config, **options)
-    before = demp.trace(model, inputs).neurons()
+    before = demp.trace(model, inputs).dense.neurons
     model.train()
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -47,7 +47,7 @@ def test_a_run_shrinks_and_goes_on(family, collect):
             for mine, other in zip(ema.parameters(), model.parameters(), strict=True):
                 mine.lerp_(other, 0.5)
     pruner.finish()
-    after = demp.trace(model, inputs).neurons()
+    after = demp.trace(model, inputs).dense.neurons
     assert sum(report.removed for report in pruner.history) == before - after
     if family != "gated":  # GELU says a little of everything
         assert before - after >= sum(map(len, dead.values())) // 2 > 0
@@ -83,11 +83,11 @@ def test_lbfgs_in_a_run(scale, notes):
         loss.backward()
         return loss
 
-    before, losses = demp.trace(model, inputs).neurons(), []
+    before, losses = demp.trace(model, inputs).dense.neurons, []
     for _ in range(STEPS):
         losses.append(optimizer.step(closure).item())
         pruner.after_step()
     pruner.finish()
-    assert sum(report.removed for report in pruner.history) == before - demp.trace(model, inputs).neurons()
+    assert sum(report.removed for report in pruner.history) == before - demp.trace(model, inputs).dense.neurons
     assert pruner.history[0].removed >= sum(map(len, dead.values())) and losses[-1] < losses[0]
     assert pruner.history[0].notes == notes

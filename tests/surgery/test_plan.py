@@ -123,7 +123,7 @@ def test_plans_only_take_what_was_offered(floor, multiple, data):
         width, left = layer.width, int((~gone).sum())
         assert not bool((gone & ~dead[layer.name]).any())
         assert left == width or (left >= floor and left % multiple == 0)
-    assert all(min(shape, default=1) > 0 for shape in graph.sizes(plan.after).values())
+    assert all(min(shape, default=1) > 0 for shape in graph.at(plan.after).shapes.values())
 
 
 GRAPH = demp.trace(*nets.dense(width=7, growth=4, layers=2))

@@ -39,7 +39,7 @@ def test_kept_indices_compose_over_cuts_and_traces(kind, seed):
     assert all(torch.equal(small[name], now[name]) for name in now)
     assert record.dense_shapes == {name: tuple(tensor.shape) for name, tensor in dense.items()}
     assert all(torch.equal(kept.sort().values, kept.unique()) for kept in record.kept.values())
-    assert record.neurons == demp.trace(model, inputs).neurons()
+    assert record.neurons == demp.trace(model, inputs).dense.neurons
 
 
 def test_costs_in_the_record():

@@ -322,7 +322,7 @@ def bad(tmp_path, kind):
         ("outside", r"a label 7, but the head has 3 classes \(labels 0 to 2\)"),
         ("empty", "the split 'test' is empty"),
         ("corrupt", "a file in it cannot be read"),
-        ("no test", "no split to test on, only train; set data.test_split"),
+        ("no test", "no split to test on, only train; set data.test_split .* or data.validation=0.1"),
         ("no picture", r"the picture img\[0\] cannot be decoded"),
     ],
 )
@@ -336,7 +336,7 @@ def test_faulty_folders(tmp_path, kind, message):
     ("change", "message"),
     [
         ({"image_column": "pixels"}, "image_column is 'pixels', not in data set .* img, label"),
-        ({"label_column": "img"}, "does not hold one whole number per picture"),
+        ({"label_column": "img"}, "does not hold one whole number or word per picture"),
         ({"train_split": "training"}, "no split 'training'; it has train, validation"),
         ({"test_split": "test"}, "no split 'test'; it has train, validation"),
     ],

@@ -66,7 +66,8 @@ def test_kept_lines_of_studies_stand_for_what_was_run():
         assert jobs[line].arguments["config"]["method"]["options"]["epoch_of"] == epoch_of
         assert identity_of(jobs[line].to_dict()) == jobs[line].identity
     old = json.loads(json.dumps(jobs["EarlyCroP-S"].to_dict()))
-    del old["arguments"]["config"]["method"]["options"]["epoch_of"]
+    for option in ("epoch_of", "as_published"):
+        del old["arguments"]["config"]["method"]["options"][option]
     assert old["labels"]["setting"] == jobs["EarlyCroP-S, epochs of the data"].labels["setting"]
     assert identity_of(old) == jobs["EarlyCroP-S, epochs of the data"].identity
 

@@ -166,9 +166,9 @@ FEATURES: dict[str, Feature] = {
         sequential(linear(6, 8, spectral_norm), act(), linear(8, 2)), {"1": 0}, "the weight is computed"
     ),
     # recurrent
-    "nn.RNN": Feature(recurrent(nn.RNN), {"relu": 0}, "written into it"),
-    "nn.LSTM": Feature(recurrent(nn.LSTM), {"relu": 0}, "written into it"),
-    "nn.GRU": Feature(recurrent(nn.GRU), {"relu": 0}, "written into it"),
+    "nn.RNN": Feature(recurrent(nn.RNN), {"relu": 0}, "read by an RNN (RNN "),
+    "nn.LSTM": Feature(recurrent(nn.LSTM), {"relu": 0}, "read by an RNN (LSTM "),
+    "nn.GRU": Feature(recurrent(nn.GRU), {"relu": 0}, "read by an RNN (GRU "),
     # dtypes and functions
     "complex parameters beside real neurons": Feature(complex_layers, {"relu": 8}),
     "neurons that become complex": Feature(complex_neurons, {"relu": 0}, "_fft"),

@@ -15,6 +15,7 @@ from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
+from demp.hooks import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12
@@ -56,7 +57,8 @@ class Judge:
         self.on_training: Callable[[], Any] = lambda: None
         """Called at every training forward of the whole model, where a window watches."""
         if self._window is not None:
-            self._hook = model.register_forward_pre_hook(self._remember, with_kwargs=True, prepend=True)
+            hook = Hook(self._remember)
+            self._hook = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
     def verdict(self, gone: Tensor, step: int) -> Verdict:
         """Who is dead now."""

@@ -13,6 +13,7 @@ from demp.compiled import refuse_to_watch
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import call_inputs
+from demp.hooks import Hook
 
 
 class Shrinking(Protocol):
@@ -51,13 +52,13 @@ class NeuronMonitor:
         if pruner is not None:
             _refuse_foreign(pruner, model)
             self._start(pruner.graph)
-            self._handle = model.register_forward_pre_hook(lambda *_: self._follow())
+            self._handle = model.register_forward_pre_hook(Hook(lambda *_: self._follow()))
         elif example_inputs is not None:
             self._start(trace(model, example_inputs))
         elif shards.parts(model):
             raise UsageError("a model sharded by fully_shard cannot be read during its forward; pass example_inputs")
         else:
-            self._handle = model.register_forward_pre_hook(self._first_forward, with_kwargs=True)
+            self._handle = model.register_forward_pre_hook(Hook(self._first_forward), with_kwargs=True)
 
     def _first_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._handle is not None and module.training:  # tracing and probing run the model in evaluation mode

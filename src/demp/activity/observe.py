@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp import shards
-from demp.graph import NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph, Read
 from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import positions
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
@@ -129,9 +128,9 @@ class Seat:
     neuron: Tensor
 
 
-def seats(graph: NeuronGraph, standing: Tensor, read: Read) -> list[Seat]:
+def seats(state: GraphState, read: Read) -> list[Seat]:
     """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
-    here = positions(read.classes, standing)
+    graph, here = state.graph, state.kept(read.classes)
     present = torch.full((len(read.classes),), -1)
     present[here] = torch.arange(len(here))
     found = []

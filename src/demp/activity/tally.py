@@ -13,7 +13,6 @@ from demp.activity.moments import Moments
 from demp.activity.observe import Seat, seats
 from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph, Read
-from demp.graph.order import places, positions
 
 Key = tuple[str, int]
 """A read point: its weight and the number of the use."""
@@ -41,10 +40,10 @@ class Tally:
         """Without ``sums`` only contractions are asked."""
         self.graph, self.gone, self.criterion = graph, gone, criterion
         asked = [read for read in graph.reads if sums or read.seat is None]
-        standing = places(graph, gone)
-        self._here = {key_of(read): positions(read.classes, standing) for read in asked}
+        state = graph.at(gone)
+        self._here = {key_of(read): state.kept(read.classes) for read in asked}
         self._widths = {key_of(read): len(read.classes) for read in asked}
-        self._seats = {key_of(read): seats(graph, standing, read) for read in asked}
+        self._seats = {key_of(read): seats(state, read) for read in asked}
         self._by_moments = [criterion.of_moments(layer.activation) for layer in graph.layers]
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
@@ -151,12 +150,8 @@ class Tally:
 
     def agreed(self) -> Tensor:
         """Per class: dead or saturated in every layer that reads it."""
-        votes = torch.zeros(self.graph.classes, dtype=torch.long)
-        for number, layer in enumerate(self.graph.layers):
-            if layer.reads:
-                votes[layer.classes] += self._judged(number).long()
-        voters = self.graph.voters()
-        return (votes == voters) & (voters > 0) & ~self.gone
+        judged = {layer.name: self._judged(n) for n, layer in enumerate(self.graph.layers) if layer.reads}
+        return self.graph.agreed(judged) & ~self.gone
 
     def flatness(self) -> dict[str, Flatness]:
         """Layer name -> how flat its neurons are, for the layers that are judged by their moments."""

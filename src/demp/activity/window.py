@@ -10,8 +10,8 @@ from demp.activity.criteria import Criterion
 from demp.activity.probe import Verdict, verdict_of
 from demp.activity.readers import first_length, in_backward, input_axis, operations_of, readers_of, reads_its_input
 from demp.activity.tally import Tally
-from demp.compiled import uncompiled
 from demp.graph import NeuronGraph, Read
+from demp.hooks import Hook
 
 
 class Window:
@@ -70,12 +70,12 @@ class Window:
         self.close()
         self._tally = Tally(self._graph, gone, self._criterion, sums=False)
         self._forget()
-        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(self._model.register_forward_hook(self._end, always_call=True))
+        self._handles.append(self._model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(Hook(self._end), always_call=True))
         for path, weights in self._readers.items():
             module = self._model.get_submodule(path)
             if reads_its_input(module):
-                look = uncompiled(self._hook(path, weights))
+                look = Hook(self._hook(path, weights))
                 self._handles.append(module.register_forward_pre_hook(look, with_kwargs=True))
             else:
                 enter, leave = self._around(path, weights)
@@ -147,7 +147,7 @@ class Window:
         ((weight, reads),) = weights.items()
 
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if module is not own or not self._counts(module):  # a deep copy of the model has this hook, too
+            if module is not own or not self._counts(module):  # a shallow copy has this hook, too
                 return
             value = args[0] if args else kwargs.get("input")
             if not self._starts(path, weights, args, kwargs) or not isinstance(value, Tensor):
@@ -160,7 +160,7 @@ class Window:
 
         return look
 
-    def _around(self, path: str, weights: dict[str, dict[int, Read]]) -> tuple[Any, Any]:
+    def _around(self, path: str, weights: dict[str, dict[int, Read]]) -> tuple[Hook, Hook]:
         """Hooks before and after a module whose operations are looked at while it runs."""
         own = self._model.get_submodule(path)
 
@@ -177,7 +177,7 @@ class Window:
             if module is own and self._modes and self._modes[-1][0] == path:
                 self._modes.pop()[1].__exit__(None, None, None)
 
-        return uncompiled(enter), uncompiled(leave)
+        return Hook(enter), Hook(leave)
 
     def _starts(self, path: str, weights: dict[str, dict[int, Read]], args: Any, kwargs: Any) -> bool:
         """Count a call of a reader; False if nobody can tell which of several uses in one forward it is."""

@@ -11,7 +11,6 @@ from demp.activity import reductions
 from demp.activity.observe import observing, quiet, seats
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
-from demp.graph.order import places
 
 
 def share_of_zeros(
@@ -21,7 +20,7 @@ def share_of_zeros(
 
     A neuron with several readers counts what each of them sees. With it the numbers of batches and examples.
     """
-    standing = places(graph, gone)
+    state = graph.at(gone)
     zeros = torch.zeros(graph.classes, dtype=torch.float64)
     total = torch.zeros(graph.classes, dtype=torch.float64)
     count = examples = 0
@@ -29,7 +28,7 @@ def share_of_zeros(
     def look(read: Read, operand: Tensor) -> None:
         silent = reductions.zeros(operand.detach(), read.axis).double().cpu()
         looked_at = operand.numel() / len(silent)
-        for seat in seats(graph, standing, read):
+        for seat in seats(state, read):
             classes = graph.layers[seat.layer].classes[seat.neuron]
             zeros.index_add_(0, classes, silent[seat.positions])
             total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64))

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from demp import __version__
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
 from demp.train.stopping import TrainingInterrupted
@@ -18,6 +19,9 @@ DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every error is one sentence on stderr unless ``--debug`` is given."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"demp {__version__}")
+        return DONE
     try:
         need("tyro")
         need("rich")
@@ -25,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from demp.cli.report import parse
         else:
             from demp.cli.commands import parse
-        command = parse(arguments)
+        command = parse(arguments or ["--help"])
         result = command.run()
         if command.json and speaks():
             print(json.dumps(result))

@@ -20,6 +20,7 @@ from demp.cli.study import Study
 from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
 from demp.files.schema import flat
+from demp.files.suggestion import suggestion
 from demp.train import artifact, loop, torchrun
 from demp.train.config import TrainConfig
 from demp.train.models import build, example_inputs, usual_pictures
@@ -240,10 +241,14 @@ COMMANDS: dict[str, type[Command]] = {
 
 def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments ask for; tyro explains unknown flags and exits."""
+    verb = arguments[0] if arguments else ""
+    if verb not in COMMANDS and not verb.startswith("-"):
+        meant = suggestion(verb, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise UsageError(f"there is no command {verb!r}{meant} (demp --help)")
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="demp",
-        description="Train a network that gets smaller while it learns.",
+        description=f"Train a network that gets smaller while it learns. demp {demp.__version__} (demp --version).",
         args=list(arguments),
         config=(tyro.conf.FlagCreatePairsOff,),
     )

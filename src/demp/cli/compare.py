@@ -12,7 +12,8 @@ from demp.cli.overrides import parse_settings, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
-from demp.compare.plan import Options, Planned, twins_of
+from demp.compare.missed import missed, no_budget, without_budget
+from demp.compare.plan import NO_BUDGET, Options, Planned, twins_of
 from demp.errors import UsageError
 from demp.files.results import DONE
 from demp.sweep import Store
@@ -71,7 +72,13 @@ class Compare(Sweeping):
         write_text(store.table_file, table.markdown(records, shared))
         files = [store.table_file, *picture.write(records, out)]
         show(console, records)
-        for text in (shared, *table.failures(records), f"written: {', '.join(map(str, files))}"):
+        warnings = [*missed(records), *without_budget(records)]
+        for text in (
+            shared,
+            *table.failures(records),
+            *(f"warning: {text}" for text in missed(records)),
+            f"written: {', '.join(map(str, files))}",
+        ):
             console.print(text, markup=False, highlight=False)
         if store.skipped():
             console.print(skipped_message(store.skipped()), markup=False, highlight=False)
@@ -82,6 +89,7 @@ class Compare(Sweeping):
             "rows": [vars(row) for row in table.rows(records)],
             "failed": sum(record["status"] != DONE for record in records),
             "left": left,
+            "warnings": warnings,
             "skipped": list(store.skipped()),
             "files": [str(file) for file in files],
         }
@@ -97,6 +105,8 @@ class Compare(Sweeping):
             budgets=self.budget,
             options=method_options(self.option),
         )
+        for name in dict.fromkeys(run.method for run in runs if run.setting.get("budget") == NO_BUDGET):
+            console.print(f"warning: {no_budget(name)}", highlight=False)
         left = self._go(base, out, runs, console)
         whose = [name.strip() for name in self.twin.split(",") if name.strip()]
         twins = twins_of(runs, Store(out), whose)

@@ -17,6 +17,8 @@ TARGETS = ("weight_sparsity", "target_neuron_sparsity")
 """What a target sparsity is called in the config of a method; the first that it has is meant."""
 STRENGTH = "peak_strength"
 BUDGET = "budget"
+NO_BUDGET = "none"
+"""In a setting: the comparison has budgets, and the method knows none. No part of the config."""
 NARROW, TWIN = "narrow", "twin"
 """The opponents that train from scratch; the first is always among methods on a budget."""
 EVERY = "*"
@@ -75,6 +77,11 @@ def plan(
     refuse_unknown(given, names)
     aims = Aims(tuple(targets), tuple(strengths), tuple(Budget.parse(text).text() for text in budgets))
     aims.refuse_both()
+    if aims.budgets and not any(methods.find(name).takes_budget for name in names):
+        raise UsageError(
+            f"{names[0]} has no target, so it cannot land on a budget; add a method that can, for example demp, or "
+            "leave --budget out"
+        )
     if aims.budgets and NARROW not in names:
         names = [NARROW, *names]
     settings = {name: list(settings_of(name, aims, given)) for name in names}
@@ -91,7 +98,8 @@ def plan(
 def planned(base: TrainConfig, method: str, setting: dict[str, Any], seed: int) -> Planned:
     """One run; its config is checked here."""
     own = {} if method == DENSE else shared_options(base, method)
-    values = {"name": method, "options": {**own, **setting}}
+    given = {key: value for key, value in setting.items() if (key, value) != (BUDGET, NO_BUDGET)}
+    values = {"name": method, "options": {**own, **given}}
     config = base.merged({"method": {"name": DENSE}, "seed": seed, "out": ""}).merged({"method": values})
     parts = [method, *(f"{name}={text(value)}" for name, value in setting.items()), f"s{seed}"]
     return Planned(name_of(*parts), method, setting, seed, config)
@@ -146,9 +154,8 @@ def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, A
     by_strength = is_demp(name) and bool(strengths) and not aims.budgets
     target = next((field for field in TARGETS if field in known), None)
     if aims.budgets and BUDGET not in chosen:
-        if not methods.find(name).takes_budget:
-            raise UsageError(f"{name} has no target, so it cannot land on a budget; leave it out")
-        axes = {BUDGET: list(aims.budgets), **axes}
+        takes = methods.find(name).takes_budget
+        axes = {BUDGET: list(aims.budgets) if takes else [NO_BUDGET], **axes}
     if by_strength:
         axes.setdefault(STRENGTH, list(strengths))
         target = target if target == TARGETS[0] else None
@@ -194,4 +201,7 @@ def knobs(name: str) -> set[str]:
 def words(setting: Mapping[str, Any]) -> str:
     """A setting as a reader wants it: the target's name is clear from the method."""
     short = {TARGETS[0]: "weights", TARGETS[1]: "neurons", STRENGTH: "strength", BUDGET: "at most"}
-    return ", ".join(f"{short.get(name, name)} {text(value)}" for name, value in setting.items())
+    return ", ".join(
+        "without a budget" if (name, value) == (BUDGET, NO_BUDGET) else f"{short.get(name, name)} {text(value)}"
+        for name, value in setting.items()
+    )

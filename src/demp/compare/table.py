@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from demp.compare.missed import missed, without_budget
 from demp.compare.plan import words
 from demp.files.results import DONE
 from demp.sweep import cells
@@ -173,6 +174,7 @@ def markdown(records: Records, base: str = "") -> str:
 def remarks(records: Records) -> list[str]:
     """Failures, notes of cuts, and runs that did not start from the weights of their dense run, as lists."""
     failed = [f"* {text}" for text in failures(records)]
+    short = [f"* {text}" for text in (*missed(records), *without_budget(records))]
     records = [record for record in records if record["status"] == DONE]
     notes: dict[str, list[str]] = {}
     for record in records:
@@ -185,6 +187,7 @@ def remarks(records: Records) -> list[str]:
     others = [f"* {r['name']}" for r in records if starts.get(label(r, "seed")) not in (None, r["initial_weights"])]
     lists = (
         ("Failed:", failed),
+        ("Not as asked:", short),
         ("Remarks of the methods:", noted),
         ("Not from the weights of the dense run:", others),
     )

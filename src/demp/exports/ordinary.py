@@ -16,9 +16,9 @@ from demp.errors import ExportError, UsageError
 from demp.graph.elements import components
 from demp.graph.forward import as_inputs, first_names
 from demp.graph.joins import model_joins, set_joins
-from demp.graph.order import common_order
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
+from demp.graph.streams import common_order
 from demp.surgery.record import make_inputs, put_record, record_of
 from demp.surgery.shrink import restore, shown_sizes
 from demp.surgery.verify import difference, outputs_of, tolerance_for

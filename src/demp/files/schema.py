@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from demp.errors import UsageError
-from demp.files.suggestion import suggestion
 
 T = TypeVar("T")
 
@@ -24,8 +24,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
         if key not in names:
-            hint = suggestion(key, names) or f"; known keys: {', '.join(names)}"
-            raise UsageError(f"unknown config key {path!r}{hint}")
+            raise UsageError(f"unknown config key {path!r}; {_suggest(key, hints, where)}")
         arguments[key] = convert(hints[key], value, path)
     return cls(**arguments)
 
@@ -88,6 +87,16 @@ def _fits(kind: Any, value: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _suggest(key: str, hints: Mapping[str, Any], where: str) -> str:
+    """The nearest key of this table by its whole path, else a key of that name in a table below."""
+    prefix = f"{where}." if where else ""
+    below = {name: f"{part}.{name}" for part, kind in hints.items() if is_dataclass(kind) for name in hints_of(kind)}
+    close = get_close_matches(key, hints, 1)
+    if key in below or close:
+        return f"did you mean {prefix + (below[key] if key in below else close[0])!r}?"
+    return f"known keys: {', '.join(hints)}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

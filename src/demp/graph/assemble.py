@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
-from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
-from demp.graph.order import free_streams
+from demp.graph.neurons import NeuronGraph
+from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, Slot
 from demp.graph.recording import Recording, Site
+from demp.graph.streams import free_streams
 from demp.graph.unoffered import output_axes, unoffered
 
 

@@ -1,130 +1,22 @@
-"""The neuron graph: plain frozen data, no reference to the model.
+"""The neuron graph of a model, and the network at one moment: plain frozen data, no reference to the model.
 
 A *class* is the set of all tensor slices that must go together; classes are numbered once, on the dense model, and
 keep their number for the whole run. A neuron of a layer is one class. What was removed so far is a boolean vector over
-classes, called ``gone`` everywhere; the indices that stay in any axis follow from it.
+classes; everything else follows from it (`GraphState`).
 """
 
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One axis of one parameter or buffer. ``classes[i]`` is the class that owns index ``i``."""
-
-    tensor: str
-    axis: int
-    classes: Tensor
-
-
-@dataclass(frozen=True)
-class Read:
-    """What consumes neurons: use number ``use`` of parameter ``weight`` in one forward, or a residual sum.
-
-    ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis; ``weight_axis`` is
-    the axis of the weight that meets it. ``classes`` has one entry per position.
-    """
-
-    weight: str
-    use: int
-    operand: int
-    axis: int
-    weight_axis: int
-    classes: Tensor
-    layers: dict[int, Tensor]
-    """Layer index -> positions of the axis that carry neurons of this layer."""
-    seat: tuple[str, int] | None = None
-    """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
-
-
-@dataclass(frozen=True)
-class Join:
-    """A residual sum whose two sides may keep different channels.
-
-    It is sum number ``number`` in one call of ``module``; operand ``operand`` is the stream, an activation that is zero
-    where its neuron is dead. Channel ``source[i]`` of the stream is added to channel ``target[i]`` of the branch.
-    """
-
-    module: str
-    number: int
-    operand: int
-    axis: int
-    stream: Tensor
-    """Class of each channel of the stream."""
-    branch: Tensor
-    """Class of each channel of the branch, which are those of the sum."""
-    source: Tensor
-    target: Tensor
-    sums: int = 0
-    """Sums in one call of ``module``."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """A residual stream whose channels may be reordered."""
-
-    table: Tensor
-    """Class of each channel (row) at each block output that the stream passes (column); -1 where it has none."""
-    sums: tuple[tuple[int, int], ...]
-    """Columns of the two sides of each join."""
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm: its parameters, the weight that feeds it, and the classes along its axis."""
-
-    scale: str | None
-    shift: str | None
-    producer: str | None
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """The arithmetic of one convolution or matrix product: FLOPs at dense widths, and what they scale with."""
-
-    module: str
-    weight: str | None
-    """The parameter; None for a product of two activations."""
-    flops: int
-    inputs: Tensor | None
-    outputs: Tensor | None
-    axis: int | None = None
-    """Axis of the weight along which its outputs lie; None where it is used in parts."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One activation site."""
-
-    name: str
-    activation: str
-    classes: Tensor
-    """Class of each neuron, dense order."""
-    removable: Tensor
-    """Per neuron: may it go at all?"""
-    producers: tuple[tuple[str, int], ...]
-    reads: tuple[tuple[str, int], ...]
-    coupled: tuple[str, ...]
-    """Other layers that share neurons with this one (a residual stream, a gate)."""
-
-    @property
-    def width(self) -> int:
-        """Neurons in the dense model."""
-        return len(self.classes)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Neurons that demp will not remove, and why."""
-
-    name: str
-    reason: str
-    neurons: int
+from demp.graph.order import moved, plan_join, positions, ranks_of
+from demp.graph.parts import Contraction, Join, Layer, Norm, Read, Refusal, Slot, Stream
+from demp.graph.sums import JoinPlan
 
 
 @dataclass(frozen=True)
@@ -201,39 +93,105 @@ class NeuronGraph:
                 votes[layer.classes] += 1
         return votes
 
-    def neurons(self, gone: Tensor | None = None) -> int:
-        """Neurons over all layers that are still there."""
-        if gone is None:
-            return sum(layer.width for layer in self.layers)
-        return sum(int((~gone[layer.classes]).sum()) for layer in self.layers)
+    def agreed(self, dead: Mapping[str, Tensor]) -> Tensor:
+        """Per class: is it in ``dead`` (layer -> boolean per neuron) of every layer that is read and carries it?"""
+        votes = torch.zeros(self.classes, dtype=torch.long)
+        for layer in self.layers:
+            if layer.reads and layer.name in dead:
+                votes[layer.classes] += dead[layer.name]
+        voters = self.voters()
+        return (voters > 0) & (votes == voters)
 
-    def parameters(self, parameter_names: set[str], gone: Tensor) -> int:
-        """Entries of the named tensors at the widths that ``gone`` leaves."""
-        return sum(numel(shape) for name, shape in self.sizes(gone).items() if name in parameter_names)
+    def at(self, removed: Tensor) -> "GraphState":
+        """The network without the classes that are ``removed`` (boolean per class)."""
+        return GraphState(self, removed.clone())
 
-    def sizes(self, gone: Tensor) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor at the widths that ``gone`` leaves."""
-        shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        for slot in self.slots:
-            shapes[slot.tensor][slot.axis] = int((~gone[slot.classes]).sum())
+    @cached_property
+    def dense(self) -> "GraphState":
+        """The network before anything was removed."""
+        return self.at(self.nothing_gone())
+
+
+@dataclass(frozen=True, eq=False)
+class GraphState:
+    """A network at one moment: which classes of neurons are removed, and everything that follows from it.
+
+    A cut is two of them, before and after. Made by `NeuronGraph.at`; nothing of it changes afterwards.
+    """
+
+    graph: NeuronGraph
+    removed: Tensor
+    """Boolean per class."""
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """Per class: -1 if it is removed, else its rank among the channels of its stream (0 for all others)."""
+        return ranks_of(self.graph.streams, self.removed)
+
+    def kept(self, classes: Tensor) -> Tensor:
+        """Positions of an axis with these classes that are still there, dense numbering, in the order of memory."""
+        return positions(classes, self.ranks)
+
+    def present(self, classes: Tensor) -> Tensor:
+        """The classes of an axis that are still there, in the order in which they lie in memory."""
+        return classes[self.kept(classes)]
+
+    def index_into(self, before: "GraphState", classes: Tensor) -> Tensor:
+        """Where what is there now lay ``before``: indices into the axis as it was."""
+        return moved(classes, before.ranks, self.ranks)
+
+    def owners(self, slots: Iterable[Slot]) -> list[Tensor]:
+        """Per tensor axis: the class of each index that is there, in the order of memory; 0 if it may never go."""
+        removable = removable_classes(self.graph)
+        present = [self.present(slot.classes) for slot in slots]
+        return [torch.where(removable[classes], classes, 0) for classes in present]
+
+    @cached_property
+    def residual_adds(self) -> dict[str, dict[int, JoinPlan]]:
+        """Module path -> number of the residual sum -> how its two widths are added."""
+        plans: dict[str, dict[int, JoinPlan]] = defaultdict(dict)
+        for join in self.graph.joins:
+            plans[join.module][join.number] = plan_join(join, self.ranks)
+        return dict(plans)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter and buffer."""
+        shapes = {name: list(shape) for name, shape in self.graph.shapes.items()}
+        for slot in self.graph.slots:
+            shapes[slot.tensor][slot.axis] = int((~self.removed[slot.classes]).sum())
         return {name: tuple(shape) for name, shape in shapes.items()}
 
-    def flops(self, gone: Tensor, *, paper: bool = False) -> int:
+    def parameters(self, names: Collection[str]) -> int:
+        """Entries of the named tensors."""
+        return sum(numel(shape) for name, shape in self.shapes.items() if name in names)
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Neurons of each layer."""
+        return {layer.name: int((~self.removed[layer.classes]).sum()) for layer in self.graph.layers}
+
+    @property
+    def neurons(self) -> int:
+        """Neurons over all layers."""
+        return sum(self.widths.values())
+
+    def flops(self, *, paper: bool = False) -> int:
         """Forward FLOPs of the example inputs (2 per multiply-add).
 
         ``paper=True`` counts as the paper does: the shrunken input width is ignored.
         """
-        return round(sum(self.flops_by_operation(gone, paper=paper)))
+        return round(sum(self.flops_by_operation(paper=paper)))
 
-    def flops_by_operation(self, gone: Tensor, *, paper: bool = False) -> list[float]:
+    def flops_by_operation(self, *, paper: bool = False) -> list[float]:
         """The same for each contraction, in forward order."""
         found = []
-        for op in self.contractions:
+        for op in self.graph.contractions:
             share = 1.0
             if op.outputs is not None:
-                share *= share_left(op.outputs, gone)
+                share *= share_left(op.outputs, self.removed)
             if op.inputs is not None and not paper:
-                share *= share_left(op.inputs, gone)
+                share *= share_left(op.inputs, self.removed)
             found.append(op.flops * share)
         return found
 

@@ -26,6 +26,7 @@ from demp.graph.forward import (
 )
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
+from demp.graph.recurrent import name_recurrent
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
 from demp.graph.training import AUXILIARY, learn
 
@@ -120,7 +121,8 @@ def trace_with(
         f"{name or 'the model'}: its residual sum binds both sides, because {why}" for name, why in differing.items()
     )
     graph = replace(graph, notes=notes)
-    return graph if training is None else refuse_training_only(graph, model, training, inputs)
+    graph = graph if training is None else refuse_training_only(graph, model, training, inputs)
+    return name_recurrent(graph, model)
 
 
 def couple(recording: Recording, owners: set[str]) -> None:

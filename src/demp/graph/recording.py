@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from demp.graph.elements import Axis, Elements
-from demp.graph.neurons import Norm
+from demp.graph.parts import Norm
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from demp.graph.attributes import attributes_of
 from demp.graph.joins import joined
-from demp.graph.neurons import NeuronGraph, Refusal, Slot
-from demp.graph.order import is_whole, places, plan_joins, positions
+from demp.graph.neurons import GraphState, NeuronGraph
+from demp.graph.order import is_whole
+from demp.graph.parts import Refusal
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
 
@@ -93,21 +94,21 @@ def survives(
                 some = layer.classes[layer.removable]
                 gone[some[number % len(some)]] = True  # another channel in every group: sums of two widths, too
     gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
-    standing = places(graph, gone)
-    small = shrunken(graph.slots, tensors, standing)
+    state = graph.at(gone)
+    small = shrunken(state, tensors)
     try:
-        with attributes_of(model, graph, gone), joined(model, plan_joins(graph, standing)):
+        with attributes_of(model, graph, gone), joined(model, state.residual_adds):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False
     return shapes_of(out) == shapes_of(reference)
 
 
-def shrunken(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], standing: Tensor) -> dict[str, Tensor]:
+def shrunken(state: GraphState, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Stand-ins at the widths that are left."""
     small = dict(tensors)
-    for slot in slots:
-        keep = positions(slot.classes, standing)
+    for slot in state.graph.slots:
+        keep = state.kept(slot.classes)
         if not is_whole(keep, len(slot.classes)):
             tensor = small[slot.tensor]
             small[slot.tensor] = (

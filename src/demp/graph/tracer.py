@@ -16,7 +16,7 @@ from demp.graph.activations import newest
 from demp.graph.branches import Frames
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
-from demp.graph.neurons import Norm
+from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
 from demp.graph.sums import join

@@ -18,10 +18,10 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     """
     base = stored_elements(evaluation)
     other = differing_owners(evaluation, training, owners, base)
-    may = owners - other.keys()
     here, there = evaluation.tracer, training.tracer
+    may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
-        if not join.planned and join.module not in may:
+        if not join.planned and (join.module, join.number) not in may:
             there.elements.union(join.stream.ids, join.branch.ids)
     here.elements.inherit(there.elements, base, IN_TRAINING)
     known = {read.weight for read in here.recording.reads}

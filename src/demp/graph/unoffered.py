@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from demp.graph.neurons import Refusal
+from demp.graph.parts import Refusal
 from demp.graph.recording import ContractionSeen, Recording
 
 NO_ACTIVATION = "no activation that keeps zero at zero follows"

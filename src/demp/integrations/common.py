@@ -56,11 +56,3 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{folder} holds no {STATE_FILE}: it was written without the pruner, or not completely")
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def check_total_steps(pruner: Pruner, total_steps: float) -> None:
-    """A resumed run must be as long as the one that was saved."""
-    if pruner.total_steps != total_steps:
-        raise UsageError(
-            f"the saved run has {pruner.total_steps} optimizer steps, this trainer {total_steps}; set it up as it was"
-        )

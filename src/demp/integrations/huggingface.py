@@ -6,7 +6,7 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.integrations.common import (
-    check_total_steps,
+    STATE_FILE,
     create,
     read_state,
     refuse_many_processes,
@@ -41,6 +41,11 @@ class DemPCallback(transformers.TrainerCallback):
         self._pruner.load_state_dict(state)
         self._replayed = True
 
+    def go_back(self, checkpoint: str | None) -> None:
+        """Give the model the widths of the best checkpoint, before its weights are loaded at the end of training."""
+        if checkpoint is not None and (Path(checkpoint) / STATE_FILE).is_file():
+            self.pruner.load_state_dict(read_state(checkpoint))
+
     def metrics(self) -> dict[str, float]:
         """The pruner's numbers; none before there is one."""
         return {} if self._pruner is None else self._pruner.metrics()
@@ -50,7 +55,7 @@ class DemPCallback(transformers.TrainerCallback):
         refuse_wrapped(self._trainer.model_wrapped)
         optimizer = self._trainer.optimizer.optimizer
         if self._replayed:
-            check_total_steps(self.pruner, state.max_steps)
+            self.pruner.plan(state.max_steps)
             self.pruner.attach_to(optimizer)
         else:
             if self._pruner is not None:
@@ -73,21 +78,17 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
     ``options`` are those of `demp.methods.create`; the number of steps is the Trainer's.
 
     Raises:
-        UsageError: several devices, DeepSpeed or FSDP, or ``load_best_model_at_end``.
+        UsageError: several devices, DeepSpeed or FSDP.
     """
     args = trainer.args
     refuse_many_processes(max(args.world_size, args.n_gpu))
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise UsageError("DeepSpeed and FSDP hold the weights in shapes of their own; train without them to prune")
-    if args.load_best_model_at_end:
-        raise UsageError(
-            "load_best_model_at_end would load the weights of a wider network into the pruned one; switch it off"
-        )
     if isinstance(example_inputs, Mapping):
         example_inputs = dict(example_inputs)  # what tokenizers return is no dict
     callback = DemPCallback(trainer, {"method": method, "example_inputs": example_inputs, **options})
     trainer.add_callback(callback)
-    load, log = trainer._load_from_checkpoint, trainer.log
+    load, log, load_best = trainer._load_from_checkpoint, trainer.log, trainer._load_best_model
 
     def load_from_checkpoint(resume_from_checkpoint: str, *rest: Any, **kwargs: Any) -> None:
         callback.replay(resume_from_checkpoint)
@@ -96,5 +97,10 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
     def log_metrics(logs: dict[str, float], *rest: Any, **kwargs: Any) -> None:
         log({**logs, **callback.metrics()} if "loss" in logs else logs, *rest, **kwargs)
 
+    def load_best_model(*given: Any, **named: Any) -> None:
+        callback.go_back(trainer.state.best_model_checkpoint)
+        load_best(*given, **named)
+
     trainer._load_from_checkpoint, trainer.log = load_from_checkpoint, log_metrics
+    trainer._load_best_model = load_best_model
     return callback

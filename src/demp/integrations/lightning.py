@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from demp.errors import UsageError
-from demp.integrations.common import check_total_steps, create, refuse_many_processes, refuse_wrapped
+from demp.integrations.common import create, refuse_many_processes, refuse_wrapped
 from demp.pruner import Pruner
 from demp.train.extras import need
 
@@ -87,7 +87,7 @@ class DemPCallback(pl.Callback):
             self._pruner = self._create(pl_module, trainer.optimizers[0], total_steps)
             add_averages(self._pruner, trainer)
         else:
-            check_total_steps(self._pruner, total_steps)
+            self._pruner.plan(int(total_steps))
             self._pruner.attach_to(trainer.optimizers[0])
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -29,7 +29,6 @@ from demp import densities
 from demp.densities import kept, top, top_of_all
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, Slot
-from demp.graph.order import places, positions
 from demp.methods.base import MethodConfig, Selection, View
 from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
@@ -251,11 +250,11 @@ def mean_size(
     The mean is over the dense filter, in which what is masked or removed is zero; or over the ``active`` weights.
     """
     total, count = torch.zeros(graph.classes, dtype=torch.float64), torch.zeros(graph.classes, dtype=torch.float64)
-    standing = places(graph, gone)
+    state = graph.at(gone)
     for slot in making(graph):
         if slot.tensor not in weights:
             continue
-        here = slot.classes[positions(slot.classes, standing)]
+        here = state.present(slot.classes)
         rows = weights[slot.tensor].movedim(slot.axis, 0).flatten(1)
         total.index_add_(0, here, rows.abs().double().sum(1).cpu())
         dense = graph.shapes[slot.tensor]

@@ -128,7 +128,7 @@ class Course:
     def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:
         """What was decided, in a line."""
         now, then = (spent(view.meter, goals, removed) for removed in (after, after | found.chosen))
-        count = view.graph.neurons(after) - view.graph.neurons(after | found.chosen)
+        count = view.graph.at(after).neurons - view.graph.at(after | found.chosen).neurons
         if found.lack:
             wanted = ", ".join(f"{name} {value:.3f}" for name, value in self._wanted(view.meter, goals).items())
             why = "every layer left is at its floor, excluded or refused"

@@ -8,14 +8,16 @@ The absolute value keeps the flow from changing either way. For the moment, the 
 ``demp.methods.scored``; the original gates before the norm (``gate="producer"``) and takes 5 batches.
 
 **Residual networks whose branches start as zero** (last scale 0; see ``demp.methods.snap``): gate-flow is exactly 0
-inside every branch, and all of it goes first, as in the DemP paper's rows for CroPit-S. Weight-flow as written here
-counts all trainable parameters as weights, the last scales among them; these have a gradient, which the inner gates
-change. So branches keep scores, but hundreds of times smaller than those of the stream, and still go almost first.
+inside every branch, and all of it goes first, as in the DemP paper's rows for CroPit-S; so is weight-flow through the
+weights of linear layers and convolutions. With ``as_published=False`` it counts all trainable parameters, the last
+scales among them; these have a gradient, which the inner gates change. So branches keep scores, but hundreds of times
+smaller than those of the stream, and still go almost first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from demp.gates import Scoring
 from demp.methods.base import MethodConfig
 from demp.methods.checks import check_choice
 from demp.methods.scored import Scored, ScoredConfig
@@ -27,6 +29,10 @@ class CropItSConfig(ScoredConfig):
 
     score: str = "weight-flow"
     """``weight-flow`` (the original) or ``gate-flow`` (the DemP authors' variant, cheaper)."""
+    as_published: bool = True
+    """As the published codes sum the flow: through the weights of linear layers and convolutions; in ``gate-flow``
+    through gates on the classifier's outputs, too. False: through all trainable parameters, biases and norms among
+    them; through the gates of neurons alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,3 +53,7 @@ class CropItS(Scored):
     def kind(self) -> str:
         """As the config says."""
         return self.config.score
+
+    def scoring(self) -> Scoring:
+        """As the config says."""
+        return replace(super().scoring(), as_published=self.config.as_published)

@@ -278,15 +278,15 @@ class DemonPruning(Method):
             verdict = view.verdict()
             return Selection(verdict.dead, advice=self._advice(step, view, verdict))
         graph, gone = view.graph, view.gone
-        left = graph.neurons(gone)
-        budget = left - (graph.neurons() - round(target * graph.neurons()))
+        left = graph.at(gone).neurons
+        budget = left - (graph.dense.neurons - round(target * graph.dense.neurons))
         if budget <= 0:
             self._target_met = True
             return Selection()
         verdict = view.verdict()
         flatness = ranked(graph, verdict.deviations) if verdict.deviations else None
         after = plan_cut(graph, gone, verdict.dead, self.config.limits(), flatness).after
-        self._target_met = left - graph.neurons(after) >= budget
+        self._target_met = left - graph.at(after).neurons >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
         return Selection(at_most(budget, graph, after & ~gone, flatness))

@@ -15,7 +15,7 @@ from torch import Tensor
 from demp.artifact import read_architecture
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.graph.order import strands_and_families
+from demp.graph.streams import strands_and_families
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_share
 from demp.methods.reaching import goals_at, missed, refuse_two_aims
@@ -89,7 +89,7 @@ class Narrow(FromScratch):
     def shape(self, view: View) -> tuple[Tensor, tuple[str, ...]]:
         """The largest factor on all widths with which the target holds."""
         goals = (
-            {"neurons": (1 - self.config.target_neuron_sparsity) * view.graph.neurons()}
+            {"neurons": (1 - self.config.target_neuron_sparsity) * view.graph.dense.neurons}
             if self.config.budget is None
             else goals_at(view.meter, self.config.budget, 1.0)
         )

@@ -10,7 +10,6 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
-from demp.graph.order import owners
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
@@ -232,7 +231,7 @@ def sizes(view: View) -> Tensor:
     slots = [slot for slot in making_slots(graph) if slot.tensor in parameters]
     total = torch.zeros(graph.classes, dtype=torch.float64)
     count = torch.zeros_like(total)
-    for slot, classes in zip(slots, owners(graph, slots, view.gone), strict=True):
+    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1).double().cpu()
         total.index_add_(0, classes, weight.sum(1))
         count.index_add_(0, classes, torch.full((len(classes),), weight.shape[1], dtype=torch.float64))

@@ -23,7 +23,6 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
-from demp.graph.order import owners
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.reaching import reach, refuse_two_aims
@@ -152,6 +151,6 @@ def scale_sizes(view: View) -> Tensor:
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in scale_slots(graph) if slot.tensor in parameters]
     sizes = torch.full((graph.classes,), -1.0, dtype=torch.float64)
-    for slot, classes in zip(slots, owners(graph, slots, view.gone), strict=True):
+    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
         sizes.scatter_reduce_(0, classes, parameters[slot.tensor].abs().double().cpu(), "amax")
     return torch.where(sizes < 0, math.inf, sizes)

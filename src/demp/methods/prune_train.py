@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.neurons import channel_slots
-from demp.graph.order import owners
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.penalties import Penalty, Slices, slice_value
@@ -126,7 +125,7 @@ def strength_for(share: float, view: View) -> float:
     """``share * loss / ((1 - share) * sum_g ||W_g||)``, at which the penalty is this share of loss + penalty."""
     parameters, slots = view.parameters(), channel_slots(view.graph)
     named = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
-    classes = owners(view.graph, [slot for _, slot in named], view.gone)
+    classes = view.graph.at(view.gone).owners(slot for _, slot in named)
     slices = [
         Slices(nn.Parameter(weight, False), slot.axis, c) for (weight, slot), c in zip(named, classes, strict=True)
     ]
@@ -144,7 +143,7 @@ def small(view: View, threshold: float) -> Tensor:
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in channel_slots(graph) if slot.tensor in parameters]
     largest = torch.full((graph.classes,), -1.0, dtype=torch.float64)
-    for slot, classes in zip(slots, owners(graph, slots, view.gone), strict=True):
+    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1)
         largest.scatter_reduce_(0, classes, weight.amax(1).double().cpu(), "amax")
     found = (largest >= 0) & (largest < threshold) & ~view.gone

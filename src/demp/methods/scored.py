@@ -60,6 +60,13 @@ class Scored(Method):
         """Which derivative is the score: see ``demp.gates``."""
         raise NotImplementedError
 
+    def scoring(self) -> Scoring:
+        """The score as the config has it."""
+        config = self.config
+        return Scoring(
+            kind=self.kind(), at=config.gate, batches=config.scoring_batches, batch_statistics=config.batch_statistics
+        )
+
     @property
     def done(self) -> bool:
         """Has every round taken place?"""
@@ -82,10 +89,7 @@ class Scored(Method):
         if self.done:
             return Selection()
         config, target = self.config, self.targets[self._round]
-        scoring = Scoring(
-            kind=self.kind(), at=config.gate, batches=config.scoring_batches, batch_statistics=config.batch_statistics
-        )
-        scores = view.scores(scoring).abs()
+        scores = view.scores(self.scoring()).abs()
         way = target / config.target_neuron_sparsity
         neurons, notes = reach(view, config, scores, way=way)
         self._round += 1

@@ -16,7 +16,6 @@ from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateIm
 from demp import shards
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
-from demp.graph.order import owners
 from demp.penalties import Slices
 
 
@@ -49,7 +48,7 @@ class OutputScales:
     def slices(self, removed: Tensor) -> list[Slices]:
         """The scaling slices that the optimizer may move now, in the order in which they lie; new only after a cut."""
         if self._at is None or not torch.equal(self._at, removed):
-            mine = owners(self._graph, [slot for _, slot in self._axes], removed)
+            mine = self._graph.at(removed).owners(slot for _, slot in self._axes)
             self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
             self._at = removed.clone()
         return [one for one in self._slices if one.parameter.requires_grad]

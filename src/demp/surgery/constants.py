@@ -19,7 +19,7 @@ from demp.activity.tally import key_of
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
-from demp.graph.rehearsal import tensors_in
+from demp.surgery.compared import Outputs, compared
 from demp.surgery.moves import Moves, Seen, plan_moves
 from demp.surgery.plan import Plan
 from demp.surgery.readers import look
@@ -73,6 +73,7 @@ def settle(
     example_inputs: Any,
     *,
     masked: set[str],
+    outputs: Outputs = None,
     group: ranks.Group = None,
 ) -> Settled:
     """Find out on the examples which neurons can leave with their constants, and how. Nothing of the model changes.
@@ -80,7 +81,7 @@ def settle(
     ``masked`` weights cannot take anything up. All ranks come to the same answer.
     """
     with shards.whole(model), ranks.together(group):
-        mine = look(model, graph, plan.before, example_inputs)
+        mine = look(model, graph, plan.before, example_inputs, outputs)
         refuse_nan(mine.outputs)
     readers = mine.shared(group)
 
@@ -90,7 +91,7 @@ def settle(
                 graph, plan, readers, required=rules.required, carry_borders=carry_borders, masked=masked
             )
             moves = dropped(moves) if drop else moves
-            wanted = outputs_after(model, graph, moves, example_inputs)
+            wanted = outputs_after(model, graph, moves, example_inputs, outputs)
             change = difference(mine.outputs, wanted)
         worst = ranks.highest((change,), group)[0]
         assert worst is not None
@@ -142,7 +143,9 @@ def dropped(moves: Moves) -> Moves:
     return replace(moves, shifts=(), seen=still, into=type(moves.into)())
 
 
-def outputs_after(model: nn.Module, graph: NeuronGraph, moves: Moves, example_inputs: Any) -> list[Tensor]:
+def outputs_after(
+    model: nn.Module, graph: NeuronGraph, moves: Moves, example_inputs: Any, outputs: Outputs = None
+) -> list[Tensor]:
     """Outputs of the model in which every neuron that goes is replaced by its constant wherever it is read.
 
     Where its constant goes into a bias that is not right everywhere, by nothing, and the bias has it already.
@@ -158,7 +161,7 @@ def outputs_after(model: nn.Module, graph: NeuronGraph, moves: Moves, example_in
         return operand.index_select(read.axis, seen.source.to(operand.device)) * factor + offset
 
     with quiet(model), shifted(named_tensors(model), moves), observing(model, graph, replaced):
-        return tensors_in(model(*args, **kwargs))
+        return compared(model, args, kwargs, outputs)
 
 
 @contextmanager
@@ -188,5 +191,5 @@ def masked_weights(holders: Iterable[Any]) -> set[str]:
 def counts(graph: NeuronGraph, settled: Settled) -> tuple[int, int]:
     """Neurons over all layers that went as zeros, and as other constants."""
     saturated = sum(int(settled.moves.saturated[layer.classes].sum()) for layer in graph.layers)
-    removed = graph.neurons(settled.plan.before) - graph.neurons(settled.plan.after)
+    removed = graph.at(settled.plan.before).neurons - graph.at(settled.plan.after).neurons
     return removed - saturated, saturated

@@ -1,7 +1,7 @@
 """What a cut does to the copies of the model: proven as for the model, and measured, where a copy can run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.surgery.copies import Copy
 from demp.surgery.plan import Plan
-from demp.surgery.proving import Terms
-from demp.surgery.verify import difference, masked_outputs_of, outputs_of, tolerance_for
+from demp.surgery.proving import Terms, silenced
+from demp.surgery.verify import difference, outputs_of, tolerance_for
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,17 @@ def refer_copies(
             continue
         inputs = inputs_for(copied.module, model, terms.example_inputs)
         try:
-            plain = outputs_of(copied.module, inputs)
+            plain = outputs_of(copied.module, inputs, terms.outputs)
         except Exception as error:  # the user's forward may raise anything; the copy is cut all the same
             found.append(CopyReference(copied, why=f"{error}".strip().split("\n")[0] or type(error).__name__))
             continue
         if not plain or not all(bool(t.isfinite().all()) for t in plain):
             found.append(CopyReference(copied, why="its outputs are not finite"))
             continue
-        masked = None if constants else masked_outputs_of(copied.module, graph, plan.before, plan.after, inputs)
-        found.append(CopyReference(copied, inputs, plain, masked))
+        mine = replace(terms, example_inputs=inputs)
+        found.append(
+            CopyReference(copied, inputs, plain, None if constants else silenced(copied.module, graph, plan, mine))
+        )
     return found
 
 
@@ -66,7 +68,7 @@ def prove_copies(references: Sequence[CopyReference], terms: Terms) -> dict[str,
         module, drifts[before.copied.name] = before.copied.module, None
         if module is None or before.plain is None:
             continue
-        after = outputs_of(module, before.inputs)
+        after = outputs_of(module, before.inputs, terms.outputs)
         limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
         gap = 0.0 if before.wanted is None else difference(before.wanted, after)
         if not gap <= limit:

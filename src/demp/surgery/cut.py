@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies
 from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
@@ -36,6 +37,7 @@ def cut(
     max_drift: float | None = None,
     fold: bool = False,
     graph: NeuronGraph | None = None,
+    outputs: Outputs = None,
 ) -> CutReport:
     """Remove neurons for real from a live model, its optimizers and its copies.
 
@@ -56,6 +58,10 @@ def cut(
     dicts of tensors by the model's names, lists of tensors in the order of its parameters. The cut of those that can
     run is proven too, and ``copies`` of the report says by how much the outputs of each changed.
 
+    ``outputs`` is what is compared where the model's own outputs do not compare (boxes after a top-k or a suppression,
+    which rounding reorders): names of modules, whose outputs are compared instead, or a function of the model's output
+    that returns tensors.
+
     Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
     several ranks all must call this with the same neurons.
 
@@ -75,6 +81,7 @@ def cut(
         group = shards.group_of(model)
     with ranks.together(group):
         torch.clear_autocast_cache()
+        refuse_unknown_outputs(model, outputs)
         refuse_pending_gradients(model)
         refuse_pending_backward(model)
         wrappers.refuse_unfit(around)
@@ -102,6 +109,7 @@ def cut(
         base=record_of(model),
         wrappers=around,
         group=group,
+        outputs=outputs,
     )
     return report
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from demp.activity.tally import Key, key_of
 from demp.graph import NeuronGraph
-from demp.graph.order import places, plan_join, positions
 from demp.surgery.groups import Group, carried, carried_positions, every, grouped, homes_of, steadiness
 from demp.surgery.plan import Plan
 from demp.surgery.readers import Readers, Use
@@ -221,12 +220,12 @@ def unplaced_sums(graph: NeuronGraph, readers: Readers, constant: Tensor, plan: 
 def meeting(graph: NeuronGraph, use: Use, plan: Plan) -> Tensor:
     """Per channel of the branch: the position of the stream that it meets; -1 if none, or if the channel goes."""
     join = next(j for j in graph.joins if (j.module, j.number) == use.read.seat)
-    standing = places(graph, plan.before)
-    planned = plan_join(join, standing)
+    state = graph.at(plan.before)
+    planned = state.residual_adds[join.module][join.number]
     meets = torch.full((planned.widths[0],), -1)
     target, source = planned.indices()
     meets[target] = source
-    classes = join.branch[positions(join.branch, standing)]
+    classes = state.present(join.branch)
     meets[plan.after[classes]] = -1
     return meets
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.graph import Layer, NeuronGraph
+from demp.graph.neurons import removable_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,25 +137,17 @@ def agreed(
     graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits, held: dict[str, list[str]]
 ) -> Tensor:
     """Classes on which all layers that read them agree."""
-    votes = torch.zeros(graph.classes, dtype=torch.long)
-    removable = torch.zeros(graph.classes, dtype=torch.bool)
-    for layer in graph.layers:
-        removable[layer.classes[layer.removable]] = True
+    removable = removable_classes(graph)
     for layer in graph.layers:
         flags = dead.get(layer.name)
-        if flags is None:
-            continue
-        if layer.reads:
-            votes[layer.classes[flags]] += 1
-        if bool((flags & ~layer.removable).any()):
+        if flags is not None and bool((flags & ~layer.removable).any()):
             held.setdefault(layer.name, []).append(f"{int((flags & ~layer.removable).sum())} refused by the graph")
     for layer in graph.layers:
         if not limits.allows(layer.name):
             removable[layer.classes] = False
             if layer.name in dead and bool(dead[layer.name].any()):
                 held.setdefault(layer.name, []).append("excluded")
-    voters = graph.voters()
-    go = removable & (voters > 0) & (votes == voters) & ~gone
+    go = removable & graph.agreed(dead) & ~gone
     for layer in graph.layers:
         flags = dead.get(layer.name)
         if flags is None or not layer.reads:

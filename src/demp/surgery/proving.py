@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from demp import ranks
 from demp.errors import CutError
 from demp.graph import NeuronGraph
+from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.plan import Plan
 from demp.surgery.verify import (
@@ -31,6 +32,8 @@ class Terms:
     verify: bool
     tolerance: float | None
     constants: ConstantRules | None
+    outputs: Outputs = None
+    """What is compared."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,27 @@ def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settle
         return None
     if settled is not None:
         return Reference(settled.plain, settled.wanted)
-    plain = outputs_of(model, terms.example_inputs)
+    plain = outputs_of(model, terms.example_inputs, terms.outputs)
     refuse_nan(plain)
     if terms.exact:
         if terms.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]:
-            refuse_alive(model, graph, plan, terms.example_inputs, plain)
+            refuse_alive(model, graph, plan, terms, plain)
         return Reference(plain, plain)
-    return Reference(plain, masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs))
+    return Reference(plain, silenced(model, graph, plan, terms))
 
 
-def refuse_alive(model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, plain: list[Tensor]) -> None:
+def silenced(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms) -> list[Tensor]:
+    """Outputs without the neurons of a plan."""
+    return masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs, terms.outputs)
+
+
+def refuse_alive(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, plain: list[Tensor]) -> None:
     """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
 
     Silencing dead neurons changes nothing, to the bit, and neither does silencing those that zero weights read.
     """
-    gap = difference(plain, masked_outputs_of(model, graph, plan.before, plan.after, example_inputs))
-    alive = live_layers(model, graph, plan.before, planned_flags(graph, plan), example_inputs) if gap else []
+    gap = difference(plain, silenced(model, graph, plan, terms))
+    alive = live_layers(model, graph, plan.before, planned_flags(graph, plan), terms.example_inputs) if gap else []
     if alive:
         raise CutError(
             f"neurons of {', '.join(alive)} are not dead on the example inputs: without them the outputs change by "
@@ -88,7 +96,7 @@ class Proof:
 def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
     """Run the model after the cut."""
     try:
-        after = outputs_of(model, terms.example_inputs)
+        after = outputs_of(model, terms.example_inputs, terms.outputs)
     except Exception as error:  # the user's forward may raise anything
         reason = str(error).strip().split("\n")[0]
         raise CutError(
@@ -126,7 +134,8 @@ def explain(
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive
         else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
-        "their number in a way the graph cannot see; exclude these layers"
+        "their number in a way the graph cannot see; exclude these layers. Where a forward sorts or selects, "
+        "rounding changes what comes out: give outputs=, what to compare instead"
     )
     return (
         f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "

@@ -18,8 +18,7 @@ from demp.graph import NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
-from demp.graph.order import places, positions
-from demp.graph.rehearsal import tensors_in
+from demp.surgery.compared import Outputs, compared
 
 NORMS = frozenset({
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
@@ -159,15 +158,15 @@ class Readers:
         return Readers(uses, self.outputs, self.touched, self.weights, self.tensors)
 
 
-def look(model: nn.Module, graph: NeuronGraph, gone: Tensor, example_inputs: Any) -> Readers:
+def look(model: nn.Module, graph: NeuronGraph, gone: Tensor, example_inputs: Any, outputs: Outputs = None) -> Readers:
     """Run the model once in evaluation mode and look at everything that reads neurons."""
     args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model):
         watch = ReaderWatch(graph, gone, named_tensors(model))
         with watching(model, graph, watch):
-            outputs = tensors_in(model(*args, **kwargs))
+            seen = compared(model, args, kwargs, outputs)
     watch._now = ("", None, (), {})
-    return Readers(watch.uses, outputs, watch.touched, Counter(watch._uses), watch.tensors)
+    return Readers(watch.uses, seen, watch.touched, Counter(watch._uses), watch.tensors)
 
 
 @contextmanager
@@ -189,8 +188,8 @@ class ReaderWatch(ReadObserver):
         super().__init__(graph, tensors, self._on_read)
         self.tensors, self.uses = tensors, {}
         self.touched: Counter[str] = Counter()
-        standing = places(graph, gone)
-        self._here = {key_of(read): positions(read.classes, standing) for read in graph.reads}
+        state = graph.at(gone)
+        self._here = {key_of(read): state.kept(read.classes) for read in graph.reads}
         self._sums = {read.seat: read for read in graph.reads if read.seat is not None}
         self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._now: tuple[str, Any, tuple[Any, ...], dict[str, Any]] = ("", None, (), {})

@@ -1,6 +1,6 @@
 """What a cut model remembers of its dense self: enough to save it, to load it and to count honestly."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs
-from demp.graph.order import is_whole, places, positions
-
-ATTRIBUTE = "demp_record"
+from demp.graph.order import is_whole
+from demp.surgery.beside import RECORD, announce
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,13 @@ class Record:
     """The example inputs, described (``describe_inputs``)."""
     paper_by_operation: tuple[float, ...] = ()
     """``paper_flops`` per contraction: what is left of each composes over several traces."""
+    dense_counts: dict[str, int] = field(default_factory=dict)
+    """Of sizes that modules remember and no shape shows (``groups``), those of the dense model: "path|attribute"."""
 
 
 def record_of(model: nn.Module) -> Record | None:
     """What the model remembers, if it was cut."""
-    there = getattr(model, ATTRIBUTE, None)
+    there = getattr(model, RECORD, None)
     return (
         record_from_plain(there) if isinstance(there, dict) else there
     )  # a pickle of version 0.1 has the record itself
@@ -44,25 +45,27 @@ def record_of(model: nn.Module) -> Record | None:
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
     """Write the record of a cut. ``base`` is what the model remembered when ``graph`` was traced."""
     kept = dict(base.kept) if base is not None else {}
-    standing = places(graph, after)
+    dense, state = graph.dense, graph.at(after)
     for slot in graph.slots:
-        keep, key = positions(slot.classes, standing), (slot.tensor, slot.axis)
+        keep, key = state.kept(slot.classes), (slot.tensor, slot.axis)
         if key in kept:
             kept[key] = kept[key][keep]
         elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
-    flops, paper = graph.flops(graph.nothing_gone()), paper_costs(graph, after, base)
+    flops, paper = dense.flops(), paper_costs(graph, after, base)
+    dense_counts = {f"{path}|{name}": len(classes) for (path, name), classes in graph.attributes.items()}
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
         dense_shapes=graph.shapes if base is None else base.dense_shapes,
         kept=kept,
-        dense_neurons=graph.neurons() if base is None else base.dense_neurons,
-        neurons=graph.neurons(after),
+        dense_neurons=dense.neurons if base is None else base.dense_neurons,
+        neurons=state.neurons,
         dense_flops=flops if base is None else base.dense_flops,
         paper_flops=round(sum(paper)),
-        flops=round(graph.flops(after) * scale),
+        flops=round(state.flops() * scale),
         inputs=describe_inputs(example_inputs),
         paper_by_operation=tuple(paper),
+        dense_counts=dense_counts | ({} if base is None else base.dense_counts),
     )
     put_record(model, record)
 
@@ -82,7 +85,7 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
 
 def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
     """FLOPs of each contraction by the paper's convention: its dense ones times the share of outputs that is left."""
-    whole, left = graph.flops_by_operation(graph.nothing_gone()), graph.flops_by_operation(after, paper=True)
+    whole, left = graph.dense.flops_by_operation(), graph.at(after).flops_by_operation(paper=True)
     if base is None:
         return left
     earlier = base.paper_by_operation
@@ -108,15 +111,15 @@ def describe_inputs(example_inputs: Any) -> dict[str, Any] | None:
         return None
 
 
-def make_inputs(description: dict[str, Any], *, seed: int, batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of the described shapes, drawn from a seed, with at most ``batch`` examples."""
+def make_inputs(description: dict[str, Any], *, seed: int, batch: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of the described shapes, drawn from a seed; each has at most ``batch`` examples, if that is given."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(entry: dict[str, Any]) -> Any:
         if "shape" not in entry:
             return entry["value"]
         shape, dtype = list(entry["shape"]), getattr(torch, entry["dtype"])
-        if shape:
+        if shape and batch is not None:
             shape[0] = min(shape[0], batch)
         if dtype.is_floating_point:
             return torch.randn(shape, generator=generator).to(dtype)
@@ -147,9 +150,11 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
 def put_record(model: nn.Module, record: Record | None) -> None:
     """Put a record, or none, in place of the present one; past ``__setattr__``, which may refuse unknown names.
 
-    It is left as plain data, so that a pickle of the model loads where demp is not installed.
+    It is left as plain data, so that a pickle of the model loads where demp is not installed, and stands beside the
+    tensors of the model's state dicts.
     """
     if record is not None:
-        vars(model)[ATTRIBUTE] = record_to_plain(record)
+        vars(model)[RECORD] = record_to_plain(record)
     else:
-        vars(model).pop(ATTRIBUTE, None)
+        vars(model).pop(RECORD, None)
+    announce(model, record is not None)

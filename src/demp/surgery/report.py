@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from demp.graph import NeuronGraph
-from demp.graph.order import strands_and_families
+from demp.graph.streams import strands_and_families
 from demp.surgery.plan import hash_of
 
 
@@ -105,7 +105,8 @@ def nothing_removed(
     graph: NeuronGraph, gone: Tensor, parameters: Mapping[str, Tensor], *, step: int | None, notes: tuple[str, ...]
 ) -> CutReport:
     """The report of a check that could not look at the model, or not change it."""
-    neurons, entries, flops = graph.neurons(gone), sum(p.numel() for p in parameters.values()), graph.flops(gone)
+    state, entries = graph.at(gone), sum(p.numel() for p in parameters.values())
+    neurons, flops = state.neurons, state.flops()
     return CutReport(
         step=step,
         removed=0,
@@ -139,9 +140,10 @@ def depths(graph: NeuronGraph, gone: Tensor, parameters: set[str]) -> Depths:
         alive = strand[(~gone & in_stream).nonzero().flatten()].unique()
         everywhere = gone & ~torch.isin(strand, alive)
     found, seen = [], (0, 0)
-    neurons, dense = graph.neurons(), graph.parameters(parameters, graph.nothing_gone())
+    neurons, dense = graph.dense.neurons, graph.dense.parameters(parameters)
     for some in (gone & ~in_stream, everywhere | (gone & ~in_stream), gone):
-        now = neurons - graph.neurons(some), dense - graph.parameters(parameters, some)
+        state = graph.at(some)
+        now = neurons - state.neurons, dense - state.parameters(parameters)
         found.append((now[0] - seen[0], now[1] - seen[1]))
         seen = now
     return Depths(*found)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from demp import shards
 from demp.graph import NeuronGraph
 from demp.graph.joins import joins_of, set_joins
-from demp.graph.order import is_whole, moved, places
+from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
 
 Keeps = dict[str, dict[int, Tensor]]
@@ -20,10 +20,10 @@ Keeps = dict[str, dict[int, Tensor]]
 def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
     """What stays of every tensor that shrinks or is put in another order, as indices into its present axes."""
     keeps: Keeps = {}
-    old, new = places(graph, before), places(graph, after)
+    old, new = graph.at(before), graph.at(after)
     for slot in graph.slots:
-        keep = moved(slot.classes, old, new)
-        if not is_whole(keep, int((old[slot.classes] >= 0).sum())):
+        keep = new.index_into(old, slot.classes)
+        if not is_whole(keep, len(old.kept(slot.classes))):
             keeps.setdefault(slot.tensor, {})[slot.axis] = keep
     return keeps
 
@@ -65,6 +65,13 @@ class Ledger:
         if self._keep_undo:
             self._undo.append(partial(restore, tensor, old, grad))
         restore(tensor, small, small_grad)
+
+    @torch.no_grad()
+    def put(self, tensor: Tensor, value: Tensor) -> None:
+        """Give a parameter, buffer or plain tensor other contents, of any widths, keeping the object."""
+        if self._keep_undo:
+            self._undo.append(partial(restore, tensor, tensor.detach(), tensor.grad))
+        restore(tensor, value, None)
 
     def entry(self, place: MutableMapping[Any, Any], key: Any, value: Any) -> None:
         """Set an entry of an optimizer's state."""

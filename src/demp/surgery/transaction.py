@@ -14,7 +14,7 @@ from demp.compiled import forget as forget_compiled_code
 from demp.errors import CutError
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
-from demp.graph.order import places, plan_joins
+from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
 from demp.surgery.copies import Copy, fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -25,6 +25,7 @@ from demp.surgery.record import Record, put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
 from demp.surgery.state import StateEntry, state_entries
+from demp.surgery.training_proof import prove_training, refer_training
 from demp.wrappers import Wrappers, renewed
 
 
@@ -45,6 +46,7 @@ def execute(
     judged: dict[str, int] | None = None,
     wrappers: Wrappers = (),
     group: ranks.Group = None,
+    outputs: Outputs = None,
 ) -> tuple[CutReport, Plan]:
     """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all.
 
@@ -57,11 +59,12 @@ def execute(
     parameters = sum(p.numel() for p in model.parameters())
     outcome = Outcome(plan)
     if not plan.empty:
-        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants)
+        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants, outputs)
         with renewed(wrappers):
             outcome = operate(model, graph, plan, terms, optimizers, copies, base, group)
     plan = outcome.plan
-    removed = graph.neurons(plan.before) - graph.neurons(plan.after)
+    before, after = graph.at(plan.before), graph.at(plan.after)
+    removed = before.neurons - after.neurons
     dead, saturated = (removed, 0) if exact or not removed else outcome.apart or (None, None)
     seconds, surgery, gap, drift = ranks.highest(
         (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), group
@@ -70,12 +73,12 @@ def execute(
         step=step,
         removed=removed,
         layers=layer_cuts(graph, plan.before, plan.after),
-        neurons_before=graph.neurons(plan.before),
-        neurons_after=graph.neurons(plan.after),
+        neurons_before=before.neurons,
+        neurons_after=after.neurons,
         parameters_before=parameters,
         parameters_after=sum(p.numel() for p in model.parameters()),
-        flops_before=graph.flops(plan.before),
-        flops_after=graph.flops(plan.after),
+        flops_before=before.flops(),
+        flops_after=after.flops(),
         seconds=seconds or 0.0,
         surgery_seconds=surgery or 0.0,
         difference=gap,
@@ -127,7 +130,8 @@ def operate(
     if terms.constants is None:
         return carry_out(model, graph, plan, terms, None, optimizers, copies, base, group)
     masked = masked_weights(copied.holder for copied in copies)
-    settled = settle(model, graph, plan, terms.constants, terms.example_inputs, masked=masked, group=group)
+    rules, inputs = terms.constants, terms.example_inputs
+    settled = settle(model, graph, plan, rules, inputs, masked=masked, outputs=terms.outputs, group=group)
     refuse_other_plans(settled.plan, group)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
@@ -164,6 +168,7 @@ def carry_out(
         modules = [model, *(copied.module for copied in copies if copied.module is not None)]
     with whole(modules), ranks.together(group):
         reference = refer(model, graph, plan, terms, settled)
+        in_training = None if settled is not None else refer_training(model, graph, plan, terms, group)
         others = refer_copies(copies, model, graph, plan, terms, constants=settled is not None)
     old_records = [(module, record_of(module)) for module in modules]
     ledger = Ledger(keep_undo=terms.verify)
@@ -174,7 +179,7 @@ def carry_out(
                 add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
             shrink_all(keeps, [tensors, *theirs], entries, ledger)
             ledger.renew(model)
-            plans = plan_joins(graph, places(graph, plan.after))
+            plans = graph.at(plan.after).residual_adds
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
                 for path, sums in plans.items():
@@ -193,6 +198,7 @@ def carry_out(
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=said, apart=apart)
         refuse_difference(found, group)
+        prove_training(model, in_training, terms)
         return Outcome(plan, seconds, found.gap, found.drift, said, apart, worst(drifts, group))
     except BaseException as error:
         ledger.roll_back()
@@ -237,7 +243,7 @@ def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[Stat
 
 def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:
     """The model must have the widths that the graph expects."""
-    for name, shape in graph.sizes(gone).items():
+    for name, shape in graph.at(gone).shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise CutError(

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.criteria import Criterion
-from demp.activity.observe import observing, quiet
+from demp.activity.observe import OnRead, observing, quiet
 from demp.activity.tally import Tally
 from demp.errors import CutError
 from demp.graph import NeuronGraph, Read
 from demp.graph.forward import as_inputs, copied
-from demp.graph.order import places, positions
-from demp.graph.rehearsal import tensors_in
+from demp.surgery.compared import Outputs, compared
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest output difference, over the output scale, that rounding explains."""
@@ -29,29 +28,33 @@ def tolerance_for(outputs: list[Tensor]) -> float:
     )
 
 
-def outputs_of(model: nn.Module, example_inputs: Any) -> list[Tensor]:
-    """All output tensors, in evaluation mode."""
+def outputs_of(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -> list[Tensor]:
+    """All tensors that are compared, in evaluation mode."""
     args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model):
-        return tensors_in(model(*args, **kwargs))
+        return compared(model, args, kwargs, outputs)
 
 
 def masked_outputs_of(
-    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any
+    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any, outputs: Outputs = None
 ) -> list[Tensor]:
     """The same with every neuron that is about to go silenced at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
-    standing = places(graph, before)
+    with quiet(model), observing(model, graph, silencer(before, after, graph)):
+        return compared(model, args, kwargs, outputs)
+
+
+def silencer(before: Tensor, after: Tensor, graph: NeuronGraph) -> OnRead:
+    """What silences the neurons that are about to go, at every read point."""
+    state = graph.at(before)
 
     def silence(read: Read, operand: Tensor) -> Tensor:
-        present = read.classes[positions(read.classes, standing)]
-        stays = (~after[present]).to(operand.dtype).to(operand.device)
+        stays = (~after[state.present(read.classes)]).to(operand.dtype).to(operand.device)
         shape = [1] * operand.dim()
         shape[read.axis] = -1
         return operand * stays.view(shape)
 
-    with quiet(model), observing(model, graph, silence):
-        return tensors_in(model(*args, **kwargs))
+    return silence
 
 
 def difference(before: list[Tensor], after: list[Tensor]) -> float:

@@ -138,7 +138,7 @@ class Data:
         source = sources.load(config)
         if config.validation:
             source = hold_out(source, config.validation)
-        assert source.train is not None
+        assert source.train is not None and source.test is not None
         self.facts = _facts(config, source)
         self.train = _on_device(source.train, self.device)
         self.test = TestSet(_on_device(source.test, self.device), self.facts, self.device, share)
@@ -214,6 +214,7 @@ class Data:
 def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
     """The test split of ``config`` alone, prepared for a model that was trained with ``facts``."""
     source = sources.load(config, train=False)
+    assert source.test is not None
     if source.channels != facts.channels:
         raise UsageError(
             f"data set {config.name} has {source.channels} channels, the model reads "

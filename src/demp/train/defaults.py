@@ -12,7 +12,7 @@ from demp import methods
 from demp.errors import UsageError
 from demp.train.config import DENSE, MethodConfig, TrainConfig
 
-BEFORE = {"epoch_of": "data"}
+BEFORE = {"epoch_of": "data", "as_published": False}
 """Option of a method -> its default until it changed."""
 
 

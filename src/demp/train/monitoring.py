@@ -84,7 +84,7 @@ class Monitor:
         for layer in self._graph.layers:
             zero = verdict.dead[layer.name] & ~verdict.saturated(layer.name)
             dead += int((zero | gone[layer.classes]).sum())
-        return dead / max(1, self._graph.neurons())
+        return dead / max(1, self._graph.dense.neurons)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Who has ever been dead; None while off."""

@@ -1,6 +1,7 @@
 """Encoded pictures to bytes: all at once when they fit in memory, or one at a time on demand."""
 
 import io
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,6 +110,10 @@ def _encoded(table: Any, column: str) -> Any:
 
 def _open(cell: Mapping[str, Any], where: str) -> Any:
     images = need("PIL.Image")
+    if not cell["bytes"] and not os.path.isfile(cell["path"] or ""):
+        raise UsageError(
+            f"the picture {where} is missing: there is no file {cell['path']}; mend the path or drop the row"
+        )
     try:
         image = images.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
         image.load()

@@ -1,0 +1,119 @@
+"""What a neuron graph is made of: plain frozen data, no reference to the model."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one parameter or buffer. ``classes[i]`` is the class that owns index ``i``."""
+
+    tensor: str
+    axis: int
+    classes: Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """What consumes neurons: use number ``use`` of parameter ``weight`` in one forward, or a residual sum.
+
+    ``operand`` is the position of the activation among the ATen arguments, ``axis`` its neuron axis; ``weight_axis`` is
+    the axis of the weight that meets it. ``classes`` has one entry per position.
+    """
+
+    weight: str
+    use: int
+    operand: int
+    axis: int
+    weight_axis: int
+    classes: Tensor
+    layers: dict[int, Tensor]
+    """Layer index -> positions of the axis that carry neurons of this layer."""
+    seat: tuple[str, int] | None = None
+    """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A residual sum whose two sides may keep different channels.
+
+    It is sum number ``number`` in one call of ``module``; operand ``operand`` is the stream, an activation that is zero
+    where its neuron is dead. Channel ``source[i]`` of the stream is added to channel ``target[i]`` of the branch.
+    """
+
+    module: str
+    number: int
+    operand: int
+    axis: int
+    stream: Tensor
+    """Class of each channel of the stream."""
+    branch: Tensor
+    """Class of each channel of the branch, which are those of the sum."""
+    source: Tensor
+    target: Tensor
+    sums: int = 0
+    """Sums in one call of ``module``."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream whose channels may be reordered."""
+
+    table: Tensor
+    """Class of each channel (row) at each block output that the stream passes (column); -1 where it has none."""
+    sums: tuple[tuple[int, int], ...]
+    """Columns of the two sides of each join."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: its parameters, the weight that feeds it, and the classes along its axis."""
+
+    scale: str | None
+    shift: str | None
+    producer: str | None
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The arithmetic of one convolution or matrix product: FLOPs at dense widths, and what they scale with."""
+
+    module: str
+    weight: str | None
+    """The parameter; None for a product of two activations."""
+    flops: int
+    inputs: Tensor | None
+    outputs: Tensor | None
+    axis: int | None = None
+    """Axis of the weight along which its outputs lie; None where it is used in parts."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One activation site."""
+
+    name: str
+    activation: str
+    classes: Tensor
+    """Class of each neuron, dense order."""
+    removable: Tensor
+    """Per neuron: may it go at all?"""
+    producers: tuple[tuple[str, int], ...]
+    reads: tuple[tuple[str, int], ...]
+    coupled: tuple[str, ...]
+    """Other layers that share neurons with this one (a residual stream, a gate)."""
+
+    @property
+    def width(self) -> int:
+        """Neurons in the dense model."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Neurons that demp will not remove, and why."""
+
+    name: str
+    reason: str
+    neurons: int

@@ -1,0 +1,50 @@
+"""What a proof compares of a forward: the model's outputs, what the user makes of them, or those of some modules."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from demp.errors import UsageError
+from demp.graph.rehearsal import tensors_in
+
+Outputs = Callable[[Any], Any] | Sequence[str] | None
+"""A function of the model's output that returns tensors, names of modules, or None for the model's output itself."""
+
+
+def compared(model: nn.Module, args: Any, kwargs: Any, outputs: Outputs = None) -> list[Tensor]:
+    """Run the model; the tensors that are compared, of modules in the order in which they ran."""
+    if outputs is None:
+        return tensors_in(model(*args, **kwargs))
+    if callable(outputs):
+        return tensors_in(outputs(model(*args, **kwargs)))
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, given: Any, out: Any) -> None:
+        seen.extend(tensor.clone() for tensor in tensors_in(out))  # what comes next may write into it
+
+    handles = [model.get_submodule(name).register_forward_hook(keep) for name in outputs]
+    try:
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def refuse_unknown_outputs(model: nn.Module, outputs: Outputs) -> None:
+    """Neither a function nor names of modules.
+
+    Raises:
+        UsageError: what it is instead.
+    """
+    if outputs is None or callable(outputs):
+        return
+    if isinstance(outputs, str) or not outputs:
+        raise UsageError(
+            f"outputs is {outputs!r}; give a list of names of modules, or a function of the model's output"
+        )
+    known = dict(model.named_modules())
+    for name in outputs:
+        if name not in known:
+            raise UsageError(f"outputs names the module {name!r}, which the model does not have")

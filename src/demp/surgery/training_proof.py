@@ -1,0 +1,143 @@
+"""A cut is proven in training mode, too, where that can be done: batch statistics, dropout off, a few examples.
+
+It costs three forwards of at most ``EXAMPLES`` examples, two before the cut and one after. The model after the cut is
+compared with the model in which the neurons that go are silenced: with batch statistics a neuron may live that is dead
+in evaluation, and this asks about the surgery alone.
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from demp import ranks, shards
+from demp.activity.judge import first_examples
+from demp.activity.observe import observing
+from demp.errors import CutError
+from demp.graph import NeuronGraph
+from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing, random_kept
+from demp.surgery.compared import Outputs, compared
+from demp.surgery.plan import Plan
+from demp.surgery.proving import Terms
+from demp.surgery.verify import TOLERANCE, difference, silencer, tolerance_for
+
+EXAMPLES = 8
+LIMIT = {torch.float64: 1e-6, torch.float32: 1e-2}
+"""Wider than in evaluation: statistics of a few examples divide by small deviations. A wrong channel is far above."""
+
+
+def refer_training(
+    model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, group: ranks.Group
+) -> list[Tensor] | None:
+    """Outputs in training mode without the neurons of a plan.
+
+    None where they prove nothing: among several ranks, in half precision, and where the training forward needs more
+    than the example inputs, draws at random besides dropout, or does not end in finite numbers.
+    """
+    if not terms.verify or group is not None or shards.parts(model):
+        return None
+    silence = silencer(plan.before, plan.after, graph)
+    found = []
+    for ahead in (False, True):
+        try:
+            with training(model, ahead), observing(model, graph, silence):
+                found.append(run(model, terms.example_inputs, terms.outputs))
+        except Exception:  # the user's forward may raise anything; it has run in evaluation mode, and this is a bonus
+            return None
+    wanted, again = found
+    shapes = [t.shape for t in wanted] == [t.shape for t in again]
+    if not wanted or not shapes or tolerance_for(wanted) > TOLERANCE[torch.float32]:
+        return None
+    finite = all(bool(t.isfinite().all()) for t in wanted)
+    return wanted if finite and difference(wanted, again) <= tolerance_for(wanted) else None
+
+
+def prove_training(model: nn.Module, wanted: list[Tensor] | None, terms: Terms) -> None:
+    """Run the model after the cut in training mode.
+
+    Raises:
+        CutError: it does not run, or its outputs are others.
+    """
+    if wanted is None:
+        return
+    try:
+        with training(model):
+            after = run(model, terms.example_inputs, terms.outputs)
+    except Exception as error:  # the user's forward may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise CutError(
+            f"rolled back: in training mode the model does not run after the cut ({reason}); {HINT}"
+        ) from error
+    limit = max([LIMIT.get(t.dtype, 0.0) for t in wanted if t.is_floating_point()] + [terms.tolerance or 0.0])
+    gap = difference(wanted, after) if len(wanted) == len(after) else torch.inf
+    if not gap <= limit:
+        raise CutError(
+            f"rolled back: in training mode (batch statistics, no dropout) outputs changed by {gap:.1e} of their scale "
+            f"(tolerance {limit:.0e}) more than by the neurons that went; {HINT}"
+        )
+
+
+HINT = "its training forward reads them where the graph cannot see; exclude these layers"
+
+
+def run(model: nn.Module, example_inputs: Any, outputs: Outputs) -> list[Tensor]:
+    """A forward of the first examples: what is compared."""
+    args, kwargs = copied(as_inputs(first_examples(example_inputs, EXAMPLES)))
+    return compared(model, args, kwargs, outputs)
+
+
+@contextmanager
+def training(model: nn.Module, ahead: bool = False) -> Iterator[None]:
+    """Training mode without dropout, gradients, hooks and autocast, drawing from a seed; nothing stays changed.
+
+    ``ahead``: further on in what the seed draws.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with (
+        hooks_off(model),
+        evaluating(model, training=True),
+        untrained_copied(model),
+        leaving_nothing(model),
+        torch.no_grad(),
+        random_kept(cuda, seeded=True),
+        torch.autocast(device.type, enabled=False),
+    ):
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):
+                module.training = False
+        if ahead:
+            numpy: Any = sys.modules.get("numpy")
+            _ = (random.random(), torch.rand(1, device=device), torch.rand(1), numpy and numpy.random.rand())
+        yield
+
+
+@contextmanager
+def untrained_copied(model: nn.Module) -> Iterator[None]:
+    """Inside, buffers and frozen parameters are copies: a training forward writes into them."""
+    copies: dict[int, Tensor] = {}
+    places = []
+    for module in model.modules():
+        for space in (module._buffers, module._parameters):
+            for name, tensor in space.items():
+                if tensor is not None and not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
+                    places.append((space, name, tensor))
+                    copies.setdefault(id(tensor), like(tensor))
+    try:
+        for space, name, tensor in places:
+            space[name] = copies[id(tensor)]
+        yield
+    finally:
+        for space, name, tensor in places:
+            space[name] = tensor
+
+
+def like(tensor: Tensor) -> Tensor:
+    """A copy of a buffer, or of a frozen parameter."""
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy

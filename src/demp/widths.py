@@ -1,0 +1,182 @@
+"""The widths of a model in a file, and a model that takes them: shapes, sizes that modules remember, residual sums."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from demp.activity.observe import quiet
+from demp.errors import UsageError
+from demp.graph import NeuronGraph, trace
+from demp.graph.forward import as_inputs, first_names
+from demp.graph.joins import joins_from_plain, model_joins
+from demp.surgery.record import Record, put_record, record_from_plain, record_of
+from demp.surgery.refit import Sources, forget_states, refit_states, refit_tensors, refuse_unsaved
+from demp.surgery.shrink import Ledger, shown_sizes
+
+Shapes = dict[str, tuple[int, ...]]
+OTHER = "build the model with the arguments it was trained with"
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Those of one module (the model, or a part of it that was cut) in a file."""
+
+    path: str
+    shapes: Shapes
+    """Of every tensor that cuts have changed, in the file or here."""
+    sources: Sources = field(default_factory=dict)
+    """Where the entries of the file's tensors lie now."""
+    record: Record | None = None
+    joins: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Module -> attribute -> size, of those that no shape shows."""
+    unknown: tuple[str, ...] = ()
+    """Tensors of which nobody knows which entries the file still has."""
+
+    @property
+    def resized(self) -> tuple[str, ...]:
+        """Names of the tensors that take other entries."""
+        return tuple(whole_name(self.path, name) for name in (*self.sources, *self.unknown))
+
+
+def whole_name(path: str, name: str) -> str:
+    """Of a tensor of a part."""
+    return f"{path}.{name}" if path else name
+
+
+# From the record ----------------------------------------------------------------------------------------
+
+
+def recorded(part: nn.Module, path: str, said: Mapping[str, Any] | None) -> Widths:
+    """Widths by the record beside a state dict; None: the dense ones of a model that was cut.
+
+    Raises:
+        UsageError: file and model come from two dense models, or what returns is in no file.
+    """
+    mine, theirs = record_of(part), None if said is None else record_from_plain(said["record"])
+    tensors, shapes, sources = first_names(part)[0], {}, {}
+    one = theirs or mine
+    assert one is not None
+    for name in dict.fromkeys(name for record in (theirs, mine) if record is not None for name, _ in record.kept):
+        dense = one.dense_shapes[name]
+        here, there = ([kept(record, name, axis, n) for axis, n in enumerate(dense)] for record in (mine, theirs))
+        expected, found = tuple(map(len, here)), tuple(tensors[name].shape) if name in tensors else "nothing"
+        if found != expected:
+            raise UsageError(f"{whole_name(path, name)} is {found} in this model, not {expected}; {OTHER}")
+        shapes[name] = tuple(map(len, there))
+        for axis, length in enumerate(dense):
+            if not torch.equal(here[axis], there[axis]):
+                where = torch.full((length,), -1)
+                where[here[axis]] = torch.arange(len(here[axis]))
+                sources.setdefault(name, {})[axis] = where[there[axis]]
+    refuse_unsaved(part, sources)
+    if said is None:
+        return Widths(path, shapes, sources, sizes=dense_sizes(one))
+    return Widths(path, shapes, sources, theirs, joins_from_plain(said["joins"]), said["modules"])
+
+
+def kept(record: Record | None, name: str, axis: int, length: int) -> Tensor:
+    """Indices that are there, in dense numbering."""
+    whole = torch.arange(length)
+    return whole if record is None else record.kept.get((name, axis), whole)
+
+
+def dense_sizes(record: Record) -> dict[str, dict[str, int]]:
+    """Sizes of the dense model that no shape shows."""
+    sizes: dict[str, dict[str, int]] = {}
+    for key, count in record.dense_counts.items():
+        path, _, name = key.rpartition("|")
+        sizes.setdefault(path, {})[name] = count
+    return sizes
+
+
+# From the widths alone ----------------------------------------------------------------------------------
+
+
+def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> Widths:
+    """Widths by the shapes of a file alone, for a dense model that is traced.
+
+    Raises:
+        UsageError: a shape that no cut leaves, or a residual sum of which the shapes say too little.
+    """
+    graph = trace(model, example_inputs)
+    known = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
+    widths: dict[tuple[int, ...], tuple[int, str]] = {}
+    smaller = graph.nothing_gone()
+    for name, shape in shapes.items():
+        for axis, (length, dense) in enumerate(zip(shape, graph.shapes[name], strict=True)):
+            if length == dense:
+                continue
+            if (name, axis) not in known:
+                raise UsageError(f"{name} is {shape} in the state dict, and no neurons lie along its axis {axis}")
+            smaller[known[name, axis]] = True
+    for (name, axis), classes in known.items():
+        if not bool(smaller[classes].any()):
+            continue
+        if name not in model.state_dict(keep_vars=True):
+            raise UsageError(f"nobody knows what {name} holds at these widths, which no state dict has; {lost}")
+        length = shapes.get(name, graph.shapes[name])[axis]
+        before, other = widths.setdefault(tuple(classes.tolist()), (length, name))
+        if before != length:
+            raise UsageError(
+                f"{other} has {before} neurons in the state dict, and {name}, which holds them too, {length}"
+            )
+    for join in graph.joins:
+        if bool(smaller[torch.cat([join.stream, join.branch])].any()):
+            raise UsageError(f"a residual sum of {join.module or 'the model'} may add two widths, and {lost}")
+    return Widths("", shapes, sizes=counts(graph, widths), unknown=tuple(shapes))
+
+
+def counts(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]]) -> dict[str, dict[str, int]]:
+    """What the modules' attributes count at these widths."""
+    sizes: dict[str, dict[str, int]] = {}
+    for (path, name), classes in graph.attributes.items():
+        for along, (length, _) in widths.items():
+            if set(along) == set(classes.tolist()):  # a group may have several channels
+                sizes.setdefault(path, {})[name] = length * len(classes) // len(along)
+    return sizes
+
+
+def refuse_broken(model: nn.Module, example_inputs: Any) -> None:
+    """The forward must run at the new widths.
+
+    Raises:
+        UsageError: it does not.
+    """
+    args, kwargs = as_inputs(example_inputs)
+    try:
+        with quiet(model):
+            model(*args, **kwargs)
+    except Exception as error:  # the user's forward may fail in any way
+        raise UsageError(f"the forward does not run at the widths of the state dict: {error}") from None
+
+
+# Carrying it out ----------------------------------------------------------------------------------------
+
+
+def fit(part: nn.Module, widths: Widths, optimizers: Iterable[Optimizer], ledger: Ledger) -> tuple[str, ...]:
+    """Give a module these widths; what has to be said of optimizers. Entries that return are zero."""
+    tensors, optimizers = first_names(part)[0], tuple(optimizers)
+    forgot = refit_states(optimizers, tensors, widths.sources, ledger)
+    forgot += forget_states(optimizers, [tensors[name] for name in widths.unknown], ledger)
+    refit_tensors([tensors], widths.sources, ledger)
+    for name in widths.unknown:
+        ledger.put(tensors[name], tensors[name].new_zeros(widths.shapes[name]))
+    changed = {name.rpartition(".")[0] for name in (*widths.sources, *widths.unknown)}
+    for path, module in part.named_modules():
+        sizes = dict(widths.sizes.get(path, {}))
+        if "groups" in sizes:
+            ledger.attribute(module, "groups", sizes["groups"])
+        if path in changed:
+            sizes |= shown_sizes(module)
+        for attribute, value in sizes.items():
+            if hasattr(module, attribute):
+                ledger.attribute(module, attribute, value)
+    for path in {*model_joins(part), *widths.joins}:
+        ledger.joins(part.get_submodule(path), widths.joins.get(path, {}))
+    put_record(part, widths.record)
+    return tuple(f"{name} forgot what it knew of some parameters" for name in dict.fromkeys(forgot))
