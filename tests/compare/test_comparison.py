@@ -346,7 +346,7 @@ def test_a_signal_stops_all_processes_with_checkpoints(tmp_path):
     assert "interrupted: 0 of 3 runs are done; the same command goes on" in errors
     for file in metrics:
         assert checkpoint.newest(file.parent / "checkpoints") is not None
-    assert Store(out).records() == [] and list((out / "claims").iterdir()) == []
+    assert Store(out).records() == []
 
 
 def test_twins_of_what_is_done_are_trained_from_scratch(tmp_path, capsys):

@@ -13,11 +13,11 @@ from demp import recipes
 from demp.errors import UsageError
 from demp.files.reading import Skipped
 from demp.report import sources
+from demp.report.comparable import comparable_runs
 from demp.report.groups import Dense, accuracy, best, groups_of, share
 from demp.report.results import LONG, ends_of
 from demp.report.runs import before, read_run, spending, study_closely
 from demp.report.sources import gather
-from demp.report.worlds import worlds_of
 from demp.train import train
 
 
@@ -267,7 +267,7 @@ def test_only_runs_of_one_kind_are_compared(tmp_path):
         write_run(tmp_path / f"{name}-dense", "dense", steps=steps, accuracy=0.8 if steps == 100 else 0.9)
         write_run(tmp_path / f"{name}-demp", steps=steps, accuracy=0.79 if steps == 100 else 0.895)
     write_run(tmp_path / "long-snap", "snap")
-    worlds = worlds_of(gather([tmp_path]).runs)
+    worlds = comparable_runs(gather([tmp_path]).runs)
     assert [(world.name, len(world.runs), world.dense.accuracy) for world in worlds] == [
         ("mlp on digits", 3, 0.9), ("mlp on digits", 2, 0.8),
     ]  # fmt: skip

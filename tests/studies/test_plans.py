@@ -7,7 +7,7 @@ from demp.errors import UsageError
 from demp.report.studies import NAMES
 from demp.studies import grids
 from demp.studies.base import SCALES, SEEDS
-from demp.studies.shelf import identity_of
+from demp.studies.result_store import identity_of
 from demp.studies.training import base, noise
 from demp.train import TrainConfig
 

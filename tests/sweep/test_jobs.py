@@ -8,7 +8,10 @@ from sweepjobs import CONFIG, job, numbers
 
 from demp import records
 from demp.errors import UsageError
+from demp.records import TRAINING
+from demp.studies import small_mlp, walks
 from demp.sweep import Job, Store, Sweep, cells, name_of, training
+from demp.sweep.job import function
 from demp.sweep.training import thinned
 from demp.train.runfolder import read_lines
 
@@ -162,3 +165,16 @@ def test_series_are_thinned_evenly_with_both_ends():
 def test_a_cell_of_a_table_in_markdown_stays_a_cell():
     text = cells.markdown(["a|b", "c"], [["1", "x\ny\r|z"], ["<script>", "|"]])
     assert text == "| a\\|b | c |\n| --- | --- |\n| 1 | x y \\|z |\n| &lt;script> | \\| |"
+
+
+def test_the_work_of_kept_results_is_named_as_it_was():
+    """Identities hash these names: whoever moves a function must keep the old name importable."""
+    kept = {
+        "demp.sweep.training:trained",
+        "demp.studies.walks:absorbing",
+        "demp.studies.walks:geometric",
+        "demp.studies.small_mlp:walked",
+    }
+    assert {TRAINING, walks.ABSORBING, walks.GEOMETRIC, small_mlp.WORK} == kept
+    assert all(callable(function(work)) for work in kept)
+    assert Job(name="a", work=TRAINING, arguments={"config": {"steps": 1}}).identity == "476c76d2f23d26fe"

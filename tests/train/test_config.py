@@ -74,7 +74,7 @@ def test_wrong_keys_and_types(values, message):
         (lambda: TrainConfig(), "give one of them"),
         (lambda: TrainConfig(steps=1, epochs=1.0), "give one of them"),
         (lambda: TrainConfig(steps=-3), "steps is -3"),
-        (lambda: TrainConfig(steps=1, batch_size=0), "batch_size is 0; give a number of at least 1"),
+        (lambda: TrainConfig(steps=1, batch_size=0), "batch_size is 0; give at least 1"),
         (lambda: TrainConfig(steps=1, batch_size=10, accumulate=3), "must divide batch_size, 10"),
         (lambda: TrainConfig(steps=1, label_smoothing=1.0), "label_smoothing is 1.0"),
         (lambda: TrainConfig(steps=1, precision="bf61"), "did you mean 'bf16'"),

@@ -6,7 +6,7 @@ import pytest
 
 from demp import recipes, studies
 from demp.errors import UsageError
-from demp.studies.shelf import identity_of
+from demp.studies.result_store import identity_of
 from demp.sweep import Store, training
 from demp.train import TrainConfig, resume, train
 from demp.train.defaults import as_meant, said
@@ -80,7 +80,7 @@ def test_kept_lines_of_sweeps_stand_for_what_was_run(tmp_path):
     line |= MEASURED
     store = Store(tmp_path / "sweep")
     store.begin([then])
-    store.add(line, "leader")
+    store.add(line)
     assert set(store.of([now, then])) == {"b"}
     with pytest.raises(UsageError, match="the run a with another config: method.options.epoch_of was 'data' and is 'r"):
         Store(tmp_path / "sweep").begin([now])

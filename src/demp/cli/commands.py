@@ -22,10 +22,10 @@ from demp.cli.study import Study
 from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
 from demp.files.schema import flat
+from demp.files.suggestion import suggestion
 from demp.train import artifact, loop, torchrun
 from demp.train.config import TrainConfig
 from demp.train.models import build, example_inputs, usual_pictures
-from demp.train.models.suggest import suggestion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from demp.cli.base import Folder, Names
 from demp.cli.overrides import parse_settings, resolve
-from demp.cli.sweeping import Sweeping, told
+from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.compare import Comparison, picture, plan, table
 from demp.compare.missed import missed, no_budget, without_budget
@@ -81,7 +81,7 @@ class Compare(Sweeping):
         ):
             console.print(text, markup=False, highlight=False)
         if store.skipped():
-            console.print(told(store.skipped()), markup=False, highlight=False)
+            console.print(skipped_message(store.skipped()), markup=False, highlight=False)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {
@@ -95,7 +95,7 @@ class Compare(Sweeping):
         }
 
     def _make(self, base: TrainConfig, out: Path, console: Console) -> int:
-        """Carry out what is missing of the plan; how much is still missing then."""
+        """Make what is missing of the plan; how much is still missing then."""
         runs = plan(
             base,
             [name.strip() for name in self.methods.split(",") if name.strip()],
@@ -113,11 +113,11 @@ class Compare(Sweeping):
         return left + (self._go(base, out, twins, console) if twins else 0)
 
     def _go(self, base: TrainConfig, out: Path, runs: list[Planned], console: Console) -> int:
-        """Carry out these runs; how many are left."""
+        """Make these runs; how many are left."""
         comparison = Comparison(out, self.placed(base), runs, retry=self.retry)
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
-        return self.carry_out(comparison, console).left
+        return self.run_sweep(comparison, console).left
 
 
 def numbers(name: str, text: str) -> list[float]:

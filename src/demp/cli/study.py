@@ -11,12 +11,12 @@ from rich.table import Table as Drawn
 
 from demp import studies
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
-from demp.cli.sweeping import status_line
+from demp.cli.sweeping import run_jobs
 from demp.cli.tables import widen
 from demp.errors import UsageError
 from demp.files.study import RESULTS
 from demp.studies.campaign import Campaign, Shown, overview, use_data
-from demp.studies.shelf import Shelf
+from demp.studies.result_store import ResultStore
 from demp.sweep.sweep import HERE
 
 LIST, ALL = "list", "all"
@@ -62,7 +62,7 @@ class Study(Command):
             return self._list(console)
         chosen = self._chosen()
         use_data(self.data)
-        campaign = Campaign(chosen, self._shelf(self.scale), seeds=self.seeds)
+        campaign = Campaign(chosen, self._store(self.scale), seeds=self.seeds)
         left = len(campaign.missing(self.retry))
         count = f"{len(campaign.jobs)} runs at scale {self.scale}, {len(campaign.jobs) - left} of them at hand"
         console.print(count, highlight=False)
@@ -72,26 +72,15 @@ class Study(Command):
         finally:
             shown = [campaign.write(study) for study in chosen]
         for one in shown:
-            show(console, one, self._shelf(self.scale).folder)
+            show(console, one, self._store(self.scale).folder)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {"scale": self.scale, "left": left, "studies": [one.to_dict() for one in shown]}
 
     def _go(self, campaign: Campaign, console: Console) -> int:
-        """Run what is missing; how much is left."""
+        """Run what is missing; return how much is left."""
         devices = [name.strip() for name in self.devices.split(",") if name.strip()]
-        bars = console.is_terminal and not devices and self.jobs == 1 and self.on == HERE
-        with status_line(console, off=bars) as status:
-            return campaign.go(
-                retry=self.retry,
-                jobs=self.jobs,
-                devices=devices,
-                on=self.on,
-                minutes=self.budget_minutes,
-                view=self.view if bars else None,
-                say=lambda text: console.print(text, markup=False, highlight=False),
-                status=status,
-            )
+        return run_jobs(campaign.go, self, devices, console, retry=self.retry)
 
     def _chosen(self) -> list[studies.Study]:
         if not self.ids:
@@ -99,12 +88,12 @@ class Study(Command):
         names = studies.names() if ALL in self.ids else dict.fromkeys(self.ids)
         return [studies.find(name) for name in names]
 
-    def _shelf(self, scale: str) -> Shelf:
-        return Shelf(Path(self.out), Path(self.runs), scale)
+    def _store(self, scale: str) -> ResultStore:
+        return ResultStore(Path(self.out), Path(self.runs), scale)
 
     def _list(self, console: Console) -> dict[str, Any]:
         """What exists, what it costs, what is at hand."""
-        found = overview([studies.find(name) for name in studies.names()], self._shelf, self.seeds)
+        found = overview([studies.find(name) for name in studies.names()], self._store, self.seeds)
         table = Drawn("study", "what it shows", *studies.SCALES, box=None, pad_edge=False, header_style="bold")
         for one in found:
             cells = (cell(one["scales"][scale]) for scale in studies.SCALES)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from demp.cli.base import Budget, Command, Flag, Folder, Names, Number, Text
 from demp.cli.overrides import parse_lists, resolve
-from demp.cli.sweeping import Sweeping, told
+from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.files.results import DONE
@@ -72,7 +72,7 @@ class SweepCommand(Sweeping):
             raise UsageError(f"there is nothing to sweep; name values, for example {EXAMPLE}, or seeds")
         best = self._show(console, store) if records else []
         if store.skipped():
-            console.print(told(store.skipped()), markup=False, highlight=False)
+            console.print(skipped_message(store.skipped()), markup=False, highlight=False)
         if left:
             console.print(f"{left} runs are left; the same command goes on")
         return {
@@ -111,7 +111,7 @@ class SweepCommand(Sweeping):
         return Path(f"runs/sweep-{base.model.name}-{Path(base.data.name).name}".replace(":", "-"))
 
     def _make(self, console: Console) -> int:
-        """Carry out what is missing; how much is still missing then."""
+        """Make what is missing; how much is still missing then."""
 
         def make(setting: Mapping[str, Any]) -> TrainConfig:
             return self.placed(resolve(self, setting))
@@ -120,7 +120,7 @@ class SweepCommand(Sweeping):
         whole = len(sweep.jobs) + sweep.left()
         done = whole - len(sweep.missing) - sweep.left()
         console.print(f"{whole} runs in {self._folder()}, {done} of them done before", highlight=False)
-        return self.carry_out(sweep, console).left
+        return self.run_sweep(sweep, console).left
 
     def _planned(self, make: Make) -> Sweep:
         """The grid, or the search."""

@@ -1,8 +1,9 @@
-"""What the commands share that carry out many runs: where, how many at once, for how long."""
+"""What the commands share that make many runs: where, how many at once, for how long."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,8 @@ from demp.sweep.devices import kind_of
 from demp.sweep.sweep import HERE
 from demp.train.config import TrainConfig
 from demp.train.run import resolve_device
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +47,25 @@ class Sweeping(Training):
         device = kind_of(self.places()) or (config.device if elsewhere else resolve_device(config.device))
         return config.merged({"device": device})
 
-    def carry_out(self, sweep: Sweep, console: Console) -> Outcome:
-        """Do what is missing, with a live view where there is a terminal."""
-        bars = console.is_terminal and not self.devices and self.jobs == 1 and self.on == HERE
-        with status_line(console, off=bars) as status:
-            return sweep.go(
-                devices=self.places(),
-                jobs=self.jobs,
-                on=self.on,
-                minutes=self.budget_minutes,
-                view=self.view if bars else None,
-                say=lambda text: console.print(text, markup=False, highlight=False),
-                status=status,
-            )
+    def run_sweep(self, sweep: Sweep, console: Console) -> Outcome:
+        """Do what is missing of a sweep."""
+        return run_jobs(sweep.go, self, self.places(), console)
+
+
+def run_jobs(go: Callable[..., T], command: Any, devices: list[str], console: Console, **options: Any) -> T:
+    """Call ``go`` (`Sweep.go`, say) with the flags of a command, with a live view where there is a terminal."""
+    bars = console.is_terminal and not devices and command.jobs == 1 and command.on == HERE
+    with status_line(console, off=bars) as status:
+        return go(
+            devices=devices,
+            jobs=command.jobs,
+            on=command.on,
+            minutes=command.budget_minutes,
+            view=command.view if bars else None,
+            say=lambda text: console.print(text, markup=False, highlight=False),
+            status=status,
+            **options,
+        )
 
 
 @contextmanager
@@ -69,7 +78,7 @@ def status_line(console: Console, *, off: bool) -> Iterator[Callable[[str], None
         yield lambda text: status.update(escape(text))
 
 
-def told(skipped: list[str]) -> str:
+def skipped_message(skipped: list[str]) -> str:
     """How many lines were no results, and where the first of them are."""
     more = f", and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     return f"{len(skipped)} lines of the results were skipped: {'; '.join(skipped[:3])}{more}"

@@ -1,11 +1,12 @@
 """Accuracy against sparsity, neurons on the left and weights on the right: every method a line, dense a band."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from demp import files
 from demp.compare.plan import words
 from demp.compare.table import Records, label, split_of
 from demp.files.results import DONE
@@ -21,15 +22,21 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "demp", "
 
 
 def write(records: Records, folder: Path) -> list[Path]:
-    """accuracy.svg and accuracy.png in ``folder``."""
-    matplotlib = need("matplotlib", "report")
-    with matplotlib.rc_context(STYLE):
-        figure = draw(records)
-        files = [folder / f"accuracy.{kind}" for kind in ("svg", "png")]
-        for file in files:
-            metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
-            figure.savefig(file, dpi=160, metadata=metadata)
-    return files
+    """Write accuracy.svg and accuracy.png in ``folder``; return their paths."""
+    return save(lambda: draw(records), folder / "accuracy")
+
+
+def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
+    """Write stem.svg and stem.png of the figure that ``draw`` makes in the common style; none if it makes none."""
+    written = []
+    with need("matplotlib", "report").rc_context(STYLE):
+        if (figure := draw()) is None:
+            return []
+        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            written.append(stem.with_name(f"{stem.name}.{kind}"))
+            with files.replacing_file(written[-1]) as file:
+                figure.savefig(file, format=kind, dpi=160, metadata=metadata)
+    return written
 
 
 def draw(records: Records) -> Any:

@@ -10,10 +10,9 @@ from demp.compare.plan import words
 from demp.files.results import DONE
 from demp.sweep import cells
 from demp.sweep.cells import NONE, mean, ratio, share
+from demp.sweep.table import Records, failures, measured_on, split_of
 from demp.sweep.training import SEVERAL
 from demp.train.config import DENSE
-
-Records = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -168,8 +167,7 @@ def markdown(records: Records, base: str = "") -> str:
     headings = [heading.format(split=split_of(records)) for heading, _, _ in COLUMNS]
     grid = cells.markdown(headings, [[cell(one) for _, cell, _ in COLUMNS] for one in rows(records)])
     paragraphs = [grid, LEGEND, base]
-    machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
-    paragraphs += ["Measured on: " + "; ".join(machines) + "." if machines else "", *remarks(records)]
+    paragraphs += [measured_on(records), *remarks(records)]
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
 
@@ -194,13 +192,3 @@ def remarks(records: Records) -> list[str]:
         ("Not from the weights of the dense run:", others),
     )
     return [f"{title}\n\n" + "\n".join(lines) for title, lines in lists if lines]
-
-
-def failures(records: Records) -> list[str]:
-    """Each run that failed, and why."""
-    return [f"{record['name']}: {record['error']}" for record in records if record["status"] != DONE]
-
-
-def split_of(records: Records) -> str:
-    """What the accuracies are of."""
-    return next((record["split"] for record in records if record["status"] == DONE), "test")

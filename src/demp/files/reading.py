@@ -21,7 +21,7 @@ LOOKS = 64
 
 @dataclass
 class Fault:
-    """What one file has that is no record."""
+    """The lines of one file that are no records, for one reason."""
 
     file: str
     reason: str
@@ -44,25 +44,25 @@ class Skipped:
         self._faults: dict[tuple[str, str], Fault] = {}
 
     def add(self, file: Path, reason: str, number: int | None = None) -> None:
-        """One line of a file, or the file."""
+        """Count one line of a file, or the whole file."""
         fault = self._faults.setdefault((str(file), reason), Fault(str(file), reason))
         fault.count += 1
         if number is not None and len(fault.numbers) < NAMED:
             fault.numbers.append(number)
 
     def merge(self, faults: list[Fault]) -> None:
-        """What another process found."""
+        """Take over what another process skipped."""
         for fault in faults:
             self._faults[fault.file, fault.reason] = fault
 
     @property
     def faults(self) -> list[Fault]:
-        """By file."""
+        """Everything that was skipped, ordered by file."""
         return sorted(self._faults.values(), key=lambda fault: (fault.file, fault.numbers))
 
     @property
     def lines(self) -> int:
-        """How many lines."""
+        """The number of lines that were skipped."""
         return sum(fault.count for fault in self._faults.values() if fault.numbers)
 
 
@@ -71,12 +71,12 @@ Check = Callable[[Record], str]
 
 
 def any_object(_: Record) -> str:
-    """Every JSON object will do."""
+    """Accept every JSON object."""
     return ""
 
 
 def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator[Record]:
-    """Every record of a file, one at a time; a file that is not there has none."""
+    """Yield every record of a file; a file that is not there has none."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator
 
 
 def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
-    """The record in a line, or why there is none; an empty line is no fault."""
+    """Return the record in a line, or None and the reason; an empty line is no fault and has no reason."""
     if not line.strip():
         return None, ""
     try:
@@ -108,7 +108,7 @@ def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
 
 
 def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object) -> list[Record]:
-    """A file of any length at the price of reading it: the lines with ``wanted``, the last, and some others.
+    """Return some records of a long file: the lines with ``wanted``, the last one, and others evenly spread.
 
     A short file, and one whose lines do not all look like objects, is read line by line.
     """
@@ -121,7 +121,7 @@ def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object)
 
 
 def looked(path: Path, size: int, wanted: bytes, check: Check) -> list[Record] | None:
-    """The records of a look; None where some line does not begin as an object and end as one."""
+    """Return these records; None where some line does not begin as an object and end as one."""
     stride, due = size / LOOKS, 0.0
     found: list[Record] = []
     with path.open("rb") as file:
@@ -148,7 +148,7 @@ def looked(path: Path, size: int, wanted: bytes, check: Check) -> list[Record] |
 
 
 def blocks(file: Any) -> Iterator[tuple[int, bytes]]:
-    """Whole lines at a time: where they begin in the file, and their bytes."""
+    """Yield blocks of whole lines: where each begins in the file, and its bytes."""
     start = 0
     while block := file.read(BLOCK_BYTES):
         if not block.endswith(b"\n"):
@@ -158,12 +158,12 @@ def blocks(file: Any) -> Iterator[tuple[int, bytes]]:
 
 
 def line_start(block: bytes, at: int) -> int:
-    """Where the line begins that holds position ``at``."""
+    """Return where the line begins that holds position ``at``."""
     return block.rfind(b"\n", 0, at) + 1
 
 
 def read_json(path: Path, skipped: Skipped) -> Record:
-    """An object from a JSON file; empty, and named, where there is none."""
+    """Return the object in a JSON file; an empty one where there is none, and the file is named if it is damaged."""
     try:
         values = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -181,7 +181,7 @@ def read_json(path: Path, skipped: Skipped) -> Record:
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:
-    """A number that a run can have, or None."""
+    """Return the value of that name if it is a finite number of a possible size, else None."""
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -28,7 +28,7 @@ HALVES = re.compile("[\ud800-\udfff]")
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of ``path`` when all went well.
+    """Open a file to write into, which takes the place of ``path`` when all went well.
 
     Raises:
         OSError: it could not be written; what was there is as it was.
@@ -69,7 +69,7 @@ def write_once(path: Path, content: str) -> None:
 
 @contextmanager
 def opened_alone(path: Path) -> Iterator[BinaryIO]:
-    """An empty file to write into, once no other process does; what a killed one left in it is gone."""
+    """Open an empty file to write into, once no other process does; what a killed one left in it is deleted."""
     while True:
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
         wait_for_lock(file.fileno())
@@ -83,7 +83,7 @@ def opened_alone(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder beside ``path`` that takes its place when all went well; leftovers of killed writers go.
+    """Make a folder beside ``path`` that takes its place when all went well; delete what killed writers left.
 
     Raises:
         OSError: it could not be written; what was there is as it was.
@@ -105,7 +105,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def exchange(path: Path, fresh: Path) -> None:
-    """The two renames; what was at ``path`` goes, with all that killed writers left."""
+    """Put ``fresh`` in the place of ``path`` by two renames; delete what was there and what killed writers left."""
     old = beside(path, "old")
     if path.exists():
         path.rename(old)
@@ -125,7 +125,7 @@ def exchange(path: Path, fresh: Path) -> None:
 
 
 def settled(path: Path) -> Path:
-    """The folder ``path``, put back if its writer was killed between the two renames.
+    """Return the folder ``path``, put back if its writer was killed between the two renames.
 
     Where it cannot be put back (a disk that is only read), the place where it lies.
     """
@@ -143,18 +143,18 @@ def settled(path: Path) -> Path:
 
 
 def beside(path: Path, kind: str) -> Path:
-    """A name of its own for a folder that was or will be at ``path``."""
+    """Return an unused name for a folder that was or will be at ``path``."""
     return path.parent / f".{path.name}.{kind}-{uuid.uuid4().hex[:12]}"
 
 
 def leftovers(path: Path, kind: str) -> list[Path]:
-    """Folders of that kind beside ``path``, the latest last."""
+    """Return the folders of that kind beside ``path``, the latest last."""
     found = path.parent.glob(f".{escape(path.name)}.{kind}-*")
     return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name))
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Does no living process write into this folder?"""
+    """Return whether no living process writes into this folder."""
     if fcntl is None:
         return True
     try:
@@ -169,7 +169,7 @@ def is_abandoned(folder: Path) -> bool:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The only process that holds this folder."""
+    """Hold the lock of this folder, after any other process that has it."""
     if fcntl is None:
         yield
         return
@@ -182,7 +182,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def try_to_hold(path: Path) -> int | None:
-    """An open file with its lock taken, made if it is not there; None if another process has it.
+    """Return an open file with its lock taken, made if it is not there; None if another process has the lock.
 
     Raises:
         OSError: it cannot be made.
@@ -198,7 +198,7 @@ def try_to_hold(path: Path) -> int | None:
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Is the open file the one at ``path``?"""
+    """Return whether the open file is the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
@@ -219,7 +219,7 @@ def take_lock(handle: int) -> bool:
 
 
 def wait_for_lock(handle: int) -> None:
-    """The same, after whoever has it."""
+    """Take the lock of an open file, after any other process that has it."""
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

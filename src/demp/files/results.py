@@ -26,7 +26,7 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Records:
-    """What files of lines hold."""
+    """The results in some files of lines."""
 
     found: list[Record]
     """The last word on each name, in the order in which names first came."""
@@ -35,7 +35,7 @@ class Records:
 
 
 def read(path: str | Path) -> Records:
-    """The results of a sweep folder, or of one file of lines."""
+    """Read the results of a sweep folder, or of one file of lines."""
     follower = Follower(path)
     follower.look()
     return Records(list(follower.found.values()), tuple(follower.skipped))
@@ -57,7 +57,7 @@ class Follower:
         """Bytes and lines of each file that were read."""
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read the lines that were appended since the last call."""
         files = [self.path] if self.path.is_file() else SweepFiles(self.path).result_files()
         for file in files:
             start, count = self._read.get(file, (0, 0))
@@ -75,13 +75,12 @@ class Follower:
         if record is None:
             self.skipped.append(f"{place} {fault}")
             return
-        before = self.found.get(record["name"])
-        if before is None or before["status"] != DONE or (record["status"] == DONE and newer(record, before)):
+        if supersedes(record, self.found.get(record["name"])):
             self.found[record["name"]] = record
 
 
 def parsed(line: bytes) -> tuple[Record | None, str]:
-    """The result in a line, or None and why there is none."""
+    """Return the result in a line, or None and why there is none."""
     values, fault = reading.parsed(line)
     if values is None:
         return None, "is no result" if fault == reading.NO_OBJECT else "is not whole"
@@ -96,15 +95,14 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
 
 def no_result(record: Record) -> str:
     """Return why an object is no line of results; empty where it is one."""
-    if not isinstance(record.get("name"), str) or record.get("status") not in (DONE, FAILED):
-        return "no result"
-    if record.get("schema") != SCHEMA:
+    if isinstance(record.get("name"), str) and record.get("schema") != SCHEMA:
         return f"schema {record.get('schema')!r}, this version reads {SCHEMA}"
-    return ""
+    known = isinstance(record.get("name"), str) and record.get("status") in (DONE, FAILED)
+    return "" if known else "no result"
 
 
 def missing(values: Record) -> str:
-    """What a result of its kind always has and this one has not; empty if it has all."""
+    """Return the name of a value that a result of its kind always has and this one has not; empty if it has all."""
     if values["status"] == FAILED:
         return "" if isinstance(values.get("error"), str) else "error"
     if values.get("work") != TRAINING:
@@ -117,6 +115,8 @@ def missing(values: Record) -> str:
     return next(iter(absent), "")
 
 
-def newer(record: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Did this one begin later? Lines of one writer stand in that order."""
-    return record.get("began", "") >= before.get("began", "")
+def supersedes(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Return whether a line replaces an earlier one of its name: done stays done, else the last to begin counts."""
+    if before is None or before["status"] != DONE:
+        return True
+    return record["status"] == DONE and record.get("began", "") >= before.get("began", "")

@@ -15,7 +15,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """The dataclass ``cls`` from nested ``values``; ``where`` is the path shown in errors."""
+    """Build the dataclass ``cls`` from nested ``values``; ``where`` is the path shown in errors."""
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} is {values!r}; give a table of values")
     hints = hints_of(cls)
@@ -31,12 +31,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 @cache
 def hints_of(cls: type) -> dict[str, Any]:
-    """The types of the fields."""
+    """Return the types of the fields of a dataclass."""
     return get_type_hints(cls)
 
 
 def convert(kind: Any, value: Any, path: str) -> Any:
-    """``value`` as the type ``kind``: whole numbers become floats, lists tuples, nothing else."""
+    """Return ``value`` as the type ``kind``: whole numbers become floats, lists tuples, nothing else."""
     origin, inner = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
         return kind.parse(value) if isinstance(value, str) and hasattr(kind, "parse") else build(kind, value, path)  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def _suggest(key: str, hints: Mapping[str, Any], where: str) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as one level with dotted names."""
+    """Return nested values as one level with dotted names."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -108,7 +108,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat`."""
+    """Return values with dotted names as nested ones: the inverse of `flat`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         *parents, last = name.split(".")

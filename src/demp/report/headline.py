@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from demp.files.results import DONE, FAILED
 from demp.files.run import DENSE
+from demp.report.comparable import ComparableRuns
 from demp.report.groups import POINT, Dense, Group, accuracy, best, plain, share, tested
 from demp.report.runs import UNFINISHED, Run, before, part
 from demp.report.studies import SMOKE, Study
 from demp.report.words import change, digits, duration, listed, percent, plural, points, short, times
-from demp.report.worlds import World
 
 WHAT_TO_TRY = "To remove some: name what may be left (--budget flops=0.4), raise --strength, or train for longer."
 """Below a page where nothing went."""
@@ -33,7 +33,7 @@ class Headline:
     numbers: tuple[Number, ...]
 
 
-def headline(runs: list[Run], studies: list[Study], worlds: list[World]) -> Headline:
+def headline(runs: list[Run], studies: list[Study], worlds: list[ComparableRuns]) -> Headline:
     """Of studies, of what is under way, or of the best setting of the largest world that has one."""
     if any(study.claims for study in studies):
         return of_claims(studies, runs)

@@ -7,13 +7,13 @@ from datetime import datetime
 from importlib import resources
 
 from demp import __version__
+from demp.report.comparable import comparable_runs
 from demp.report.data import data, embedded
 from demp.report.headline import Headline, headline
 from demp.report.sections import comparisons, details, left_out, numbers, studies
 from demp.report.sources import Material
 from demp.report.tags import Markup, tag, together
 from demp.report.words import plural
-from demp.report.worlds import worlds_of
 
 LARGEST = 2_900_000
 """Bytes that a page shall not pass, so that it goes by mail."""
@@ -33,7 +33,7 @@ def page(material: Material, *, refresh: float | None = None) -> str:
 
 def drawn(material: Material, rows: int, refresh: float | None) -> str:
     """The page with at most so many single runs in tables and pictures."""
-    worlds = worlds_of(material.runs)
+    worlds = comparable_runs(material.runs)
     content = [
         studies(material.studies),
         comparisons(worlds, material, rows),

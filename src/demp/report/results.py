@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.files.reading import LARGEST, Record, Skipped, number, records
-from demp.files.results import DONE, newer, no_result
+from demp.files.results import no_result, supersedes
 from demp.files.run import ACCURACY, SECONDS
 from demp.report.runs import Run, Test, before
 from demp.report.thin import thinned
@@ -20,19 +20,18 @@ FLAT = ("method", "setting", "optimizer")
 
 
 def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
-    """The last word on each name; what was done stays done, whatever a later line says."""
+    """Return the run of each name, from its last line; what was done stays done, whatever a later line says."""
     found: dict[str, tuple[Run, Record]] = {}
     for file in files:
         for record in records(file, skipped, no_result):
-            run, began = run_of(record), {"began": str(record.get("began", ""))}
-            before = found.get(run.name)
-            if before is None or before[0].status != DONE or (run.status == DONE and newer(began, before[1])):
-                found[run.name] = (run, began)
+            line = {"status": record["status"], "began": str(record.get("began", ""))}
+            if supersedes(line, found.get(record["name"], (None, None))[1]):
+                found[record["name"]] = (run_of(record), line)
     return {name: run for name, (run, _) in found.items()}
 
 
 def run_of(record: Record) -> Run:
-    """A run from its line."""
+    """Return the run that a line of results tells of."""
     arguments = record.get("arguments") if isinstance(record.get("arguments"), dict) else {}
     config = (arguments or {}).get("config") or record.get("config")
     seed, machine = seed_of(record), record.get("machine")
@@ -56,7 +55,7 @@ def run_of(record: Record) -> Run:
 
 
 def labels_of(record: Record) -> dict[str, Any]:
-    """What tells it apart, its seed excepted."""
+    """Return the labels of a run, its seed excepted."""
     labels = record.get("labels")
     if not isinstance(labels, dict):
         labels = {name: record[name] for name in FLAT if record.get(name)}
@@ -64,7 +63,7 @@ def labels_of(record: Record) -> dict[str, Any]:
 
 
 def seed_of(record: Record) -> int | None:
-    """Its seed, wherever it stands."""
+    """Return the seed of a run, from its labels or the line itself."""
     labels = record.get("labels")
     for place in (labels if isinstance(labels, dict) else {}, record):
         seed = number(place, "seed")
@@ -74,17 +73,17 @@ def seed_of(record: Record) -> int | None:
 
 
 def plain(value: Any) -> bool:
-    """A value that a table can show."""
+    """Return whether a table can show the value."""
     return isinstance(value, str | int | float) or (isinstance(value, list) and not any(map(nested, value)))
 
 
 def nested(value: Any) -> bool:
-    """Not a number or a word."""
+    """Return whether the value is neither a number nor a text."""
     return not isinstance(value, str | int | float)
 
 
 def ends_of(pairs: list[Any]) -> list[Any]:
-    """Of a long list the lowest and highest pair of every stretch, found without looking at each in turn."""
+    """Return of a long list the lowest and highest pair of every stretch, without a loop in Python over all pairs."""
     width = len(pairs) // LONG
     if width < 4:
         return pairs
@@ -99,7 +98,7 @@ def ends_of(pairs: list[Any]) -> list[Any]:
 
 
 def is_pair(pair: Any) -> bool:
-    """A step and a value."""
+    """Return whether this is a step and a value."""
     if not isinstance(pair, list) or len(pair) != 2:
         return False
     step, value = pair
@@ -107,7 +106,7 @@ def is_pair(pair: Any) -> bool:
 
 
 def words(setting: Mapping[str, Any]) -> str:
-    """A setting as a reader wants it."""
+    """Return a setting as a reader wants it."""
     parts = []
     for name, value in setting.items():
         short = SHORT.get(name, name.rpartition(".")[2].replace("_", " "))

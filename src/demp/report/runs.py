@@ -62,7 +62,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """dense, demp, ..."""
+        """The name of the method: dense, demp, ..."""
         return str(self.labels.get("method") or self.outcome.get("method") or "run")
 
     @property
@@ -73,34 +73,34 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """How long it shall be."""
+        """The number of steps that the run is to have."""
         return int(number(self.config, "steps") or number(self.outcome, "steps") or self.step)
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """The number of steps that are done."""
         seen = [points[-1].step for points in self.series.values() if points] + [test.step for test in self.tests]
         return int(max([number(self.outcome, "steps") or 0, *seen]))
 
     def value(self, name: str) -> float | None:
-        """A number of the outcome."""
+        """Return a number of the outcome, or None."""
         return number(self.outcome, name)
 
     def share(self, name: str) -> float | None:
-        """The same over the dense network's."""
+        """Return a number of the outcome over that of the dense network, or None."""
         now, dense = self.value(name), self.value(f"{name}_dense")
         return now / dense if now is not None and dense else None
 
 
 def part(run: Run, name: str) -> str:
-    """The name of its model, data or optimizer, without folders."""
+    """Return the name of a run's model, data or optimizer, without folders."""
     given = run.config.get(name)
     found = run.outcome.get(name) or (given.get("name") if isinstance(given, dict) else given) or run.labels.get(name)
     return str(found).rstrip("/").rpartition("/")[2] if isinstance(found, str | int | float) else ""
 
 
 def read_run(folder: Path, skipped: Skipped) -> Run:
-    """A run folder without what it did over time."""
+    """Read a run folder: config, outcome and machine, but not what it did over time."""
     files = RunFiles(folder)
     config = read_config(files.config_file, skipped)
     outcome = read_json(files.summary_file, skipped)
@@ -114,7 +114,7 @@ def read_run(folder: Path, skipped: Skipped) -> Run:
 
 
 def glance(run: Run, skipped: Skipped) -> None:
-    """Its tests, a few of its lines, and where it stands if it has no summary."""
+    """Read the tests of a run and a few of its lines, and where it stands if it has no summary."""
     if run.folder is None:
         return
     found = look(RunFiles(run.folder).metrics_file, skipped, f'"{ACCURACY}"'.encode(), no_metrics)
@@ -127,7 +127,7 @@ def glance(run: Run, skipped: Skipped) -> None:
 
 
 def study_closely(run: Run, skipped: Skipped) -> None:
-    """Every line of metrics and cuts, and the times of its exports."""
+    """Read every line of metrics and cuts of a run, and the times of its exports."""
     if run.folder is None:
         return
     files, series = RunFiles(run.folder), dict[str, Thinned]()
@@ -146,7 +146,7 @@ def study_closely(run: Run, skipped: Skipped) -> None:
 
 
 def settle(run: Run, series: dict[str, list[Point]]) -> None:
-    """Take over what a run did, and complete what is known of one without a summary."""
+    """Add the series to a run, and complete what is known of one without a summary."""
     run.series |= series
     run.tests = tests_of(run)
     if run.status != UNFINISHED or run.folder is None:
@@ -165,7 +165,7 @@ def settle(run: Run, series: dict[str, list[Point]]) -> None:
 
 
 def tests_of(run: Run) -> list[Test]:
-    """Its tests with what had been spent by then."""
+    """Return the tests of a run, each with what had been spent by then."""
     seconds, spent = run.series.get(SECONDS, []), spending(run)
     return [
         Test(step, value, None if spent is None else spent(step), before(seconds, step))
@@ -174,12 +174,12 @@ def tests_of(run: Run) -> list[Test]:
 
 
 def before(points: list[Point], step: float) -> float | None:
-    """The last value at or before a step."""
+    """Return the last value at or before a step, or None."""
     return next((value for at, value in reversed(points) if at <= step), None)
 
 
 def spending(run: Run) -> Any:
-    """Training FLOPs as a function of the step, from the cuts, as the trainer counts them; None where unknown."""
+    """Return training FLOPs as a function of the step, as the trainer counts them; None where cuts are not known."""
     batch, dense = number(run.config, "batch_size"), run.value("flops_dense")
     if not run.cuts and run.method != DENSE:
         return None

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 
+from demp.report.comparable import ComparableRuns
 from demp.report.pictures.course import course
 from demp.report.pictures.layers import layers
 from demp.report.pictures.looks import Looks
@@ -26,7 +27,6 @@ from demp.report.tables import (
 )
 from demp.report.tags import Markup, tag, together
 from demp.report.words import plural
-from demp.report.worlds import World
 
 WIDE, HALF, NARROW = 960.0, 462.0, 340.0
 """Pixels of a picture across the page, of two side by side, and on a phone."""
@@ -41,7 +41,7 @@ def split_of(material: Material) -> str:
     return next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
 
 
-def comparisons(worlds: list[World], material: Material, rows: int) -> Markup:
+def comparisons(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
     """The pictures that show runs side by side, for every world."""
     split, index = split_of(material), {id(run): at for at, run in enumerate(material.runs[:rows])}
     parts = []
@@ -112,7 +112,7 @@ def folded(words: str, content: Markup) -> Markup:
     return tag("details", tag("summary", words), content) if content else Markup()
 
 
-def numbers(worlds: list[World], material: Material, rows: int) -> Markup:
+def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
     """All settings and runs."""
     if len(material.runs) < 2:
         return Markup()

@@ -17,11 +17,11 @@ from demp.files.run import DENSE, RunFiles
 from demp.files.schema import flat
 from demp.files.study import NAMES
 from demp.files.sweep import SweepFiles
+from demp.report.comparable import comparable_runs
 from demp.report.groups import best
 from demp.report.results import read_results
 from demp.report.runs import UNFINISHED, Run, glance, read_run, study_closely
 from demp.report.studies import Study, is_study, place_of, read_study
-from demp.report.worlds import worlds_of
 
 CLOSELY = 8
 """Runs that are shown one by one."""
@@ -45,12 +45,12 @@ class Material:
 
     @property
     def live(self) -> bool:
-        """Is a run among them that has not ended?"""
+        """Whether a run among them has not ended."""
         return any(run.status == UNFINISHED for run in self.runs)
 
 
 def gather(paths: Sequence[str | Path]) -> Material:
-    """Read everything.
+    """Read all that the paths hold, and choose what is shown run by run.
 
     Raises:
         UsageError: a path is not there, or there is no run and no claim in any.
@@ -64,9 +64,9 @@ def gather(paths: Sequence[str | Path]) -> Material:
             raise UsageError(f"there is no {path}; give the folder of a run, a sweep or a study")
         take(path, material, skipped)
     if not material.runs and not material.studies:
-        raise UsageError(nothing(material.paths, skipped))
-    tell_apart(material.runs)
-    name_apart(material.runs)
+        raise UsageError(nothing_to_report(material.paths, skipped))
+    distinguish(material.runs)
+    make_names_unique(material.runs)
     material.shown = chosen(material.runs)
     shown = {id(run) for run in material.shown}
     glance_at([run for run in material.runs if id(run) not in shown], skipped)
@@ -76,8 +76,8 @@ def gather(paths: Sequence[str | Path]) -> Material:
     return material
 
 
-def nothing(paths: list[Path], skipped: Skipped) -> str:
-    """Why there is nothing to report."""
+def nothing_to_report(paths: list[Path], skipped: Skipped) -> str:
+    """Return a sentence that says why there is nothing to report."""
     where = ", ".join(map(str, paths))
     faults = skipped.faults
     seen = f" (skipped: {faults[0]}{', ...' if len(faults) > 1 else ''})" if faults else ""
@@ -85,7 +85,7 @@ def nothing(paths: list[Path], skipped: Skipped) -> str:
 
 
 def take(path: Path, material: Material, skipped: Skipped) -> None:
-    """What one path holds."""
+    """Add what one path holds to the material."""
     if path.is_file():
         lines, summary = path.with_suffix(".jsonl"), path.with_suffix(".json")
         add_results([lines if summary == path else path], [], material, skipped)
@@ -102,7 +102,7 @@ def take(path: Path, material: Material, skipped: Skipped) -> None:
 
 
 def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
-    """A sweep, a comparison or the results of studies; False where it is none of them."""
+    """Add a sweep, a comparison or the results of studies; return False where the folder is none of them."""
     sweep = SweepFiles(path)
     files, runs = sorted(path.glob("*.jsonl")) + sweep.result_files(), list(sweep.run_folders())
     before = len(material.runs), len(material.studies)
@@ -114,7 +114,7 @@ def take_folder(path: Path, material: Material, skipped: Skipped) -> bool:
 
 
 def add_results(files: list[Path], folders: list[Path], material: Material, skipped: Skipped) -> None:
-    """Runs from their lines, from their folders, or from both."""
+    """Add runs from their lines of results, from their folders, or from both."""
     found = read_results(files, skipped)
     for folder in folders:
         run = found.get(folder.name)
@@ -130,37 +130,37 @@ def add_results(files: list[Path], folders: list[Path], material: Material, skip
 
 
 def is_name(path: str | Path) -> bool:
-    """Is the id of a study meant?"""
+    """Return whether the id of a study is meant rather than a path."""
     return NAMES.fullmatch(str(path)) is not None and not Path(path).exists()
 
 
 def add_study(file: Path, material: Material, skipped: Skipped) -> None:
-    """What the summary of a study says."""
+    """Add what the summary of a study says."""
     study = read_study(file, skipped)
     if study is not None:
         material.studies.append(study)
 
 
 def numbered(file: Path) -> tuple[bool, list[str | int]]:
-    """What puts fig2 before fig11, and both before what has no number."""
+    """Return a key that puts fig2 before fig11, and both before what has no number."""
     parts = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", file.name)]
     return len(parts) == 1, parts
 
 
 def folders(path: Path) -> list[Path]:
-    """The folders in a folder, by name."""
+    """Return the folders in a folder, by name."""
     return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
 
 
 def named(run: Run, root: Path) -> Run:
-    """The run with the name that it has below ``root``."""
+    """Give the run the name that it has below ``root``, and return it."""
     assert run.folder is not None
     run.name = str(run.folder.relative_to(root))
     return run
 
 
-def tell_apart(runs: list[Run]) -> None:
-    """Runs that come without labels get the values of their configs in which they differ; labels that all share go."""
+def distinguish(runs: list[Run]) -> None:
+    """Label runs that come without labels by the values in which their configs differ; drop labels that all share."""
     bare = [run for run in runs if run.folder is not None and set(run.labels) == {"method"}]
     by_method: dict[str, list[Run]] = {}
     for run in bare:
@@ -180,8 +180,8 @@ def tell_apart(runs: list[Run]) -> None:
                 run.labels.pop(name, None)
 
 
-def name_apart(runs: list[Run]) -> None:
-    """Runs of one name get their folders' names, or numbers."""
+def make_names_unique(runs: list[Run]) -> None:
+    """Add the folder's name, or a number, to the names of runs that have the same one."""
     for length in (2, 3):
         many = Counter(run.name for run in runs)
         for run in runs:
@@ -201,21 +201,24 @@ def plain_values(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def chosen(runs: list[Run]) -> list[Run]:
-    """The best setting first, what is under way, the first seed of every other setting, and at the end a dense run."""
-    worlds = worlds_of(runs)
-    firsts = [best(world.groups, world.dense) for world in worlds]
+    """Return the runs to show one by one.
+
+    The best setting first, what is under way, the first seed of every other setting, and at the end a dense run.
+    """
+    sets = comparable_runs(runs)
+    firsts = [best(one.groups, one.dense) for one in sets]
     order = [run for first in firsts[:2] if first for run in first.done[:1]]
     order += [run for run in runs if run.status == UNFINISHED]
-    groups = [group for world in worlds for group in world.groups]
+    groups = [group for one in sets for group in one.groups]
     order += [group.done[0] for group in groups if group.done and group.method != DENSE]
     order += [run for run in runs if run.status == DONE and run.method != DENSE]
     unique = {id(run): run for run in order if run.folder is not None or run.series}
-    last = [run for world in worlds for run in world.dense.runs if run.folder is not None or run.series][:1]
+    last = [run for one in sets for run in one.dense.runs if run.folder is not None or run.series][:1]
     return [*list(unique.values())[: CLOSELY - len(last)], *last]
 
 
 def glance_at(runs: list[Run], skipped: Skipped) -> None:
-    """A look at each, by several processes where there are many."""
+    """Read a few lines of each run, with several processes where there are many."""
     at_hand = [run for run in runs if run.folder is not None]
     processes = min(4, os.cpu_count() or 1)
     if len(at_hand) < MANY or processes < 2 or not may_fork():
@@ -229,12 +232,12 @@ def glance_at(runs: list[Run], skipped: Skipped) -> None:
 
 
 def may_fork() -> bool:
-    """Processes that have loaded torch have threads of its own, which a fork would lose."""
+    """Return whether this process may fork: one that has loaded torch has threads, which a fork would lose."""
     return "torch" not in sys.modules
 
 
 def glanced(run: Run) -> tuple[Run, list[Fault]]:
-    """The same in a process of its own."""
+    """Read a few lines of a run in a process of its own; return the run and what was skipped."""
     skipped = Skipped()
     glance(run, skipped)
     return run, skipped.faults

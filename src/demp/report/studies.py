@@ -25,7 +25,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The verdict in words."""
         return VERDICTS[self.holds]
 
 
@@ -49,12 +49,12 @@ class Study:
 
 
 def is_study(file: Path) -> bool:
-    """Is this the summary of a study, by its name?"""
+    """Return whether this file is the summary of a study, by its name."""
     return file.suffix == ".json" and file.is_file() and (NAMES.fullmatch(file.stem) is not None)
 
 
 def place_of(name: str) -> Path:
-    """Where the results of a study are, by its id: those of the largest scale at hand.
+    """Return the file of results of the study with this id: that of the largest scale at hand.
 
     Raises:
         UsageError: there are none.
@@ -68,7 +68,7 @@ def place_of(name: str) -> Path:
 
 
 def read_study(file: Path, skipped: Skipped) -> Study | None:
-    """The summary of a study; None where the file is none."""
+    """Read the summary of a study; return None where the file is none."""
     values = read_json(file, skipped)
     if not values:
         return None
@@ -90,7 +90,7 @@ def read_study(file: Path, skipped: Skipped) -> Study | None:
 
 
 def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> Iterator[Claim]:
-    """Every claim; what is none is named."""
+    """Yield every claim; entries that are none are named."""
     for index, entry in enumerate(entries, 1):
         holds = entry.get("holds") if isinstance(entry, dict) else ""
         if (
@@ -105,7 +105,7 @@ def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> It
 
 
 def table_of(table: Record) -> dict[str, Any]:
-    """Headings, rows as long as they, notes."""
+    """Return headings, the rows that are as long as these, and notes."""
     headings, rows, notes = (
         table.get(key) if isinstance(table.get(key), list) else [] for key in ("headings", "rows", "notes")
     )
@@ -118,7 +118,7 @@ def table_of(table: Record) -> dict[str, Any]:
 
 
 def picture_of(values: Record, file: Path) -> bytes:
-    """Its figure, if there is one beside it."""
+    """Return the figure of a study as SVG, if there is one beside its summary."""
     picture = file.with_suffix(".svg")
     files = values.get("files")
     if isinstance(files, list) and picture.name in files and picture.is_file():
@@ -127,7 +127,7 @@ def picture_of(values: Record, file: Path) -> bytes:
 
 
 def text(value: Any) -> str:
-    """What a reader sees of a value."""
+    """Return a value as a reader sees it; nothing for lists and tables."""
     if value is None or isinstance(value, dict | list):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,13 +5,13 @@ from functools import partial
 from typing import NamedTuple
 
 from demp.files.results import DONE
+from demp.report.comparable import ComparableRuns
 from demp.report.groups import accuracy, plain, setting_of, share, sparsity
 from demp.report.runs import UNFINISHED, Run
 from demp.report.studies import Study
 from demp.report.svg import MARKS
 from demp.report.tags import Markup, tag, together
 from demp.report.words import NONE, change, digits, duration, percent, short, times
-from demp.report.worlds import World
 
 
 class Cell(NamedTuple):
@@ -55,7 +55,7 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None else Cell(words(value), f"{value:.6g}")
 
 
-def settings_table(worlds: list[World], split: str) -> Markup:
+def settings_table(worlds: list[ComparableRuns], split: str) -> Markup:
     """Means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",

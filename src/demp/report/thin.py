@@ -36,7 +36,7 @@ class Thinned:
         self._first: Pair | None = None
 
     def add(self, step: float, value: float) -> None:
-        """The next point."""
+        """Add the next point."""
         point = self._last = (step, value)
         if not self._inside:
             self._low = self._high = point
@@ -56,7 +56,7 @@ class Thinned:
                 self.width *= 2
 
     def points(self) -> list[Point]:
-        """What stays, in the order in which it came."""
+        """Return the points that stay, in the order in which they came."""
         return [Point(*pair) for pair in dict.fromkeys(self._stay())]
 
     def _stay(self) -> Iterator[Pair]:
@@ -70,14 +70,14 @@ class Thinned:
 
 
 def joined(left: tuple[Pair, Pair], right: tuple[Pair, Pair]) -> tuple[Pair, Pair]:
-    """The extremes of two stretches; of equal ones the earlier."""
+    """Return the extremes of two neighbouring stretches; of equal ones the earlier."""
     low = right[0] if right[0][1] < left[0][1] else left[0]
     high = right[1] if right[1][1] > left[1][1] else left[1]
     return low, high
 
 
 def thinned(points: Iterable[Pair], buckets: int = BUCKETS) -> list[Point]:
-    """A series at once."""
+    """Return the points of a whole series that stay."""
     series = Thinned(buckets)
     for step, value in points:
         series.add(step, value)

@@ -56,7 +56,7 @@ def watch(
 
 
 def progress(material: Material) -> str:
-    """How far it is, in a line."""
+    """Return one line on how far the runs are."""
     running = [run for run in material.runs if run.status == UNFINISHED]
     ended = len(material.runs) - len(running)
     first = ", ".join(f"{run.name} at step {run.step:,} of {run.steps:,}" for run in running[:2])
@@ -65,12 +65,12 @@ def progress(material: Material) -> str:
 
 
 def state(paths: Sequence[str | Path], out: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of the files that a report reads."""
+    """Return names, sizes and times of the files that a report reads."""
     return tuple(sorted((str(f), s.st_size, s.st_mtime_ns) for f in files(paths) if (s := stat(f)) and f != out))
 
 
 def files(paths: Sequence[str | Path]) -> Iterator[Path]:
-    """Lines, configs and summaries; weights do not matter."""
+    """Yield the lines, configs and summaries in the paths; weights do not matter."""
     for path in map(Path, paths):
         if path.is_file():
             yield path
@@ -80,7 +80,7 @@ def files(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def stat(file: Path) -> Any:
-    """None where it just went away."""
+    """Return size and time of a file; None where it was just deleted."""
     try:
         return file.stat()
     except OSError:

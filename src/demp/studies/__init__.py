@@ -6,8 +6,8 @@ import re
 from functools import cache
 
 from demp.errors import UsageError
+from demp.files.suggestion import suggestion
 from demp.studies.base import SCALES, Claim, Study, Table
-from demp.train.models.suggest import suggestion
 
 __all__ = ["SCALES", "Claim", "Study", "Table", "find", "names"]
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from demp.errors import UsageError
 from demp.files.study import SCALES
+from demp.files.suggestion import suggestion
 from demp.studies.costs import Cost, of_training
 from demp.sweep import cells
 from demp.sweep.job import Job
-from demp.train.models.suggest import suggestion
 
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
 """How many a study takes unless it is told."""

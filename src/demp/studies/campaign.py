@@ -10,9 +10,9 @@ from typing import Any
 from demp.errors import UsageError
 from demp.files.results import DONE, Record
 from demp.files.study import SCHEMA
-from demp.studies import drawing, shelf
+from demp.studies import drawing, result_store
 from demp.studies.base import NONE, SCALES, SEEDS, Claim, Study, Table, check_scale, data_read
-from demp.studies.shelf import Known, Shelf
+from demp.studies.result_store import Known, ResultStore
 from demp.sweep import Job, Sweep
 from demp.train import sources
 from demp.train.extras import need
@@ -56,13 +56,13 @@ class Shown:
 
 
 class Campaign:
-    """Studies of one scale on one shelf."""
+    """Studies of one scale with one store of results."""
 
-    def __init__(self, studies: Sequence[Study], place: Shelf, *, seeds: int | None = None) -> None:
-        check_scale(place.scale)
-        self.studies, self.shelf, self.scale = list(studies), place, place.scale
+    def __init__(self, studies: Sequence[Study], store: ResultStore, *, seeds: int | None = None) -> None:
+        check_scale(store.scale)
+        self.studies, self.store, self.scale = list(studies), store, store.scale
         self.seeds = SEEDS[self.scale] if seeds is None else seeds
-        self.known: dict[str, Record] = place.known()
+        self.known: dict[str, Record] = store.known()
         self.plans = {study.id: study.plan(self.scale, self.seeds) for study in self.studies}
         self.jobs = in_turns(list(self.plans.values()))
 
@@ -90,20 +90,20 @@ class Campaign:
                 sources.find(name)
             except UsageError as error:
                 raise UsageError(f"{', '.join(wanting)} at scale {self.scale}: {error}") from None
-        sweep = Sweep(self.shelf.runs, missing, what="the runs of studies", shared={"scale": self.scale}, retry=retry)
+        sweep = Sweep(self.store.runs, missing, what="the runs of studies", shared={"scale": self.scale}, retry=retry)
         try:
             return sweep.go(**options).left
         finally:
-            self.known = self.shelf.known()
+            self.known = self.store.known()
 
     def write(self, study: Study) -> Shown:
         """Keep the results of a study, draw its picture, write its table and its verdicts, of all seeds there are."""
         jobs = self.all_of(study)
-        self.shelf.keep(study.id, jobs, self.known)
+        self.store.keep(study.id, jobs, self.known)
         shown = self.show(study)
         if not shown.records:
             return shown
-        stem = self.shelf.folder / study.id
+        stem = self.store.folder / study.id
         files = drawing.save(lambda: study.picture(shown.records, self.scale), stem)
         files += [stem.with_suffix(".md"), stem.with_suffix(".json")]
         shown = replace(shown, files=files)
@@ -114,18 +114,18 @@ class Campaign:
     def show(self, study: Study) -> Shown:
         """Table and verdicts of what there is."""
         jobs = self.all_of(study)
-        found = shelf.of(jobs, self.known)
-        places = (str(self.shelf.file(study.id)), str(self.shelf.runs))
-        own = [line for line in self.shelf.skipped if line.startswith(places)]
+        found = result_store.of(jobs, self.known)
+        places = (str(self.store.file(study.id)), str(self.store.runs))
+        own = [line for line in self.store.skipped if line.startswith(places)]
         return Shown(
             study=study,
             scale=self.scale,
             planned=len(jobs),
             records=found,
-            failed=shelf.failures(jobs, self.known),
+            failed=result_store.failures(jobs, self.known),
             table=study.table(found, self.scale) if found else None,
             claims=judged(study.claims(found), self.scale),
-            skipped=own + self.shelf.foreign(study.id, jobs),
+            skipped=own + self.store.foreign(study.id, jobs),
             files=[],
         )
 
@@ -196,9 +196,9 @@ def listed(title: str, lines: Sequence[str]) -> str:
     return f"{title} ({len(lines)}):\n\n" + "\n".join(f"* {line}" for line in lines) if lines else ""
 
 
-def overview(studies: Sequence[Study], place: Callable[[str], Shelf], seeds: int | None) -> list[dict[str, Any]]:
+def overview(studies: Sequence[Study], store: Callable[[str], ResultStore], seeds: int | None) -> list[dict[str, Any]]:
     """Every study with its cost at each scale, and what is at hand; JSON-ready."""
-    known: Mapping[str, Known] = {scale: place(scale).known() for scale in SCALES}
+    known: Mapping[str, Known] = {scale: store(scale).known() for scale in SCALES}
     many = {scale: SEEDS[scale] if seeds is None else seeds for scale in SCALES}
     return [
         {
@@ -219,6 +219,6 @@ def at(study: Study, scale: str, seeds: int, known: Known) -> dict[str, Any]:
     return {
         **study.cost(first, scale).of_seeds(seeds).to_dict(),
         "data": list(dict.fromkeys(name for job in first if (name := data_read(job)))),
-        "at_hand": len(shelf.of(planned, known)),
-        "failed": len(shelf.failures(planned, known)),
+        "at_hand": len(result_store.of(planned, known)),
+        "failed": len(result_store.failures(planned, known)),
     }

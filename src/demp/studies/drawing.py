@@ -1,12 +1,11 @@
 """What the pictures of all studies share: style, panels, lines with a band over seeds."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
-from demp.compare.picture import COLOURS, INK, MARKERS, SOFT, STYLE
+from demp.compare.picture import COLOURS, INK, MARKERS, SOFT, save
 from demp.train.extras import need
 
 __all__ = ["COLOURS", "INK", "MARKERS", "SOFT", "band", "frame", "legend", "looks", "panels", "save"]
@@ -65,16 +64,3 @@ def legend(figure: Any) -> None:
         if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
             break
         made.remove()
-
-
-def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
-    """stem.svg and stem.png of the figure that ``draw`` makes in the common style; none if it makes none."""
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
-    with need("matplotlib", "report").rc_context(STYLE):
-        figure = draw()
-        if figure is None:
-            return []
-        for file in files:
-            metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
-            figure.savefig(file, dpi=160, metadata=metadata)
-    return files

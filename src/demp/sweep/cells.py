@@ -8,27 +8,27 @@ NONE = "–"
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean of what there is."""
+    """Return the mean of the values; None if there are none."""
     return statistics.fmean(values) if values else None
 
 
 def share(value: float | None) -> str:
-    """0.1234 -> 12.3 %."""
+    """Return a share in percent: 0.1234 is 12.3 %."""
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
 def ratio(value: float | None) -> str:
-    """Three digits behind the point."""
+    """Return a ratio with three digits behind the point."""
     return NONE if value is None else f"{value:.3f}"
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """The sample standard deviation; None for fewer than two values."""
+    """Return the sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def percent(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of shares, in percent."""
+    """Return mean ± standard deviation of shares, in percent."""
     middle, wide = mean(values), spread(values)
     if middle is None:
         return NONE
@@ -36,16 +36,16 @@ def percent(values: Sequence[float]) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; whatever stands in a cell stays in it, and is text."""
+    """Return a table in Markdown; the content of a cell is text, whatever characters it has."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(map(in_cell, line))} |" for line in lines)
 
 
 def in_cell(text: str) -> str:
-    """Words that neither end their cell or row nor begin an element of HTML."""
+    """Return a text that neither ends its cell or row nor begins an element of HTML."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split("\n")).replace("\r", " ")
 
 
 def text(value: Any) -> str:
-    """A value in a few characters."""
+    """Return a value in a few characters."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -46,7 +46,7 @@ def run_job(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Recor
 
 
 def lock_file(folder: Path) -> Path:
-    """The file whose lock the process holds that works in a job's folder; gone when the job has ended."""
+    """Return the file whose lock the process holds that works in a job's folder; deleted when the job has ended."""
     return folder.with_name(f"{folder.name}.lock")
 
 
@@ -80,12 +80,12 @@ def free_memory(seconds: float) -> None:
 
 
 def now() -> str:
-    """The time as a line of results has it: UTC, in ISO 8601, to the millisecond."""
+    """Return the time as a line of results has it: UTC, in ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool = False) -> Record:
-    """A line of results: the job, what came of it, and when."""
+    """Return a line of results: the job, what came of it, and when."""
     about = job.about()
     of_job = {name: about.pop(name) for name in ("name", "identity", "labels")}
     when = {"demp": demp.__version__, "began": began, "seconds": seconds, "resumed": resumed}
@@ -93,7 +93,7 @@ def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool 
 
 
 def failure(error: object) -> Record:
-    """What a line says of a job that did not reach its end: the first line of the error, and whether the user's."""
+    """Return what a line says of a job that failed: the first line of its error, and whether that is the user's."""
     unexpected = error if isinstance(error, Exception) and not isinstance(error, DempError) else None
     text = str(error) if unexpected is None else f"{type(error).__name__}: {error}"
     first = (text.strip() or type(error).__name__).splitlines()[0]

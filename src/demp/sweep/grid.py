@@ -18,7 +18,7 @@ Make = Callable[[Mapping[str, Any]], TrainConfig]
 
 
 def grid(make: Make, axes: Mapping[str, Sequence[Any]], *, seeds: int = 1, measure: bool = False) -> list[Job]:
-    """All trainings, seed by seed, so that what is done at any time can be compared; the last key varies fastest.
+    """Return all trainings, seed by seed, so that what is done can be compared; the last key varies fastest.
 
     ``measure`` also times each network's step beside the dense network's.
 
@@ -51,6 +51,6 @@ def validate_key(key: str) -> None:
 
 
 def shortened(keys: Sequence[str]) -> dict[str, str]:
-    """method.options.peak_strength -> peak_strength, optimizer.name -> optimizer; whole where two would be one."""
+    """Return short names of keys: peak_strength, optimizer; the whole key where two would be the same."""
     short = {key: key.removesuffix(".name").rpartition(".")[2] for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}

@@ -1,4 +1,4 @@
-"""A piece of work to be done once, in words that a file can hold."""
+"""A piece of work to be done once, in plain values that a file can hold."""
 
 import hashlib
 import importlib
@@ -41,21 +41,21 @@ class Job:
         return hashlib.sha256(json.dumps([self.work, self.arguments], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` reads them back."""
+        """Return the job as plain values; `from_dict` reads them back."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Job":
-        """The job in plain values."""
+        """Return the job that `to_dict` wrote."""
         return cls(**{name: values[name] for name in ("name", "work", "arguments", "labels")})
 
     def about(self) -> dict[str, Any]:
-        """What a line of results says of it."""
+        """Return what a line of results says of the job: its identity and all its values."""
         return {"identity": self.identity, **self.to_dict()}
 
 
 def name_of(*parts: object) -> str:
-    """A job's name from what tells it apart: joined by ``-``, fit for a folder; one too long ends in a hash."""
+    """Return a job's name from what tells it apart: joined by ``-``, fit for a folder; one too long ends in a hash."""
     name = "-".join(str(part) for part in parts)
     name = "".join("_" if sign in NOT_IN_NAMES else sign for sign in name).strip(". ")
     if len(name) <= LONGEST_NAME:
@@ -64,7 +64,7 @@ def name_of(*parts: object) -> str:
 
 
 def function(work: str) -> Any:
-    """The function that ``module:function`` names."""
+    """Return the function that ``module:function`` names."""
     module, colon, name = work.partition(":")
     if not colon:
         raise UsageError(f"the work {work!r} is not module:function")

@@ -11,11 +11,11 @@ class Source(Protocol):
     """Where more jobs come from when all are handed out: a search that looks at results first."""
 
     def left(self) -> int:
-        """How many are still to come."""
+        """Return the number of jobs that are still to come."""
         ...
 
     def more(self) -> list[Job]:
-        """The next ones; none when no more are wanted."""
+        """Return the next jobs; none when no more are wanted."""
         ...
 
 
@@ -29,11 +29,11 @@ class JobQueue:
 
     @property
     def remaining(self) -> int:
-        """How many are waiting, those that are still to be chosen among them."""
+        """The number of jobs that wait, those that are still to be chosen among them."""
         return len(self.waiting) + (self.source.left() if self.source else 0)
 
     def next(self) -> Job | None:
-        """The next job, written down in the folder as begun; None when there is none.
+        """Return the next job, written down in the folder as begun; None when there is none.
 
         Raises:
             UsageError: another job was begun under its name.

@@ -44,7 +44,7 @@ Space = Mapping[str, Range | Sequence[Any]]
 
 
 def read_range(key: str, text: str) -> Range:
-    """``LOW:HIGH``, or ``log:LOW:HIGH``; whole numbers stay whole."""
+    """Read ``LOW:HIGH`` or ``log:LOW:HIGH``; whole numbers stay whole."""
     *kind, low, high = text.split(":") if text.count(":") else ["", "", ""]
     try:
         ends = [int(end) if end.strip().lstrip("-").isdecimal() else float(end) for end in (low, high)]
@@ -149,7 +149,7 @@ class Search(Sweep):
         return found
 
     def _jobs(self, trial: Any) -> list[Job]:
-        """The trainings of a trial."""
+        """Return the trainings of a trial."""
         jobs = [point(self.make, trial.params, seed, measure=self.measure) for seed in range(self.seeds)]
         stem = f"trial{trial.number:04d}"
         return [
@@ -174,7 +174,7 @@ class Search(Sweep):
         return self._discover()
 
     def go(self, **options: Any) -> Outcome:
-        """As `Sweep.go`; the study hears of all that ended."""
+        """Do what is missing, as `Sweep.go`, and tell the study of all that ended."""
         try:
             return super().go(**options)
         finally:
@@ -194,12 +194,12 @@ class Search(Sweep):
 
 
 def damaged(file: Path, why: str) -> UsageError:
-    """The sentence about a journal that is not as Optuna wrote it."""
+    """Return the error about a journal that is not as Optuna wrote it."""
     return UsageError(f"{file} is damaged ({why}); restore it, or give another folder with --out")
 
 
 def fits(values: Mapping[str, Any], space: Space) -> bool:
-    """Are these values of the space, as far as they are chosen yet?"""
+    """Return whether these are values of the space, as far as they are chosen yet."""
     for key, value in values.items():
         within = space.get(key)
         if isinstance(within, Range):
@@ -229,17 +229,17 @@ def validate_search(space: Space, trials: int, aims: Sequence[str], seeds: int) 
 
 
 def written(value: Range | Sequence[Any]) -> Any:
-    """A part of a space as a file says it."""
+    """Return a part of a space as a file has it."""
     return vars(value) if isinstance(value, Range) else list(value)
 
 
 def values_of(records: Sequence[Record], aims: Sequence[str]) -> list[float]:
-    """The mean over seeds of each aim."""
+    """Return the mean over seeds of each aim."""
     return [mean([NUMBERS[aim](record) for record in records]) or 0.0 for aim in aims]
 
 
 def front(records: Sequence[Record], aims: Sequence[str]) -> list[int]:
-    """Trials that no other beats in one aim without losing in another."""
+    """Return the trials that no other beats in one aim without losing in another."""
     groups: dict[int, list[Record]] = {}
     for record in records:
         groups.setdefault(record["labels"]["trial"], []).append(record)
@@ -253,5 +253,5 @@ def front(records: Sequence[Record], aims: Sequence[str]) -> list[int]:
 
 
 def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    """At least as good in all, better in one."""
+    """Return whether one is at least as good in all aims and better in one."""
     return all(a >= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)

@@ -22,7 +22,7 @@ PAIRS, WARM_UP = 11, 2
 
 
 def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """The median over pairs of their ratio, and every pair.
+    """Return the median over pairs of step times, pruned over dense, and the ratio of every pair.
 
     Neither has a pruner any more; zeros that masks left are multiplied, as they are in any use of the network.
     """
@@ -44,7 +44,7 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
 
 def step_of(model: nn.Module, config: TrainConfig, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """One plain training step of a model, done when it returns."""
+    """Return a function that makes one plain training step of a model, and is done when it returns."""
     layout = layout_of(model, config.channels_last)
     model = model.to(memory_format=layout).train()  # pyright: ignore[reportCallIssue]
     x = x.contiguous(memory_format=layout)
@@ -65,7 +65,7 @@ def step_of(model: nn.Module, config: TrainConfig, x: Tensor, y: Tensor) -> Call
 
 
 def pairs(ours: Callable[[], None], plain: Callable[[], None]) -> list[float]:
-    """Ours over plain, alternating; which of the two goes first alternates too."""
+    """Return ratios of times of two functions that run in turns; which of the two goes first alternates."""
     for _ in range(WARM_UP):
         ours()
         plain()
@@ -78,7 +78,7 @@ def pairs(ours: Callable[[], None], plain: Callable[[], None]) -> list[float]:
 
 
 def seconds(call: Callable[[], None]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

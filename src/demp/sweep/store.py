@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,16 @@ from filelock import FileLock, Timeout
 from demp import files
 from demp.errors import UsageError
 from demp.files import results
+from demp.files.replacement import sync
 from demp.files.results import Record
 from demp.files.schema import flat
 from demp.files.sweep import SweepFiles
 from demp.sweep.job import Job
 from demp.train.defaults import as_meant
 from demp.train.runfolder import read_json
+
+SYNC_SECONDS = 0.2
+"""Between two times that results are brought to the disk: a machine that fails loses no more than it does in this."""
 
 
 class Store(SweepFiles):
@@ -26,6 +31,7 @@ class Store(SweepFiles):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self._follower = results.Follower(self.path)
+        self._synced_at = float("-inf")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -48,6 +54,7 @@ class Store(SweepFiles):
             drop_unfinished(self.results_file)
             yield
         finally:
+            sync(self.results_file)
             lock.release()
 
     def begin(self, jobs: Iterable[Job], *, what: str = "a sweep", shared: Mapping[str, Any] | None = None) -> None:
@@ -139,11 +146,13 @@ class Store(SweepFiles):
         }
 
     def add(self, record: Record) -> None:
-        """Append one line of results and bring it to the disk."""
+        """Append one line of results, and bring it to the disk unless another was brought just before."""
         with self.results_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced_at >= SYNC_SECONDS:
+                os.fsync(file.fileno())
+                self._synced_at = time.monotonic()
 
 
 def put_once(path: Path, values: Mapping[str, Any]) -> None:
@@ -158,7 +167,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def identity_now(about: Mapping[str, Any]) -> str:
-    """The identity of a job that was written down, as equal jobs have it today (`demp.train.defaults`)."""
+    """Return the identity that equal jobs have today of one that was written down (`demp.train.defaults`)."""
     arguments = about.get("arguments")
     if not isinstance(arguments, dict) or not isinstance(arguments.get("config"), dict):
         return about["identity"]
@@ -169,14 +178,14 @@ def identity_now(about: Mapping[str, Any]) -> str:
 
 
 def called(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job calls, as one level of names."""
+    """Return the work and arguments of a job, with its config as it was meant."""
     arguments = about["arguments"]
     config = {"config": as_meant(arguments["config"])} if isinstance(arguments.get("config"), dict) else {}
     return {"work": about["work"], **arguments, **config}
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Each value that differs, as a phrase; names as the user knows them."""
+    """Return a phrase for each value that differs; names as the user knows them."""
     mine, theirs = flat(before), flat(now)
     return [
         f"{name.removeprefix('config.')} was {mine.get(name)!r} and is {theirs.get(name)!r}"
@@ -186,5 +195,5 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON reads it back."""
+    """Return values as JSON reads them back."""
     return json.loads(json.dumps(values))

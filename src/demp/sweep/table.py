@@ -52,12 +52,12 @@ class Row:
 
     @property
     def seeds(self) -> int:
-        """That reached the end."""
+        """The number of seeds that reached the end."""
         return len(self.numbers["accuracy"])
 
 
 def rows(records: Records) -> list[Row]:
-    """By trial, or else by setting, whatever ended first."""
+    """Return the rows ordered by trial, or else by setting, whatever ended first."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(like(record["labels"]), []).append(record)
@@ -65,7 +65,7 @@ def rows(records: Records) -> list[Row]:
 
 
 def place(one: Row) -> tuple[Any, ...]:
-    """Numbers before texts, each in its order."""
+    """Return the key by which rows are ordered: numbers before texts."""
     values = [
         (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value)) for value in one.setting.values()
     ]
@@ -73,7 +73,7 @@ def place(one: Row) -> tuple[Any, ...]:
 
 
 def row(group: Records) -> Row:
-    """One group of seeds."""
+    """Return the row of one setting from the records of its seeds."""
     done = [record for record in group if record["status"] == DONE]
     measured = [record for record in done if "step_over_dense" in record]
     numbers = {name: [of(r) for r in (measured if name == "step_beside" else done)] for name, of in NUMBERS.items()}
@@ -82,7 +82,7 @@ def row(group: Records) -> Row:
 
 
 def columns(found: Sequence[Row], split: str, front: Collection[int] = ()) -> list[tuple[str, list[str]]]:
-    """Heading and cells; a column that would be empty is left out. Trials in ``front`` get a star."""
+    """Return heading and cells of each column that is not empty. Trials in ``front`` get a star."""
     keys = list(dict.fromkeys(key for one in found for key in one.setting))
     short = shortened(keys)
     table = [("trial", [f"{one.trial}{' *' if one.trial in front else ''}" for one in found])]
@@ -101,28 +101,33 @@ def columns(found: Sequence[Row], split: str, front: Collection[int] = ()) -> li
 
 
 def seconds(one: Row) -> str:
-    """The mean time of a run."""
+    """Return the mean training time of a row."""
     taken = mean(one.numbers["train_seconds"])
     return NONE if taken is None else f"{taken:.1f}"
 
 
 def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> str:
-    """The whole table with its legend, failures and machines; ``about`` says what all runs share."""
+    """Return the table with legend, failures and machines; ``about`` says what all runs share."""
     table = columns(rows(records), split_of(records), front)
     grid = cells.markdown([name for name, _ in table], zip(*(column for _, column in table), strict=True))
-    machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     failed = [f"* {text}" for text in failures(records)]
     legend = LEGEND + (STAR if front else "")
-    paragraphs = [grid, legend, about, f"Measured on: {'; '.join(machines)}." if machines else ""]
+    paragraphs = [grid, legend, about, measured_on(records)]
     paragraphs.append("Failed:\n\n" + "\n".join(failed) if failed else "")
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
 
+def measured_on(records: Records) -> str:
+    """Return a sentence on the machines that measured, empty if no run is done."""
+    machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
+    return f"Measured on: {'; '.join(machines)}." if machines else ""
+
+
 def failures(records: Records) -> list[str]:
-    """Each run that failed, and why."""
+    """Return a sentence for each run that failed."""
     return [f"{record['name']}: {record['error']}" for record in records if record["status"] != DONE]
 
 
 def split_of(records: Records) -> str:
-    """What the accuracies are of."""
+    """Return the split that the accuracies are of."""
     return next((record["split"] for record in records if record["status"] == DONE), "test")

@@ -29,7 +29,7 @@ class Going:
     total: int = 0
 
     def left(self, now: float) -> float | None:
-        """Seconds that its remaining steps take at its pace; None before that can be told."""
+        """Return the seconds that its remaining steps take at its pace; None before that is known."""
         if self.first is None or self.step - self.first < max(1, PACE_SHARE * (self.total - self.first)):
             return None
         return (now - self.since) * (self.total - self.step) / (self.step - self.first)
@@ -68,7 +68,7 @@ class TimeLeft:
             keep(self._now, record)
 
     def left(self, running: Sequence[Job], waiting: Sequence[Job]) -> float | None:
-        """Seconds until all are done, None while nothing is known about some of them."""
+        """Return the seconds until all are done; None while nothing is known about some of them."""
         now, ends = self.clock(), []
         for job in running:
             left = self.going[job.name].left(now)
@@ -100,13 +100,13 @@ class TimeLeft:
 
 
 def keep(known: dict[str, list[float]], record: Record) -> None:
-    """Remember how long a job took, if it was done in one go."""
+    """Remember how long a job took, if it was done without interruption."""
     if record["status"] == DONE and not record.get("resumed"):
         known.setdefault(like(record["labels"]), []).append(record["seconds"])
 
 
 def like(labels: Mapping[str, Any]) -> str:
-    """Equal for jobs that differ in the seed alone."""
+    """Return a key that is equal for jobs that differ in the seed alone."""
     return json.dumps({name: value for name, value in labels.items() if name != "seed"}, sort_keys=True)
 
 

@@ -23,7 +23,7 @@ POINTS = 500
 def training(
     name: str, config: TrainConfig, *, labels: dict[str, Any], beside_dense: bool = False, series: Sequence[str] = ()
 ) -> Job:
-    """The job of one training run.
+    """Return the job of one training run.
 
     ``beside_dense`` measures its step beside the dense network's at the end. ``series`` names what the result keeps
     over time, of the metrics in docs/files.md.
@@ -51,7 +51,7 @@ def trained(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Obse
 
 
 def result(files: RunFolder) -> dict[str, Any]:
-    """What the files of a finished run say, and where it was made."""
+    """Return what the files of a finished run say, and where it was made."""
     cuts = read_lines(files.cuts_file)
     began, now = read_json(files.environment_file), environment(files.config())
     same = all(began[name] == now[name] for name in ("device_name", "threads", "platform"))
@@ -64,7 +64,7 @@ def result(files: RunFolder) -> dict[str, Any]:
 
 
 def over_time(files: RunFolder, names: Sequence[str]) -> dict[str, Any]:
-    """Metrics over steps: name -> [[step, value], ...], thinned to what a picture can show."""
+    """Return metrics over steps, name -> [[step, value], ...], thinned to what a figure can show."""
     if not names:
         return {}
     lines = read_lines(files.metrics_file)
@@ -72,7 +72,7 @@ def over_time(files: RunFolder, names: Sequence[str]) -> dict[str, Any]:
 
 
 def thinned(points: list[list[Any]]) -> list[list[Any]]:
-    """At most so many of the points, evenly spread, the first and the last among them."""
+    """Return at most `POINTS` of the points, evenly spread, the first and the last among them."""
     if len(points) <= POINTS:
         return points
     last = len(points) - 1
@@ -80,7 +80,7 @@ def thinned(points: list[list[Any]]) -> list[list[Any]]:
 
 
 def brief(record: Mapping[str, Any]) -> str:
-    """One training run in a line."""
+    """Return one line on a training run."""
     masked = f" and {record['masked_share']:.0%} masked" if record["masked_share"] else ""
     return (
         f"{record['split']} accuracy {record['eval/top1']:.2%}, {record['neuron_sparsity']:.0%} of neurons removed, "

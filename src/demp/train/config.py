@@ -14,6 +14,7 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.files.schema import build, flat
+from demp.methods.checks import check, check_at_least, check_choice, check_number
 from demp.train.extras import need
 from demp.train.parts import (
     DENSE,
@@ -24,9 +25,6 @@ from demp.train.parts import (
     MonitorConfig,
     OptimizerConfig,
     ScheduleConfig,
-    at_least,
-    check,
-    choice,
 )
 
 __all__ = [
@@ -101,8 +99,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
             raise UsageError(f"steps is {self.steps} and epochs is {self.epochs:g}; give one of them a number above 0")
-        at_least("steps", self.steps, 0)
-        at_least("epochs", self.epochs, 0)
+        check_number("steps", self.steps)
+        check_number("epochs", self.epochs)
         for name in (
             "batch_size",
             "accumulate",
@@ -110,15 +108,15 @@ class TrainConfig:
             "eval_batch_size",
             "checkpoint_every_steps",
         ):
-            at_least(name, getattr(self, name), 1)
-        at_least("eval_every_steps", self.eval_every_steps, 0)
+            check_at_least(name, getattr(self, name), 1)
+        check_number("eval_every_steps", self.eval_every_steps)
         even = self.batch_size % self.accumulate == 0
         check(even, "accumulate", self.accumulate, f"it must divide batch_size, {self.batch_size}")
         below_one = 0.0 <= self.label_smoothing < 1.0
         check(below_one, "label_smoothing", self.label_smoothing, "give a share in [0, 1)")
-        choice("precision", self.precision, PRECISIONS)
+        check_choice("precision", self.precision, PRECISIONS)
         for sink in self.sinks:
-            choice("sinks", sink, SINKS)
+            check_choice("sinks", sink, SINKS)
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the run on ``train_size`` pictures."""

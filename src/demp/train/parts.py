@@ -1,46 +1,17 @@
 """The parts of a `TrainConfig`: network, pictures, optimizer, learning rate, method."""
 
-import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from demp.activity.criteria import Criterion
-from demp.errors import UsageError
 from demp.files.run import DENSE
 from demp.files.schema import build
+from demp.methods.checks import check, check_above, check_at_least, check_choice, check_number
 
 OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
 LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 CROPS = ("none", "pad", "resize-pad", "resized", "scales")
-
-
-def check(ok: bool, name: str, value: object, remedy: str) -> None:
-    """Raise one sentence that names the field, its value and the remedy unless ``ok``."""
-    if not ok:
-        raise UsageError(f"{name} is {value!r}; {remedy}")
-
-
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """The value must be one of ``choices``; a near miss gets a suggestion."""
-    close = [] if value in choices else get_close_matches(value, choices, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    check(value in choices, name, value, f"choose one of {', '.join(choices)}{hint}")
-
-
-def at_least(name: str, value: float, low: float) -> None:
-    """The value must be finite and at least ``low``."""
-    check(math.isfinite(value) and value >= low, name, value, f"give a number of at least {low:g}")
-
-
-def above(name: str, value: float, low: float = 0.0) -> None:
-    """The value must be finite and above ``low``."""
-    check(math.isfinite(value) and value > low, name, value, f"give a number above {low:g}")
-
-
-def share(name: str, value: float) -> None:
-    """The value must lie between 0 and 1."""
-    check(0.0 <= value <= 1.0, name, value, "give a share between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +30,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", self.name, "name a model, for example resnet18")
-        above("model.width", self.width)
+        check_above("model.width", self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +59,15 @@ class AugmentConfig:
     """Parameter of cutmix's Beta distribution; 0 is off. With mixup, a batch takes one of both."""
 
     def __post_init__(self) -> None:
-        choice("data.augment.crop", self.crop, CROPS)
-        choice("data.augment.padding_mode", self.padding_mode, ("reflect", "zeros"))
-        at_least("data.augment.padding", self.padding, 0)
+        check_choice("data.augment.crop", self.crop, CROPS)
+        check_choice("data.augment.padding_mode", self.padding_mode, ("reflect", "zeros"))
+        check_number("data.augment.padding", self.padding)
         check(0 < self.min_area <= 1, "data.augment.min_area", self.min_area, "give a share in (0, 1]")
-        at_least("data.augment.randaugment_ops", self.randaugment_ops, 0)
+        check_number("data.augment.randaugment_ops", self.randaugment_ops)
         magnitude = self.randaugment_magnitude
         check(0 < magnitude < 30, "data.augment.randaugment_magnitude", magnitude, "give 0 < m < 30")
-        at_least("data.augment.mixup_alpha", self.mixup_alpha, 0)
-        at_least("data.augment.cutmix_alpha", self.cutmix_alpha, 0)
+        check_number("data.augment.mixup_alpha", self.mixup_alpha)
+        check_number("data.augment.cutmix_alpha", self.cutmix_alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +114,13 @@ class DataConfig:
             self.name,
             "name a data set, for example digits or cifar10",
         )
-        choice("data.normalize", self.normalize, ("dataset", "image"))
+        check_choice("data.normalize", self.normalize, ("dataset", "image"))
         for name in ("num_classes", "image_size", "store_size", "memory_mb", "workers"):
-            at_least(f"data.{name}", getattr(self, name), 0)
+            check_number(f"data.{name}", getattr(self, name))
         below_one = 0.0 <= self.validation < 1.0
         check(below_one, "data.validation", self.validation, "give a share of at least 0 and below 1")
-        at_least("data.probe_size", self.probe_size, 1)
-        at_least("data.probe_batches", self.probe_batches, 1)
+        check_at_least("data.probe_size", self.probe_size, 1)
+        check_at_least("data.probe_batches", self.probe_batches, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +143,13 @@ class OptimizerConfig:
     """Largest norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        choice("optimizer.name", self.name, OPTIMIZERS)
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
         if self.lr == 0.0:
             object.__setattr__(self, "lr", 0.005 if self.name.startswith("adam") else 0.1)
-        above("optimizer.lr", self.lr)
-        above("optimizer.eps", self.eps)
-        at_least("optimizer.weight_decay", self.weight_decay, 0)
-        at_least("optimizer.clip_norm", self.clip_norm, 0)
+        check_above("optimizer.lr", self.lr)
+        check_above("optimizer.eps", self.eps)
+        check_number("optimizer.weight_decay", self.weight_decay)
+        check_number("optimizer.clip_norm", self.clip_norm)
         for name, value in [("momentum", self.momentum), *(("betas", beta) for beta in self.betas)]:
             check(0.0 <= value < 1.0, f"optimizer.{name}", value, "give a number in [0, 1)")
 
@@ -199,12 +170,12 @@ class ScheduleConfig:
     """Learning rate at the first step of the warm-up."""
 
     def __post_init__(self) -> None:
-        choice("schedule.name", self.name, LR_SCHEDULES)
-        above("schedule.factor", self.factor)
-        at_least("schedule.warmup_lr", self.warmup_lr, 0)
+        check_choice("schedule.name", self.name, LR_SCHEDULES)
+        check_above("schedule.factor", self.factor)
+        check_number("schedule.warmup_lr", self.warmup_lr)
         for milestone in self.milestones:
-            share("schedule.milestones", milestone)
-        share("schedule.warmup", self.warmup)
+            check(0 <= milestone <= 1, "schedule.milestones", milestone, "give shares between 0 and 1")
+        check(0 <= self.warmup <= 1, "schedule.warmup", self.warmup, "give a share between 0 and 1")
         rises_alone = self.name != "one-cycle" or not self.warmup
         check(rises_alone, "schedule.warmup", self.warmup, "one-cycle has its own rise: leave it 0")
 
@@ -255,7 +226,7 @@ class MonitorConfig:
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "examples", "whole_every_steps", "eps"):
-            at_least(f"monitor.{name}", getattr(self, name), 0)
+            check_number(f"monitor.{name}", getattr(self, name))
         fits = not self.whole_every_steps or (self.every_steps > 0 and self.whole_every_steps % self.every_steps == 0)
         remedy = "give a multiple of monitor.every_steps, which must be above 0"
         check(fits, "monitor.whole_every_steps", self.whole_every_steps, remedy)

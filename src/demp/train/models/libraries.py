@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.train.models.suggest import suggestion
+from demp.files.suggestion import suggestion
 
 HEADS = {
     "AutoModelForImageClassification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from demp.errors import UsageError
+from demp.files.suggestion import suggestion
 from demp.train.models import libraries
 from demp.train.models.mlp import mlp
 from demp.train.models.resnet import resnet18, resnet50
-from demp.train.models.suggest import suggestion
 from demp.train.models.vgg import vgg16
 from demp.train.models.vit import vit_b_16
 

@@ -15,7 +15,7 @@ from demp.cli import main
 from demp.errors import UsageError
 from demp.studies.campaign import Campaign, in_turns, use_data
 from demp.studies.costs import train_flops
-from demp.studies.shelf import Shelf
+from demp.studies.result_store import ResultStore
 from demp.train import DataConfig, TrainConfig, sources
 from demp.train.run import Run
 
@@ -24,7 +24,7 @@ STUDY = "fig7"
 
 @pytest.fixture
 def place(tmp_path):
-    return Shelf(tmp_path / "results", tmp_path / "runs", "smoke")
+    return ResultStore(tmp_path / "results", tmp_path / "runs", "smoke")
 
 
 def jobs(seeds=1, name=STUDY):
@@ -208,7 +208,7 @@ KEPT = Path(__file__).parents[2] / "results"
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
 def test_what_is_kept_with_the_project_is_found_by_its_studies(scale, tmp_path):
-    place = Shelf(KEPT, tmp_path, scale)
+    place = ResultStore(KEPT, tmp_path, scale)
     files = sorted(place.folder.glob("*.jsonl"))
     assert files
     campaign = Campaign([studies.find(file.stem) for file in files], place, seeds=1)

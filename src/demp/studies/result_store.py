@@ -9,6 +9,7 @@ from typing import Any
 from demp import records
 from demp.errors import UsageError
 from demp.files.results import DONE, Record
+from demp.files.sweep import SweepFiles
 from demp.studies.training import complete
 from demp.sweep.job import Job
 from demp.train.config import TrainConfig
@@ -19,7 +20,7 @@ Known = Mapping[str, Record]
 
 
 @dataclass
-class Shelf:
+class ResultStore:
     """Two places for one scale: ``kept``/SCALE/STUDY.jsonl, and the sweep ``pool``/SCALE that all studies share."""
 
     kept: Path
@@ -30,7 +31,7 @@ class Shelf:
 
     @property
     def runs(self) -> Path:
-        """The folder of the sweep."""
+        """The folder of the sweep that runs the jobs."""
         return self.pool / self.scale
 
     @property
@@ -43,11 +44,11 @@ class Shelf:
         return self.folder / f"{study}.jsonl"
 
     def known(self) -> dict[str, Record]:
-        """All that has ended; what is done stays, whatever failed later."""
+        """Return the records of all jobs that have ended; what is done stays, whatever failed later."""
         self.skipped.clear()
         found: dict[str, Record] = {}
         kept = sorted(self.folder.glob("*.jsonl"))
-        for record in self._read([*kept, *sorted(self.runs.glob("results/*.jsonl"))]):
+        for record in self._read([*kept, *SweepFiles(self.runs).result_files()]):
             identity = identity_of(record)
             if record["status"] == DONE or identity not in found:
                 found[identity] = record
@@ -63,13 +64,13 @@ class Shelf:
                     self.skipped.append(f"{file}: {record['name']} does not say what was run")
 
     def foreign(self, study: str, jobs: Sequence[Job]) -> list[str]:
-        """Records in the file of a study that none of its jobs would make, by name."""
+        """Return a sentence for each record in the file of a study that none of its jobs would make."""
         own = {job.identity for job in jobs}
         file = self.file(study)
         return [f"{file}: {r['name']} is no run of {study}" for r in lines(file, []) if identity_of(r) not in own]
 
     def keep(self, study: str, jobs: Sequence[Job], known: Known) -> int:
-        """Append to a study's file what is done of its jobs and not in it yet; how many lines that were."""
+        """Append to a study's file what is done of its jobs and not in it yet; return the number of lines."""
         file = self.file(study)
         there = {identity_of(record) for record in lines(file, [])}
         new = [record for record in of(jobs, known) if record["identity"] not in there]
@@ -82,7 +83,7 @@ class Shelf:
 
 
 def lines(file: Path, skipped: list[str]) -> Iterable[Record]:
-    """Every result in a file, if there is one; what is none is named in ``skipped``."""
+    """Yield every result in a file, if there is one; lines that are none are named in ``skipped``."""
     if not file.is_file():
         return
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
@@ -94,26 +95,26 @@ def lines(file: Path, skipped: list[str]) -> Iterable[Record]:
 
 
 def ends(file: Path) -> bool:
-    """Is the last line whole?"""
+    """Return whether the last line is whole."""
     with file.open("rb") as lines:
         return not lines.seek(0, 2) or (lines.seek(-1, 2), lines.read(1))[1] == b"\n"
 
 
 def of(jobs: Sequence[Job], known: Known) -> list[Record]:
-    """What is done of a study, in the order of its plan, with the names and labels that it gives."""
+    """Return what is done of a study in the order of its plan, with the names and labels that it gives."""
     ended = [(job, known[job.identity]) for job in jobs if job.identity in known]
     about = [({"identity": job.identity, "name": job.name, "labels": job.labels}, record) for job, record in ended]
     return [{**record, **own} for own, record in about if record["status"] == DONE]
 
 
 def failures(jobs: Sequence[Job], known: Known) -> list[str]:
-    """Each job that failed, and why."""
+    """Return a sentence for each job that failed, with its error."""
     ended = [(job.name, known[job.identity]) for job in jobs if job.identity in known]
     return [f"{name}: {record.get('error', '')}" for name, record in ended if record["status"] != DONE]
 
 
 def identity_of(record: Record) -> str:
-    """The identity of the job today.
+    """Return the identity that the job of a record has today.
 
     A config written before a field existed meant the field's default, or what that was until it changed
     (`demp.train.defaults`).

@@ -9,7 +9,7 @@ from demp.report.runs import Run, part
 
 
 @dataclass
-class World:
+class ComparableRuns:
     """Runs that differ in method, setting and seed only."""
 
     name: str
@@ -18,25 +18,28 @@ class World:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Its settings."""
+        """The runs by setting."""
         return groups_of(self.runs)
 
     @cached_property
     def dense(self) -> Dense:
-        """Its dense runs."""
+        """The dense runs among them."""
         return Dense(self.runs)
 
 
-def worlds_of(runs: Iterable[Run]) -> list[World]:
-    """The largest first. A run that does not say what it trained stands with the others of its kind."""
-    found: dict[tuple[object, ...], World] = {}
+def comparable_runs(runs: Iterable[Run]) -> list[ComparableRuns]:
+    """Return the sets of runs that can be compared, the largest first.
+
+    A run that does not say what it trained is in one set with the others that do not.
+    """
+    found: dict[tuple[object, ...], ComparableRuns] = {}
     for run in runs:
         about = (part(run, "model"), part(run, "data"), part(run, "optimizer"))
-        world = found.setdefault((*about, run.value("parameters_dense"), run.steps), World(words(*about)))
-        world.runs.append(run)
-    return sorted(found.values(), key=lambda world: -len(world.runs))
+        same = found.setdefault((*about, run.value("parameters_dense"), run.steps), ComparableRuns(title(*about)))
+        same.runs.append(run)
+    return sorted(found.values(), key=lambda same: -len(same.runs))
 
 
-def words(model: str, data: str, optimizer: str) -> str:
-    """What was trained, on what, by what."""
+def title(model: str, data: str, optimizer: str) -> str:
+    """Return in words what was trained, on what, by what."""
     return ", ".join(one for one in (" on ".join(x for x in (model, data) if x), optimizer) if one)
