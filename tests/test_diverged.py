@@ -23,7 +23,7 @@ def test_the_first_tensor_is_named_once_and_nothing_is_cut(case, caplog):
     train(model, optimizer, IMAGE, range(1))
     with torch.no_grad():
         (model.get_parameter(name) if "weight" in name else model.get_buffer(name)).flatten()[0] = value
-    for step in range(1, 5):
+    for _ in range(1, 5):
         optimizer.zero_grad()
         model(examples(IMAGE)).sum().backward()
         for parameter in model.parameters():

@@ -312,7 +312,7 @@ def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
     before = comparing.state(model)
     monkeypatch.setattr(
         "demp.surgery.constants.outputs_after",
-        lambda model, graph, moves, inputs, outputs: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
+        lambda model, graph, moves, inputs, _: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
     )
     report = cut(model, inputs)
     assert not report.happened and "otherwise than the graph sees" in report.held["1"]
