@@ -321,3 +321,16 @@ def test_a_head_that_only_trains_keeps_its_input():
     assert demp.cut(model, dead, example_inputs=inputs).happened
     model.train()
     assert [tuple(out.shape) for out in model(*inputs)] == [(3, 2), (3, 2)]
+
+
+def test_widths_that_one_takes_from_anothers_shape_stay():
+    """Rehearsed with as many gone on both sides, the view would fit; in a run it does not."""
+
+    def forward(s, x):
+        h = F.relu(s.fc(x))
+        return s.head(F.relu(s.mix(h)).flatten(1).view(h.shape))
+
+    model = Forward(forward, fc=nn.Linear(6, WIDTH), mix=nn.Linear(WIDTH, WIDTH), head=nn.Linear(WIDTH, 2))
+    graph = demp.trace(model, VECTOR)
+    assert graph.removable() == 0 and all("written into it" in refusal.reason for refusal in graph.refused)
+    assert sorted(refusal.neurons for refusal in graph.refused) == [WIDTH, WIDTH]
