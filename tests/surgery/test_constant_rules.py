@@ -293,6 +293,18 @@ def test_copies_gain_the_same():
     assert torch.equal(plain["2.bias"], model[2].bias)
 
 
+def test_a_weight_that_is_expanded_for_a_batch_carries():
+    class Expanded(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(self.weight.expand(len(x), -1, -1), x[:, :, None])[:, :, 0]
+
+    model, inputs = constant_neurons(Expanded(6, 3, bias=False))
+    before = comparing.outputs(model, inputs)
+    report = cut(model, inputs)
+    assert report.removed == 2 and told(report) == {"stays"}
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+
+
 def test_a_masked_weight_carries_nothing():
     model, inputs = constant_neurons(nn.Linear(6, 3, bias=False))
     mask = torch.ones(3, 6, dtype=torch.bool)
@@ -319,6 +331,20 @@ def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
     assert comparing.same_state(before, model) and record_of(model) is None
     report = cut(model, inputs, [0, *CONSTANTS])
     assert (report.removed, report.dead, report.saturated) == (1, 1, 0)
+
+
+def test_if_nothing_explains_the_outputs_the_cut_is_refused(monkeypatch):
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    monkeypatch.setattr(
+        "demp.surgery.constants.outputs_after",
+        lambda model, graph, moves, inputs, _: [t + 0.1 for t in comparing.outputs(model, inputs)],
+    )
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, 0.0
+    before = comparing.state(model)
+    with pytest.raises(CutError, match="rolled back: outputs changed by"):
+        cut(model, inputs, [0, *CONSTANTS])
+    assert comparing.same_state(before, model)
 
 
 def test_a_bias_that_something_else_reads_takes_no_constants():

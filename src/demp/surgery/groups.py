@@ -120,6 +120,8 @@ def carried(use: Use, readers: Readers, goes: Tensor, carries: Tensor, share: Te
     call, axis = use.call, weight_axis(use, readers)
     assert call is not None and axis is not None
     whole, view = readers.tensors[use.read.weight].detach(), call.view.detach()
+    for dim in range(view.dim()):
+        view = view if view.stride(dim) else view.narrow(dim, 0, 1)  # one weight for a whole batch, expanded
     gain = torch.zeros_like(whole, dtype=torch.float64)
     offset = view.storage_offset() - whole.storage_offset()
     part, wide = gain.as_strided(view.shape, view.stride(), offset), view.double()
