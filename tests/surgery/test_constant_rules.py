@@ -293,6 +293,23 @@ def test_copies_gain_the_same():
     assert torch.equal(plain["2.bias"], model[2].bias)
 
 
+def test_a_tied_weight_reads_other_neurons_along_its_other_axis():
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h = F.relu(s.a(x))[..., None, None]
+        return s.c((F.relu(F.conv_transpose2d(F.relu(s.b(h)), s.b.weight)) + h).flatten(1))
+
+    parts = {"a": nn.Linear(4, 6), "b": nn.Conv2d(6, 6, 1), "c": nn.Linear(6, 3)}
+    model = nets.settle(nets.Forward(forward, **parts))
+    with torch.no_grad():
+        model.a.weight[1], model.a.bias[1], model.b.weight[:, 1] = 0.0, 0.0, 0.0
+    inputs = (torch.randn(9, 4, dtype=torch.float64),)
+    graph, before = demp.trace(model, inputs), comparing.outputs(model, inputs)
+    mine = graph.layers[0].classes[1]
+    dead = {layer.name: (layer.classes == mine) for layer in graph.layers if bool((layer.classes == mine).any())}
+    report = demp.cut(model, dead, example_inputs=inputs, graph=graph, constants=True)
+    assert report.happened and comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+
+
 def test_a_weight_that_is_expanded_for_a_batch_carries():
     class Expanded(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -52,12 +52,12 @@ def every(readers: Readers) -> Iterator[Use]:
 
 
 def grouped(readers: Readers, masked: set[str]) -> list[Group]:
-    """The uses of each view of a weight, in the order of the network."""
+    """The uses of each view of a weight along one axis, in the order of the network."""
     found: dict[tuple[object, ...], list[Use]] = defaultdict(list)
     for use in every(readers):
         if use.call is not None:
             view = use.call.view
-            found[use.read.weight, view.data_ptr(), view.shape, view.stride()].append(use)
+            found[use.read.weight, use.read.weight_axis, view.data_ptr(), view.shape, view.stride()].append(use)
     read = Counter(use.read.weight for use in every(readers))
     axes: dict[str, set[int]] = defaultdict(set)
     for use in every(readers):
