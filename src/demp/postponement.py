@@ -9,14 +9,14 @@ PATIENCE = 3
 
 
 class Postponement:
-    """Counts checks that are put off, one after the other."""
+    """Counts checks that are put off, one after the other; ``waiting``: the last one still is, maybe of a saved run."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.waiting = 0, False
 
     def put_off(self, step: int, held: str, *, says: bool) -> None:
         """One more; ``held`` is what holds the forward. Only one process ``says`` so."""
-        self.count += 1
+        self.count, self.waiting = self.count + 1, True
         if says and self.count == 1:
             logger.info("cut at step %d postponed: a forward still waits for its backward", step)
         if says and self.count == PATIENCE:
@@ -24,7 +24,7 @@ class Postponement:
 
     def end(self) -> None:
         """The check is made."""
-        self.count = 0
+        self.count, self.waiting = 0, False
 
 
 def advice(step: int, held: str) -> str:

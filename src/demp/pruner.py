@@ -36,8 +36,8 @@ from demp.other_optimizers import OtherOptimizers
 from demp.postponement import Postponement, broken
 from demp.pruner_copy import PrunerCopy
 from demp.regularization import OutputScales
-from demp.shrinking import ShrinkingModel
-from demp.skipping import Skips, StillWaitingError
+from demp.shrinking import HeldError, ShrinkingModel
+from demp.skipping import Skips
 from demp.sparing import Sparing, warn_of_changes
 from demp.strictness import constant_rules, is_exact
 from demp.summary import Summary, metrics_of, show, summary_of, with_run
@@ -131,7 +131,7 @@ class Pruner:
             self.add_copy(given)
         self._skips = Skips(on_error, self.total_steps)
         self._scratch: noise_module.Scratch = {}
-        self._postponed = self._masks_wait = self._finished = self._final = False
+        self._masks_wait = self._finished = self._final = False
         self._postponement = Postponement()
         self._others = OtherOptimizers(model, self.graph, lambda: shrinking.optimizers)
         shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
@@ -371,7 +371,7 @@ class Pruner:
 
     def _is_due(self, step: int) -> bool:
         """Is a check due with ``step`` steps done?"""
-        return self._postponed or self._skips.is_due(step) or self.method.is_due(step)
+        return self._postponement.waiting or self._skips.is_due(step) or self.method.is_due(step)
 
     def _check(self, *, final: bool, finishing: bool = False) -> CutReport | None:
         """A check; if the cut cannot be made, the report that says why."""
@@ -383,28 +383,25 @@ class Pruner:
 
     def _check_now(self, *, final: bool = False, finishing: bool = False) -> CutReport | None:
         """Every cut that the method wants now; the report of the last one. ``finishing``: there is no later moment."""
-        shrinking, again = self._shrinking, self._postponed or self._skips.is_due(self.step)
+        shrinking, again = self._shrinking, self._postponement.waiting or self._skips.is_due(self.step)
         shrinking.look_around()
         shrinking.refuse_unready()
         if not (final or again or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
-        accumulates, held, says = shrinking.accumulates(), shrinking.held(), ranks.speaks(shrinking.group)
-        if accumulates and finishing:
-            raise StillWaitingError(
-                "finish() was called while gradients wait to be averaged; call it after the last step"
-            )
-        if accumulates or (held and not finishing):
-            self._postponement.put_off(self.step, held or "an unfinished accumulation of gradients", says=says)
-            self._postponed = True
+        says = ranks.speaks(shrinking.group)
+        try:
+            shrinking.begin_check(finishing=finishing, at_once=self._postponement.waiting)
+            wrappers.share_buffers(shrinking.wrappers)
+            report = self._cut(final)
+            while self.method.again(self.step):
+                report = self._cut(final)
+        except HeldError as error:
+            self._view.forget()
+            self._postponement.put_off(self.step, f"{error}", says=says)
             return None
         self._postponement.end()
-        self._postponed = False
-        wrappers.share_buffers(shrinking.wrappers)
-        report = self._cut(final)
-        while self.method.again(self.step):
-            report = self._cut(final)
-        if held and report.happened and says:
-            logger.warning("%s", broken(held))
+        if shrinking.held_by and report.happened and says:
+            logger.warning("%s", broken(shrinking.held_by))
         self._skips.settle()
         self._final = final
         return report
@@ -495,7 +492,7 @@ class Pruner:
             "seed": self.seed,
             "total_steps": self.total_steps,
             "gone": self.gone.clone(),
-            "postponed": self._postponed,
+            "postponed": self._postponement.waiting,
             "method_state": self.method.state_dict(),
             "judge": self._judge.state_dict(with_inputs=self.step >= self.total_steps),
             "dead_classes": self._live.dead_classes,
@@ -521,7 +518,7 @@ class Pruner:
         as_planned = compare_plans(state, self.method.name, self.total_steps, self._shrinking.group)
         self._shrinking.replay(state["gone"], self._judge.proof())
         self.step, self.seed = int(state["step"]), int(state["seed"])
-        self._postponed = bool(state["postponed"])
+        self._postponement.waiting = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
         self._live.dead_classes = state["dead_classes"]
         self.masks.load_state_dict(state["masks"])

@@ -10,19 +10,28 @@ from torch import Tensor, nn
 
 from demp import ranks, shards, wrappers
 from demp.admission import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
-from demp.errors import UsageError
+from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.graph.forward import first_names
 from demp.outside import OutsideReaders
 from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
+from demp.surgery.finite import refuse_not_finite
 from demp.surgery.going_back import go_back
 from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
 from demp.surgery.report import nothing_removed
 from demp.surgery.state import refuse_odd_state
 
 logger = logging.getLogger("demp")
+
+
+class HeldError(CutError):
+    """A forward may still get its backward, so that the check must wait; what holds it."""
+
+
+class StillWaitingError(CutError):
+    """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
 
 
 class ShrinkingModel:
@@ -52,7 +61,9 @@ class ShrinkingModel:
         """Of the model: they are cut with it."""
         self.masks: Mapping[str, Tensor] = {}
         """Laid out like the parameters; they are cut too."""
-        self._looked = False
+        self._looked = self._may_break = False
+        self.held_by: str | None = None
+        """What holds a forward of the model at this check; None: not looked for, since nothing is to be cut so far."""
         self._state_known = False
         self.outside = OutsideReaders(self.model, self.graph)
         self.history: list[CutReport] = []
@@ -72,6 +83,7 @@ class ShrinkingModel:
             torch.clear_autocast_cache()
             shards.reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
+            refuse_not_finite(self.model)
             wrappers.refuse_unfit(self.wrappers)
         self.outside.settle(self.group)
 
@@ -114,6 +126,32 @@ class ShrinkingModel:
             self._state_known = True
             refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.at(self.gone).shapes)
 
+    def begin_check(self, *, finishing: bool, at_once: bool) -> None:
+        """A check must wait where gradients or a forward do; ``finishing``: no cut waits for a backward any more.
+
+        The search for a forward looks at every object that Python holds. It is made where something is to be cut, or
+        ``at_once``, and among several ranks always, since all must search together.
+
+        Raises:
+            HeldError: the check must wait.
+            StillWaitingError: it cannot, because it is the last.
+        """
+        self._may_break, self.held_by = finishing, None
+        if self.accumulates():
+            if finishing:
+                raise StillWaitingError(
+                    "finish() was called while gradients wait to be averaged; call it after the last step"
+                )
+            raise HeldError("an unfinished accumulation of gradients")
+        if at_once or self.group is not None:
+            self._refuse_held()
+
+    def _refuse_held(self) -> None:
+        if self.held_by is None:
+            self.held_by = self.held()
+        if self.held_by and not self._may_break:
+            raise HeldError(self.held_by)
+
     def accumulates(self) -> bool:
         """Do gradients wait on any rank to be averaged later?"""
         return ranks.any_of(shards.accumulates(self.model), self.group)
@@ -145,6 +183,7 @@ class ShrinkingModel:
         """
         plan = plan_cut(self.graph, self.gone, neurons, limits, ranking)
         if not plan.empty:
+            self._refuse_held()
             self.warn_of_copies()
         report, plan = self._execute(plan, examples, exact=exact, constants=constants, step=step, judged=judged)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))

@@ -5,18 +5,14 @@ import re
 from typing import Any
 
 from demp import ranks
-from demp.errors import CutError, DempError, UsageError
-from demp.shrinking import ShrinkingModel
+from demp.errors import DempError, UsageError
+from demp.shrinking import ShrinkingModel, StillWaitingError
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
 RETRIES = 100
 """A check that was skipped is made again after one in so many steps of the run, if no other check comes before."""
 POLICIES = ("skip", "raise")
-
-
-class StillWaitingError(CutError):
-    """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
 
 
 class Skips:

@@ -339,3 +339,16 @@ def test_an_rnn_is_called_one(cell):
 def test_a_model_that_is_an_rnn_cell_is_called_one():
     with pytest.raises(demp.UsageError, match=r"part of an RNN \(LSTM\)"):
         demp.DemP(nn.LSTM(6, 4), None, example_inputs=TOKENS, total_steps=1)
+
+
+def test_widths_that_one_takes_from_anothers_shape_stay():
+    """Rehearsed with as many gone on both sides, the view would fit; in a run it does not."""
+
+    def forward(s, x):
+        h = F.relu(s.fc(x))
+        return s.head(F.relu(s.mix(h)).flatten(1).view(h.shape))
+
+    model = Forward(forward, fc=nn.Linear(6, WIDTH), mix=nn.Linear(WIDTH, WIDTH), head=nn.Linear(WIDTH, 2))
+    graph = demp.trace(model, VECTOR)
+    assert graph.removable() == 0 and all("written into it" in refusal.reason for refusal in graph.refused)
+    assert sorted(refusal.neurons for refusal in graph.refused) == [WIDTH, WIDTH]

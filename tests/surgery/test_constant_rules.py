@@ -293,6 +293,35 @@ def test_copies_gain_the_same():
     assert torch.equal(plain["2.bias"], model[2].bias)
 
 
+def test_a_tied_weight_reads_other_neurons_along_its_other_axis():
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        h = F.relu(s.a(x))[..., None, None]
+        return s.c((F.relu(F.conv_transpose2d(F.relu(s.b(h)), s.b.weight)) + h).flatten(1))
+
+    parts = {"a": nn.Linear(4, 6), "b": nn.Conv2d(6, 6, 1), "c": nn.Linear(6, 3)}
+    model = nets.settle(nets.Forward(forward, **parts))
+    with torch.no_grad():
+        model.a.weight[1], model.a.bias[1], model.b.weight[:, 1] = 0.0, 0.0, 0.0
+    inputs = (torch.randn(9, 4, dtype=torch.float64),)
+    graph, before = demp.trace(model, inputs), comparing.outputs(model, inputs)
+    mine = graph.layers[0].classes[1]
+    dead = {layer.name: (layer.classes == mine) for layer in graph.layers if bool((layer.classes == mine).any())}
+    report = demp.cut(model, dead, example_inputs=inputs, graph=graph, constants=True)
+    assert report.happened and comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+
+
+def test_a_weight_that_is_expanded_for_a_batch_carries():
+    class Expanded(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(self.weight.expand(len(x), -1, -1), x[:, :, None])[:, :, 0]
+
+    model, inputs = constant_neurons(Expanded(6, 3, bias=False))
+    before = comparing.outputs(model, inputs)
+    report = cut(model, inputs)
+    assert report.removed == 2 and told(report) == {"stays"}
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+
+
 def test_a_masked_weight_carries_nothing():
     model, inputs = constant_neurons(nn.Linear(6, 3, bias=False))
     mask = torch.ones(3, 6, dtype=torch.bool)
@@ -312,13 +341,27 @@ def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
     before = comparing.state(model)
     monkeypatch.setattr(
         "demp.surgery.constants.outputs_after",
-        lambda model, graph, moves, inputs: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
+        lambda model, graph, moves, inputs, _: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
     )
     report = cut(model, inputs)
     assert not report.happened and "otherwise than the graph sees" in report.held["1"]
     assert comparing.same_state(before, model) and record_of(model) is None
     report = cut(model, inputs, [0, *CONSTANTS])
     assert (report.removed, report.dead, report.saturated) == (1, 1, 0)
+
+
+def test_if_nothing_explains_the_outputs_the_cut_is_refused(monkeypatch):
+    model, inputs = constant_neurons(nn.Linear(6, 3))
+    monkeypatch.setattr(
+        "demp.surgery.constants.outputs_after",
+        lambda model, graph, moves, inputs, _: [t + 0.1 for t in comparing.outputs(model, inputs)],
+    )
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, 0.0
+    before = comparing.state(model)
+    with pytest.raises(CutError, match="rolled back: outputs changed by"):
+        cut(model, inputs, [0, *CONSTANTS])
+    assert comparing.same_state(before, model)
 
 
 def test_a_bias_that_something_else_reads_takes_no_constants():

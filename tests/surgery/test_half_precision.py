@@ -45,3 +45,39 @@ def test_neurons_that_nobody_misses_go(dtype, how):
 def test_a_tolerance_of_your_own_is_taken():
     model, x = wide(torch.bfloat16)
     assert demp.cut(model, {"1": [0]}, example_inputs=(x,), tolerance=0.5).removed == 1
+
+
+class Counting(nn.Module):
+    """Outputs depend a little on the number of neurons, less than rounding in half precision explains."""
+
+    def __init__(self, *, own_type: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.own_type = nn.Linear(8, 12), nn.Linear(12, 4), own_type
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.a(x.to(torch.bfloat16) if self.own_type else x))
+        return self.b(h) * (1 + 0.001 * h.shape[1])
+
+
+def counting(dtype: torch.dtype, own_type: bool) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Counting(own_type=own_type).to(dtype)
+    with torch.no_grad():
+        model.a.weight[:2], model.a.bias[:2] = 0, -1
+    return model, torch.randn(16, 8).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_proof_is_made_in_float32(dtype, exact):
+    model, x = counting(dtype, own_type=False)
+    before = [(p, p.data_ptr(), p.dtype) for p in model.parameters()]
+    with pytest.raises(demp.CutError, match=r"outputs changed by .* \(tolerance 1e-04\)"):
+        demp.cut(model, {"relu": [0, 1]}, example_inputs=(x,), exact=exact)
+    now = zip(model.parameters(), before, strict=True)
+    assert all(p is q and p.data_ptr() == address and p.dtype == kind for p, (q, address, kind) in now)
+
+
+def test_a_forward_that_asks_for_its_own_type_is_proven_in_it():
+    model, x = counting(torch.bfloat16, own_type=True)
+    assert demp.cut(model, {"relu": [0, 1]}, example_inputs=(x,)).removed == 2

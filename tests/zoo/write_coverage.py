@@ -50,7 +50,8 @@ Three rules that the table does not show:
   recognised as a tensor that meets a function of itself. Sigmoid alone, or `clamp(min=1)`, is no activation here: it is
   not zero at zero, so a neuron behind it is never dead.
 * **Forwards that decide by values.** Neurons in sight of parameters that the example inputs did not reach stay. Give
-  example inputs that reach every branch and every expert.
+  example inputs that reach every branch and every expert. Experts of transformers are offered where they run one by one
+  (`model.set_experts_implementation("eager")`, as Mixtral's row does); the fused `grouped_mm` has no rule.
 
 ## Architectures
 

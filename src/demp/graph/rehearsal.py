@@ -16,6 +16,9 @@ from demp.graph.parts import Refusal
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
 
+COUNTS = 7
+"""From one to so many neurons go from the groups of a rehearsal, one after the other."""
+
 Forward = Callable[[Mapping[str, Tensor]], Any]
 
 
@@ -86,13 +89,18 @@ def survives(
     reference: Any,
     groups: list[list[str]],
 ) -> bool:
-    """Does the forward run with one neuron fewer in each group, and give outputs of the same shape?"""
+    """Does the forward run with a few neurons fewer in each group, and give outputs of the same shape?
+
+    Other channels go in every group, and other numbers of them: sums of two widths are rehearsed, and a group that
+    takes its width from another's shape fails.
+    """
     gone = graph.nothing_gone()
     for number, group in enumerate(groups):
         for layer in (graph.index[name] for name in group):
             if bool(layer.removable.any()) and not bool(gone[layer.classes].any()) and layer.width > 1:
                 some = layer.classes[layer.removable]
-                gone[some[number % len(some)]] = True  # another channel in every group: sums of two widths, too
+                many = 1 + number % min(COUNTS, layer.width - 1)
+                gone[some[(number + torch.arange(many)) % len(some)]] = True
     gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
     state = graph.at(gone)
     small = shrunken(state, tensors)

@@ -36,6 +36,9 @@ def is_noise(call: Call, operands: list[Labels]) -> bool:
     return call.name in DRAWS or (bool(operands) and all(labels.noise for labels in operands))
 
 
+NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or mixed before"
+
+
 class Tracer(TorchDispatchMode):
     """Follows neurons through one forward. What it saw ends in ``self.recording``."""
 
@@ -166,7 +169,7 @@ class Tracer(TorchDispatchMode):
                 else:
                     met = axis if met is None else self.unite(met, axis)
             if met is not None and plain:
-                self.freeze_axis(met, f"{op} with a tensor that has no neurons on this axis")
+                self.freeze_axis(met, f"{op} with {NO_NEURONS}")
             axes.append(met)
         return Labels(tuple(axes), constant=all(labels.constant for labels in all_labels))
 

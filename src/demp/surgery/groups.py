@@ -52,12 +52,12 @@ def every(readers: Readers) -> Iterator[Use]:
 
 
 def grouped(readers: Readers, masked: set[str]) -> list[Group]:
-    """The uses of each view of a weight, in the order of the network."""
+    """The uses of each view of a weight along one axis, in the order of the network."""
     found: dict[tuple[object, ...], list[Use]] = defaultdict(list)
     for use in every(readers):
         if use.call is not None:
             view = use.call.view
-            found[use.read.weight, view.data_ptr(), view.shape, view.stride()].append(use)
+            found[use.read.weight, use.read.weight_axis, view.data_ptr(), view.shape, view.stride()].append(use)
     read = Counter(use.read.weight for use in every(readers))
     axes: dict[str, set[int]] = defaultdict(set)
     for use in every(readers):
@@ -120,6 +120,8 @@ def carried(use: Use, readers: Readers, goes: Tensor, carries: Tensor, share: Te
     call, axis = use.call, weight_axis(use, readers)
     assert call is not None and axis is not None
     whole, view = readers.tensors[use.read.weight].detach(), call.view.detach()
+    for dim in range(view.dim()):
+        view = view if view.stride(dim) else view.narrow(dim, 0, 1)  # one weight for a whole batch, expanded
     gain = torch.zeros_like(whole, dtype=torch.float64)
     offset = view.storage_offset() - whole.storage_offset()
     part, wide = gain.as_strided(view.shape, view.stride(), offset), view.double()

@@ -1,6 +1,8 @@
 """What a cut must prove: outputs before and after it, on all ranks, and what is said where they differ."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from demp.graph import NeuronGraph
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.plan import Plan
+from demp.surgery.precision import as_float32, in_float32
 from demp.surgery.verify import (
+    TF32_TOLERANCE,
     TOLERANCE,
     difference,
     live_layers,
@@ -42,6 +46,8 @@ class Reference:
 
     plain: list[Tensor]
     wanted: list[Tensor]
+    precise: list[Tensor] | None = None
+    """What a model in half precision must give as one in float32; None: not asked, or it does not run so."""
 
 
 def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settled: Settled | None) -> Reference | None:
@@ -52,11 +58,22 @@ def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settle
         return Reference(settled.plain, settled.wanted)
     plain = outputs_of(model, terms.example_inputs, terms.outputs)
     refuse_nan(plain)
-    if terms.exact:
-        if terms.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]:
-            refuse_alive(model, graph, plan, terms, plain)
-        return Reference(plain, plain)
-    return Reference(plain, silenced(model, graph, plan, terms))
+    coarse = terms.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]
+    if coarse and terms.exact:
+        refuse_alive(model, graph, plan, terms, plain)
+    wanted = plain if terms.exact else silenced(model, graph, plan, terms)
+    return Reference(plain, wanted, precise(model, terms, partial(silenced, model, graph, plan)) if coarse else None)
+
+
+def precise(model: nn.Module, terms: Terms, outputs: Callable[[Terms], list[Tensor]]) -> list[Tensor] | None:
+    """Outputs of the model as one in float32; None where its forward, or the memory, does not allow that."""
+    try:
+        with in_float32(model):
+            found = outputs(replace(terms, example_inputs=as_float32(terms.example_inputs)))
+    except Exception:  # a forward may ask for its own type; the proof in half precision stands
+        return None
+    good = tolerance_for(found) <= TF32_TOLERANCE and all(bool(t.isfinite().all()) for t in found)
+    return found if found and good else None
 
 
 def silenced(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms) -> list[Tensor]:
@@ -104,7 +121,12 @@ def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
             "layers from the cut, or raise the floor"
         ) from error
     limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
-    return Proof(difference(reference.wanted, after), limit, difference(reference.plain, after))
+    gap, drift = difference(reference.wanted, after), difference(reference.plain, after)
+    if reference.precise is not None and gap <= limit:
+        fine = precise(model, terms, lambda terms: outputs_of(model, terms.example_inputs, terms.outputs))
+        if fine is not None:
+            gap, limit = difference(reference.precise, fine), TOLERANCE[torch.float32]
+    return Proof(gap, limit, drift)
 
 
 def refuse_difference(proof: Proof, group: ranks.Group) -> None:

@@ -139,7 +139,7 @@ def operate(
         return carry_out(model, graph, settled.plan, terms, settled, optimizers, copies, base, group)
     except Disagreement as error:
         if not settled.moves.shifts:
-            raise
+            raise CutError(explain(model, graph, settled.plan, terms.example_inputs, error, group)) from None
         why = f"the model takes their constants otherwise than the graph sees (outputs changed by {error.gap:.1e})"
         stay = dict.fromkeys(settled.moves.saturated.nonzero().flatten().tolist(), why)
         return operate(model, graph, plan.without(graph, stay), terms, optimizers, copies, base, group)
