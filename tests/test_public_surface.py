@@ -42,7 +42,7 @@ def test_the_catalogue():
     promised = {
         "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "ExportError",
         "ExportReport", "Limits", "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost",
-        "cut", "export", "inspect", "load", "methods", "plain", "recipes", "save", "schedules", "theory",
+        "LoadReport", "cut", "export", "inspect", "load", "load_state_dict", "methods", "plain", "recipes", "save", "schedules", "theory",
         "trace",
     }  # fmt: skip
     assert promised <= set(demp.__all__)
