@@ -54,8 +54,8 @@ def load_state_dict(
     Optimizers that hold them follow: what they know of neurons that stay stays, and of neurons that return it is zero.
 
     A state dict of a cut model has the record of its cuts beside its tensors; ``torch.save`` and ``copy.deepcopy`` keep
-    it. Of a model that was unpickled whole give the model itself. Where it is lost, and no residual sum adds two widths, ``example_inputs`` let the widths speak for themselves:
-    the dense model is traced, and its forward must run.
+    it. Of a model that was unpickled whole give the model itself. Where it is lost, and no residual sum adds two
+    widths, ``example_inputs`` let the widths speak for themselves: the dense model is traced, and its forward must run.
 
     Raises:
         UsageError: a tensor fits no widths of this model, the record is needed and lost, a pruner is at work on the
