@@ -43,7 +43,7 @@ def test_the_catalogue():
         "ArtifactError", "Cost", "Criterion", "CutError", "CutReport", "DemP", "DemPConfig", "DempError", "ExportError",
         "ExportReport", "Limits", "NeuronGraph", "NeuronMonitor", "Pruner", "TraceError", "UsageError", "alive", "cost",
         "cut", "export", "inspect", "load", "methods", "plain", "recipes", "save", "schedules", "theory",
-        "trace",
+        "trace", "LoadReport", "load_state_dict",
     }  # fmt: skip
     assert promised <= set(demp.__all__)
     assert set(demp.__all__) == {name for name in dir(demp) if not name.startswith("_")}

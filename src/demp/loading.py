@@ -17,7 +17,7 @@ from demp.compiled import forget as forget_compiled_code
 from demp.errors import UsageError
 from demp.graph.forward import first_names
 from demp.pruner import Pruner
-from demp.surgery.beside import beside
+from demp.surgery.beside import announce, beside
 from demp.surgery.record import put_record, record_of
 from demp.surgery.shrink import Ledger
 from demp.widths import Widths, fit, recorded, refuse_broken, traced, whole_name
@@ -27,8 +27,8 @@ PREFIXES = ("module.", "_orig_mod.")
 """What wrappers put before every name of a state dict."""
 LOST = (
     "the state dict does not say which neurons it has: what model.state_dict() puts beside the tensors of a cut model "
-    "is lost in a dict comprehension and in safetensors. Load what torch.save(model.state_dict(), path) wrote, or use "
-    "demp.save and demp.load"
+    "is lost in a dict comprehension, in safetensors and in the state dict of an unpickled model (give that model "
+    "itself). Load what torch.save(model.state_dict(), path) wrote, or use demp.save and demp.load"
 )
 
 
@@ -45,7 +45,7 @@ class LoadReport:
 
 
 def load_state_dict(
-    model: nn.Module, state_dict: Mapping[str, Any], *, strict: bool = True, example_inputs: Any = None
+    model: nn.Module, state_dict: Mapping[str, Any] | nn.Module, *, strict: bool = True, example_inputs: Any = None
 ) -> LoadReport:
     """Load a state dict of any widths: in place of ``model.load_state_dict(state_dict)``.
 
@@ -54,15 +54,15 @@ def load_state_dict(
     Optimizers that hold them follow: what they know of neurons that stay stays, and of neurons that return it is zero.
 
     A state dict of a cut model has the record of its cuts beside its tensors; ``torch.save`` and ``copy.deepcopy`` keep
-    it. Where it is lost, and no residual sum adds two widths, ``example_inputs`` let the widths speak for themselves:
-    the dense model is traced, and its forward must run.
+    it. Of a model that was unpickled whole give the model itself. Where it is lost, and no residual sum adds two
+    widths, ``example_inputs`` let the widths speak for themselves: the dense model is traced, and its forward must run.
 
     Raises:
         UsageError: a tensor fits no widths of this model, the record is needed and lost, a pruner is at work on the
             model, or names differ. Nothing has changed then.
     """
     model = wrappers.inside(model)
-    state_dict = unprefixed(state_dict, model)
+    state_dict = unprefixed(of_model(state_dict) if isinstance(state_dict, nn.Module) else state_dict, model)
     refuse_at_work(model)
     found = widths_of(model, state_dict, example_inputs)
     refuse_other_story(model, state_dict, found)
@@ -90,6 +90,13 @@ def load_state_dict(
         forget_compiled_code()
         logger.info("%d tensors took the widths of the state dict", len(resized))
     return LoadReport(tuple(keys.missing_keys), tuple(keys.unexpected_keys), resized, tuple(notes))
+
+
+def of_model(model: nn.Module) -> Mapping[str, Any]:
+    """The state dict of a model that may have been unpickled, with the records of its cuts."""
+    for part in model.modules():
+        announce(part, record_of(part) is not None)
+    return model.state_dict()
 
 
 def values_of(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

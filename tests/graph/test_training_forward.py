@@ -13,6 +13,7 @@ import comparing
 import demp
 import killing
 import nets
+import residuals
 from demp.graph.joins import model_joins
 from residuals import Block
 
@@ -245,6 +246,14 @@ def test_the_model_and_all_random_states_stay_as_they_are():
     assert before == after and model.steps == 0 and calls == []
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in state.items())
     assert all(p.grad is None for p in model.parameters()) and not any(m.training for m in model.modules())
+
+
+def test_blocks_that_may_be_left_out_by_python_s_random_keep_their_streams():
+    model, inputs = residuals.network()
+    assert demp.trace(model, inputs).joins
+    model.forward = lambda x: [x := m(x) for m in model if not model.training or random.random() < 2][-1]
+    graph = demp.trace(model, inputs)
+    assert not graph.joins and "draws from Python's random, which may leave blocks out" in " ".join(graph.notes)
 
 
 @pytest.mark.parametrize("draw", [random.random, lambda: float(torch.rand(()))], ids=["python", "torch"])

@@ -1,5 +1,6 @@
 """One table over all methods: each trains, thins the network out, resumes, saves, loads. A new method is a new row."""
 
+import copy
 import io
 
 import pytest
@@ -90,3 +91,16 @@ class TestEveryMethod:
             optimizer.step()
         pruner.finish()
         assert contract.did_something(pruner)
+
+
+@pytest.mark.parametrize("name", ["apoz", "chase", "rigl", "demp+srigl"])
+def test_a_run_goes_back_in_its_own_process(name: str):
+    model, optimizer, pruner = contract.parts(name)
+    contract.steps(model, optimizer, range(11))
+    saved = copy.deepcopy((pruner.state_dict(), model.state_dict(), optimizer.state_dict()))
+    contract.steps(model, optimizer, range(11, contract.STEPS))
+    once = copy.deepcopy(state_of(model, optimizer))
+    for holder, state in zip((pruner, model, optimizer), saved, strict=True):
+        holder.load_state_dict(state)
+    contract.steps(model, optimizer, range(11, contract.STEPS))
+    assert same(once, state_of(model, optimizer))

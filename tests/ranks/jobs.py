@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from demp import ranks, shards
+from demp.errors import CutError
 from demp.graph.joins import model_joins
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
@@ -361,6 +362,36 @@ def resumed() -> dict[str, Any]:
                     holder.load_state_dict(state)
         results.append([p.detach().clone() for p in model.parameters()])
     return {"whole": results[0], "broken": results[1]}
+
+
+def one_rank_cannot() -> dict[str, Any]:
+    """At the first check rank 1 cannot cut; both have told the same, have the same network, and cut at the next."""
+    from demp.surgery import transaction
+
+    model = net()
+    wrapped = DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
+    pruner = pruner_of(wrapped, optimizer, batches=[batch(100)[0]])
+    kill_linear(model.fc1, [0, 5])
+    guard = transaction.refuse_unshrinkable
+
+    def refuse(*_: Any) -> None:
+        raise CutError("no room on this rank")
+
+    if world()[0] == 1:
+        transaction.refuse_unshrinkable = refuse
+    try:
+        for step in range(PERIOD):
+            step_of(wrapped, optimizer, step)
+    finally:
+        transaction.refuse_unshrinkable = guard
+    skipped = [tuple(p.shape) for p in model.parameters()]
+    step_of(wrapped, optimizer, PERIOD)
+    return {
+        "notes": [report.notes for report in pruner.history], "skipped": skipped,
+        "removed": [report.removed for report in pruner.history], "steps": [r.step for r in pruner.history],
+        "parameters": [p.detach().clone() for p in model.parameters()],
+    }  # fmt: skip
 
 
 def shared_buffers() -> list[Any]:

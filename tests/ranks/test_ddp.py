@@ -184,3 +184,12 @@ def test_checks_see_the_buffers_of_rank_0(fleet):
     (apart_0, shared_0), (apart_1, shared_1) = fleet(jobs.shared_buffers)
     assert not torch.equal(apart_0, apart_1)
     assert torch.equal(shared_0, shared_1)
+
+
+def test_a_cut_that_one_rank_cannot_make_is_skipped_on_all_and_made_later(fleet):
+    first, second = fleet(jobs.one_rank_cannot)
+    whole = [tuple(p.shape) for p in jobs.net().parameters()]
+    for rank, mine in enumerate((first, second)):
+        assert mine["skipped"] == whole and mine["removed"] == [0, 2] and mine["steps"] == [2, 3]
+        assert "no room on this rank" in mine["notes"][0][0], rank
+    assert equal(first["parameters"], second["parameters"])

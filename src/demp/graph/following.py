@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import random
 from collections import Counter
 from collections.abc import Mapping, Set
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from demp.graph import branches, joins, sums
 from demp.graph.attributes import counted
 from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
+from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
 from demp.graph.rehearsal import tensors_in
 from demp.graph.tracer import Tracer
@@ -52,6 +53,8 @@ class Forward:
     """Where each sum stands in the code."""
     recomputed: set[Position] = field(default_factory=set)
     """Sums that the backward ran again, outside of any module."""
+    by_chance: bool = False
+    """Did a training forward draw from Python's own random numbers?"""
 
     def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
         """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.
@@ -90,7 +93,10 @@ def follow(
         positions[seat] = position()
         return tracer.on_sum(seat, func, args)
 
+    drew: list[bool] = []
+
     def backward(out: Any) -> None:
+        drew.append(random.getstate() != random.Random(SEED).getstate())
         if tracer.recording.joins and may_recompute:
             tracer.paused = True
             with Recomputed(tracer.modules, recomputed):
@@ -104,7 +110,7 @@ def follow(
             model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None
         )
     tracer.recording.sums.update(watch.counts)
-    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed)
+    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed, any(drew))
 
 
 class Recomputed(TorchDispatchMode):

@@ -53,6 +53,8 @@ def differing_owners(evaluation: Forward, training: Forward, owners: set[str], b
 def difference(join: JoinSeen, other: JoinSeen | None, training: Forward, base: int) -> str:
     """What the training forward does otherwise about one sum; empty if nothing."""
     module = join.module
+    if training.by_chance:
+        return "the training forward draws from Python's random, which may leave blocks out"
     if not training.ran[module]:
         return "the training forward leaves the module out"
     if training.ran[module] > 1:
