@@ -18,12 +18,11 @@ from demp import files, ranks, shards, wrappers
 from demp.activity.observe import quiet
 from demp.architecture import ARCHITECTURE, BATCH, FORMAT, WEIGHTS, content_hash, read_architecture
 from demp.errors import ArtifactError
-from demp.graph.attributes import COUNTS
+from demp.graph.attributes import COUNTS, SIZE_ATTRIBUTES
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
 from demp.proof import probe_of, prove
 from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
-from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
 OTHER = "build the model with the arguments it was trained with"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.graph import branches, joins, sums
-from demp.graph.attributes import counted
+from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
@@ -74,6 +74,7 @@ def follow(
     After a training forward with residual sums the backward runs, too: it shows what checkpointing runs again.
     """
     tracer = Tracer(substitutes, training=training)
+    tracer.groups = groups_of(model)
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)

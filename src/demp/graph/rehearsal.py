@@ -96,7 +96,7 @@ def survives(
     standing = places(graph, gone)
     small = shrunken(graph.slots, tensors, standing)
     try:
-        with attributes_of(model, graph, gone), joined(model, plan_joins(graph, standing)):
+        with attributes_of(model, graph, gone, small), joined(model, plan_joins(graph, standing)):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False

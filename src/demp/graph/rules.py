@@ -146,9 +146,9 @@ def along_axis(tracer: Tracer, call: Call) -> Any:
     return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
 
 
-@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
+@rule("native_layer_norm", "_fused_rms_norm")
 def mixing_norm(tracer: Tracer, call: Call) -> None:
-    """LayerNorm, GroupNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
+    """LayerNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
     for tensor in tracer.tensors((call.args, call.kwargs)):
         tracer.freeze_tensor(tensor, f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons")
 

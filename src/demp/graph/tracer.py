@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
 from demp.graph.elements import Axis, Elements, Labels
@@ -50,6 +50,8 @@ class Tracer(TorchDispatchMode):
         self.sum_at: tuple[str, int, Any] | None = None
         """The sum of the user's code that runs now: module, number, function."""
         self.paused = False
+        self.groups: dict[str, int] = {}
+        """Module path -> groups that it normalises."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
