@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from demp.activity.observe import quiet
 from demp.architecture import ARCHITECTURE, BATCH, FORMAT, WEIGHTS, content_hash, read_architecture
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS, SIZE_ATTRIBUTES
+from demp.graph.calls import calls_from_plain, model_calls
 from demp.graph.forward import first_names
-from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
+from demp.graph.joins import joins_from_plain, joins_to_plain, set_calls, set_joins
 from demp.proof import probe_of, prove
 from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
 
@@ -60,6 +62,7 @@ def write(
         "aliases": {name: first for name, first in aliases.items() if first in stored},
         "modules": module_sizes(model),
         "joins": joins_to_plain(model),
+        "calls": {name: {key: asdict(p) for key, p in plans.items()} for name, plans in model_calls(model).items()},
         "record": record_to_plain(record_of(model)),
         "probe": probe_of(model, example_inputs),
         "weights_sha256": sha256(folder / WEIGHTS),
@@ -94,6 +97,8 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
         put_record(model, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
         set_joins(module_at(model, name), plans)
+    for name, calls in calls_from_plain(architecture.get("calls", {})).items():
+        set_calls(module_at(model, name), calls)
     prove(model, architecture["probe"], path)
     return model.to(device) if device is not None else model
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp import shards
-from demp.graph import NeuronGraph, Read
+from demp.graph import NeuronGraph, Read, calls
 from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
-from demp.graph.joins import SumWatch
+from demp.graph.joins import OnCall, SumWatch
 from demp.graph.order import positions
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
@@ -36,11 +36,27 @@ def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator
         return func(*args[: read.operand], replaced, *args[read.operand + 1 :])
 
     with ExitStack() as stack:
-        if sums:
+        called = any(read.call is not None for read in graph.reads)
+        if sums or called:
             stack.enter_context(module_stack(model, path, Counter()))
-            stack.enter_context(SumWatch(path, on_sum))
+            stack.enter_context(SumWatch(path, on_sum, call_reads(graph, on_read) if called else None))
         stack.enter_context(ReadObserver(graph, named_tensors(model), on_read))
         yield
+
+
+def call_reads(graph: NeuronGraph, on_read: OnRead) -> OnCall:
+    """Calls ``on_read`` where a call of the user's code reads neurons without a weight: a sum, a mean, the largest."""
+    reads = {read.call: read for read in graph.reads if read.call is not None}
+
+    def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        read = reads.get(seat)
+        if read is not None and args[0].dim() > read.axis:
+            replaced = on_read(read, args[0])
+            if replaced is not None:
+                args = (replaced, *args[1:])
+        return func(*args, **kwargs)
+
+    return on_call
 
 
 class ReadObserver(TorchDispatchMode):

@@ -1,15 +1,13 @@
 """From what one forward showed to the neuron graph: classes, layers, refusals."""
 
 from collections import Counter, defaultdict
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
-from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
-from demp.graph.order import free_streams
-from demp.graph.recording import Recording, Site
+from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, SizedCall, Slot
+from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.unoffered import output_axes, unoffered
 
 
@@ -39,6 +37,7 @@ def assemble(
             r.weight_axis,
             class_of[r.neurons.ids],
             positions_by_site(recording, r.neurons),
+            call=r.call,
         )
         for r in recording.reads
     )
@@ -86,6 +85,7 @@ def assemble(
         norms=tuple(recording.norms),
         joins=sums,
         streams=(),
+        calls=tuple(sized(recording, seen, root, class_of) for seen in recording.calls),
         contractions=tuple(
             Contraction(
                 c.weight.rpartition(".")[0] if c.weight else c.module,
@@ -104,7 +104,25 @@ def assemble(
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
-    return replace(graph, streams=free_streams(graph))
+    return graph
+
+
+def sized(recording: Recording, seen: CallSeen, root: Tensor, class_of: Tensor) -> SizedCall:
+    """A call that a cut may have to carry out. Parts that are the same neurons in the same order shrink alike."""
+    rows = root[seen.source.ids].view(seen.binds, -1) if seen.binds > 1 else None
+    balanced = rows is not None and bool((rows == rows[0]).all())
+    return SizedCall(
+        seen.seat,
+        seen.axis,
+        seen.ndim,
+        class_of[seen.source.ids],
+        seen.parts,
+        None if seen.out is None else class_of[seen.out.ids],
+        seen.out_axis,
+        seen.needed and not balanced,
+        recording.counts.get(seen.seat[:2], 0),
+        seen.before,
+    )
 
 
 def forget_unread_steps(recording: Recording) -> None:

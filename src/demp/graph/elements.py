@@ -40,7 +40,11 @@ class Labels:
     constant: bool = False
     """Computed from parameters and buffers alone."""
     noise: bool = False
-    """Drawn at random in a training forward."""
+    """Drawn at random in a training forward, or just made with one value everywhere: it binds no neuron."""
+    nonnegative: bool = False
+    """Certainly nowhere below zero."""
+    chosen: Axis | None = None
+    """Its values are positions along this axis: whoever uses them keeps the neurons."""
 
 
 class Elements:

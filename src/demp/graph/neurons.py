@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.graph.calls import CallPlan, Seat
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Read:
     """Layer index -> positions of the axis that carry neurons of this layer."""
     seat: tuple[str, int] | None = None
     """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
+    call: Seat | None = None
+    """Of a sum over neurons, a mean or the like, which no weight takes part in: which call of the user's code it is."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,25 @@ class Join:
     target: Tensor
     sums: int = 0
     """Sums in one call of ``module``."""
+
+
+@dataclass(frozen=True)
+class SizedCall:
+    """A call of the user's code that a cut has to carry out: see ``demp.graph.calls``."""
+
+    seat: Seat
+    axis: int
+    ndim: int
+    source: Tensor
+    """Class of each position along ``axis`` of the first argument."""
+    parts: tuple[tuple[int, int], ...]
+    out: Tensor | None
+    """Of a view: class of each position of the new axis."""
+    out_axis: int
+    needed: bool
+    calls: int
+    """Calls of this kind inside the module."""
+    before: CallPlan | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,7 @@ class NeuronGraph:
     vehicle: str
     """How the model was read: ``meta`` (no arithmetic) or ``eager``."""
     index: dict[str, Layer] = field(repr=False)
+    calls: tuple[SizedCall, ...] = ()
     notes: tuple[str, ...] = ()
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from demp.graph.attributes import attributes_of
+from demp.graph.call_plans import plan_calls
 from demp.graph.joins import joined
 from demp.graph.neurons import NeuronGraph, Refusal, Slot
 from demp.graph.order import is_whole, places, plan_joins, positions
@@ -96,7 +97,9 @@ def survives(
     standing = places(graph, gone)
     small = shrunken(graph.slots, tensors, standing)
     try:
-        with attributes_of(model, graph, gone, small), joined(model, plan_joins(graph, standing)):
+        with attributes_of(model, graph, gone, small), joined(
+            model, plan_joins(graph, standing), plan_calls(graph, standing)
+        ):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from demp.graph.call_rules import note_view, plans_parts
 from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
 
@@ -32,14 +34,13 @@ def view(tracer: Tracer, call: Call) -> Labels:
             if axis is None:
                 continue
             landing = follow(sizes, at, new_sizes, axis.ids)
-            if landing is not None and block[landing[0]] is None:
-                block[landing[0]] = axis.take(landing[1])
-                continue
-            whole = None if landing is not None else split(tracer, axis, sizes, at, new_sizes)
-            if whole is None or block[whole[0]] is not None:
+            whole = split(tracer, axis, sizes, at, new_sizes) if landing is None else None
+            to, made = whole or (landing[0], axis.take(landing[1])) if landing or whole else (0, None)
+            if made is None or block[to] is not None:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
             else:
-                block[whole[0]] = whole[1]
+                block[to] = made
+                note_view(tracer, source, dim, axis, made, len(new) + to)
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant)
 
@@ -196,6 +197,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
         start, step = call.arg(2, "start"), 1
     else:
         step = 1
+    first = start
     for out in outs:
         axes = list(labels.axes)
         if axis is not None:
@@ -205,6 +207,9 @@ def parts(tracer: Tracer, call: Call) -> Any:
         results.append(Labels(tuple(axes), labels.source, labels.constant))
     if axis is not None and outs[0].shape[dim] != source.shape[dim]:
         size, whole = outs[0].shape[dim], source.shape[dim]
+        ends = list(accumulate((out.shape[dim] for out in outs), initial=first))
+        if step == 1 and plans_parts(tracer, call.name, source, dim, axis, list(pairwise(ends))):
+            return results if isinstance(call.out, (tuple, list)) else results[0]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
         if step == 1 and size and whole % size == 0:
             tracer.elements.must_balance(axis.ids, whole // size, why)

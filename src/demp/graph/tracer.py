@@ -14,11 +14,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
+from demp.graph.call_rules import UserCall, along_neurons
+from demp.graph.calls import Seat, resized
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.neurons import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
+from demp.graph.signs import signed
 from demp.graph.sums import join
 
 DRAWS = frozenset({
@@ -49,6 +52,10 @@ class Tracer(TorchDispatchMode):
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.sum_at: tuple[str, int, Any] | None = None
         """The sum of the user's code that runs now: module, number, function."""
+        self.call_at: UserCall | None = None
+        """The call of the user's code that runs now and depends on the number of neurons."""
+        self.written: set[int] = set()
+        """See `signed`."""
         self.paused = False
         self.groups: dict[str, int] = {}
         """Module path -> groups that it normalises."""
@@ -72,6 +79,9 @@ class Tracer(TorchDispatchMode):
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
         result = rule(self, call)
         operands = [self.labels(t) for t in self.tensors((args, kwargs))]
+        for labels in operands:
+            if labels.chosen is not None:
+                self.freeze_axis(labels.chosen, f"{call.name} uses positions of neurons")
         constant = bool(operands) and all(labels.constant for labels in operands)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -83,7 +93,8 @@ class Tracer(TorchDispatchMode):
                     labels = None
                 if self.training and is_noise(call, operands):
                     labels = Labels((None,) * tensor.dim(), noise=True)
-                self._labels[tensor] = labels or self.bare(tensor, constant)
+                labels = labels or self.bare(tensor, constant)
+                self._labels[tensor] = signed(call, operands, labels, self.written)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
         return out
@@ -104,6 +115,23 @@ class Tracer(TorchDispatchMode):
             self.paused = False
         self._labels[out] = labels
         self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
+        return out
+
+    def on_call(self, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call in the user's code that depends on the number of neurons: remember it while its operations run."""
+        if self.paused:
+            return func(*args, **kwargs)
+        user, plan = (args[1], args[4]) if func is resized else (func, None)
+        call = UserCall(seat, user, args[2] if plan else args, plan)
+        labels = along_neurons(self, call) if call.kind in ("conv", "shuffle") else None
+        before, self.call_at, self.paused = self.call_at, call, labels is not None
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self.call_at, self.paused = before, False
+        if labels is not None:
+            self._labels[out] = labels
+            self.frames.operation(seat[0], seat[1], [self.labels(t) for t in self.tensors(args[:2])], [labels])
         return out
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -142,7 +170,8 @@ class Tracer(TorchDispatchMode):
 
     def freeze_tensor(self, tensor: Tensor, reason: str) -> None:
         """Neurons on any axis of this tensor stay."""
-        for axis in self.labels(tensor).axes:
+        labels = self.labels(tensor)
+        for axis in (*labels.axes, labels.chosen):
             self.freeze_axis(axis, reason)
 
     def where(self) -> str:
@@ -162,7 +191,7 @@ class Tracer(TorchDispatchMode):
                     continue
                 axis, size = labels.axes[at], tensor.shape[at]
                 if axis is None:
-                    plain = plain or (size == shape[dim] and size > 1 and not labels.noise)
+                    plain = plain or (size == shape[dim] and size > 1 and not labels.noise and tensor.stride(at) != 0)
                 elif size != shape[dim]:
                     self.freeze_axis(axis, "a single neuron is broadcast")
                 else:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from demp import shards
 from demp.graph import NeuronGraph
 from demp.graph.attributes import shown_sizes
-from demp.graph.joins import joins_of, set_joins
+from demp.graph.calls import CallPlan, calls_of
+from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole, moved, places
 from demp.graph.sums import JoinPlan
 
@@ -86,6 +87,12 @@ class Ledger:
         if self._keep_undo:
             self._undo.append(partial(set_joins, module, joins_of(module)))
         set_joins(module, plans)
+
+    def calls(self, module: nn.Module, plans: Mapping[str, CallPlan]) -> None:
+        """Plan the calls of a module that depend on the number of neurons."""
+        if self._keep_undo:
+            self._undo.append(partial(set_calls, module, calls_of(module)))
+        set_calls(module, plans)
 
     @torch.no_grad()
     def add(self, tensor: Tensor, values: Tensor) -> None:

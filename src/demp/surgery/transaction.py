@@ -13,6 +13,7 @@ from demp import ranks, shards
 from demp.compiled import forget as forget_compiled_code
 from demp.errors import CutError
 from demp.graph import NeuronGraph
+from demp.graph.call_plans import plan_calls
 from demp.graph.forward import first_names
 from demp.graph.order import places, plan_joins
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
@@ -174,11 +175,14 @@ def carry_out(
                 add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
             shrink_all(keeps, [tensors, *theirs], entries, ledger)
             ledger.renew(model)
-            plans = plan_joins(graph, places(graph, plan.after))
+            standing = places(graph, plan.after)
+            plans, calls = plan_joins(graph, standing), plan_calls(graph, standing)
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
                 for path, sums in plans.items():
                     ledger.joins(module.get_submodule(path), sums)
+                for path, planned in calls.items():
+                    ledger.calls(module.get_submodule(path), planned)
             torch.clear_autocast_cache()
             forget_compiled_code()
             seconds = time.perf_counter() - start
