@@ -119,6 +119,7 @@ def sized(recording: Recording, seen: CallSeen, root: Tensor, class_of: Tensor) 
         seen.parts,
         None if seen.out is None else class_of[seen.out.ids],
         seen.out_axis,
+        seen.inner,
         seen.needed and not balanced,
         recording.counts.get(seen.seat[:2], 0),
         seen.before,
@@ -139,7 +140,8 @@ def freeze_bare_reads(recording: Recording) -> None:
     """A neuron that some contraction reads before any activation can be zero there only by accident."""
     for read in recording.reads:
         bare = read.neurons.ids[read.neurons.sites == 0]
-        recording.elements.freeze(bare, f"read before any activation (by {read.weight})")
+        by = read.weight if read.call is None else f"a {read.call[1]} over neurons at {read.call[0] or 'the model itself'}"
+        recording.elements.freeze(bare, f"read before any activation (by {by})")
 
 
 def number_classes(recording: Recording, root: Tensor) -> tuple[Tensor, int]:

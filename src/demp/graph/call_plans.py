@@ -11,12 +11,15 @@ from demp.graph.neurons import NeuronGraph, SizedCall
 from demp.graph.order import free_streams, positions
 
 
-def plan_calls(graph: NeuronGraph, places: Tensor) -> dict[str, dict[str, CallPlan]]:
-    """Module path -> ``kind:number`` -> how the call is carried out; calls that run as they are written have no plan."""
+def plan_calls(graph: NeuronGraph, places: Tensor, *, rehearsing: bool = False) -> dict[str, dict[str, CallPlan]]:
+    """Module path -> ``kind:number`` -> how the call is carried out; calls that run as they are written have no plan.
+
+    A rehearsal also looks at views that split channels: do they do so in the same way?
+    """
     plans: dict[str, dict[str, CallPlan]] = defaultdict(dict)
     for call in graph.calls:
         module, kind, number = call.seat
-        plan = plan_call(call, places)
+        plan = plan_call(call, places) if call.needed or call.before or rehearsing else None
         plans[module] |= {} if plan is None else {f"{kind}:{number}": plan}
     return dict(plans)
 
@@ -34,7 +37,12 @@ def plan_call(call: SizedCall, places: Tensor) -> CallPlan | None:
         return replace(plan, sizes=tuple(lengths) if kind == "split" else (first, lengths[0]))
     if kind == "view":
         assert call.out is not None
-        return replace(plan, sizes=(call.out_axis, len(positions(call.out, places))))
+        left = len(positions(call.out, places))
+        return replace(
+            plan,
+            sizes=(call.out_axis, left) if call.needed or call.before else (),
+            expect=(call.out_axis, left, *call.inner) if call.inner else (),
+        )
     if kind == "mean":
         earlier = 1.0 if call.before is None else call.before.scale
         return replace(plan, scale=earlier * len(here) / dense)
@@ -57,7 +65,7 @@ def along(call: SizedCall, here: Tensor, places: Tensor) -> dict[str, tuple[int,
 
 def needed_alone(graph: NeuronGraph) -> NeuronGraph:
     """The graph without plans for calls that follow a cut by themselves."""
-    return with_calls(graph, tuple(call for call in graph.calls if call.needed or call.before is not None))
+    return with_calls(graph, tuple(call for call in graph.calls if call.needed or call.before or call.inner))
 
 
 def with_calls(graph: NeuronGraph, calls: tuple[SizedCall, ...]) -> NeuronGraph:
@@ -76,8 +84,6 @@ def written_into(whole: NeuronGraph, refused: NeuronGraph) -> NeuronGraph | None
     for layer in whole.layers:
         if layer.name in names:
             lost[layer.classes[layer.removable]] = True
-    calls = tuple(
-        call for call in whole.calls if call.needed or call.before is not None or bool(lost[call.source].any())
-    )
-    needed = sum(call.needed or call.before is not None for call in whole.calls)
-    return None if len(calls) == needed else with_calls(whole, calls)
+    more = {call.seat for call in whole.calls if not (call.needed or call.before) and bool(lost[call.source].any())}
+    calls = tuple(replace(call, needed=True) if call.seat in more else call for call in whole.calls)
+    return needed_alone(replace(whole, calls=calls)) if more else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from demp.graph.calls import CallPlan, Seat, entries_of, entry_of, view_sizes
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.recording import CallSeen, ReadSeen, Recording
+from demp.graph.signs import memory
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -43,7 +45,7 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
     carried = [d for d in dims if labels.axes[d] is not None]
     if call is None or call.kind not in ("sum", "mean") or not call.on(source) or len(carried) != 1:
         return False
-    if name not in NEUTRAL and not (name in LARGEST and labels.nonnegative):
+    if name not in NEUTRAL and not (name in LARGEST and labels.nonnegative and memory(source) not in tracer.written):
         return False
     if name == "mean" and call.kind != "mean":
         return False
@@ -68,7 +70,12 @@ def plans_parts(tracer: Tracer, name: str, source: Tensor, dim: int, axis: Axis,
     call = tracer.call_at
     if call is None or call.kind not in ("split", "slice") or not call.on(source):
         return False
-    if any(seen.seat == call.seat for seen in tracer.recording.calls):
+    earlier = next((seen for seen in tracer.recording.calls if seen.seat == call.seat), None)
+    if earlier is not None and name == "slice" and call.kind == "split" and earlier.parts[-1][1] == parts[0][0]:
+        tracer.recording.calls.remove(earlier)  # tensor_split takes one slice after the other
+        tracer.recording.calls.append(replace(earlier, parts=(*earlier.parts, *parts), binds=0))
+        return True
+    if earlier is not None:
         return False  # one index that cuts two neuron axes
     if call.func is Tensor.__getitem__ and entry_of(entries_of(call.args[1]), dim, source.dim()) is None:
         return False
@@ -80,34 +87,60 @@ def plans_parts(tracer: Tracer, name: str, source: Tensor, dim: int, axis: Axis,
     return True
 
 
-def note_view(tracer: Tracer, source: Tensor, dim: int, axis: Axis, out: Axis, out_dim: int) -> None:
-    """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can."""
+def note_view(
+    tracer: Tracer, source: Tensor, dim: int, axis: Axis, out: Axis, out_dim: int, inner: tuple[int, ...] | None
+) -> bool:
+    """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can.
+
+    Where the view splits the axis (``inner``), False if nobody could check that it does so after a cut.
+    """
     call = tracer.call_at
     if call is None or call.kind != "view" or not call.on(source) or view_sizes(call.func, call.args) is None:
-        return
+        return inner is None
     if any(seen.seat == call.seat for seen in tracer.recording.calls):
-        return
-    seen = CallSeen(call.seat, dim, source.dim(), axis, (), out, out_dim, needed=False, before=call.plan)
+        return inner is None
+    why = "a view splits or mixes the neuron axis" if inner is not None else ""
+    seen = CallSeen(
+        call.seat, dim, source.dim(), axis, (), out, out_dim, inner or (), needed=False, otherwise=why, before=call.plan
+    )
     tracer.recording.calls.append(seen)
+    return True
 
 
-def along_neurons(tracer: Tracer, call: UserCall) -> Labels | None:
+def along_neurons(tracer: Tracer, call: UserCall, same: bool) -> Labels | None:
     """Labels of what a call makes that runs along the neuron axis (ECA, a channel shuffle), if a cut can plan it.
 
-    It sees every neuron at its place, removed ones as zeros, and of what it makes the removed ones are dropped.
+    It sees every neuron at its place, removed ones as zeros, and of what it makes the removed ones are dropped. ``same``:
+    it makes as many as it sees.
     """
     source = call.args[0]
     labels = tracer.labels(source)
-    if call.kind == "conv" and source.dim() == 3 and labels.axes[2] is not None and labels.axes[1] is None:
+    width = len(call.plan.expand) if call.plan is not None else source.shape[2 if call.kind == "conv" else 1]
+    if call.kind == "conv" and source.dim() == 3 and labels.axes[2] is not None and labels.axes[1] is None and same:
         weight, axis = call.args[1], labels.axes[2]
         why = f"conv1d runs over the neuron axis (at {tracer.where()})"
         note_read(tracer, call.seat, 2, axis)
         tracer.freeze_tensor(weight, "convolves along the neuron axis")
-        made = Axis(axis.ids, torch.zeros_like(axis.sites), tracer.tick())
+        kept = axis.take(kept_of(call.plan, torch.arange(width, device="cpu")))
+        made = Axis(kept.ids, torch.zeros_like(kept.sites), tracer.tick())
         seen = CallSeen(call.seat, 2, 3, axis, otherwise=why, before=call.plan)
         tracer.recording.calls.append(seen)
         return Labels((labels.axes[0], None, made))
+    if call.kind == "shuffle" and len(call.args) == 2 and labels.axes[1] is not None:
+        axis, groups = labels.axes[1], call.args[1]
+        why = f"channel_shuffle mixes the neuron axis (at {tracer.where()})"
+        made = axis.take(kept_of(call.plan, torch.arange(width, device="cpu").view(groups, -1).t().flatten()))
+        seen = CallSeen(call.seat, 1, source.dim(), axis, out=made, otherwise=why, before=call.plan)
+        tracer.recording.calls.append(seen)
+        return Labels((labels.axes[0], made, *labels.axes[2:]))
     return None
+
+
+def kept_of(plan: CallPlan | None, order: Tensor) -> Tensor:
+    """Which position of what is there each position of the result is, where a call puts all neurons in this order."""
+    if plan is None:
+        return order
+    return torch.tensor(plan.expand, device="cpu")[order[torch.tensor(plan.select, device="cpu")]]
 
 
 def bind_calls(recording: Recording, owners: set[str] | None) -> None:
@@ -122,8 +155,8 @@ def bind_calls(recording: Recording, owners: set[str] | None) -> None:
 
 
 def bind(elements: Elements, seen: CallSeen) -> None:
-    """Without a plan: equal parts must turn out to be the same neurons, and all other calls keep theirs."""
+    """Without a plan: equal parts must turn out to be the same neurons, and other calls that need one keep theirs."""
     if seen.binds:
         elements.must_balance(seen.source.ids, seen.binds, seen.otherwise)
-    elif seen.needed:
+    elif seen.otherwise:
         elements.freeze(seen.source.ids, seen.otherwise)

@@ -59,6 +59,8 @@ class CallPlan:
     """Per position that the call is to see: the position that is there, or -1 for zeros. Empty: it sees what is there."""
     select: tuple[int, ...] = ()
     """Positions of the result that are kept, if it saw more than is there."""
+    expect: tuple[int, ...] = ()
+    """Of a view that splits the neuron axis: the first of the new axes, and the lengths of all of them."""
     calls: int = 0
     """Calls of this kind in one call of the module."""
     ndim: int = 0
@@ -91,12 +93,17 @@ def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     """``func(operand, *args[1:], **kwargs)`` as planned; modes see it as one call."""
     if has_torch_function((operand,)):
         return handle_torch_function(resized, (operand,), operand, func, args, kwargs, plan)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return carried_out(operand, func, args, kwargs, plan)
     if operand.shape[plan.axis] != plan.width:
         raise RuntimeError(
             f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
             f"{operand.shape[plan.axis]}: the model was changed behind demp's back, or its forward took another path"
         )
-    return carried_out(operand, func, args, kwargs, plan)
+    out = carried_out(operand, func, args, kwargs, plan)
+    if plan.expect and tuple(out.shape[plan.expect[0] :][: len(plan.expect) - 1]) != plan.expect[1:]:
+        raise RuntimeError(f"a view made {tuple(out.shape)} of the channels that are left, not {plan.expect[1:]}")
+    return out
 
 
 def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
@@ -106,7 +113,7 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     if plan.kind == "slice":
         return sliced(operand, args, plan) if func is Tensor.__getitem__ else torch.narrow(operand, plan.axis, *plan.sizes)
     if plan.kind == "view":
-        return viewed(operand, func, args, kwargs, plan)
+        return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
     if plan.expand:
         operand = taken(operand, plan.axis, plan.expand)
     out = func(operand, *args[1:], **kwargs)

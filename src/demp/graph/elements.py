@@ -40,7 +40,9 @@ class Labels:
     constant: bool = False
     """Computed from parameters and buffers alone."""
     noise: bool = False
-    """Drawn at random in a training forward, or just made with one value everywhere: it binds no neuron."""
+    """Drawn at random in a training forward."""
+    uniform: bool = False
+    """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
     nonnegative: bool = False
     """Certainly nowhere below zero."""
     chosen: Axis | None = None

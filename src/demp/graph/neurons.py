@@ -80,7 +80,10 @@ class SizedCall:
     out: Tensor | None
     """Of a view: class of each position of the new axis."""
     out_axis: int
+    inner: tuple[int, ...]
+    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
     needed: bool
+    """False: as it is written the call follows a cut."""
     calls: int
     """Calls of this kind inside the module."""
     before: CallPlan | None

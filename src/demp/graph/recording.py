@@ -47,6 +47,8 @@ class CallSeen:
     out: Axis | None = None
     """Of a view: the new axis."""
     out_axis: int = 0
+    inner: tuple[int, ...] = ()
+    """Of a view that splits the source into the new axis and others behind it: the lengths of those."""
     needed: bool = True
     """False: as it is written the call follows a cut, if its numbers do."""
     binds: int = 0

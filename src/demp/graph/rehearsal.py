@@ -98,7 +98,7 @@ def survives(
     small = shrunken(graph.slots, tensors, standing)
     try:
         with attributes_of(model, graph, gone, small), joined(
-            model, plan_joins(graph, standing), plan_calls(graph, standing)
+            model, plan_joins(graph, standing), plan_calls(graph, standing, rehearsing=True)
         ):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change

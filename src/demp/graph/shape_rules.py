@@ -36,11 +36,12 @@ def view(tracer: Tracer, call: Call) -> Labels:
             landing = follow(sizes, at, new_sizes, axis.ids)
             whole = split(tracer, axis, sizes, at, new_sizes) if landing is None else None
             to, made = whole or (landing[0], axis.take(landing[1])) if landing or whole else (0, None)
-            if made is None or block[to] is not None:
+            inner = tuple(new_sizes[to + 1 :]) if whole else None
+            free = made is not None and block[to] is None
+            if not free or not note_view(tracer, source, dim, axis, made, len(new) + to, inner):
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
             else:
                 block[to] = made
-                note_view(tracer, source, dim, axis, made, len(new) + to)
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant)
 

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch.fx.proxy import TracerBase
 from torch.utils._pytree import tree_leaves
 
 from demp.errors import UsageError
-from demp.graph.calls import KINDS, METHODS, CallPlan, carried_out, entries_of, is_cut
+from demp.graph.calls import KINDS, CallPlan, carried_out, entries_of, is_cut
+from demp.graph.calls import METHODS as CALL_METHODS
 from demp.graph.sums import IN_PLACE, SUMS, JoinPlan, explicit
 
 METHODS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
@@ -75,7 +77,7 @@ class SymbolicCalls(Interception):
         try:
             func = Tensor.__getitem__ if target is operator.getitem else target
             if isinstance(func, str) and plan.kind == "mean":
-                func = getattr(Tensor, func)
+                func = partial(method, func)
             return carried_out(args[0], func, args, kwargs, plan)
         finally:
             self._paused = False
@@ -91,10 +93,15 @@ class SymbolicCalls(Interception):
                 )
 
 
+def method(name: str, operand: Any, *args: Any, **kwargs: Any) -> Any:
+    """A method by its name."""
+    return getattr(operand, name)(*args, **kwargs)
+
+
 def symbolic_kind(kind: str, target: Any, args: Any) -> str | None:
     """The kind of the call that a node stands for."""
     if kind == "call_method":
-        return METHODS.get(target)
+        return CALL_METHODS.get(target)
     if kind != "call_function" or not args or not isinstance(args[0], Proxy):
         return None
     if target is operator.getitem:

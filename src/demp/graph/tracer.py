@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,12 +32,21 @@ DRAWS = frozenset({
 """Operations whose result is drawn at random, whatever was there before."""
 
 
+FILLS = frozenset({"zeros", "ones", "full", "new_zeros", "new_ones", "new_full"})
+"""Operations that make a tensor of one value: it binds no neuron, whatever the width."""
+
+
 def is_noise(call: Call, operands: list[Labels]) -> bool:
     """Is what comes out drawn at random, or made of nothing but such tensors?
 
     Noise of dropout and its like is drawn anew, in whatever width its tensor has: it binds no neuron.
     """
     return call.name in DRAWS or (bool(operands) and all(labels.noise for labels in operands))
+
+
+def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
+    """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
+    return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
 
 
 class Tracer(TorchDispatchMode):
@@ -54,6 +64,8 @@ class Tracer(TorchDispatchMode):
         """The sum of the user's code that runs now: module, number, function."""
         self.call_at: UserCall | None = None
         """The call of the user's code that runs now and depends on the number of neurons."""
+        self.filled = False
+        """Was any tensor made with one value everywhere?"""
         self.written: set[int] = set()
         """See `signed`."""
         self.paused = False
@@ -78,6 +90,8 @@ class Tracer(TorchDispatchMode):
         call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
         result = rule(self, call)
+        if self.filled and (func.is_view or func._schema.is_mutable):
+            self.used(call)
         operands = [self.labels(t) for t in self.tensors((args, kwargs))]
         for labels in operands:
             if labels.chosen is not None:
@@ -94,6 +108,8 @@ class Tracer(TorchDispatchMode):
                 if self.training and is_noise(call, operands):
                     labels = Labels((None,) * tensor.dim(), noise=True)
                 labels = labels or self.bare(tensor, constant)
+                if call.name in FILLS:
+                    labels, self.filled = replace(labels, uniform=True), True
                 self._labels[tensor] = signed(call, operands, labels, self.written)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
@@ -121,18 +137,30 @@ class Tracer(TorchDispatchMode):
         """A call in the user's code that depends on the number of neurons: remember it while its operations run."""
         if self.paused:
             return func(*args, **kwargs)
-        user, plan = (args[1], args[4]) if func is resized else (func, None)
-        call = UserCall(seat, user, args[2] if plan else args, plan)
-        labels = along_neurons(self, call) if call.kind in ("conv", "shuffle") else None
-        before, self.call_at, self.paused = self.call_at, call, labels is not None
-        try:
+        planned = func is resized
+        call = UserCall(seat, args[1], args[2], args[4]) if planned else UserCall(seat, func, args, None)
+        if call.kind in ("conv", "shuffle") and any(axis is not None for axis in self.labels(args[0]).axes[1:]):
+            self.paused = True
             out = func(*args, **kwargs)
+            self.paused = False
+            labels = along_neurons(self, call, out.shape[-1] == args[0].shape[-1])
+            if labels is not None:
+                self._labels[out] = labels
+                operands = [self.labels(t) for t in self.tensors(call.args)]
+                self.frames.operation(seat[0], seat[1], operands, [labels])
+                return out
+        before, self.call_at = self.call_at, call
+        try:
+            return func(*args, **kwargs)
         finally:
-            self.call_at, self.paused = before, False
-        if labels is not None:
-            self._labels[out] = labels
-            self.frames.operation(seat[0], seat[1], [self.labels(t) for t in self.tensors(args[:2])], [labels])
-        return out
+            self.call_at = before
+
+    def used(self, call: Call) -> None:
+        """What was filled with one value may hold others from now on, by itself or through a view."""
+        for tensor in self.tensors(call.args):
+            labels = self._labels.get(tensor)
+            if labels is not None and labels.uniform:
+                self._labels[tensor] = replace(labels, uniform=False)
 
     # What rules ask for ------------------------------------------------------------------------------
 
@@ -191,7 +219,7 @@ class Tracer(TorchDispatchMode):
                     continue
                 axis, size = labels.axes[at], tensor.shape[at]
                 if axis is None:
-                    plain = plain or (size == shape[dim] and size > 1 and not labels.noise and tensor.stride(at) != 0)
+                    plain = plain or (size == shape[dim] and size > 1 and binds(labels, tensor, at))
                 elif size != shape[dim]:
                     self.freeze_axis(axis, "a single neuron is broadcast")
                 else:
