@@ -374,3 +374,53 @@ def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     model, inputs = cut_once("mean over channels")
     (plan,) = model_calls(model)[""].values()
     assert plan.width == 5 and plan.scale == 5 / 8
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_a_recurrent_layer_reads_is_judged_in_single_precision(kind):
+    """There an LSTM is one operation, with its weights inside."""
+    parts = {"fc": nn.Linear(6, 8), "mix": kind(8, 4, 2, batch_first=True), "head": nn.Linear(4, 2)}
+    model = Forward(lambda s, x: s.head(s.mix(F.relu(s.fc(x)))[0]), **parts).eval()
+    graph = demp.trace(model, (TOKENS,))
+    killing.kill(model, graph, {"relu": [1, 4]})
+    alive = demp.alive(model, [(TOKENS,)], graph=graph)["relu"]
+    with torch.no_grad():
+        seen = F.relu(model.fc(TOKENS)).flatten(0, 1).abs().amax(0) > 0
+    assert alive.tolist() == seen.tolist() and not alive[1] and not alive[4]
+    before = comparing.outputs(model, (TOKENS,))
+    spoken = demp.cut(copy.deepcopy(model), {"relu": [0, 1]}, example_inputs=(TOKENS,), exact=False)
+    assert spoken.drift > 0 and spoken.difference < 1e-5
+    constant = demp.cut(model, {"relu": [1, 4]}, example_inputs=(TOKENS,), constants=True)
+    assert constant.removed == 2 and model.mix.input_size == 6
+    assert comparing.gap(before, comparing.outputs(model, (TOKENS,))) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["mean over channels", "ECA", "max over everything"])
+def test_what_a_call_reads_is_judged(name):
+    """A neuron whose readers with weights see nothing of it may still speak in a sum over neurons."""
+    model, inputs = made(name)
+    graph = demp.trace(model, inputs)
+    killing.kill(model, graph, {"relu": [2]})
+    assert not demp.alive(model, [inputs], graph=graph)["relu"][2]
+    with torch.no_grad():
+        model.next.weight[:, 5] = 0.0  # nothing that has a weight notices
+        assert demp.alive(model, [inputs], graph=graph)["relu"][5]
+    report = demp.cut(model, {"relu": [5]}, example_inputs=inputs, exact=False)
+    assert report.difference < 1e-10
+
+
+def test_constants_stay_where_a_sum_reads_them():
+    model, inputs = made("mean over channels")
+    with torch.no_grad():
+        model.bn.weight[3], model.bn.bias[3] = 0.0, 0.7
+    report = demp.cut(model, {"relu": [3]}, example_inputs=inputs, constants=True)
+    assert report.removed == 0 and "take their constant" in report.held["relu"]
+
+
+def test_hidden_units_of_a_recurrent_layer_are_named_with_their_reason():
+    model, inputs = made("into LSTM")
+    graph = demp.trace(model, inputs)
+    reasons = {refusal.name: refusal.reason for refusal in graph.refused}
+    assert [layer.name for layer in graph.layers] == ["relu"]
+    assert {"mix.weight_ih_l0", "mix.weight_ih_l0_reverse"} <= reasons.keys()
+    assert all("hidden units of a recurrent layer" in reason for reason in reasons.values())

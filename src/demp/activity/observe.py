@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from demp import shards
 from demp.graph import NeuronGraph, Read, calls
@@ -20,6 +21,8 @@ from demp.graph.order import positions
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
+FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
+"""Recurrent layers in one operation: their first argument is read by weights among the arguments that follow."""
 
 
 @contextmanager
@@ -85,6 +88,8 @@ class ReadObserver(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name in CONTRACTIONS:
             args = self._contraction(name, args)
+        elif name in FUSED:
+            args = self._recurrent(args)
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
@@ -102,6 +107,14 @@ class ReadObserver(TorchDispatchMode):
             return None
         name, size = self._names[self._starts[at]]
         return name if address(tensor) < self._starts[at] + size else None
+
+    def _recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        for weight in dict.fromkeys(map(self._name, tree_leaves(args[1:5]))):
+            read = None if weight is None else self._reads.get((weight, 0))
+            if read is not None:
+                replaced = self._on_read(replace(read, operand=0, axis=args[0].dim() - 1), args[0])
+                args = args if replaced is None else (replaced, *args[1:])
+        return args
 
     def _contraction(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):

@@ -26,8 +26,9 @@ KINDS: dict[Any, str] = {
                      F.normalize, torch.amax, Tensor.amax, torch.max, Tensor.max), "sum"),
     torch.conv1d: "conv",
     torch.channel_shuffle: "shuffle",
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
 }  # fmt: skip
-"""How user code spells such a call, and its kind. Of ``sum`` nothing but the neurons that it reads is of interest."""
+"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read is of interest."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",

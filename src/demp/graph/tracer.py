@@ -20,6 +20,7 @@ from demp.graph.calls import Seat, resized
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.neurons import Norm
+from demp.graph.recurrent_rules import recurrent
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
 from demp.graph.signs import signed
@@ -139,6 +140,16 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         planned = func is resized
         call = UserCall(seat, args[1], args[2], args[4]) if planned else UserCall(seat, func, args, None)
+        if call.kind == "recurrent":
+            self.paused = True
+            out = func(*args, **kwargs)
+            self.paused = False
+            known = recurrent(self, args, out)
+            for tensor, labels in known:
+                self._labels[tensor] = labels
+            operands = [self.labels(t) for t in self.tensors(args)]
+            self.frames.operation(seat[0], seat[1], operands, [labels for _, labels in known])
+            return out
         if call.kind in ("conv", "shuffle") and any(axis is not None for axis in self.labels(args[0]).axes[1:]):
             self.paused = True
             out = func(*args, **kwargs)

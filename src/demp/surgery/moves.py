@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 NO_PLACE = "what {weight} makes has no bias or norm that could take their constant, and no steady neuron to carry it"
 NO_SHIFT = "nothing in the branch of {weight} could take their constant"
 NOT_SEEN = "{weight} did not run on the examples, so that their constant is not known there"
-SUMMED = "{path} sums over the neurons themselves, which would lose their constant"
+SUMMED = "{weight} has no bias or norm that could take their constant"
 UNEQUAL = "{weight} is used several times and reads another constant each time"
 
 
@@ -147,11 +147,11 @@ def unknown(graph: NeuronGraph, readers: Readers, constant: Tensor) -> dict[int,
 
 
 def summed_up(readers: Readers, constant: Tensor) -> dict[int, str]:
-    """Classes that a sum, a mean or a maximum over neurons reads as anything but zero."""
+    """Classes that are not zero where a sum or the like over neurons, or a recurrent layer in one operation, reads them."""
     found = {}
-    for use in (use for use in every(readers) if use.read.call is not None):
+    for use in (use for use in every(readers) if use.call is None and use.read.seat is None):
         mine = use.read.classes[use.here]
-        found |= {c: SUMMED.format(path=use.read.call[0]) for c in mine[constant[mine]].tolist()}
+        found |= {c: SUMMED.format(weight=use.read.weight) for c in mine[constant[mine]].tolist()}
     return found
 
 

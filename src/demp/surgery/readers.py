@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from demp import ranks
 from demp.activity.moments import Moments
-from demp.activity.observe import ReadObserver, call_reads, named_tensors, quiet
+from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors, quiet
 from demp.activity.tally import Key, key_of, name_of
 from demp.graph import NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
@@ -249,6 +249,9 @@ class ReaderWatch(ReadObserver):
 
     def _on_read(self, read: Read, operand: Tensor) -> None:
         name, func, args, kwargs = self._now
+        if name in FUSED:
+            self._note(read, operand, None, None)
+            return
         first = 1 if name in SHIFTED else 0
         shape = torch.empty(operand.shape, device="meta")
         args = (*args[: read.operand], shape, *args[read.operand + 1 :])
