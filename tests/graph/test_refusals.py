@@ -86,7 +86,11 @@ CASES = {
     "largest of what may be negative": (on_vector(lambda s, h: h / (1 + (h - 1).amax(1, keepdim=True))), "amax over"),
     "sum before any activation": (
         (
-            Forward(lambda s, x: s.head(F.relu(h := s.fc(x)) * h.sum(1, keepdim=True)), fc=nn.Linear(6, WIDTH), head=nn.Linear(WIDTH, 2)),
+            Forward(
+                lambda s, x: s.head(F.relu(h := s.fc(x)) * h.sum(1, keepdim=True)),
+                fc=nn.Linear(6, WIDTH),
+                head=nn.Linear(WIDTH, 2),
+            ),
             VECTOR,
         ),
         "read before any activation (by a sum over neurons",

@@ -1,4 +1,4 @@
-"""Code that depends on how many neurons there are, or treats each of them alone: offered, and cut exactly, twice over."""
+"""Code that depends on how many neurons there are, or treats each of them alone: offered, and cut exactly."""
 
 import copy
 
@@ -54,6 +54,14 @@ def halves(s, h):
 def sized(s, h):
     a, b = h.split((s.c, s.d), 1)
     return torch.cat([F.relu(s.one(a)), b], 1)
+
+
+def sliced(s, h):
+    return torch.cat([h[:, 5:], F.relu(s.one(h[:, :3])), h[:, 3:5]], 1)
+
+
+def narrowed(s, h):
+    return torch.cat([h.narrow(1, 4, 4), F.relu(s.one(h.narrow(1, 0, 4)))], 1)
 
 
 def bottle2net(s, h):
@@ -146,8 +154,8 @@ CASES = {
     "chunk": lambda: on_map(halves, 12, one=conv(4, 4), two=conv(4, 4)),
     "split by attributes": lambda: with_numbers(on_map(sized, 9, one=conv(3, 4)), c=3, d=5),
     "split by a number": lambda: with_numbers(on_map(bottle2net, 8, mix=mixes()), c=2),
-    "slices": lambda: on_map(lambda s, h: torch.cat([h[:, 5:], F.relu(s.one(h[:, :3])), h[:, 3:5]], 1), 9, one=conv(3, 4)),
-    "narrow": lambda: on_map(lambda s, h: torch.cat([h.narrow(1, 4, 4), F.relu(s.one(h.narrow(1, 0, 4)))], 1), 8, one=conv(4, 4)),
+    "slices": lambda: on_map(sliced, 9, one=conv(3, 4)),
+    "narrow": lambda: on_map(narrowed, 8, one=conv(4, 4)),
     "tensor_split": lambda: on_map(lambda s, h: torch.cat(h.tensor_split([3], 1)[::-1], 1)),
     "channel shuffle": lambda: on_map(lambda s, h: s.mix(h), mix=nn.ChannelShuffle(2)),
     "functional channel shuffle": lambda: on_map(lambda s, h: F.channel_shuffle(h, 4)),
@@ -231,7 +239,15 @@ def test_neurons_go_exactly(name):
 
 # Calls that a cut carries out ------------------------------------------------------------------------------
 
-PLANNED = ("chunk", "split by attributes", "slices", "narrow", "hard-coded view", "mean over channels", "spatial attention")
+PLANNED = (
+    "chunk",
+    "split by attributes",
+    "slices",
+    "narrow",
+    "hard-coded view",
+    "mean over channels",
+    "spatial attention",
+)
 ALONG = ("ECA", "channel shuffle")
 
 
@@ -332,7 +348,10 @@ def test_training_that_splits_otherwise_keeps_the_neurons():
 
 
 def test_the_largest_of_channels_that_may_be_negative_keeps_them():
-    model, inputs = on_map(lambda s, h: h * torch.sigmoid(s.where((F.silu(s.c(h))).amax(1, keepdim=True))), c=conv(8, 5), where=conv(1, 1))
+    def forward(s, h):
+        return h * torch.sigmoid(s.where(F.silu(s.c(h)).amax(1, keepdim=True)))
+
+    model, inputs = on_map(forward, c=conv(8, 5), where=conv(1, 1))
     graph = demp.trace(model, inputs)
     assert not bool(graph.layer("silu").removable.any()) and bool(graph.layer("relu").removable.all())
 
@@ -371,7 +390,7 @@ def test_groups_that_no_module_holds_stay():
 
 def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     """By hand: three of eight neurons gone, the mean still divides by eight."""
-    model, inputs = cut_once("mean over channels")
+    model, _ = cut_once("mean over channels")
     (plan,) = model_calls(model)[""].values()
     assert plan.width == 5 and plan.scale == 5 / 8
 

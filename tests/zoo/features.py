@@ -152,9 +152,7 @@ FEATURES: dict[str, Feature] = {
     "RMSNorm on the axis": Feature(
         hidden(lambda s, h: s.n(F.relu(h)), n=lambda: nn.RMSNorm(8)), {"relu": 0}, "mixes neurons"
     ),
-    "GroupNorm on the axis": Feature(
-        seen(lambda s, h: s.n(h), n=lambda: nn.GroupNorm(4, 8)), {"relu": 4}
-    ),
+    "GroupNorm on the axis": Feature(seen(lambda s, h: s.n(h), n=lambda: nn.GroupNorm(4, 8)), {"relu": 4}),
     "InstanceNorm on the axis": Feature(
         seen(lambda s, h: F.relu(s.n(s.c(h))), n=lambda: nn.InstanceNorm2d(8, affine=True), c=lambda: conv(8, 8)),
         {"relu": 8, "relu#2": 8},
@@ -215,7 +213,9 @@ FEATURES: dict[str, Feature] = {
     ),
     # control flow
     "control flow on values": Feature(
-        hidden(lambda s, h: F.relu(h) * (2.0 if float(h.detach().sum()) > -1e9 else 1.0)), {"relu": 0}, "read before any"
+        hidden(lambda s, h: F.relu(h) * (2.0 if float(h.detach().sum()) > -1e9 else 1.0)),
+        {"relu": 0},
+        "read before any",
     ),
     "control flow on inputs": Feature(
         lambda: (

@@ -5,8 +5,9 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor
 
+from demp.graph.calls import SizedCall
 from demp.graph.elements import Axis
-from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, SizedCall, Slot
+from demp.graph.neurons import Contraction, Join, Layer, NeuronGraph, Read, Refusal, Slot
 from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.unoffered import output_axes, unoffered
 
@@ -140,7 +141,11 @@ def freeze_bare_reads(recording: Recording) -> None:
     """A neuron that some contraction reads before any activation can be zero there only by accident."""
     for read in recording.reads:
         bare = read.neurons.ids[read.neurons.sites == 0]
-        by = read.weight if read.call is None else f"a {read.call[1]} over neurons at {read.call[0] or 'the model itself'}"
+        by = (
+            read.weight
+            if read.call is None
+            else f"a {read.call[1]} over neurons at {read.call[0] or 'the model itself'}"
+        )
         recording.elements.freeze(bare, f"read before any activation (by {by})")
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan
-from demp.graph.neurons import NeuronGraph, SizedCall
+from demp.graph.calls import CallPlan, SizedCall
+from demp.graph.neurons import NeuronGraph
 from demp.graph.order import free_streams, positions
 
 

@@ -1,4 +1,4 @@
-"""What calls of the user's code do to neurons beyond their ATen operations: they read them, or depend on their number."""
+"""What calls of the user's code do to neurons beyond their ATen operations: read them, or depend on their number."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def note_view(
 def along_neurons(tracer: Tracer, call: UserCall, same: bool) -> Labels | None:
     """Labels of what a call makes that runs along the neuron axis (ECA, a channel shuffle), if a cut can plan it.
 
-    It sees every neuron at its place, removed ones as zeros, and of what it makes the removed ones are dropped. ``same``:
-    it makes as many as it sees.
+    It sees every neuron at its place, removed ones as zeros, and of what it makes the removed ones are dropped.
+    ``same``: it makes as many as it sees.
     """
     source = call.args[0]
     labels = tracer.labels(source)
@@ -147,7 +147,7 @@ def bind_calls(recording: Recording, owners: set[str] | None) -> None:
     """Calls of modules other than ``owners`` (None: of no module) cannot be planned: their neurons stay together."""
     kept = []
     for seen in recording.calls:
-        if owners is not None and seen.seat[0] in owners or seen.before is not None:
+        if (owners is not None and seen.seat[0] in owners) or seen.before is not None:
             kept.append(seen)
         else:
             bind(recording.elements, seen)

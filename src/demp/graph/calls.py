@@ -28,7 +28,7 @@ KINDS: dict[Any, str] = {
     torch.channel_shuffle: "shuffle",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
 }  # fmt: skip
-"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read is of interest."""
+"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read matters."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",
@@ -57,7 +57,7 @@ class CallPlan:
     scale: float = 1.0
     """By what a mean is multiplied, so that removed neurons count as the zeros that they were."""
     expand: tuple[int, ...] = ()
-    """Per position that the call is to see: the position that is there, or -1 for zeros. Empty: it sees what is there."""
+    """Per position that the call is to see: the one that is there, or -1 for zeros. Empty: it sees what is there."""
     select: tuple[int, ...] = ()
     """Positions of the result that are kept, if it saw more than is there."""
     expect: tuple[int, ...] = ()
@@ -66,6 +66,28 @@ class CallPlan:
     """Calls of this kind in one call of the module."""
     ndim: int = 0
     """Axes of the first argument."""
+
+
+@dataclass(frozen=True)
+class SizedCall:
+    """A call of the user's code that a cut has to carry out: see `CallPlan`."""
+
+    seat: Seat
+    axis: int
+    ndim: int
+    source: Tensor
+    """Class of each position along ``axis`` of the first argument."""
+    parts: tuple[tuple[int, int], ...]
+    out: Tensor | None
+    """Of a view: class of each position of the new axis."""
+    out_axis: int
+    inner: tuple[int, ...]
+    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
+    needed: bool
+    """False: as it is written the call follows a cut."""
+    calls: int
+    """Calls of this kind inside the module."""
+    before: CallPlan | None
 
 
 def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
@@ -112,7 +134,9 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     if plan.kind == "split":
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":
-        return sliced(operand, args, plan) if func is Tensor.__getitem__ else torch.narrow(operand, plan.axis, *plan.sizes)
+        return (
+            sliced(operand, args, plan) if func is Tensor.__getitem__ else torch.narrow(operand, plan.axis, *plan.sizes)
+        )
     if plan.kind == "view":
         return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
     if plan.expand:
@@ -151,7 +175,7 @@ def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
 def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
     """A view of which one new size is another one; a size that is inferred stays so."""
     flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
-    sizes = list(view_sizes(func, args) or ())
+    sizes: list[Any] = list(view_sizes(func, args) or ())
     at = plan.sizes[0] - (int(args[1]) if flat else 0)
     if sizes[at] != -1:
         sizes[at] = plan.sizes[1]
@@ -261,7 +285,7 @@ def calls_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
     """Planned calls out of JSON (``asdict`` of each plan)."""
 
     def plan(values: Mapping[str, Any]) -> CallPlan:
-        return CallPlan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return CallPlan(**given)
 
     return {name: {key: plan(values) for key, values in plans.items()} for name, plans in plain.items()}
-

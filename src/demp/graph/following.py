@@ -27,7 +27,9 @@ TORCH = str(Path(torch.__file__).parent)
 BETWEEN = (TORCH, __file__, branches.__file__, calls.__file__, joins.__file__, sums.__file__)
 """Code that runs between a sum and what is told of it."""
 
-PLANNED = frozenset({"add", "add_", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "mean", "convolution"})
+PLANNED = frozenset(
+    {"add", "add_", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "mean", "convolution"}
+)
 """Operations of which a cut may plan how they run."""
 
 _followed: ContextVar[frozenset[int]] = ContextVar("models whose training forward is followed", default=frozenset())
@@ -115,7 +117,7 @@ def follow(
 
 
 class Recomputed(TorchDispatchMode):
-    """Collects the sums and the like that a backward runs again outside of any module; no function mode reaches there."""
+    """Collects the sums and the like that a backward runs again outside of modules; no function mode reaches there."""
 
     def __init__(self, stack: list[str], found: set[Position]) -> None:
         super().__init__()

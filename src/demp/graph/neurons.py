@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import Seat, SizedCall
 
 
 @dataclass(frozen=True)
@@ -65,28 +65,6 @@ class Join:
     target: Tensor
     sums: int = 0
     """Sums in one call of ``module``."""
-
-
-@dataclass(frozen=True)
-class SizedCall:
-    """A call of the user's code that a cut has to carry out: see ``demp.graph.calls``."""
-
-    seat: Seat
-    axis: int
-    ndim: int
-    source: Tensor
-    """Class of each position along ``axis`` of the first argument."""
-    parts: tuple[tuple[int, int], ...]
-    out: Tensor | None
-    """Of a view: class of each position of the new axis."""
-    out_axis: int
-    inner: tuple[int, ...]
-    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
-    needed: bool
-    """False: as it is written the call follows a cut."""
-    calls: int
-    """Calls of this kind inside the module."""
-    before: CallPlan | None
 
 
 @dataclass(frozen=True)

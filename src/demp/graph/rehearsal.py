@@ -97,8 +97,9 @@ def survives(
     standing = places(graph, gone)
     small = shrunken(graph.slots, tensors, standing)
     try:
-        with attributes_of(model, graph, gone, small), joined(
-            model, plan_joins(graph, standing), plan_calls(graph, standing, rehearsing=True)
+        with (
+            attributes_of(model, graph, gone, small),
+            joined(model, plan_joins(graph, standing), plan_calls(graph, standing, rehearsing=True)),
         ):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change

@@ -34,14 +34,16 @@ def view(tracer: Tracer, call: Call) -> Labels:
             if axis is None:
                 continue
             landing = follow(sizes, at, new_sizes, axis.ids)
-            whole = split(tracer, axis, sizes, at, new_sizes) if landing is None else None
-            to, made = whole or (landing[0], axis.take(landing[1])) if landing or whole else (0, None)
-            inner = tuple(new_sizes[to + 1 :]) if whole else None
-            free = made is not None and block[to] is None
-            if not free or not note_view(tracer, source, dim, axis, made, len(new) + to, inner):
-                tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
+            if landing is not None:
+                to, made, inner = landing[0], axis.take(landing[1]), None
             else:
+                to, made = split(tracer, axis, sizes, at, new_sizes) or (0, None)
+                inner = tuple(new_sizes[to + 1 :])
+            free = made is not None and block[to] is None
+            if made is not None and free and note_view(tracer, source, dim, axis, made, len(new) + to, inner):
                 block[to] = made
+            else:
+                tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant)
 

@@ -11,8 +11,8 @@ from demp.graph.activations import Call
 from demp.graph.elements import Labels
 
 MAKES = frozenset({
-    "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "abs", "exp",
-    "square", "_softmax", "softmax", "threshold", "clamp", "clamp_", "clamp_min",
+    "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "abs",
+    "exp", "square", "_softmax", "softmax", "threshold", "clamp", "clamp_", "clamp_min",
 })  # fmt: skip
 """Operations whose result is never negative: of those with bounds, if the lower one is not."""
 KEEPS = frozenset({

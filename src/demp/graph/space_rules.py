@@ -1,4 +1,4 @@
-"""Axis rules for operations that treat every channel on its own over space, and for those that fold space into channels."""
+"""Axis rules for operations that treat every channel alone over space, and for those that fold space into channels."""
 
 from __future__ import annotations
 

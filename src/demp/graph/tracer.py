@@ -20,8 +20,8 @@ from demp.graph.calls import Seat, resized
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.neurons import Norm
-from demp.graph.recurrent_rules import recurrent
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
+from demp.graph.recurrent_rules import recurrent
 from demp.graph.rules import Call, find, unknown
 from demp.graph.signs import signed
 from demp.graph.sums import join

@@ -34,8 +34,9 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
 
 
 def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:
-    """Of the modules ``callers`` those whose calls (``graph.calls``) are the same in both forwards, so that a cut can plan
-    them. What calls of the training forward bind without a plan holds for the evaluation forward as well.
+    """Of the modules ``callers`` those whose calls (``graph.calls``) are the same in both forwards.
+
+    A cut can plan them. What calls of the training forward bind without a plan holds for evaluation as well.
     """
     base = stored_elements(evaluation)
     here, there = evaluation.tracer.recording, training.tracer.recording

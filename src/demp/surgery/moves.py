@@ -147,7 +147,7 @@ def unknown(graph: NeuronGraph, readers: Readers, constant: Tensor) -> dict[int,
 
 
 def summed_up(readers: Readers, constant: Tensor) -> dict[int, str]:
-    """Classes that are not zero where a sum or the like over neurons, or a recurrent layer in one operation, reads them."""
+    """Classes that are not zero where a sum over neurons or the like, or a fused recurrent layer, reads them."""
     found = {}
     for use in (use for use in every(readers) if use.call is None and use.read.seat is None):
         mine = use.read.classes[use.here]
