@@ -105,9 +105,9 @@ def trace_with(
     differing: dict[str, str] = {}
     if training is not None:
         training.freeze_outputs(tensors, known=tracer.frames.touched)
+        callers = learn_calls(seen, training, callers)
         differing = learn(seen, training, owners)
         owners -= differing.keys()
-        callers = learn_calls(seen, training, callers)
     bind_calls(tracer.recording, callers)
 
     def rehearse(graph: NeuronGraph) -> NeuronGraph:

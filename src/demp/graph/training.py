@@ -36,7 +36,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
 def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:
     """Of the modules ``callers`` those whose calls (``graph.calls``) are the same in both forwards.
 
-    A cut can plan them. What calls of the training forward bind without a plan holds for evaluation as well.
+    A cut can plan them. What calls of the training forward bind without a plan, `learn` hands on.
     """
     base = stored_elements(evaluation)
     here, there = evaluation.tracer.recording, training.tracer.recording
@@ -52,7 +52,6 @@ def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> se
     for seen in there.calls:
         if seen.before is None and (seen.seat not in known or seen.seat[0] not in may):
             bind(training.tracer.elements, seen)
-    evaluation.tracer.elements.inherit(training.tracer.elements, base, IN_TRAINING)
     return may
 
 
