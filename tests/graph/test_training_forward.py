@@ -171,8 +171,8 @@ def features(kind: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     [
         ("returned", "model output (in the training forward)"),
         ("kept", "kept on a module by the forward (in the training forward)"),
-        ("mean", "the training forward reads these neurons"),
-        ("norm", "the training forward reads these neurons"),
+        ("mean", "mean over the neuron axis mixes neurons"),
+        ("norm", "over the neuron axis mixes neurons"),
         ("deviation", "std over the neuron axis mixes neurons"),
         ("layer norm", "layer_norm over the neuron axis mixes neurons"),
         ("hard-coded", ""),
