@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from demp.errors import ArtifactError
-from demp.graph.attributes import COUNTS
-from demp.surgery.shrink import SIZE_ATTRIBUTES
+from demp.graph.attributes import COUNTS, SIZE_ATTRIBUTES
 
 FORMAT = 3
 WEIGHTS, ARCHITECTURE = "model.safetensors", "architecture.json"

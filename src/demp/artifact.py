@@ -18,12 +18,13 @@ from demp import files, ranks, shards, wrappers
 from demp.activity.observe import quiet
 from demp.architecture import ARCHITECTURE, FORMAT, WEIGHTS, batch_of, content_hash, read_architecture
 from demp.errors import ArtifactError
+from demp.graph.attributes import SIZE_ATTRIBUTES
+from demp.graph.calls import calls_from_plain, calls_to_plain
 from demp.graph.forward import first_names
-from demp.graph.joins import joins_from_plain, joins_to_plain, set_joins
+from demp.graph.joins import joins_from_plain, joins_to_plain, set_calls, set_joins
 from demp.proof import probe_of, prove
 from demp.surgery.beside import module_sizes
 from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
-from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 logger = logging.getLogger("demp")
 OTHER = "build the model with the arguments it was trained with"
@@ -61,6 +62,7 @@ def write(
         "aliases": {name: first for name, first in aliases.items() if first in stored},
         "modules": module_sizes(model),
         "joins": joins_to_plain(model),
+        "calls": calls_to_plain(model),
         "record": record_to_plain(record_of(model)),
         "probe": probe_of(model, example_inputs),
         "weights_sha256": sha256(folder / WEIGHTS),
@@ -95,6 +97,8 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
         put_record(model, record_from_plain(architecture["record"]))
     for name, plans in joins_from_plain(architecture.get("joins", {})).items():
         set_joins(module_at(model, name), plans)
+    for name, calls in calls_from_plain(architecture.get("calls", {})).items():
+        set_calls(module_at(model, name), calls)
     prove(model, architecture["probe"], path)
     return model.to(device) if device is not None else model
 

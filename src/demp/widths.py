@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from demp.activity.observe import quiet
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.graph.calls import calls_from_plain, model_calls
 from demp.graph.forward import as_inputs, first_names
 from demp.graph.joins import joins_from_plain, model_joins
 from demp.surgery.record import Record, put_record, record_from_plain, record_of
@@ -32,6 +33,7 @@ class Widths:
     """Where the entries of the file's tensors lie now."""
     record: Record | None = None
     joins: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Module -> attribute -> size, of those that no shape shows."""
     unknown: tuple[str, ...] = ()
@@ -76,7 +78,8 @@ def recorded(part: nn.Module, path: str, said: Mapping[str, Any] | None) -> Widt
     refuse_unsaved(part, sources)
     if said is None:
         return Widths(path, shapes, sources, sizes=dense_sizes(one))
-    return Widths(path, shapes, sources, theirs, joins_from_plain(said["joins"]), said["modules"])
+    joins, calls = joins_from_plain(said["joins"]), calls_from_plain(said.get("calls", {}))
+    return Widths(path, shapes, sources, theirs, joins, calls, said["modules"])
 
 
 def kept(record: Record | None, name: str, axis: int, length: int) -> Tensor:
@@ -125,6 +128,9 @@ def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> 
             raise UsageError(
                 f"{other} has {before} neurons in the state dict, and {name}, which holds them too, {length}"
             )
+    for call in graph.calls:
+        if (call.needed or call.before) and bool(smaller[call.source].any()):
+            raise UsageError(f"a {call.seat[1]} in {call.seat[0] or 'the model'} depends on the widths, and {lost}")
     for join in graph.joins:
         if bool(smaller[torch.cat([join.stream, join.branch])].any()):
             raise UsageError(f"a residual sum of {join.module or 'the model'} may add two widths, and {lost}")
@@ -178,5 +184,7 @@ def fit(part: nn.Module, widths: Widths, optimizers: Iterable[Optimizer], ledger
                 ledger.attribute(module, attribute, value)
     for path in {*model_joins(part), *widths.joins}:
         ledger.joins(part.get_submodule(path), widths.joins.get(path, {}))
+    for path in {*model_calls(part), *widths.calls}:
+        ledger.calls(part.get_submodule(path), widths.calls.get(path, {}))
     put_record(part, widths.record)
     return tuple(f"{name} forgot what it knew of some parameters" for name in dict.fromkeys(forgot))

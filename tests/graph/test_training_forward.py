@@ -167,6 +167,8 @@ def features(kind: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
                 s.seen = h
             case "mean":
                 return out + h.mean(1, keepdim=True)
+            case "deviation":
+                return out + h.std(1, keepdim=True)
             case "norm":
                 return out, F.normalize(h, dim=1).square().mean()
             case "layer norm":
@@ -180,7 +182,7 @@ def features(kind: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
             case "own noise":
                 return s.b(h * (torch.rand_like(h) > 0.1))
             case "hard-coded":
-                return s.b(h.view(-1, 3, 4).flatten(1))
+                return s.b(h.view(size=(-1, 12)))
         return out
 
     parts = {"a": nn.Linear(6, 12), "b": nn.Linear(12, 3), "c": nn.Linear(6, 12)}
@@ -194,6 +196,7 @@ def features(kind: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
         ("kept", "kept on a module by the forward (in the training forward)"),
         ("mean", "mean over the neuron axis mixes neurons"),
         ("norm", "over the neuron axis mixes neurons"),
+        ("deviation", "std over the neuron axis mixes neurons"),
         ("layer norm", "layer_norm over the neuron axis mixes neurons"),
         ("hard-coded", ""),
     ],

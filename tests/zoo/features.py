@@ -94,7 +94,7 @@ FEATURES: dict[str, Feature] = {
         lambda: (nn.Sequential(conv(4, 8, groups=2), nn.ReLU(), nn.Flatten(2), Last(), nn.Linear(8, 2)), (image(4),)),
         {"1": 4},
     ),
-    "channel shuffle": Feature(seen(lambda s, h: F.channel_shuffle(h, 2)), {"relu": 0}, "shuffle"),
+    "channel shuffle": Feature(seen(lambda s, h: F.channel_shuffle(h, 2)), ONE),
     # shapes
     "U-Net": Feature(
         lambda: (UNet(), (image(3, 8),)),
@@ -123,8 +123,7 @@ FEATURES: dict[str, Feature] = {
     ),
     "unequal parts of one matrix": Feature(
         hidden(lambda s, h: torch.cat([F.relu(h[:, :2]), F.gelu(h[:, 2:])], 1)),
-        {"relu": 0, "gelu": 0},
-        "shrink unequally",
+        {"relu": 2, "gelu": 6},
     ),
     "experts in a list": Feature(
         lambda: (Experts(False), (rows(32, 6),)), {"experts.0.1": 8, "experts.1.1": 8, "experts.2.1": 8}
@@ -153,9 +152,7 @@ FEATURES: dict[str, Feature] = {
     "RMSNorm on the axis": Feature(
         hidden(lambda s, h: s.n(F.relu(h)), n=lambda: nn.RMSNorm(8)), {"relu": 0}, "mixes neurons"
     ),
-    "GroupNorm on the axis": Feature(
-        seen(lambda s, h: s.n(h), n=lambda: nn.GroupNorm(2, 8)), {"relu": 0}, "group_norm"
-    ),
+    "GroupNorm on the axis": Feature(seen(lambda s, h: s.n(h), n=lambda: nn.GroupNorm(4, 8)), {"relu": 4}),
     "InstanceNorm on the axis": Feature(
         seen(lambda s, h: F.relu(s.n(s.c(h))), n=lambda: nn.InstanceNorm2d(8, affine=True), c=lambda: conv(8, 8)),
         {"relu": 8, "relu#2": 8},
@@ -166,12 +163,12 @@ FEATURES: dict[str, Feature] = {
         sequential(linear(6, 8, spectral_norm), act(), linear(8, 2)), {"1": 0}, "the weight is computed"
     ),
     # recurrent
-    "nn.RNN": Feature(recurrent(nn.RNN), {"relu": 0}, "read by an RNN (RNN "),
-    "nn.LSTM": Feature(recurrent(nn.LSTM), {"relu": 0}, "read by an RNN (LSTM "),
-    "nn.GRU": Feature(recurrent(nn.GRU), {"relu": 0}, "read by an RNN (GRU "),
+    "nn.RNN": Feature(recurrent(nn.RNN), ONE),
+    "nn.LSTM": Feature(recurrent(nn.LSTM), ONE),
+    "nn.GRU": Feature(recurrent(nn.GRU), ONE),
     # dtypes and functions
     "complex parameters beside real neurons": Feature(complex_layers, {"relu": 8}),
-    "neurons that become complex": Feature(complex_neurons, {"relu": 0}, "_fft"),
+    "neurons that become complex": Feature(complex_neurons, ONE),
     "custom autograd function": Feature(hidden(lambda s, h: Twice.apply(F.relu(h))), ONE),
     "custom autograd function in numpy": Feature(
         hidden(lambda s, h: Outside.apply(F.relu(h))), {"relu": 0}, "leave torch"
@@ -216,7 +213,9 @@ FEATURES: dict[str, Feature] = {
     ),
     # control flow
     "control flow on values": Feature(
-        hidden(lambda s, h: F.relu(h) * (2.0 if float(h.detach().sum()) > -1e9 else 1.0)), {"relu": 0}, "sum over"
+        hidden(lambda s, h: F.relu(h) * (2.0 if float(h.detach().sum()) > -1e9 else 1.0)),
+        {"relu": 0},
+        "read before any",
     ),
     "control flow on inputs": Feature(
         lambda: (

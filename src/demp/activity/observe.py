@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from demp import shards
-from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph, Read, calls
 from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
-from demp.graph.joins import SumWatch
+from demp.graph.joins import OnCall, SumWatch
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous"}
+FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
+"""Recurrent layers in one operation: their first argument is read by weights among the arguments that follow."""
 
 
 @contextmanager
@@ -35,11 +38,27 @@ def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator
         return func(*args[: read.operand], replaced, *args[read.operand + 1 :])
 
     with ExitStack() as stack:
-        if sums:
+        called = any(read.call is not None for read in graph.reads)
+        if sums or called:
             stack.enter_context(module_stack(model, path, Counter()))
-            stack.enter_context(SumWatch(path, on_sum))
+            stack.enter_context(SumWatch(path, on_sum, call_reads(graph, on_read) if called else None))
         stack.enter_context(ReadObserver(graph, named_tensors(model), on_read))
         yield
+
+
+def call_reads(graph: NeuronGraph, on_read: OnRead) -> OnCall:
+    """Calls ``on_read`` where a call of the user's code reads neurons without a weight: a sum, a mean, the largest."""
+    reads = {read.call: read for read in graph.reads if read.call is not None}
+
+    def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        read = reads.get(seat)
+        if read is not None and args[0].dim() > read.axis:
+            replaced = on_read(read, args[0])
+            if replaced is not None:
+                args = (replaced, *args[1:])
+        return func(*args, **kwargs)
+
+    return on_call
 
 
 class ReadObserver(TorchDispatchMode):
@@ -68,6 +87,8 @@ class ReadObserver(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name in CONTRACTIONS:
             args = self._contraction(name, args)
+        elif name in FUSED:
+            args = self._recurrent(args)
         out = func(*args, **(kwargs or {}))
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
@@ -85,6 +106,14 @@ class ReadObserver(TorchDispatchMode):
             return None
         name, size = self._names[self._starts[at]]
         return name if address(tensor) < self._starts[at] + size else None
+
+    def _recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        for weight in dict.fromkeys(map(self._name, tree_leaves(args[1:5]))):
+            read = None if weight is None else self._reads.get((weight, 0))
+            if read is not None:
+                replaced = self._on_read(replace(read, operand=0, axis=args[0].dim() - 1), args[0])
+                args = args if replaced is None else (replaced, *args[1:])
+        return args
 
     def _contraction(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):

@@ -13,6 +13,7 @@ from demp import wrappers
 from demp.compiled import original
 from demp.costs import cost
 from demp.errors import ExportError, UsageError
+from demp.graph.calls import model_calls
 from demp.graph.elements import components
 from demp.graph.forward import as_inputs, first_names
 from demp.graph.joins import model_joins, set_joins
@@ -49,6 +50,8 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     twin = copy.deepcopy(model)
     put_record(twin, None)
     joins = model_joins(model)
+    if calls := model_calls(model):
+        raise refuse(f"{', '.join(name or 'the model' for name in calls)} also has calls that only a cut can carry out")
     if not joins:
         return twin
     inputs = known_inputs(model) if example_inputs is None else example_inputs

@@ -1,16 +1,15 @@
 """From what one forward showed to the neuron graph: classes, layers, refusals."""
 
 from collections import Counter, defaultdict
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from demp.graph.calls import SizedCall
 from demp.graph.elements import Axis
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, Slot
-from demp.graph.recording import Recording, Site
-from demp.graph.streams import free_streams
+from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.unoffered import output_axes, unoffered
 
 
@@ -40,6 +39,7 @@ def assemble(
             r.weight_axis,
             class_of[r.neurons.ids],
             positions_by_site(recording, r.neurons),
+            call=r.call,
         )
         for r in recording.reads
     )
@@ -87,6 +87,7 @@ def assemble(
         norms=tuple(recording.norms),
         joins=sums,
         streams=(),
+        calls=tuple(sized(recording, seen, root, class_of) for seen in recording.calls),
         contractions=tuple(
             Contraction(
                 c.weight.rpartition(".")[0] if c.weight else c.module,
@@ -105,7 +106,26 @@ def assemble(
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
-    return replace(graph, streams=free_streams(graph))
+    return graph
+
+
+def sized(recording: Recording, seen: CallSeen, root: Tensor, class_of: Tensor) -> SizedCall:
+    """A call that a cut may have to carry out. Parts that are the same neurons in the same order shrink alike."""
+    rows = root[seen.source.ids].view(seen.binds, -1) if seen.binds > 1 else None
+    balanced = rows is not None and bool((rows == rows[0]).all())
+    return SizedCall(
+        seen.seat,
+        seen.axis,
+        seen.ndim,
+        class_of[seen.source.ids],
+        seen.parts,
+        None if seen.out is None else class_of[seen.out.ids],
+        seen.out_axis,
+        seen.inner,
+        seen.needed and not balanced,
+        recording.counts.get(seen.seat[:2], 0),
+        seen.before,
+    )
 
 
 def forget_unread_steps(recording: Recording) -> None:
@@ -122,7 +142,12 @@ def freeze_bare_reads(recording: Recording) -> None:
     """A neuron that some contraction reads before any activation can be zero there only by accident."""
     for read in recording.reads:
         bare = read.neurons.ids[read.neurons.sites == 0]
-        recording.elements.freeze(bare, f"read before any activation (by {read.weight})")
+        by = (
+            read.weight
+            if read.call is None
+            else f"a {read.call[1]} over neurons at {read.call[0] or 'the model itself'}"
+        )
+        recording.elements.freeze(bare, f"read before any activation (by {by})")
 
 
 def number_classes(recording: Recording, root: Tensor) -> tuple[Tensor, int]:

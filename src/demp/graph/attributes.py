@@ -1,14 +1,15 @@
 """Numbers that modules keep in attributes and that their forwards read: they must follow a cut."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from demp.graph.neurons import NeuronGraph
 
-COUNTS = ("groups", "nf", "num_features")
-"""Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm."""
+COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size")
+"""Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm, groups of a group
+norm, inputs and hidden units of a recurrent layer."""
 
 
 def counted(module: nn.Module) -> tuple[str, str, int] | None:
@@ -17,20 +18,65 @@ def counted(module: nn.Module) -> tuple[str, str, int] | None:
         return "nf", "weight", 1
     if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.affine:
         return "num_features", "weight", 0
+    if isinstance(module, nn.RNNBase):
+        return "input_size", "weight_ih_l0", 1
+    if isinstance(module, nn.RNNCellBase):
+        return "input_size", "weight_ih", 1
     return None
 
 
+def groups_of(model: nn.Module) -> dict[str, int]:
+    """Module path -> the number of groups that its forward normalises."""
+    named = ((path, getattr(module, "num_groups", None)) for path, module in model.named_modules())
+    return {path: groups for path, groups in named if type(groups) is int}
+
+
+SIZE_ATTRIBUTES = {
+    nn.Linear: (("out_features", 0), ("in_features", 1)),
+    nn.BatchNorm1d: (("num_features", 0),),
+    nn.BatchNorm2d: (("num_features", 0),),
+    nn.BatchNorm3d: (("num_features", 0),),
+    nn.SyncBatchNorm: (("num_features", 0),),
+    nn.PReLU: (("num_parameters", 0),),
+    nn.GroupNorm: (("num_channels", 0),),
+    nn.Conv1d: (("out_channels", 0), ("in_channels", 1)),
+    nn.Conv2d: (("out_channels", 0), ("in_channels", 1)),
+    nn.Conv3d: (("out_channels", 0), ("in_channels", 1)),
+    nn.ConvTranspose1d: (("in_channels", 0), ("out_channels", 1)),
+    nn.ConvTranspose2d: (("in_channels", 0), ("out_channels", 1)),
+    nn.ConvTranspose3d: (("in_channels", 0), ("out_channels", 1)),
+}
+
+
+def shown_sizes(module: nn.Module, weight: Tensor | None = None) -> dict[str, int]:
+    """The sizes that a module's ``repr`` shows, as its weight (or the given one) has them."""
+    sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
+    weight = getattr(module, "weight", None) if weight is None else weight
+    if not isinstance(weight, Tensor):
+        return {}
+    return {name: weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1) for name, axis in sizes}
+
+
 @contextmanager
-def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> Iterator[None]:
-    """Modules count what stays; restored after."""
+def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor, small: Mapping[str, Tensor]) -> Iterator[None]:
+    """Modules count what stays, and show the sizes of the tensors in ``small``; restored after."""
     changed = []
-    for (path, name), classes in graph.attributes.items():
-        module = model.get_submodule(path)
-        if hasattr(module, name):
+
+    def put(module: nn.Module, name: str, value: int) -> None:
+        if hasattr(module, name) and getattr(module, name) != value:
             changed.append((module, name, getattr(module, name)))
-            setattr(module, name, int((~gone[classes]).sum()))
+            setattr(module, name, value)
+
     try:
+        for (path, name), classes in graph.attributes.items():
+            put(model.get_submodule(path), name, int((~gone[classes]).sum()))
+        for name in dict.fromkeys(slot.tensor for slot in graph.slots):
+            path, _, leaf = name.rpartition(".")
+            if leaf == "weight":
+                module = model.get_submodule(path)
+                for attribute, value in shown_sizes(module, small[name]).items():
+                    put(module, attribute, value)
         yield
     finally:
-        for module, name, value in changed:
+        for module, name, value in reversed(changed):
             setattr(module, name, value)

@@ -75,6 +75,8 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         if b_out is not None:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
+    if left.axes[a_in] is None and right.axes[b_in] is None and bias is None and call.name in ("mm", "bmm"):
+        return over_positions(tracer, call, left, right, flops)
     computed = left.constant or right.constant
     why = "the weight is computed in the forward" if computed else "product of two activations"
     for tensor in (a, b, bias):
@@ -85,6 +87,19 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         made = maker(tracer, right, b_out, call.out.shape[-1])
         out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, tracer.tick())
     return Labels(tuple(out), constant=left.constant and right.constant)
+
+
+def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
+    """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart."""
+    for labels in (left, right):
+        if call.name == "bmm":
+            tracer.freeze_axis(labels.axes[0], "neurons on the batch axis of a batched product")
+        if labels.constant:
+            for axis in labels.axes:
+                tracer.freeze_axis(axis, "the weight is computed in the forward")
+    tracer.contraction(None, flops, None, None)
+    lead: tuple[Axis | None, ...] = (None,) if call.name == "bmm" else ()
+    return Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)
 
 
 def maker(tracer: Tracer, weight: Labels, axis: int | None, size: int) -> Axis | None:

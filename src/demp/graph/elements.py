@@ -41,6 +41,12 @@ class Labels:
     """Computed from parameters and buffers alone."""
     noise: bool = False
     """Drawn at random in a training forward."""
+    uniform: bool = False
+    """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
+    nonnegative: bool = False
+    """Certainly nowhere below zero."""
+    chosen: Axis | None = None
+    """Its values are positions along this axis: whoever uses them keeps the neurons."""
 
 
 class Elements:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from demp.graph import branches, joins, sums
-from demp.graph.attributes import counted
+from demp.graph import branches, calls, joins, sums
+from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
@@ -25,8 +25,13 @@ from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
 TORCH = str(Path(torch.__file__).parent)
-BETWEEN = (TORCH, __file__, branches.__file__, joins.__file__, sums.__file__)
+BETWEEN = (TORCH, __file__, branches.__file__, calls.__file__, joins.__file__, sums.__file__)
 """Code that runs between a sum and what is told of it."""
+
+PLANNED = frozenset(
+    {"add", "add_", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "mean", "convolution"}
+)
+"""Operations of which a cut may plan how they run."""
 
 _followed: ContextVar[frozenset[int]] = ContextVar("models whose training forward is followed", default=frozenset())
 
@@ -49,7 +54,7 @@ class Forward:
     out: Any
     left: list[Tensor]
     """Tensors that it left on modules."""
-    positions: dict[Seat, Position] = field(default_factory=dict)
+    positions: dict[Seat | calls.Seat, Position] = field(default_factory=dict)
     """Where each sum stands in the code."""
     recomputed: set[Position] = field(default_factory=set)
     """Sums that the backward ran again, outside of any module."""
@@ -63,7 +68,8 @@ class Forward:
         """
         for tree, reason in ((self.out, "model output"), (self.left, "kept on a module by the forward")):
             for tensor in tensors_in(tree):
-                for axis in self.tracer.labels(tensor).axes:
+                labels = self.tracer.labels(tensor)
+                for axis in (*labels.axes, labels.chosen):
                     if axis is not None:
                         self.tracer.elements.freeze(axis.ids, reason)
         freeze_forks(self.tracer, {name: t for name, t in parameters.items() if name not in known}, self.ran)
@@ -77,13 +83,14 @@ def follow(
     After a training forward with residual sums that a backward may run again (checkpointing) the backward runs, too.
     """
     tracer = Tracer(substitutes, training=training)
+    tracer.groups = groups_of(model)
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
         weight = f"{path}.{leaf}".lstrip(".")
         if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
             tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
-    positions: dict[Seat, Position] = {}
+    positions: dict[Seat | calls.Seat, Position] = {}
     recomputed: set[Position] = set()
     may_recompute = False
 
@@ -97,12 +104,18 @@ def follow(
 
     def backward(out: Any) -> None:
         drew.append(random.getstate() != random.Random(SEED).getstate())
-        if tracer.recording.joins and may_recompute:
+        if may_recompute and (tracer.recording.joins or any(seen.needed for seen in tracer.recording.calls)):
             tracer.paused = True
             with Recomputed(tracer.modules, recomputed):
                 run_backward(out)
 
-    watch = SumWatch(tracer.modules, on_sum)
+    def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal may_recompute
+        may_recompute = may_recompute or is_recomputed()
+        positions[seat] = position()
+        return tracer.on_call(seat, func, args, kwargs)
+
+    watch = SumWatch(tracer.modules, on_sum, on_call)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
         modes = (tracer, watch, *escapes)
@@ -110,11 +123,12 @@ def follow(
             model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None
         )
     tracer.recording.sums.update(watch.counts)
+    tracer.recording.counts.update(watch.calls.counts)
     return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed, any(drew))
 
 
 class Recomputed(TorchDispatchMode):
-    """Collects the sums that a backward runs again outside of any module; no function mode reaches there."""
+    """Collects the sums and the like that a backward runs again outside of modules; no function mode reaches there."""
 
     def __init__(self, stack: list[str], found: set[Position]) -> None:
         super().__init__()
@@ -122,7 +136,7 @@ class Recomputed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note where a sum stands in the code; let everything pass."""
-        if not self.stack and func._schema.name in ("aten::add", "aten::add_"):
+        if not self.stack and func._schema.name.removeprefix("aten::") in PLANNED:
             self.found.add(position())
         return func(*args, **(kwargs or {}))
 

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
+from demp.graph import calls
+from demp.graph.calls import CallMode
 from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join
-from demp.graph.symbolic import SymbolicSums, tracer_of
+from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
 
 ATTRIBUTE = "demp_joins"
 
@@ -62,7 +65,17 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(kind.forward, updated=())
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plans = getattr(self, ATTRIBUTE, {})
+        planned = getattr(self, calls.ATTRIBUTE, {})
         tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
+        if planned:
+            own = CallMode(planned, kind.__name__) if tracer is None else SymbolicCalls(planned, tracer, kind.__name__)
+            with own:
+                out = summing(self, args, kwargs, plans, tracer) if plans else kind.forward(self, *args, **kwargs)
+            own.finish()
+            return out
+        return summing(self, args, kwargs, plans, tracer)
+
+    def summing(self: Any, args: Any, kwargs: Any, plans: Any, tracer: Any) -> Any:
         sums = JoinMode(plans, self) if tracer is None else SymbolicSums(plans, tracer, kind.__name__)
         with sums:
             out = kind.forward(self, *args, **kwargs)
@@ -71,9 +84,9 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
 
     def script(self: Any) -> Any:
         raise UsageError(
-            f"torch.jit.script reads the source of {kind.__name__}, which has a plain sum where the pruned module adds "
-            "two widths: the result would be wrong. Script demp.plain(model), which has plain sums alone, or use "
-            "torch.jit.trace or torch.export, which run the forward"
+            f"torch.jit.script reads the source of {kind.__name__}, whose sums and parts of tensors have other widths "
+            "in the pruned module: the result would be wrong. Script demp.plain(model), which has plain sums alone, or "
+            "use torch.jit.trace or torch.export, which run the forward"
         )
 
     def reduce(self: Any, protocol: Any) -> Any:
@@ -113,20 +126,31 @@ def set_joins(module: nn.Module, plans: Mapping[int, JoinPlan], *, by_index: boo
             if name in module._buffers:
                 delattr(module, name)
     plans = {number: plan for number, plan in plans.items() if not plan.plain}
-    kind = type(module)
-    if plans and not any(plain_kind(base) for base in kind.__mro__):
-        object.__setattr__(module, "__class__", joining(kind))  # a module may refuse to be changed
-    if not plans and (plain := plain_kind(kind)) is not None:
-        object.__setattr__(module, "__class__", plain)
+    put_plans(module, ATTRIBUTE, plans)
     if not plans:
-        module.__dict__.pop(ATTRIBUTE, None)
         return
-    module.__dict__[ATTRIBUTE] = plans
     device = next((t.device for t in (*module.parameters(), *module.buffers())), None)
     for number, plan in plans.items():
         if plan.kind == "index" and by_index:
             for name, index in zip(index_names(number), plan.indices(), strict=True):
                 module.register_buffer(name, index.to(device), persistent=False)
+
+
+def set_calls(module: nn.Module, plans: Mapping[str, calls.CallPlan]) -> None:
+    """Plan the calls of one module that depend on the number of neurons."""
+    put_plans(module, calls.ATTRIBUTE, dict(plans))
+
+
+def put_plans(module: nn.Module, attribute: str, plans: Mapping[Any, Any]) -> None:
+    """Let a module carry out its plans; without any it becomes its plain self again."""
+    module.__dict__.pop(attribute, None)
+    if plans:
+        module.__dict__[attribute] = dict(plans)
+    kind, planned = type(module), bool(joins_of(module) or calls.calls_of(module))
+    if planned and not any(plain_kind(base) for base in kind.__mro__):
+        object.__setattr__(module, "__class__", joining(kind))  # a module may refuse to be changed
+    if not planned and (plain := plain_kind(kind)) is not None:
+        object.__setattr__(module, "__class__", plain)
 
 
 def model_joins(model: nn.Module) -> dict[str, dict[int, JoinPlan]]:
@@ -151,9 +175,17 @@ def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[i
 
 
 @contextmanager
-def joined(model: nn.Module, plans: Mapping[str, Mapping[int, JoinPlan]]) -> Iterator[None]:
-    """The model with these joins inside, on any device; as before after."""
+def joined(
+    model: nn.Module,
+    plans: Mapping[str, Mapping[int, JoinPlan]],
+    planned: Mapping[str, Mapping[str, calls.CallPlan]] = MappingProxyType({}),
+) -> Iterator[None]:
+    """The model with these joins and calls inside, on any device; as before after."""
     with ExitStack() as stack:
+        for name, own in planned.items():
+            module = model.get_submodule(name)
+            stack.callback(set_calls, module, calls.calls_of(module))
+            set_calls(module, own)
         for name, chosen in plans.items():
             module = model.get_submodule(name)
             stack.callback(set_joins, module, joins_of(module))
@@ -164,25 +196,31 @@ def joined(model: nn.Module, plans: Mapping[str, Mapping[int, JoinPlan]]) -> Ite
 Seat = tuple[str, int]
 """Path of the module that owns a sum, and the sum's number in one call of it."""
 OnSum = Callable[[Seat, Any, tuple[Any, ...]], Tensor | None]
+OnCall = Callable[[calls.Seat, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class SumWatch(TorchFunctionMode):
     """Calls ``on_sum(seat, function, arguments)`` at every sum of a forward; what it returns is the sum.
 
     ``stack`` holds the paths of the modules that run (see ``graph.forward.module_stack``); ``nested`` collects modules
-    inside which other modules sum: their own sums cannot be told apart by counting.
+    inside which other modules sum: their own sums cannot be told apart by counting. ``on_call(seat, function,
+    arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``).
     """
 
-    def __init__(self, stack: list[str], on_sum: OnSum) -> None:
+    def __init__(self, stack: list[str], on_sum: OnSum, on_call: OnCall | None = None) -> None:
         super().__init__()
-        self.stack, self.on_sum = stack, on_sum
+        self.stack, self.on_sum, self.on_call = stack, on_sum, on_call
+        self.calls = calls.CallCounter(stack)
         self.counts: dict[str, int] = {}
         self.nested: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Report a sum; let everything else pass."""
         if not is_sum(func, args, kwargs):
-            return func(*args, **(kwargs or {}))
+            kind = None if self.on_call is None else calls.kind_of(func, args)
+            if kind is None or self.on_call is None:
+                return func(*args, **(kwargs or {}))
+            return self.on_call(self.calls.seat(kind), func, args, kwargs or {})
         path = self.stack[-1] if self.stack else ""
         number = self.counts.get(path, 0)
         self.counts[path] = number + 1

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.graph.calls import SizedCall
 from demp.graph.order import moved, plan_join, positions, ranks_of
 from demp.graph.parts import Contraction, Join, Layer, Norm, Read, Refusal, Slot, Stream
 from demp.graph.sums import JoinPlan
@@ -42,6 +43,7 @@ class NeuronGraph:
     vehicle: str
     """How the model was read: ``meta`` (no arithmetic) or ``eager``."""
     index: dict[str, Layer] = field(repr=False)
+    calls: tuple[SizedCall, ...] = ()
     notes: tuple[str, ...] = ()
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 

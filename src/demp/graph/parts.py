@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from demp.graph.calls import Seat
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -32,6 +34,8 @@ class Read:
     """Layer index -> positions of the axis that carry neurons of this layer."""
     seat: tuple[str, int] | None = None
     """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
+    call: Seat | None = None
+    """Of a sum over neurons, a mean or the like, which no weight takes part in: which call of the user's code it is."""
 
 
 @dataclass(frozen=True)

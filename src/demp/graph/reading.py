@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
+from demp.graph.call_plans import needed_alone, written_into
+from demp.graph.call_rules import bind_calls
 from demp.graph.following import Forward, follow, follow_training
 from demp.graph.forward import (
     FORWARD,
@@ -28,7 +30,7 @@ from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
 from demp.graph.recurrent import name_recurrent
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
-from demp.graph.training import AUXILIARY, learn
+from demp.graph.training import AUXILIARY, learn, learn_calls
 
 logger = logging.getLogger("demp")
 Read = TypeVar("Read")
@@ -77,6 +79,7 @@ def planned_sums(
     """What one forward of a cut model showed; of its sums only those that a cut has planned are left apart."""
     recording = follow(model, stand_ins(tensors, vehicle), inputs, vehicle).tracer.recording
     couple(recording, set())
+    bind_calls(recording, None)
     return recording
 
 
@@ -98,20 +101,30 @@ def trace_with(
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
     apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched  # there no class decides
     owners = apart if joins else set()
+    callers = {name for name, calls in ran.items() if calls == 1} - patched if joins else set()
     training = follow_training(model, tensors, inputs, vehicle)
     differing: dict[str, str] = {}
     if training is not None:
         training.freeze_outputs(tensors, known=tracer.frames.touched)
+        callers = learn_calls(seen, training, callers)
         differing = learn(seen, training, owners)
         owners -= differing.keys()
+    bind_calls(tracer.recording, callers)
+
+    def rehearse(graph: NeuronGraph) -> NeuronGraph:
+        return refuse_hard_coded(
+            graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
+        )
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(tracer.recording, owners)
-        whole = assemble(tracer.recording, shapes, aliases, vehicle)
-        graph = refuse_hard_coded(
-            whole, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
-        )
-        return graph, graph is whole
+        every = assemble(tracer.recording, shapes, aliases, vehicle)
+        whole = needed_alone(every)
+        graph = rehearse(whole)
+        planned = None if graph is whole else written_into(every, graph)
+        if planned is not None:
+            graph = max(graph, rehearse(planned), key=NeuronGraph.removable)
+        return graph, graph is whole or graph is planned
 
     graph, clean = rehearsed(owners)
     if not clean and any(not join.planned for join in tracer.recording.joins):

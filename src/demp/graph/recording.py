@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from demp.graph.calls import CallPlan, Seat
 from demp.graph.elements import Axis, Elements
 from demp.graph.parts import Norm
 
@@ -29,6 +30,33 @@ class ReadSeen:
     axis: int
     weight_axis: int
     neurons: Axis
+    call: Seat | None = None
+
+
+@dataclass(frozen=True)
+class CallSeen:
+    """A call whose meaning depends on the number of neurons: see ``demp.graph.calls``."""
+
+    seat: Seat
+    axis: int
+    ndim: int
+    source: Axis
+    """Along ``axis`` of the first argument."""
+    parts: tuple[tuple[int, int], ...] = ()
+    """Positions from and to of each part that is taken."""
+    out: Axis | None = None
+    """Of a view: the new axis."""
+    out_axis: int = 0
+    inner: tuple[int, ...] = ()
+    """Of a view that splits the source into the new axis and others behind it: the lengths of those."""
+    needed: bool = True
+    """False: as it is written the call follows a cut, if its numbers do."""
+    binds: int = 0
+    """Equal parts: if they turn out to be the same neurons in the same order, the call is not needed either."""
+    otherwise: str = ""
+    """Why the neurons stay where the call cannot be planned."""
+    before: CallPlan | None = None
+    """What an earlier cut has planned."""
 
 
 @dataclass(frozen=True)
@@ -71,5 +99,8 @@ class Recording:
     norms: list[Norm] = field(default_factory=list)
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     joins: list[JoinSeen] = field(default_factory=list)
+    calls: list[CallSeen] = field(default_factory=list)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(module, kind) -> calls of this kind inside the module."""
     sums: dict[str, int] = field(default_factory=dict)
     """Module -> sums of two tensors in its own code."""

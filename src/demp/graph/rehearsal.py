@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from demp.graph.attributes import attributes_of
+from demp.graph.call_plans import plan_calls
 from demp.graph.joins import joined
 from demp.graph.neurons import GraphState, NeuronGraph
 from demp.graph.order import is_whole
@@ -105,7 +106,10 @@ def survives(
     state = graph.at(gone)
     small = shrunken(state, tensors)
     try:
-        with attributes_of(model, graph, gone), joined(model, state.residual_adds):
+        with (
+            attributes_of(model, graph, gone, small),
+            joined(model, state.residual_adds, plan_calls(state, rehearsing=True)),
+        ):
             out = forward(small)
     except Exception:  # any failure of the user's forward means the same: this width cannot change
         return False

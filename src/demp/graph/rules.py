@@ -8,12 +8,14 @@ live in ``shape_rules`` and ``contraction_rules``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from demp.graph.activations import SITES, Call, activated
+from demp.graph.call_rules import reads_neutrally
 from demp.graph.elements import Axis, Labels
 
 if TYPE_CHECKING:
@@ -117,15 +119,20 @@ def reduction(tracer: Tracer, call: Call) -> Any:
     labels = tracer.labels(source)
     first = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     keepdim = first.dim() == source.dim()
+    neutral = any(labels.axes[d] is not None for d in dims) and reads_neutrally(tracer, call.name, source, dims, labels)
     axes: list[Axis | None] = []
     for dim, axis in enumerate(labels.axes):
         if dim in dims:
-            tracer.freeze_axis(axis, f"{call.name} over the neuron axis mixes neurons")
+            if not neutral:
+                tracer.freeze_axis(axis, f"{call.name} over the neuron axis mixes neurons")
             if keepdim:
                 axes.append(None)
         else:
             axes.append(axis)
     result = Labels(tuple(axes), constant=labels.constant)
+    if neutral and isinstance(call.out, (tuple, list)):  # values and their positions
+        over = next(labels.axes[d] for d in dims if labels.axes[d] is not None)
+        return [result, replace(result, chosen=over)]
     return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
 
 
@@ -146,9 +153,9 @@ def along_axis(tracer: Tracer, call: Call) -> Any:
     return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
 
 
-@rule("native_layer_norm", "native_group_norm", "_fused_rms_norm")
+@rule("native_layer_norm", "_fused_rms_norm")
 def mixing_norm(tracer: Tracer, call: Call) -> None:
-    """LayerNorm, GroupNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
+    """LayerNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
     for tensor in tracer.tensors((call.args, call.kwargs)):
         tracer.freeze_tensor(tensor, f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons")
 

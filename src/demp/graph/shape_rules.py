@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from demp.graph.call_rules import note_view, plans_parts
 from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
 
@@ -31,10 +34,16 @@ def view(tracer: Tracer, call: Call) -> Labels:
             if axis is None:
                 continue
             landing = follow(sizes, at, new_sizes, axis.ids)
-            if landing is None or block[landing[0]] is not None:
-                tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
+            if landing is not None:
+                to, made, inner = landing[0], axis.take(landing[1]), None
             else:
-                block[landing[0]] = axis.take(landing[1])
+                to, made = split(tracer, axis, sizes, at, new_sizes) or (0, None)
+                inner = tuple(new_sizes[to + 1 :])
+            free = made is not None and block[to] is None
+            if made is not None and free and note_view(tracer, source, dim, axis, made, len(new) + to, inner):
+                block[to] = made
+            else:
+                tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant)
 
@@ -75,15 +84,9 @@ def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None =
     """
     if sizes == new_sizes:
         return at, torch.arange(sizes[at], device="cpu")
-    total = 1
-    for size in sizes:
-        total *= size
-    if total > LARGEST_VIEW or total == 0:
+    position = positions_in(sizes, at)
+    if position is None:
         return None
-    right = 1
-    for size in sizes[at + 1 :]:
-        right *= size
-    position = torch.arange(total, device="cpu").div(right, rounding_mode="floor") % sizes[at]
     grid = position.view(new_sizes)
     held = grid if ids is None else ids[grid]
     varying = [d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())]
@@ -92,6 +95,38 @@ def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None =
     dim = varying[0] if varying else new_sizes.index(1)
     line = grid.movedim(dim, 0).reshape(new_sizes[dim], -1)[:, 0]
     return dim, line
+
+
+def split(tracer: Tracer, axis: Axis, sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Axis] | None:
+    """The first of the new dimensions that a neuron axis becomes, if what lies behind it can go as one; else None.
+
+    The outputs of a linear layer that become a map (``view(B, C, H, W)``) go channel by channel.
+    """
+    position = positions_in(sizes, at)
+    if position is None:
+        return None
+    grid = position.view(new_sizes)
+    held = axis.ids[grid]
+    dim = next((d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())), None)
+    if dim is None:
+        return None
+    rows = grid.movedim(dim, 0).reshape(new_sizes[dim], -1)
+    ids, sites = axis.ids[rows], axis.sites[rows]
+    first = ids[:, :1].expand_as(ids)
+    pairs = torch.stack([ids.flatten(), first.flatten()]).unique(dim=1)
+    if pairs.shape[1] != len(pairs[0].unique()):
+        return None  # some neuron lies in several of the new channels
+    tracer.elements.union(pairs[0], pairs[1])
+    alike = (sites == sites[:, :1]).all(1)
+    return dim, Axis(first[:, 0], torch.where(alike, sites[:, 0], 0), axis.born, axis.producer)
+
+
+def positions_in(sizes: list[int], at: int) -> Tensor | None:
+    """Position along dimension ``at`` of every entry of a block; None if the block is too large to follow."""
+    total = math.prod(sizes)
+    if total > LARGEST_VIEW or total == 0:
+        return None
+    return torch.arange(total, device="cpu").div(math.prod(sizes[at + 1 :]), rounding_mode="floor") % sizes[at]
 
 
 @rule("t", "transpose", "permute", "unsqueeze", "squeeze", "squeeze_", "unsqueeze_", "t_", "transpose_", "movedim")
@@ -165,6 +200,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
         start, step = call.arg(2, "start"), 1
     else:
         step = 1
+    first = start
     for out in outs:
         axes = list(labels.axes)
         if axis is not None:
@@ -174,6 +210,9 @@ def parts(tracer: Tracer, call: Call) -> Any:
         results.append(Labels(tuple(axes), labels.source, labels.constant))
     if axis is not None and outs[0].shape[dim] != source.shape[dim]:
         size, whole = outs[0].shape[dim], source.shape[dim]
+        ends = list(accumulate((out.shape[dim] for out in outs), initial=first))
+        if step == 1 and plans_parts(tracer, call.name, source, dim, axis, list(pairwise(ends))):
+            return results if isinstance(call.out, (tuple, list)) else results[0]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
         if step == 1 and size and whole % size == 0:
             tracer.elements.must_balance(axis.ids, whole // size, why)

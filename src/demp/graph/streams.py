@@ -23,7 +23,9 @@ def free_streams(graph: NeuronGraph) -> tuple[Stream, ...]:
         joins[int(family[join.stream[0]])].append(join)
     streaming = torch.isin(family, torch.tensor(list(joins)))
     axes: dict[int, set[tuple[int, ...]]] = defaultdict(set)
-    for classes in [slot.classes for slot in graph.slots] + [read.classes for read in graph.reads]:
+    parts = [call.source[start:stop] for call in graph.calls for start, stop in call.parts]
+    parts += [call.source for call in graph.calls]
+    for classes in [slot.classes for slot in graph.slots] + [read.classes for read in graph.reads] + parts:
         for root in family[classes[streaming[classes]]].unique().tolist():
             axes[root].add(tuple(classes.tolist()))
     bound = ~removable_classes(graph)

@@ -1,6 +1,8 @@
 """`torch.fx` meets a residual sum of two widths: the traced graph gets it in operations that every tool reads."""
 
+import operator
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 from torch import Tensor
@@ -9,6 +11,8 @@ from torch.fx.proxy import TracerBase
 from torch.utils._pytree import tree_leaves
 
 from demp.errors import UsageError
+from demp.graph.calls import KINDS, CallPlan, carried_out, entries_of, is_cut
+from demp.graph.calls import METHODS as CALL_METHODS
 from demp.graph.sums import IN_PLACE, SUMS, JoinPlan, explicit
 
 METHODS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
@@ -20,19 +24,14 @@ def tracer_of(args: Any, kwargs: Any) -> TracerBase | None:
     return next((leaf.tracer for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
 
 
-class SymbolicSums:
-    """While it is entered, planned sums of one module go into the traced graph as slices and plain sums.
+class Interception:
+    """While it is entered, ``_intercept`` stands before the tracer's ``create_proxy``."""
 
-    A proxy does not know whether it stands for a tensor, so that a sum of two proxies may be one of two sizes. Sums are
-    therefore counted to the end of the call: only if there are as many as in the forward itself are they the same ones.
-    """
-
-    def __init__(self, plans: Mapping[int, JoinPlan], tracer: TracerBase, name: str) -> None:
-        self.plans, self.tracer, self.name = plans, tracer, name
-        self.count, self._paused = 0, False
+    def __init__(self, tracer: TracerBase) -> None:
+        self.tracer, self._paused = tracer, False
 
     def __enter__(self) -> Self:
-        """Stand before the tracer's ``create_proxy``."""
+        """Take the place."""
         self._create = self.tracer.create_proxy
         self._before = vars(self.tracer).get("create_proxy")
         vars(self.tracer)["create_proxy"] = self._intercept
@@ -44,6 +43,82 @@ class SymbolicSums:
             del vars(self.tracer)["create_proxy"]
         else:
             vars(self.tracer)["create_proxy"] = self._before
+
+    def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+
+class SymbolicCalls(Interception):
+    """While it is entered, planned calls of one module (``graph.calls``) go into the traced graph as planned.
+
+    They are counted to the end of the call, as sums are.
+    """
+
+    def __init__(self, plans: Mapping[str, CallPlan], tracer: TracerBase, name: str) -> None:
+        super().__init__(tracer)
+        self.plans, self.name = plans, name
+        self.counts: dict[str, int] = {}
+        odd = next((plan.kind for plan in plans.values() if plan.expand), None)
+        if odd is not None:
+            raise UsageError(
+                f"torch.fx cannot take up a call of {name} ({odd}) that runs along the channels since the cut; use "
+                "torch.export or torch.jit.trace, which run the forward"
+            )
+
+    def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
+        """Put a planned call into the graph; let everything else pass."""
+        known = None if self._paused else symbolic_kind(kind, target, args)
+        number = self.counts.get(known or "", 0)
+        self.counts[known or ""] = number + 1
+        plan = None if known is None else self.plans.get(f"{known}:{number}")
+        if plan is None:
+            return self._create(kind, target, args, kwargs, *others, **named)
+        self._paused = True
+        try:
+            func = Tensor.__getitem__ if target is operator.getitem else target
+            if isinstance(func, str) and plan.kind == "mean":
+                func = partial(method, func)
+            return carried_out(args[0], func, args, kwargs, plan)
+        finally:
+            self._paused = False
+
+    def finish(self) -> None:
+        """After the call: refuse a graph whose calls may be others than those of the forward."""
+        for plan in self.plans.values():
+            if plan.calls != self.counts.get(plan.kind, 0):
+                raise UsageError(
+                    f"torch.fx cannot tell which call of {self.name} ({plan.kind}) the cut has planned: its symbolic "
+                    f"forward has {self.counts.get(plan.kind, 0)} of them, the forward itself {plan.calls}. Use "
+                    "torch.export or torch.jit.trace, which run the forward"
+                )
+
+
+def method(name: str, operand: Any, *args: Any, **kwargs: Any) -> Any:
+    """A method by its name."""
+    return getattr(operand, name)(*args, **kwargs)
+
+
+def symbolic_kind(kind: str, target: Any, args: Any) -> str | None:
+    """The kind of the call that a node stands for."""
+    if kind == "call_method":
+        return CALL_METHODS.get(target)
+    if kind != "call_function" or not args or not isinstance(args[0], Proxy):
+        return None
+    if target is operator.getitem:
+        return "slice" if any(is_cut(entry) for entry in entries_of(args[1])) else None
+    return None if target is Tensor.__getitem__ else KINDS.get(target)
+
+
+class SymbolicSums(Interception):
+    """While it is entered, planned sums of one module go into the traced graph as slices and plain sums.
+
+    A proxy does not know whether it stands for a tensor, so that a sum of two proxies may be one of two sizes. Sums are
+    therefore counted to the end of the call: only if there are as many as in the forward itself are they the same ones.
+    """
+
+    def __init__(self, plans: Mapping[int, JoinPlan], tracer: TracerBase, name: str) -> None:
+        super().__init__(tracer)
+        self.plans, self.name, self.count = plans, name, 0
 
     def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
         """Put a planned sum into the graph as slices; let everything else pass."""

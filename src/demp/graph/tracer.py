@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,14 +12,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.graph import convolution_rules, index_rules, shape_rules  # noqa: F401  (they register their rules)
+from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
+from demp.graph.call_rules import UserCall, along_neurons
+from demp.graph.calls import Seat, resized
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
+from demp.graph.recurrent_rules import recurrent
 from demp.graph.rules import Call, find, unknown
+from demp.graph.signs import signed
 from demp.graph.sums import join
 
 DRAWS = frozenset({
@@ -26,6 +31,10 @@ DRAWS = frozenset({
     "exponential_", "geometric_", "log_normal_", "cauchy_", "random_",
 })  # fmt: skip
 """Operations whose result is drawn at random, whatever was there before."""
+
+
+FILLS = frozenset({"zeros", "ones", "full", "new_zeros", "new_ones", "new_full"})
+"""Operations that make a tensor of one value: it binds no neuron, whatever the width."""
 
 
 def is_noise(call: Call, operands: list[Labels]) -> bool:
@@ -37,6 +46,11 @@ def is_noise(call: Call, operands: list[Labels]) -> bool:
 
 
 NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or mixed before"
+
+
+def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
+    """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
+    return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
 
 
 class Tracer(TorchDispatchMode):
@@ -52,7 +66,15 @@ class Tracer(TorchDispatchMode):
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.sum_at: tuple[str, int, Any] | None = None
         """The sum of the user's code that runs now: module, number, function."""
+        self.call_at: UserCall | None = None
+        """The call of the user's code that runs now and depends on the number of neurons."""
+        self.filled = False
+        """Was any tensor made with one value everywhere?"""
+        self.written: set[int] = set()
+        """See `signed`."""
         self.paused = False
+        self.groups: dict[str, int] = {}
+        """Module path -> groups that it normalises."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -72,7 +94,12 @@ class Tracer(TorchDispatchMode):
         call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
         result = rule(self, call)
+        if self.filled and (func.is_view or func._schema.is_mutable):
+            self.used(call)
         operands = [self.labels(t) for t in self.tensors((args, kwargs))]
+        for labels in operands:
+            if labels.chosen is not None:
+                self.freeze_axis(labels.chosen, f"{call.name} uses positions of neurons")
         constant = bool(operands) and all(labels.constant for labels in operands)
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         results = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -84,7 +111,10 @@ class Tracer(TorchDispatchMode):
                     labels = None
                 if self.training and is_noise(call, operands):
                     labels = Labels((None,) * tensor.dim(), noise=True)
-                self._labels[tensor] = labels or self.bare(tensor, constant)
+                labels = labels or self.bare(tensor, constant)
+                if call.name in FILLS:
+                    labels, self.filled = replace(labels, uniform=True), True
+                self._labels[tensor] = signed(call, operands, labels, self.written)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
         return out
@@ -106,6 +136,45 @@ class Tracer(TorchDispatchMode):
         self._labels[out] = labels
         self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
         return out
+
+    def on_call(self, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call in the user's code that depends on the number of neurons: remember it while its operations run."""
+        if self.paused:
+            return func(*args, **kwargs)
+        planned = func is resized
+        call = UserCall(seat, args[1], args[2], args[4]) if planned else UserCall(seat, func, args, None)
+        if call.kind == "recurrent":
+            self.paused = True
+            out = func(*args, **kwargs)
+            self.paused = False
+            known = recurrent(self, args, out)
+            for tensor, labels in known:
+                self._labels[tensor] = labels
+            operands = [self.labels(t) for t in self.tensors(args)]
+            self.frames.operation(seat[0], seat[1], operands, [labels for _, labels in known])
+            return out
+        if call.kind in ("conv", "shuffle") and any(axis is not None for axis in self.labels(args[0]).axes[1:]):
+            self.paused = True
+            out = func(*args, **kwargs)
+            self.paused = False
+            labels = along_neurons(self, call, out.shape[-1] == args[0].shape[-1])
+            if labels is not None:
+                self._labels[out] = labels
+                operands = [self.labels(t) for t in self.tensors(call.args)]
+                self.frames.operation(seat[0], seat[1], operands, [labels])
+                return out
+        before, self.call_at = self.call_at, call
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.call_at = before
+
+    def used(self, call: Call) -> None:
+        """What was filled with one value may hold others from now on, by itself or through a view."""
+        for tensor in self.tensors(call.args):
+            labels = self._labels.get(tensor)
+            if labels is not None and labels.uniform:
+                self._labels[tensor] = replace(labels, uniform=False)
 
     # What rules ask for ------------------------------------------------------------------------------
 
@@ -143,7 +212,8 @@ class Tracer(TorchDispatchMode):
 
     def freeze_tensor(self, tensor: Tensor, reason: str) -> None:
         """Neurons on any axis of this tensor stay."""
-        for axis in self.labels(tensor).axes:
+        labels = self.labels(tensor)
+        for axis in (*labels.axes, labels.chosen):
             self.freeze_axis(axis, reason)
 
     def where(self) -> str:
@@ -163,7 +233,7 @@ class Tracer(TorchDispatchMode):
                     continue
                 axis, size = labels.axes[at], tensor.shape[at]
                 if axis is None:
-                    plain = plain or (size == shape[dim] and size > 1 and not labels.noise)
+                    plain = plain or (size == shape[dim] and size > 1 and binds(labels, tensor, at))
                 elif size != shape[dim]:
                     self.freeze_axis(axis, "a single neuron is broadcast")
                 else:

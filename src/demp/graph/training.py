@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from demp.graph.call_rules import bind
 from demp.graph.following import Forward
-from demp.graph.recording import JoinSeen
+from demp.graph.recording import CallSeen, JoinSeen
 
 AUXILIARY = "the training forward reads these neurons where the evaluation forward does not (an auxiliary head)"
 IN_TRAINING = " (in the training forward)"
@@ -30,6 +31,37 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
             ids = read.neurons.ids
             here.elements.freeze(ids[ids < base], AUXILIARY)
     return other
+
+
+def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:
+    """Of the modules ``callers`` those whose calls (``graph.calls``) are the same in both forwards.
+
+    A cut can plan them. What calls of the training forward bind without a plan, `learn` hands on.
+    """
+    base = stored_elements(evaluation)
+    here, there = evaluation.tracer.recording, training.tracer.recording
+    same = {seen.seat: seen for seen in there.calls}
+    may = set() if training.by_chance else {name for name in callers if training.ran[name] == 1}
+    for seen in here.calls:
+        other = same.get(seen.seat)
+        if (other is None and seen.needed) or (other is not None and not alike(seen, other, base)):
+            may.discard(seen.seat[0])
+        if training.positions.get(seen.seat) in training.recomputed and seen.needed:
+            may.discard(seen.seat[0])
+    known = {seen.seat for seen in here.calls}
+    for seen in there.calls:
+        if seen.before is None and (seen.seat not in known or seen.seat[0] not in may):
+            bind(training.tracer.elements, seen)
+    return may
+
+
+def alike(one: CallSeen, other: CallSeen, base: int) -> bool:
+    """Is it the same call on the same neurons?"""
+    return (one.axis, one.parts, stored(one.source.ids, base)) == (
+        other.axis,
+        other.parts,
+        stored(other.source.ids, base),
+    )
 
 
 def stored_elements(forward: Forward) -> int:

@@ -22,7 +22,8 @@ def unoffered(recording: Recording, root: Tensor, number: Tensor, reasons: dict[
     for contraction in recording.contractions:
         for dim in output_axes(recording, contraction):
             assert contraction.weight is not None
-            if (contraction.weight, dim) not in seen:
+            alone = len(recording.axes[contraction.weight][dim].ids) == 1  # nothing of one output could ever go
+            if (contraction.weight, dim) not in seen and not alone:
                 seen.add((contraction.weight, dim))
                 roots = root[recording.axes[contraction.weight][dim].ids]
                 for one in roots[number[roots] == 0].tolist():

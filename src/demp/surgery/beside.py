@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from demp.graph.attributes import COUNTS
+from demp.graph.attributes import COUNTS, SIZE_ATTRIBUTES
+from demp.graph.calls import calls_to_plain
 from demp.graph.joins import joins_to_plain
-from demp.surgery.shrink import SIZE_ATTRIBUTES
 
 RECORD = "demp_record"
 """Attribute of a cut model: its record as plain data."""
@@ -46,7 +46,12 @@ def put_beside(module: nn.Module, state_dict: Any, prefix: str, metadata: dict[s
     """The hook."""
     record = vars(module).get(RECORD)
     if isinstance(record, dict):
-        metadata[KEY] = {"record": record, "joins": joins_to_plain(module), "modules": module_sizes(module)}
+        metadata[KEY] = {
+            "record": record,
+            "joins": joins_to_plain(module),
+            "calls": calls_to_plain(module),
+            "modules": module_sizes(module),
+        }
 
 
 def beside(state_dict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

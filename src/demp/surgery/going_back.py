@@ -9,6 +9,8 @@ from demp import shards
 from demp.compiled import forget as forget_compiled_code
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
+from demp.graph.call_plans import plan_calls
+from demp.graph.calls import model_calls
 from demp.graph.forward import first_names
 from demp.surgery.copies import Copy, fitting_tensors
 from demp.surgery.record import Record, put_record, record_of, remember
@@ -50,11 +52,13 @@ def go_back(
         with renewed(wrappers):
             forgot = refit_states(optimizers, tensors, sources, ledger)
             refit_tensors((tensors, *theirs), sources, ledger)
-            plans = graph.at(after).residual_adds
+            plans, calls = graph.at(after).residual_adds, plan_calls(graph.at(after))
             for module in modules:
                 resize_attributes(module, graph, {name: {} for name in sources}, after, ledger)
                 for path, sums in plans.items():
                     ledger.joins(module.get_submodule(path), sums)
+                for path in {*model_calls(module), *calls}:
+                    ledger.calls(module.get_submodule(path), calls.get(path, {}))
             forget_compiled_code()
             put_record(model, base)
             if bool(after.any()):

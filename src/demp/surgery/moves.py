@@ -20,6 +20,7 @@ ROUNDING = 1e-6
 NO_PLACE = "what {weight} makes has no bias or norm that could take their constant, and no steady neuron to carry it"
 NO_SHIFT = "nothing in the branch of {weight} could take their constant"
 NOT_SEEN = "{weight} did not run on the examples, so that their constant is not known there"
+SUMMED = "{weight} has no bias or norm that could take their constant"
 UNEQUAL = "{weight} is used several times and reads another constant each time"
 
 
@@ -70,7 +71,7 @@ def plan_moves(
     ways = {id(group): way(group, constant, required, carry_borders) for group in groups}
     held: dict[int, str] = {}
     if required:
-        held |= unknown(graph, readers, constant) | unequal(groups, constant)
+        held |= unknown(graph, readers, constant) | unequal(groups, constant) | summed_up(readers, constant)
         for group in (g for g in groups if ways[id(g)] == "none"):
             mine = group.classes[constant[group.classes]].tolist()
             held |= {c: NO_PLACE.format(weight=group.weight) for c in mine}
@@ -142,6 +143,15 @@ def unknown(graph: NeuronGraph, readers: Readers, constant: Tensor) -> dict[int,
         if key_of(read) not in readers.uses
         for c in read.classes[constant[read.classes]].tolist()
     }
+
+
+def summed_up(readers: Readers, constant: Tensor) -> dict[int, str]:
+    """Classes that are not zero where a sum over neurons or the like, or a fused recurrent layer, reads them."""
+    found = {}
+    for use in (use for use in every(readers) if use.call is None and use.read.seat is None):
+        mine = use.read.classes[use.here]
+        found |= {c: SUMMED.format(weight=use.read.weight) for c in mine[constant[mine]].tolist()}
+    return found
 
 
 def unequal(groups: list[Group], constant: Tensor) -> dict[int, str]:

@@ -12,7 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from demp import ranks
 from demp.activity.moments import Moments
-from demp.activity.observe import ReadObserver, named_tensors, quiet
+from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors, quiet
 from demp.activity.tally import Key, key_of, name_of
 from demp.graph import NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
@@ -173,11 +173,13 @@ def look(model: nn.Module, graph: NeuronGraph, gone: Tensor, example_inputs: Any
 def watching(model: nn.Module, graph: NeuronGraph, watch: "ReaderWatch") -> Iterator[None]:
     """A forward inside is watched, residual sums included."""
     path: list[str] = []
-    if not graph.joins:
+    called = any(read.call is not None for read in graph.reads)
+    if not graph.joins and not called:
         with watch:
             yield
         return
-    with module_stack(model, path, Counter()), SumWatch(path, watch.on_sum), watch:
+    on_call = call_reads(graph, watch.on_call_read) if called else None
+    with module_stack(model, path, Counter()), SumWatch(path, watch.on_sum, on_call), watch:
         yield
 
 
@@ -195,6 +197,10 @@ class ReaderWatch(ReadObserver):
         self._now: tuple[str, Any, tuple[Any, ...], dict[str, Any]] = ("", None, (), {})
         self._use: Use | None = None
         self._paused = False
+
+    def on_call_read(self, read: Read, operand: Tensor) -> None:
+        """A sum or mean over neurons reads them; what it makes has no place for a constant."""
+        self._note(read, operand, None, None)
 
     def on_sum(self, seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor | None:
         """A residual sum reads its stream; nothing inside takes up its other side."""
@@ -242,6 +248,9 @@ class ReaderWatch(ReadObserver):
 
     def _on_read(self, read: Read, operand: Tensor) -> None:
         name, func, args, kwargs = self._now
+        if name in FUSED:
+            self._note(read, operand, None, None)
+            return
         first = 1 if name in SHIFTED else 0
         shape = torch.empty(operand.shape, device="meta")
         args = (*args[: read.operand], shape, *args[read.operand + 1 :])

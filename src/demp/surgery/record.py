@@ -1,6 +1,6 @@
 """What a cut model remembers of its dense self: enough to save it, to load it and to count honestly."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -37,9 +37,10 @@ class Record:
 def record_of(model: nn.Module) -> Record | None:
     """What the model remembers, if it was cut."""
     there = getattr(model, RECORD, None)
-    return (
-        record_from_plain(there) if isinstance(there, dict) else there
-    )  # a pickle of version 0.1 has the record itself
+    if there is None or isinstance(there, dict):
+        return None if there is None else record_from_plain(there)
+    known = {entry.name for entry in fields(there)} & vars(there).keys()
+    return Record(**{name: vars(there)[name] for name in known})  # a pickle of version 0.1 has the record itself
 
 
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:

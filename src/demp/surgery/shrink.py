@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from demp import shards
 from demp.graph import NeuronGraph
-from demp.graph.joins import joins_of, set_joins
+from demp.graph.attributes import shown_sizes
+from demp.graph.calls import CallPlan, calls_of
+from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
 
@@ -93,6 +95,12 @@ class Ledger:
             self._undo.append(partial(set_joins, module, joins_of(module)))
         set_joins(module, plans)
 
+    def calls(self, module: nn.Module, plans: Mapping[str, CallPlan]) -> None:
+        """Plan the calls of a module that depend on the number of neurons."""
+        if self._keep_undo:
+            self._undo.append(partial(set_calls, module, calls_of(module)))
+        set_calls(module, plans)
+
     @torch.no_grad()
     def add(self, tensor: Tensor, values: Tensor) -> None:
         """Add to a tensor in place."""
@@ -130,22 +138,6 @@ def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     tensor.grad = grad
 
 
-SIZE_ATTRIBUTES = {
-    nn.Linear: (("out_features", 0), ("in_features", 1)),
-    nn.BatchNorm1d: (("num_features", 0),),
-    nn.BatchNorm2d: (("num_features", 0),),
-    nn.BatchNorm3d: (("num_features", 0),),
-    nn.SyncBatchNorm: (("num_features", 0),),
-    nn.PReLU: (("num_parameters", 0),),
-    nn.Conv1d: (("out_channels", 0), ("in_channels", 1)),
-    nn.Conv2d: (("out_channels", 0), ("in_channels", 1)),
-    nn.Conv3d: (("out_channels", 0), ("in_channels", 1)),
-    nn.ConvTranspose1d: (("in_channels", 0), ("out_channels", 1)),
-    nn.ConvTranspose2d: (("in_channels", 0), ("out_channels", 1)),
-    nn.ConvTranspose3d: (("in_channels", 0), ("out_channels", 1)),
-}
-
-
 def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
     """Sizes that modules remember: what forwards read (``graph.attributes``), and what ``repr`` shows."""
     for (path, attribute), classes in graph.attributes.items():
@@ -156,12 +148,3 @@ def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after:
         module = model.get_submodule(name.rpartition(".")[0])
         for attribute, value in shown_sizes(module).items():
             ledger.attribute(module, attribute, value)
-
-
-def shown_sizes(module: nn.Module) -> dict[str, int]:
-    """The sizes that a module's ``repr`` shows, as its weight has them."""
-    sizes = next((v for kind, v in SIZE_ATTRIBUTES.items() if isinstance(module, kind)), ())
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return {}
-    return {name: weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1) for name, axis in sizes}

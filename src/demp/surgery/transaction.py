@@ -13,6 +13,7 @@ from demp import ranks, shards
 from demp.compiled import forget as forget_compiled_code
 from demp.errors import CutError
 from demp.graph import NeuronGraph
+from demp.graph.call_plans import plan_calls
 from demp.graph.forward import first_names
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
@@ -179,11 +180,14 @@ def carry_out(
                 add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
             shrink_all(keeps, [tensors, *theirs], entries, ledger)
             ledger.renew(model)
-            plans = graph.at(plan.after).residual_adds
+            after = graph.at(plan.after)
+            plans, calls = after.residual_adds, plan_calls(after)
             for module in modules:
                 resize_attributes(module, graph, keeps, plan.after, ledger)
                 for path, sums in plans.items():
                     ledger.joins(module.get_submodule(path), sums)
+                for path, planned in calls.items():
+                    ledger.calls(module.get_submodule(path), planned)
             torch.clear_autocast_cache()
             forget_compiled_code()
             seconds = time.perf_counter() - start

@@ -1,0 +1,89 @@
+"""How the calls of a graph are carried out at the widths that are left (``graph.calls``)."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from demp.graph.calls import CallPlan, SizedCall
+from demp.graph.neurons import GraphState, NeuronGraph
+from demp.graph.streams import free_streams
+
+
+def plan_calls(state: GraphState, *, rehearsing: bool = False) -> dict[str, dict[str, CallPlan]]:
+    """Module path -> ``kind:number`` -> how the call is carried out; calls that run as they are written have no plan.
+
+    A rehearsal also looks at views that split channels: do they do so in the same way?
+    """
+    plans: dict[str, dict[str, CallPlan]] = defaultdict(dict)
+    for call in state.graph.calls:
+        module, kind, number = call.seat
+        plan = plan_call(call, state) if call.needed or call.before or rehearsing else None
+        plans[module] |= {} if plan is None else {f"{kind}:{number}": plan}
+    return dict(plans)
+
+
+def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
+    """One call at the widths and in the order of a state."""
+    here = state.kept(call.source)
+    if len(here) == len(call.source):
+        return call.before
+    kind, dense = call.seat[1], len(call.source)
+    plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
+    if kind in ("split", "slice"):
+        lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]
+        first = int((here < call.parts[0][0]).sum())
+        return replace(plan, sizes=tuple(lengths) if kind == "split" else (first, lengths[0]))
+    if kind == "view":
+        assert call.out is not None
+        left = len(state.kept(call.out))
+        return replace(
+            plan,
+            sizes=(call.out_axis, left) if call.needed or call.before else (),
+            expect=(call.out_axis, left, *call.inner) if call.inner else (),
+        )
+    if kind == "mean":
+        earlier = 1.0 if call.before is None else call.before.scale
+        return replace(plan, scale=earlier * len(here) / dense)
+    return replace(plan, **along(call, here, state))
+
+
+def along(call: SizedCall, here: Tensor, state: GraphState) -> dict[str, tuple[int, ...]]:
+    """What a call along the neuron axis is to see, and what is kept of what it makes."""
+    now = torch.full((len(call.source),), -1)
+    now[here] = torch.arange(len(here))
+    kept = here if call.out is None else state.kept(call.out)
+    if call.before is None:
+        return {"expand": tuple(now.tolist()), "select": tuple(kept.tolist())}
+    expand, select = torch.tensor(call.before.expand), torch.tensor(call.before.select)
+    return {
+        "expand": tuple(torch.where(expand >= 0, now[expand.clamp(min=0)], -1).tolist()),
+        "select": tuple(select[kept].tolist()),
+    }
+
+
+def needed_alone(graph: NeuronGraph) -> NeuronGraph:
+    """The graph without plans for calls that follow a cut by themselves."""
+    return with_calls(graph, tuple(call for call in graph.calls if call.needed or call.before or call.inner))
+
+
+def with_calls(graph: NeuronGraph, calls: tuple[SizedCall, ...]) -> NeuronGraph:
+    """The graph with these calls; the order of channels is free where none of them takes parts."""
+    graph = replace(graph, calls=calls)
+    return replace(graph, streams=free_streams(graph))
+
+
+def written_into(whole: NeuronGraph, refused: NeuronGraph) -> NeuronGraph | None:
+    """``refused`` lost layers to numbers in the forward: a graph in which the calls with such numbers are planned, too.
+
+    None if no call of the user's code that a plan can carry out touches these layers.
+    """
+    names = {layer.name for layer in refused.layers if not bool(layer.removable.any())}
+    lost = whole.nothing_gone()
+    for layer in whole.layers:
+        if layer.name in names:
+            lost[layer.classes[layer.removable]] = True
+    more = {call.seat for call in whole.calls if not (call.needed or call.before) and bool(lost[call.source].any())}
+    calls = tuple(replace(call, needed=True) if call.seat in more else call for call in whole.calls)
+    return needed_alone(replace(whole, calls=calls)) if more else None

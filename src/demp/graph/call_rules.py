@@ -1,0 +1,162 @@
+"""What calls of the user's code do to neurons beyond their ATen operations: read them, or depend on their number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from demp.graph.calls import CallPlan, Seat, entries_of, entry_of, view_sizes
+from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.recording import CallSeen, ReadSeen, Recording
+from demp.graph.signs import memory
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+NEUTRAL = frozenset({"sum", "norm", "linalg_vector_norm", "mean"})
+"""Reductions that a zero does not change; of a mean, once its divisor is the dense number."""
+LARGEST = frozenset({"amax", "max"})
+"""Reductions that a zero does not change among numbers that are not negative."""
+UNEQUAL = "cuts the neuron axis into parts that could shrink unequally"
+
+
+class UserCall:
+    """The call that runs now."""
+
+    def __init__(self, seat: Seat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
+        self.seat, self.func, self.args, self.plan = seat, func, args, plan
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+        return self.seat[1]
+
+    def on(self, tensor: Tensor) -> bool:
+        """Is this its first argument?"""
+        return bool(self.args) and self.args[0] is tensor
+
+
+def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], labels: Labels) -> bool:
+    """Is a reduction over one neuron axis a read point, at which a dead neuron does nothing?"""
+    call = tracer.call_at
+    carried = [d for d in dims if labels.axes[d] is not None]
+    if call is None or call.kind not in ("sum", "mean") or not call.on(source) or len(carried) != 1:
+        return False
+    if name not in NEUTRAL and not (name in LARGEST and labels.nonnegative and memory(source) not in tracer.written):
+        return False
+    if name == "mean" and call.kind != "mean":
+        return False
+    axis = labels.axes[carried[0]]
+    assert axis is not None
+    note_read(tracer, call.seat, carried[0], axis)
+    if name == "mean":
+        why = f"mean over the neuron axis mixes neurons (at {tracer.where()})"
+        tracer.recording.calls.append(
+            CallSeen(call.seat, carried[0], source.dim(), axis, otherwise=why, before=call.plan)
+        )
+    return True
+
+
+def note_read(tracer: Tracer, seat: Seat, dim: int, axis: Axis) -> None:
+    """A call of the user's code reads these neurons."""
+    tracer.read(ReadSeen(":".join(map(str, seat)), 0, 0, dim, -1, axis, seat))
+
+
+def plans_parts(tracer: Tracer, name: str, source: Tensor, dim: int, axis: Axis, parts: list[tuple[int, int]]) -> bool:
+    """Can parts of a neuron axis be taken as a cut plans them? Then nothing binds their neurons."""
+    call = tracer.call_at
+    if call is None or call.kind not in ("split", "slice") or not call.on(source):
+        return False
+    earlier = next((seen for seen in tracer.recording.calls if seen.seat == call.seat), None)
+    if earlier is not None and name == "slice" and call.kind == "split" and earlier.parts[-1][1] == parts[0][0]:
+        tracer.recording.calls.remove(earlier)  # tensor_split takes one slice after the other
+        tracer.recording.calls.append(replace(earlier, parts=(*earlier.parts, *parts), binds=0))
+        return True
+    if earlier is not None:
+        return False  # one index that cuts two neuron axes
+    if call.func is Tensor.__getitem__ and entry_of(entries_of(call.args[1]), dim, source.dim()) is None:
+        return False
+    whole, size = source.shape[dim], parts[0][1] - parts[0][0]
+    binds = whole // size if size and whole % size == 0 else 0
+    why = f"{name} {UNEQUAL} (at {tracer.where()})"
+    seen = CallSeen(call.seat, dim, source.dim(), axis, tuple(parts), binds=binds, otherwise=why, before=call.plan)
+    tracer.recording.calls.append(seen)
+    return True
+
+
+def note_view(
+    tracer: Tracer, source: Tensor, dim: int, axis: Axis, out: Axis, out_dim: int, inner: tuple[int, ...] | None
+) -> bool:
+    """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can.
+
+    Where the view splits the axis (``inner``), False if nobody could check that it does so after a cut.
+    """
+    call = tracer.call_at
+    if call is None or call.kind != "view" or not call.on(source) or view_sizes(call.func, call.args) is None:
+        return inner is None
+    if any(seen.seat == call.seat for seen in tracer.recording.calls):
+        return inner is None
+    why = "a view splits or mixes the neuron axis" if inner is not None else ""
+    seen = CallSeen(
+        call.seat, dim, source.dim(), axis, (), out, out_dim, inner or (), needed=False, otherwise=why, before=call.plan
+    )
+    tracer.recording.calls.append(seen)
+    return True
+
+
+def along_neurons(tracer: Tracer, call: UserCall, same: bool) -> Labels | None:
+    """Labels of what a call makes that runs along the neuron axis (ECA, a channel shuffle), if a cut can plan it.
+
+    It sees every neuron at its place, removed ones as zeros, and of what it makes the removed ones are dropped.
+    ``same``: it makes as many as it sees.
+    """
+    source = call.args[0]
+    labels = tracer.labels(source)
+    width = len(call.plan.expand) if call.plan is not None else source.shape[2 if call.kind == "conv" else 1]
+    if call.kind == "conv" and source.dim() == 3 and labels.axes[2] is not None and labels.axes[1] is None and same:
+        weight, axis = call.args[1], labels.axes[2]
+        why = f"conv1d runs over the neuron axis (at {tracer.where()})"
+        note_read(tracer, call.seat, 2, axis)
+        tracer.freeze_tensor(weight, "convolves along the neuron axis")
+        kept = axis.take(kept_of(call.plan, torch.arange(width, device="cpu")))
+        made = Axis(kept.ids, torch.zeros_like(kept.sites), tracer.tick())
+        seen = CallSeen(call.seat, 2, 3, axis, otherwise=why, before=call.plan)
+        tracer.recording.calls.append(seen)
+        return Labels((labels.axes[0], None, made))
+    if call.kind == "shuffle" and len(call.args) == 2 and labels.axes[1] is not None:
+        axis, groups = labels.axes[1], call.args[1]
+        why = f"channel_shuffle mixes the neuron axis (at {tracer.where()})"
+        made = axis.take(kept_of(call.plan, torch.arange(width, device="cpu").view(groups, -1).t().flatten()))
+        seen = CallSeen(call.seat, 1, source.dim(), axis, out=made, otherwise=why, before=call.plan)
+        tracer.recording.calls.append(seen)
+        return Labels((labels.axes[0], made, *labels.axes[2:]))
+    return None
+
+
+def kept_of(plan: CallPlan | None, order: Tensor) -> Tensor:
+    """Which position of what is there each position of the result is, where a call puts all neurons in this order."""
+    if plan is None:
+        return order
+    return torch.tensor(plan.expand, device="cpu")[order[torch.tensor(plan.select, device="cpu")]]
+
+
+def bind_calls(recording: Recording, owners: set[str] | None) -> None:
+    """Calls of modules other than ``owners`` (None: of no module) cannot be planned: their neurons stay together."""
+    kept = []
+    for seen in recording.calls:
+        if (owners is not None and seen.seat[0] in owners) or seen.before is not None:
+            kept.append(seen)
+        else:
+            bind(recording.elements, seen)
+    recording.calls[:] = kept
+
+
+def bind(elements: Elements, seen: CallSeen) -> None:
+    """Without a plan: equal parts must turn out to be the same neurons, and other calls that need one keep theirs."""
+    if seen.binds:
+        elements.must_balance(seen.source.ids, seen.binds, seen.otherwise)
+    elif seen.otherwise:
+        elements.freeze(seen.source.ids, seen.otherwise)

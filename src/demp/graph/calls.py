@@ -1,0 +1,296 @@
+"""Calls of the user's code whose meaning depends on how many neurons an axis has: how each is carried out since a cut.
+
+``x.chunk(2, 1)`` takes equal parts, ``x[:, :c]`` a number that the module holds, a mean over channels divides by their
+number, a convolution along the channels reads neighbours. The module that owns such a call keeps its forward; a mode
+carries the call out for the neurons that are left.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+
+KINDS: dict[Any, str] = {
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes,
+                     Tensor.split_with_sizes, torch.tensor_split, Tensor.tensor_split), "split"),
+    **dict.fromkeys((Tensor.__getitem__, torch.narrow, Tensor.narrow), "slice"),
+    **dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten), "view"),
+    **dict.fromkeys((torch.mean, Tensor.mean), "mean"),
+    **dict.fromkeys((torch.sum, Tensor.sum, torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm,
+                     F.normalize, torch.amax, Tensor.amax, torch.max, Tensor.max), "sum"),
+    torch.conv1d: "conv",
+    torch.channel_shuffle: "shuffle",
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
+}  # fmt: skip
+"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read matters."""
+METHODS = {
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
+    "narrow": "slice",
+    **dict.fromkeys(("view", "reshape", "unflatten"), "view"),
+    "mean": "mean",
+}
+"""The same, as `torch.fx` names methods."""
+MAX_RUNS = 32
+"""Positions that lie in more contiguous runs than this are taken by index."""
+
+Seat = tuple[str, str, int]
+"""Path of the module whose code makes the call, its kind, and its number among the calls of this kind inside it."""
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """How one call is carried out."""
+
+    kind: str
+    axis: int
+    """Axis of the first argument that carries the neurons."""
+    width: int
+    """Positions of this axis."""
+    sizes: tuple[int, ...] = ()
+    """Lengths of the parts (``split``); first position and length (``slice``); axis and its new length (``view``)."""
+    scale: float = 1.0
+    """By what a mean is multiplied, so that removed neurons count as the zeros that they were."""
+    expand: tuple[int, ...] = ()
+    """Per position that the call is to see: the one that is there, or -1 for zeros. Empty: it sees what is there."""
+    select: tuple[int, ...] = ()
+    """Positions of the result that are kept, if it saw more than is there."""
+    expect: tuple[int, ...] = ()
+    """Of a view that splits the neuron axis: the first of the new axes, and the lengths of all of them."""
+    calls: int = 0
+    """Calls of this kind in one call of the module."""
+    ndim: int = 0
+    """Axes of the first argument."""
+
+
+@dataclass(frozen=True)
+class SizedCall:
+    """A call of the user's code that a cut has to carry out: see `CallPlan`."""
+
+    seat: Seat
+    axis: int
+    ndim: int
+    source: Tensor
+    """Class of each position along ``axis`` of the first argument."""
+    parts: tuple[tuple[int, int], ...]
+    out: Tensor | None
+    """Of a view: class of each position of the new axis."""
+    out_axis: int
+    inner: tuple[int, ...]
+    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
+    needed: bool
+    """False: as it is written the call follows a cut."""
+    calls: int
+    """Calls of this kind inside the module."""
+    before: CallPlan | None
+
+
+def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
+    """The kind of a call; None if it is of no interest."""
+    if func is resized:
+        return args[4].kind
+    kind = KINDS.get(func)
+    if kind is None or not args or not isinstance(args[0], Tensor):
+        return None
+    if func is Tensor.__getitem__ and not any(is_cut(entry) for entry in entries_of(args[1])):
+        return None
+    return kind
+
+
+def entries_of(index: Any) -> tuple[Any, ...]:
+    """What stands between the brackets."""
+    return index if isinstance(index, tuple) else (index,)
+
+
+def is_cut(entry: Any) -> bool:
+    """Is this entry of an index a slice that may leave something out?"""
+    return isinstance(entry, slice) and not (entry.start is None and entry.stop is None and entry.step is None)
+
+
+def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
+    """``func(operand, *args[1:], **kwargs)`` as planned; modes see it as one call."""
+    if has_torch_function((operand,)):
+        return handle_torch_function(resized, (operand,), operand, func, args, kwargs, plan)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return carried_out(operand, func, args, kwargs, plan)
+    if operand.shape[plan.axis] != plan.width:
+        raise RuntimeError(
+            f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
+            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, or its forward took another path"
+        )
+    out = carried_out(operand, func, args, kwargs, plan)
+    if plan.expect and tuple(out.shape[plan.expect[0] :][: len(plan.expect) - 1]) != plan.expect[1:]:
+        raise RuntimeError(f"a view made {tuple(out.shape)} of the channels that are left, not {plan.expect[1:]}")
+    return out
+
+
+def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
+    """The same in plain operations; proxies pass, too."""
+    if plan.kind == "split":
+        return torch.split(operand, list(plan.sizes), plan.axis)
+    if plan.kind == "slice":
+        return (
+            sliced(operand, args, plan) if func is Tensor.__getitem__ else torch.narrow(operand, plan.axis, *plan.sizes)
+        )
+    if plan.kind == "view":
+        return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
+    if plan.expand:
+        operand = taken(operand, plan.axis, plan.expand)
+    out = func(operand, *args[1:], **kwargs)
+    if plan.scale != 1.0:
+        out = out * plan.scale
+    return taken(out, plan.axis, plan.select) if plan.select else out
+
+
+def sliced(operand: Any, args: tuple[Any, ...], plan: CallPlan) -> Any:
+    """An index whose slice along one axis is another one."""
+    entries = list(entries_of(args[1]))
+    at = entry_of(entries, plan.axis, plan.ndim)
+    assert at is not None
+    entries[at] = slice(plan.sizes[0], plan.sizes[0] + plan.sizes[1])
+    return operand[tuple(entries)]
+
+
+def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
+    """Which entry of an index stands for the axis; None if that cannot be told."""
+    if any(not (entry is None or entry is Ellipsis or isinstance(entry, (int, slice))) for entry in entries):
+        return None
+    left = ndim - sum(entry is not None and entry is not Ellipsis for entry in entries)
+    dim = 0
+    for at, entry in enumerate(entries):
+        if entry is Ellipsis:
+            dim += left
+        elif entry is not None:
+            if dim == axis:
+                return at if isinstance(entry, slice) else None
+            dim += 1
+    return None
+
+
+def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
+    """A view of which one new size is another one; a size that is inferred stays so."""
+    flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
+    sizes: list[Any] = list(view_sizes(func, args) or ())
+    at = plan.sizes[0] - (int(args[1]) if flat else 0)
+    if sizes[at] != -1:
+        sizes[at] = plan.sizes[1]
+    if flat:
+        return operand.unflatten(args[1], tuple(sizes))
+    view = operand.view if func is Tensor.view or func == "view" else operand.reshape
+    return view(*sizes)
+
+
+def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The new sizes as they are written; None if they are not given as numbers by position."""
+    rest = args[2:] if func in (Tensor.unflatten, torch.unflatten) or func == "unflatten" else args[1:]
+    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+        rest = tuple(rest[0])
+    return None if not rest or isinstance(rest[0], (torch.dtype, str)) else tuple(rest)
+
+
+def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:
+    """Positions along an axis, in this order; zeros at -1."""
+    runs = [(start, len(list(some))) for start, some in runs_of(where)]
+    if len(runs) > MAX_RUNS:
+        index = torch.tensor(where, device=tensor.device)
+        out = tensor.index_select(axis, index.clamp(min=0))
+        line = [-1 if d == axis % tensor.dim() else 1 for d in range(tensor.dim())]
+        return out if min(where) >= 0 else out.masked_fill((index < 0).view(line), 0.0)
+    pieces = []
+    for start, length in runs:
+        if start >= 0:
+            pieces.append(tensor.narrow(axis, start, length))
+        else:
+            shape = list(tensor.shape)
+            shape[axis] = length
+            pieces.append(tensor.new_zeros(shape))
+    return torch.cat(pieces, axis)
+
+
+def runs_of(where: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Contiguous runs: first position, and its members; (-1, ..) for zeros."""
+    found = []
+    for key, some in itertools.groupby(enumerate(where), lambda pair: -1 if pair[1] < 0 else pair[1] - pair[0] + 10**9):
+        members = [value for _, value in some]
+        found.append((-1 if key < 0 else members[0], members))
+    return found
+
+
+class CallMode(TorchFunctionMode):
+    """Counts the calls of each kind in one call of a module, and carries out the planned ones."""
+
+    def __init__(self, plans: Mapping[str, CallPlan], name: str) -> None:
+        super().__init__()
+        self.plans, self.name = plans, name
+        self.counts: dict[str, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace a planned call; let everything else pass."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args)
+        if kind is None:
+            return func(*args, **kwargs)
+        number = self.counts.get(kind, 0)
+        self.counts[kind] = number + 1
+        plan = self.plans.get(f"{kind}:{number}")
+        if plan is None or func is resized:
+            return func(*args, **kwargs)
+        return resized(args[0], func, args, kwargs, plan)
+
+    def finish(self) -> None:
+        """After the call: raise if a planned call did not run."""
+        for key, plan in self.plans.items():
+            if int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
+                raise RuntimeError(
+                    f"a call ({plan.kind}) that a cut planned did not run in the forward of {self.name}: this time it "
+                    "took another path than the one that was traced. Prune such a model with joins=False"
+                )
+
+
+class CallCounter:
+    """Numbers the calls of each kind inside every module that runs."""
+
+    def __init__(self, stack: Sequence[str]) -> None:
+        self._stack, self.counts = stack, Counter[tuple[str, str]]()
+
+    def seat(self, kind: str) -> Seat:
+        """The seat of the call that runs now."""
+        for path in set(self._stack):
+            self.counts[path, kind] += 1
+        own = self._stack[-1] if self._stack else ""
+        if not self._stack:
+            self.counts[own, kind] += 1
+        return own, kind, self.counts[own, kind] - 1
+
+
+ATTRIBUTE = "demp_calls"
+
+
+def calls_of(module: nn.Module) -> dict[str, CallPlan]:
+    """The planned calls of one module: ``kind:number`` -> plan."""
+    return dict(module.__dict__.get(ATTRIBUTE, {}))
+
+
+def model_calls(model: nn.Module) -> dict[str, dict[str, CallPlan]]:
+    """Module path -> planned calls, over the whole model."""
+    return {name: plans for name, module in model.named_modules() if (plans := calls_of(module))}
+
+
+def calls_to_plain(model: nn.Module) -> dict[str, dict[str, dict[str, Any]]]:
+    """The planned calls of a model, JSON-ready."""
+    return {name: {key: asdict(p) for key, p in plans.items()} for name, plans in model_calls(model).items()}
+
+
+def calls_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, CallPlan]]:
+    """The inverse of `calls_to_plain`."""
+
+    def plan(values: Mapping[str, Any]) -> CallPlan:
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return CallPlan(**given)
+
+    return {name: {key: plan(values) for key, values in plans.items()} for name, plans in plain.items()}
