@@ -20,7 +20,6 @@ default_role = "code"
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = "demp"
 html_copy_source = False

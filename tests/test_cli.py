@@ -57,12 +57,12 @@ def test_without_a_command_the_help_is_shown(capsys, arguments):
 
 def test_the_version_needs_no_torch():
     code = "import sys; from demp.cli import main; print(main(['--version']), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert done.stdout.splitlines() == [f"demp {demp.__version__}", "0 False"]
 
 
 def test_the_module_is_the_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "demp", "-V"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "demp", "-V"], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (0, f"demp {demp.__version__}\n")
 
 

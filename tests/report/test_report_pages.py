@@ -70,9 +70,9 @@ def sweep(tmp_path_factory):
 
 def test_the_headline_of_a_sweep(sweep):
     _, reader, _ = made([sweep])
-    assert words(reader, "h1") == ["−40 % parameters, −0.4 points, step 0.80×"]
+    assert words(reader, "h1") == ["−40 % parameters, −0.4 points of accuracy, step 0.80×"]
     assert words(reader, "dd")[:8] == [
-        "−40 %", "10 k → 6 k", "−40 %", "1 M → 600 k", "89.7 %", "± 0.14 %; dense 90.1 %, −0.4 points",
+        "−40 %", "10 k → 6 k", "−40 %", "1 M → 600 k", "89.7 %", "± 0.14 %; dense 90.1 %, −0.4 points of accuracy",
         "0.80×", "of dense's, checks and scorings included",
     ]  # fmt: skip
     why = (
@@ -175,11 +175,53 @@ def test_times_of_exports_are_bars(tmp_path):
     assert 'data-t="batch 8, pruned\n4\u202fk"' in shown and 'data-t="batch 8, dense\n1.6\u202fk"' in shown
 
 
+def test_a_smoke_study_tests_nothing_and_says_so(tmp_path):
+    (tmp_path / "fig3.json").write_text(json.dumps(STUDY | {"scale": "smoke"}))
+    _, reader, _ = made([tmp_path / "fig3.json"])
+    assert words(reader, "h1") == ["A smoke test: 3 claims not tested"]
+    assert not any("hold" in text for tag in ("h1", "dt", "dd") for text in words(reader, tag))
+
+
+def test_the_first_screen_says_at_which_scale_width_and_seeds_claims_were_tested(tmp_path):
+    for number, scale in ((3, "cpu"), (8, "paper")):
+        (tmp_path / f"fig{number}.json").write_text(json.dumps(STUDY | {"id": f"fig{number}", "scale": scale}))
+    lines = []
+    for method, seed in (("dense", 0), ("demp", 0), ("demp", 1), ("demp", 2)):
+        config = {"model": {"name": "resnet18", "width": 0.25}, "seed": seed}
+        labels = {"method": method, "setting": {}, "seed": seed}
+        lines.append({"schema": 1, "name": f"{method}-{seed}", "labels": labels, "status": "done", "seed": seed,
+                      "work": "train", "arguments": {"config": config},
+                      **outcome(method, seed, 200, 0.4, 0.9, machine="a machine")})  # fmt: skip
+    (tmp_path / "fig3.jsonl").write_text(lines_of(lines))
+    _, reader, _ = made([tmp_path])
+    assert words(reader, "h1") == ["2 of 6 claims hold, 2 undecided"]
+    assert "2 studies, cpu and paper scale, width 0.25, 3 seeds." in words(reader, "p")
+
+
+def test_a_page_where_nothing_was_removed_says_so_and_what_to_try(tmp_path):
+    for method, accuracy in (("dense", 0.9), ("demp", 0.9 - 1 / 355)):
+        write_run(tmp_path / "runs" / method, method, 0, 200, 0.0, accuracy)
+        file = tmp_path / "runs" / method / "summary.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"test_images": 355}))
+    _, reader, _ = made([tmp_path / "runs"])
+    assert words(reader, "h1")[0].startswith("Nothing was removed, no difference beyond one image in 355")
+    assert any("To remove some: name what may be left (--budget flops=0.4)" in text for text in words(reader, "p"))
+
+
+def test_a_difference_carries_its_noun_and_one_image_is_none():
+    from demp.report.words import points
+
+    assert points(-0.0061) == "−0.6 points of accuracy"
+    assert points(1 / 355, 355) == points(-1 / 355, 355) == "no difference beyond one image in 355"
+    assert points(2 / 355, 355) == "+0.6 points of accuracy"
+    assert points(None) == "–"
+
+
 def test_claims_stand_beside_ours(tmp_path):
     (tmp_path / "fig3.json").write_text(json.dumps(STUDY))
     (tmp_path / "fig3.svg").write_text("<svg><script>alert(1)</script></svg>")
     text, reader, data = made([tmp_path / "fig3.json"])
-    assert words(reader, "h1") == ["1 of 3 claims hold"]
+    assert words(reader, "h1") == ["1 of 3 claims hold, 1 undecided"]
     rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", text, re.S)
     cells = [[re.sub("<.*?>", "", cell) for cell in re.split(r"(?=<t[hd])", row) if cell] for row in rows]
     assert cells == [
@@ -191,7 +233,7 @@ def test_claims_stand_beside_ours(tmp_path):
         base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,"))
         == (tmp_path / "fig3.svg").read_bytes()
     )
-    assert "Structured pruning, Sec. 4.1, cpu scale, 3 of 4 runs." in words(reader, "p")
+    assert "Structured pruning, Sec. 4.1, 3 of 4 runs, cpu scale." in words(reader, "p")
     assert "One seed." in words(reader, "p")
     assert [claim["holds"] for claim in data["claims"]] == [True, False, None]
 

@@ -354,6 +354,7 @@ def test_wrong_columns_and_splits(folder, change, message):
         ("./nowhere", "there is no folder ./nowhere"),
         ("/nowhere/at/all", "there is no folder /nowhere/at/all"),
         ("a/b/c", "there is no folder a/b/c"),
+        ("flowers.csv", "there is no file flowers.csv"),
     ],
 )
 def test_names_that_lead_nowhere(name, message):

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from demp.cli.commands import parse
         command = parse(arguments or ["--help"])
+        command.find_own_code()
         result = command.run()
         if command.json and speaks():
             print(json.dumps(result))

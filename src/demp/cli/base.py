@@ -3,6 +3,7 @@
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -26,6 +27,11 @@ Settings = Annotated[
     tyro.conf.UseAppendAction,
     tyro.conf.arg(metavar="KEY=VALUE", help_behavior_hint="(repeatable)"),
 ]
+Inputs = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(metavar="SIZES:TYPE", help_behavior_hint="(repeatable)"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,14 @@ class Command(ABC):
     @abstractmethod
     def run(self) -> dict[str, Any]:
         """Do it; the result is what ``--json`` prints."""
+
+    def find_own_code(self) -> None:
+        """Let modules of the current folder be found where the command line names one, or trusts who does."""
+        typed = str(getattr(self, "model", ""))
+        asked = ":" in typed and not Path(typed).exists()
+        here = str(Path.cwd())
+        if (asked or getattr(self, "trust", False)) and here not in sys.path:
+            sys.path.insert(0, here)
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
@@ -61,9 +75,10 @@ class Training(Command):
     config: File = ""
     """TOML file that overrides the recipe."""
     model: Text = ""
-    """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function."""
+    """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function, also of the current folder."""
     data: Text = ""
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, or a folder."""
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures, or a file of them
+    (.parquet, .csv, .npz, .pt)."""
     optimizer: Text = ""
     """adam, adamw, sgdm or sgdw."""
     lr: Number = None

@@ -11,10 +11,12 @@ from rich.table import Table
 
 import demp
 from demp import recipes
-from demp.cli.base import Budget, Command, Count, Flag, Folder, Number, Settings, Text, Training
+from demp.cli.base import Budget, Command, Count, Flag, Folder, Inputs, Number, Settings, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
+from demp.cli.inputs import parse_inputs, picture_of
 from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.cli.plan import Announcement
 from demp.cli.report import Report
 from demp.cli.study import Study
 from demp.cli.sweep import SweepCommand
@@ -42,6 +44,8 @@ class Train(Training):
     """Seed of everything random."""
     out: Folder = ""
     """Run folder; without it, a new one under runs/."""
+    yes: Flag = False
+    """Begin a recipe at the paper's length without asking."""
 
     def run(self) -> dict[str, Any]:
         """Train from the first step."""
@@ -51,8 +55,10 @@ class Train(Training):
         if not config.out:
             config = config.merged({"out": str(free_folder(_run_name(config)))})
         console = self.console()
+        if not self.recipe and not self.config:
+            console.print("no --recipe was given: a plain run; `demp recipes` lists the others", highlight=False)
         _print_config(console, config)
-        result = loop.train(config, observers=[self.view()])
+        result = loop.train(config, observers=[Announcement(console, sure=self.yes), self.view()])
         print_summary(console, result.summary)
         console.print(f"run folder: {config.out}")
         return {**result.summary, "out": config.out}
@@ -80,6 +86,9 @@ class Inspect(Command):
 
     model: tyro.conf.Positional[Text]
     """Name of a model as for `demp train`, or the folder of a run or a saved model."""
+    input: Inputs = ()
+    """Sizes of an input that is no picture, then its type: 1,16:int64; for each input, in the forward's order or with
+    names: input_ids=1,16:int64."""
     image_size: Count = None
     """Side of the pictures; without it, the model's usual one."""
     channels: int = 3
@@ -97,23 +106,24 @@ class Inspect(Command):
 
     def run(self) -> dict[str, Any]:
         """Trace the network and print the table."""
+        given = parse_inputs(self.input) if self.input else ()
         if Path(self.model).is_dir():
             model, facts = artifact.load(self.model, trust=self.trust)
-            inputs = example_inputs(model, facts.channels, facts.image_size)
+            usual = example_inputs(model, facts.channels, facts.image_size)
         else:
             size, classes = usual_pictures(self.model)
-            size = self.image_size or size
+            shape = picture_of(given) or (self.channels, self.image_size or size)
             model = build(
                 self.model,
                 num_classes=self.classes or classes,
-                in_channels=self.channels,
-                image_size=size,
+                in_channels=shape[0],
+                image_size=shape[1],
                 width=self.width,
                 activation=self.activation or None,
                 **parse_settings(self.option),
             )
-            inputs = example_inputs(model, self.channels, size)
-        found = demp.inspect(model, inputs)
+            usual = example_inputs(model, *shape)
+        found = demp.inspect(model, given or usual)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 
@@ -265,6 +275,8 @@ def _print_config(console: Console, config: TrainConfig) -> None:
     parts = {"run": {k: v for k, v in values.items() if not isinstance(v, dict)}}
     parts |= {name: value for name, value in values.items() if isinstance(value, dict)}
     for name, part in parts.items():
+        if name == "monitor" and not config.monitor.every_steps:
+            continue
         words = " ".join(f"{key}={value}" for key, value in flat(part).items() if value)
         console.print(f"{name:<10}{words}", markup=False, highlight=False)
 

@@ -103,6 +103,11 @@ def share(name: str) -> Value:
     return lambda run: run.share(name)
 
 
+def tested(group: Group) -> float | None:
+    """Images of the test set; None in files that do not say so."""
+    return group.mean(plain("test_images"))
+
+
 def plain(name: str) -> Value:
     """A number as it is."""
     return lambda run: run.value(name)

@@ -1,14 +1,18 @@
 """What a reader learns in the first second: a sentence of numbers, and the numbers one by one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from demp.files.results import DONE, FAILED
 from demp.files.run import DENSE
 from demp.report.comparable import ComparableRuns
-from demp.report.groups import POINT, Dense, Group, accuracy, best, share
+from demp.report.groups import POINT, Dense, Group, accuracy, best, plain, share, tested
 from demp.report.runs import UNFINISHED, Run, before, part
-from demp.report.studies import Study
-from demp.report.words import change, digits, duration, percent, plural, points, short, times
+from demp.report.studies import SMOKE, Study
+from demp.report.words import change, digits, duration, listed, percent, plural, points, short, times
+
+WHAT_TO_TRY = "To remove some: name what may be left (--budget flops=0.4), raise --strength, or train for longer."
+"""Below a page where nothing went."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Headline:
 def headline(runs: list[Run], studies: list[Study], worlds: list[ComparableRuns]) -> Headline:
     """Of studies, of what is under way, or of the best setting of the largest world that has one."""
     if any(study.claims for study in studies):
-        return of_claims(studies)
+        return of_claims(studies, runs)
     running = [run for run in runs if run.status == UNFINISHED]
     if running and not any(run.status == DONE for run in runs):
         return of_running(running)
@@ -51,11 +55,17 @@ def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
     ratio, what = (step, "training step") if step is not None else late_step(group)
     first = group.done[0]
     split = first.outcome.get("split", "test")
+    nothing = nothing_removed(group)
     parts = [f"{change(parameters)} parameters"] if parameters is not None else []
-    parts += [points(gain) if gain is not None else f"{percent(reached)} accuracy"]
+    parts = ["Nothing was removed"] if nothing else parts
+    parts += [points(gain, tested(group)) if gain is not None else f"{percent(reached)} accuracy"]
     parts += [f"step {times(ratio)}"] if ratio is not None else []
     spread = f"± {percent(std, 2)}; " if (std := group.std(accuracy)) is not None else ""
-    beside = f"dense {percent(dense.accuracy)}, {points(gain)}" if gain is not None else "no dense run beside it"
+    beside = (
+        f"dense {percent(dense.accuracy)}, {points(gain, tested(group))}"
+        if gain is not None
+        else "no dense run beside it"
+    )
     numbers = [
         Number(change(parameters), "parameters", counts(first, "parameters")),
         Number(change(flops), "FLOPs per picture", counts(first, "flops")),
@@ -66,7 +76,14 @@ def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
     others = sum(one.method != DENSE for one in groups)
     which = f"{group.name}" + (f": {chosen_because(group, dense)} of {plural(others, 'setting')}" if others > 1 else "")
     seeds = f", {plural(len(group.done), 'seed')}" if len(group.done) > 1 else ""
-    return Headline(", ".join(parts), f"{which}{seeds}. {setup(first)}", tuple(n for n in numbers if n.value != "–"))
+    subject = f"{which}{seeds}. {setup(first)}" + (f" {WHAT_TO_TRY}" if nothing else "")
+    return Headline(", ".join(parts), subject, tuple(n for n in numbers if n.value != "–"))
+
+
+def nothing_removed(group: Group) -> bool:
+    """Does the network of every seed have all the weights of the dense one, and no mask?"""
+    kept, masked = group.values(share("parameters")), group.values(plain("masked_share"))
+    return bool(kept) and min(kept) == 1 and not any(masked)
 
 
 def chosen_because(group: Group, dense: Dense) -> str:
@@ -130,20 +147,38 @@ def of_running(running: list[Run]) -> Headline:
     return Headline(title, f"{run.name}{others}. {setup(run)}", tuple(n for n in numbers if n.value != "–"))
 
 
-def of_claims(studies: list[Study]) -> Headline:
-    """How many claims hold."""
+def of_claims(studies: list[Study], runs: list[Run]) -> Headline:
+    """How many claims hold, how many are undecided, and what they were tested on; at scale smoke none is tested."""
     claims = [claim for study in studies for claim in study.claims]
     verdicts = [claim.holds for claim in claims]
+    undecided = verdicts.count(None)
     title = f"{verdicts.count(True)} of {plural(len(claims), 'claim')} {'holds' if len(claims) == 1 else 'hold'}"
+    title += f", {undecided} undecided" if undecided else ""
     numbers = (
         Number(str(verdicts.count(True)), "hold in our runs"),
         Number(str(verdicts.count(False)), "do not hold"),
-        Number(str(verdicts.count(None)), "open", "our runs do not say"),
+        Number(str(undecided), "undecided", "our runs do not say"),
     )
+    if all(study.scale == SMOKE for study in studies):
+        title = f"A smoke test: {plural(len(claims), 'claim')} not tested"
+        numbers = (Number(str(len(claims)), "claims not tested", "the runs are too short to say anything"),)
     first = studies[0]
-    facts = (first.title or first.id, first.section, first.scale and f"{first.scale} scale", first.runs)
-    about = ", ".join(fact for fact in facts if fact)
-    return Headline(title, f"{about}." if len(studies) == 1 else f"{len(studies)} studies.", numbers)
+    facts = (first.title or first.id, first.section, first.runs) if len(studies) == 1 else (f"{len(studies)} studies",)
+    about = ", ".join(fact for fact in (*facts, *conditions(studies, runs)) if fact)
+    return Headline(title, f"{about}.", numbers)
+
+
+def conditions(studies: list[Study], runs: list[Run]) -> Iterator[str]:
+    """Scale, widths and seeds of what the claims were tested on, as far as the files say."""
+    scales = list(dict.fromkeys(study.scale for study in studies if study.scale))
+    if scales:
+        yield f"{listed(scales)} scale"
+    widths = sorted({width for run in runs if (width := run.width) is not None})
+    if widths:
+        yield f"width {listed([f'{width:g}' for width in widths])}"
+    seeds = {run.seed for run in runs if run.method != DENSE and run.status == DONE}
+    if seeds:
+        yield plural(len(seeds), "seed")
 
 
 def of_tables(studies: list[Study]) -> Headline:

@@ -66,6 +66,12 @@ class Run:
         return str(self.labels.get("method") or self.outcome.get("method") or "run")
 
     @property
+    def width(self) -> float | None:
+        """Factor on the hidden widths of its network, if its config is known."""
+        model = self.config.get("model")
+        return number(model, "width") if isinstance(model, dict) else None
+
+    @property
     def steps(self) -> int:
         """The number of steps that the run is to have."""
         return int(number(self.config, "steps") or number(self.outcome, "steps") or self.step)

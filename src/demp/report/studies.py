@@ -9,6 +9,7 @@ from demp.errors import UsageError
 from demp.files.reading import Record, Skipped, number, read_json
 from demp.files.study import NAMES, RESULTS, SCALES, SCHEMA
 
+SMOKE = SCALES[0]
 VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 

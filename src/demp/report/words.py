@@ -51,12 +51,14 @@ def change(ratio: float | None) -> str:
     return f"{signed('0' if shown in ('+0', '-0') else shown)}{THIN}%"
 
 
-def points(difference: float | None) -> str:
-    """A difference of accuracies in points: -0.0061 -> −0.6 points."""
+def points(difference: float | None, images: float | None = None) -> str:
+    """A difference of accuracies: -0.0061 -> −0.6 points of accuracy; no more than one of ``images`` is none."""
     if difference is None:
         return NONE
+    if images and abs(difference) * images <= 1 + 1e-6:
+        return f"no difference beyond one image in {images:,.0f}"
     shown = f"{100 * difference:+.1f}"
-    return f"{signed('0.0' if shown in ('+0.0', '-0.0') else shown)} points"
+    return f"{signed('0.0' if shown in ('+0.0', '-0.0') else shown)} points of accuracy"
 
 
 def times(ratio: float | None) -> str:

@@ -67,6 +67,8 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
         run = Run(config, group)
         folder = None
         with ranks.together(group):
+            for observer in observers:
+                observer.built(run)
             if config.out and ranks.speaks(group):
                 held.enter_context(RunFolder(config.out).held())
                 folder = RunFolder.create(config.out, run.config)

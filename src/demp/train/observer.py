@@ -8,6 +8,9 @@ from demp.train.run import Run
 class Observer:
     """Watches a run. Every method does nothing by default."""
 
+    def built(self, run: Run) -> None:
+        """A new run is ready, and nothing of it is written yet; an error raised here leaves nothing behind."""
+
     def start(self, run: Run) -> None:
         """The run is about to begin or to continue."""
 

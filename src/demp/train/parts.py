@@ -75,7 +75,8 @@ class DataConfig:
     """Which pictures, and how they reach the network."""
 
     name: str = "digits"
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, or a local folder."""
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures or tables, or a file
+    (.parquet, .csv, .npz, .pt): see docs/data.md."""
     train_split: str = "train"
     """Split that is trained on."""
     test_split: str = ""

@@ -35,6 +35,7 @@ def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: P
         "initial_weights": run.initial_weights,
         "torch": str(torch.__version__),
         "steps": run.step,
+        "test_images": len(run.data.test),
         **scores,
     }
     for name in ("neurons", "parameters", "flops", "paper_flops", "bytes"):

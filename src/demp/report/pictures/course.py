@@ -115,7 +115,7 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> Markup:
     values = [point.value for line in strip.lines for point in line.points]
     zero = min(values) >= 0 and min(values) < 0.5 * max(values)
     y = scale(values, top + STRIP, top, zero=zero, cap=1.0 if strip.shown is whole_percent else None)
-    parts = [text(0, top - 7, strip.title, kind="l")]
+    parts = [text(0, top - 11, strip.title, kind="l")]
     for value in y.ticks(2):
         at = y(value)
         parts.append(tag("path", d=f"M{num(x.start)} {num(at)}H{num(x.end)}", class_="grid"))

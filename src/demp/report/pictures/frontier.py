@@ -79,8 +79,8 @@ def band(frame: Frame, dense: Dense, *, at_end: bool) -> Markup:
     if dense.accuracy is None:
         return Markup()
     left, right = frame.x.start, frame.x.end
-    low, high = (frame.y(value) for value in (min(dense.accuracies), max(dense.accuracies)))
-    y = frame.y(dense.accuracy)
+    low, high = (min(frame.y(value), frame.y.start) for value in (min(dense.accuracies), max(dense.accuracies)))
+    y = min(frame.y(dense.accuracy), frame.y.start)
     area = tag("rect", x=left, y=high, width=right - left, height=max(0.0, low - high), class_="band")
     line = tag("path", d=f"M{num(left)} {num(y)}H{num(right)}", class_="level")
     words = tag(

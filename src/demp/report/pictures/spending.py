@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from demp.files.run import DENSE
-from demp.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity
+from demp.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity, tested
 from demp.report.pictures.frontier import Against, scatter
 from demp.report.pictures.looks import Looks
 from demp.report.runs import Run
@@ -103,12 +103,12 @@ def size_answer(groups: list[Group], dense: Dense) -> str:
         return f"{top.name} is the most accurate with {percent(top.mean(accuracy))}; there is no dense run beside it."
     good = [group for group in scored if (group.mean(accuracy) or 0) >= dense.accuracy - POINT]
     if not good:
-        loss = points((top.mean(accuracy) or 0) - dense.accuracy)
+        loss = points((top.mean(accuracy) or 0) - dense.accuracy, tested(top))
         return (
             f"No setting comes within one point of dense ({percent(dense.accuracy)}); {top.name} is closest ({loss})."
         )
     least = min(good, key=lambda group: group.mean(share("flops")) or 1)
-    flops, gain = least.mean(share("flops")), points((least.mean(accuracy) or 0) - dense.accuracy)
+    flops, gain = least.mean(share("flops")), points((least.mean(accuracy) or 0) - dense.accuracy, tested(least))
     return (
         f"Within one point of dense ({percent(dense.accuracy)}), {least.name} needs the fewest FLOPs: "
         f"{percent(flops, 0)} of dense's, {gain}; {len(good)} of {plural(len(scored), 'setting')} "

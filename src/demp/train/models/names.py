@@ -119,7 +119,7 @@ def _import_function(module_name: str, function_name: str) -> Callable[..., Any]
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module exists, and misses another one
-        hint = suggestion(module_name, LIBRARIES) or "; install it, or add its folder to PYTHONPATH"
+        hint = suggestion(module_name, LIBRARIES) or "; install it, or call demp in its folder"
         raise UsageError(f"{where}: there is no module {error.name!r}{hint}") from error
     function = getattr(module, function_name, None)
     if not callable(function):

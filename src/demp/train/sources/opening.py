@@ -91,6 +91,8 @@ def _local_request(path: Path) -> dict[str, Any]:
 
 
 def _no_such(name: str) -> str:
+    if Path(name).suffix in (*TABLE_KINDS, ".npz", ".npy", ".pt"):
+        return f"there is no file {name}; check data.name"
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         return f"there is no folder {name} with a data set; check data.name"
     close = get_close_matches(name, names(), 1)
