@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from sweepjobs import CONFIG, held, job, numbers
@@ -258,3 +259,22 @@ def test_a_second_signal_does_not_wait():
         assert outer() == inner() == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_killed_at_any_moment_it_goes_on_with_exactly_what_is_missing(tmp_path):
+    jobs = [job(f"j{number:02d}", "noted", number=number) for number in range(60)]
+    file, done = tmp_path / "results" / "runs.jsonl", list[str]()
+    for kill in range(1, 6):
+        pid = os.fork()
+        if pid == 0:
+            with suppress(BaseException):
+                Sweep(tmp_path, jobs).go()
+            os._exit(0)
+        wait(lambda until=10 * kill: file.is_file() and file.read_bytes().count(b"\n") >= until)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        before, done = done, [line["name"] for line in records.read(tmp_path).found]
+        assert done[: len(before)] == before and done == [one.name for one in jobs[: len(done)]]
+    assert Sweep(tmp_path, jobs).go().left == 0
+    written = [json.loads(line)["name"] for line in file.read_text().splitlines()]
+    assert written == [one.name for one in jobs], "no line twice, none half"
