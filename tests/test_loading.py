@@ -17,10 +17,30 @@ import nets
 import residuals
 from comparing import gap, outputs
 from demp.errors import UsageError
+from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
 from demp.surgery import record_of
 from demp.surgery.beside import beside, module_sizes
 from runs import IMAGE, PlainNet, build, examples, quiet_demp, train
+
+
+class Halves(nn.Module):
+    """Half of the channels goes on by itself: a cut says what the halves are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(2, 8, 3, padding=1), nn.ReLU()
+        self.one, self.one_act = nn.Conv2d(4, 5, 3, padding=1), nn.ReLU()
+        self.head = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.act(self.stem(x)).chunk(2, 1)
+        return self.head(torch.cat([self.one_act(self.one(a)), b], 1).mean((2, 3)))
+
+
+def halves() -> "Made":
+    return Halves().double(), (torch.randn(3, 2, 6, 6, dtype=torch.float64),)
+
 
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 NETWORKS: dict[str, Callable[[], Made]] = {
@@ -36,6 +56,7 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "branches": nets.branches,
     "tokens": nets.tokens,
     "experts": nets.experts,
+    "halves": halves,
     "packed experts": lambda: nets.experts(packed=True),
 }
 
@@ -61,7 +82,13 @@ def facts(model: nn.Module) -> Any:
     """What a model is beside its values."""
     record = record_of(model)
     kept = {} if record is None else {key: keep.tolist() for key, keep in record.kept.items()}
-    return module_sizes(model), model_joins(model), {n: t.shape for n, t in model.state_dict().items()}, kept
+    return (
+        module_sizes(model),
+        model_joins(model),
+        model_calls(model),
+        {n: t.shape for n, t in model.state_dict().items()},
+        kept,
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -83,7 +110,7 @@ def test_any_width_takes_any_other(name: str):
     assert beside(filed(other)) == beside(files[3])
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("joins", "residual", "tokens")])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("joins", "residual", "tokens", "halves")])
 def test_widths_alone_are_enough_without_residual_sums(name: str):
     model, inputs = NETWORKS[name]()
     model, inputs = nets.settle(model), tuple(x.double() for x in inputs)

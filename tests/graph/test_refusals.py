@@ -278,31 +278,24 @@ def test_a_head_that_only_trains_keeps_its_input():
 
 
 @pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
-def test_an_rnn_is_called_one(cell):
-    model = Forward(
-        lambda s, x: s.head(s.mix(F.relu(s.fc(x)))[0].mean(1)),
-        fc=nn.Linear(6, WIDTH),
-        mix=cell(WIDTH, WIDTH, batch_first=True),
-        head=nn.Linear(WIDTH, 2),
-    )
-    reasons = {refusal.name.partition("#")[0]: refusal.reason for refusal in demp.trace(model, TOKENS).refused}
-    assert reasons["relu"] == f"read by an RNN ({cell.__name__} mix), whose widths torch fixes"
-    assert reasons["mix"] == f"part of an RNN ({cell.__name__}), whose weights serve every time step"
+def test_a_model_that_is_an_rnn_is_called_one(cell):
+    with pytest.raises(demp.UsageError, match="hidden units of an RNN"):
+        demp.DemP(cell(6, 4), None, example_inputs=TOKENS, total_steps=1)
 
 
-def test_a_model_that_is_an_rnn_cell_is_called_one():
-    with pytest.raises(demp.UsageError, match=r"part of an RNN \(LSTM\)"):
-        demp.DemP(nn.LSTM(6, 4), None, example_inputs=TOKENS, total_steps=1)
-
-
-def test_widths_that_one_takes_from_anothers_shape_stay():
-    """Rehearsed with as many gone on both sides, the view would fit; in a run it does not."""
+def test_widths_that_one_takes_from_anothers_shape_follow_a_cut_of_either():
+    """Rehearsed with as many gone on both sides the view would fit as it is written; in a run it does not."""
 
     def forward(s, x):
         h = F.relu(s.fc(x))
         return s.head(F.relu(s.mix(h)).flatten(1).view(h.shape))
 
-    model = Forward(forward, fc=nn.Linear(6, WIDTH), mix=nn.Linear(WIDTH, WIDTH), head=nn.Linear(WIDTH, 2))
-    graph = demp.trace(model, VECTOR)
-    assert graph.removable() == 0 and all("written into it" in refusal.reason for refusal in graph.refused)
-    assert sorted(refusal.neurons for refusal in graph.refused) == [WIDTH, WIDTH]
+    for dead in ({"relu": [0, 1, 2]}, {"relu#2": [5]}, {"relu": [0, 4], "relu#2": [1, 2, 3]}):
+        model = Forward(forward, fc=nn.Linear(6, WIDTH), mix=nn.Linear(WIDTH, WIDTH), head=nn.Linear(WIDTH, 2))
+        model, inputs = model.double(), (VECTOR[0].double(),)
+        graph = demp.trace(model, inputs)
+        assert graph.removable() == 2 * WIDTH
+        killing.kill(model, graph, dead)
+        before = comparing.outputs(model, inputs)
+        assert demp.cut(model, dead, example_inputs=inputs).removed == sum(map(len, dead.values()))
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10

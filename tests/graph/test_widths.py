@@ -442,4 +442,4 @@ def test_hidden_units_of_a_recurrent_layer_are_named_with_their_reason():
     reasons = {refusal.name: refusal.reason for refusal in graph.refused}
     assert [layer.name for layer in graph.layers] == ["relu"]
     assert {"mix.weight_ih_l0", "mix.weight_ih_l0_reverse"} <= reasons.keys()
-    assert all("hidden units of a recurrent layer" in reason for reason in reasons.values())
+    assert all("hidden units of an RNN" in reason for reason in reasons.values())

@@ -10,6 +10,9 @@ from demp.graph.calls import CallPlan, SizedCall
 from demp.graph.neurons import GraphState, NeuronGraph
 from demp.graph.streams import free_streams
 
+BY_NUMBERS = ("split", "slice", "view")
+"""Kinds that take numbers, which may be the widths of other tensors: those change before the call's own do."""
+
 
 def plan_calls(state: GraphState, *, rehearsing: bool = False) -> dict[str, dict[str, CallPlan]]:
     """Module path -> ``kind:number`` -> how the call is carried out; calls that run as they are written have no plan.
@@ -27,9 +30,9 @@ def plan_calls(state: GraphState, *, rehearsing: bool = False) -> dict[str, dict
 def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     """One call at the widths and in the order of a state."""
     here = state.kept(call.source)
-    if len(here) == len(call.source):
-        return call.before
     kind, dense = call.seat[1], len(call.source)
+    if len(here) == dense and (call.before or not call.needed or kind not in BY_NUMBERS or not state.removed.any()):
+        return call.before
     plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
     if kind in ("split", "slice"):
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]

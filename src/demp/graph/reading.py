@@ -28,7 +28,6 @@ from demp.graph.forward import (
 )
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
-from demp.graph.recurrent import name_recurrent
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
 from demp.graph.training import AUXILIARY, learn, learn_calls
 
@@ -135,7 +134,7 @@ def trace_with(
     )
     graph = replace(graph, notes=notes)
     graph = graph if training is None else refuse_training_only(graph, model, training, inputs)
-    return name_recurrent(graph, model)
+    return graph
 
 
 def couple(recording: Recording, owners: set[str]) -> None:

@@ -17,7 +17,7 @@ from demp.graph.elements import Labels
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
-HIDDEN = "hidden units of a recurrent layer: every step reads them before it is known whether later ones do"
+HIDDEN = "hidden units of an RNN: every step reads those of the step before, and demp does not follow them"
 
 
 def recurrent(tracer: Tracer, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
