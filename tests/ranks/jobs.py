@@ -175,10 +175,11 @@ def cut_that_one_rank_cannot_prove() -> dict[str, Any]:
         if world()[0] == 1 and not model.training and model.fc1.out_features < WIDTH:
             raise RuntimeError("no such width here")
 
+    graph = demp.trace(model, batch(0)[:1])
     handle = model.register_forward_pre_hook(look)
     found = outcome(
         model, wrapped, optimizer,
-        lambda: demp.cut(wrapped, {"act1": [0]}, example_inputs=batch(0)[:1], optimizer=optimizer),
+        lambda: demp.cut(wrapped, {"act1": [0]}, example_inputs=batch(0)[:1], optimizer=optimizer, graph=graph),
     )  # fmt: skip
     handle.remove()
     return found

@@ -122,7 +122,7 @@ class TestUsersFunction:
             ("own_models:text", {}, "returned str; return a torch.nn.Module"),
             ("own_models:haed", {}, "no function 'haed'; did you mean 'head'"),
             ("own_models:number", {}, "no function 'number'"),
-            ("own_model:head", {}, "no module 'own_model'; install it, or add its folder"),
+            ("own_model:head", {}, "no module 'own_model'; install it, or call demp in its folder"),
             ("own_models.sub:head", {}, "no module 'own_models.sub'"),
             ("tim:resnet18", {}, "did you mean 'timm'"),
         ],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.calls import CallPlan, SizedCall
-from demp.graph.neurons import GraphState, NeuronGraph
+from demp.graph.neurons import GraphState, NeuronGraph, removable_classes
 from demp.graph.streams import free_streams
 
 BY_NUMBERS = ("split", "slice", "view")
@@ -31,7 +31,7 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     """One call at the widths and in the order of a state."""
     here = state.kept(call.source)
     kind, dense = call.seat[1], len(call.source)
-    if len(here) == dense and (call.before or not call.needed or kind not in BY_NUMBERS or not state.removed.any()):
+    if len(here) == dense and (call.before or not may_narrow(call, state)):
         return call.before
     plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
     if kind in ("split", "slice"):
@@ -50,6 +50,13 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
         earlier = 1.0 if call.before is None else call.before.scale
         return replace(plan, scale=earlier * len(here) / dense)
     return replace(plan, **along(call, here, state))
+
+
+def may_narrow(call: SizedCall, state: GraphState) -> bool:
+    """Is the call written with numbers that may be widths of others, which a cut has changed before its own neurons?"""
+    if not call.needed or call.seat[1] not in BY_NUMBERS or not bool(state.removed.any()):
+        return False
+    return bool(removable_classes(state.graph)[call.source].any())
 
 
 def along(call: SizedCall, here: Tensor, state: GraphState) -> dict[str, tuple[int, ...]]:

@@ -39,8 +39,8 @@ def record_of(model: nn.Module) -> Record | None:
     there = getattr(model, RECORD, None)
     if there is None or isinstance(there, dict):
         return None if there is None else record_from_plain(there)
-    known = {entry.name for entry in fields(there)} & vars(there).keys()
-    return Record(**{name: vars(there)[name] for name in known})  # a pickle of version 0.1 has the record itself
+    missing = {entry.name for entry in fields(there)} - vars(there).keys()
+    return Record(**vars(there)) if missing else there  # a pickle of version 0.1 has the record itself
 
 
 def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
