@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +87,18 @@ def test_a_cut_model_has_the_shapes_of_the_state():
     state = GRAPH.at(killing.classes_of(GRAPH, dead))
     assert state.shapes == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
     assert demp.trace(model, INPUTS).dense.flops() == state.flops()
+
+
+def test_what_version_0_1_asked_the_graph_is_answered_with_a_warning():
+    removed = some_removed(1)
+    state, names = GRAPH.at(removed), set(GRAPH.shapes)
+    for asked, answer in (
+        (lambda: GRAPH.neurons(), GRAPH.dense.neurons),
+        (lambda: GRAPH.neurons(removed), state.neurons),
+        (lambda: GRAPH.sizes(removed), state.shapes),
+        (lambda: GRAPH.parameters(names, removed), state.parameters(names)),
+        (lambda: GRAPH.flops(removed, paper=True), state.flops(paper=True)),
+        (lambda: GRAPH.flops_by_operation(removed), state.flops_by_operation()),
+    ):
+        with pytest.warns(DeprecationWarning, match="ask the state"):
+            assert asked() == answer
