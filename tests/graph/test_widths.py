@@ -15,7 +15,8 @@ from demp.graph.calls import model_calls
 from nets import Forward
 
 WIDTH = 8
-IMAGE, TOKENS, ROWS = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 6), torch.randn(4, 6)
+DRAW = torch.Generator().manual_seed(0)
+IMAGE, TOKENS, ROWS = (torch.randn(*shape, generator=DRAW) for shape in ((2, 3, 6, 6), (2, 5, 6), (4, 6)))
 
 
 class Given(Forward):
@@ -407,7 +408,8 @@ def test_what_a_recurrent_layer_reads_is_judged_in_single_precision(kind):
         seen = F.relu(model.fc(TOKENS)).flatten(0, 1).abs().amax(0) > 0
     assert alive.tolist() == seen.tolist() and not alive[1] and not alive[4]
     before = comparing.outputs(model, (TOKENS,))
-    spoken = demp.cut(copy.deepcopy(model), {"relu": [0, 1]}, example_inputs=(TOKENS,), exact=False)
+    speaking = int(seen.nonzero()[0])
+    spoken = demp.cut(copy.deepcopy(model), {"relu": [speaking, 1]}, example_inputs=(TOKENS,), exact=False)
     assert spoken.drift > 0 and spoken.difference < 1e-5
     constant = demp.cut(model, {"relu": [1, 4]}, example_inputs=(TOKENS,), constants=True)
     assert constant.removed == 2 and model.mix.input_size == 6
