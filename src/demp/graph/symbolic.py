@@ -1,6 +1,7 @@
 """`torch.fx` meets a residual sum of two widths: the traced graph gets it in operations that every tool reads."""
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
@@ -24,7 +25,7 @@ def tracer_of(args: Any, kwargs: Any) -> TracerBase | None:
     return next((leaf.tracer for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
 
 
-class Interception:
+class Interception(ABC):
     """While it is entered, ``_intercept`` stands before the tracer's ``create_proxy``."""
 
     def __init__(self, tracer: TracerBase) -> None:
@@ -44,8 +45,8 @@ class Interception:
         else:
             vars(self.tracer)["create_proxy"] = self._before
 
-    def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _intercept(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> Any: ...
 
 
 class SymbolicCalls(Interception):

@@ -14,8 +14,8 @@ from demp.graph.calls import model_calls
 from demp.graph.forward import first_names
 from demp.surgery.copies import Copy, fitting_tensors
 from demp.surgery.record import Record, put_record, record_of, remember
-from demp.surgery.refit import refit_states, refit_tensors, refuse_unsaved, sources_of
-from demp.surgery.shrink import Ledger, resize_attributes
+from demp.surgery.refit import refit_states, refit_tensors, refuse_unsaved
+from demp.surgery.shrink import Ledger, keeps_of, resize_attributes
 from demp.wrappers import Wrappers, renewed
 
 
@@ -42,7 +42,7 @@ def go_back(
     """
     if shards.parts(model):
         raise UsageError("neurons cannot return to a model that fully_shard keeps in pieces; build it anew and resume")
-    tensors, sources = first_names(model)[0], sources_of(graph, before, after)
+    tensors, sources = first_names(model)[0], keeps_of(graph, before, after)
     refuse_unsaved(model, sources)
     theirs = [fitting_tensors(copied, tensors, sources) for copied in copies]
     modules = [model, *(copied.module for copied in copies if copied.module is not None)]

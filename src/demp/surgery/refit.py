@@ -12,24 +12,11 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.errors import UsageError
-from demp.graph import NeuronGraph
-from demp.graph.order import is_whole
 from demp.surgery.shrink import Ledger, laid_out
 from demp.surgery.state import is_packed, is_scalar
 
 Sources = dict[str, dict[int, Tensor]]
 """Tensor name -> axis -> for each index that will be there, where it is now; -1: it returns."""
-
-
-def sources_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Sources:
-    """Where what is there ``after`` lies ``before``, of every tensor that changes."""
-    sources: Sources = {}
-    old, new = graph.at(before), graph.at(after)
-    for slot in graph.slots:
-        index = new.index_into(old, slot.classes)
-        if not is_whole(index, len(old.kept(slot.classes))):
-            sources.setdefault(slot.tensor, {})[slot.axis] = index
-    return sources
 
 
 @torch.no_grad()

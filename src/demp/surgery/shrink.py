@@ -16,11 +16,11 @@ from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
 
 Keeps = dict[str, dict[int, Tensor]]
-"""Tensor name -> axis -> present indices that stay."""
+"""Tensor name -> axis -> for each index that will be there, where it is now; -1 where none is: it returns."""
 
 
 def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
-    """What stays of every tensor that shrinks or is put in another order, as indices into its present axes."""
+    """Where what is there ``after`` lies ``before``, of every tensor that changes its width or its order."""
     keeps: Keeps = {}
     old, new = graph.at(before), graph.at(after)
     for slot in graph.slots:
