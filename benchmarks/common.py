@@ -157,13 +157,13 @@ def dying(model: nn.Module, graph: NeuronGraph, share: float) -> dict[str, torch
     The scale and shift of their batch norm become zero, so that what they say is zero on any input; behind a residual
     sum the shift becomes lower than any stream is high.
     """
-    removable = graph.nothing_gone()
+    removable = graph.none_removed()
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True
     chosen = removable & (torch.rand(graph.classes, generator=torch.Generator().manual_seed(0)) < share)
     tensors = dict(model.named_parameters())
     owners = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
-    summed = graph.nothing_gone()
+    summed = graph.none_removed()
     for join in graph.joins:
         summed[join.branch] = True
     for norm in graph.norms:

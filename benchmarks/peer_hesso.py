@@ -100,7 +100,7 @@ class HessoPeer(Peer):
 
     def flops_after(self, number: int) -> float:
         """FLOPs without the groups that went and the next ``number``, chosen as `HESSO` chooses them."""
-        hesso, gone = self.optimizer, self.graph.nothing_gone()
+        hesso, gone = self.optimizer, self.graph.none_removed()
         before = hesso.pruned_group_idxes
         lowest = torch.topk(-torch.cat(hesso.global_scores), len(before) + number).indices.cpu().numpy()
         chosen = np.setdiff1d(lowest, before)[:number]

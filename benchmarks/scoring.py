@@ -125,7 +125,7 @@ def peak(what: str, batch: int, pixels: int) -> int:
         optimizer.step()
     if graph is not None and what != "check":
         scoring = gates.Scoring(kind=what, batches=2)
-        gates.scores(model, graph, graph.nothing_gone(), scoring, [(x, y)] * 2, F.cross_entropy)
+        gates.scores(model, graph.dense, scoring, [(x, y)] * 2, F.cross_entropy)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 

@@ -107,4 +107,4 @@ def replicated(name: str, budget: str = "") -> dict[str, Any]:
 
 def did_something(pruner: demp.Pruner) -> bool:
     """Is a neuron or a weight gone?"""
-    return bool(pruner.gone.any()) or pruner.masks.masked() > 0
+    return bool(pruner.state.removed.any()) or pruner.masks.masked() > 0

@@ -21,7 +21,7 @@ ZERO_BELOW = ("relu", "relu6", "hardswish")
 
 def classes_of(graph: NeuronGraph, dead: Mapping[str, Any]) -> Tensor:
     """The classes of the named neurons, as a boolean over all classes."""
-    chosen = graph.nothing_gone()
+    chosen = graph.none_removed()
     for name, indices in dead.items():
         chosen[graph.layer(name).classes[torch.as_tensor(indices, dtype=torch.long)]] = True
     return chosen
@@ -58,7 +58,7 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
 
 def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str, list[int]]:
     """A random share of the removable neurons, coupled ones together; at least one of each layer stays."""
-    removable = graph.nothing_gone()
+    removable = graph.none_removed()
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True
     chosen = removable & torch.tensor([rng.random() < share for _ in range(graph.classes)])

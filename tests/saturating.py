@@ -50,7 +50,7 @@ def some_constant(
     }
     values = {c: rng.choice([-1, 1]) * rng.uniform(0.3, 2.0) for c in range(graph.classes)}
     saturate(model, graph, chosen, values.__getitem__)
-    verdict = probe(model, graph, graph.nothing_gone(), [inputs], CONSTANT)
+    verdict = probe(model, graph.dense, [inputs], CONSTANT)
     training = in_training(model, graph, inputs)
     if training is None:
         return verdict.dead, verdict
@@ -61,7 +61,7 @@ def some_constant(
 
 def in_training(model: nn.Module, graph: NeuronGraph, inputs: Any) -> Tally | None:
     """What readers see in training mode; None where a batch norm needs more than one value."""
-    model, tally = copy.deepcopy(model).train(), Tally(graph, graph.nothing_gone(), CONSTANT)
+    model, tally = copy.deepcopy(model).train(), Tally(graph.dense, CONSTANT)
     try:
         with torch.no_grad(), observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
             model(*inputs)

@@ -23,7 +23,7 @@ def pairs(shape: tuple[int, ...] = IMAGE, n: int = 2) -> list[tuple[Tensor, Tens
 
 def scored(model: nn.Module, shape: tuple[int, ...] = IMAGE, **options) -> tuple[demp.NeuronGraph, Tensor]:
     graph = demp.trace(model, (batch_at(0, shape)[0],))
-    found = scores(model, graph, graph.nothing_gone(), Scoring(**options), pairs(shape), F.cross_entropy)
+    found = scores(model, graph.dense, Scoring(**options), pairs(shape), F.cross_entropy)
     return graph, found.values
 
 
@@ -122,7 +122,7 @@ def test_after_a_cut_the_scores_are_those_of_the_small_network_in_dense_numberin
     model = build(ResidualNet)
     example = (batch_at(0, IMAGE)[0],)
     graph = demp.trace(model, example)
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     gone[graph.layer("act1").classes[[1, 4]]] = True
     gone[graph.layer("act2").classes[[0]]] = True
     gone[graph.layer("stem_act").classes[[2]]] = True
@@ -134,10 +134,10 @@ def test_after_a_cut_the_scores_are_those_of_the_small_network_in_dense_numberin
         graph=graph,
     )
     for kind in KINDS:
-        found = scores(model, graph, gone, Scoring(kind=kind), pairs(), F.cross_entropy).values
+        found = scores(model, graph.at(gone), Scoring(kind=kind), pairs(), F.cross_entropy).values
         assert not bool(found[gone].any())
         fresh = demp.trace(model, example)
-        again = scores(model, fresh, fresh.nothing_gone(), Scoring(kind=kind), pairs(), F.cross_entropy).values
+        again = scores(model, fresh.dense, Scoring(kind=kind), pairs(), F.cross_entropy).values
         for layer in graph.layers:
             kept = layer.classes[~gone[layer.classes]]
             mine = again[fresh.layer(layer.name).classes]
@@ -201,7 +201,7 @@ def test_the_cost_that_is_reported_is_the_cost(kind: str, at: str):
     with FlopCounterMode(display=False) as plain:
         model(x)
     with FlopCounterMode(display=False) as counter:
-        found = scores(model, graph, graph.nothing_gone(), Scoring(kind=kind, at=at), [(x, y)], F.cross_entropy)
+        found = scores(model, graph.dense, Scoring(kind=kind, at=at), [(x, y)], F.cross_entropy)
     assert found.forwards == FORWARDS[kind] * len(x)
     counted = counter.get_total_flops() / plain.get_total_flops()
     assert 0.95 * FORWARDS[kind] <= counted <= 1.01 * FORWARDS[kind]
@@ -217,15 +217,15 @@ def test_bad_input_is_refused_with_a_reason():
         scored(build(Detached))
     model = build(PlainNet)
     graph = demp.trace(model, (batch_at(0, IMAGE)[0],))
-    nothing = graph.nothing_gone()
+    nothing = graph.none_removed()
     with pytest.raises(UsageError, match="no batch to score on"):
-        scores(model, graph, nothing, Scoring(), [], F.cross_entropy)
+        scores(model, graph.at(nothing), Scoring(), [], F.cross_entropy)
     with pytest.raises(UsageError, match="must be a pair"):
-        scores(model, graph, nothing, Scoring(), [batch_at(0, IMAGE)[0]], F.cross_entropy)
+        scores(model, graph.at(nothing), Scoring(), [batch_at(0, IMAGE)[0]], F.cross_entropy)
     with pytest.raises(UsageError, match="one number"):
-        scores(model, graph, nothing, Scoring(), pairs(), lambda out, y: out)
+        scores(model, graph.at(nothing), Scoring(), pairs(), lambda out, y: out)
     with pytest.raises(UsageError, match="not finite"):
-        scores(model, graph, nothing, Scoring(), pairs(), lambda out, y: out.sum() * float("nan"))
+        scores(model, graph.at(nothing), Scoring(), pairs(), lambda out, y: out.sum() * float("nan"))
     with pytest.raises(UsageError, match="choose one of"):
         Scoring(kind="slope")
     with pytest.raises(UsageError, match="at least 1"):

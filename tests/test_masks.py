@@ -196,12 +196,12 @@ def test_a_neuron_that_nobody_reads_any_more_is_found():
     masks["conv2.weight"][:, [1, 5]] = False
     masks["head.weight"][:, 3] = False
     masks["conv1.weight"][:, 2] = False  # the residual sum still reads channel 2 of the stem
-    found = emptied(graph, masks, graph.nothing_gone())
+    found = emptied(graph.dense, masks)
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [1, 5]
     assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [3]
     assert not bool(found[graph.layer("stem_act").classes].any())
     del masks["head.weight"]
-    assert not bool(emptied(graph, masks, graph.nothing_gone())[graph.layer("act2").classes].any())
+    assert not bool(emptied(graph.dense, masks)[graph.layer("act2").classes].any())
 
 
 def test_who_is_read_only_by_those_that_go_is_not_read():
@@ -211,7 +211,7 @@ def test_who_is_read_only_by_those_that_go_is_not_read():
     masks["head.weight"][:, [2, 3]] = False
     masks["fc2.weight"][:, 7] = False
     masks["fc2.weight"][[2, 3], 7] = True
-    found = emptied(graph, masks, graph.nothing_gone())
+    found = emptied(graph.dense, masks)
     assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [2, 3]
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [7]
 
@@ -224,7 +224,7 @@ def test_in_a_chain_the_unread_are_those_without_a_path_to_the_output():
         masks = {n: torch.rand(p.shape, generator=generator) < 0.15 for n, p in maskable(model, graph).items()}
         second = masks["head.weight"].double().sum(0)
         first = second @ masks["fc2.weight"].double()
-        found = emptied(graph, masks, graph.nothing_gone())
+        found = emptied(graph.dense, masks)
         assert torch.equal(found[graph.layer("act2").classes], second == 0)
         assert torch.equal(found[graph.layer("act1").classes], first == 0)
 
@@ -235,10 +235,10 @@ def test_who_is_fed_by_nobody_goes_if_it_is_dead():
     masks = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in maskable(model, graph).items()}
     masks["conv1.weight"][[2, 4]] = False
     masks["conv2.weight"][3] = False
-    dead = graph.nothing_gone()
+    dead = graph.none_removed()
     dead[graph.layer("act1").classes[[1, 2]]] = True
-    assert not bool(emptied(graph, masks, graph.nothing_gone()).any())
-    found = emptied(graph, masks, graph.nothing_gone(), dead)
+    assert not bool(emptied(graph.dense, masks).any())
+    found = emptied(graph.dense, masks, dead)
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [2]
     assert int(found.sum()) == 1
 
@@ -246,14 +246,14 @@ def test_who_is_fed_by_nobody_goes_if_it_is_dead():
 def test_masks_of_a_cut_network_are_read_in_their_present_order():
     model = build(Mlp)
     graph = demp.trace(model, (examples((6,)),))
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     gone[graph.layer("act1").classes[[0, 5]]] = True
     gone[graph.layer("act2").classes[3]] = True
     shapes = {"fc1.weight": (10, 6), "fc2.weight": (9, 10), "head.weight": (3, 9)}
     masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
     masks["head.weight"][:, 4] = False
     masks["fc2.weight"][:, 4] = False
-    found = emptied(graph, masks, gone)
+    found = emptied(graph.at(gone), masks)
     assert found[graph.layer("act2").classes].nonzero().flatten().tolist() == [5]
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [6]
 
@@ -286,7 +286,7 @@ def test_removing_the_unread_changes_no_output(name: str):
         weights = maskable(model, graph)
         generator = torch.Generator().manual_seed(seed)
         masks.put({n: torch.rand(p.shape, generator=generator) < 0.25 for n, p in weights.items()})
-        found = emptied(graph, masks.kept, graph.nothing_gone())
+        found = emptied(graph.dense, masks.kept)
         before = comparing.outputs(model, inputs)
         going = {layer.name: found[layer.classes] for layer in graph.layers}
         report = demp.cut(model, going, example_inputs=inputs, graph=graph, holders=[masks.kept])

@@ -141,4 +141,4 @@ def test_a_copy_of_a_pruner_is_its_state_and_prunes_nothing():
             period=4, batches=[examples(IMAGE)], fresh=False,
         )  # fmt: skip
         resumed.load_state_dict(other.state_dict())
-        assert torch.equal(resumed.gone, pruner.gone) and resumed.step == 5
+        assert torch.equal(resumed.state.removed, pruner.state.removed) and resumed.step == 5

@@ -310,3 +310,11 @@ def test_a_step_that_only_creates_the_optimizers_state_does_not_count():
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     train(model, optimizer, IMAGE, range(1))
     assert pruner.step == 1
+
+
+def test_what_version_0_1_called_gone():
+    pruner = demp.DemP(all_alive(), None, example_inputs=(examples(IMAGE),), total_steps=2)
+    with pytest.warns(DeprecationWarning, match="state.removed"):
+        assert torch.equal(pruner.gone, pruner.state.removed)
+    with pytest.warns(DeprecationWarning, match="state.removed"):
+        assert torch.equal(pruner._seen().gone, pruner.state.removed)

@@ -223,12 +223,12 @@ def test_a_run_goes_back_to_an_earlier_state_in_the_same_process(name: str):
     saves = whole.go(keep_saves=True)
     run = Run(*RUNS[name])
     for step in (14, 3, 17, 9, 0):  # narrower and wider in turn
-        held, gone = list(run.model.parameters()), run.pruner.gone
+        held, gone = list(run.model.parameters()), run.pruner.state.removed
         run.load(saves[step])
         assert all(one is other for one, other in zip(held, run.model.parameters(), strict=True))
-        assert run.pruner.step == step and (step or not run.pruner.gone.any())
+        assert run.pruner.step == step and (step or not run.pruner.state.removed.any())
         assert run.pruner.summary().checks == whole.reports_at[step]
-        assert step != 3 or bool((gone & ~run.pruner.gone).any()) or "end" in name
+        assert step != 3 or bool((gone & ~run.pruner.state.removed).any()) or "end" in name
         run.losses.update(zip((step,), train(run.model, run.optimizer, run.shape, range(step, step + 1)), strict=True))
         assert run.losses[step] == whole.losses[step]
     run.load(saves[1])
@@ -250,12 +250,12 @@ def test_a_finished_run_goes_back_and_stays_finished():
 def test_what_returns_is_zero_until_it_is_loaded():
     run = Run(*RUNS["probe"])
     saves = run.go(keep_saves=True)
-    narrow, now = run.model.state_dict(), run.pruner.gone
+    narrow, now = run.model.state_dict(), run.pruner.state.removed
     seen = {name: tensor.clone() for name, tensor in narrow.items()}
     moments = {name: run.optimizer.state[p]["exp_avg"].clone() for name, p in run.model.named_parameters()}
     state = torch.load(io.BytesIO(saves[0]), weights_only=True)
     run.pruner.load_state_dict(state["pruner"])
-    assert not bool(run.pruner.gone.any()) and record_of(run.model) is None and not model_joins(run.model)
+    assert not bool(run.pruner.state.removed.any()) and record_of(run.model) is None and not model_joins(run.model)
     state = run.pruner.graph.at(now)
     here: dict[str, dict[int, torch.Tensor]] = {}
     for slot in run.pruner.graph.slots:

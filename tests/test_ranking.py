@@ -35,24 +35,24 @@ def test_the_lowest_of_the_network_go(seed: int, target: float, floor: int, whic
     graph = GRAPHS[which]
     scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scores = scores.round(decimals=1) if ties else scores
-    found, notes = lowest(graph, graph.nothing_gone(), scores, target, Limits(floor=floor))
+    found, notes = lowest(graph.dense, scores, target, Limits(floor=floor))
     chosen = {(name, i) for name, flags in found.items() for i in flags.nonzero().flatten().tolist()}
     assert chosen == brute(graph, scores, target, floor)
     assert bool(notes) == (len(chosen) < round(target * graph.dense.neurons))
-    plan = plan_cut(graph, graph.nothing_gone(), found, Limits(floor=floor))
-    assert graph.dense.neurons - graph.at(plan.after).neurons == len(chosen)
+    plan = plan_cut(graph.dense, found, Limits(floor=floor))
+    assert graph.dense.neurons - plan.after.neurons == len(chosen)
 
 
 def test_a_target_out_of_reach_stops_at_the_floor_and_says_so():
     graph = GRAPHS[0]
-    found, notes = lowest(graph, graph.nothing_gone(), torch.zeros(graph.classes), 0.95, Limits(floor=2))
+    found, notes = lowest(graph.dense, torch.zeros(graph.classes), 0.95, Limits(floor=2))
     assert [layer.width - int(found[layer.name].sum()) for layer in graph.layers] == [2, 2, 2]
     assert notes == ("stopped at neuron sparsity 0.667 of 0.95: every layer left is at its floor, excluded or refused",)
 
 
 def test_excluded_layers_are_not_ranked():
     graph = GRAPHS[0]
-    found, _ = lowest(graph, graph.nothing_gone(), torch.zeros(graph.classes), 0.5, Limits(exclude=("act1",)))
+    found, _ = lowest(graph.dense, torch.zeros(graph.classes), 0.5, Limits(exclude=("act1",)))
     assert "act1" not in found
     assert sum(int(flags.sum()) for flags in found.values()) == 9
 
@@ -60,7 +60,7 @@ def test_excluded_layers_are_not_ranked():
 def test_coupled_neurons_count_in_every_layer_and_go_together():
     graph = COUPLED
     scores = torch.arange(graph.classes, dtype=torch.float64)
-    found, _ = lowest(graph, graph.nothing_gone(), scores, 6 / 20, Limits())
+    found, _ = lowest(graph.dense, scores, 6 / 20, Limits())
     assert torch.equal(found["stem_act"], found["act2"])
     assert sum(int(flags.sum()) for flags in found.values()) == 6
 
@@ -68,18 +68,18 @@ def test_coupled_neurons_count_in_every_layer_and_go_together():
 def test_rounds_go_on_from_what_is_gone():
     graph = GRAPHS[0]
     scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(1))
-    first, _ = lowest(graph, graph.nothing_gone(), scores, 0.3, Limits())
-    gone = plan_cut(graph, graph.nothing_gone(), first, Limits()).after
-    second, _ = lowest(graph, gone, scores, 0.6, Limits())
-    both = plan_cut(graph, gone, second, Limits()).after
-    once, _ = lowest(graph, graph.nothing_gone(), scores, 0.6, Limits())
-    assert torch.equal(both, plan_cut(graph, graph.nothing_gone(), once, Limits()).after)
+    first, _ = lowest(graph.dense, scores, 0.3, Limits())
+    state = plan_cut(graph.dense, first, Limits()).after
+    second, _ = lowest(state, scores, 0.6, Limits())
+    both = plan_cut(state, second, Limits()).after
+    once, _ = lowest(graph.dense, scores, 0.6, Limits())
+    assert both == plan_cut(graph.dense, once, Limits()).after
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_each_layer_on_its_own(graph: demp.NeuronGraph):
     scores = torch.rand(graph.classes, generator=torch.Generator().manual_seed(2))
-    found, notes = lowest_of_each_layer(graph, graph.nothing_gone(), scores, 0.5, Limits())
+    found, notes = lowest_of_each_layer(graph.dense, scores, 0.5, Limits())
     assert not notes
     for layer in graph.layers:
         wanted = scores[layer.classes].argsort()[: round(layer.width / 2)].sort().values
@@ -88,12 +88,10 @@ def test_each_layer_on_its_own(graph: demp.NeuronGraph):
 
 def test_layers_may_have_floors_of_their_own_and_classes_may_be_spared():
     graph = GRAPHS[0]
-    spared = graph.nothing_gone()
+    spared = graph.none_removed()
     spared[graph.layer("act3").classes[:4]] = True
     scores = torch.zeros(graph.classes)
-    chosen, left = take(
-        graph, graph.nothing_gone(), scores, 18, Limits(), graph.layers, floors=[5, 2, 1], spared=spared
-    )
+    chosen, left = take(graph.dense, scores, 18, Limits(), graph.layers, floors=[5, 2, 1], spared=spared)
     assert [int(chosen[layer.classes].sum()) for layer in graph.layers] == [1, 3, 3]
     assert not bool((chosen & spared).any())
     assert left == 11
@@ -101,7 +99,7 @@ def test_layers_may_have_floors_of_their_own_and_classes_may_be_spared():
 
 def test_in_each_layer_a_neuron_that_several_carry_counts_once():
     scores = torch.arange(COUPLED.classes, dtype=torch.float64)
-    found, notes = lowest_of_each_layer(COUPLED, COUPLED.nothing_gone(), scores, 0.5, Limits())
+    found, notes = lowest_of_each_layer(COUPLED.dense, scores, 0.5, Limits())
     assert {name: int(flags.sum()) for name, flags in found.items()} == {"stem_act": 3, "act1": 4, "act2": 3}
     assert notes == ()
 
@@ -110,6 +108,6 @@ def test_what_is_not_ranked_stays():
     graph = GRAPHS[0]
     scores = torch.arange(graph.classes, dtype=torch.float64)
     scores[graph.layer("act1").classes] = torch.inf
-    found, notes = lowest(graph, graph.nothing_gone(), scores, 0.6, Limits())
+    found, notes = lowest(graph.dense, scores, 0.6, Limits())
     assert {name: int(flags.sum()) for name, flags in found.items()} == {"act2": 4, "act3": 6}
     assert notes[0].startswith("stopped at neuron sparsity 0.556 of 0.6")

@@ -106,14 +106,14 @@ def test_a_method_that_was_kept_from_cutting_selects_again():
     train_steps(model, optimizer, IMAGE, range(marks[1] - 1))
     before = replaced(model)
     train_steps(model, optimizer, IMAGE, range(marks[1] - 1, marks[1]))
-    assert pruner.history[-1].notes[0].startswith("skipped") and pruner.graph.at(pruner.gone).neurons == 18
+    assert pruner.history[-1].notes[0].startswith("skipped") and pruner.state.neurons == 18
     model.act1 = before
     train_steps(model, optimizer, IMAGE, range(marks[1], marks[1] + 1))
     cut = pruner.history[-1]
     assert cut.step == marks[1] + 1 and cut.removed > 0 and cut.drift < 1e-10
     train_steps(model, optimizer, IMAGE, range(marks[1] + 1, 40))
     pruner.finish()
-    assert pruner.graph.at(pruner.gone).neurons == 10
+    assert pruner.state.neurons == 10
 
 
 def test_a_saved_run_remembers_what_it_skipped():

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused(arguments: tuple, words: str):
 
 def axes_of(model: nn.Module, graph: demp.NeuronGraph, on: str) -> dict[tuple[str, int], list[int]]:
     names = {id(p): name for name, p in model.named_parameters()}
-    slices = Penalised(model, graph, on).slices(graph.nothing_gone())
+    slices = Penalised(model, graph, on).slices(graph.dense)
     return {(names[id(s.parameter)], s.axis): s.classes.tolist() for s in slices}
 
 
@@ -166,14 +166,14 @@ def test_after_a_cut_every_weight_keeps_the_slope_of_its_own_class(on: str, join
     dead["act1"][[0, 5]] = True
     dead["act2"][[1, 4]] = True
     dead["stem_act"][[4, 2] if joins else [1, 4]] = True
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     for name, flags in dead.items():
         gone[graph.layer(name).classes[flags]] = True
     factors = torch.rand(graph.classes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     factors[0] = 0.0
     penalty = Penalty("group-lasso", 0.5, on) if on == "channels" else Penalty("l2", 0.5, on, factors)
     penalised = Penalised(model, graph, on)
-    penalised.add_gradient(penalty, graph.nothing_gone(), None)
+    penalised.add_gradient(penalty, graph.dense, None)
     with torch.no_grad():  # what goes is zero, so that the norms of what stays are the same before and after
         for slot in graph.slots:
             tensor = comparing.tensors_of(model)[slot.tensor]
@@ -181,17 +181,15 @@ def test_after_a_cut_every_weight_keeps_the_slope_of_its_own_class(on: str, join
                 tensor.index_fill_(slot.axis, gone[slot.classes].nonzero().flatten(), 0.0)
     for p in model.parameters():
         p.grad = None
-    penalised.add_gradient(penalty, graph.nothing_gone(), None)
+    penalised.add_gradient(penalty, graph.dense, None)
     before = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    from demp.surgery import Plan, execute, record_of
+    from demp.surgery import LiveModel, Plan, VerifyOptions, execute, record_of
 
-    execute(
-        model, graph, Plan(graph.nothing_gone(), gone, {}), example_inputs=(examples(IMAGE),), verify=False,
-        base=record_of(model),
-    )  # fmt: skip
+    plan = Plan(graph.dense, graph.at(gone), {})
+    execute(LiveModel(model, base=record_of(model)), plan, VerifyOptions((examples(IMAGE),), verify=False))
     for p in model.parameters():
         p.grad = None
-    penalised.add_gradient(penalty, gone, None)
+    penalised.add_gradient(penalty, plan.after, None)
     kept = record_of(model).kept
     for name, parameter in model.named_parameters():
         assert (name in before) == (parameter.grad is not None)

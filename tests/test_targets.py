@@ -34,7 +34,7 @@ def test_a_neuron_dead_behind_one_norm_and_alive_behind_another_is_live():
     live = LiveNeurons(model, graph, mask="neuron-gradient", weights_only=False, others=True)
     model(x).square().sum().backward()
     live.look()
-    masks = {id(t.parameter): t.mask for t in live.targets(graph.nothing_gone())}
+    masks = {id(t.parameter): t.mask for t in live.targets(graph.dense)}
 
     def alive(parameter: nn.Parameter) -> list[bool]:
         mask = masks[id(parameter)]
@@ -59,7 +59,7 @@ def test_a_norm_behind_the_activation_is_no_witness():
     live = LiveNeurons(model, graph, mask="neuron-gradient", weights_only=False, others=True)
     model(x).square().sum().backward()
     live.look()
-    masks = {id(t.parameter): t.mask for t in live.targets(graph.nothing_gone())}
+    masks = {id(t.parameter): t.mask for t in live.targets(graph.dense)}
     for parameter in (model[0].weight, model[0].bias):
         mask = masks[id(parameter)]
         assert mask is not None and mask.flatten().tolist() == [True, False, True, True]

@@ -77,7 +77,7 @@ def test_slices_of_rising_parameters_turn_their_sign(penalty):
     slopes = {}
     for rising in ((), {id(model.fc1.weight)}):
         model.zero_grad()
-        Penalised(model, graph, penalty.on).add_gradient(penalty, graph.nothing_gone(), None, rising=rising)
+        Penalised(model, graph, penalty.on).add_gradient(penalty, graph.dense, None, rising=rising)
         slopes[bool(rising)] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert slopes[False].keys() == slopes[True].keys() >= {"fc1.weight", "fc2.weight"}
     for name, slope in slopes[False].items():

@@ -147,7 +147,7 @@ def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> No
             "choose a method that has one, for example demp"
         )
     graph, goals = meter.graph, meter.goals(config.budget)
-    nobody = graph.nothing_gone()
+    nobody = graph.none_removed()
     equal = torch.ones(graph.classes)
     least = choose(meter, nobody, dict.fromkeys(goals, 0.0), Question(importance=equal, limits=config.limits())).chosen
     missed = meter.lack(goals, least)

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from demp import ranks
 from demp.errors import UsageError
 from demp.gate_slots import along, gate_slots, layer_weights, output_slots
-from demp.graph import NeuronGraph, Slot
+from demp.graph import GraphState, Slot
 from demp.graph.forward import as_inputs, copied, evaluating, first_names, module_stack
 from demp.graph.joins import SumWatch
 
@@ -71,14 +71,13 @@ class Scores:
 
 def scores(
     model: nn.Module,
-    graph: NeuronGraph,
-    gone: Tensor,
+    state: GraphState,
     scoring: Scoring,
     batches: Iterable[Any],
     loss_fn: Loss,
     group: ranks.Group = None,
 ) -> Scores:
-    """The derivative of each class's gate: signed, float64, 0 where a class is gone or carries no neuron.
+    """The derivative of each class's gate: signed, float64, 0 where a class is removed or carries no neuron.
 
     ``batches`` are pairs of inputs and targets. Weights, buffers, gradients, modes and random state stay as they are.
     Among several ranks the mean over them, equal on all. Nothing is drawn at random: dropout is off.
@@ -86,7 +85,7 @@ def scores(
     Raises:
         UsageError: no batch, a batch that is no pair, a loss that no gate moves.
     """
-    gated = Gated(model, graph, gone, scoring)
+    gated = Gated(model, state, scoring)
     derivative = {"sensitivity": sensitivity, "weight-flow": weight_flow, "gate-flow": gate_flow}[scoring.kind]
     with ranks.together(group):
         chosen = first(batches, scoring.batches)
@@ -129,9 +128,9 @@ def size_of(inputs: Any) -> int:
 class Gated:
     """A model as a function of its gates."""
 
-    def __init__(self, model: nn.Module, graph: NeuronGraph, gone: Tensor, scoring: Scoring) -> None:
-        self.model, self.graph, self.scoring = model, graph, scoring
-        self.state = graph.at(gone)
+    def __init__(self, model: nn.Module, state: GraphState, scoring: Scoring) -> None:
+        graph = state.graph
+        self.model, self.state, self.graph, self.scoring = model, state, graph, scoring
         self.tensors, _ = first_names(model)
         self.slots = gate_slots(graph, scoring.at)
         self.flowing = layer_weights(model, self.tensors) if scoring.as_published else set(self.tensors)

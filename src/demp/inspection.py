@@ -129,7 +129,7 @@ def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Ins
     graph = trace(model, example_inputs, joins=joins)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
-    none = graph.nothing_gone()
+    none = graph.none_removed()
     total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
     sizes = owned_by(graph, names)
     counted = torch.zeros(graph.classes, dtype=torch.bool)

@@ -14,7 +14,7 @@ from demp.activity.observe import quiet
 from demp.errors import UsageError
 from demp.graph.forward import as_inputs, copied
 from demp.shrinking import ShrinkingModel
-from demp.surgery import Plan, execute
+from demp.surgery import LiveModel, Plan, VerifyOptions, execute
 
 WARM_UP, REPEATS = 2, 7
 
@@ -32,13 +32,14 @@ class LatencyClock:
 
         Among several ranks the slowest of them counts, so all must ask.
         """
-        model, graph, now = self._shrinking.model, self._shrinking.graph, self._shrinking.gone
+        model, now = self._shrinking.model, self._shrinking.state
         if shards.parts(model):
             raise UsageError("a latency budget times the whole network, and fully_shard keeps pieces of it; use flops=")
-        if bool((now & ~removed).any()):
+        if bool((now.removed & ~removed).any()):
             raise UsageError("the latency of a network with neurons that are removed already cannot be measured")
         other = copy.deepcopy(model)
-        execute(other, graph, Plan(now, removed, {}), example_inputs=self._inputs, verify=False)
+        plan = Plan(now, now.graph.at(removed), {})
+        execute(LiveModel(other), plan, VerifyOptions(self._inputs, verify=False))
         mine = timed(other, self._inputs, self._clock)
         slowest = ranks.highest((mine,), self._shrinking.group)[0]
         return mine if slowest is None else slowest

@@ -19,7 +19,7 @@ from demp.graph.forward import first_names
 from demp.pruner import Pruner
 from demp.surgery.beside import announce, beside
 from demp.surgery.record import put_record, record_of
-from demp.surgery.shrink import Ledger
+from demp.surgery.shrink import UndoLog
 from demp.widths import Widths, fit, recorded, refuse_broken, traced, whole_name
 
 logger = logging.getLogger("demp")
@@ -68,15 +68,15 @@ def load_state_dict(
     refuse_other_story(model, state_dict, found)
     parts = [(model.get_submodule(one.path), one) for one in found]
     records = [(part, record_of(part)) for part, _ in parts]
-    optimizers, ledger = holders_of(model), Ledger()
+    optimizers, undo_log = holders_of(model), UndoLog()
     kept = values_of(model) if strict and state_dict.keys() != model.state_dict(keep_vars=True).keys() else {}
     try:
-        notes = [note for part, widths in parts for note in fit(part, widths, optimizers, ledger)]
+        notes = [note for part, widths in parts for note in fit(part, widths, optimizers, undo_log)]
         if any(widths.unknown for widths in found):
             refuse_broken(model, example_inputs)
         keys = model.load_state_dict(state_dict, strict=strict)
     except Exception as error:
-        ledger.roll_back()
+        undo_log.roll_back()
         with torch.no_grad():
             for tensor, value in kept.values():
                 tensor.copy_(value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from demp.errors import UsageError
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 from demp.graph.forward import first_names
 
 
@@ -113,14 +113,15 @@ def forget(parameter: nn.Parameter, entries: Tensor, optimizers: Iterable[torch.
             tree_map_only(Tensor, clear, dict(optimizer.state[parameter]))
 
 
-def emptied(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor, dead: Tensor | None = None) -> Tensor:
+def emptied(state: GraphState, masks: Mapping[str, Tensor], dead: Tensor | None = None) -> Tensor:
     """Per class: masks took every weight that reads it, so that it can go without a change.
 
-    Who is read only by neurons that go is not read. A channel that a residual sum reads speaks there whatever its
+    Who is read only by neurons that go is not read. A channel that a residual sum reads counts there whatever its
     weights are. Of the ``dead`` (per class) those that masks took every input of go as well.
     """
-    axes, going = present(graph, masks, gone), graph.nothing_gone()
-    stays = gone.clone()
+    graph = state.graph
+    axes, going = present(state, masks), graph.none_removed()
+    stays = state.removed.clone()
     stays[0] = True
     for layer in graph.layers:
         stays[layer.classes[~layer.removable]] = True
@@ -138,10 +139,10 @@ Axes = dict[str, dict[int, Tensor]]
 """Weight -> axis -> class of each entry along it, as it lies now."""
 
 
-def present(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Axes:
+def present(state: GraphState, masks: Mapping[str, Tensor]) -> Axes:
     """The axes of all masked weights."""
-    state, axes = graph.at(gone), {name: {} for name in masks}
-    for slot in graph.slots:
+    axes: Axes = {name: {} for name in masks}
+    for slot in state.graph.slots:
         if slot.tensor in axes:
             axes[slot.tensor][slot.axis] = state.present(slot.classes)
     return axes
@@ -158,21 +159,21 @@ def left_along(mask: Tensor, axis: int, classes: Mapping[int, Tensor], going: Te
 
 def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
     """Per class: no reader that stays has a weight for it."""
-    read, speaks = graph.nothing_gone(), graph.nothing_gone()
+    read, nonzero = graph.none_removed(), graph.none_removed()
     for one in graph.reads:
         read[one.classes] = True
         if one.seat is not None or one.weight not in masks or one.weight_axis not in axes[one.weight]:
-            speaks[one.classes] = True
+            nonzero[one.classes] = True
             continue
         classes = axes[one.weight]
         left = left_along(masks[one.weight], one.weight_axis, classes, going)
-        speaks[classes[one.weight_axis][left]] = True
-    return read & ~speaks
+        nonzero[classes[one.weight_axis][left]] = True
+    return read & ~nonzero
 
 
 def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
     """Per class: no weight that makes it is left, but for its shift."""
-    made, fed = graph.nothing_gone(), graph.nothing_gone()
+    made, fed = graph.none_removed(), graph.none_removed()
     for layer in graph.layers:
         for tensor, axis in layer.producers:
             if len(graph.shapes[tensor]) < 2:
@@ -186,12 +187,13 @@ def unfed(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Te
     return made & ~fed
 
 
-def constant(graph: NeuronGraph, masks: Mapping[str, Tensor], gone: Tensor) -> Tensor:
+def constant(state: GraphState, masks: Mapping[str, Tensor]) -> Tensor:
     """Per class: masks took every weight that makes it, so that it says the same for every input: what its shift says.
 
     Never a channel on either side of a residual sum, or one that something else than a masked weight makes.
     """
-    found = unfed(graph, masks, present(graph, masks, gone), graph.nothing_gone()) & ~gone
+    graph = state.graph
+    found = unfed(graph, masks, present(state, masks), graph.none_removed()) & ~state.removed
     known = {pair for layer in graph.layers for pair in layer.producers}
     known |= {(read.weight, read.weight_axis) for read in graph.reads}
     for slot in graph.slots:

@@ -1,6 +1,7 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from numbers import Integral
@@ -26,6 +27,7 @@ from demp.budgets import Meter, sizes_of
 from demp.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.errors import DempError, UsageError
 from demp.gates import Loss
+from demp.graph import GraphState
 from demp.graph.forward import set_forward
 from demp.initialization import draw_weights
 from demp.latency import LatencyClock
@@ -228,14 +230,20 @@ class Pruner:
         return not self._detached
 
     @property
+    def state(self) -> GraphState:
+        """The network as it is now."""
+        return self._shrinking.state
+
+    @property
     def gone(self) -> Tensor:
-        """Which classes of neurons are gone, in dense numbering."""
-        return self._shrinking.gone
+        """What version 0.1 called the removed classes."""
+        warnings.warn("pruner.gone is pruner.state.removed", DeprecationWarning, stacklevel=2)
+        return self.state.removed
 
     @property
     def flops(self) -> int:
         """FLOPs of one forward of one example through the network as it is now."""
-        return self._shrinking.flops
+        return self.state.flops()
 
     # The two moments of a step -----------------------------------------------------------------------
 
@@ -253,7 +261,7 @@ class Pruner:
         if penalty is not None and self.wants.penalty_in == "gradient":
             moved = self._moved()
             rising = frozenset(p for p, group in moved.items() if group.get("maximize"))
-            self._penalised.add_gradient(penalty, self.gone, self._loss_scale(), moved.keys(), rising)
+            self._penalised.add_gradient(penalty, self.state, self._loss_scale(), moved.keys(), rising)
         self.masks.hold_gradients()
         if not moves:
             for parameter in self.model.parameters():
@@ -262,7 +270,7 @@ class Pruner:
 
     def _watch(self) -> None:
         """Show the method how the loss answers to every neuron, before anything is added to the gradients."""
-        found = self._scales.sensitivity(self.gone)
+        found = self._scales.sensitivity(self.state)
         if found is not None:
             scale = self._loss_scale()
             self.method.watch(found if scale is None else found / scale.to(found.device))
@@ -293,11 +301,11 @@ class Pruner:
         noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
             lr_of = {p: float(group["lr"]) for p, group in self._moved().items()} if noise.times_lr else None
-            targets = [t for t in self._live.targets(self.gone, lr_of) if id(t.parameter) in (self._moving or ())]
+            targets = [t for t in self._live.targets(self.state, lr_of) if id(t.parameter) in (self._moving or ())]
             noise_module.add_noise(targets, noise, seed=self.seed, step=self.step, scratch=self._scratch)
         shrink = self._pushes.shrink(self.step)
         if shrink is not None:
-            self._scales.apply(shrink, self.gone, self._shrinking.tensors_of_copies(), self._moving)
+            self._scales.apply(shrink, self.state, self._shrinking.tensors_of_copies(), self._moving)
         self.masks.hold_weights()
         self._moving, self._final = None, False
         self.step += 1
@@ -317,7 +325,7 @@ class Pruner:
     def penalty_loss(self) -> Tensor:
         """The penalty as a differentiable term, for ``penalty_in="loss"``."""
         penalty = self._pushes.penalty(self.step)
-        return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.gone)
+        return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self.state)
 
     @outside_autocast()
     def finish(self) -> CutReport:
@@ -366,7 +374,7 @@ class Pruner:
 
     def _seen(self) -> LiveView:
         """The run as the method sees it now."""
-        self._view.gone, self._view.step, self._view.group = self.gone, self.step, self._shrinking.group
+        self._view.state, self._view.step, self._view.group = self.state, self.step, self._shrinking.group
         return self._view
 
     def _is_due(self, step: int) -> bool:
@@ -464,7 +472,7 @@ class Pruner:
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
-            self._judge.look_ahead(self.gone, self.step, self.total_steps, self._is_due, fresh=fresh)
+            self._judge.look_ahead(self.state, self.step, self.total_steps, self._is_due, fresh=fresh)
 
     # What the optimizers know -------------------------------------------------------------------------
 
@@ -491,7 +499,7 @@ class Pruner:
             "step": self.step,
             "seed": self.seed,
             "total_steps": self.total_steps,
-            "gone": self.gone.clone(),
+            "gone": self.state.removed.clone(),
             "postponed": self._postponement.waiting,
             "method_state": self.method.state_dict(),
             "judge": self._judge.state_dict(with_inputs=self.step >= self.total_steps),
@@ -534,6 +542,6 @@ class Pruner:
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
         self._judge.seed = self.seed
-        self._judge.load_state_dict(state["judge"], self.gone)
+        self._judge.load_state_dict(state["judge"], self.state)
         if self._detached:
             self._judge.close()

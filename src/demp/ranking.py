@@ -6,45 +6,45 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from demp.graph import Layer, NeuronGraph
+from demp.graph import GraphState, Layer, NeuronGraph
 from demp.surgery import Limits
 
 
 def lowest(
-    graph: NeuronGraph, gone: Tensor, scores: Tensor, target: float, limits: Limits
+    state: GraphState, scores: Tensor, target: float, limits: Limits
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Layer name -> neurons to remove so that ``target`` of the dense neurons is gone; and what is to be said about it.
+    """Layer name -> neurons to remove so that ``target`` of the dense neurons is; and what is to be said about it.
 
     ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
     ties go in the order of the network. A neuron that several layers carry counts in each. No layer falls below the
     floor: where it would, the ranking goes on with the rest, and if the target cannot be reached it stops there and
     says so.
     """
-    wanted = round(target * graph.dense.neurons) - (graph.dense.neurons - graph.at(gone).neurons)
-    chosen, left = take(graph, gone, scores, wanted, limits, graph.layers)
-    notes = (short(graph, gone | chosen, target),) if left > 0 else ()
+    graph = state.graph
+    wanted = round(target * graph.dense.neurons) - (graph.dense.neurons - state.neurons)
+    chosen, left = take(state, scores, wanted, limits, graph.layers)
+    notes = (short(state.without(chosen), target),) if left > 0 else ()
     return flags(graph, chosen), notes
 
 
 def lowest_of_each_layer(
-    graph: NeuronGraph, gone: Tensor, scores: Tensor, target: float, limits: Limits
+    state: GraphState, scores: Tensor, target: float, limits: Limits
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The same with ``target`` reached in every layer on its own."""
-    chosen, missed = gone.clone(), False
-    for layer in graph.layers:
-        wanted = round(target * layer.width) - int(chosen[layer.classes].sum())
-        more, left = take(graph, chosen, scores, wanted, limits, (layer,))
-        chosen, missed = chosen | more, missed or left > 0
-    notes = (short(graph, chosen, target),) if missed else ()
-    return flags(graph, chosen & ~gone), notes
+    after, missed = state, False
+    for layer in state.graph.layers:
+        wanted = round(target * layer.width) - int(after.removed[layer.classes].sum())
+        more, left = take(after, scores, wanted, limits, (layer,))
+        after, missed = after.without(more), missed or left > 0
+    notes = (short(after, target),) if missed else ()
+    return flags(state.graph, after.removed & ~state.removed), notes
 
 
 RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
 
 
 def take(
-    graph: NeuronGraph,
-    gone: Tensor,
+    state: GraphState,
     scores: Tensor,
     wanted: int,
     limits: Limits,
@@ -58,10 +58,11 @@ def take(
     A class whose neurons in these layers are more than are wanted is passed over. ``floors`` has one per layer of the
     graph, in place of the common one; ``spared`` classes stay.
     """
+    graph, removed = state.graph, state.removed
     least = [limits.floor] * len(graph.layers) if floors is None else floors
     carriers: dict[int, list[int]] = {}
-    widths = [int((~gone[layer.classes]).sum()) for layer in graph.layers]
-    barred, open_to = gone.clone(), torch.zeros_like(gone)
+    widths = [int((~removed[layer.classes]).sum()) for layer in graph.layers]
+    barred, open_to = removed.clone(), torch.zeros_like(removed)
     barred[0] = True
     if spared is not None:
         barred |= spared
@@ -78,7 +79,7 @@ def take(
         open_to[layer.classes] = True
     candidates = (open_to & ~barred).nonzero().flatten()
     order = candidates[torch.sort(scores[candidates], stable=True).indices]
-    chosen, too_big = graph.nothing_gone(), False
+    chosen, too_big = graph.none_removed(), False
     for c in order.tolist():
         if wanted <= 0:
             break
@@ -102,9 +103,9 @@ def flags(graph: NeuronGraph, classes: Tensor) -> dict[str, Tensor]:
     return {name: flag for name, flag in marked.items() if bool(flag.any())}
 
 
-def short(graph: NeuronGraph, gone: Tensor, target: float) -> str:
+def short(state: GraphState, target: float) -> str:
     """The target was out of reach."""
-    reached = 1 - graph.at(gone).neurons / graph.dense.neurons
+    reached = 1 - state.neurons / state.graph.dense.neurons
     return (
         f"stopped at neuron sparsity {reached:.3f} of {target:g}: every layer left is at its floor, excluded or refused"
     )

@@ -14,7 +14,17 @@ from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.graph.forward import first_names
 from demp.outside import OutsideReaders
-from demp.surgery import ConstantRules, CutReport, Limits, Plan, execute, plan_cut, record_of
+from demp.surgery import (
+    ConstantRules,
+    CutReport,
+    Limits,
+    LiveModel,
+    Plan,
+    VerifyOptions,
+    execute,
+    plan_cut,
+    record_of,
+)
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
 from demp.surgery.finite import refuse_not_finite
@@ -37,7 +47,7 @@ class StillWaitingError(CutError):
 class ShrinkingModel:
     """One model under one pruner.
 
-    ``gone`` says in dense numbering which classes of neurons are gone, ``flops`` what one forward costs now. Wrappers
+    ``state`` is the network as it is now. Wrappers
     and ranks may come after the pruner: ``look_around`` finds them.
     """
 
@@ -52,8 +62,7 @@ class ShrinkingModel:
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
         refuse_copy_inside(self.model, self.graph)
-        self.gone = self.graph.nothing_gone()
-        self.flops = self.graph.at(self.gone).flops()
+        self.state = self.graph.dense
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
         """Optimizers beside them whose state must follow a cut."""
@@ -95,7 +104,7 @@ class ShrinkingModel:
         """
         copies = with_copy(self.copies, given, self.model)
         for copied in copies[len(self.copies) :]:
-            refuse_misfit(copied, self.model, self.graph.at(self.gone).shapes, cut=bool(self.gone.any()))
+            refuse_misfit(copied, self.model, self.state.shapes, cut=bool(self.state.removed.any()))
         self.copies = copies
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
@@ -124,7 +133,7 @@ class ShrinkingModel:
         """
         if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
             self._state_known = True
-            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.graph.at(self.gone).shapes)
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.state.shapes)
 
     def begin_check(self, *, finishing: bool, at_once: bool) -> None:
         """A check must wait where gradients or a forward do; ``finishing``: no cut waits for a backward any more.
@@ -181,13 +190,14 @@ class ShrinkingModel:
         Of neurons that could go, those that ``ranking`` (one number per class) puts highest stay for floors and the
         like.
         """
-        plan = plan_cut(self.graph, self.gone, neurons, limits, ranking)
+        plan = plan_cut(self.state, neurons, limits, ranking)
         if not plan.empty:
             self._refuse_held()
             self.warn_of_copies()
-        report, plan = self._execute(plan, examples, exact=exact, constants=constants, step=step, judged=judged)
+        options = VerifyOptions(examples, exact, constants=constants, outputs=self._outputs)
+        report, plan = execute(self._live(), plan, options, step=step, judged=judged)
         report = dataclasses.replace(report, notes=(*report.notes, *notes))
-        self.gone, self.flops = plan.after, report.flops_after
+        self.state = plan.after
         self._parts = parts_of(self.model)
         self.history.append(report)
         self.cuts += report.happened
@@ -195,44 +205,28 @@ class ShrinkingModel:
 
     def skip(self, step: int, note: str) -> CutReport:
         """Nothing could be taken at this check; the report that says so joins the history."""
-        report = nothing_removed(self.graph, self.gone, dict(self.model.named_parameters()), step=step, notes=(note,))
+        report = nothing_removed(self.state, dict(self.model.named_parameters()), step=step, notes=(note,))
         self.history.append(report)
         return report
 
-    def replay(self, gone: Tensor, examples: Any) -> None:
+    def replay(self, removed: Tensor, examples: Any) -> None:
         """Have the widths of a saved run at once: take what its cuts took, and give back, as zeros, what it still had.
 
         Raises:
             UsageError: the saved run is of another model.
         """
-        if len(gone) != self.graph.classes:
+        if len(removed) != self.graph.classes:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         self.look_around()
-        gone = gone.bool().cpu()
+        after = self.graph.at(removed.bool().cpu())
         refuse_replaced_parts(self.model, self._parts)
-        if bool((self.gone & ~gone).any()):
-            go_back(self.model, self.graph, self.gone, gone, example_inputs=examples, **self._holders())
+        if bool((self.state.removed & ~after.removed).any()):
+            go_back(self._live(), self.state, after, example_inputs=examples)
         else:
-            self._execute(Plan(self.gone, gone, {}), examples, verify=False)
-        self.gone, self.flops, self._parts = gone, self.graph.at(gone).flops(), parts_of(self.model)
+            execute(self._live(), Plan(self.state, after, {}), VerifyOptions(examples, verify=False))
+        self.state, self._parts = after, parts_of(self.model)
 
-    def _execute(self, plan: Plan, examples: Any, **how: Any) -> tuple[CutReport, Plan]:
-        return execute(
-            self.model,
-            self.graph,
-            plan,
-            example_inputs=examples,
-            group=self.group,
-            outputs=self._outputs,
-            **self._holders(),
-            **how,
-        )
-
-    def _holders(self) -> dict[str, Any]:
-        """Who must follow when the model takes other widths."""
-        return {
-            "optimizers": (*self.optimizers, *self.others()),
-            "copies": (*self.copies, Copy("masks", self.masks)),
-            "base": self._base,
-            "wrappers": self.wrappers,
-        }
+    def _live(self) -> LiveModel:
+        """The model as it is now, with all that must follow when it takes other widths."""
+        optimizers, copies = (*self.optimizers, *self.others()), (*self.copies, Copy("masks", self.masks))
+        return LiveModel(self.model, optimizers, copies, self._base, self.wrappers, self.group)

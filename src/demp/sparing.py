@@ -67,7 +67,7 @@ def dead_in_copies(
         fit = partial(inputs_for, copied.module, shrinking.model)
         with shards.whole(copied.module):
             try:
-                dead = judge.verdict_on_copy(copied.module, fit, shrinking.gone, step).dead
+                dead = judge.verdict_on_copy(copied.module, fit, shrinking.state, step).dead
             except Exception as error:  # the user's forward may raise anything
                 why = f"{error}".strip().split("\n")[0] or type(error).__name__
                 silent.append(f"the copy {copied.name} does not run ({why}), so nobody knows who is alive in it")

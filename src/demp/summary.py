@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 from demp.length import Pushes
 from demp.surgery import CutReport
 
@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def removed(self) -> int:
-        """Neurons that are gone."""
+        """Neurons that were removed."""
         return self.neurons[0] - self.neurons[1]
 
     def head(self) -> str:
@@ -102,14 +102,14 @@ def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
         ahead=ended(step, total_steps, method.unfinished(step))
         if pruner.finished
         else next_check(step, total_steps, method.is_due, at_work=pruner.at_work),
-        **totals(pruner.model, pruner.graph, pruner.gone),
+        **totals(pruner.model, pruner.state),
     )
 
 
 def metrics_of(pruner: Any, pushes: Pushes, cuts: int) -> dict[str, float]:
     """What a log line needs; cheap."""
     penalty, noise = pushes.penalty(pruner.step), pushes.noise(pruner.step)
-    alive, total = pruner.graph.at(pruner.gone).neurons, pruner.graph.dense.neurons
+    alive, total = pruner.state.neurons, pruner.graph.dense.neurons
     return {
         "demp/strength": penalty.strength if penalty else 0.0,
         "demp/noise_std": noise.std if noise else 0.0,
@@ -122,9 +122,9 @@ def metrics_of(pruner: Any, pushes: Pushes, cuts: int) -> dict[str, float]:
     }
 
 
-def totals(model: nn.Module, graph: NeuronGraph, gone: Tensor) -> dict[str, Any]:
+def totals(model: nn.Module, now: GraphState) -> dict[str, Any]:
     """Before and after of a network, whole and by layer."""
-    names, dense, now = {name for name, _ in model.named_parameters()}, graph.dense, graph.at(gone)
+    names, dense = {name for name, _ in model.named_parameters()}, now.graph.dense
     return {
         "neurons": (dense.neurons, now.neurons),
         "parameters": (dense.parameters(names), now.parameters(names)),

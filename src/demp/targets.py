@@ -97,36 +97,36 @@ class Penalised:
         slots = (making_slots(graph) if on == "producers" else channel_slots(graph)) if self._sliced else []
         self._axes = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
         self._slices: list[Slices] = []
-        self._at: Tensor | None = None
+        self._at: GraphState | None = None
 
-    def slices(self, gone: Tensor) -> list[Slices]:
+    def slices(self, state: GraphState) -> list[Slices]:
         """Slices at present widths, in the order in which they lie; made anew only after a cut."""
-        if self._at is None or not torch.equal(self._at, gone):
-            mine = self._graph.at(gone).owners(slot for _, slot in self._axes)
+        if self._at != state:
+            mine = state.owners(slot for _, slot in self._axes)
             self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
-            self._at = gone.clone()
+            self._at = state
         return self._slices
 
     def add_gradient(
         self,
         penalty: Penalty,
-        gone: Tensor,
+        state: GraphState,
         loss_scale: Tensor | None,
         moved: Collection[int] | None = None,
         rising: Collection[int] = (),
     ) -> None:
         """See ``penalties.add_gradient``; with ``moved``, only those parameters get one (ids)."""
         if self._sliced:
-            slices = [one for one in self.slices(gone) if moved is None or id(one.parameter) in moved]
+            slices = [one for one in self.slices(state) if moved is None or id(one.parameter) in moved]
             penalties.add_slice_gradient(slices, penalty, loss_scale, rising)
         else:
             parameters = [p for p in trainable(*self._candidates) if moved is None or id(p) in moved]
             penalties.add_gradient(parameters, penalty, loss_scale, rising)
 
-    def value(self, penalty: Penalty, gone: Tensor) -> Tensor:
+    def value(self, penalty: Penalty, state: GraphState) -> Tensor:
         """See ``penalties.value``."""
         if self._sliced:
-            return penalties.slice_value(self.slices(gone), penalty)
+            return penalties.slice_value(self.slices(state), penalty)
         return penalties.value(trainable(*self._candidates), penalty)
 
 
@@ -182,10 +182,9 @@ class LiveNeurons:
         """Take the verdict of a check, for the mask ``last-check``."""
         self.dead_classes = self._graph.agreed(dead)
 
-    def targets(self, gone: Tensor, lr_of: dict[int, float] | None = None) -> list[Target]:
+    def targets(self, state: GraphState, lr_of: dict[int, float] | None = None) -> list[Target]:
         """Noise targets of this step."""
         factors = lr_of or {}
-        state = self._graph.at(gone)
         found = []
         for unit in self._units:
             if unit.parameter.requires_grad:

@@ -1,5 +1,6 @@
 """What a method may see of a live run: the concrete ``demp.methods.View``."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,7 @@ def refuse_missing(name: str, wants: Wants, batches: Batches | None, loss_fn: Lo
 
 
 class LiveView:
-    """One run as its method sees it; the pruner keeps ``total_steps``, ``gone``, ``step``, ``final`` and ``group``."""
+    """One run as its method sees it; the pruner keeps ``total_steps``, ``state``, ``step``, ``final`` and ``group``."""
 
     def __init__(
         self, model: nn.Module, meter: Meter, judge: Judge, examples: Examples, masks: Masks, scales: OutputScales
@@ -66,12 +67,18 @@ class LiveView:
         self._model, self._judge, self._examples, self._masks = model, judge, examples, masks
         self.meter, self.graph = meter, meter.graph
         self._scales = scales
-        self.total_steps, self.gone = 0, meter.graph.nothing_gone()
+        self.total_steps, self.state = 0, meter.graph.dense
         self.step, self.final, self.group = 0, False, None
         self.judged = dict(NOTHING_JUDGED)
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
         self.found: Verdict | None = None
         self._judged_at = -1
+
+    @property
+    def gone(self) -> Tensor:
+        """What version 0.1 called the removed classes."""
+        warnings.warn("view.gone is view.state.removed", DeprecationWarning, stacklevel=2)
+        return self.state.removed
 
     @property
     def seed(self) -> int:
@@ -97,7 +104,7 @@ class LiveView:
         if self.found is None or self._judged_at != self.step:
             self._judged_at = self.step
             with shards.whole(self._model), ranks.together(self.group):
-                mine = self._judge.verdict(self.gone, self.step)
+                mine = self._judge.verdict(self.state, self.step)
             self.found = agreed(mine, self.group)
             self._count(self.found.batches, self.found.examples, self.found.examples)
         return self.found
@@ -107,9 +114,7 @@ class LiveView:
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that scores says so in wants()"
         with shards.whole(self._model):
-            found = scores(
-                self._model, self.graph, self.gone, scoring, self._examples.pairs(self.step), loss_fn, self.group
-            )
+            found = scores(self._model, self.state, scoring, self._examples.pairs(self.step), loss_fn, self.group)
         self._count(found.batches, found.examples, found.forwards)
         return found.values
 
@@ -118,7 +123,7 @@ class LiveView:
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that asks for the loss says scores=True in wants()"
         with shards.whole(self._model):
-            gated = Gated(self._model, self.graph, self.gone, Scoring(batches=batches, batch_statistics=True))
+            gated = Gated(self._model, self.state, Scoring(batches=batches, batch_statistics=True))
             with ranks.together(self.group):
                 pairs = first(self._examples.pairs(self.step), batches)
             with gated.ready(), torch.no_grad():
@@ -135,13 +140,13 @@ class LiveView:
             chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self.step), strict=False)]
             if not chosen:
                 raise UsageError("there is no batch to look at; give at least one batch of training examples")
-        found, count, examples = share_of_zeros(self._model, self.graph, self.gone, chosen, self.group)
+        found, count, examples = share_of_zeros(self._model, self.state, chosen, self.group)
         self._count(count, examples, examples)
         return found
 
     def scales(self) -> Tensor:
         """Sizes of the neurons' scales."""
-        return self._scales.sizes(self.gone)
+        return self._scales.sizes(self.state)
 
     def parameters(self) -> Mapping[str, Tensor]:
         """Trainable parameters by first name."""

@@ -16,7 +16,7 @@ from demp.graph.forward import as_inputs, first_names
 from demp.graph.joins import joins_from_plain, model_joins
 from demp.surgery.record import Record, put_record, record_from_plain, record_of
 from demp.surgery.refit import Sources, forget_states, refit_states, refit_tensors, refuse_unsaved
-from demp.surgery.shrink import Ledger, shown_sizes
+from demp.surgery.shrink import UndoLog, shown_sizes
 
 Shapes = dict[str, tuple[int, ...]]
 OTHER = "build the model with the arguments it was trained with"
@@ -109,7 +109,7 @@ def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> 
     graph = trace(model, example_inputs)
     known = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
     widths: dict[tuple[int, ...], tuple[int, str]] = {}
-    smaller = graph.nothing_gone()
+    smaller = graph.none_removed()
     for name, shape in shapes.items():
         for axis, (length, dense) in enumerate(zip(shape, graph.shapes[name], strict=True)):
             if length == dense:
@@ -164,27 +164,27 @@ def refuse_broken(model: nn.Module, example_inputs: Any) -> None:
 # Carrying it out ----------------------------------------------------------------------------------------
 
 
-def fit(part: nn.Module, widths: Widths, optimizers: Iterable[Optimizer], ledger: Ledger) -> tuple[str, ...]:
+def fit(part: nn.Module, widths: Widths, optimizers: Iterable[Optimizer], undo_log: UndoLog) -> tuple[str, ...]:
     """Give a module these widths; what has to be said of optimizers. Entries that return are zero."""
     tensors, optimizers = first_names(part)[0], tuple(optimizers)
-    forgot = refit_states(optimizers, tensors, widths.sources, ledger)
-    forgot += forget_states(optimizers, [tensors[name] for name in widths.unknown], ledger)
-    refit_tensors([tensors], widths.sources, ledger)
+    forgot = refit_states(optimizers, tensors, widths.sources, undo_log)
+    forgot += forget_states(optimizers, [tensors[name] for name in widths.unknown], undo_log)
+    refit_tensors([tensors], widths.sources, undo_log)
     for name in widths.unknown:
-        ledger.put(tensors[name], tensors[name].new_zeros(widths.shapes[name]))
+        undo_log.put(tensors[name], tensors[name].new_zeros(widths.shapes[name]))
     changed = {name.rpartition(".")[0] for name in (*widths.sources, *widths.unknown)}
     for path, module in part.named_modules():
         sizes = dict(widths.sizes.get(path, {}))
         if "groups" in sizes:
-            ledger.attribute(module, "groups", sizes["groups"])
+            undo_log.attribute(module, "groups", sizes["groups"])
         if path in changed:
             sizes |= shown_sizes(module)
         for attribute, value in sizes.items():
             if hasattr(module, attribute):
-                ledger.attribute(module, attribute, value)
+                undo_log.attribute(module, attribute, value)
     for path in {*model_joins(part), *widths.joins}:
-        ledger.joins(part.get_submodule(path), widths.joins.get(path, {}))
+        undo_log.joins(part.get_submodule(path), widths.joins.get(path, {}))
     for path in {*model_calls(part), *widths.calls}:
-        ledger.calls(part.get_submodule(path), widths.calls.get(path, {}))
+        undo_log.calls(part.get_submodule(path), widths.calls.get(path, {}))
     put_record(part, widths.record)
     return tuple(f"{name} forgot what it knew of some parameters" for name in dict.fromkeys(forgot))

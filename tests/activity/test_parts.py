@@ -201,7 +201,7 @@ def test_of_a_reader_with_several_uses_nobody_can_tell_which_one_a_part_runs():
     kill_linear(model.fc1, [0])
     graph = demp.trace(model, (examples(VECTOR),))
     window = Window(model, graph, Criterion())
-    window.open(graph.nothing_gone())
+    window.open(graph.dense)
     model.one(examples(VECTOR))
     assert not any(bool(flags.any()) for flags in window.verdict().dead.values())
     model(examples(VECTOR))
@@ -212,11 +212,11 @@ def test_a_saved_window_goes_on_with_parts_and_in_evaluation():
     model = with_dead().eval()
     graph = demp.trace(model, (examples(VECTOR),))
     windows = [Window(net, graph, Criterion()) for net in (model, copy.deepcopy(model))]
-    windows[0].open(graph.nothing_gone())
+    windows[0].open(graph.dense)
     for step in range(3):
         model.net(examples(VECTOR, seed=step))
         windows[0].step()
-    windows[1].open(graph.nothing_gone())
+    windows[1].open(graph.dense)
     windows[1].load_state_dict(copy.deepcopy(windows[0].state_dict()))
     for window in windows:
         window._model.net(examples(VECTOR, seed=9))

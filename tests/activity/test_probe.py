@@ -117,8 +117,8 @@ def test_settled_probes_stop_early_with_the_same_dead():
         model.fc.bias[:] = 100.0
     graph = demp.trace(model, (examples(IMAGE),))
     batches = [(examples(IMAGE, seed=s),) for s in range(5)]
-    short = probe(model, graph, graph.nothing_gone(), batches, Criterion(), until_settled=True)
-    full = probe(model, graph, graph.nothing_gone(), batches, Criterion())
+    short = probe(model, graph.dense, batches, Criterion(), until_settled=True)
+    full = probe(model, graph.dense, batches, Criterion())
     assert (short.batches, short.examples, full.batches, full.examples) == (1, 8, 5, 40)
     assert all(torch.equal(short.dead[name], full.dead[name]) for name in full.dead)
 
@@ -163,7 +163,7 @@ def test_no_batches_is_an_error():
     model = build(Mlp)
     graph = demp.trace(model, (examples(VECTOR),))
     with pytest.raises(UsageError, match="no batches to judge death on"):
-        probe(model, graph, graph.nothing_gone(), [], Criterion())
+        probe(model, graph.dense, [], Criterion())
 
 
 class MixedConcat(nn.Module):
@@ -241,10 +241,10 @@ def test_removed_neurons_are_neither_dead_nor_alive_for_a_probe():
     dead = brute_force(model, [examples(IMAGE)])
     report = demp.cut(model, dead, example_inputs=(examples(IMAGE),))
     assert report.removed == sum(int(flags.sum()) for flags in dead.values())
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     for layer in graph.layers:
         gone[layer.classes[dead[layer.name]]] = True
-    again = probe(model, graph, gone, [examples(IMAGE)], Criterion())
+    again = probe(model, graph.at(gone), [examples(IMAGE)], Criterion())
     assert not any(bool(flags.any()) for flags in again.dead.values())
     assert {name: len(flags) for name, flags in again.dead.items()} == WIDTHS[PlainNet]
 

@@ -18,7 +18,7 @@ SATURATED = Criterion(kind="saturated")
 
 def judged(model: nn.Module, batches, criterion: Criterion = SATURATED, **options):
     graph = demp.trace(model, batches[0])
-    return probe(model, graph, graph.nothing_gone(), batches, criterion, **options)
+    return probe(model, graph.dense, batches, criterion, **options)
 
 
 class Given(nn.Module):
@@ -96,7 +96,7 @@ def test_a_nan_keeps_its_neuron_and_no_other():
     x[:, 1] = x[:, 2] = 0.7
     x[3, 1] = math.nan
     graph = demp.trace(Given(4), (x,))
-    tally = Tally(graph, graph.nothing_gone(), SATURATED)
+    tally = Tally(graph.dense, SATURATED)
     tally.add(graph.reads[0], x, 1)
     assert tally.verdict()["act"].tolist() == [False, False, True, False]
 
@@ -128,7 +128,7 @@ def window_over(model: nn.Module, batches, window: Window | None = None) -> Wind
     if window is None:
         graph = demp.trace(model, batches[0])
         window = Window(model, graph, SATURATED)
-        window.open(graph.nothing_gone())
+        window.open(graph.dense)
     model.train()
     for batch in batches:
         model(*batch)
@@ -149,7 +149,7 @@ def test_a_window_sees_what_a_probe_sees_and_resumes_to_the_bit():
     state = first.state_dict()
     first.close()
     resumed = Window(model, demp.trace(model, batches[0]), SATURATED)
-    resumed.open(demp.trace(model, batches[0]).nothing_gone())
+    resumed.open(demp.trace(model, batches[0]).dense)
     resumed.load_state_dict(state)
     again = window_over(model, batches[2:], resumed).verdict()
     for name, flags in probed.dead.items():
@@ -165,9 +165,9 @@ def test_ranks_together_are_one_process_on_all_examples():
     graph = demp.trace(model, (x,))
     parts = []
     for piece in x.split([10, 30, 20]):
-        parts.append(probe(model, graph, graph.nothing_gone(), [(piece,)], SATURATED).tallies[0])
+        parts.append(probe(model, graph.dense, [(piece,)], SATURATED).tallies[0])
     together = [part.joined([other.state_dict() for other in parts]).flatness()["act"] for part in parts]
-    alone = probe(model, graph, graph.nothing_gone(), [(x,)], SATURATED)
+    alone = probe(model, graph.dense, [(x,)], SATURATED)
     for found in together:
         assert torch.equal(found.mean, together[0].mean) and torch.equal(found.deviation, together[0].deviation)
         torch.testing.assert_close(found.deviation, alone.deviations["act"], rtol=1e-9, atol=1e-12)

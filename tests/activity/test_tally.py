@@ -39,7 +39,7 @@ def batches(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_a_neuron_is_dead_if_every_batch_says_so(kind, relative, seed):
     graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
     criterion = Criterion(kind=kind, relative=relative)
-    tally, seen = Tally(graph, graph.nothing_gone(), criterion), batches(seed)
+    tally, seen = Tally(graph.dense, criterion), batches(seed)
     expected = [torch.ones(WIDTH, dtype=torch.bool) for _ in graph.layers]
     for pair in seen:
         for read, operand in zip(graph.reads, pair, strict=True):
@@ -53,7 +53,7 @@ def test_a_neuron_is_dead_if_every_batch_says_so(kind, relative, seed):
 
 def test_a_neuron_that_was_seen_alive_is_not_looked_at_again(monkeypatch):
     graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
-    tally, looks = Tally(graph, graph.nothing_gone(), Criterion()), []
+    tally, looks = Tally(graph.dense, Criterion()), []
 
     class Watched(Peaks):
         @classmethod

@@ -25,7 +25,7 @@ def injured(seed: int = 0) -> PlainNet:
 def open_window(model: nn.Module, shape: tuple[int, ...] = IMAGE, criterion: str = "auto") -> Window:
     graph = demp.trace(model, (examples(shape),))
     window = Window(model, graph, Criterion(kind=criterion))
-    window.open(graph.nothing_gone())
+    window.open(graph.dense)
     return window
 
 
@@ -88,7 +88,7 @@ def test_opening_again_forgets_and_closing_leaves_no_hooks():
     model = injured()
     window = open_window(model)
     model(examples(IMAGE))
-    window.open(demp.trace(model, (examples(IMAGE),)).nothing_gone())
+    window.open(demp.trace(model, (examples(IMAGE),)).dense)
     assert window.batches == 0
     assert hooks_on(model) > 0
     window.close()
@@ -163,7 +163,7 @@ def test_a_layer_of_which_one_reader_did_not_run_is_alive_too():
     window = open_window(model, VECTOR)
     model(examples(VECTOR))
     assert bool(window.verdict().dead["act1"][0])
-    window.open(demp.trace(model, (examples(VECTOR),)).nothing_gone())
+    window.open(demp.trace(model, (examples(VECTOR),)).dense)
     model.both = False
     model(examples(VECTOR))
     assert not bool(window.verdict().dead["act1"].any())
@@ -247,12 +247,12 @@ def test_a_shared_reader_is_watched_at_each_of_its_uses():
 def test_after_a_cut_the_window_goes_on_in_dense_numbering():
     model = injured()
     graph = demp.trace(model, (examples(IMAGE),))
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     gone[graph.layer("act1").classes[1]] = True
     demp.cut(model, {"act1": [1]}, example_inputs=(examples(IMAGE),), exact=False)
     kill(model.norm1, [2])  # at position 2 now: neuron 3
     window = Window(model, graph, Criterion())
-    window.open(gone)
+    window.open(graph.at(gone))
     model(examples(IMAGE))
     assert window.verdict().dead["act1"].nonzero().flatten().tolist() == [3]
 

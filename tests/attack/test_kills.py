@@ -55,7 +55,7 @@ def outcome(folder) -> tuple:
     return state["model"], lines
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_hundred_kills_at_random_moments(tmp_path):
     straight, out = tmp_path / "straight", tmp_path / "run"
     torch.set_num_threads(1)

@@ -67,7 +67,7 @@ def test_savings_of_one_neuron(kind, shape, resource):
 
 def test_goals():
     _, _, meter = metered(Mlp, VECTOR)
-    dense = meter.graph.nothing_gone()
+    dense = meter.graph.none_removed()
     goals = meter.goals(Budget(flops=0.5, neurons=7))
     assert goals == {"flops": 0.5 * meter.graph.at(dense).flops(), "neurons": 7.0}
     assert meter.lack(goals, dense) == {"flops": 0.5 * meter.graph.at(dense).flops(), "neurons": 15.0}
@@ -82,7 +82,7 @@ def test_latency_is_asked_once_for_each_network_and_survives_a_save():
         return 1e-3 * (10 - int(removed.sum()))
 
     _, _, meter = metered(Mlp, VECTOR, clock)
-    dense, fewer = meter.graph.nothing_gone(), some(meter.graph, 0)
+    dense, fewer = meter.graph.none_removed(), some(meter.graph, 0)
     assert meter.spent("latency", dense) == meter.spent("latency", dense) == pytest.approx(10_000)
     meter.spent("latency", fewer)
     assert asked == [0, int(fewer.sum())]
@@ -101,4 +101,4 @@ def test_latency_without_a_clock_is_refused():
 def test_tied_weights_count_once():
     model, inputs = plain(dims=1)
     meter = Meter(demp.trace(model, inputs), sizes_of(model))
-    assert meter.spent("parameters", meter.graph.nothing_gone()) == sum(p.numel() for p in model.parameters())
+    assert meter.spent("parameters", meter.graph.none_removed()) == sum(p.numel() for p in model.parameters())

@@ -145,21 +145,20 @@ def test_ten_cuts_of_a_live_run_and_one_cut_end_alike():
     """Kept indices are a function of what is gone, not of the way there."""
     model, inputs = network(width=16)
     graph = demp.trace(model, inputs)
-    once, rng = copy.deepcopy(model), random.Random(3)
-    gone = graph.nothing_gone()
+    once, rng, state = copy.deepcopy(model), random.Random(3), graph.dense
     for _ in range(10):
         dead = killing.some_dead(graph, 0.1, rng)
-        killing.kill(model, demp.trace(model, inputs), present(graph, gone, dead))
+        killing.kill(model, demp.trace(model, inputs), present(graph, state.removed, dead))
         flags = {
             name: killing.classes_of(graph, {name: chosen})[graph.layer(name).classes] for name, chosen in dead.items()
         }
-        plan = demp.surgery.plan_cut(graph, gone, flags, demp.surgery.Limits())
+        plan = demp.surgery.plan_cut(state, flags, demp.surgery.Limits())
         before = comparing.outputs(model, inputs)
-        demp.surgery.execute(model, graph, plan, example_inputs=inputs)
+        demp.surgery.execute(demp.surgery.LiveModel(model), plan, demp.surgery.VerifyOptions(inputs))
         assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
-        gone = plan.after
-    whole = demp.surgery.Plan(graph.nothing_gone(), gone, {})
-    demp.surgery.execute(once, graph, whole, example_inputs=inputs, verify=False)
+        state = plan.after
+    whole = demp.surgery.Plan(graph.dense, state, {})
+    demp.surgery.execute(demp.surgery.LiveModel(once), whole, demp.surgery.VerifyOptions(inputs, verify=False))
     assert model_joins(once) == model_joins(model)
     kept = [demp.surgery.record_of(m).kept for m in (once, model)]
     assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0] | kept[1])
@@ -179,7 +178,7 @@ def test_reordering_makes_nested_sets_slices():
     """Blocks that keep ever fewer channels: every join is one run, wherever the channels were."""
     model, inputs = network(width=12)
     graph = demp.trace(model, inputs)
-    gone, order = graph.nothing_gone(), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    gone, order = graph.none_removed(), torch.randperm(12, generator=torch.Generator().manual_seed(0))
     for name, lost in (("1", 1), ("2.act#2", 3), ("3.act#2", 6), ("4.act#2", 8)):
         gone[graph.layer(name).classes[order[:lost]]] = True
     plans = graph.at(gone).residual_adds
@@ -208,7 +207,7 @@ def test_two_outputs_always_join_by_one_slice():
     graph = demp.trace(model, inputs)
     for seed in range(20):
         draw = torch.Generator().manual_seed(seed)
-        gone = graph.nothing_gone()
+        gone = graph.none_removed()
         for name in ("1", "2.act#2"):
             gone[graph.layer(name).classes[torch.rand(12, generator=draw) < 0.5]] = True
         (plan,) = graph.at(gone).residual_adds["2"].values()

@@ -85,7 +85,7 @@ def test_a_depthwise_convolution_passes_its_channels_on():
 def test_a_gate_takes_its_value_along(how):
     model, inputs = nets.gated(6, how)
     graph = demp.trace(model, inputs)
-    gone = graph.nothing_gone()
+    gone = graph.none_removed()
     gone[graph.layers[0].classes[2]] = True
     shapes = {name: shape for name, shape in graph.at(gone).shapes.items() if name.endswith("weight")}
     if how == "separate":
@@ -170,7 +170,7 @@ def test_sizes_and_parameters_follow_what_is_gone():
     model, inputs = nets.plain(2, (5, 4))
     graph = demp.trace(model, inputs)
     names = {name for name, _ in model.named_parameters()}
-    none = graph.nothing_gone()
+    none = graph.none_removed()
     assert graph.at(none).shapes == {name: tuple(t.shape) for name, t in comparing.tensors_of(model).items()}
     assert graph.at(none).parameters(names) == sum(p.numel() for p in model.parameters())
     dead = killing.killed(model.double(), graph, 0.5)

@@ -70,7 +70,7 @@ def test_flops_agree_with_torch(builder, size):
 def test_resnet50_without_the_inside_of_its_branches():
     """Published fixture: 7,552 neurons; 19.04 % of the parameters stay; FLOPs 0.117, by the paper's count 0.318."""
     model, inputs, graph = traced(resnet50, 224)
-    none, gone = graph.nothing_gone(), graph.nothing_gone()
+    none, gone = graph.none_removed(), graph.none_removed()
     for layer in graph.layers:
         if layer.name.endswith(("act1", "act2")):
             assert layer.coupled == ()

@@ -31,7 +31,7 @@ def some_removed(seed: int) -> torch.Tensor:
 
 
 def test_it_is_a_value():
-    removed = GRAPH.nothing_gone()
+    removed = GRAPH.none_removed()
     state = GRAPH.at(removed)
     removed[1:] = True
     assert not state.removed.any() and state.neurons == GRAPH.dense.neurons == sum(one.width for one in GRAPH.layers)
@@ -99,6 +99,16 @@ def test_what_version_0_1_asked_the_graph_is_answered_with_a_warning():
         (lambda: GRAPH.parameters(names, removed), state.parameters(names)),
         (lambda: GRAPH.flops(removed, paper=True), state.flops(paper=True)),
         (lambda: GRAPH.flops_by_operation(removed), state.flops_by_operation()),
+        (lambda: GRAPH.nothing_gone().tolist(), GRAPH.dense.removed.tolist()),
     ):
         with pytest.warns(DeprecationWarning, match="ask the state"):
             assert asked() == answer
+
+
+def test_states_are_equal_when_the_same_is_removed_from_the_same_graph():
+    removed = some_removed(1)
+    state = GRAPH.at(removed)
+    removed |= True  # a state does not see what happens to the vector later
+    assert state == GRAPH.at(some_removed(1)) and state.hash == GRAPH.at(some_removed(1)).hash
+    assert state != GRAPH.dense and state != demp.trace(MODEL, INPUTS).at(some_removed(1))
+    assert GRAPH.dense.without(some_removed(1)) == state

@@ -80,7 +80,7 @@ def run_both(pruner: demp.Pruner, twin: Twin, steps: range, penalty, cut) -> Non
         assert abs(loss.item() - expected) < 1e-9
         cut(step + 1, twin)
         for name in OWNS:
-            gone = pruner.gone[pruner.graph.layer(name).classes]
+            gone = pruner.state.removed[pruner.graph.layer(name).classes]
             assert gone.nonzero().flatten().tolist() == sorted(twin.gone[name]), (step, name)
         compare(pruner.model, twin)
 

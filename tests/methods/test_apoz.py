@@ -40,7 +40,7 @@ def attached(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *
 
 
 def kept(pruner: demp.Pruner) -> dict[str, list[int]]:
-    return {layer.name: (~pruner.gone[layer.classes]).nonzero().flatten().tolist() for layer in pruner.graph.layers}
+    return {layer.name: sorted(pruner.state.kept(layer.classes).tolist()) for layer in pruner.graph.layers}
 
 
 class Silenced(nn.Module):

@@ -52,7 +52,7 @@ def expected_gone(pruner: demp.Pruner, model: nn.Module, step: int, beta: float,
     dense, graph = build(PlainNet), pruner.graph
     scores: dict[str, dict[int, float]] = {}
     for layer, module in MADE_BY.items():
-        names = (~pruner.gone[graph.layer(layer).classes]).nonzero().flatten().tolist()
+        names = (~pruner.state.removed[graph.layer(layer).classes]).nonzero().flatten().tolist()
         rows = model.get_parameter(f"{module}.weight").detach().abs().flatten(1)
         kept = pruner.masks.kept[f"{module}.weight"].flatten(1)
         fan_in = dense.get_parameter(f"{module}.weight")[0].numel()
@@ -61,7 +61,7 @@ def expected_gone(pruner: demp.Pruner, model: nn.Module, step: int, beta: float,
             for i, name in enumerate(names)
         }
     minimum = {layer: max(1, int(graph.layer(layer).width * 0.6 * beta)) for layer in MADE_BY}
-    already = graph.dense.neurons - graph.at(pruner.gone).neurons
+    already = graph.dense.neurons - graph.at(pruner.state.removed).neurons
     return removed(scores, minimum, round(channel_share(step, 15, 0.4) * graph.dense.neurons) - already)
 
 
@@ -80,12 +80,12 @@ def test_a_run_agrees_with_the_twin_at_every_step(beta: float, score: str):
         assert all(torch.equal(pruner.masks.kept[name], mask) for name, mask in wanted.items()), step
         optimizer.step()
         pruner.masks.hold_weights()
-        before = pruner.gone.clone()
+        before = pruner.state.removed.clone()
         going = expected_gone(pruner, model, step + 1, beta, score) if step + 1 in (3, 7, 11, 15) else {}
         report = pruner.after_step()
         for layer in MADE_BY:
             classes = pruner.graph.layer(layer).classes
-            new = (pruner.gone & ~before)[classes].nonzero().flatten().tolist()
+            new = (pruner.state.removed & ~before)[classes].nonzero().flatten().tolist()
             assert set(new) == going.get(layer, set()), (step, layer)
             gone += len(new)
         if any(going.values()):
@@ -102,7 +102,7 @@ def test_floors_are_kept_and_what_they_withhold_is_said():
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5, channel_floor=0.7)
     train(model, optimizer, IMAGE, range(20))
     assert model.conv1.out_channels == int(6 * 0.5 * 0.7) == 2
-    assert pruner.graph.at(pruner.gone).neurons == 9
+    assert pruner.state.neurons == 9
     model = build(PlainNet)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     pruner = pruner_for(model, optimizer, channel_sparsity=0.9, floor=4)
@@ -159,7 +159,7 @@ def test_only_channels_inside_blocks_go_unless_all_may():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5, channels="all")
     train(model, optimizer, IMAGE, range(20))
-    assert pruner.graph.at(pruner.gone).neurons == 10
+    assert pruner.state.neurons == 10
     assert model.stem.out_channels + model.conv2.out_channels < 12
     for joins in (True, False):
         graph = demp.trace(build(ResidualNet), (examples(IMAGE),), joins=joins)
@@ -178,9 +178,9 @@ def test_the_mean_is_over_all_weights_that_make_a_channel():
     classes = graph.layers[0].classes
     rows = torch.cat([weights["gate.weight"], weights["value.weight"]], 1).abs().double()
     there = torch.cat([masks["gate.weight"], masks["value.weight"]], 1).sum(1)
-    found = mean_size(graph, weights, masks, graph.nothing_gone(), active=False)
+    found = mean_size(graph, weights, masks, graph.none_removed(), active=False)
     torch.testing.assert_close(found[classes], rows.mean(1))
-    found = mean_size(graph, weights, masks, graph.nothing_gone(), active=True)
+    found = mean_size(graph, weights, masks, graph.none_removed(), active=True)
     torch.testing.assert_close(found[classes], rows.sum(1) / there.clamp(min=1))
 
 
@@ -232,7 +232,7 @@ def test_a_frozen_convolution_keeps_its_channels():
     pruner = pruner_for(model, optimizer, channel_sparsity=0.5)
     train(model, optimizer, IMAGE, range(20))
     assert model.conv2.out_channels == 5
-    assert pruner.graph.dense.neurons - pruner.graph.at(pruner.gone).neurons == round(0.5 * 13)
+    assert pruner.graph.dense.neurons - pruner.state.neurons == round(0.5 * 13)
 
 
 @pytest.mark.parametrize(

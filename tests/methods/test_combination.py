@@ -149,7 +149,7 @@ def test_neurons_go_weights_are_masked_and_noise_brings_none_back(name: str):
             parameter = model.get_parameter(key)
             assert not bool(parameter[~mask].any())
             assert not bool(optimizer.state[parameter]["momentum_buffer"][~mask].any())
-    assert bool(pruner.gone.any())
+    assert bool(pruner.state.removed.any())
     assert pruner.masks.masked() > 0
     pruner.finish()
     assert sum(widths(model)) < sum(widths(build(PlainNet)))
@@ -194,7 +194,7 @@ def test_an_interrupted_run_with_cuts_continues_to_the_bit():
     train(model, optimizer, IMAGE, range(TOTAL))
     half, half_optimizer, pruner = made()
     train(half, half_optimizer, IMAGE, range(13))
-    assert pruner.history[-1].step == 10 and pruner.gone.any()
+    assert pruner.history[-1].step == 10 and pruner.state.removed.any()
     buffer = io.BytesIO()
     torch.save((pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()), buffer)
     buffer.seek(0)

@@ -68,11 +68,11 @@ def test_it_lands_on_its_budget_whatever_the_network_and_the_optimizer(seed):
     pruner.finish()
     meter = pruner._view.meter
     goals = meter.goals(pruner.config.budget)
-    assert not meter.lack(goals, pruner.gone)
-    fullest = max(meter.spent(name, pruner.gone) / goal for name, goal in goals.items())
-    one = max(float(meter.savings(name, pruner.gone).max()) / goal for name, goal in goals.items())
+    assert not meter.lack(goals, pruner.state.removed)
+    fullest = max(meter.spent(name, pruner.state.removed) / goal for name, goal in goals.items())
+    one = max(float(meter.savings(name, pruner.state.removed).max()) / goal for name, goal in goals.items())
     assert fullest > 1 - max(0.01, one), f"{fullest:.3f} of {pruner.config.budget}"
-    assert sum(p.numel() for p in model.parameters()) == meter.spent("parameters", pruner.gone)
+    assert sum(p.numel() for p in model.parameters()) == meter.spent("parameters", pruner.state.removed)
     assert pruner.step == STEPS and train(model, optimizer, shape, range(3))
 
 
@@ -102,11 +102,11 @@ def test_a_dense_twin_takes_the_same_steps():
             start_of, end_of = course.marks
             before, after = (remaining((count - start_of) / (end_of - start_of)) for count in (step, step + 1))
             factor = after / before if before > 0 else 0.0
-            scales.apply(demp.regularization.Shrink(factors=torch.where(going, factor, 1.0)), graph.nothing_gone())
+            scales.apply(demp.regularization.Shrink(factors=torch.where(going, factor, 1.0)), graph.dense)
         x = examples(IMAGE, seed=77)
         assert torch.allclose(model.eval()(x), twin.eval()(x), atol=1e-11), f"step {step}"
         model.train(), twin.train()
-    assert pruner.gone.any()
+    assert pruner.state.removed.any()
 
 
 def test_scales_fade_along_a_cosine_from_one_to_zero():
@@ -151,7 +151,7 @@ def test_saved_and_resumed_it_ends_the_same_bit_for_bit(at):
     train(again, follows, IMAGE, range(at, STEPS))
     resumed.finish()
     assert same(model, again)
-    assert torch.equal(pruner.gone, resumed.gone)
+    assert torch.equal(pruner.state.removed, resumed.state.removed)
 
 
 @pytest.mark.parametrize("at", [0, 3, 13, 25])

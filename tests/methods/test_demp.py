@@ -77,7 +77,7 @@ def shape_of(kind: type[nn.Module]) -> tuple[int, ...]:
 
 
 def kept_by_layer(pruner: demp.Pruner) -> dict[str, list[int]]:
-    return {layer.name: (~pruner.gone[layer.classes]).nonzero().flatten().tolist() for layer in pruner.graph.layers}
+    return {layer.name: sorted(pruner.state.kept(layer.classes).tolist()) for layer in pruner.graph.layers}
 
 
 def run_both(kind: type[nn.Module], settings: Settings, **options) -> tuple[demp.Pruner, Algorithm1]:
@@ -143,7 +143,7 @@ def test_demp_with_joins_is_algorithm_1_with_a_live_set_per_block(optimizer: str
     """Without noise: its deviates follow the order in which channels lie."""
     settings = Settings(total_steps=80, tau=8, peak_lambda=strength, peak_sigma=0.0, optimizer=optimizer, lr=lr)
     pruner, _ = run_both(ResidualNet, settings, joins=True)
-    stem, block = (pruner.gone[pruner.graph.layer(name).classes] for name in ("stem_act", "act2"))
+    stem, block = (pruner.state.removed[pruner.graph.layer(name).classes] for name in ("stem_act", "act2"))
     assert bool((stem & ~block).any() and (~stem & block).any()) == (optimizer == "sgd")
     assert sum(report.happened for report in pruner.history) >= 2
 
@@ -233,7 +233,7 @@ def test_a_target_is_reached_and_not_exceeded(kind: type[nn.Module], target: flo
     pruner.finish()
     total = pruner.graph.dense.neurons
     wanted = round(target * total)
-    removed = total - pruner.graph.at(pruner.gone).neurons
+    removed = total - pruner.state.neurons
     assert removed <= wanted
     assert removed >= wanted - (1 if kind is ResidualNet else 0)  # a stream neuron counts in each of its layers
     assert pruner.metrics()["demp/strength"] == 0.0

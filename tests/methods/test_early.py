@@ -53,7 +53,7 @@ def attached(name: str, model: nn.Module, optimizer: torch.optim.Optimizer, **op
 
 
 def kept(pruner: demp.Pruner) -> dict[str, list[int]]:
-    return {layer.name: (~pruner.gone[layer.classes]).nonzero().flatten().tolist() for layer in pruner.graph.layers}
+    return {layer.name: sorted(pruner.state.kept(layer.classes).tolist()) for layer in pruner.graph.layers}
 
 
 # The moment ---------------------------------------------------------------------------------------------

@@ -42,10 +42,10 @@ def test_it_fits_and_every_width_is_scaled_alike(kind, budget):
     pruner = narrow(model, shape, budget=budget)
     graph, meter = pruner.graph, pruner._view.meter
     goals = meter.goals(pruner.config.budget)
-    assert not meter.lack(goals, pruner.gone)
-    shares = [int((~pruner.gone[layer.classes]).sum()) / layer.width for layer in graph.layers]
+    assert not meter.lack(goals, pruner.state.removed)
+    shares = [int((~pruner.state.removed[layer.classes]).sum()) / layer.width for layer in graph.layers]
     assert max(shares) - min(shares) <= max(1 / layer.width for layer in graph.layers) + 1e-9
-    assert max(meter.spent(name, pruner.gone) / goal for name, goal in goals.items()) > 0.9
+    assert max(meter.spent(name, pruner.state.removed) / goal for name, goal in goals.items()) > 0.9
     assert pruner.history[0].notes[0].startswith("all widths times 0.")
     assert train(model, *pruner.optimizers, shape, range(4)) and not pruner.finish().happened
 
@@ -53,7 +53,7 @@ def test_it_fits_and_every_width_is_scaled_alike(kind, budget):
 def test_a_stream_keeps_one_width():
     pruner = narrow(Drawn().double(), budget="flops=0.5")
     first, second = (pruner.graph.layer(name) for name in ("stem_act", "act2"))
-    assert torch.equal(pruner.gone[first.classes], pruner.gone[second.classes])
+    assert torch.equal(pruner.state.removed[first.classes], pruner.state.removed[second.classes])
 
 
 def test_weights_are_those_that_the_constructor_would_draw_at_these_widths():
@@ -137,7 +137,7 @@ def twin_of(path, kind=ResidualNet, **options):
 def test_a_twin_has_the_same_shapes_and_other_weights(tmp_path):
     shrunken, pruner, path = shrunk(tmp_path)
     model, optimizer, twin = twin_of(path)
-    assert torch.equal(twin.gone, pruner.gone)
+    assert torch.equal(twin.state.removed, pruner.state.removed)
     assert [p.shape for p in model.parameters()] == [p.shape for p in shrunken.parameters()]
     assert not same(model, shrunken)
     x = examples(IMAGE, seed=4)
@@ -151,7 +151,7 @@ def test_a_twin_of_a_network_that_was_never_cut(tmp_path):
     model = build(ResidualNet, stream=16, inner=24)
     demp.save(model, tmp_path / "whole", example_inputs=(examples(IMAGE),))
     _, _, twin = twin_of(tmp_path / "whole")
-    assert not twin.gone.any()
+    assert not twin.state.removed.any()
 
 
 def test_refused_twins(tmp_path):

@@ -192,9 +192,9 @@ def test_excluded_layers_and_what_a_multiple_holds_back_are_not_pushed(name: str
     if name == "greg-2":
         assert bool(pushed[two].all()) and bool(pushed[three].all())
     train(model, optimizer, IMAGE, range(12, STEPS))
-    assert torch.equal(pruner.gone, pruner.method._pushed)
-    assert not bool(pruner.gone[one].any())
-    assert int((~pruner.gone[two]).sum()) % 2 == 0 and int((~pruner.gone[three]).sum()) % 2 == 0
+    assert torch.equal(pruner.state.removed, pruner.method._pushed)
+    assert not bool(pruner.state.removed[one].any())
+    assert int((~pruner.state.removed[two]).sum()) % 2 == 0 and int((~pruner.state.removed[three]).sum()) % 2 == 0
 
 
 def test_sizes_are_means_over_all_weights_that_make_a_neuron():
@@ -271,7 +271,7 @@ def test_picks_are_what_a_cut_would_take():
     picked = pruner.method._pushed
     again = plan_cut(
         pruner.graph,
-        pruner.gone,
+        pruner.state.removed,
         {layer.name: picked[layer.classes] for layer in pruner.graph.layers},
         Limits(multiple=4),
     )

@@ -63,14 +63,14 @@ def test_neurons_without_a_scale_are_not_ranked_and_the_report_says_so():
     report = next(r for r in pruner.history if r.happened)
     assert "7 neurons without a normalisation scale were not ranked" in report.notes
     assert any("stopped at neuron sparsity 0.500 of 0.9" in note for note in report.notes)
-    assert not bool(pruner.gone[pruner.graph.layer("act3").classes].any())
+    assert not bool(pruner.state.removed[pruner.graph.layer("act3").classes].any())
 
 
 def test_a_layer_wise_ranking_takes_the_share_of_every_layer():
     model, optimizer = plain(0.01)
     pruner = slimming(model, optimizer, target_neuron_sparsity=0.4, ranking="layer")
     train(model, optimizer, IMAGE, range(12))
-    gone = {layer.name: int(pruner.gone[layer.classes].sum()) for layer in pruner.graph.layers}
+    gone = {layer.name: int(pruner.state.removed[layer.classes].sum()) for layer in pruner.graph.layers}
     assert gone == {"act1": 2, "act2": 2, "act3": 0}
 
 

@@ -40,7 +40,7 @@ def test_it_goes_on_to_the_bit(name: str, at: int):
     assert other.metrics()["demp/strength"] == pytest.approx(other.method.penalty(at).strength)
     contract.steps(again, again_optimizer, range(at, contract.STEPS))
     other.finish()
-    assert torch.equal(pruner.gone, other.gone)
+    assert torch.equal(pruner.state.removed, other.state.removed)
     ours, theirs = model.state_dict(), again.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
@@ -61,7 +61,7 @@ def test_the_penalty_may_be_part_of_the_loss(name: str):
             pruner.before_step()
             optimizer.step()
             pruner.after_step()
-        ends.append((pruner.gone.clone(), [p.detach() for p in model.parameters()]))
+        ends.append((pruner.state.removed.clone(), [p.detach() for p in model.parameters()]))
     assert torch.equal(ends[0][0], ends[1][0])
     for one, other in zip(ends[0][1], ends[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)

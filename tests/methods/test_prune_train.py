@@ -155,7 +155,7 @@ def test_a_channel_of_a_stream_goes_where_nobody_later_needs_it(joins: bool):
     before = model(x).detach()
     pruner = prune_train(model, optimizer, strength=1e-6, joins=joins)
     train(model, optimizer, IMAGE, range(4))
-    gone = {n: pruner.gone[pruner.graph.layer(n).classes] for n in ("stem_act", "acts.0", "acts.1")}
+    gone = {n: pruner.state.removed[pruner.graph.layer(n).classes] for n in ("stem_act", "acts.0", "acts.1")}
     found = [flags.nonzero().flatten().tolist() for flags in gone.values()]
     assert found == ([[4], [2, 4], [1, 2, 4]] if joins else [[4], [4], [4]])
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
@@ -168,7 +168,7 @@ def test_what_a_floor_keeps_the_sums_before_it_keep_too():
     model, optimizer = slim()
     pruner = prune_train(model, optimizer, strength=1e-6, floor=3)
     train(model, optimizer, IMAGE, range(4))
-    stem, first, last = (pruner.gone[pruner.graph.layer(n).classes] for n in ("stem_act", "acts.0", "acts.1"))
+    stem, first, last = (pruner.state.removed[pruner.graph.layer(n).classes] for n in ("stem_act", "acts.0", "acts.1"))
     assert int(last.sum()) == 2
     assert not bool((first & ~last & torch.tensor([False, True, True, False, True])).any())
     assert not bool((stem & ~first).any())
@@ -178,7 +178,7 @@ def test_excluded_layers_keep_their_channels_and_those_that_feed_them():
     model, optimizer = slim()
     pruner = prune_train(model, optimizer, strength=1e-6, exclude=("acts.1",))
     train(model, optimizer, IMAGE, range(4))
-    assert not bool(pruner.gone.any())
+    assert not bool(pruner.state.removed.any())
 
 
 def test_the_closure_is_that_of_brute_force():
@@ -188,10 +188,10 @@ def test_the_closure_is_that_of_brute_force():
     names = ("stem_act", "acts.0", "acts.1")
     for seed in range(20):
         want = torch.rand(3, 5, generator=torch.Generator().manual_seed(seed)) < 0.6
-        going = graph.nothing_gone()
+        going = graph.none_removed()
         for name, flags in zip(names, want, strict=True):
             going[graph.layer(name).classes[flags]] = True
-        found = unread(graph, graph.nothing_gone(), going)
+        found = unread(graph.dense, going)
         expected = [[bool(want[at:, c].all()) for c in range(5)] for at in range(3)]
         assert [found[graph.layer(name).classes].tolist() for name in names] == expected
 
@@ -235,7 +235,7 @@ def test_residual_nets_with_norms_are_cut_and_proven():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     pruner = prune_train(model, optimizer, strength=0.02, threshold=0.05, total_steps=40)
     train(model, optimizer, IMAGE, range(40))
-    assert pruner.gone.any()
+    assert pruner.state.removed.any()
     assert all(r.difference < 1e-12 for r in pruner.history if r.difference is not None)
 
 

@@ -19,7 +19,7 @@ def attached(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *
 
 
 def kept(pruner: demp.Pruner) -> dict[str, list[int]]:
-    return {layer.name: (~pruner.gone[layer.classes]).nonzero().flatten().tolist() for layer in pruner.graph.layers}
+    return {layer.name: sorted(pruner.state.kept(layer.classes).tolist()) for layer in pruner.graph.layers}
 
 
 @pytest.mark.parametrize("kind", [PlainNet, ResidualNet])
@@ -49,7 +49,7 @@ def test_every_neuron_of_the_network_has_the_same_chance():
     counts = torch.zeros(18)
     for seed in range(60):
         pruner = attached(build(PlainNet), seed=seed, target_neuron_sparsity=0.5)
-        counts += pruner.gone[torch.cat([layer.classes for layer in pruner.graph.layers])]
+        counts += pruner.state.removed[torch.cat([layer.classes for layer in pruner.graph.layers])]
     assert counts.sum() == 60 * 9
     assert counts.min() >= 15 and counts.max() <= 45  # 30 expected, standard deviation below 4
 

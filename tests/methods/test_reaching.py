@@ -35,9 +35,11 @@ def test_it_lands(name, budget):
     pruner.finish()
     meter = pruner._view.meter
     goals = meter.goals(pruner.config.budget)
-    assert not meter.lack(goals, pruner.gone)
-    fullest = max(meter.spent(key, pruner.gone) / goal for key, goal in goals.items())
-    assert fullest > 1 - max(float(meter.savings(key, pruner.gone).max()) / goal for key, goal in goals.items())
+    assert not meter.lack(goals, pruner.state.removed)
+    fullest = max(meter.spent(key, pruner.state.removed) / goal for key, goal in goals.items())
+    assert fullest > 1 - max(
+        float(meter.savings(key, pruner.state.removed).max()) / goal for key, goal in goals.items()
+    )
 
 
 @pytest.mark.parametrize("ranking", ["global", "layer"])
@@ -46,7 +48,7 @@ def test_a_budget_of_neurons_is_the_target_by_another_name(ranking):
     gone = []
     for aim in ({"target_neuron_sparsity": 0.25}, {"budget": demp.Budget(neurons=0.75)}):
         _, _, pruner = parts("random", network(), ranking=ranking, **aim)
-        gone.append(pruner.gone)
+        gone.append(pruner.state.removed)
     if ranking == "global":
         assert torch.equal(*gone)
     else:

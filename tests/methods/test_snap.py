@@ -34,7 +34,7 @@ def attached(name: str, model: nn.Module, optimizer: torch.optim.Optimizer | Non
 
 
 def kept(pruner: demp.Pruner) -> dict[str, list[int]]:
-    return {layer.name: (~pruner.gone[layer.classes]).nonzero().flatten().tolist() for layer in pruner.graph.layers}
+    return {layer.name: sorted(pruner.state.kept(layer.classes).tolist()) for layer in pruner.graph.layers}
 
 
 # The list of rounds -------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def pruned(name: str, build_model: Any, target: float, zero: bool, **options) ->
         name, model, sgd(model), example_inputs=(x[:2],), total_steps=10, batches=[(x, y)], loss_fn=F.cross_entropy,
         target_neuron_sparsity=target, **options,
     )  # fmt: skip
-    return pruner, float(pruner.gone[inside(pruner.graph)].double().mean())
+    return pruner, float(pruner.state.removed[inside(pruner.graph)].double().mean())
 
 
 def inside(graph: demp.NeuronGraph) -> Tensor:
@@ -165,7 +165,7 @@ def test_a_zero_last_scale_empties_every_branch_first(name: str, options: dict):
     options = {"batch_statistics": True, **options}
     pruner, share = pruned(name, narrow50, target, True, **options)
     assert share == (len(inner) - layers) / len(inner)
-    assert graph.dense.neurons - graph.at(pruner.gone).neurons == len(inner) - layers  # and nobody else
+    assert graph.dense.neurons - graph.at(pruner.state.removed).neurons == len(inner) - layers  # and nobody else
     assert all(widths == 1 for widths in widths_inside(pruner))
     fair, share = pruned(name, narrow50, target, False, **options)
     assert share < 0.6
@@ -174,7 +174,7 @@ def test_a_zero_last_scale_empties_every_branch_first(name: str, options: dict):
 
 def widths_inside(pruner: demp.Pruner) -> list[int]:
     return [
-        int((~pruner.gone[layer.classes]).sum())
+        int((~pruner.state.removed[layer.classes]).sum())
         for layer in pruner.graph.layers
         if layer.name.endswith(("act1", "act2"))
     ]
@@ -185,9 +185,9 @@ def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branch
     pairs = [(torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data))]
     graph = demp.trace(model, (pairs[0][0],))
     found = {
-        kind: scores(
-            model, graph, graph.nothing_gone(), Scoring(kind=kind, batch_statistics=True), pairs, F.cross_entropy
-        ).values[inside(graph)]
+        kind: scores(model, graph.dense, Scoring(kind=kind, batch_statistics=True), pairs, F.cross_entropy).values[
+            inside(graph)
+        ]
         for kind in ("sensitivity", "gate-flow", "weight-flow")
     }
     assert not bool(found["sensitivity"].any())
@@ -277,7 +277,7 @@ def test_an_interrupted_run_continues_to_the_bit(name: str):
     saved = torch.load(buffer, weights_only=True)
     train(model, optimizer, IMAGE, range(4, 10))
     again, again_optimizer, resumed = parts(fresh=False)
-    assert not bool(resumed.gone.any())
+    assert not bool(resumed.state.removed.any())
     for part, state in zip((resumed, again, again_optimizer), saved, strict=True):
         part.load_state_dict(state)
     train(again, again_optimizer, IMAGE, range(4, 10))

@@ -145,7 +145,7 @@ def test_ablated_neurons_go_for_real_at_the_end():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     pruner = pruner_for(model, optimizer, total_steps=40, min_salient=1.0, weight_sparsity=0.75)
     train(model, optimizer, IMAGE, range(40))
-    quiet = constant(pruner.graph, pruner.masks.kept, pruner.gone)
+    quiet = constant(pruner.state, pruner.masks.kept)
     ablated = {name: int(quiet[pruner.graph.layer(name).classes].sum()) for name in ("act1", "act2", "act3")}
     assert sum(ablated.values()) > 0
     for name, weight in (("act1", "conv1.weight"), ("act2", "conv2.weight"), ("act3", "fc.weight")):
@@ -163,7 +163,7 @@ def test_what_an_ablated_neuron_says_is_folded_exactly_where_nothing_is_padded()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pruner = pruner_for(model, optimizer, VECTOR, total_steps=40, min_salient=1.0, weight_sparsity=0.5)
     train(model, optimizer, VECTOR, range(40))
-    quiet = constant(pruner.graph, pruner.masks.kept, pruner.gone)
+    quiet = constant(pruner.state, pruner.masks.kept)
     biases = model.fc1.bias.detach()[quiet[pruner.graph.layer("act1").classes]]
     assert bool((biases > 0).any())  # it speaks
     before = model(examples(VECTOR)).detach()
@@ -195,11 +195,11 @@ def test_channels_of_a_residual_sum_are_not_called_constant():
     masks["conv1.weight"][[2, 5]] = False
     masks["conv2.weight"][1] = False
     masks["stem.weight"][0] = False
-    found = constant(graph, masks, graph.nothing_gone())
+    found = constant(graph.dense, masks)
     assert found[graph.layer("act1").classes].nonzero().flatten().tolist() == [2, 5]
     assert int(found.sum()) == 2
     del masks["conv1.weight"]
-    assert not bool(constant(graph, masks, graph.nothing_gone()).any())
+    assert not bool(constant(graph.dense, masks).any())
 
 
 def test_initial_weights_fit_the_inputs_that_are_left():

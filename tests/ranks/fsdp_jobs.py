@@ -239,7 +239,7 @@ def pushed(name: str, shard: bool) -> dict[str, Any]:
     for step in range(20):
         step_of(model, optimizer, step)
     return {
-        "gone": pruner.gone,
+        "gone": pruner.state.removed,
         "parameters": full(model.parameters()),
         "removed": [report.removed for report in pruner.history],
     }

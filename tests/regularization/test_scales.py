@@ -50,7 +50,7 @@ def test_sensitivity_is_the_derivative_by_a_factor_on_the_output(kind, shape, ac
     model, graph, scales = scaled(kind, shape, act=act)
     x, y = batch_at(3, shape)
     F.cross_entropy(model.train()(x), y).backward()
-    found = scales.sensitivity(graph.nothing_gone())
+    found = scales.sensitivity(graph.dense)
     wanted = gate_derivatives(copy.deepcopy(model), graph, x, y)
     for layer in graph.layers:
         assert torch.allclose(found[layer.classes], wanted[layer.classes], atol=1e-8)
@@ -60,7 +60,7 @@ def test_a_block_output_is_scaled_by_the_branch_of_its_block():
     """The stream goes on: what the branch's norm scales is its own part of the sum."""
     model, graph, scales = scaled(ResidualNet, IMAGE)
     F.cross_entropy(model.train()(batch_at(0, IMAGE)[0]), batch_at(0, IMAGE)[1]).backward()
-    found = scales.sensitivity(graph.nothing_gone())
+    found = scales.sensitivity(graph.dense)
     norm = model.norm2
     classes = graph.layer("act2").classes
     assert torch.allclose(found[classes], (norm.weight * norm.weight.grad + norm.bias * norm.bias.grad).detach())
@@ -68,7 +68,7 @@ def test_a_block_output_is_scaled_by_the_branch_of_its_block():
 
 def test_no_gradient_no_sensitivity():
     _, graph, scales = scaled(Mlp, VECTOR)
-    assert scales.sensitivity(graph.nothing_gone()) is None
+    assert scales.sensitivity(graph.dense) is None
 
 
 @pytest.mark.parametrize(("kind", "shape"), [*NETS, (ResidualNet, IMAGE)])
@@ -80,8 +80,8 @@ def test_faded_neurons_are_exactly_zero_and_leave_exactly(kind, shape, act):
     going[0] = False
     for join in graph.joins:  # a block's output goes where what the stream brings goes too
         going[join.branch[join.target]] &= going[join.stream[join.source]]
-    scales.apply(Shrink(factors=torch.where(going, 0.0, 1.0)), graph.nothing_gone())
-    verdict = probe(model, graph, graph.nothing_gone(), [examples(shape, seed=9)], Criterion(kind="exact"))
+    scales.apply(Shrink(factors=torch.where(going, 0.0, 1.0)), graph.dense)
+    verdict = probe(model, graph.dense, [examples(shape, seed=9)], Criterion(kind="exact"))
     for layer in graph.layers:
         assert not (going[layer.classes] & ~verdict.dead[layer.name]).any()
     x = examples(shape, seed=10)
@@ -104,7 +104,7 @@ def test_amounts_are_a_proximal_step_on_the_scales_alone(kind):
         nn.init.uniform_(norm.weight, -0.3, 0.3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     amounts = torch.linspace(0, 0.3, graph.classes, dtype=torch.float64)
-    scales.apply(Shrink(amounts=amounts), graph.nothing_gone())
+    scales.apply(Shrink(amounts=amounts), graph.dense)
     owners = {slot.tensor: slot.classes for slot in graph.slots if slot.axis == 0}
     gammas = {norm.scale for norm in graph.norms if norm.scale}
     for name, value in model.state_dict().items():
@@ -120,30 +120,29 @@ def test_amounts_are_a_proximal_step_on_the_scales_alone(kind):
 def test_frozen_scales_are_left_alone_and_said():
     model, graph, scales = scaled(PlainNet, IMAGE)
     model.norm1.requires_grad_(False)
-    nothing = graph.nothing_gone()
     before = model.norm1.weight.clone()
-    scales.apply(Shrink(factors=torch.zeros(graph.classes)), nothing)
+    scales.apply(Shrink(factors=torch.zeros(graph.classes)), graph.dense)
     assert torch.equal(model.norm1.weight, before) and not model.norm2.weight.any()
-    has = scales.scaled(nothing)
+    has = scales.scaled(graph.dense)
     assert not has[graph.layer("act1").classes].any() and has[graph.layer("act2").classes].all()
 
 
 def test_after_a_cut_each_scale_still_belongs_to_its_neuron():
     model, graph, scales = scaled(PlainNet, IMAGE)
-    scales.slices(graph.nothing_gone())
-    removed = graph.nothing_gone()
+    scales.slices(graph.dense)
+    removed = graph.none_removed()
     removed[graph.layer("act1").classes[[0, 3]]] = True
     layers = {"act1": removed[graph.layer("act1").classes]}
     demp.cut(model, layers, example_inputs=(examples(IMAGE),), graph=graph, exact=False)
     before = model.norm1.weight.detach().clone()
     factors = torch.ones(graph.classes)
     factors[graph.layer("act1").classes[4]] = 0.5
-    scales.apply(Shrink(factors=factors), removed)
+    scales.apply(Shrink(factors=factors), graph.at(removed))
     assert torch.equal(model.norm1.weight.detach(), before * torch.tensor([1, 1, 0.5, 1], dtype=torch.float64))
 
 
 def test_sizes_are_those_of_the_scales():
     model, graph, scales = scaled(PlainNet, IMAGE)
-    found = scales.sizes(graph.nothing_gone())
+    found = scales.sizes(graph.dense)
     assert torch.equal(found[graph.layer("act1").classes], model.norm1.weight.detach().abs())
     assert torch.allclose(found[graph.layer("act3").classes], model.fc.weight.detach().abs().sum(1))

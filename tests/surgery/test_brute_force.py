@@ -13,7 +13,7 @@ from torch import nn
 import comparing
 import demp
 import nets
-from demp.surgery import Limits, execute, plan_cut
+from demp.surgery import Limits, LiveModel, VerifyOptions, execute, plan_cut
 
 NETWORKS = {
     "mlp": lambda: (nets.mlp(3, 3, 3, 2), (torch.randn(4, 3),)),
@@ -77,13 +77,13 @@ def test_every_subset(network):
     removable = torch.cat([layer.classes[layer.removable] for layer in graph.layers]).unique()
     subsets = list(product([False, True], repeat=len(removable)))
     for subset in subsets[:: max(1, len(subsets) // 24)] + subsets[-1:]:
-        chosen = graph.nothing_gone()
+        chosen = graph.none_removed()
         chosen[removable] = torch.tensor(subset)
         dead = {layer.name: chosen[layer.classes] for layer in graph.layers}
         small = copy.deepcopy(model)
-        plan = plan_cut(graph, graph.nothing_gone(), dead, Limits())
-        report, _ = execute(small, graph, plan, example_inputs=inputs, exact=False)
-        masks = {layer.name: channels(graph, layer, plan.after) for layer in graph.layers}
+        plan = plan_cut(graph.dense, dead, Limits())
+        report, _ = execute(LiveModel(small), plan, VerifyOptions(inputs, exact=False))
+        masks = {layer.name: channels(graph, layer, plan.after.removed) for layer in graph.layers}
         assert comparing.gap(silenced(model, inputs, masks), comparing.outputs(small, inputs)) < 1e-10
-        assert report.removed == sum(int(plan.after[layer.classes].sum()) for layer in graph.layers)
-        assert report.held or torch.equal(plan.after, chosen)
+        assert report.removed == sum(int(plan.after.removed[layer.classes].sum()) for layer in graph.layers)
+        assert report.held or torch.equal(plan.after.removed, chosen)

@@ -150,14 +150,14 @@ def test_drift_is_the_change_of_the_outputs_and_is_bounded():
 def test_the_flattest_go_first():
     model, inputs = wavering(0.5)
     graph = demp.trace(model, inputs)
-    verdict = probe(model, graph, graph.nothing_gone(), [inputs], Criterion(kind="saturated", eps=2.0))
+    verdict = probe(model, graph.dense, [inputs], Criterion(kind="saturated", eps=2.0))
     order = verdict.deviations["2"][:8].argsort().tolist()
     assert order == list(range(8))
     pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
                        criterion="saturated", eps=0.6, max_drift=1e-3, peak_strength=0.0, noise_on="off",
                        batches=[inputs])  # fmt: skip
     pruner.after_step()
-    gone = pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist()
+    gone = pruner.state.removed[graph.layer("2").classes].nonzero().flatten().tolist()
     assert 0 < len(gone) < 8 and gone == list(range(len(gone)))
     assert pruner.history[0].drift <= 1e-3
 
@@ -169,7 +169,7 @@ def test_a_target_takes_the_flattest():
                        criterion="saturated", eps=0.9, max_drift=None, peak_strength=0.0, noise_on="off",
                        batches=[inputs], target_neuron_sparsity=0.25)  # fmt: skip
     pruner.after_step()
-    assert pruner.gone[graph.layer("2").classes].nonzero().flatten().tolist() == [0, 1, 2]
+    assert pruner.state.removed[graph.layer("2").classes].nonzero().flatten().tolist() == [0, 1, 2]
 
 
 def test_the_least_flat_stays_where_a_layer_is_flat_as_a_whole():
@@ -178,13 +178,13 @@ def test_the_least_flat_stays_where_a_layer_is_flat_as_a_whole():
     graph = demp.trace(model, (torch.randn(2, 3),))
     flags = {"1": torch.ones(4, dtype=torch.bool)}
     for floor, stay in ((1, [2]), (2, [1, 2]), (3, [1, 2, 0])):
-        plan = plan_cut(graph, graph.nothing_gone(), flags, Limits(floor=floor), ranking)
-        kept = (~plan.after[graph.layers[0].classes]).nonzero().flatten().tolist()
+        plan = plan_cut(graph.dense, flags, Limits(floor=floor), ranking)
+        kept = (~plan.after.removed[graph.layers[0].classes]).nonzero().flatten().tolist()
         classes = graph.layers[0].classes
         wanted = sorted(ranking[classes].nan_to_num(math.inf).argsort(descending=True, stable=True)[:floor].tolist())
         assert kept == wanted and len(stay) == floor
-    first = plan_cut(graph, graph.nothing_gone(), flags, Limits())
-    assert not bool(first.after[graph.layers[0].classes[0]])
+    first = plan_cut(graph.dense, flags, Limits())
+    assert not bool(first.after.removed[graph.layers[0].classes[0]])
 
 
 def test_what_is_constant_on_the_probe_alone_shows_in_the_drift():
@@ -194,7 +194,7 @@ def test_what_is_constant_on_the_probe_alone_shows_in_the_drift():
     narrow = inputs[0].clone()
     narrow[:, 0] = 0.1
     graph = demp.trace(model, inputs)
-    assert bool(probe(model, graph, graph.nothing_gone(), [(narrow,)], Criterion(kind="saturated")).dead["1"][2])
+    assert bool(probe(model, graph.dense, [(narrow,)], Criterion(kind="saturated")).dead["1"][2])
     report = cut(copy.deepcopy(model), inputs, [2])
     assert report.drift > 0.05 and report.difference < 1e-10
     assert not cut(model, inputs, [2], max_drift=0.02).happened
@@ -341,7 +341,7 @@ def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
     before = comparing.state(model)
     monkeypatch.setattr(
         "demp.surgery.constants.outputs_after",
-        lambda model, graph, moves, inputs, _: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
+        lambda model, moves, inputs, _: [t + 0.1 * bool(moves.shifts) for t in comparing.outputs(model, inputs)],
     )
     report = cut(model, inputs)
     assert not report.happened and "otherwise than the graph sees" in report.held["1"]
@@ -354,7 +354,7 @@ def test_if_nothing_explains_the_outputs_the_cut_is_refused(monkeypatch):
     model, inputs = constant_neurons(nn.Linear(6, 3))
     monkeypatch.setattr(
         "demp.surgery.constants.outputs_after",
-        lambda model, graph, moves, inputs, _: [t + 0.1 for t in comparing.outputs(model, inputs)],
+        lambda model, moves, inputs, _: [t + 0.1 for t in comparing.outputs(model, inputs)],
     )
     with torch.no_grad():
         model[0].weight[0], model[0].bias[0] = 0.0, 0.0

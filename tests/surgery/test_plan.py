@@ -117,13 +117,13 @@ def test_plans_only_take_what_was_offered(floor, multiple, data):
         layer.name: torch.tensor(data.draw(st.lists(st.booleans(), min_size=layer.width, max_size=layer.width)))
         for layer in graph.layers
     }
-    plan = plan_cut(graph, graph.nothing_gone(), dead, Limits(floor=floor, multiple=multiple))
+    plan = plan_cut(graph.dense, dead, Limits(floor=floor, multiple=multiple))
     for layer in graph.layers:
-        gone = plan.after[layer.classes]
-        width, left = layer.width, int((~gone).sum())
-        assert not bool((gone & ~dead[layer.name]).any())
+        removed = plan.after.removed[layer.classes]
+        width, left = layer.width, int((~removed).sum())
+        assert not bool((removed & ~dead[layer.name]).any())
         assert left == width or (left >= floor and left % multiple == 0)
-    assert all(min(shape, default=1) > 0 for shape in graph.at(plan.after).shapes.values())
+    assert all(min(shape, default=1) > 0 for shape in plan.after.shapes.values())
 
 
 GRAPH = demp.trace(*nets.dense(width=7, growth=4, layers=2))
@@ -131,11 +131,11 @@ GRAPH = demp.trace(*nets.dense(width=7, growth=4, layers=2))
 
 def test_the_hash_of_a_plan_is_that_of_what_is_gone():
     flags = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in GRAPH.layers}
-    nothing = plan_cut(GRAPH, GRAPH.nothing_gone(), flags, Limits())
+    nothing = plan_cut(GRAPH.dense, flags, Limits())
     flags["layers.0.4"][1] = True
-    one = plan_cut(GRAPH, GRAPH.nothing_gone(), flags, Limits())
+    one = plan_cut(GRAPH.dense, flags, Limits())
     assert nothing.empty and not one.empty and nothing.hash != one.hash
-    assert one.hash == plan_cut(GRAPH, one.after, flags, Limits()).hash
+    assert one.hash == plan_cut(one.after, flags, Limits()).hash
 
 
 @pytest.mark.parametrize(("name", "value"), [("floor", 0), ("multiple", 0), ("floor", -3)])

@@ -11,7 +11,7 @@ import comparing
 import demp
 import killing
 import nets
-from demp.surgery import Limits, execute, plan_cut, record_of, shrink
+from demp.surgery import Limits, LiveModel, VerifyOptions, execute, plan_cut, record_of, shrink
 from nets import Forward
 
 X = torch.randn(4, 3, 6, 6, dtype=torch.float64)
@@ -292,18 +292,18 @@ def test_the_loss_of_the_last_step_may_stay_alive():
 
 
 def test_a_pruner_may_plan_once_and_cut_often():
-    """``execute`` with one graph: plans compose in dense numbering."""
+    """Several cuts of one graph compose in dense numbering."""
     model = network()
     graph = demp.trace(model, (X,))
-    gone = graph.nothing_gone()
+    state = graph.dense
     before = comparing.outputs(model, (X,))
     for dead in ({"2": [0]}, {"2": [3]}, {"5": [1]}):
         flags = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
         for name, indices in dead.items():
             flags[name][indices] = True
-        plan = plan_cut(graph, gone, flags, Limits())
-        assert execute(model, graph, plan, example_inputs=(X,))[0].removed == 1
-        gone = plan.after
+        plan = plan_cut(state, flags, Limits())
+        assert execute(LiveModel(model), plan, VerifyOptions((X,)))[0].removed == 1
+        state = plan.after
     assert comparing.gap(before, comparing.outputs(model, (X,))) < 1e-10
     assert record_of(model).kept["0.weight", 0].tolist() == [1, 2, 4]
     assert record_of(model).kept["3.weight", 1].tolist() == [1, 2, 4]

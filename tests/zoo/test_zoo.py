@@ -71,7 +71,7 @@ def test_layer_after_layer(name):
         graph = demp.trace(model, inputs)
         chosen = graph.layer(layer)
         classes = chosen.classes[chosen.removable][::3]
-        gone = graph.nothing_gone()
+        gone = graph.none_removed()
         gone[classes] = True
         dead = {one.name: gone[one.classes].nonzero().flatten().tolist() for one in graph.layers}
         dead = {one: indices for one, indices in dead.items() if indices}

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from demp.activity.probe import Verdict
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class Deaths:
         self._ever = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
         self._last = {name: flags.clone() for name, flags in self._ever.items()}
 
-    def add(self, verdict: Verdict, gone: Tensor) -> Snapshot:
-        """The snapshot of a verdict on the network from which the classes ``gone`` were removed."""
+    def add(self, verdict: Verdict, state: GraphState) -> Snapshot:
+        """The snapshot of a verdict on the network of this state."""
         layers, meet = {}, 0
         before = sum(int(flags.sum()) for flags in self._ever.values())
         for layer in self._graph.layers:
             name, saturated = layer.name, verdict.saturated(layer.name)
-            dead = (verdict.dead[name] & ~saturated) | gone[layer.classes]
+            dead = (verdict.dead[name] & ~saturated) | state.removed[layer.classes]
             revived = self._last[name] & ~dead
             layers[name] = LayerActivity(layer.width, int(dead.sum()), int(revived.sum()), int(saturated.sum()))
             meet += int((self._ever[name] & dead).sum())

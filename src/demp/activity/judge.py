@@ -13,7 +13,7 @@ from demp.activity.probe import Verdict, probe, verdict_of
 from demp.activity.readers import in_backward
 from demp.activity.window import Window
 from demp.errors import UsageError
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
 from demp.hooks import Hook
 
@@ -60,18 +60,18 @@ class Judge:
             hook = Hook(self._remember)
             self._hook = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
-    def verdict(self, gone: Tensor, step: int) -> Verdict:
+    def verdict(self, state: GraphState, step: int) -> Verdict:
         """Who is dead now."""
         if self._window is None:
             self._proof = None
             batches = self._probe_batches(step)
-            return probe(self._model, self._graph, gone, batches, self._criterion, until_settled=True)
+            return probe(self._model, state, batches, self._criterion, until_settled=True)
         seen = self._window.verdict()
         if not seen.tallies:
             return seen
         self._proof = self._last_inputs
         inputs = self._example_inputs if self._last_inputs is None else self._last_inputs
-        still = probe(self._model, self._graph, gone, [inputs], self._criterion)
+        still = probe(self._model, state, [inputs], self._criterion)
         return verdict_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
 
     def notes(self, verdict: Verdict) -> tuple[str, ...]:
@@ -95,13 +95,13 @@ class Judge:
             )
         return tuple(found)
 
-    def verdict_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], gone: Tensor, step: int) -> Verdict:
+    def verdict_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], state: GraphState, step: int) -> Verdict:
         """Who is dead in a copy of the model, on the examples of the last verdict; ``fit`` makes them fit the copy.
 
         Of a window those are the last training batch.
         """
         batches = [self._last_inputs] if self._window is not None else self._probe_batches(step)
-        return probe(copied, self._graph, gone, map(fit, batches), self._criterion, until_settled=True)
+        return probe(copied, state, map(fit, batches), self._criterion, until_settled=True)
 
     @property
     def has_examples(self) -> bool:
@@ -125,14 +125,16 @@ class Judge:
             self._last_inputs = self._in_evaluation
         self._in_evaluation, self._trained = None, False
 
-    def look_ahead(self, gone: Tensor, step: int, last_step: int, due: Callable[[int], bool], *, fresh: bool) -> None:
+    def look_ahead(
+        self, state: GraphState, step: int, last_step: int, due: Callable[[int], bool], *, fresh: bool
+    ) -> None:
         """Open the window when a check is near, so that most steps pay nothing; ``fresh``: one was just made."""
         if self._window is None:
             return
         ahead = range(step + 1, min(step + self._length, last_step) + 1)
         near = any(due(s) or s == last_step for s in ahead) or (step >= last_step and not fresh)
         if near and (not self._window.is_open or fresh):
-            self._window.open(gone)
+            self._window.open(state)
         elif not near:
             self._window.close()
 
@@ -148,12 +150,12 @@ class Judge:
         window = None if self._window is None else self._window.state_dict()
         return {"window": window, "last_inputs": self._last_inputs if with_inputs else None}
 
-    def load_state_dict(self, state: dict[str, Any], gone: Tensor) -> None:
+    def load_state_dict(self, saved: dict[str, Any], state: GraphState) -> None:
         """Go on with what a saved judge had seen."""
-        self._last_inputs = state["last_inputs"]
-        if self._window is not None and state["window"] is not None:
-            self._window.open(gone)
-            self._window.load_state_dict(state["window"])
+        self._last_inputs = saved["last_inputs"]
+        if self._window is not None and saved["window"] is not None:
+            self._window.open(state)
+            self._window.load_state_dict(saved["window"])
 
     def _remember(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not torch.is_grad_enabled() or in_backward():

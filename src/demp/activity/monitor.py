@@ -2,8 +2,7 @@
 
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from demp import shards, wrappers
 from demp.activity.criteria import Criterion
@@ -11,7 +10,7 @@ from demp.activity.deaths import Deaths, Snapshot
 from demp.activity.window import Window
 from demp.compiled import refuse_to_watch
 from demp.errors import UsageError
-from demp.graph import NeuronGraph, trace
+from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import call_inputs
 from demp.hooks import Hook
 
@@ -19,8 +18,15 @@ from demp.hooks import Hook
 class Shrinking(Protocol):
     """What is known of a network that is cut: a `demp.Pruner` is one."""
 
-    graph: NeuronGraph
-    gone: Tensor
+    @property
+    def graph(self) -> NeuronGraph:
+        """The neurons of the dense model."""
+        ...
+
+    @property
+    def state(self) -> GraphState:
+        """The network as it is now."""
+        ...
 
 
 class NeuronMonitor:
@@ -46,7 +52,7 @@ class NeuronMonitor:
         self._window: Window | None = None
         self._deaths: Deaths | None = None
         self._pruner = pruner
-        self._gone = torch.zeros(0, dtype=torch.bool)
+        self._state: GraphState | None = None
         self._handle = None
         self.history: list[Snapshot] = []
         if pruner is not None:
@@ -69,17 +75,17 @@ class NeuronMonitor:
             self._window._begin(module, args, kwargs)
 
     def _start(self, graph: NeuronGraph) -> None:
-        self._gone = graph.nothing_gone() if self._pruner is None else self._pruner.gone.clone()
+        self._state = graph.dense if self._pruner is None else self._pruner.state
         self._deaths = Deaths(graph)
         self._window = Window(self._model, graph, self._criterion)
-        self._window.open(self._gone)
+        self._window.open(self._state)
 
     def _follow(self) -> None:
         """After a cut: go on at the new widths with what was seen at the old ones."""
-        if self._pruner is None or self._window is None or torch.equal(self._gone, self._pruner.gone):
+        if self._pruner is None or self._window is None or self._state == self._pruner.state:
             return
-        self._gone, seen = self._pruner.gone.clone(), self._window.state_dict()
-        self._window.open(self._gone)
+        self._state, seen = self._pruner.state, self._window.state_dict()
+        self._window.open(self._state)
         if seen is not None:
             self._window.load_state_dict(seen)
 
@@ -89,11 +95,11 @@ class NeuronMonitor:
         Raises:
             UsageError: the model has not run since.
         """
-        if self._window is None or self._deaths is None or self._window.batches == 0:
+        if self._window is None or self._deaths is None or self._state is None or self._window.batches == 0:
             raise UsageError("the model has not run since the last snapshot; nothing is known about its neurons")
         self._follow()
-        snapshot = self._deaths.add(self._window.verdict(), self._gone)
-        self._window.open(self._gone)
+        snapshot = self._deaths.add(self._window.verdict(), self._state)
+        self._window.open(self._state)
         self.history.append(snapshot)
         return snapshot
 

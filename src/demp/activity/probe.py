@@ -14,7 +14,7 @@ from demp.activity.observe import observing, quiet
 from demp.activity.tally import Flatness, Tally, larger
 from demp.compiled import original
 from demp.errors import UsageError
-from demp.graph import NeuronGraph, trace
+from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import as_inputs
 
 
@@ -63,8 +63,7 @@ def verdict_of(tallies: Iterable[Tally], batches: int, examples: int) -> Verdict
 
 def probe(
     model: nn.Module,
-    graph: NeuronGraph,
-    gone: Tensor,
+    state: GraphState,
     batches: Iterable[Any],
     criterion: Criterion,
     *,
@@ -78,12 +77,12 @@ def probe(
     Raises:
         UsageError: there is no batch.
     """
-    tally = Tally(graph, gone, criterion)
+    tally = Tally(state, criterion)
     count = examples = 0
     with quiet(model):
         for batch in batches:
             args, kwargs = as_inputs(batch)
-            watch(model, graph, tally, args, kwargs)
+            watch(model, state.graph, tally, args, kwargs)
             count += 1
             examples += next((len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 0)
             if until_settled and tally.settles and not bool(tally.agreed().any()):
@@ -127,7 +126,7 @@ def alive(
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     model = wrappers.inside(model)
     graph = graph or trace(model, batches[0])
-    verdict = probe(model, graph, graph.nothing_gone(), batches, judged)
+    verdict = probe(model, graph.dense, batches, judged)
     return {name: ~dead for name, dead in verdict.dead.items()}
 
 

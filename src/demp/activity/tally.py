@@ -12,7 +12,7 @@ from demp.activity.criteria import Criterion, Peaks
 from demp.activity.moments import Moments
 from demp.activity.observe import Seat, seats
 from demp.errors import UsageError
-from demp.graph import Layer, NeuronGraph, Read
+from demp.graph import GraphState, Layer, Read
 
 Key = tuple[str, int]
 """A read point: its weight and the number of the use."""
@@ -36,11 +36,11 @@ class Flatness:
 class Tally:
     """Collects over batches what every read point saw, in dense numbering."""
 
-    def __init__(self, graph: NeuronGraph, gone: Tensor, criterion: Criterion, *, sums: bool = True) -> None:
+    def __init__(self, state: GraphState, criterion: Criterion, *, sums: bool = True) -> None:
         """Without ``sums`` only contractions are asked."""
-        self.graph, self.gone, self.criterion = graph, gone, criterion
+        self.state, self.criterion = state, criterion
+        self.graph = graph = state.graph
         asked = [read for read in graph.reads if sums or read.seat is None]
-        state = graph.at(gone)
         self._here = {key_of(read): state.kept(read.classes) for read in asked}
         self._widths = {key_of(read): len(read.classes) for read in asked}
         self._seats = {key_of(read): seats(state, read) for read in asked}
@@ -64,7 +64,9 @@ class Tally:
         return tuple(
             layer.name
             for layer in self.graph.layers
-            if layer.reads and not self._complete(layer) and bool((layer.removable & ~self.gone[layer.classes]).any())
+            if layer.reads
+            and not self._complete(layer)
+            and bool((layer.removable & ~self.state.removed[layer.classes]).any())
         )
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
@@ -137,7 +139,7 @@ class Tally:
         return whole
 
     def verdict(self) -> dict[str, Tensor]:
-        """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither, they are gone).
+        """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither).
 
         A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
         read points of its own is judged by the layers that carry its neurons on.
@@ -151,7 +153,7 @@ class Tally:
     def agreed(self) -> Tensor:
         """Per class: dead or saturated in every layer that reads it."""
         judged = {layer.name: self._judged(n) for n, layer in enumerate(self.graph.layers) if layer.reads}
-        return self.graph.agreed(judged) & ~self.gone
+        return self.graph.agreed(judged) & ~self.state.removed
 
     def flatness(self) -> dict[str, Flatness]:
         """Layer name -> how flat its neurons are, for the layers that are judged by their moments."""
@@ -165,7 +167,7 @@ class Tally:
         layer, flags = self.graph.layers[number], self._dead[number]
         if self._by_moments[number]:
             flags = self.criterion.flat(self._flatness(number).deviation)
-        return flags & ~self.gone[layer.classes] if self._complete(layer) else torch.zeros_like(flags)
+        return flags & ~self.state.removed[layer.classes] if self._complete(layer) else torch.zeros_like(flags)
 
     def _complete(self, layer: Layer) -> bool:
         asked = [key for key in layer.reads if key in self._seats]

@@ -10,7 +10,7 @@ from demp.activity.criteria import Criterion
 from demp.activity.probe import Verdict, verdict_of
 from demp.activity.readers import first_length, in_backward, input_axis, operations_of, readers_of, reads_its_input
 from demp.activity.tally import Tally
-from demp.graph import NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph, Read
 from demp.hooks import Hook
 
 
@@ -65,10 +65,10 @@ class Window:
         """Are the hooks in place?"""
         return self._tally is not None
 
-    def open(self, gone: Tensor) -> None:
+    def open(self, state: GraphState) -> None:
         """Start collecting."""
         self.close()
-        self._tally = Tally(self._graph, gone, self._criterion, sums=False)
+        self._tally = Tally(state, self._criterion, sums=False)
         self._forget()
         self._handles.append(self._model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         self._handles.append(self._model.register_forward_hook(Hook(self._end), always_call=True))

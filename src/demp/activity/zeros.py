@@ -9,28 +9,28 @@ from torch import Tensor, nn
 from demp import ranks
 from demp.activity import reductions
 from demp.activity.observe import observing, quiet, seats
-from demp.graph import NeuronGraph, Read
+from demp.graph import GraphState, Read
 from demp.graph.forward import as_inputs, copied
 
 
 def share_of_zeros(
-    model: nn.Module, graph: NeuronGraph, gone: Tensor, batches: Iterable[Any], group: ranks.Group = None
+    model: nn.Module, state: GraphState, batches: Iterable[Any], group: ranks.Group = None
 ) -> tuple[Tensor, int, int]:
     """Per class, float64: zeros among what its readers see, over all examples and positions; 1 where nothing is read.
 
     A neuron with several readers counts what each of them sees. With it the numbers of batches and examples.
     """
-    state = graph.at(gone)
+    graph = state.graph
     zeros = torch.zeros(graph.classes, dtype=torch.float64)
     total = torch.zeros(graph.classes, dtype=torch.float64)
     count = examples = 0
 
     def look(read: Read, operand: Tensor) -> None:
-        silent = reductions.zeros(operand.detach(), read.axis).double().cpu()
-        looked_at = operand.numel() / len(silent)
+        zero = reductions.zeros(operand.detach(), read.axis).double().cpu()
+        looked_at = operand.numel() / len(zero)
         for seat in seats(state, read):
             classes = graph.layers[seat.layer].classes[seat.neuron]
-            zeros.index_add_(0, classes, silent[seat.positions])
+            zeros.index_add_(0, classes, zero[seat.positions])
             total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64))
 
     with quiet(model), observing(model, graph, look):

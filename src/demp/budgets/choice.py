@@ -233,4 +233,4 @@ def one_hot(classes: Tensor, like: Tensor) -> Tensor:
 def planned(graph: NeuronGraph, removed: Tensor, chosen: Tensor, limits: Limits) -> Tensor:
     """Who is removed after a cut that wants ``chosen``: what limits and coupled layers let go."""
     wanted = {layer.name: chosen[layer.classes] for layer in graph.layers}
-    return plan_cut(graph, removed, wanted, limits).after
+    return plan_cut(graph.at(removed), wanted, limits).after.removed

@@ -63,7 +63,7 @@ class Meter:
     def __init__(self, graph: NeuronGraph, sizes: Sizes, clock: Clock | None = None) -> None:
         self.graph, self.sizes, self._clock = graph, sizes, clock
         self._times: dict[str, float] = {}
-        self._dense = graph.nothing_gone()
+        self._dense = graph.none_removed()
         everyone = torch.zeros(0, dtype=torch.long)
         ops = graph.contractions
         self._flops = torch.tensor([float(op.flops) for op in ops], dtype=torch.float64)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from demp.graph.neurons import NeuronGraph
+from demp.graph.neurons import GraphState
 
 COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size")
 """Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm, groups of a group
@@ -58,7 +58,7 @@ def shown_sizes(module: nn.Module, weight: Tensor | None = None) -> dict[str, in
 
 
 @contextmanager
-def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor, small: Mapping[str, Tensor]) -> Iterator[None]:
+def attributes_of(model: nn.Module, state: GraphState, small: Mapping[str, Tensor]) -> Iterator[None]:
     """Modules count what stays, and show the sizes of the tensors in ``small``; restored after."""
     changed = []
 
@@ -68,9 +68,9 @@ def attributes_of(model: nn.Module, graph: NeuronGraph, gone: Tensor, small: Map
             setattr(module, name, value)
 
     try:
-        for (path, name), classes in graph.attributes.items():
-            put(model.get_submodule(path), name, int((~gone[classes]).sum()))
-        for name in dict.fromkeys(slot.tensor for slot in graph.slots):
+        for (path, name), classes in state.graph.attributes.items():
+            put(model.get_submodule(path), name, len(state.kept(classes)))
+        for name in dict.fromkeys(slot.tensor for slot in state.graph.slots):
             path, _, leaf = name.rpartition(".")
             if leaf == "weight":
                 module = model.get_submodule(path)

@@ -90,7 +90,7 @@ def written_into(whole: NeuronGraph, refused: NeuronGraph) -> NeuronGraph | None
     None if no call of the user's code that a plan can carry out touches these layers.
     """
     names = {layer.name for layer in refused.layers if not bool(layer.removable.any())}
-    lost = whole.nothing_gone()
+    lost = whole.none_removed()
     for layer in whole.layers:
         if layer.name in names:
             lost[layer.classes[layer.removable]] = True

@@ -29,6 +29,10 @@ class EarlierMethods:
         """The same for each contraction, in forward order."""
         return self._asked("flops_by_operation()", removed).flops_by_operation(paper=paper)
 
+    def nothing_gone(self) -> Tensor:
+        """No class is removed."""
+        return self._asked("removed", None).removed.clone()
+
     def _asked(self, now: str, removed: Tensor | None) -> Any:
         graph: Any = self
         warnings.warn(f"ask the state: graph.at(removed).{now}, or graph.dense.{now}", DeprecationWarning, stacklevel=3)

@@ -5,6 +5,7 @@ keep their number for the whole run. A neuron of a layer is one class. What was 
 classes; everything else follows from it (`GraphState`).
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ class NeuronGraph(EarlierMethods):
             raise UsageError(f"no layer called {name!r} in the graph{hint}")
         return self.index[name]
 
-    def nothing_gone(self) -> Tensor:
-        """The ``gone`` vector of the dense model."""
+    def none_removed(self) -> Tensor:
+        """Of the dense model: false for every class."""
         return torch.zeros(self.classes, dtype=torch.bool)
 
     def removable(self) -> int:
@@ -68,7 +69,7 @@ class NeuronGraph(EarlierMethods):
 
     def keep(self, classes: Tensor) -> int:
         """These turned out to be needed: none of their neurons may go from now on. How many of them might have."""
-        needed, kept = self.nothing_gone(), 0
+        needed, kept = self.none_removed(), 0
         needed[classes] = True
         for layer in self.layers:
             mine = layer.removable & needed[layer.classes]
@@ -112,7 +113,7 @@ class NeuronGraph(EarlierMethods):
     @cached_property
     def dense(self) -> "GraphState":
         """The network before anything was removed."""
-        return self.at(self.nothing_gone())
+        return self.at(self.none_removed())
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +143,20 @@ class GraphState:
     def index_into(self, before: "GraphState", classes: Tensor) -> Tensor:
         """Where what is there now lay ``before``: indices into the axis as it was."""
         return moved(classes, before.ranks, self.ranks)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GraphState):
+            return NotImplemented
+        return self is other or (other.graph is self.graph and torch.equal(other.removed, self.removed))
+
+    def without(self, removed: Tensor) -> "GraphState":
+        """The network once these classes are removed, too."""
+        return self.graph.at(self.removed | removed)
+
+    @cached_property
+    def hash(self) -> str:
+        """What is removed, in a few letters."""
+        return hashlib.sha256(bytes(self.removed.to(torch.uint8).tolist())).hexdigest()[:16]
 
     def owners(self, slots: Iterable[Slot]) -> list[Tensor]:
         """Per tensor axis: the class of each index that is there, in the order of memory; 0 if it may never go."""
@@ -199,9 +214,9 @@ class GraphState:
         return found
 
 
-def share_left(classes: Tensor, gone: Tensor) -> float:
-    """Share of the positions in ``classes`` that is not gone."""
-    return float((~gone[classes]).double().mean()) if len(classes) else 1.0
+def share_left(classes: Tensor, removed: Tensor) -> float:
+    """Share of the positions in ``classes`` that is not removed."""
+    return float((~removed[classes]).double().mean()) if len(classes) else 1.0
 
 
 def numel(shape: tuple[int, ...]) -> int:
@@ -214,7 +229,7 @@ def numel(shape: tuple[int, ...]) -> int:
 
 def removable_classes(graph: NeuronGraph) -> Tensor:
     """Per class: may it go?"""
-    removable = graph.nothing_gone()
+    removable = graph.none_removed()
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True
     return removable

@@ -95,19 +95,19 @@ def survives(
     Other channels go in every group, and other numbers of them: sums of two widths are rehearsed, and a group that
     takes its width from another's shape fails.
     """
-    gone = graph.nothing_gone()
+    removed = graph.none_removed()
     for number, group in enumerate(groups):
         for layer in (graph.index[name] for name in group):
-            if bool(layer.removable.any()) and not bool(gone[layer.classes].any()) and layer.width > 1:
+            if bool(layer.removable.any()) and not bool(removed[layer.classes].any()) and layer.width > 1:
                 some = layer.classes[layer.removable]
                 many = 1 + number % min(COUNTS, layer.width - 1)
-                gone[some[(number + torch.arange(many)) % len(some)]] = True
-    gone[graph.last_of_slots(graph.nothing_gone(), gone)] = False
-    state = graph.at(gone)
+                removed[some[(number + torch.arange(many)) % len(some)]] = True
+    removed[graph.last_of_slots(graph.none_removed(), removed)] = False
+    state = graph.at(removed)
     small = shrunken(state, tensors)
     try:
         with (
-            attributes_of(model, graph, gone, small),
+            attributes_of(model, state, small),
             joined(model, state.residual_adds, plan_calls(state, rehearsing=True)),
         ):
             out = forward(small)

@@ -29,7 +29,7 @@ def nothing_removed(view: View, step: int, strength: float) -> str:
 
 def frozen(view: View) -> bool:
     """Is nothing trained that makes a neuron which is there and may go: neither weights nor norms?"""
-    wanted = removable_classes(view.graph) & ~view.gone
+    wanted = removable_classes(view.graph) & ~view.state.removed
     trained = view.parameters().keys()
     norms = {(name, 0) for norm in view.graph.norms for name in (norm.scale, norm.shift) if name is not None}
     made = {pair for layer in view.graph.layers for pair in layer.producers} | norms
@@ -42,4 +42,4 @@ def frozen(view: View) -> bool:
 def present_scales(view: View) -> Tensor:
     """Sizes of the scales of all neurons that are there and may go."""
     sizes = view.scales()
-    return sizes[removable_classes(view.graph) & ~view.gone & (sizes > 0)]
+    return sizes[removable_classes(view.graph) & ~view.state.removed & (sizes > 0)]

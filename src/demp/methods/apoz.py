@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.graph import NeuronGraph
+from demp.graph import GraphState
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
@@ -99,16 +99,16 @@ class Apoz(Method):
         if now <= self._done:
             return Selection()
         self._done = now
-        config, graph, gone = self.config, view.graph, view.gone
+        config, graph = self.config, view.graph
         apoz = view.zeros(config.scoring_batches)
-        if not bool(apoz[live(graph, gone)].any()):
+        if not bool(apoz[live(view.state)].any()):
             return Selection(notes=(NO_ZEROS,))
         rank, target = RANKINGS[config.ranking], config.target_neuron_sparsity
         if config.rule == "target":
             neurons, notes = reach(view, config, -apoz, way=now / config.rounds, ranking=config.ranking)
             return Selection(neurons, exact=False, notes=notes)
-        above = exceeding(graph, gone, apoz)
-        neurons, _ = rank(graph, gone, torch.where(above, -1 - apoz, -apoz), target, config.limits())
+        above = exceeding(view.state, apoz)
+        neurons, _ = rank(view.state, torch.where(above, -1 - apoz, -apoz), target, config.limits())
         return Selection(
             {name: flags & above[graph.layer(name).classes] for name, flags in neurons.items()}, exact=False
         )
@@ -122,19 +122,19 @@ class Apoz(Method):
         self._done = int(state["done"])
 
 
-def live(graph: NeuronGraph, gone: Tensor) -> Tensor:
+def live(state: GraphState) -> Tensor:
     """Per class: a neuron that is there and may go."""
-    found = graph.nothing_gone()
-    for layer in graph.layers:
+    found = state.graph.none_removed()
+    for layer in state.graph.layers:
         found[layer.classes[layer.removable]] = True
-    return found & ~gone
+    return found & ~state.removed
 
 
-def exceeding(graph: NeuronGraph, gone: Tensor, apoz: Tensor) -> Tensor:
+def exceeding(state: GraphState, apoz: Tensor) -> Tensor:
     """Per class: above the mean of its layer by more than the standard deviation; in every layer that carries it."""
-    found = live(graph, gone)
-    for layer in graph.layers:
-        here = layer.classes[~gone[layer.classes]]
+    found = live(state)
+    for layer in state.graph.layers:
+        here = layer.classes[~state.removed[layer.classes]]
         high = apoz[here] > apoz[here].mean() + apoz[here].std(correction=0)
         found[here] &= high
     return found

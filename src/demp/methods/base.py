@@ -9,7 +9,7 @@ from torch import Tensor
 from demp.activity import Criterion, Verdict
 from demp.budgets import Budget, Meter, as_budget
 from demp.gates import Scoring
-from demp.graph import NeuronGraph
+from demp.graph import GraphState, NeuronGraph
 from demp.noise import Noise
 from demp.penalties import Penalty
 from demp.regularization import Shrink
@@ -25,8 +25,8 @@ class View(Protocol):
         ...
 
     @property
-    def gone(self) -> Tensor:
-        """Per class: removed already."""
+    def state(self) -> GraphState:
+        """The network as it is now; ``state.removed`` says per class whether it is removed already."""
         ...
 
     @property

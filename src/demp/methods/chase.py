@@ -28,7 +28,7 @@ from torch import Tensor
 from demp import densities
 from demp.densities import kept, top, top_of_all
 from demp.errors import UsageError
-from demp.graph import NeuronGraph, Slot
+from demp.graph import GraphState, NeuronGraph, Slot
 from demp.methods.base import MethodConfig, Selection, View
 from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
@@ -141,13 +141,19 @@ class Chase(MaskMethod):
             return super().select(step, view)
         graph, prunable = view.graph, self._prunable(view)
         counts = [int(prunable[layer.classes].sum()) for layer in graph.layers]
-        already = sum(int((prunable & view.gone)[layer.classes].sum()) for layer in graph.layers)
+        already = sum(int((prunable & view.state.removed)[layer.classes].sum()) for layer in graph.layers)
         wanted = round(self.channel_share(step) * sum(counts)) - already
-        scores = mean_size(graph, view.maskable(), view.masks, view.gone, active=self.config.channel_score == "active")
+        active = self.config.channel_score == "active"
+        scores = mean_size(view.state, view.maskable(), view.masks, active=active)
         chosen, withheld = take(
-            graph, view.gone, scores, wanted, self.config.limits(), graph.layers, floors=self._floors(graph),
+            view.state,
+            scores,
+            wanted,
+            self.config.limits(),
+            graph.layers,
+            floors=self._floors(graph),
             spared=~prunable,
-        )  # fmt: skip
+        )
         note = f"{withheld} channels stay that channel_sparsity asks for: every layer is at its floor"
         return Selection(flags(graph, chosen), exact=False, notes=(note,) if withheld else ())
 
@@ -242,15 +248,13 @@ def making(graph: NeuronGraph) -> list[Slot]:
     return [s for s in graph.slots if (s.tensor, s.axis) in makers and len(graph.shapes[s.tensor]) > 1]
 
 
-def mean_size(
-    graph: NeuronGraph, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], gone: Tensor, *, active: bool
-) -> Tensor:
+def mean_size(state: GraphState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, active: bool) -> Tensor:
     """Per class: mean |w| of the weights that make it, float64; 0 for one without weights.
 
     The mean is over the dense filter, in which what is masked or removed is zero; or over the ``active`` weights.
     """
+    graph = state.graph
     total, count = torch.zeros(graph.classes, dtype=torch.float64), torch.zeros(graph.classes, dtype=torch.float64)
-    state = graph.at(gone)
     for slot in making(graph):
         if slot.tensor not in weights:
             continue

@@ -99,8 +99,8 @@ class Course:
         """Who has faded goes; who fades next is decided. At the end of the run whoever is still too many goes."""
         if not view.final and (self.done or step < self.marks[self._next]):
             return Selection()
-        going = torch.zeros_like(view.gone) if self._fading is None else self._fading & ~view.gone
-        after, notes = view.gone | going, []
+        going = torch.zeros_like(view.state.removed) if self._fading is None else self._fading & ~view.state.removed
+        after, notes = view.state.removed | going, []
         self._fading = None
         while not self.done and self.marks[self._next] <= step:
             self._next += 1

@@ -277,24 +277,23 @@ class DemonPruning(Method):
         if target is None:
             verdict = view.verdict()
             return Selection(verdict.dead, advice=self._advice(step, view, verdict))
-        graph, gone = view.graph, view.gone
-        left = graph.at(gone).neurons
+        graph, left = view.graph, view.state.neurons
         budget = left - (graph.dense.neurons - round(target * graph.dense.neurons))
         if budget <= 0:
             self._target_met = True
             return Selection()
         verdict = view.verdict()
         flatness = ranked(graph, verdict.deviations) if verdict.deviations else None
-        after = plan_cut(graph, gone, verdict.dead, self.config.limits(), flatness).after
-        self._target_met = left - graph.at(after).neurons >= budget
+        plan = plan_cut(view.state, verdict.dead, self.config.limits(), flatness)
+        self._target_met = left - plan.after.neurons >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
-        return Selection(at_most(budget, graph, after & ~gone, flatness))
+        return Selection(at_most(budget, graph, plan.removes, flatness))
 
     def _advice(self, step: int, view: View, verdict: Verdict) -> str:
-        """Once after half of the run, and at its end, where examples were seen, nobody has gone and nobody goes."""
+        """Once after half of the run, and at its end, where examples were seen and no neuron was or is removed."""
         late = view.final or (2 * step >= self.total_steps and not self._advised)
-        some = bool(view.gone.any()) or any(bool(flags.any()) for flags in verdict.dead.values())
+        some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in verdict.dead.values())
         if not late or some or verdict.batches == 0:
             return ""
         self._advised = True
@@ -334,7 +333,7 @@ def at_most(budget: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | N
     counts = torch.zeros(graph.classes, dtype=torch.long)
     for layer in graph.layers:
         counts[layer.classes] += 1
-    chosen = graph.nothing_gone()
+    chosen = graph.none_removed()
     order = going.nonzero().flatten()
     if flatness is not None:
         order = order[flatness[order].nan_to_num(0.0).argsort(stable=True)]

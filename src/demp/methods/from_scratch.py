@@ -48,7 +48,7 @@ class FromScratch(Method):
             return Selection(exact=False)
         self._done = True
         removed, notes = self.shape(view)
-        return Selection(flags(view.graph, removed & ~view.gone), exact=False, notes=notes)
+        return Selection(flags(view.graph, removed & ~view.state.removed), exact=False, notes=notes)
 
     def shape(self, view: View) -> tuple[Tensor, tuple[str, ...]]:
         """Which classes go, and what is to be said about it."""
@@ -113,19 +113,18 @@ def scaled(graph: NeuronGraph, factor: float, limits: Limits) -> Tensor:
     """
     groups = together(graph)
     names = sorted(set(groups.values()))
-    removed = graph.nothing_gone()
     wanted: dict[str, Tensor] = {}
     for layer in graph.layers:
         place = (names.index(groups[layer.name]) + 0.5) / len(names)
         keep = min(layer.width, max(limits.floor, int(factor * layer.width + place)))
         wanted[layer.name] = torch.arange(layer.width) >= keep
-    return plan_cut(graph, removed, wanted, limits).after
+    return plan_cut(graph.dense, wanted, limits).after.removed
 
 
 def together(graph: NeuronGraph) -> dict[str, int]:
     """Layer name -> number of the group of layers that keep one width: those of a stream, or that share neurons."""
     family = strands_and_families(graph)[1] if graph.joins else torch.arange(graph.classes)
-    streams = graph.nothing_gone()
+    streams = graph.none_removed()
     for join in graph.joins:
         streams[join.stream] = streams[join.branch] = True
     found: dict[str, int] = {}
@@ -181,7 +180,7 @@ def removed_of(graph: NeuronGraph, where: str) -> Tensor:
         UsageError: that network was made from another dense one.
     """
     plain = architecture_of(Path(where)).get("record")
-    removed = graph.nothing_gone()
+    removed = graph.none_removed()
     if plain is None:
         return removed
     record = record_from_plain(plain)

@@ -190,13 +190,13 @@ class GrowingRegularisation(Method):
             return Selection(exact=False, notes=notes)
         self._done = True
         assert self._pushed is not None
-        return Selection(flags(view.graph, self._pushed & ~view.gone), exact=False, notes=notes)
+        return Selection(flags(view.graph, self._pushed & ~view.state.removed), exact=False, notes=notes)
 
     def _pick(self, view: View, limits: Limits) -> tuple[str, ...]:
         """From now on only the smallest are pushed."""
         assert self._pushed is not None
         chosen, notes = reach(view, self.config, sizes(view), ranking=self.config.ranking)
-        picked = plan_cut(view.graph, view.gone, chosen, limits).after & ~view.gone
+        picked = plan_cut(view.state, chosen, limits).removes
         self._kept, self._pushed, self._picked = self._pushed & ~picked, picked, True
         return notes
 
@@ -212,7 +212,7 @@ class GrowingRegularisation(Method):
 
 def pushable(graph: NeuronGraph, limits: Limits) -> Tensor:
     """Per class: it may go, and weights make it."""
-    made = graph.nothing_gone()
+    made = graph.none_removed()
     for slot in making_slots(graph):
         made[slot.classes] = True
     made &= removable_classes(graph) & (graph.voters() > 0)
@@ -231,7 +231,7 @@ def sizes(view: View) -> Tensor:
     slots = [slot for slot in making_slots(graph) if slot.tensor in parameters]
     total = torch.zeros(graph.classes, dtype=torch.float64)
     count = torch.zeros_like(total)
-    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
+    for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1).double().cpu()
         total.index_add_(0, classes, weight.sum(1))
         count.index_add_(0, classes, torch.full((len(classes),), weight.shape[1], dtype=torch.float64))

@@ -140,7 +140,7 @@ def scale_slots(graph: NeuronGraph) -> list[Slot]:
 
 def ranked(graph: NeuronGraph) -> Tensor:
     """Per class: may it go, and does it have a scale?"""
-    scaled = graph.nothing_gone()
+    scaled = graph.none_removed()
     for slot in scale_slots(graph):
         scaled[slot.classes] = True
     return scaled & removable_classes(graph)
@@ -151,6 +151,6 @@ def scale_sizes(view: View) -> Tensor:
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in scale_slots(graph) if slot.tensor in parameters]
     sizes = torch.full((graph.classes,), -1.0, dtype=torch.float64)
-    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
+    for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         sizes.scatter_reduce_(0, classes, parameters[slot.tensor].abs().double().cpu(), "amax")
     return torch.where(sizes < 0, math.inf, sizes)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.graph import NeuronGraph
+from demp.graph import GraphState
 from demp.graph.neurons import channel_slots
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
@@ -98,11 +98,11 @@ class PruneTrain(Method):
             self._strength = strength_for(self.config.penalty_share, view)
             note = f"strength {self._strength:.4g}: the penalty is {self.config.penalty_share:g} of loss + penalty"
             return Selection(exact=False, notes=(note,))
-        limits, graph, gone = self.config.limits(), view.graph, view.gone
+        limits, graph = self.config.limits(), view.graph
         going = wanted = small(view, self.config.threshold)
         while True:  # what a floor keeps, the sums before it must keep as well
-            planned = plan_cut(graph, gone, flags(graph, going), limits).after & ~gone
-            carried = unread(graph, gone, planned)
+            planned = plan_cut(view.state, flags(graph, going), limits).removes
+            carried = unread(view.state, planned)
             if torch.equal(carried, going):
                 break
             going = carried
@@ -125,7 +125,7 @@ def strength_for(share: float, view: View) -> float:
     """``share * loss / ((1 - share) * sum_g ||W_g||)``, at which the penalty is this share of loss + penalty."""
     parameters, slots = view.parameters(), channel_slots(view.graph)
     named = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
-    classes = view.graph.at(view.gone).owners(slot for _, slot in named)
+    classes = view.state.owners(slot for _, slot in named)
     slices = [
         Slices(nn.Parameter(weight, False), slot.axis, c) for (weight, slot), c in zip(named, classes, strict=True)
     ]
@@ -143,22 +143,22 @@ def small(view: View, threshold: float) -> Tensor:
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in channel_slots(graph) if slot.tensor in parameters]
     largest = torch.full((graph.classes,), -1.0, dtype=torch.float64)
-    for slot, classes in zip(slots, graph.at(view.gone).owners(slots), strict=True):
+    for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1)
         largest.scatter_reduce_(0, classes, weight.amax(1).double().cpu(), "amax")
-    found = (largest >= 0) & (largest < threshold) & ~view.gone
+    found = (largest >= 0) & (largest < threshold) & ~view.state.removed
     found[0] = False
     return found
 
 
-def unread(graph: NeuronGraph, gone: Tensor, going: Tensor) -> Tensor:
+def unread(state: GraphState, going: Tensor) -> Tensor:
     """Of those that are to go, the ones that no residual sum carries on to a channel that stays."""
-    going = going.clone()
+    graph, going = state.graph, going.clone()
     for _ in range(len(graph.joins) + 1):
         before = going.clone()
         for join in graph.joins:
             reaches = join.branch[join.target]
-            going[join.stream[join.source][~(going | gone)[reaches]]] = False
+            going[join.stream[join.source][~(going | state.removed)[reaches]]] = False
         if torch.equal(before, going):
             break
     return going

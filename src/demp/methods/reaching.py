@@ -45,14 +45,16 @@ def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ran
     goal is ``dense - way * (dense - budget)`` of every resource, and who goes follows from the scores alone.
     """
     if config.budget is None:
-        return RANKINGS[ranking](view.graph, view.gone, scores, way * config.target_neuron_sparsity, config.limits())
+        return RANKINGS[ranking](view.state, scores, way * config.target_neuron_sparsity, config.limits())
     goals = goals_at(view.meter, config.budget, way)
     if ranking == "layer":
         return reach_by_layer(view, config, scores, goals)
     rank = scores.double().argsort(stable=True).argsort().double() + 1
     importance = rank.masked_fill(scores == torch.inf, torch.inf)
-    found = choose(view.meter, view.gone, goals, Question(importance=importance, limits=config.limits(), power=0.0))
-    notes = tuple(missed(view.meter, goals, view.gone | found.chosen) for _ in [0] if found.lack)
+    found = choose(
+        view.meter, view.state.removed, goals, Question(importance=importance, limits=config.limits(), power=0.0)
+    )
+    notes = tuple(missed(view.meter, goals, view.state.removed | found.chosen) for _ in [0] if found.lack)
     return flags(view.graph, found.chosen), notes
 
 
@@ -62,15 +64,15 @@ def reach_by_layer(view: View, config: Targeted, scores: Tensor, goals: Mapping[
     best: dict[str, Tensor] = {}
     for _ in range(LAYER_TRIALS):
         share = (few + many) / 2
-        neurons, _ = RANKINGS["layer"](view.graph, view.gone, scores, share, config.limits())
-        after = view.gone.clone()
+        neurons, _ = RANKINGS["layer"](view.state, scores, share, config.limits())
+        after = view.state.removed.clone()
         for name, flag in neurons.items():
             after[view.graph.layer(name).classes[flag]] = True
         if view.meter.lack(goals, after):
             few = share
         else:
             many, best = share, neurons
-    notes = () if best else (missed(view.meter, goals, view.gone),)
+    notes = () if best else (missed(view.meter, goals, view.state.removed),)
     return best, notes
 
 

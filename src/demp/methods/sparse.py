@@ -192,10 +192,10 @@ def emptied_neurons(view: View) -> dict[str, Tensor]:
     Who is fed by nobody still says something if its shift does; whether it does is judged on batches. Without batches
     it stays.
     """
-    graph, dead = view.graph, view.graph.nothing_gone()
+    graph, dead = view.graph, view.graph.none_removed()
     if view.can_judge:
         for name, flags in view.verdict().dead.items():
             classes = graph.layer(name).classes
             dead[classes[flags]] = True
-    gone = emptied(graph, view.masks, view.gone, dead)
+    gone = emptied(view.state, view.masks, dead)
     return {layer.name: flags for layer in graph.layers if bool((flags := gone[layer.classes]).any())}

@@ -145,10 +145,10 @@ class SRigL(MaskMethod):
         found = super().select(step, view)
         if not view.final or not self.config.remove_ablated:
             return found
-        going = view.graph.nothing_gone()
+        going = view.graph.none_removed()
         for name, neurons in found.neurons.items():
             going[view.graph.layer(name).classes[neurons]] = True
-        saying = constant(view.graph, view.masks, view.gone) & ~going
+        saying = constant(view.state, view.masks) & ~going
         if not bool(saying.any()):
             return found
         return Selection(flags(view.graph, going | saying), exact=False, notes=found.notes)

@@ -14,7 +14,7 @@ from torch import _foreach_mul as products_of  # pyright: ignore[reportPrivateIm
 from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
 
 from demp import shards
-from demp.graph import NeuronGraph, Slot
+from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.penalties import Slices
 
@@ -43,33 +43,33 @@ class OutputScales:
         self._axes = [(parameters[slot.tensor], slot) for slot in scaling_slots(graph) if slot.tensor in parameters]
         self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
         self._slices: list[Slices] = []
-        self._at: Tensor | None = None
+        self._at: GraphState | None = None
 
-    def slices(self, removed: Tensor) -> list[Slices]:
+    def slices(self, state: GraphState) -> list[Slices]:
         """The scaling slices that the optimizer may move now, in the order in which they lie; new only after a cut."""
-        if self._at is None or not torch.equal(self._at, removed):
-            mine = self._graph.at(removed).owners(slot for _, slot in self._axes)
+        if self._at != state:
+            mine = state.owners(slot for _, slot in self._axes)
             self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
-            self._at = removed.clone()
+            self._at = state
         return [one for one in self._slices if one.parameter.requires_grad]
 
-    def scaled(self, removed: Tensor) -> Tensor:
+    def scaled(self, state: GraphState) -> Tensor:
         """Per class: is there a trainable parameter that scales it?"""
-        found = torch.zeros_like(removed)
-        for one in self.slices(removed):
+        found = torch.zeros_like(state.removed)
+        for one in self.slices(state):
             found[one.classes.cpu()] = True
         found[0] = False
         return found
 
     @torch.no_grad()
-    def sensitivity(self, removed: Tensor) -> Tensor | None:
+    def sensitivity(self, state: GraphState) -> Tensor | None:
         """Per class, on the model's device: the derivative of the loss by a factor on the neuron's output.
 
         ``sum p * dL/dp`` over the parameters that scale it, from the gradients of this step; exact where the activation
         is positively homogeneous (Molchanov et al. 2019, the gate form of a first-order Taylor expansion). None without
         gradients.
         """
-        slices = [one for one in self.slices(removed) if one.parameter.grad is not None]
+        slices = [one for one in self.slices(state) if one.parameter.grad is not None]
         if not slices:
             return None
         values = [shards.whole_of(one.parameter.detach()) for one in slices]
@@ -85,7 +85,7 @@ class OutputScales:
     def apply(
         self,
         shrink: Shrink,
-        removed: Tensor,
+        state: GraphState,
         copies: Sequence[Mapping[str, Tensor]] = (),
         moving: Mapping[int, float] | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class OutputScales:
         So a moving average, in which a neuron would live on for long, has it at 0 when the model has. Amounts, which
         are part of a step, are taken from those parameters alone that the optimizer moved (``moving``: id to rate).
         """
-        slices = self.slices(removed)
+        slices = self.slices(state)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
@@ -115,10 +115,10 @@ class OutputScales:
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
 
     @torch.no_grad()
-    def sizes(self, removed: Tensor) -> Tensor:
+    def sizes(self, state: GraphState) -> Tensor:
         """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
         found = torch.zeros(self._graph.classes, dtype=torch.float64)
-        for one in self.slices(removed):
+        for one in self.slices(state):
             if id(one.parameter) in self._norm_scales or one.parameter.dim() > 1:
                 size = summed(shards.whole_of(one.parameter.detach()).abs(), one.axis)
                 found.index_add_(0, one.classes.cpu(), size.double().cpu())

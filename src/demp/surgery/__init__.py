@@ -2,7 +2,9 @@
 
 from demp.surgery.constants import ConstantRules
 from demp.surgery.cut import cut
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Limits, Plan, plan_cut
+from demp.surgery.proving import VerifyOptions
 from demp.surgery.record import Record, record_of
 from demp.surgery.report import CutReport, LayerCut
 from demp.surgery.transaction import execute
@@ -12,8 +14,10 @@ __all__ = [
     "CutReport",
     "LayerCut",
     "Limits",
+    "LiveModel",
     "Plan",
     "Record",
+    "VerifyOptions",
     "cut",
     "execute",
     "plan_cut",

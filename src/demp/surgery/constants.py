@@ -17,9 +17,10 @@ from demp import ranks, shards
 from demp.activity.observe import named_tensors, observing, quiet
 from demp.activity.tally import key_of
 from demp.errors import UsageError
-from demp.graph import NeuronGraph, Read
+from demp.graph import Read
 from demp.graph.forward import as_inputs, copied
 from demp.surgery.compared import Outputs, compared
+from demp.surgery.live import LiveModel
 from demp.surgery.moves import Moves, Seen, plan_moves
 from demp.surgery.plan import Plan
 from demp.surgery.readers import look
@@ -65,33 +66,23 @@ class Settled:
         return self.moves.plan
 
 
-def settle(
-    model: nn.Module,
-    graph: NeuronGraph,
-    plan: Plan,
-    rules: ConstantRules,
-    example_inputs: Any,
-    *,
-    masked: set[str],
-    outputs: Outputs = None,
-    group: ranks.Group = None,
-) -> Settled:
+def settle(live: LiveModel, plan: Plan, rules: ConstantRules, example_inputs: Any, outputs: Outputs = None) -> Settled:
     """Find out on the examples which neurons can leave with their constants, and how. Nothing of the model changes.
 
-    ``masked`` weights cannot take anything up. All ranks come to the same answer.
+    Masked weights cannot take anything up. All ranks come to the same answer.
     """
+    model, group = live.model, live.group
+    masked = masked_weights(copied.holder for copied in live.copies)
     with shards.whole(model), ranks.together(group):
-        mine = look(model, graph, plan.before, example_inputs, outputs)
+        mine = look(model, plan.before, example_inputs, outputs)
         refuse_nan(mine.outputs)
     readers = mine.shared(group)
 
     def attempt(plan: Plan, carry_borders: bool = False, drop: bool = False) -> Settled:
         with shards.whole(model), ranks.together(group):
-            moves = plan_moves(
-                graph, plan, readers, required=rules.required, carry_borders=carry_borders, masked=masked
-            )
+            moves = plan_moves(plan, readers, required=rules.required, carry_borders=carry_borders, masked=masked)
             moves = dropped(moves) if drop else moves
-            wanted = outputs_after(model, graph, moves, example_inputs, outputs)
+            wanted = outputs_after(model, moves, example_inputs, outputs)
             change = difference(mine.outputs, wanted)
         worst = ranks.highest((change,), group)[0]
         assert worst is not None
@@ -112,7 +103,7 @@ def settle(
         notes = (f"constants moved to the readers: drift {other.drift:.1e} -> {best.drift:.1e}",)
     limit = torch.inf if rules.max_drift is None else rules.max_drift
     while best.drift > limit and bool(best.moves.saturated.any()):
-        plan = plan.without(graph, waiting(best, plan.ranking, limit))
+        plan = plan.without(waiting(best, plan.ranking, limit))
         best = attempt(plan, carry_borders=carry)
     return replace(best, notes=(*notes, *described(best.moves)))
 
@@ -143,9 +134,7 @@ def dropped(moves: Moves) -> Moves:
     return replace(moves, shifts=(), seen=still, into=type(moves.into)())
 
 
-def outputs_after(
-    model: nn.Module, graph: NeuronGraph, moves: Moves, example_inputs: Any, outputs: Outputs = None
-) -> list[Tensor]:
+def outputs_after(model: nn.Module, moves: Moves, example_inputs: Any, outputs: Outputs = None) -> list[Tensor]:
     """Outputs of the model in which every neuron that goes is replaced by its constant wherever it is read.
 
     Where its constant goes into a bias that is not right everywhere, by nothing, and the bias has it already.
@@ -160,7 +149,7 @@ def outputs_after(
         factor, offset = (v.to(operand.device, operand.dtype).view(line) for v in (seen.factor, seen.offset))
         return operand.index_select(read.axis, seen.source.to(operand.device)) * factor + offset
 
-    with quiet(model), shifted(named_tensors(model), moves), observing(model, graph, replaced):
+    with quiet(model), shifted(named_tensors(model), moves), observing(model, moves.plan.before.graph, replaced):
         return compared(model, args, kwargs, outputs)
 
 
@@ -188,8 +177,9 @@ def masked_weights(holders: Iterable[Any]) -> set[str]:
     return found
 
 
-def counts(graph: NeuronGraph, settled: Settled) -> tuple[int, int]:
+def counts(settled: Settled) -> tuple[int, int]:
     """Neurons over all layers that went as zeros, and as other constants."""
-    saturated = sum(int(settled.moves.saturated[layer.classes].sum()) for layer in graph.layers)
-    removed = graph.at(settled.plan.before).neurons - graph.at(settled.plan.after).neurons
+    before, after = settled.plan.before, settled.plan.after
+    saturated = sum(int(settled.moves.saturated[layer.classes].sum()) for layer in before.graph.layers)
+    removed = before.neurons - after.neurons
     return removed - saturated, saturated

@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_map_only
 
 from demp import ranks
 from demp.errors import CutError
-from demp.graph import NeuronGraph
 from demp.surgery.copies import Copy
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
-from demp.surgery.proving import Terms, silenced
+from demp.surgery.proving import VerifyOptions, zeroed
 from demp.surgery.verify import difference, outputs_of, tolerance_for
 
 
@@ -28,48 +28,44 @@ class CopyReference:
     why: str = ""
 
 
-def refer_copies(
-    copies: Sequence[Copy], model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, *, constants: bool
-) -> list[CopyReference]:
+def refer_copies(live: LiveModel, plan: Plan, options: VerifyOptions, *, constants: bool) -> list[CopyReference]:
     """Run the copies before the cut. With ``constants`` a copy gains what the model gains, which is not exact in it."""
-    if not terms.verify:
+    if not options.verify:
         return []
     found = []
-    for copied in copies:
+    for copied in live.copies:
         if copied.is_masks:
             continue
         if copied.module is None:
             found.append(CopyReference(copied))
             continue
-        inputs = inputs_for(copied.module, model, terms.example_inputs)
+        inputs = inputs_for(copied.module, live.model, options.example_inputs)
         try:
-            plain = outputs_of(copied.module, inputs, terms.outputs)
+            plain = outputs_of(copied.module, inputs, options.outputs)
         except Exception as error:  # the user's forward may raise anything; the copy is cut all the same
             found.append(CopyReference(copied, why=f"{error}".strip().split("\n")[0] or type(error).__name__))
             continue
         if not plain or not all(bool(t.isfinite().all()) for t in plain):
             found.append(CopyReference(copied, why="its outputs are not finite"))
             continue
-        mine = replace(terms, example_inputs=inputs)
-        found.append(
-            CopyReference(copied, inputs, plain, None if constants else silenced(copied.module, graph, plan, mine))
-        )
+        mine = replace(options, example_inputs=inputs)
+        found.append(CopyReference(copied, inputs, plain, None if constants else zeroed(copied.module, plan, mine)))
     return found
 
 
-def prove_copies(references: Sequence[CopyReference], terms: Terms) -> dict[str, float | None]:
+def prove_copies(references: Sequence[CopyReference], options: VerifyOptions) -> dict[str, float | None]:
     """Run the copies after the cut: by how much the outputs of each changed, over their scale; None: not measured.
 
     Raises:
-        CutError: a copy's outputs are not those of the copy in which the removed neurons are silenced.
+        CutError: a copy's outputs are not those of the copy in which the removed neurons are zeroed.
     """
     drifts: dict[str, float | None] = {}
     for before in references:
         module, drifts[before.copied.name] = before.copied.module, None
         if module is None or before.plain is None:
             continue
-        after = outputs_of(module, before.inputs, terms.outputs)
-        limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
+        after = outputs_of(module, before.inputs, options.outputs)
+        limit = tolerance_for(after) if options.tolerance is None else options.tolerance
         gap = 0.0 if before.wanted is None else difference(before.wanted, after)
         if not gap <= limit:
             raise CutError(

@@ -13,7 +13,9 @@ from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies
 from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Limits, plan_cut
+from demp.surgery.proving import VerifyOptions
 from demp.surgery.record import record_of
 from demp.surgery.report import CutReport
 from demp.surgery.transaction import execute
@@ -45,8 +47,8 @@ def cut(
     share slices with other layers go only when all of those layers list them. Parameters, buffers, gradients and
     optimizer state shrink in place: objects, hooks, ties, param groups and schedulers stay. A forward on
     ``example_inputs`` before and after must agree within ``tolerance``, or everything is rolled back. With
-    ``exact=False`` neurons that still speak may go: the cut is then compared with the model in which they are
-    silenced, and the report's ``drift`` says what was lost.
+    ``exact=False`` neurons that are not dead may go: the cut is then compared with the model in which they are
+    zeroed, and the report's ``drift`` says what was lost.
 
     With ``constants=True`` neurons leave with their constants: the mean of each on the example inputs goes into the
     biases or running means behind its readers, or is carried by one of them that stays; a neuron whose constant finds
@@ -94,24 +96,10 @@ def cut(
         rules = ConstantRules(max_drift=max_drift) if constants else None
         if max_drift is not None and rules is None:
             raise UsageError("max_drift bounds what constants change; pass constants=True with it")
-        plan = plan_cut(graph, graph.nothing_gone(), flags, limits or Limits())
-    report, _ = execute(
-        model,
-        graph,
-        plan,
-        example_inputs=example_inputs,
-        optimizers=optimizers,
-        copies=tuple(copies),
-        exact=exact and rules is None,
-        verify=verify,
-        tolerance=tolerance,
-        constants=rules,
-        base=record_of(model),
-        wrappers=around,
-        group=group,
-        outputs=outputs,
-    )
-    return report
+        plan = plan_cut(graph.dense, flags, limits or Limits())
+    live = LiveModel(model, optimizers, tuple(copies), record_of(model), around, group)
+    options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
+    return execute(live, plan, options)[0]
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -56,16 +56,14 @@ class Moves:
     """Readers by how their constant was moved: ``bias``, ``norm``, ``carrier``, ``border``."""
 
 
-def plan_moves(
-    graph: NeuronGraph, plan: Plan, readers: Readers, *, required: bool, carry_borders: bool, masked: set[str]
-) -> Moves:
+def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: bool, masked: set[str]) -> Moves:
     """Find a place for every constant of a cut.
 
     With ``required`` a neuron whose constant finds none stays; without, it goes as if it were zero, and nobody is asked
     to carry. ``carry_borders``: readers whose bias would be wrong at borders have their constants carried instead.
     ``masked`` weights may not change.
     """
-    going = plan.after & ~plan.before
+    graph, going = plan.before.graph, plan.removes
     constant = going & nonzero(graph, readers)
     groups = [fitting(group, constant) for group in grouped(readers, masked)]
     ways = {id(group): way(group, constant, required, carry_borders) for group in groups}
@@ -78,9 +76,9 @@ def plan_moves(
     while True:
         stay = dict(held)
         carriers = chosen_carriers([g for g in groups if ways[id(g)] == "carrier"], constant, stay)
-        shorter = plan.without(graph, stay) if stay else plan
-        going = shorter.after & ~shorter.before
-        homeless = unplaced_sums(graph, readers, going & constant, shorter) if required else {}
+        shorter = plan.without(stay) if stay else plan
+        going = shorter.removes
+        homeless = unplaced_sums(readers, going & constant, shorter) if required else {}
         if not homeless:
             break
         held |= homeless
@@ -95,7 +93,7 @@ def plan_moves(
             seen |= {key_of(use.read): what for use in group.uses}
             into[how] += how != "none"
     for use in sums(readers):
-        seen[key_of(use.read)], more = moved_sum(graph, readers, use, shorter, left)
+        seen[key_of(use.read)], more = moved_sum(readers, use, shorter, left)
         shifts += more
         into["bias"] += len(more)
     return Moves(shorter, tuple(shifts), seen, left, +into)
@@ -103,7 +101,7 @@ def plan_moves(
 
 def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
     """Per class: is it anything but zero at some read point?"""
-    found = graph.nothing_gone()
+    found = graph.none_removed()
     for use in every(readers):
         speaks = (use.moments.mean != 0) | (use.moments.squares != 0)
         found[use.read.classes[use.here][speaks]] = True
@@ -212,11 +210,11 @@ def moved(
     return [Shift(group.weight, carried(group.uses[0], readers, goes, carries, share), True)], seen
 
 
-def unplaced_sums(graph: NeuronGraph, readers: Readers, constant: Tensor, plan: Plan) -> dict[int, str]:
+def unplaced_sums(readers: Readers, constant: Tensor, plan: Plan) -> dict[int, str]:
     """Classes of streams whose constant a residual sum would lose."""
     found = {}
     for use in sums(readers):
-        meets = meeting(graph, use, plan)
+        meets = meeting(use, plan)
         home = homes_of([use], readers)
         width = len(readers.tensors[home[0].tensor]) if home and home[0].tensor else -1
         if width == len(meets):
@@ -227,26 +225,25 @@ def unplaced_sums(graph: NeuronGraph, readers: Readers, constant: Tensor, plan: 
     return found
 
 
-def meeting(graph: NeuronGraph, use: Use, plan: Plan) -> Tensor:
+def meeting(use: Use, plan: Plan) -> Tensor:
     """Per channel of the branch: the position of the stream that it meets; -1 if none, or if the channel goes."""
-    join = next(j for j in graph.joins if (j.module, j.number) == use.read.seat)
-    state = graph.at(plan.before)
+    state = plan.before
+    join = next(j for j in state.graph.joins if (j.module, j.number) == use.read.seat)
     planned = state.residual_adds[join.module][join.number]
     meets = torch.full((planned.widths[0],), -1)
     target, source = planned.indices()
     meets[target] = source
     classes = state.present(join.branch)
-    meets[plan.after[classes]] = -1
+    meets[plan.after.removed[classes]] = -1
     return meets
 
 
-def moved_sum(graph: NeuronGraph, readers: Readers, use: Use, plan: Plan, left: Tensor) -> tuple[Seen, list[Shift]]:
+def moved_sum(readers: Readers, use: Use, plan: Plan, left: Tensor) -> tuple[Seen, list[Shift]]:
     """What a residual sum sees, and what the shift or bias of its branch gains."""
     classes = use.read.classes[use.here]
-    going = plan.after & ~plan.before
     constants = torch.where(left[classes], use.moments.mean, 0.0)
-    seen = Seen(torch.arange(len(classes)), (~going[classes]).double(), constants)
-    meets = meeting(graph, use, plan)
+    seen = Seen(torch.arange(len(classes)), (~plan.removes[classes]).double(), constants)
+    meets = meeting(use, plan)
     values = torch.where(meets >= 0, constants[meets.clamp(min=0)], 0.0) if len(constants) else torch.zeros(len(meets))
     home = homes_of([use], readers)
     if not home or home[0].tensor is None or len(readers.tensors[home[0].tensor]) != len(values):

@@ -1,16 +1,16 @@
 """Plan a cut: which classes go, given who is dead, how narrow a layer may get, and what is excluded."""
 
 import fnmatch
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.graph import Layer, NeuronGraph
+from demp.graph import GraphState, Layer
 from demp.graph.neurons import removable_classes
 
 
@@ -48,10 +48,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """From which removed classes to which, and what was held back."""
+    """From which network to which, and what was held back."""
 
-    before: Tensor
-    after: Tensor
+    before: GraphState
+    after: GraphState
     held: dict[str, str]
     """Layer -> why some of its dead neurons stay."""
     limits: Limits = field(default_factory=Limits)
@@ -60,38 +60,42 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Nothing goes."""
-        return torch.equal(self.before, self.after)
+        """Nothing is removed."""
+        return self.before == self.after
+
+    @cached_property
+    def removes(self) -> Tensor:
+        """Boolean per class: those that are there before and not after."""
+        return self.after.removed & ~self.before.removed
+
+    @cached_property
+    def layers(self) -> dict[str, Tensor]:
+        """The neurons that it removes, by layer: boolean in dense numbering, of layers that lose some."""
+        flags = {layer.name: self.removes[layer.classes] for layer in self.before.graph.layers}
+        return {name: lost for name, lost in flags.items() if bool(lost.any())}
 
     @property
     def hash(self) -> str:
         """Equal on all ranks, or the ranks disagree."""
-        return hash_of(self.after)
+        return self.after.hash
 
-    def without(self, graph: NeuronGraph, reasons: Mapping[int, str]) -> "Plan":
+    def without(self, reasons: Mapping[int, str]) -> "Plan":
         """The same cut without some classes, each with the reason why its neurons stay; limits hold again."""
-        go = self.after & ~self.before
+        go = self.removes.clone()
         go[list(reasons)] = False
-        left = rescued(graph, self.before, go, self.limits, self.ranking)
+        left = rescued(self.before, go, self.limits, self.ranking)
         held = {name: [notes] for name, notes in self.held.items()}
-        for layer in graph.layers:
+        for layer in self.before.graph.layers:
             mine = Counter(reasons[c] for c in layer.classes.tolist() if c in reasons)
             more = int((go & ~left)[layer.classes].sum())
             notes = [f"{count} kept: {reason}" for reason, count in mine.items()]
             notes += [f"{more} kept for the minimum width"] if more else []
             if notes:
                 held.setdefault(layer.name, []).extend(notes)
-        return replace(self, after=self.before | left, held=joined(held))
+        return replace(self, after=self.before.without(left), held=joined(held))
 
 
-def hash_of(gone: Tensor) -> str:
-    """What is gone, in a few letters."""
-    return hashlib.sha256(bytes(gone.to(torch.uint8).tolist())).hexdigest()[:16]
-
-
-def plan_cut(
-    graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits, ranking: Tensor | None = None
-) -> Plan:
+def plan_cut(before: GraphState, dead: Mapping[str, Tensor], limits: Limits, ranking: Tensor | None = None) -> Plan:
     """Classes that go: dead in every layer that reads them, allowed, and not needed for a floor or a multiple.
 
     ``dead`` maps layer names to booleans in dense numbering. Of those that could go, the ones that ``ranking`` (one
@@ -100,13 +104,13 @@ def plan_cut(
     held: dict[str, list[str]] = {}
     if ranking is not None:
         ranking = ranking.nan_to_num(torch.inf)
-    wanted = agreed(graph, gone, dead, limits, held)
-    go = rescued(graph, gone, wanted, limits, ranking)
-    for layer in graph.layers:
+    wanted = agreed(before, dead, limits, held)
+    go = rescued(before, wanted, limits, ranking)
+    for layer in before.graph.layers:
         kept = int((wanted & ~go)[layer.classes].sum())
         if kept:
             held.setdefault(layer.name, []).append(f"{kept} dead neurons kept for the minimum width")
-    return Plan(gone, gone | go, joined(held), limits, ranking)
+    return Plan(before, before.without(go), joined(held), limits, ranking)
 
 
 def joined(held: Mapping[str, list[str]]) -> dict[str, str]:
@@ -114,13 +118,13 @@ def joined(held: Mapping[str, list[str]]) -> dict[str, str]:
     return {name: "; ".join(notes) for name, notes in held.items()}
 
 
-def rescued(graph: NeuronGraph, gone: Tensor, wanted: Tensor, limits: Limits, ranking: Tensor | None) -> Tensor:
+def rescued(before: GraphState, wanted: Tensor, limits: Limits, ranking: Tensor | None) -> Tensor:
     """Of the classes that are to go, those that may, once floors and multiples are respected."""
-    go = wanted.clone()
+    graph, go = before.graph, wanted.clone()
     while True:  # what one layer keeps may be shared with another, whose width then is no multiple any more
-        stay = graph.last_of_slots(gone, gone | go, ranking)
+        stay = graph.last_of_slots(before.removed, before.removed | go, ranking)
         for layer in graph.layers:
-            short = shortage(layer, gone, go, limits)
+            short = shortage(layer, before.removed, go, limits)
             if short:
                 stay += dearest(layer.classes[go[layer.classes]].unique(), ranking)[:short].tolist()
         if not stay:
@@ -133,10 +137,9 @@ def dearest(classes: Tensor, ranking: Tensor | None) -> Tensor:
     return classes if ranking is None else classes[ranking[classes].argsort(descending=True, stable=True)]
 
 
-def agreed(
-    graph: NeuronGraph, gone: Tensor, dead: Mapping[str, Tensor], limits: Limits, held: dict[str, list[str]]
-) -> Tensor:
+def agreed(before: GraphState, dead: Mapping[str, Tensor], limits: Limits, held: dict[str, list[str]]) -> Tensor:
     """Classes on which all layers that read them agree."""
+    graph, removed = before.graph, before.removed
     removable = removable_classes(graph)
     for layer in graph.layers:
         flags = dead.get(layer.name)
@@ -147,21 +150,21 @@ def agreed(
             removable[layer.classes] = False
             if layer.name in dead and bool(dead[layer.name].any()):
                 held.setdefault(layer.name, []).append("excluded")
-    go = removable & graph.agreed(dead) & ~gone
+    go = removable & graph.agreed(dead) & ~removed
     for layer in graph.layers:
         flags = dead.get(layer.name)
         if flags is None or not layer.reads:
             continue
-        alone = flags & removable[layer.classes] & ~go[layer.classes] & ~gone[layer.classes]
+        alone = flags & removable[layer.classes] & ~go[layer.classes] & ~removed[layer.classes]
         if bool(alone.any()):
             held.setdefault(layer.name, []).append(f"{int(alone.sum())} alive in a coupled layer")
     return go
 
 
-def shortage(layer: Layer, gone: Tensor, go: Tensor, limits: Limits) -> int:
+def shortage(layer: Layer, removed: Tensor, go: Tensor, limits: Limits) -> int:
     """Neurons that would have to be kept to respect the limits."""
-    width = int((~gone[layer.classes]).sum())
-    left = int((~(gone | go)[layer.classes]).sum())
+    width = int((~removed[layer.classes]).sum())
+    left = int((~(removed | go)[layer.classes]).sum())
     if left == width:
         return 0
     target = max(left, limits.floor)

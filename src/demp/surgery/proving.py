@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from demp import ranks
 from demp.errors import CutError
-from demp.graph import NeuronGraph
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
 from demp.surgery.precision import as_float32, in_float32
 from demp.surgery.verify import (
@@ -28,14 +28,14 @@ from demp.surgery.verify import (
 
 
 @dataclass(frozen=True)
-class Terms:
+class VerifyOptions:
     """What a cut must prove, and on which examples."""
 
     example_inputs: Any
-    exact: bool
-    verify: bool
-    tolerance: float | None
-    constants: ConstantRules | None
+    exact: bool = True
+    verify: bool = True
+    tolerance: float | None = None
+    constants: ConstantRules | None = None
     outputs: Outputs = None
     """What is compared."""
 
@@ -50,55 +50,51 @@ class Reference:
     """What a model in half precision must give as one in float32; None: not asked, or it does not run so."""
 
 
-def refer(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, settled: Settled | None) -> Reference | None:
+def refer(model: nn.Module, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Reference | None:
     """Run the model before the cut; None if nothing is to be proven."""
-    if not terms.verify:
+    if not options.verify:
         return None
     if settled is not None:
         return Reference(settled.plain, settled.wanted)
-    plain = outputs_of(model, terms.example_inputs, terms.outputs)
+    plain = outputs_of(model, options.example_inputs, options.outputs)
     refuse_nan(plain)
-    coarse = terms.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]
-    if coarse and terms.exact:
-        refuse_alive(model, graph, plan, terms, plain)
-    wanted = plain if terms.exact else silenced(model, graph, plan, terms)
-    return Reference(plain, wanted, precise(model, terms, partial(silenced, model, graph, plan)) if coarse else None)
+    coarse = options.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]
+    if coarse and options.exact:
+        refuse_alive(model, plan, options, plain)
+    wanted = plain if options.exact else zeroed(model, plan, options)
+    return Reference(plain, wanted, precise(model, options, partial(zeroed, model, plan)) if coarse else None)
 
 
-def precise(model: nn.Module, terms: Terms, outputs: Callable[[Terms], list[Tensor]]) -> list[Tensor] | None:
+def precise(
+    model: nn.Module, options: VerifyOptions, outputs: Callable[[VerifyOptions], list[Tensor]]
+) -> list[Tensor] | None:
     """Outputs of the model as one in float32; None where its forward, or the memory, does not allow that."""
     try:
         with in_float32(model):
-            found = outputs(replace(terms, example_inputs=as_float32(terms.example_inputs)))
+            found = outputs(replace(options, example_inputs=as_float32(options.example_inputs)))
     except Exception:  # a forward may ask for its own type; the proof in half precision stands
         return None
     good = tolerance_for(found) <= TF32_TOLERANCE and all(bool(t.isfinite().all()) for t in found)
     return found if found and good else None
 
 
-def silenced(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms) -> list[Tensor]:
+def zeroed(model: nn.Module, plan: Plan, options: VerifyOptions) -> list[Tensor]:
     """Outputs without the neurons of a plan."""
-    return masked_outputs_of(model, graph, plan.before, plan.after, terms.example_inputs, terms.outputs)
+    return masked_outputs_of(model, plan.before, plan.after, options.example_inputs, options.outputs)
 
 
-def refuse_alive(model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, plain: list[Tensor]) -> None:
+def refuse_alive(model: nn.Module, plan: Plan, options: VerifyOptions, plain: list[Tensor]) -> None:
     """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
 
-    Silencing dead neurons changes nothing, to the bit, and neither does silencing those that zero weights read.
+    Zeroing dead neurons changes nothing, to the bit, and neither does zeroing those that zero weights read.
     """
-    gap = difference(plain, silenced(model, graph, plan, terms))
-    alive = live_layers(model, graph, plan.before, planned_flags(graph, plan), terms.example_inputs) if gap else []
+    gap = difference(plain, zeroed(model, plan, options))
+    alive = live_layers(model, plan.before, plan.layers, options.example_inputs) if gap else []
     if alive:
         raise CutError(
             f"neurons of {', '.join(alive)} are not dead on the example inputs: without them the outputs change by "
             f"{gap:.1e} of their scale. Pass exact=False to remove such neurons; nothing was cut"
         )
-
-
-def planned_flags(graph: NeuronGraph, plan: Plan) -> dict[str, Tensor]:
-    """The neurons that a plan removes, by layer."""
-    newly = plan.after & ~plan.before
-    return {layer.name: newly[layer.classes] for layer in graph.layers if bool(newly[layer.classes].any())}
 
 
 @dataclass(frozen=True)
@@ -110,20 +106,20 @@ class Proof:
     drift: float
 
 
-def prove(model: nn.Module, reference: Reference, terms: Terms) -> Proof:
+def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Proof:
     """Run the model after the cut."""
     try:
-        after = outputs_of(model, terms.example_inputs, terms.outputs)
+        after = outputs_of(model, options.example_inputs, options.outputs)
     except Exception as error:  # the user's forward may raise anything
         reason = str(error).strip().split("\n")[0]
         raise CutError(
             f"rolled back: the model does not run after the cut ({reason}); its forward depends on a width. Exclude "
             "layers from the cut, or raise the floor"
         ) from error
-    limit = tolerance_for(after) if terms.tolerance is None else terms.tolerance
+    limit = tolerance_for(after) if options.tolerance is None else options.tolerance
     gap, drift = difference(reference.wanted, after), difference(reference.plain, after)
     if reference.precise is not None and gap <= limit:
-        fine = precise(model, terms, lambda terms: outputs_of(model, terms.example_inputs, terms.outputs))
+        fine = precise(model, options, lambda options: outputs_of(model, options.example_inputs, options.outputs))
         if fine is not None:
             gap, limit = difference(reference.precise, fine), TOLERANCE[torch.float32]
     return Proof(gap, limit, drift)
@@ -145,18 +141,15 @@ class Disagreement(Exception):
         self.gap, self.limit, self.where = gap, limit, where
 
 
-def explain(
-    model: nn.Module, graph: NeuronGraph, plan: Plan, example_inputs: Any, error: Disagreement, group: ranks.Group
-) -> str:
+def explain(live: LiveModel, plan: Plan, example_inputs: Any, error: Disagreement) -> str:
     """Which layers were not dead, after a roll-back."""
-    planned = planned_flags(graph, plan)
-    mine = live_layers(model, graph, plan.before, planned, example_inputs)
-    alive = dict.fromkeys(name for names in ranks.gathered(mine, group) for name in names)
+    mine = live_layers(live.model, plan.before, plan.layers, example_inputs)
+    alive = dict.fromkeys(name for names in ranks.gathered(mine, live.group) for name in names)
     where = (
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive
-        else f"the neurons of {', '.join(planned)} are dead at every read point, so this model's forward depends on "
-        "their number in a way the graph cannot see; exclude these layers. Where a forward sorts or selects, "
+        else f"the neurons of {', '.join(plan.layers)} are dead at every read point, so this model's forward depends "
+        "on their number in a way the graph cannot see; exclude these layers. Where a forward sorts or selects, "
         "rounding changes what comes out: give outputs=, what to compare instead"
     )
     return (

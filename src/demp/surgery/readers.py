@@ -14,7 +14,7 @@ from demp import ranks
 from demp.activity.moments import Moments
 from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors, quiet
 from demp.activity.tally import Key, key_of, name_of
-from demp.graph import NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
@@ -158,12 +158,12 @@ class Readers:
         return Readers(uses, self.outputs, self.touched, self.weights, self.tensors)
 
 
-def look(model: nn.Module, graph: NeuronGraph, gone: Tensor, example_inputs: Any, outputs: Outputs = None) -> Readers:
+def look(model: nn.Module, state: GraphState, example_inputs: Any, outputs: Outputs = None) -> Readers:
     """Run the model once in evaluation mode and look at everything that reads neurons."""
     args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model):
-        watch = ReaderWatch(graph, gone, named_tensors(model))
-        with watching(model, graph, watch):
+        watch = ReaderWatch(state, named_tensors(model))
+        with watching(model, state.graph, watch):
             seen = compared(model, args, kwargs, outputs)
     watch._now = ("", None, (), {})
     return Readers(watch.uses, seen, watch.touched, Counter(watch._uses), watch.tensors)
@@ -186,11 +186,11 @@ def watching(model: nn.Module, graph: NeuronGraph, watch: "ReaderWatch") -> Iter
 class ReaderWatch(ReadObserver):
     """Notes every read point, what it makes, and what takes that up."""
 
-    def __init__(self, graph: NeuronGraph, gone: Tensor, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, state: GraphState, tensors: dict[str, Tensor]) -> None:
+        graph = state.graph
         super().__init__(graph, tensors, self._on_read)
         self.tensors, self.uses = tensors, {}
         self.touched: Counter[str] = Counter()
-        state = graph.at(gone)
         self._here = {key_of(read): state.kept(read.classes) for read in graph.reads}
         self._sums = {read.seat: read for read in graph.reads if read.seat is not None}
         self._made: WeakIdKeyDictionary = WeakIdKeyDictionary()

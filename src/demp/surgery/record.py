@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.graph import NeuronGraph
+from demp.graph import GraphState
 from demp.graph.forward import as_inputs
 from demp.graph.order import is_whole
 from demp.surgery.beside import RECORD, announce
@@ -43,17 +43,17 @@ def record_of(model: nn.Module) -> Record | None:
     return Record(**vars(there)) if missing else there  # a pickle of version 0.1 has the record itself
 
 
-def remember(model: nn.Module, graph: NeuronGraph, after: Tensor, example_inputs: Any, base: Record | None) -> None:
-    """Write the record of a cut. ``base`` is what the model remembered when ``graph`` was traced."""
+def remember(model: nn.Module, state: GraphState, example_inputs: Any, base: Record | None) -> None:
+    """Write the record of a cut to ``state``. ``base`` is what the model remembered when its graph was traced."""
     kept = dict(base.kept) if base is not None else {}
-    dense, state = graph.dense, graph.at(after)
+    graph, dense = state.graph, state.graph.dense
     for slot in graph.slots:
         keep, key = state.kept(slot.classes), (slot.tensor, slot.axis)
         if key in kept:
             kept[key] = kept[key][keep]
         elif not is_whole(keep, len(slot.classes)):
             kept[key] = keep
-    flops, paper = dense.flops(), paper_costs(graph, after, base)
+    flops, paper = dense.flops(), paper_costs(state, base)
     dense_counts = {f"{path}|{name}": len(classes) for (path, name), classes in graph.attributes.items()}
     scale = 1.0 if base is None else base.flops / max(flops, 1)
     record = Record(
@@ -84,9 +84,9 @@ def remember_inputs(model: nn.Module, described: dict[str, Any]) -> None:
         put_record(model, replace(record, inputs=described))
 
 
-def paper_costs(graph: NeuronGraph, after: Tensor, base: Record | None) -> list[float]:
+def paper_costs(state: GraphState, base: Record | None) -> list[float]:
     """FLOPs of each contraction by the paper's convention: its dense ones times the share of outputs that is left."""
-    whole, left = graph.dense.flops_by_operation(), graph.at(after).flops_by_operation(paper=True)
+    whole, left = state.graph.dense.flops_by_operation(), state.flops_by_operation(paper=True)
     if base is None:
         return left
     earlier = base.paper_by_operation

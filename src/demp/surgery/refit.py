@@ -12,7 +12,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.errors import UsageError
-from demp.surgery.shrink import Ledger, laid_out
+from demp.surgery.shrink import UndoLog, laid_out
 from demp.surgery.state import is_packed, is_scalar
 
 Sources = dict[str, dict[int, Tensor]]
@@ -35,13 +35,13 @@ def refitted(tensor: Tensor, sources: Mapping[int, Tensor]) -> Tensor:
     return out
 
 
-def refit_tensors(models: Iterable[Mapping[str, Tensor]], sources: Sources, ledger: Ledger) -> None:
+def refit_tensors(models: Iterable[Mapping[str, Tensor]], sources: Sources, undo_log: UndoLog) -> None:
     """Tensors of a model and its copies, which may share some, take their new widths; their gradients are dropped."""
     models = list(models)
     for name, index in sources.items():
         own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}
         for tensor in own.values():
-            ledger.put(tensor, refitted(tensor, index))
+            undo_log.put(tensor, refitted(tensor, index))
 
 
 def refuse_unsaved(model: nn.Module, sources: Sources) -> None:
@@ -60,7 +60,7 @@ def refuse_unsaved(model: nn.Module, sources: Sources) -> None:
 
 
 def refit_states(
-    optimizers: Iterable[Optimizer], tensors: Mapping[str, Tensor], sources: Sources, ledger: Ledger
+    optimizers: Iterable[Optimizer], tensors: Mapping[str, Tensor], sources: Sources, undo_log: UndoLog
 ) -> tuple[str, ...]:
     """What optimizers remember follows before the tensors do; the names of those that forgot something.
 
@@ -72,26 +72,26 @@ def refit_states(
         owners = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: index for name, index in sources.items() if name in tensors and id(tensors[name]) in owners}
         if mine and isinstance(optimizer, LBFGS):
-            ledger.entry(vars(optimizer), "_numel_cache", None)
-            forgot |= dict.fromkeys(forget_states([optimizer], list(optimizer.state), ledger))
+            undo_log.entry(vars(optimizer), "_numel_cache", None)
+            forgot |= dict.fromkeys(forget_states([optimizer], list(optimizer.state), undo_log))
             continue
         for name, index in mine.items():
             state = optimizer.state.get(tensors[name])
             if state and not follows(state, tensors[name]):
-                forgot |= dict.fromkeys(forget_states([optimizer], [tensors[name]], ledger))
+                forgot |= dict.fromkeys(forget_states([optimizer], [tensors[name]], undo_log))
             elif state:
                 for key, value in state.items():
-                    ledger.entry(state, key, refitted_tree(value, tensors[name].shape, index))
+                    undo_log.entry(state, key, refitted_tree(value, tensors[name].shape, index))
     return tuple(forgot)
 
 
-def forget_states(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor], ledger: Ledger) -> tuple[str, ...]:
+def forget_states(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor], undo_log: UndoLog) -> tuple[str, ...]:
     """What optimizers remember of these parameters goes; the names of those that remembered something."""
     forgot, parameters = [], list(parameters)
     for optimizer in optimizers:
         for parameter in parameters:
             if optimizer.state.get(parameter):
-                ledger.entry(optimizer.state, parameter, {})
+                undo_log.entry(optimizer.state, parameter, {})
                 forgot.append(type(optimizer).__name__)
     return tuple(dict.fromkeys(forgot))
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demp.graph import NeuronGraph
+from demp.graph import GraphState
 from demp.graph.streams import strands_and_families
-from demp.surgery.plan import hash_of
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,15 @@ class CutReport:
 
 
 def nothing_removed(
-    graph: NeuronGraph, gone: Tensor, parameters: Mapping[str, Tensor], *, step: int | None, notes: tuple[str, ...]
+    state: GraphState, parameters: Mapping[str, Tensor], *, step: int | None, notes: tuple[str, ...]
 ) -> CutReport:
     """The report of a check that could not look at the model, or not change it."""
-    state, entries = graph.at(gone), sum(p.numel() for p in parameters.values())
+    entries = sum(p.numel() for p in parameters.values())
     neurons, flops = state.neurons, state.flops()
     return CutReport(
         step=step,
         removed=0,
-        layers=layer_cuts(graph, gone, gone),
+        layers=layer_cuts(state, state),
         neurons_before=neurons,
         neurons_after=neurons,
         parameters_before=entries,
@@ -122,38 +121,39 @@ def nothing_removed(
         difference=None,
         drift=None,
         held={},
-        hash=hash_of(gone),
+        hash=state.hash,
         notes=notes,
-        depths=depths(graph, gone, set(parameters)),
+        depths=depths(state, set(parameters)),
         dead=0,
         saturated=0,
     )
 
 
-def depths(graph: NeuronGraph, gone: Tensor, parameters: set[str]) -> Depths:
-    """Neurons and entries of the named parameters that are gone, by depth."""
-    in_stream, everywhere = graph.nothing_gone(), gone.clone()
+def depths(state: GraphState, parameters: set[str]) -> Depths:
+    """Neurons and entries of the named parameters that are removed, by depth."""
+    graph, removed = state.graph, state.removed
+    in_stream, everywhere = graph.none_removed(), removed.clone()
     if graph.joins:
         strand, _ = strands_and_families(graph)
         for join in graph.joins:
             in_stream[join.stream] = in_stream[join.branch] = True
-        alive = strand[(~gone & in_stream).nonzero().flatten()].unique()
-        everywhere = gone & ~torch.isin(strand, alive)
+        alive = strand[(~removed & in_stream).nonzero().flatten()].unique()
+        everywhere = removed & ~torch.isin(strand, alive)
     found, seen = [], (0, 0)
     neurons, dense = graph.dense.neurons, graph.dense.parameters(parameters)
-    for some in (gone & ~in_stream, everywhere | (gone & ~in_stream), gone):
-        state = graph.at(some)
-        now = neurons - state.neurons, dense - state.parameters(parameters)
+    for some in (removed & ~in_stream, everywhere | (removed & ~in_stream), removed):
+        part = graph.at(some)
+        now = neurons - part.neurons, dense - part.parameters(parameters)
         found.append((now[0] - seen[0], now[1] - seen[1]))
         seen = now
     return Depths(*found)
 
 
-def layer_cuts(graph: NeuronGraph, before: Tensor, after: Tensor) -> dict[str, LayerCut]:
+def layer_cuts(before: GraphState, after: GraphState) -> dict[str, LayerCut]:
     """Widths of every layer before and after."""
     cuts = {}
-    for layer in graph.layers:
-        keep = (~after[layer.classes]).nonzero().flatten()
+    for layer in before.graph.layers:
+        keep = (~after.removed[layer.classes]).nonzero().flatten()
         digest = hashlib.sha256(repr(keep.tolist()).encode()).hexdigest()[:12]
-        cuts[layer.name] = LayerCut(int((~before[layer.classes]).sum()), len(keep), digest)
+        cuts[layer.name] = LayerCut(before.widths[layer.name], len(keep), digest)
     return cuts

@@ -1,6 +1,6 @@
 """Shrink tensors in place, and remember how to undo it."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
@@ -8,24 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from demp import shards
-from demp.graph import NeuronGraph
+from demp.compiled import forget as forget_compiled_code
+from demp.graph import GraphState
 from demp.graph.attributes import shown_sizes
-from demp.graph.calls import CallPlan, calls_of
+from demp.graph.call_plans import plan_calls
+from demp.graph.calls import CallPlan, calls_of, model_calls
 from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
+from demp.surgery.live import LiveModel
 
 Keeps = dict[str, dict[int, Tensor]]
 """Tensor name -> axis -> for each index that will be there, where it is now; -1 where none is: it returns."""
 
 
-def keeps_of(graph: NeuronGraph, before: Tensor, after: Tensor) -> Keeps:
+def keeps_of(before: GraphState, after: GraphState) -> Keeps:
     """Where what is there ``after`` lies ``before``, of every tensor that changes its width or its order."""
     keeps: Keeps = {}
-    old, new = graph.at(before), graph.at(after)
-    for slot in graph.slots:
-        keep = new.index_into(old, slot.classes)
-        if not is_whole(keep, len(old.kept(slot.classes))):
+    for slot in before.graph.slots:
+        keep = after.index_into(before, slot.classes)
+        if not is_whole(keep, len(before.kept(slot.classes))):
             keeps.setdefault(slot.tensor, {})[slot.axis] = keep
     return keeps
 
@@ -51,7 +53,7 @@ def laid_out(tensor: Tensor, memory_format: torch.memory_format) -> bool:
     return tensor.stride() == like.stride() if ambiguous else tensor.is_contiguous(memory_format=memory_format)
 
 
-class Ledger:
+class UndoLog:
     """Applies changes and can take all of them back. ``keep_undo=False`` frees old memory at once."""
 
     def __init__(self, keep_undo: bool = True) -> None:
@@ -138,13 +140,31 @@ def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     tensor.grad = grad
 
 
-def resize_attributes(model: nn.Module, graph: NeuronGraph, keeps: Keeps, after: Tensor, ledger: Ledger) -> None:
+def follow(live: LiveModel, after: GraphState, keeps: Iterable[str], undo_log: UndoLog) -> None:
+    """Fit to a state whatever depends on widths beside the tensors themselves.
+
+    Residual sums, planned calls, sizes that modules remember, ``fully_shard``, compiled code. ``keeps``: names of the
+    tensors that changed.
+    """
+    undo_log.renew(live.model)
+    sums, calls = after.residual_adds, plan_calls(after)
+    for module in live.modules:
+        resize_attributes(module, keeps, after, undo_log)
+        for path, planned in sums.items():
+            undo_log.joins(module.get_submodule(path), planned)
+        for path in {**model_calls(module), **calls}:
+            undo_log.calls(module.get_submodule(path), calls.get(path, {}))
+    torch.clear_autocast_cache()
+    forget_compiled_code()
+
+
+def resize_attributes(model: nn.Module, keeps: Iterable[str], after: GraphState, undo_log: UndoLog) -> None:
     """Sizes that modules remember: what forwards read (``graph.attributes``), and what ``repr`` shows."""
-    for (path, attribute), classes in graph.attributes.items():
+    for (path, attribute), classes in after.graph.attributes.items():
         module = model.get_submodule(path)
         if hasattr(module, attribute):
-            ledger.attribute(module, attribute, int((~after[classes]).sum()))
+            undo_log.attribute(module, attribute, len(after.kept(classes)))
     for name in keeps:
         module = model.get_submodule(name.rpartition(".")[0])
         for attribute, value in shown_sizes(module).items():
-            ledger.attribute(module, attribute, value)
+            undo_log.attribute(module, attribute, value)

@@ -1,7 +1,7 @@
 """A cut is proven in training mode, too, where that can be done: batch statistics, dropout off, a few examples.
 
 It costs three forwards of at most ``EXAMPLES`` examples, two before the cut and one after. The model after the cut is
-compared with the model in which the neurons that go are silenced: with batch statistics a neuron may live that is dead
+compared with the model in which the neurons that go are zeroed: with batch statistics a neuron may live that is dead
 in evaluation, and this asks about the surgery alone.
 """
 
@@ -15,38 +15,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from demp import ranks, shards
+from demp import shards
 from demp.activity.judge import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
-from demp.graph import NeuronGraph
 from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing, random_kept
 from demp.surgery.compared import Outputs, compared
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
-from demp.surgery.proving import Terms
-from demp.surgery.verify import TOLERANCE, difference, silencer, tolerance_for
+from demp.surgery.proving import VerifyOptions
+from demp.surgery.verify import TOLERANCE, difference, tolerance_for, zeroing
 
 EXAMPLES = 8
 LIMIT = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Wider than in evaluation: statistics of a few examples divide by small deviations. A wrong channel is far above."""
 
 
-def refer_training(
-    model: nn.Module, graph: NeuronGraph, plan: Plan, terms: Terms, group: ranks.Group
-) -> list[Tensor] | None:
+def refer_training(live: LiveModel, plan: Plan, options: VerifyOptions) -> list[Tensor] | None:
     """Outputs in training mode without the neurons of a plan.
 
     None where they prove nothing: among several ranks, in half precision, and where the training forward needs more
     than the example inputs, draws at random besides dropout, or does not end in finite numbers.
     """
-    if not terms.verify or group is not None or shards.parts(model):
+    model = live.model
+    if not options.verify or live.group is not None or shards.parts(model):
         return None
-    silence = silencer(plan.before, plan.after, graph)
+    zeroed = zeroing(plan.before, plan.after)
     found = []
     for ahead in (False, True):
         try:
-            with training(model, ahead), observing(model, graph, silence):
-                found.append(run(model, terms.example_inputs, terms.outputs))
+            with training(model, ahead), observing(model, plan.before.graph, zeroed):
+                found.append(run(model, options.example_inputs, options.outputs))
         except Exception:  # the user's forward may raise anything; it has run in evaluation mode, and this is a bonus
             return None
     wanted, again = found
@@ -57,7 +56,7 @@ def refer_training(
     return wanted if finite and difference(wanted, again) <= tolerance_for(wanted) else None
 
 
-def prove_training(model: nn.Module, wanted: list[Tensor] | None, terms: Terms) -> None:
+def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: VerifyOptions) -> None:
     """Run the model after the cut in training mode.
 
     Raises:
@@ -67,13 +66,13 @@ def prove_training(model: nn.Module, wanted: list[Tensor] | None, terms: Terms) 
         return
     try:
         with training(model):
-            after = run(model, terms.example_inputs, terms.outputs)
+            after = run(model, options.example_inputs, options.outputs)
     except Exception as error:  # the user's forward may raise anything
         reason = str(error).strip().split("\n")[0]
         raise CutError(
             f"rolled back: in training mode the model does not run after the cut ({reason}); {HINT}"
         ) from error
-    limit = max([LIMIT.get(t.dtype, 0.0) for t in wanted if t.is_floating_point()] + [terms.tolerance or 0.0])
+    limit = max([LIMIT.get(t.dtype, 0.0) for t in wanted if t.is_floating_point()] + [options.tolerance or 0.0])
     gap = difference(wanted, after) if len(wanted) == len(after) else torch.inf
     if not gap <= limit:
         raise CutError(

@@ -4,80 +4,64 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from demp import ranks, shards
-from demp.compiled import forget as forget_compiled_code
 from demp.errors import CutError
-from demp.graph import NeuronGraph
-from demp.graph.call_plans import plan_calls
-from demp.graph.forward import first_names
-from demp.surgery.compared import Outputs
-from demp.surgery.constants import ConstantRules, Settled, counts, masked_weights, settle
-from demp.surgery.copies import Copy, fitting_tensors, tensors_of
+from demp.graph import GraphState
+from demp.surgery.constants import Settled, counts, settle
+from demp.surgery.copies import fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
 from demp.surgery.guards import refuse_unshrinkable
+from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
-from demp.surgery.proving import Disagreement, Terms, explain, prove, refer, refuse_difference
-from demp.surgery.record import Record, put_record, record_of, remember
+from demp.surgery.proving import Disagreement, VerifyOptions, explain, prove, refer, refuse_difference
+from demp.surgery.record import put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
-from demp.surgery.shrink import Keeps, Ledger, keeps_of, resize_attributes
+from demp.surgery.shrink import Keeps, UndoLog, follow, keeps_of
 from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.training_proof import prove_training, refer_training
-from demp.wrappers import Wrappers, renewed
+from demp.wrappers import renewed
 
 
 def execute(
-    model: nn.Module,
-    graph: NeuronGraph,
+    live: LiveModel,
     plan: Plan,
+    options: VerifyOptions,
     *,
-    example_inputs: Any,
-    optimizers: tuple[torch.optim.Optimizer, ...] = (),
-    copies: tuple[Copy, ...] = (),
-    exact: bool = True,
-    verify: bool = True,
-    tolerance: float | None = None,
-    constants: ConstantRules | None = None,
-    base: Record | None = None,
     step: int | None = None,
-    judged: dict[str, int] | None = None,
-    wrappers: Wrappers = (),
-    group: ranks.Group = None,
-    outputs: Outputs = None,
+    judged: Mapping[str, int] | None = None,
 ) -> tuple[CutReport, Plan]:
-    """Carry out a plan as a transaction and report it; the ranks of ``group`` do so together, or not at all.
+    """Carry out a plan as a transaction and report it; the ranks of the model's group do so together, or not at all.
 
-    With the report the plan that was carried out: with ``constants`` some neurons may have to stay.
+    With the report the plan that was carried out: where constants move, some neurons may have to stay.
     """
     start = time.perf_counter()
-    refuse_other_plans(plan, group)
-    with ranks.together(group):
-        refuse_changed_model(first_names(model)[0], graph, plan.before)
-    parameters = sum(p.numel() for p in model.parameters())
+    refuse_other_plans(plan, live.group)
+    with ranks.together(live.group):
+        refuse_changed_model(live.tensors, plan.before)
+    parameters = live.entries
     outcome = Outcome(plan)
     if not plan.empty:
-        terms = Terms(example_inputs, exact, verify, tolerance, None if exact else constants, outputs)
-        with renewed(wrappers):
-            outcome = operate(model, graph, plan, terms, optimizers, copies, base, group)
+        with renewed(live.wrappers):
+            outcome = operate(live, plan, options)
     plan = outcome.plan
-    before, after = graph.at(plan.before), graph.at(plan.after)
+    before, after = plan.before, plan.after
     removed = before.neurons - after.neurons
-    dead, saturated = (removed, 0) if exact or not removed else outcome.apart or (None, None)
+    dead, saturated = (removed, 0) if options.exact or not removed else outcome.apart or (None, None)
     seconds, surgery, gap, drift = ranks.highest(
-        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), group
+        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), live.group
     )
     report = CutReport(
         step=step,
         removed=removed,
-        layers=layer_cuts(graph, plan.before, plan.after),
+        layers=layer_cuts(before, after),
         neurons_before=before.neurons,
         neurons_after=after.neurons,
         parameters_before=parameters,
-        parameters_after=sum(p.numel() for p in model.parameters()),
+        parameters_after=live.entries,
         flops_before=before.flops(),
         flops_after=after.flops(),
         seconds=seconds or 0.0,
@@ -86,9 +70,9 @@ def execute(
         drift=drift,
         held=plan.held,
         hash=plan.hash,
-        judged=judged or {},
+        judged=dict(judged or {}),
         notes=outcome.notes,
-        depths=depths(graph, plan.after, {name for name, _ in model.named_parameters()}),
+        depths=depths(after, {name for name, _ in live.model.named_parameters()}),
         dead=dead,
         saturated=saturated,
         copies=outcome.copies,
@@ -117,100 +101,91 @@ class Outcome:
     """Copy -> by how much its outputs changed."""
 
 
-def operate(
-    model: nn.Module,
-    graph: NeuronGraph,
-    plan: Plan,
-    terms: Terms,
-    optimizers: tuple[torch.optim.Optimizer, ...],
-    copies: tuple[Copy, ...],
-    base: Record | None,
-    group: ranks.Group = None,
-) -> Outcome:
+def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
     """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back."""
-    if terms.constants is None:
-        return carry_out(model, graph, plan, terms, None, optimizers, copies, base, group)
-    masked = masked_weights(copied.holder for copied in copies)
-    rules, inputs = terms.constants, terms.example_inputs
-    settled = settle(model, graph, plan, rules, inputs, masked=masked, outputs=terms.outputs, group=group)
-    refuse_other_plans(settled.plan, group)
+    if options.constants is None:
+        return carry_out(live, plan, options, None)
+    settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
+    refuse_other_plans(settled.plan, live.group)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
-        return carry_out(model, graph, settled.plan, terms, settled, optimizers, copies, base, group)
+        return carry_out(live, settled.plan, options, settled)
     except Disagreement as error:
         if not settled.moves.shifts:
-            raise CutError(explain(model, graph, settled.plan, terms.example_inputs, error, group)) from None
+            raise CutError(explain(live, settled.plan, options.example_inputs, error)) from None
         why = f"the model takes their constants otherwise than the graph sees (outputs changed by {error.gap:.1e})"
         stay = dict.fromkeys(settled.moves.saturated.nonzero().flatten().tolist(), why)
-        return operate(model, graph, plan.without(graph, stay), terms, optimizers, copies, base, group)
+        return operate(live, plan.without(stay), options)
 
 
-def carry_out(
-    model: nn.Module,
-    graph: NeuronGraph,
-    plan: Plan,
-    terms: Terms,
-    settled: Settled | None,
-    optimizers: tuple[torch.optim.Optimizer, ...],
-    copies: tuple[Copy, ...],
-    base: Record | None,
-    group: ranks.Group = None,
-) -> Outcome:
+def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
     """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back."""
-    with ranks.together(group):
-        tensors, _ = first_names(model)
-        keeps = keeps_of(graph, plan.before, plan.after)
-        entries = [e for optimizer in optimizers for e in state_entries(optimizer, tensors, keeps)]
-        said = tuple(dict.fromkeys(entry.note for entry in entries if entry.note))
-        theirs = [fitting_tensors(copied, tensors, keeps) for copied in copies]
-        for each in (tensors, *theirs):
-            refuse_unshrinkable(each, keeps)
-        modules = [model, *(copied.module for copied in copies if copied.module is not None)]
-    with whole(modules), ranks.together(group):
-        reference = refer(model, graph, plan, terms, settled)
-        in_training = None if settled is not None else refer_training(model, graph, plan, terms, group)
-        others = refer_copies(copies, model, graph, plan, terms, constants=settled is not None)
-    old_records = [(module, record_of(module)) for module in modules]
-    ledger = Ledger(keep_undo=terms.verify)
+    with ranks.together(live.group):
+        change = checked_change(live, plan)
+    with whole(live.modules), ranks.together(live.group):
+        reference = refer(live.model, plan, options, settled)
+        in_training = None if settled is not None else refer_training(live, plan, options)
+        copies = refer_copies(live, plan, options, constants=settled is not None)
+    records = [(module, record_of(module)) for module in live.modules]
+    undo_log = UndoLog(keep_undo=options.verify)
     start = time.perf_counter()
     try:
-        with ranks.together(group):
+        with ranks.together(live.group):
             if settled is not None:
-                add_constants(settled, [tensors, *(tensors_of(copied.holder) for copied in copies)], ledger)
-            shrink_all(keeps, [tensors, *theirs], entries, ledger)
-            ledger.renew(model)
-            after = graph.at(plan.after)
-            plans, calls = after.residual_adds, plan_calls(after)
-            for module in modules:
-                resize_attributes(module, graph, keeps, plan.after, ledger)
-                for path, sums in plans.items():
-                    ledger.joins(module.get_submodule(path), sums)
-                for path, planned in calls.items():
-                    ledger.calls(module.get_submodule(path), planned)
-            torch.clear_autocast_cache()
-            forget_compiled_code()
+                add_constants(settled, live, undo_log)
+            shrink_all(change, undo_log)
+            follow(live, plan.after, change.keeps, undo_log)
             seconds = time.perf_counter() - start
-            remember(model, graph, plan.after, terms.example_inputs, base)
-            for module in modules:  # a copy can be saved too
-                put_record(module, record_of(model))
-        with whole(modules), ranks.together(group):
-            found = None if reference is None else prove(model, reference, terms)
-            drifts = prove_copies(others, terms)
-        said += notes_on(others) + (() if settled is None else settled.notes)
-        apart = None if settled is None else counts(graph, settled)
+            remember(live.model, plan.after, options.example_inputs, live.base)
+            for module in live.modules:  # a copy can be saved too
+                put_record(module, record_of(live.model))
+        with whole(live.modules), ranks.together(live.group):
+            found = None if reference is None else prove(live.model, reference, options)
+            drifts = prove_copies(copies, options)
+        notes = change.notes + notes_on(copies) + (() if settled is None else settled.notes)
+        apart = None if settled is None else counts(settled)
         if reference is None or found is None:
-            return Outcome(plan, seconds, notes=said, apart=apart)
-        refuse_difference(found, group)
-        prove_training(model, in_training, terms)
-        return Outcome(plan, seconds, found.gap, found.drift, said, apart, worst(drifts, group))
+            return Outcome(plan, seconds, notes=notes, apart=apart)
+        refuse_difference(found, live.group)
+        prove_training(live.model, in_training, options)
+        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.group))
     except BaseException as error:
-        ledger.roll_back()
-        for module, record in old_records:
+        undo_log.roll_back()
+        for module, record in records:
             put_record(module, record)
         if isinstance(error, Disagreement) and settled is None:
-            raise CutError(explain(model, graph, plan, terms.example_inputs, error, group)) from None
+            raise CutError(explain(live, plan, options.example_inputs, error)) from None
         raise
+
+
+@dataclass(frozen=True)
+class Change:
+    """What shrinks in a cut: of every tensor what stays, and the optimizers' state that belongs to it."""
+
+    keeps: Keeps
+    models: tuple[dict[str, Tensor], ...]
+    """Tensors of the model and of its copies, by the model's names."""
+    states: list[StateEntry]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said about the optimizers' state."""
+        return tuple(dict.fromkeys(entry.note for entry in self.states if entry.note))
+
+
+def checked_change(live: LiveModel, plan: Plan) -> Change:
+    """All that will shrink.
+
+    Raises:
+        CutError: some of it cannot.
+    """
+    keeps = keeps_of(plan.before, plan.after)
+    states = [entry for optimizer in live.optimizers for entry in state_entries(optimizer, live.tensors, keeps)]
+    models = (live.tensors, *(fitting_tensors(copied, live.tensors, keeps) for copied in live.copies))
+    for tensors in models:
+        refuse_unshrinkable(tensors, keeps)
+    return Change(keeps, models, states)
 
 
 @contextmanager
@@ -223,31 +198,32 @@ def whole(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def add_constants(settled: Settled, models: list[dict[str, Tensor]], ledger: Ledger) -> None:
-    """Give tensors what the constants of neurons that go are worth; copies gain the same amounts."""
+def add_constants(settled: Settled, live: LiveModel, undo_log: UndoLog) -> None:
+    """Give tensors what the constants of neurons that are removed are worth; copies gain the same amounts."""
+    models = [live.tensors, *(tensors_of(copied.holder) for copied in live.copies)]
     for shift in settled.moves.shifts:
         own = {id(tensors[shift.tensor]): tensors[shift.tensor] for tensors in models if shift.tensor in tensors}
         for tensor in own.values():
             if tensor.is_floating_point():
-                ledger.add(tensor, shift.values.to(tensor.device))
+                undo_log.add(tensor, shift.values.to(tensor.device))
 
 
-def shrink_all(keeps: Keeps, models: list[dict[str, Tensor]], entries: list[StateEntry], ledger: Ledger) -> None:
+def shrink_all(change: Change, undo_log: UndoLog) -> None:
     """Shrink every tensor with its optimizer state, one after the other."""
     states: dict[str, list[StateEntry]] = {}
-    for entry in entries:
+    for entry in change.states:
         states.setdefault(entry.parameter, []).append(entry)
-    for name, keep in keeps.items():
+    for name, keep in change.keeps.items():
         for entry in states.get(name, []):
-            ledger.entry(entry.place, entry.key, entry.shrink(entry.place[entry.key]))
-        own = {id(tensors[name]): tensors[name] for tensors in models if name in tensors}  # a copy may share some
+            undo_log.entry(entry.place, entry.key, entry.shrink(entry.place[entry.key]))
+        own = {id(tensors[name]): tensors[name] for tensors in change.models if name in tensors}  # some may be shared
         for tensor in own.values():
-            ledger.shrink(tensor, keep)
+            undo_log.shrink(tensor, keep)
 
 
-def refuse_changed_model(tensors: Mapping[str, Tensor], graph: NeuronGraph, gone: Tensor) -> None:
-    """The model must have the widths that the graph expects."""
-    for name, shape in graph.at(gone).shapes.items():
+def refuse_changed_model(tensors: Mapping[str, Tensor], state: GraphState) -> None:
+    """The model must have the widths of the state."""
+    for name, shape in state.shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"
             raise CutError(

@@ -10,7 +10,7 @@ from demp.activity.criteria import Criterion
 from demp.activity.observe import OnRead, observing, quiet
 from demp.activity.tally import Tally
 from demp.errors import CutError
-from demp.graph import NeuronGraph, Read
+from demp.graph import GraphState, Read
 from demp.graph.forward import as_inputs, copied
 from demp.surgery.compared import Outputs, compared
 
@@ -36,25 +36,24 @@ def outputs_of(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -
 
 
 def masked_outputs_of(
-    model: nn.Module, graph: NeuronGraph, before: Tensor, after: Tensor, example_inputs: Any, outputs: Outputs = None
+    model: nn.Module, before: GraphState, after: GraphState, example_inputs: Any, outputs: Outputs = None
 ) -> list[Tensor]:
-    """The same with every neuron that is about to go silenced at its read points."""
+    """The same with every neuron that is about to be removed zeroed at its read points."""
     args, kwargs = copied(as_inputs(example_inputs))
-    with quiet(model), observing(model, graph, silencer(before, after, graph)):
+    with quiet(model), observing(model, before.graph, zeroing(before, after)):
         return compared(model, args, kwargs, outputs)
 
 
-def silencer(before: Tensor, after: Tensor, graph: NeuronGraph) -> OnRead:
-    """What silences the neurons that are about to go, at every read point."""
-    state = graph.at(before)
+def zeroing(before: GraphState, after: GraphState) -> OnRead:
+    """What zeroes the neurons that are about to be removed, at every read point."""
 
-    def silence(read: Read, operand: Tensor) -> Tensor:
-        stays = (~after[state.present(read.classes)]).to(operand.dtype).to(operand.device)
+    def zeroed(read: Read, operand: Tensor) -> Tensor:
+        stays = (~after.removed[before.present(read.classes)]).to(operand.dtype).to(operand.device)
         shape = [1] * operand.dim()
         shape[read.axis] = -1
         return operand * stays.view(shape)
 
-    return silence
+    return zeroed
 
 
 def difference(before: list[Tensor], after: list[Tensor]) -> float:
@@ -76,13 +75,11 @@ def difference(before: list[Tensor], after: list[Tensor]) -> float:
     return worst
 
 
-def live_layers(
-    model: nn.Module, graph: NeuronGraph, before: Tensor, planned: Mapping[str, Tensor], example_inputs: Any
-) -> list[str]:
+def live_layers(model: nn.Module, before: GraphState, planned: Mapping[str, Tensor], example_inputs: Any) -> list[str]:
     """Layers among ``planned`` whose neurons are not zero at some read point on these inputs."""
     args, kwargs = copied(as_inputs(example_inputs))
-    tally = Tally(graph, before, Criterion(kind="exact"))
-    with quiet(model), observing(model, graph, lambda r, v: tally.add(r, v, r.axis)):
+    tally = Tally(before, Criterion(kind="exact"))
+    with quiet(model), observing(model, before.graph, lambda r, v: tally.add(r, v, r.axis)):
         model(*args, **kwargs)
     dead = tally.verdict()
     return [name for name, flags in planned.items() if bool((flags & ~dead[name]).any())]

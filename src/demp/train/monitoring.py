@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 import demp
 from demp import ranks, wrappers
 from demp.activity import Deaths, Verdict, agreed, probe
+from demp.graph import GraphState
 from demp.train.seeds import generator
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Monitor:
         """The metrics of docs/files.md; among several ranks all must ask, and all hear the same."""
         if self._run.group is not None:
             wrappers.share_buffers([self._run.trained])
-        found = self._deaths.add(self._verdict(self.config.examples), self._gone())
+        found = self._deaths.add(self._verdict(self.config.examples), self._state())
         news = {
             SHARE: found.dead_share,
             "dead/neurons": sum(layer.dead for layer in found.layers.values()),
@@ -61,14 +60,14 @@ class Monitor:
                 news |= {f"{SATURATED}/{name}": layer.saturated / max(1, layer.width) for name, layer in layers}
         return {name: value for name, value in news.items() if not math.isnan(value)}
 
-    def _gone(self) -> Tensor:
-        return self._graph.nothing_gone() if self._run.pruner is None else self._run.pruner.gone
+    def _state(self) -> GraphState:
+        return self._graph.dense if self._run.pruner is None else self._run.pruner.state
 
     def _verdict(self, examples: int) -> Verdict:
         """Who is dead now on so many pictures; 0 are all."""
         run = self._run
         with ranks.together(run.group):
-            mine = probe(run.model, self._graph, self._gone(), self._pictures(examples), self.config.judged_by())
+            mine = probe(run.model, self._state(), self._pictures(examples), self.config.judged_by())
         return agreed(mine, run.group)
 
     def _pictures(self, examples: int) -> Iterator[Any]:
@@ -80,10 +79,10 @@ class Monitor:
 
     def _share(self, verdict: Verdict) -> float:
         """Dead and removed neurons over those of the dense network."""
-        gone, dead = self._gone(), 0
+        removed, dead = self._state().removed, 0
         for layer in self._graph.layers:
             zero = verdict.dead[layer.name] & ~verdict.saturated(layer.name)
-            dead += int((zero | gone[layer.classes]).sum())
+            dead += int((zero | removed[layer.classes]).sum())
         return dead / max(1, self._graph.dense.neurons)
 
     def state_dict(self) -> dict[str, Any] | None:
