@@ -128,8 +128,7 @@ def test_scales_fade_along_a_cosine_from_one_to_zero():
         assert torch.allclose(weight, torch.where(going, part * before, before), atol=1e-3)
 
 
-@pytest.mark.parametrize("at", [2, 5, 11, 17, 24, 33])
-def test_saved_and_resumed_it_ends_the_same_bit_for_bit(at):
+def test_saved_and_resumed_it_ends_the_same_bit_for_bit():
     def begun(saved=None):
         model, optimizer, pruner = start(*KINDS[1], OPTIMIZERS[0], "flops=0.4,parameters=0.5", 2)
         if saved is not None:
@@ -140,18 +139,20 @@ def test_saved_and_resumed_it_ends_the_same_bit_for_bit(at):
         return model, optimizer, pruner
 
     model, optimizer, pruner = begun()
-    train(model, optimizer, IMAGE, range(at))
-    buffer = io.BytesIO()
-    torch.save(
-        {"pruner": pruner.state_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer
-    )
-    train(model, optimizer, IMAGE, range(at, STEPS))
+    saved, step = {}, 0
+    for at in (2, 5, 11, 17, 24, 33):
+        train(model, optimizer, IMAGE, range(step, at))
+        state, buffer, step = (pruner.state_dict(), model.state_dict(), optimizer.state_dict()), io.BytesIO(), at
+        torch.save(dict(zip(("pruner", "model", "optimizer"), state, strict=True)), buffer)
+        saved[at] = buffer.getvalue()
+    train(model, optimizer, IMAGE, range(step, STEPS))
     pruner.finish()
-    again, follows, resumed = begun(buffer.getvalue())
-    train(again, follows, IMAGE, range(at, STEPS))
-    resumed.finish()
-    assert same(model, again)
-    assert torch.equal(pruner.state.removed, resumed.state.removed)
+    for at, state in saved.items():
+        again, follows, resumed = begun(state)
+        train(again, follows, IMAGE, range(at, STEPS))
+        resumed.finish()
+        assert same(model, again), f"saved at step {at}"
+        assert pruner.state.hash == resumed.state.hash
 
 
 @pytest.mark.parametrize("at", [0, 3, 13, 25])

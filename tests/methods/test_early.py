@@ -272,7 +272,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, rule: str
         losses += go(model, optimizer, range(step, step + 1))
     fired = pruner.history[0].step
     assert 2 * EPOCH < fired < STEPS
-    for step in (0, EPOCH, EPOCH + 2, 2 * EPOCH, fired - EPOCH, fired - 1, fired, fired + 1):
+    for step in (EPOCH, EPOCH + 2, fired - 1, fired):
         again, again_optimizer, resumed = parts(fresh=False)
         saved = torch.load(io.BytesIO(saves[step]), weights_only=True)
         for part, state in zip((resumed, again, again_optimizer), saved, strict=True):

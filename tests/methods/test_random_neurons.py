@@ -47,11 +47,11 @@ def test_the_seed_and_the_step_decide():
 
 def test_every_neuron_of_the_network_has_the_same_chance():
     counts = torch.zeros(18)
-    for seed in range(60):
+    for seed in range(20):
         pruner = attached(build(PlainNet), seed=seed, target_neuron_sparsity=0.5)
         counts += pruner.state.removed[torch.cat([layer.classes for layer in pruner.graph.layers])]
-    assert counts.sum() == 60 * 9
-    assert counts.min() >= 15 and counts.max() <= 45  # 30 expected, standard deviation below 4
+    assert counts.sum() == 20 * 9
+    assert counts.min() >= 2 and counts.max() <= 18  # 10 expected, standard deviation 2.2
 
 
 def test_once_at_its_share_of_the_run():

@@ -15,7 +15,7 @@ def folders(tmp_path_factory):
     return ["--out", str(folder / "results"), "--runs", str(folder / "runs")], folder
 
 
-QUICK = {"fig7", "fig8", "fig10", "table2", "theory", "controls", "decoupled"}
+QUICK = {"fig7", "table2", "theory", "controls"}
 """A figure, a table, a line of numbers, theory without training; the others have the slow mark."""
 
 
