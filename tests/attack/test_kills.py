@@ -1,10 +1,15 @@
 """kill -9 at a hundred random moments of a run, and at every line that writes: it goes on to the bit, or says why."""
 
+import os
 import random
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -18,16 +23,27 @@ from test_files import X, names, net, value_of
 
 pytestmark = pytest.mark.slow
 KILLS, STEPS = 100, 120
-START = """
-import sys
+SERVER = """
+import os, sys, traceback
+import torch._dynamo
 from demp.train import TrainConfig, resume, train
 from demp.train.runfolder import RunFolder
-print("ready", flush=True)
-out = sys.argv[1]
-if RunFolder(out).config_file.exists():
-    resume(out)
-else:
-    train(TrainConfig.from_toml(sys.argv[2]))
+
+out, config = sys.argv[1:]
+for _ in sys.stdin:  # each line asks for a process that begins the run, or goes on with it
+    child = os.fork()
+    if child == 0:
+        try:
+            if RunFolder(out).config_file.exists():
+                resume(out)
+            else:
+                train(TrainConfig.from_toml(config))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -55,7 +71,7 @@ def outcome(folder) -> tuple:
     return state["model"], lines
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_a_hundred_kills_at_random_moments(tmp_path):
     straight, out = tmp_path / "straight", tmp_path / "run"
     torch.set_num_threads(1)
@@ -67,30 +83,40 @@ def test_a_hundred_kills_at_random_moments(tmp_path):
     expected = outcome(straight)
     file = tmp_path / "config.toml"
     file.write_text(config(out).to_toml())
-    while kills < KILLS:
-        with started(out, file) as process:
-            try:
-                process.wait(timeout=draw.uniform(0.0, longest))
-                judge(process, out, expected)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                kills += 1
-    with started(out, file) as process:
-        process.wait()
-        judge(process, out, expected)
+    with serving(out, file) as server:
+        while kills < KILLS:
+            killed = run_until(server, draw.uniform(0.0, longest))
+            kills += killed
+            if not killed or RunFolder(out).summary_file.exists():  # the run had ended, if not its process
+                judge(out, expected)
+        while not RunFolder(out).summary_file.exists():
+            run_until(server, None)
+        judge(out, expected)
 
 
-def started(out, file) -> subprocess.Popen:
-    """A process that begins the run or goes on with it, and has imported what it needs."""
-    command = [sys.executable, "-c", START, str(out), str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
-    return process
+@contextmanager
+def serving(out, file) -> Iterator[subprocess.Popen]:
+    """A process that has imported what a run needs, and makes one for every line that it reads."""
+    command = [sys.executable, "-c", SERVER, str(out), str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
+        yield server
+        server.stdin.close()
 
 
-def judge(process, out, expected) -> None:
+def run_until(server: subprocess.Popen, seconds: float | None) -> bool:
+    """Begin the run or go on with it, for so many seconds at most; was its process killed?"""
+    server.stdin.write("\n")
+    process = int(server.stdout.readline())
+    late = not select.select([server.stdout], [], [], seconds)[0]
+    if late:
+        os.kill(process, signal.SIGKILL)
+    code = int(server.stdout.readline())
+    assert code == 0 or (late and code == -signal.SIGKILL)
+    return code != 0
+
+
+def judge(out, expected) -> None:
     """A run that has ended is the run that nobody interrupted; the next begins anew."""
-    assert process.returncode == 0, process.stderr.read()
     weights, lines = outcome(out)
     expected_weights, expected_lines = expected
     assert lines == expected_lines
