@@ -83,10 +83,11 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
         return out
 
     def script(self: Any) -> Any:
+        remedy = "Use" if calls.calls_of(self) else "Script demp.plain(model), which has plain sums alone, or use"
         raise UsageError(
             f"torch.jit.script reads the source of {kind.__name__}, whose sums and parts of tensors have other widths "
-            "in the pruned module: the result would be wrong. Script demp.plain(model), which has plain sums alone, or "
-            "use torch.jit.trace or torch.export, which run the forward"
+            f"in the pruned module: the result would be wrong. {remedy} torch.jit.trace or torch.export, which run the "
+            "forward"
         )
 
     def reduce(self: Any, protocol: Any) -> Any:
