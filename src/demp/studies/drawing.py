@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Any
 
 from demp.compare.picture import COLOURS, INK, MARKERS, SOFT, save
+from demp.report.scales import evenly
 from demp.studies.line_names import is_line, name_ends
 from demp.train.extras import need
 
@@ -31,8 +32,7 @@ def sixes(names: Sequence[str], always: str = "") -> list[list[str]]:
     """Lines of one panel each: at most six, as even as can be; ``always`` comes in every panel, if it is among them."""
     kept = [name for name in (always,) if name in names]
     others = [name for name in dict.fromkeys(names) if name != always]
-    many = max(1, -(-len(others) // (MOST - len(kept))))
-    return [kept + others[len(others) * at // many : len(others) * (at + 1) // many] for at in range(many)]
+    return [[*kept, *part] for part in evenly(others, MOST - len(kept))] or [kept]
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
