@@ -288,12 +288,24 @@ def test_export_and_jit_trace_run_planned_calls(name):
     assert comparing.gap([wanted], [torch.jit.trace(model, inputs)(*inputs).detach()]) < 1e-12
 
 
+def test_a_slice_that_takes_all_that_is_left_is_still_planned():
+    model, inputs = on_rows(lambda s, h: torch.cat([F.relu(s.one(h[:, 3:])), h[:, :3]], 1), 7, one=nn.Linear(5, 4))
+    model, inputs = nets.settle(model), (inputs[0].double(),)
+    for neurons, left in (([0, 1, 2], 5), ([1, 3], 3)):
+        graph = demp.trace(model, inputs)
+        killing.kill(model, graph, {"relu": neurons})
+        before = comparing.outputs(model, inputs)
+        report = demp.cut(model, {"relu": neurons}, example_inputs=inputs, graph=graph)
+        assert report.removed == len(neurons) and model.one.in_features == left
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["chunk", "ECA"])
 def test_what_reads_source_is_refused(name):
     model, inputs = cut_once(name)
     with pytest.raises(demp.UsageError, match="other widths"):
         torch.jit.script(model)
-    with pytest.raises(demp.ExportError, match="only a cut can carry out"):
+    with pytest.raises(demp.ExportError, match="only a cut can carry out as planned"):
         demp.plain(model, inputs)
 
 

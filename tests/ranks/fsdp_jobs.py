@@ -207,6 +207,17 @@ def residual() -> dict[str, Any]:
     return run(shard)
 
 
+def in_parts() -> dict[str, Any]:
+    """As ``jobs.in_parts``; the module that takes the parts is itself sharded."""
+
+    def shard(model: nn.Module) -> nn.Module:
+        fully_shard(model.parts)
+        fully_shard(model)
+        return model
+
+    return jobs.in_parts(shard)
+
+
 def saturated() -> dict[str, Any]:
     """As ``jobs.saturated``."""
     return jobs.saturated(lambda model: sharded(model, "blocks"), wrap=False)

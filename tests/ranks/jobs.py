@@ -10,7 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 import demp
 from demp import ranks, shards
 from demp.errors import CutError
+from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
+from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
 WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
@@ -289,6 +291,37 @@ def residual(shard: Any = None) -> dict[str, Any]:
         "joined": sorted(model_joins(model)),
         "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
     }
+
+
+def in_parts(wrap: Any = lambda model: model) -> dict[str, Any]:
+    """A network that takes a hidden layer in halves, which two cuts leave unequal."""
+    torch.manual_seed(3)
+    model = Rows().double()
+    with torch.no_grad():
+        for layer in (model.first, model.parts.one):
+            layer.bias.fill_(3.0)
+    trained = wrap(model)
+    optimizer = torch.optim.Adam(trained.parameters(), lr=1e-3)
+    pruner = pruner_of(trained, optimizer, batches=[batch(100)[0]], period=3, total_steps=9, peak_noise_std=0.0)
+    for step in range(8):
+        if step in (0, 3):
+            kill_rows(model.first, [0, 1] if step == 0 else [0, 9])
+        step_of(trained, optimizer, step)
+    (parts,) = (plans for path, plans in model_calls(model).items() if path == "parts")
+    return {
+        "history": [report.to_dict() for report in pruner.history],
+        "parts": parts["split:0"].sizes,
+        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+    }
+
+
+@torch.no_grad()
+def kill_rows(layer: nn.Linear, neurons: list[int]) -> None:
+    """As ``runs.kill_linear``, whether the layer is sharded or not."""
+    for tensor, value in ((layer.weight, 0.0), (layer.bias, -5.0)):
+        full = shards.whole_of(tensor).clone()
+        full[neurons] = value
+        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
 
 
 @torch.no_grad()

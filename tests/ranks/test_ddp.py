@@ -4,6 +4,7 @@ import jobs
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from runs import IMAGE, ResidualNet, build, examples, kill
@@ -141,6 +142,21 @@ def test_joins_of_a_residual_stream_are_made_on_all_ranks(fleet):
     assert first["removed"] == second["removed"] == [3, 3]
     assert first["joined"] == second["joined"] == [""]
     assert equal(first["parameters"], second["parameters"])
+
+
+def check_parts(first, second):
+    """Two cuts of a hidden layer that is read in halves are those of one process."""
+    alone = jobs.in_parts()
+    assert [report["removed"] for report in alone["history"]] == [2, 2]
+    assert first["parts"] == second["parts"] == alone["parts"] == (3, 5)
+    assert equal(first["parameters"], second["parameters"])
+    close(first["parameters"], alone["parameters"])
+    assert first["history"] == second["history"]
+    assert [report["hash"] for report in first["history"]] == [report["hash"] for report in alone["history"]]
+
+
+def test_planned_calls_are_those_of_one_process(fleet):
+    check_parts(*fleet(jobs.in_parts, DistributedDataParallel))
 
 
 def test_synchronised_batch_norms_shrink():

@@ -4,7 +4,7 @@ import fsdp_jobs
 import jobs
 import pytest
 import torch
-from test_ddp import check_saturated, close, equal
+from test_ddp import check_parts, check_saturated, close, equal
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,10 @@ def test_joins_of_a_sharded_residual_stream_are_made_on_all_ranks(fleet):
     assert first["removed"] == second["removed"] == [3, 3]
     assert first["joined"] == second["joined"] == [""]
     assert equal(first["parameters"], second["parameters"])
+
+
+def test_planned_calls_of_a_sharded_module_are_those_of_one_process(fleet):
+    check_parts(*fleet(fsdp_jobs.in_parts))
 
 
 def test_live_entries_are_found_in_all_pieces(fleet):

@@ -87,15 +87,22 @@ def write_run(folder, method="demp", seed=0, steps=200, removed=0.5, accuracy=0.
     return folder
 
 
-def write_sweep(folder, seeds=2, strengths=(0.01, 0.1), steps=200):
-    """A sweep with its run folders: dense and DemP at two strengths, the stronger smaller and worse."""
+def write_sweep(folder, seeds=2, strengths=(0.01, 0.1), steps=200, gone=0.4, names=()):
+    """A sweep with its run folders: dense and DemP at two strengths, the stronger smaller and worse.
+
+    Each setting removes ``gone`` more than the one before; ``names`` are other methods for them.
+    """
+    methods = names or ["demp"] * len(strengths)
     folder = Path(folder)
     (folder / "results").mkdir(parents=True)
     records = []
     for seed in range(seeds):
-        for method, setting in [("dense", {}), *(("demp", {"peak_strength": s}) for s in strengths)]:
+        for method, setting in [
+            ("dense", {}),
+            *((m, {"peak_strength": s}) for m, s in zip(methods, strengths, strict=True)),
+        ]:
             at = strengths.index(setting["peak_strength"]) + 1 if setting else 0
-            removed, accuracy = 0.4 * at, 0.9 - 0.004 * at**2 + 0.002 * seed
+            removed, accuracy = gone * at, 0.9 - 0.004 * at**2 + 0.002 * seed
             name = f"{method}-{at}-s{seed}"
             write_run(folder / "runs" / name, method, seed, steps, removed, accuracy, **setting)
             done = outcome(method, seed, steps, removed, accuracy, machine="a machine, 2 threads")

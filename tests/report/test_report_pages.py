@@ -104,6 +104,36 @@ def test_every_picture_that_the_data_allow(sweep):
     )
 
 
+def pictures(text, label):
+    return re.findall(rf'<svg [^>]*aria-label="{label}".*?</svg>', text, re.S)
+
+
+@pytest.mark.parametrize(("many", "sizes"), [(6, [6]), (9, [4, 5])])
+def test_no_picture_has_more_than_six_lines_or_methods(tmp_path, many, sizes):
+    strengths, names = [at / 100 for at in range(1, many + 1)], [f"method{at}" for at in range(many)]
+    folder = write_sweep(tmp_path / "sweep", 1, strengths, gone=0.1, names=names)
+    text, reader, _ = made([folder])
+    lines = [re.findall(r'class="line s\d" data-m="(\w+)"', one) for one in pictures(text, "Neurons that remain.*?")]
+    assert [len(one) for one in lines] == [size for size in sizes for _ in range(2)]  # wide and narrow
+    assert sorted(name for one in lines for name in one) == sorted(2 * names)
+    for one in pictures(text, "test accuracy against inference FLOPs, of dense"):
+        assert len(set(re.findall(r'class="series s\d" data-m="(\w+)"', one))) in sizes
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+
+
+def test_lines_carry_their_names_instead_of_a_legend(sweep, tmp_path):
+    text, _, _ = made([sweep])
+    (figure,) = re.findall(r'<section [^>]*survival">.*?</section>', text, re.S)
+    for one in pictures(figure, "Neurons that remain against the step"):
+        assert [len(re.findall(f'class="t s0">[^<]*strength {s}<', one)) for s in ("0.01", "0.1")] == [1, 1]
+    assert 'class="legend"' not in figure
+    long = [f"{'x' * 40}{at}{'y' * 40}" for at in range(2)]
+    text, _, _ = made([write_sweep(tmp_path / "long", strengths=(0.01, 0.01), names=long)])
+    (figure,) = re.findall(r'<section [^>]*survival">.*?</section>', text, re.S)
+    assert 'class="legend"' in figure  # cut names would be the same
+
+
 def test_marks_lie_where_the_numbers_say(tmp_path):
     """Places of the marks, read back through the axes' labels."""
     text, _, data = made([write_sweep(tmp_path / "sweep", seeds=3)])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demp.report.scales import Scale, floor_of, round_step, scale, spread
+from demp.report.scales import Scale, evenly, floor_of, round_step, scale, spread
 
 
 @given(st.floats(1e-12, 1e12))
@@ -77,3 +77,12 @@ def test_labels_keep_their_distance_and_order(seed):
 def test_two_labels_at_one_place_part_evenly():
     assert sorted(spread([50, 50], 10, 0, 100)) == [45, 55]
     assert spread([1, 2], 10, 0, 100) == [0, 10]
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 7))
+def test_parts_are_even_and_in_order(items, most):
+    parts = evenly(items, most)
+    sizes = [len(part) for part in parts]
+    assert [item for part in parts for item in part] == items
+    assert len(parts) == math.ceil(len(items) / most)
+    assert all(0 < size <= most for size in sizes) and max(sizes, default=0) - min(sizes, default=0) <= 1

@@ -15,8 +15,10 @@ from demp.errors import ExportError
 from demp.exports import transformers_folder
 from demp.exports.examples import Answer, answers
 from demp.exports.program import captured, program_answer
+from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
 
+PLANNED = "calls that a cut has planned, since they depend on the number of neurons"
 TRACED_BATCH = 2
 """Examples in the batch that a graph is traced on; a batch of one would make torch fix the size."""
 
@@ -84,10 +86,11 @@ def state_dict(subject: Subject, folder: Path) -> Written:
     twin = blanked(subject.model)
     twin.load_state_dict(read)
     note = "the tensors have the shapes of the cut network; --to safetensors keeps what rebuilds it from the dense one"
-    joins = sum(len(plans) for plans in model_joins(subject.model).values())
-    lost = f"residual sums of different channels, which only --to safetensors or a graph keeps: {joins}"
-    notes = (note, lost) if joins else (note,)
-    return Written("model.pt", "torch.load", lambda inputs: answers(twin, inputs), kind(twin), notes)
+    notes = [note]
+    for plans, what in ((model_joins, "residual sums of different channels"), (model_calls, PLANNED)):
+        if many := sum(map(len, plans(subject.model).values())):
+            notes.append(f"{what}, which only --to safetensors or a graph keeps: {many}")
+    return Written("model.pt", "torch.load", lambda inputs: answers(twin, inputs), kind(twin), tuple(notes))
 
 
 def safetensors(subject: Subject, folder: Path) -> Written:

@@ -26,6 +26,7 @@ from demp.surgery.verify import difference, outputs_of, tolerance_for
 
 logger = logging.getLogger("demp")
 SEED, BATCH = 0, 2
+REMEDY = "Use torch.export, torch.jit.trace or torch.fx, which read the model as it is"
 
 Channels = tuple[int, ...]
 """The channels of one side of a residual sum, by their elements."""
@@ -51,7 +52,11 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     put_record(twin, None)
     joins = model_joins(model)
     if calls := model_calls(model):
-        raise refuse(f"{', '.join(name or 'the model' for name in calls)} also has calls that only a cut can carry out")
+        where = ", ".join(name or "the model itself" for name in calls)
+        raise ExportError(
+            f"the network cannot be made ordinary: calls that depend on the number of neurons, in {where}, only a cut "
+            f"can carry out as planned. {REMEDY}"
+        )
     if not joins:
         return twin
     inputs = known_inputs(model) if example_inputs is None else example_inputs
@@ -90,10 +95,7 @@ def known_inputs(model: nn.Module) -> Any:
 
 def refuse(why: str) -> ExportError:
     """The sums stay as they are."""
-    return ExportError(
-        f"the residual sums cannot be made ordinary: {why}. Use torch.export, torch.jit.trace or torch.fx, which read "
-        "the model as it is"
-    )
+    return ExportError(f"the residual sums cannot be made ordinary: {why}. {REMEDY}")
 
 
 def prove(model: nn.Module, twin: nn.Module, inputs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, Seat, entries_of, entry_of, view_sizes
+from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of, view_sizes
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.recording import CallSeen, ReadSeen, Recording
 from demp.graph.signs import memory
@@ -77,7 +77,7 @@ def plans_parts(tracer: Tracer, name: str, source: Tensor, dim: int, axis: Axis,
         return True
     if earlier is not None:
         return False  # one index that cuts two neuron axes
-    if call.func is Tensor.__getitem__ and entry_of(entries_of(call.args[1]), dim, source.dim()) is None:
+    if call.func in INDEXING and entry_of(entries_of(call.args[1]), dim, source.dim()) is None:
         return False
     whole, size = source.shape[dim], parts[0][1] - parts[0][0]
     binds = whole // size if size and whole % size == 0 else 0
@@ -85,6 +85,17 @@ def plans_parts(tracer: Tracer, name: str, source: Tensor, dim: int, axis: Axis,
     seen = CallSeen(call.seat, dim, source.dim(), axis, tuple(parts), binds=binds, otherwise=why, before=call.plan)
     tracer.recording.calls.append(seen)
     return True
+
+
+def note_whole(tracer: Tracer, call: UserCall) -> None:
+    """A slice that takes all that is left since a cut: torch makes no operation of it."""
+    plan = call.plan
+    if call.kind != "slice" or plan is None or plan.sizes != (0, plan.width):
+        return
+    axis = tracer.labels(call.args[0]).axes[plan.axis]
+    if axis is not None:
+        seen = CallSeen(call.seat, plan.axis, plan.ndim, axis, ((0, plan.width),), otherwise=UNEQUAL, before=plan)
+        tracer.recording.calls.append(seen)
 
 
 def note_view(

@@ -5,7 +5,7 @@ number, a convolution along the channels reads neighbours. The module that owns 
 carries the call out for the neurons that are left.
 """
 
-import itertools
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
+INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
     **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes,
                      Tensor.split_with_sizes, torch.tensor_split, Tensor.tensor_split), "split"),
-    **dict.fromkeys((Tensor.__getitem__, torch.narrow, Tensor.narrow), "slice"),
+    **dict.fromkeys((*INDEXING, torch.narrow, Tensor.narrow), "slice"),
     **dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten), "view"),
     **dict.fromkeys((torch.mean, Tensor.mean), "mean"),
     **dict.fromkeys((torch.sum, Tensor.sum, torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm,
@@ -97,7 +98,7 @@ def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
     kind = KINDS.get(func)
     if kind is None or not args or not isinstance(args[0], Tensor):
         return None
-    if func is Tensor.__getitem__ and not any(is_cut(entry) for entry in entries_of(args[1])):
+    if func in INDEXING and not any(is_cut(entry) for entry in entries_of(args[1])):
         return None
     return kind
 
@@ -134,9 +135,7 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     if plan.kind == "split":
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":
-        return (
-            sliced(operand, args, plan) if func is Tensor.__getitem__ else torch.narrow(operand, plan.axis, *plan.sizes)
-        )
+        return sliced(operand, args, plan) if func in INDEXING else torch.narrow(operand, plan.axis, *plan.sizes)
     if plan.kind == "view":
         return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
     if plan.expand:
@@ -195,7 +194,7 @@ def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:
     """Positions along an axis, in this order; zeros at -1."""
-    runs = [(start, len(list(some))) for start, some in runs_of(where)]
+    runs = runs_of(where)
     if len(runs) > MAX_RUNS:
         index = torch.tensor(where, device=tensor.device)
         out = tensor.index_select(axis, index.clamp(min=0))
@@ -212,13 +211,16 @@ def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:
     return torch.cat(pieces, axis)
 
 
-def runs_of(where: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Contiguous runs: first position, and its members; (-1, ..) for zeros."""
-    found = []
-    for key, some in itertools.groupby(enumerate(where), lambda pair: -1 if pair[1] < 0 else pair[1] - pair[0] + 10**9):
-        members = [value for _, value in some]
-        found.append((-1 if key < 0 else members[0], members))
-    return found
+def runs_of(where: Sequence[int]) -> list[tuple[int, int]]:
+    """Contiguous runs: first position (-1: zeros), and how many. In a loop that torch.compile can follow."""
+    runs: list[tuple[int, int]] = []
+    for position in where:
+        start, length = runs.pop() if runs else (position, 0)
+        if length and position != (start if start < 0 else start + length):
+            runs.append((start, length))
+            start, length = position, 0
+        runs.append((start, length + 1))
+    return runs
 
 
 class CallMode(TorchFunctionMode):

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
 from demp.graph import calls
+from demp.graph.alone import RUNNING, guarded, helpers
 from demp.graph.calls import CallMode
 from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
@@ -64,6 +65,17 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(kind.forward, updated=())
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return planned_forward(self, args, kwargs)
+        outermost = RUNNING not in vars(self)
+        vars(self)[RUNNING] = True
+        try:
+            return planned_forward(self, args, kwargs)
+        finally:
+            if outermost:
+                vars(self).pop(RUNNING, None)
+
+    def planned_forward(self: Any, args: Any, kwargs: Any) -> Any:
         plans = getattr(self, ATTRIBUTE, {})
         planned = getattr(self, calls.ATTRIBUTE, {})
         tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
@@ -83,16 +95,18 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
         return out
 
     def script(self: Any) -> Any:
+        remedy = "Use" if calls.calls_of(self) else "Script demp.plain(model), which has plain sums alone, or use"
         raise UsageError(
             f"torch.jit.script reads the source of {kind.__name__}, whose sums and parts of tensors have other widths "
-            "in the pruned module: the result would be wrong. Script demp.plain(model), which has plain sums alone, or "
-            "use torch.jit.trace or torch.export, which run the forward"
+            f"in the pruned module: the result would be wrong. {remedy} torch.jit.trace or torch.export, which run the "
+            "forward"
         )
 
     def reduce(self: Any, protocol: Any) -> Any:
         return rebuild, (kind,), self.__getstate__()
 
-    names = {"forward": forward, "__reduce_ex__": reduce, "__prepare_scriptable__": script, "demp_plain": kind}
+    alone = {name: guarded(name, method, joins_of) for name, method in helpers(kind).items()}
+    names = alone | {"forward": forward, "__reduce_ex__": reduce, "__prepare_scriptable__": script, "demp_plain": kind}
     made = type(kind.__name__, (kind,), names | {"__module__": kind.__module__, "__doc__": kind.__doc__})
     made.__qualname__ = kind.__qualname__
     return made

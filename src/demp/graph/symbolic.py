@@ -76,9 +76,8 @@ class SymbolicCalls(Interception):
             return self._create(kind, target, args, kwargs, *others, **named)
         self._paused = True
         try:
-            func = Tensor.__getitem__ if target is operator.getitem else target
-            if isinstance(func, str) and plan.kind == "mean":
-                func = partial(method, func)
+            named = isinstance(target, str) and plan.kind == "mean"
+            func = partial(method, target) if named else target
             return carried_out(args[0], func, args, kwargs, plan)
         finally:
             self._paused = False
@@ -107,7 +106,7 @@ def symbolic_kind(kind: str, target: Any, args: Any) -> str | None:
         return None
     if target is operator.getitem:
         return "slice" if any(is_cut(entry) for entry in entries_of(args[1])) else None
-    return None if target is Tensor.__getitem__ else KINDS.get(target)
+    return KINDS.get(target)
 
 
 class SymbolicSums(Interception):

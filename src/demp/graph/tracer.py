@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
-from demp.graph.call_rules import UserCall, along_neurons
+from demp.graph.call_rules import UserCall, along_neurons, note_whole
 from demp.graph.calls import Seat, resized
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
@@ -163,6 +163,7 @@ class Tracer(TorchDispatchMode):
                 operands = [self.labels(t) for t in self.tensors(call.args)]
                 self.frames.operation(seat[0], seat[1], operands, [labels])
                 return out
+        note_whole(self, call)
         before, self.call_at = self.call_at, call
         try:
             return func(*args, **kwargs)

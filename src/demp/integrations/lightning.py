@@ -1,6 +1,8 @@
 """Lightning: ``Trainer(callbacks=[DemPCallback(example_inputs=(x,))])``."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -47,12 +49,14 @@ class DemPCallback(pl.Callback):
         if stage == "fit":
             self._pruner = None
         theirs = pl_module.on_load_checkpoint
+        pl_module.on_load_checkpoint = partial(self._load_checkpoint, trainer, pl_module, stage, theirs)
 
-        def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-            self._replay(trainer, pl_module, checkpoint, stage)
-            theirs(checkpoint)
-
-        pl_module.on_load_checkpoint = on_load_checkpoint
+    def _load_checkpoint(
+        self, trainer: Any, pl_module: Any, stage: str, theirs: Callable[[Any], None], checkpoint: dict[str, Any]
+    ) -> None:
+        """Replay the cuts, then the module's own hook."""
+        self._replay(trainer, pl_module, checkpoint, stage)
+        theirs(checkpoint)
 
     def _replay(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any], stage: str) -> None:
         state = checkpoint.get("callbacks", {}).get(self.state_key)

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+T = TypeVar("T")
 STEPS = (1, 2, 2.5, 5, 10)
 
 
@@ -69,6 +71,12 @@ def floor_of(values: Iterable[float]) -> float | None:
     floor = top - max(5 * (top - middle), 0.08 * abs(top))
     below = sum(value < floor for value in values)
     return next(value for value in values if value >= floor) if 0 < below <= len(values) / 4 else None
+
+
+def evenly(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Parts of at most so many items, in order, as even as can be."""
+    many = -(-len(items) // most)
+    return [items[len(items) * at // many : len(items) * (at + 1) // many] for at in range(many)]
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -13,7 +13,7 @@ from demp.report.pictures.survival import revival, survival
 from demp.report.runs import Run
 from demp.report.sources import Material
 from demp.report.studies import Study
-from demp.report.svg import Figure, Panel
+from demp.report.svg import HALF, NARROW, WIDE, Figure, Panel
 from demp.report.tables import (
     claims_table,
     costs_table,
@@ -28,8 +28,6 @@ from demp.report.tables import (
 from demp.report.tags import Markup, tag, together
 from demp.report.words import plural
 
-WIDE, HALF, NARROW = 960.0, 462.0, 340.0
-"""Pixels of a picture across the page, of two side by side, and on a phone."""
 WORLDS = 4
 """Of so many, pictures are drawn; the tables have all."""
 PICTURES = 1_200_000

@@ -11,7 +11,9 @@ from demp.report.tags import Markup, num, tag, together
 MARKS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8 4.6 3.4h-9.2z", "M0-5 5 0 0 5-5 0z")
 """Disc, square, triangle, diamond, around the origin."""
 SERIES = 6
-"""Colours of series that the page knows: classes s0 to s5."""
+"""Colours of series that the page knows: classes s0 to s5; no picture has more lines or methods."""
+WIDE, HALF, NARROW = 960.0, 462.0, 340.0
+"""Pixels of a picture across the page, of two side by side, and on a phone."""
 
 
 def text(x: float, y: float, words: str, *, kind: str = "t", anchor: str | None = None, title: str = "") -> Markup:

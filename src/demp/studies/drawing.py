@@ -6,12 +6,16 @@ from itertools import cycle
 from typing import Any
 
 from demp.compare.picture import COLOURS, INK, MARKERS, SOFT, save
+from demp.report.scales import evenly
+from demp.studies.line_names import is_line, name_ends
 from demp.train.extras import need
 
-__all__ = ["COLOURS", "INK", "MARKERS", "SOFT", "band", "frame", "legend", "looks", "panels", "save"]
+__all__ = ["COLOURS", "INK", "MARKERS", "SOFT", "band", "frame", "legend", "looks", "panels", "save", "sixes"]
 
 PANEL = (4.3, 3.5)
 """Inches of one panel."""
+MOST = 6
+"""Lines in one panel."""
 STEPS_ALONG_X = 6
 """At most so many between numbers below a panel; matplotlib's own choice lets numbers of several digits overlap."""
 
@@ -22,6 +26,13 @@ def panels(columns: int, rows: int = 1, *, share_x: bool = False, share_y: bool 
     figure = need("matplotlib.figure", "report").Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y)
     return figure, list(grid.flatten())
+
+
+def sixes(names: Sequence[str], always: str = "") -> list[list[str]]:
+    """Lines of one panel each: at most six, as even as can be; ``always`` comes in every panel, if it is among them."""
+    kept = [name for name in (always,) if name in names]
+    others = [name for name in dict.fromkeys(names) if name != always]
+    return [[*kept, *part] for part in evenly(others, MOST - len(kept))] or [kept]
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -53,11 +64,16 @@ def frame(axes: Any, title: str, x: str, y: str = "") -> None:
 
 
 def legend(figure: Any) -> None:
-    """One legend below all panels: every label once, in as many columns as the figure is wide."""
+    """Say which line is which: at the lines' ends where the names fit in every panel, else once below all panels.
+
+    Marks without a line are always named below.
+    """
+    direct = name_ends(figure)
     found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
+            if not (direct and is_line(handle)):
+                found.setdefault(label, handle)
     for columns in range(min(6, len(found)), 0, -1):
         where = {"loc": "outside lower center", "ncols": columns, "frameon": False}
         made = figure.legend(found.values(), found.keys(), **where)

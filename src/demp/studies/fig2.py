@@ -17,7 +17,7 @@ STRENGTHS = {
     "cpu": (0.0, 2e-3, 1e-2),
     "paper": (0.0, 5e-4, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 1e-2),
 }
-"""Of the left panel: the paper's axis, the same for both optimizers at every scale."""
+"""Of the regularisers: the paper's axis, the same for both optimizers at every scale."""
 CPU_STEPS = 1000
 SLACK = 0.01
 """A share of dead neurons may fall by this much where it is said to rise."""
@@ -30,9 +30,9 @@ class Fig2(Study):
     title: ClassVar[str] = "ResNet-18 on CIFAR-10: dead neurons against strength of regulariser and noise"
     section: ClassVar[str] = "Sec. 2.2"
     remark: ClassVar[str] = (
-        "Left: nothing is removed before the end and no noise is added. Right: the runs of fig6 (SGDM, with removal), "
-        "since the paper does not say which optimizer it shows. At scale cpu SGDM has the same strengths as Adam in a "
-        f"run of {CPU_STEPS} steps (left), so that their pull adds up over far fewer steps than in the paper."
+        "Regularisers: nothing is removed before the end and no noise is added. Noise: the runs of fig6 (SGDM, with "
+        "removal), since the paper does not say which optimizer it shows. At scale cpu SGDM has the same strengths as "
+        f"Adam in a run of {CPU_STEPS} steps, so that their pull adds up over far fewer steps than in the paper."
     )
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
@@ -50,18 +50,17 @@ class Fig2(Study):
         return [*grids.noise_grid(scale, seed, panel=RIGHT), *grids.in_turns(lines)]
 
     def picture(self, records: Records, scale: str) -> Any:
-        """Two panels."""
+        """Of the regularisers a panel per optimizer, then the noise."""
         found = points(records)
-        figure, axes = panels(2, share_y=True)
-        for here, panel in zip(axes, (LEFT, RIGHT), strict=True):
-            names = dict.fromkeys(point.line for point in found if point.panel == panel)
-            look = looks([name.partition(", ")[0] for name in names])
-            for name in names:
+        left = [(f"{LEFT}, {optimizer}", LEFT, optimizer) for optimizer in grids.PANELS.values()]
+        figure, axes = panels(3, share_y=True)
+        for here, (title, panel, optimizer) in zip(axes, [*left, (RIGHT, RIGHT, "")], strict=True):
+            names = dict.fromkeys(p.line for p in found if p.panel == panel and p.line.endswith(optimizer))
+            for name, look in looks(list(names)).items():
                 line = along(found, panel, name)
-                style = {**look[name.partition(", ")[0]], "linestyle": "--" if name.endswith("SGDM") else "-"}
                 dead = [[100 * run["neuron_sparsity"] for run in point.runs] for _, point in line]
-                band(here, [value for value, _ in line], dead, style, name)
-            frame(here, panel, "peak strength λ", "dead neurons, %")
+                band(here, [value for value, _ in line], dead, look, name.removesuffix(f", {optimizer}"))
+            frame(here, title, "peak strength λ", "dead neurons, %")
         legend(figure)
         return figure
 

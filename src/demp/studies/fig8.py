@@ -21,6 +21,7 @@ STRENGTHS = {
     ("paper", "sgdw"): (1e-3, 1e-4, 5e-5, 1e-5),
 }
 """Peak strengths of the lasso on scales, the strongest first."""
+PANELS = {OVERLAP: "over the smaller set", STILL: "of all that were ever dead"}
 SHOWN_AFTER = 15_000 / 97_656
 """The share of the run from which the paper shows the overlap."""
 
@@ -47,15 +48,15 @@ class Fig8(Study):
         return grids.in_turns(lines)
 
     def picture(self, records: Records, scale: str) -> Any:
-        """A panel per optimizer: the text's overlap as lines, the code's dashed."""
-        figure, axes = panels(2, share_y=False)
-        for here, optimizer in zip(axes, grids.PANELS.values(), strict=True):
+        """A panel per optimizer; above the text's overlap, below the code's."""
+        figure, axes = panels(2, 2)
+        places = [(word, name, optimizer) for name, word in PANELS.items() for optimizer in grids.PANELS.values()]
+        for here, (word, name, optimizer) in zip(axes, places, strict=True):
             own = {key[1]: runs for key, runs in settings(records).items() if key[0] == optimizer}
             for colour, (strength, runs) in zip(COLOURS, own.items(), strict=False):
-                for name, style, word in ((OVERLAP, "-", ""), (STILL, "--", ", of all ever dead")):
-                    shown = [shown_part(run, name) for run in runs]
-                    line(here, shown, name, {"color": colour, "linestyle": style}, f"λ {strength:g}{word}")
-            frame(here, optimizer, "step", "overlap")
+                shown = [shown_part(run, name) for run in runs]
+                line(here, shown, name, {"color": colour}, f"λ {strength:g}")
+            frame(here, f"{optimizer}: {word}", "step", "overlap")
         legend(figure)
         return figure
 

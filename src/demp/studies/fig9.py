@@ -23,8 +23,6 @@ NAMES = {
     "gaussian-symmetric": "Gaussian noise, all weights",
     "sgd": "SGD",
 }
-PANELS = (("sgd-noise",), ("gaussian-asymmetric", "gaussian-symmetric"), ("sgd",))
-"""Left, centre and right."""
 MS_PER_STEP = {"sgd": 0.2, "sgd-noise": 0.4, "gaussian-asymmetric": 1.0, "gaussian-symmetric": 0.01}
 MS_PER_PICTURE, COUNT_SECONDS = 0.0135, 0.065
 """Of a picture behind the mean gradient, and of a count on 10,000 pictures."""
@@ -56,12 +54,11 @@ class Fig9(Study):
         return Cost(len(walks), sum(walk.steps for walk in walks), flops, seconds, BASIS)
 
     def picture(self, records: Records, scale: str) -> Any:
-        """Three panels; a line per rate, dashed where the noise reaches all weights, a cross where a walk diverged."""
-        figure, axes = panels(len(PANELS))
-        for here, regimes in zip(axes, PANELS, strict=True):
-            for regime in regimes:
-                draw(here, records, regime)
-            frame(here, NAMES[regimes[0]] if len(regimes) == 1 else "Gaussian noise", "step", "dead neurons")
+        """A panel per kind of noise; a line per rate, a cross where a walk diverged."""
+        figure, axes = panels(2, 2)
+        for here, (regime, name) in zip(axes, NAMES.items(), strict=True):
+            draw(here, records, regime)
+            frame(here, name, "step", "dead neurons")
         legend(figure)
         return figure
 
@@ -137,13 +134,12 @@ def draw(axes: Any, records: Records, regime: str) -> None:
     for (name, rate), runs in grouped(records).items():
         if name != regime:
             continue
-        look = {"color": COLOURS[RATES.index(rate)], "linestyle": "--" if regime == "gaussian-symmetric" else "-"}
+        colour = COLOURS[RATES.index(rate)]
         over: dict[int, list[float]] = {}
         for step, value in (point for run in runs for point in run["series"]["dead"]):
             over.setdefault(step, []).append(value)
         lines = sorted((step, statistics.fmean(values)) for step, values in over.items())
-        label = f"rate {rate:g}" if regime != "gaussian-symmetric" else f"rate {rate:g}, all weights"
-        axes.plot(*zip(*lines, strict=True), linewidth=1.2, label=label, **look)
+        axes.plot(*zip(*lines, strict=True), linewidth=1.2, label=f"rate {rate:g}", color=colour)
         ends = [run["series"]["dead"][-1] for run in runs if run["diverged_at"] is not None]
         if ends:
             axes.plot(*zip(*ends, strict=True), marker="x", linestyle="none", color=SOFT, label="diverged")
@@ -193,7 +189,7 @@ def told(dead: Mapping[float, float], digits: int = 0) -> str:
 
 
 def noise_kills(records: Records) -> Claim:
-    """Left panel."""
+    """Of the noise of minibatches."""
     dead, early = ends(records, "sgd-noise"), diverged(records, "sgd-noise")
     return Claim(
         sentence="The noise of minibatches alone kills neurons of a network that begins with none dead, at every rate.",
@@ -211,7 +207,7 @@ def diverged(records: Records, regime: str) -> str:
 
 
 def asymmetric(records: Records) -> Claim:
-    """Centre panel."""
+    """Of Gaussian noise."""
     live, everywhere = (second_half(records, f"gaussian-{kind}") for kind in ("asymmetric", "symmetric"))
     both = len(live) == len(everywhere) == len(RATES)
     return Claim(
@@ -251,7 +247,7 @@ def with_the_rate(records: Records) -> Claim:
 
 
 def plateau(records: Records) -> Claim:
-    """Right panel."""
+    """Of SGD."""
     late = {}
     for (regime, rate), runs in grouped(records).items():
         if regime == "sgd":

@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 from demp.compare.plan import words
 from demp.files.results import Record
 from demp.studies.base import NONE, Claim, Records, Study, Table
-from demp.studies.drawing import SOFT, band, frame, legend, looks, panels
+from demp.studies.drawing import SOFT, band, frame, legend, looks, panels, sixes
 
 DENSE_LINE = "Dense"
+MAIN = "DemP"
+"""Comes in every panel, where the lines are too many for one."""
 WEIGHTS, NEURONS = "weights", "neurons"
 """The two axes."""
 HIGH = 0.8
@@ -173,14 +175,18 @@ class Frontier(Study):
     def picture(self, records: Records, scale: str) -> Any:
         """A row of panels per optimizer or network; every method a line, dense a level, a band over seeds."""
         found = points(records)
-        rows = list(dict.fromkeys(point.panel for point in found))
+        rows = [
+            (panel, [*lines, DENSE_LINE])
+            for panel in dict.fromkeys(point.panel for point in found)
+            for lines in sixes([p.line for p in of(found, panel) if p.line != DENSE_LINE], MAIN)
+        ]
         several = len(self.axes) > 1
         figure, axes = panels(len(self.axes) if several else len(rows), len(rows) if several else 1)
         look = looks([point.line for point in found if point.line != DENSE_LINE])
         places = [(row, axis) for row in rows for axis in self.axes]
-        for (row, axis), here in zip(places, axes, strict=True):
-            draw(here, of(found, row), axis, look)
-            frame(here, row, f"{axis[:-1]} sparsity, %", f"{split_of(records)} accuracy, %")
+        for ((panel, lines), axis), here in zip(places, axes, strict=True):
+            draw(here, [point for point in of(found, panel) if point.line in lines], axis, look)
+            frame(here, panel, f"{axis[:-1]} sparsity, %", f"{split_of(records)} accuracy, %")
         legend(figure)
         return figure
 

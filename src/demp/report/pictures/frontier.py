@@ -55,7 +55,7 @@ def scatter(
             frame.axes(against.words, whole_percent, against.label, f"{split} accuracy"),
             band(frame, dense, at_end=against.column == "sparsity"),
         ]
-        name = f"clip{looks.key}-{against.column}-{num(width)}"
+        name = f"clip{looks.key}-{against.column}-{num(width)}-{looks.first(group.method for group in groups)}"
         box = tag("rect", x=LEFT, y=TOP - 6, width=width - LEFT, height=HEIGHT - BOTTOM - TOP + 6)
         parts.append(tag("clipPath", box, id=name))
         paths = [

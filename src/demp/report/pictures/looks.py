@@ -27,6 +27,10 @@ class Looks:
         index = self.order.index(method)
         return index + index // SERIES
 
+    def first(self, methods: Iterable[str]) -> int:
+        """Which of these comes first, by its number; 0 where there is none but dense."""
+        return min((self.order.index(name) for name in methods if name != DENSE), default=0)
+
     def kind(self, method: str) -> str:
         """Class of its colour."""
         return "dense" if method == DENSE else f"s{self.order.index(method) % SERIES}"

@@ -1,13 +1,15 @@
 """Accuracy against what stays (inference FLOPs, weights) and against what was spent (training FLOPs, time)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from demp.files.run import DENSE
 from demp.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity, tested
 from demp.report.pictures.frontier import Against, scatter
 from demp.report.pictures.looks import Looks
 from demp.report.runs import Run
-from demp.report.svg import Figure, Panel
+from demp.report.scales import evenly
+from demp.report.svg import SERIES, Figure, Panel
 from demp.report.words import listed, percent, plural, points, three, time_unit, times
 
 MIXED = "Times are of different machines and do not compare: "
@@ -78,12 +80,14 @@ def cost(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int],
 def panels_of(
     against: Sequence[Against], groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int], split: str
 ):
-    """One panel for each that has something to show."""
+    """Panels for each that has something to show, of at most six methods."""
     panels = []
-    for one in against:
-        ends = any(group.values(one.x) and group.values(accuracy) for group in groups)
-        if ends or one.paths:
-            panels.append(Panel(scatter(groups, dense, looks, one, index, split), half=True))
+    for methods in evenly(looks.order, SERIES) or [()]:
+        own = [group for group in groups if group.method in (*methods, DENSE)]
+        for one in against:
+            here = replace(one, paths=tuple(path for path in one.paths if path[0] in (*methods, DENSE)))
+            if here.paths or any(group.values(one.x) and group.values(accuracy) for group in own):
+                panels.append(Panel(scatter(own, dense, looks, here, index, split), half=True))
     return tuple(panels)
 
 

@@ -2,14 +2,29 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from demp.files.run import DENSE
 from demp.report.groups import Group
 from demp.report.pictures.looks import Looks, whole_percent
 from demp.report.runs import Run, before
-from demp.report.scales import Scale, scale, spread
-from demp.report.svg import Figure, Frame, Panel, headed, picture, polyline, stairs, text
+from demp.report.scales import Scale, evenly, scale, spread
+from demp.report.svg import (
+    HALF,
+    NARROW,
+    SERIES,
+    WIDE,
+    Figure,
+    Frame,
+    Panel,
+    clipped,
+    headed,
+    picture,
+    polyline,
+    stairs,
+    text,
+)
 from demp.report.tags import Markup, together
 from demp.report.thin import Point
 from demp.report.words import digits, percent, short
@@ -17,12 +32,10 @@ from demp.report.words import digits, percent, short
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300.0, 52.0, 14.0, 30.0, 46.0
 GRID = 80
 """Places in time at which seeds are averaged."""
-LABELLED = 14
-"""Lines that carry their names."""
-NAME, LETTER = 25, 7.4
-"""Letters of a name, and the width of one."""
+LETTER, ROOM = 7.4, 0.42
+"""Pixels of a letter of a name; how much of a picture's width names may take."""
 MOST = 60
-"""Settings in one picture."""
+"""Settings that are shown."""
 SHARES = (
     ("dead/share", "dead, of all neurons", "s3"),
     ("dead/overlap", "overlap with all that were ever dead", "s0"),
@@ -66,23 +79,9 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     shown = known[:MOST]
     last = max(curve[-1].step for _, curves in shown for curve in curves)
     means = [(group, averaged(curves, last)) for group, curves in shown]
-
-    def draw(width: float) -> Markup:
-        named = width > 600 and len(means) <= LABELLED
-        room = 14 + LETTER * max(len(headed(group.name, NAME)) for group, _ in means)
-        x = Scale(0, last or 1, LEFT, width - (room if named else RIGHT))
-        lowest = min(value for _, mean in means for _, value in mean)
-        frame = Frame(width, HEIGHT, x, scale([lowest, 1.0], HEIGHT - BOTTOM, TOP, pad=0.03))
-        parts = [frame.axes(short, whole_percent, "step", "neurons that remain")]
-        if named:
-            ends = [frame.y(mean[-1][1]) + 4 for _, mean in means]
-            for (group, _), y in zip(means, spread(ends, 14, TOP, HEIGHT - BOTTOM), strict=True):
-                parts.append(text(x.end + 6, y, headed(group.name, NAME), kind=f"t {looks.kind(group.method)}"))
-        for group, mean in means:
-            places = [(frame.x(at), frame.y(value)) for at, value in mean]
-            said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
-            parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=said))
-        return picture(width, HEIGHT, together(parts), "Neurons that remain against the step")
+    lowest = min(value for _, mean in means for _, value in mean)
+    parts = evenly(means, SERIES)
+    panels = tuple(Panel(partial(remaining, part, lowest, last, looks), half=len(parts) > 1) for part in parts)
 
     fewest, mean = min(means, key=lambda one: one[1][-1][1])
     kept = mean[-1][1]
@@ -90,9 +89,41 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     when = f"after {percent(gone / last, 0)} of the run" if gone and last else "before training"
     more = f" The first {MOST} of {len(known)} settings are shown." if len(known) > MOST else ""
     answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes is gone {when}.{more}"
-    methods = [group.method for group, _ in means]
+    widths = (NARROW, HALF if len(parts) > 1 else WIDE)
+    named = all(short_names(part, width) for part in parts for width in widths)
+    legend = () if named else looks.legend([group.method for group, _ in means])
     note = "Means over seeds; dense is at 100 %."
-    return Figure("survival", "When do neurons go?", answer, (Panel(draw),), looks.legend(methods), note)
+    return Figure("survival", "When do neurons go?", answer, panels, legend, note)
+
+
+Mean = tuple[Group, list[tuple[float, float]]]
+
+
+def short_names(means: Sequence[Mean], width: float) -> list[str]:
+    """What stands beside the lines of a picture: beginnings or ends of names; nothing where they would be the same."""
+    most = int((ROOM * width - 14) / LETTER)
+    for cut in (headed, clipped):
+        found = [cut(group.name, most) for group, _ in means]
+        if len(set(found)) == len(found):
+            return found
+    return []
+
+
+def remaining(means: Sequence[Mean], lowest: float, last: float, looks: Looks, width: float) -> Markup:
+    """A line for every setting, its name at its end."""
+    names = short_names(means, width)
+    right = 14 + LETTER * max(map(len, names)) if names else RIGHT
+    x = Scale(0, last or 1, LEFT, width - right)
+    frame = Frame(width, HEIGHT, x, scale([lowest, 1.0], HEIGHT - BOTTOM, TOP, pad=0.03))
+    parts = [frame.axes(short, whole_percent, "step", "neurons that remain")]
+    ends = spread([frame.y(mean[-1][1]) + 4 for _, mean in means], 14, TOP, HEIGHT - BOTTOM)
+    for (group, _), name, y in zip(means, names, ends, strict=False):
+        parts.append(text(x.end + 6, y, name, kind=f"t {looks.kind(group.method)}", title=group.name))
+    for group, mean in means:
+        places = [(frame.x(at), frame.y(value)) for at, value in mean]
+        said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
+        parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=said))
+    return picture(width, HEIGHT, together(parts), "Neurons that remain against the step")
 
 
 def revival(run: Run) -> Figure | None:
