@@ -45,7 +45,7 @@ def view(tracer: Tracer, call: Call) -> Labels:
             else:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
-    return Labels(tuple(new), labels.source, labels.constant)
+    return Labels(tuple(new), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -154,7 +154,7 @@ def move_axes(tracer: Tracer, call: Call) -> Any:
     else:
         tracer.freeze_tensor(call.args[0], f"unknown operation {call.name}")
         return None
-    return Labels(tuple(axes), labels.source, labels.constant)
+    return Labels(tuple(axes), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 @rule("expand", "repeat")

@@ -272,9 +272,9 @@ class Tracer(TorchDispatchMode):
 
     def own_axis(self, view: Labels, axis: Axis | None) -> int | None:
         """Which axis of the stored tensor a view of it shows as ``axis``; None for a part of one."""
-        if view.source is None or axis is None:
+        if view.weight is None or axis is None:
             return None
-        return next((d for d, own in enumerate(self.recording.axes[view.source]) if own.ids is axis.ids), None)
+        return next((d for d, own in enumerate(self.recording.axes[view.weight]) if own.ids is axis.ids), None)
 
     def read(self, seen: ReadSeen) -> None:
         """A contraction consumes neurons."""
