@@ -163,9 +163,9 @@ FEATURES: dict[str, Feature] = {
         sequential(linear(6, 8, spectral_norm), act(), linear(8, 2)), {"1": 0}, "the weight is computed"
     ),
     # recurrent
-    "nn.RNN": Feature(recurrent(nn.RNN), ONE),
-    "nn.LSTM": Feature(recurrent(nn.LSTM), ONE),
-    "nn.GRU": Feature(recurrent(nn.GRU), ONE),
+    "nn.RNN": Feature(recurrent(nn.RNN), ONE | {"mix": 4}),
+    "nn.LSTM": Feature(recurrent(nn.LSTM), ONE | {"mix": 4}),
+    "nn.GRU": Feature(recurrent(nn.GRU), ONE | {"mix": 4}),
     # dtypes and functions
     "complex parameters beside real neurons": Feature(complex_layers, {"relu": 8}),
     "neurons that become complex": Feature(complex_neurons, ONE),

@@ -4,16 +4,16 @@ import copy
 
 import pytest
 import torch
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-import architectures  # noqa: F401  (lets timm import)
+import architectures
 import comparing
 import demp
 import exactly
 import killing
 import nets
-from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 
 KINDS = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 

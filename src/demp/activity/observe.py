@@ -90,6 +90,8 @@ class ReadObserver(TorchDispatchMode):
         elif name in FUSED:
             args = self._recurrent(args)
         out = func(*args, **(kwargs or {}))
+        if name in FUSED:
+            self._hidden(args, out)
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
             if known is not None and isinstance(out, Tensor) and self._name(out) is None:
@@ -110,10 +112,17 @@ class ReadObserver(TorchDispatchMode):
     def _recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for weight in dict.fromkeys(map(self._name, tree_leaves(args[1:5]))):
             read = None if weight is None else self._reads.get((weight, 0))
-            if read is not None:
+            if read is not None and leaf(read).startswith("weight_ih_l0"):
                 replaced = self._on_read(replace(read, operand=0, axis=args[0].dim() - 1), args[0])
                 args = args if replaced is None else (replaced, *args[1:])
         return args
+
+    def _hidden(self, args: tuple[Any, ...], out: Any) -> None:
+        """What one layer remembers is what it puts out; of several layers in one operation nothing is seen."""
+        weights = [self._name(weight) for weight in args[1:5] if isinstance(weight, Tensor)]
+        for read in (self._reads.get((weight, 0)) for weight in weights if weight is not None):
+            if read is not None and leaf(read).startswith("weight_hh"):
+                self._on_read(replace(read, axis=out[0].dim() - 1), out[0])
 
     def _contraction(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):
@@ -135,6 +144,11 @@ class ReadObserver(TorchDispatchMode):
                 args = (*args[: read.operand], replaced, *args[read.operand + 1 :])
             return args
         return args
+
+
+def leaf(read: Read) -> str:
+    """The last part of the name of a read point's weight."""
+    return read.weight.rpartition(".")[2]
 
 
 def address(tensor: Tensor) -> int:

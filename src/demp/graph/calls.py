@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import _pack_padded_sequence as pack_sequence  # pyright: ignore[reportPrivateImportUsage]
+from torch import _pad_packed_sequence as pad_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
@@ -27,8 +29,9 @@ KINDS: dict[Any, str] = {
     torch.conv1d: "conv",
     torch.channel_shuffle: "shuffle",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
+    **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
 }  # fmt: skip
-"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read matters."""
+"""How user code spells such a call, and its kind. ``sum``, ``recurrent`` and ``packed`` are followed, never planned."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",

@@ -20,6 +20,7 @@ from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
+from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.rehearsal import tensors_in
 from demp.graph.tracer import Tracer
 
@@ -83,7 +84,7 @@ def follow(
     After a training forward with residual sums that a backward may run again (checkpointing) the backward runs, too.
     """
     tracer = Tracer(substitutes, training=training)
-    tracer.groups = groups_of(model)
+    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from demp.compiled import eager
 from demp.errors import TraceError, UsageError
 from demp.graph.meta_kernels import MetaKernels
+from demp.graph.recurrent_rules import step_by_step
 from demp.graph.rehearsal import tensors_in
 
 SEED = 0
@@ -121,14 +122,15 @@ def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Evaluation mode inside (or training mode), nothing compiled; every module's own mode restored after.
 
-    The fused attention block of evaluation mode stays off: it hides the operations that read neurons.
+    The fused attention block of evaluation mode stays off, and so do recurrent layers in one operation: they hide the
+    operations that read neurons.
     """
     modes = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     model.train(training)
     try:
-        with eager(), forward_set(model):
+        with eager(), forward_set(model), step_by_step(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -21,7 +21,7 @@ from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
-from demp.graph.recurrent_rules import recurrent
+from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.rules import Call, find, unknown
 from demp.graph.signs import signed
 from demp.graph.sums import join
@@ -75,6 +75,8 @@ class Tracer(TorchDispatchMode):
         self.paused = False
         self.groups: dict[str, int] = {}
         """Module path -> groups that it normalises."""
+        self.recurrent: set[str] = set()
+        """Paths of torch's own recurrent layers."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -143,11 +145,11 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         planned = func is resized
         call = UserCall(seat, args[1], args[2], args[4]) if planned else UserCall(seat, func, args, None)
-        if call.kind == "recurrent":
+        if call.kind in ("recurrent", "packed"):
             self.paused = True
             out = func(*args, **kwargs)
             self.paused = False
-            known = recurrent(self, args, out)
+            known = recurrent(self, func, args, out) if call.kind == "recurrent" else packed(self, args, out)
             for tensor, labels in known:
                 self._labels[tensor] = labels
             operands = [self.labels(t) for t in self.tensors(args)]
