@@ -22,6 +22,7 @@ from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand
 from demp.graph.joins import Seat, SumWatch
 from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.rehearsal import tensors_in
+from demp.graph.scripted import unfollowed
 from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
@@ -118,7 +119,7 @@ def follow(
 
     watch = SumWatch(tracer.modules, on_sum, on_call)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
         modes = (tracer, watch, *escapes)
         out, left = run(
             model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None

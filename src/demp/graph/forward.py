@@ -19,10 +19,10 @@ from demp.errors import TraceError, UsageError
 from demp.graph.meta_kernels import MetaKernels
 from demp.graph.recurrent_rules import step_by_step
 from demp.graph.rehearsal import tensors_in
+from demp.graph.scripted import followed_modules
 
 SEED = 0
 """Of what a training forward draws."""
-
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -193,7 +193,7 @@ def module_stack(model: nn.Module, stack: list[str], ran: Counter[str]) -> Itera
             stack.pop()
 
     handles = []
-    for name, module in model.named_modules():
+    for name, module in followed_modules(model):
         handles.append(module.register_forward_pre_hook(enter(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
