@@ -95,6 +95,9 @@ FEATURES: dict[str, Feature] = {
         {"1": 4},
     ),
     "channel shuffle": Feature(seen(lambda s, h: F.channel_shuffle(h, 2)), ONE),
+    "channel shuffle by views": Feature(
+        seen(lambda s, h: h.view(-1, 2, h.shape[1] // 2, 6, 6).transpose(1, 2).reshape(-1, h.shape[1], 6, 6)), ONE
+    ),
     # shapes
     "U-Net": Feature(
         lambda: (UNet(), (image(3, 8),)),
