@@ -19,7 +19,8 @@ from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import OnCall, SumWatch
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
-RENAMES = {"_to_copy", "clone", "contiguous"}
+RENAMES = {"_to_copy", "clone", "contiguous", "index"}
+"""Operations that copy a weight, or that give each token the weights of its expert."""
 FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
 """Recurrent layers in one operation: their first argument is read by weights among the arguments that follow."""
 

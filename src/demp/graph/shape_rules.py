@@ -214,7 +214,10 @@ def parts(tracer: Tracer, call: Call) -> Any:
         if step == 1 and plans_parts(tracer, call.name, source, dim, axis, list(pairwise(ends))):
             return results if isinstance(call.out, (tuple, list)) else results[0]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
-        if step == 1 and size and whole % size == 0:
+        if step > 1 and whole == size * step:  # every second, and the others
+            rows = axis.ids.view(size, step).t().flatten()
+            tracer.elements.must_balance(rows, step, why)
+        elif step == 1 and size and whole % size == 0:
             tracer.elements.must_balance(axis.ids, whole // size, why)
         else:
             tracer.freeze_axis(axis, why)
