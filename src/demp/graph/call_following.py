@@ -49,7 +49,9 @@ def may_follow(tracer: Tracer, call: UserCall, source: Tensor) -> bool:
         return any(axis is not None for axis in tracer.labels(source).axes[1:])
     if call.kind in REGROUPS:
         raw = tracer.raw(source)
-        return isinstance(raw, Grid) or (raw is not None and any(axis is not None for axis in raw.axes))
+        if raw is None or isinstance(raw, Grid):
+            return raw is not None
+        return call.kind == "view" and any(axis is not None for axis in raw.axes)
     return call.kind in ("recurrent", "packed")
 
 
