@@ -120,8 +120,9 @@ class ReadObserver(TorchDispatchMode):
 
     def _hidden(self, args: tuple[Any, ...], out: Any) -> None:
         """What one layer remembers is what it puts out; of several layers in one operation nothing is seen."""
-        weights = [self._name(weight) for weight in args[1:5] if isinstance(weight, Tensor)]
-        for read in (self._reads.get((weight, 0)) for weight in weights if weight is not None):
+        weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
+        names = [self._name(weight) for weight in weights] if len(weights) <= 4 else []
+        for read in (self._reads.get((name, 0)) for name in names if name is not None):
             if read is not None and leaf(read).startswith("weight_hh"):
                 self._on_read(replace(read, axis=out[0].dim() - 1), out[0])
 
