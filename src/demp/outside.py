@@ -15,6 +15,7 @@ from demp import ranks
 from demp.activity.window import reads_its_input
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
+from demp.graph.scripted import followed_modules
 from demp.hooks import Hook
 
 logger = logging.getLogger("demp")
@@ -34,7 +35,7 @@ class OutsideReaders:
         self._handles: dict[str, Any] = {}
         tensors = first_names(model)[0]
         used = {id(tensors[c.weight]) for c in graph.contractions if c.weight is not None}
-        for name, module in model.named_modules():
+        for name, module in followed_modules(model):
             weight: Any = module._parameters.get("weight")
             if weight is not None and reads_its_input(module) and id(weight) not in used:
                 hook = Hook(self._hook(name, module))

@@ -448,12 +448,3 @@ def test_constants_stay_where_a_sum_reads_them():
         model.bn.weight[3], model.bn.bias[3] = 0.0, 0.7
     report = demp.cut(model, {"relu": [3]}, example_inputs=inputs, constants=True)
     assert report.removed == 0 and "take their constant" in report.held["relu"]
-
-
-def test_hidden_units_of_a_recurrent_layer_are_named_with_their_reason():
-    model, inputs = made("into LSTM")
-    graph = demp.trace(model, inputs)
-    reasons = {refusal.name: refusal.reason for refusal in graph.refused}
-    assert [layer.name for layer in graph.layers] == ["relu"]
-    assert {"mix.weight_ih_l0", "mix.weight_ih_l0_reverse"} <= reasons.keys()
-    assert all("hidden units of an RNN" in reason for reason in reasons.values())

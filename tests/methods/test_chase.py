@@ -178,9 +178,9 @@ def test_the_mean_is_over_all_weights_that_make_a_channel():
     classes = graph.layers[0].classes
     rows = torch.cat([weights["gate.weight"], weights["value.weight"]], 1).abs().double()
     there = torch.cat([masks["gate.weight"], masks["value.weight"]], 1).sum(1)
-    found = mean_size(graph, weights, masks, graph.none_removed(), active=False)
+    found = mean_size(graph.dense, weights, masks, active=False)
     torch.testing.assert_close(found[classes], rows.mean(1))
-    found = mean_size(graph, weights, masks, graph.none_removed(), active=True)
+    found = mean_size(graph.dense, weights, masks, active=True)
     torch.testing.assert_close(found[classes], rows.sum(1) / there.clamp(min=1))
 
 

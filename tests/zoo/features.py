@@ -95,6 +95,9 @@ FEATURES: dict[str, Feature] = {
         {"1": 4},
     ),
     "channel shuffle": Feature(seen(lambda s, h: F.channel_shuffle(h, 2)), ONE),
+    "channel shuffle by views": Feature(
+        seen(lambda s, h: h.view(-1, 2, h.shape[1] // 2, 6, 6).transpose(1, 2).reshape(-1, h.shape[1], 6, 6)), ONE
+    ),
     # shapes
     "U-Net": Feature(
         lambda: (UNet(), (image(3, 8),)),
@@ -163,9 +166,9 @@ FEATURES: dict[str, Feature] = {
         sequential(linear(6, 8, spectral_norm), act(), linear(8, 2)), {"1": 0}, "the weight is computed"
     ),
     # recurrent
-    "nn.RNN": Feature(recurrent(nn.RNN), ONE),
-    "nn.LSTM": Feature(recurrent(nn.LSTM), ONE),
-    "nn.GRU": Feature(recurrent(nn.GRU), ONE),
+    "nn.RNN": Feature(recurrent(nn.RNN), ONE | {"mix": 4}),
+    "nn.LSTM": Feature(recurrent(nn.LSTM), ONE | {"mix": 4}),
+    "nn.GRU": Feature(recurrent(nn.GRU), ONE | {"mix": 4}),
     # dtypes and functions
     "complex parameters beside real neurons": Feature(complex_layers, {"relu": 8}),
     "neurons that become complex": Feature(complex_neurons, ONE),

@@ -51,7 +51,9 @@ Three rules that the table does not show:
   not zero at zero, so a neuron behind it is never dead.
 * **Forwards that decide by values.** Neurons in sight of parameters that the example inputs did not reach stay. Give
   example inputs that reach every branch and every expert. Experts of transformers are offered where they run one by one
-  (`model.set_experts_implementation("eager")`, as Mixtral's row does); the fused `grouped_mm` has no rule.
+  or in batched products (`model.set_experts_implementation("eager")`, as Mixtral's row does, or `"batched_mm"`). The
+  kernels of `grouped_mm` take rows of whole 16 bytes alone, so that one neuron cannot go: prune with another
+  implementation.
 
 ## Architectures
 

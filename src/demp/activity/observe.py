@@ -19,7 +19,8 @@ from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import OnCall, SumWatch
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
-RENAMES = {"_to_copy", "clone", "contiguous"}
+RENAMES = {"_to_copy", "clone", "contiguous", "index"}
+"""Operations that copy a weight, or that give each token the weights of its expert."""
 FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
 """Recurrent layers in one operation: their first argument is read by weights among the arguments that follow."""
 
@@ -90,6 +91,8 @@ class ReadObserver(TorchDispatchMode):
         elif name in FUSED:
             args = self._recurrent(args)
         out = func(*args, **(kwargs or {}))
+        if name in FUSED:
+            self._hidden(args, out)
         if name in RENAMES and args and isinstance(args[0], Tensor):
             known = self._name(args[0])
             if known is not None and isinstance(out, Tensor) and self._name(out) is None:
@@ -110,10 +113,18 @@ class ReadObserver(TorchDispatchMode):
     def _recurrent(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for weight in dict.fromkeys(map(self._name, tree_leaves(args[1:5]))):
             read = None if weight is None else self._reads.get((weight, 0))
-            if read is not None:
+            if read is not None and leaf(read).startswith("weight_ih_l0"):
                 replaced = self._on_read(replace(read, operand=0, axis=args[0].dim() - 1), args[0])
                 args = args if replaced is None else (replaced, *args[1:])
         return args
+
+    def _hidden(self, args: tuple[Any, ...], out: Any) -> None:
+        """What one layer remembers is what it puts out; of several layers in one operation nothing is seen."""
+        weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
+        names = [self._name(weight) for weight in weights] if len(weights) <= 4 else []
+        for read in (self._reads.get((name, 0)) for name in names if name is not None):
+            if read is not None and leaf(read).startswith("weight_hh"):
+                self._on_read(replace(read, axis=out[0].dim() - 1), out[0])
 
     def _contraction(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for at, candidate in reversed(list(enumerate(args[:3]))):
@@ -135,6 +146,11 @@ class ReadObserver(TorchDispatchMode):
                 args = (*args[: read.operand], replaced, *args[read.operand + 1 :])
             return args
         return args
+
+
+def leaf(read: Read) -> str:
+    """The last part of the name of a read point's weight."""
+    return read.weight.rpartition(".")[2]
 
 
 def address(tensor: Tensor) -> int:

@@ -5,10 +5,9 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor
 
-from demp.graph.calls import SizedCall
 from demp.graph.elements import Axis
 from demp.graph.neurons import NeuronGraph
-from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, Slot
+from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.unoffered import output_axes, unoffered
 
@@ -125,6 +124,7 @@ def sized(recording: Recording, seen: CallSeen, root: Tensor, class_of: Tensor) 
         seen.needed and not balanced,
         recording.counts.get(seen.seat[:2], 0),
         seen.before,
+        seen.grid,
     )
 
 

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from demp.graph.elements import Labels
+from demp.graph.scripted import followed_modules
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -50,7 +51,7 @@ def frames_of(model: nn.Module, tracer: "Tracer") -> Iterator[None]:
         note(tracer.modules[-1] if tracer.modules else "", out)
 
     handles = []
-    for module in model.modules():
+    for _, module in followed_modules(model):
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave))
     try:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, SizedCall
+from demp.graph.calls import CallPlan
 from demp.graph.neurons import GraphState, NeuronGraph, removable_classes
+from demp.graph.parts import SizedCall
 from demp.graph.streams import free_streams
 
 BY_NUMBERS = ("split", "slice", "view")
@@ -38,6 +39,11 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]
         first = int((here < call.parts[0][0]).sum())
         return replace(plan, sizes=tuple(lengths) if kind == "split" else (first, lengths[0]))
+    if call.grid:
+        seen = along(call, here, state)
+        if call.out is None:
+            return replace(plan, grid=call.grid, expand=seen["expand"])
+        return replace(plan, grid=call.grid, width=call.grid[0], select=seen["select"])
     if kind == "view":
         assert call.out is not None
         left = len(state.kept(call.out))

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch import _pack_padded_sequence as pack_sequence  # pyright: ignore[reportPrivateImportUsage]
+from torch import _pad_packed_sequence as pad_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
@@ -22,14 +24,17 @@ KINDS: dict[Any, str] = {
                      Tensor.split_with_sizes, torch.tensor_split, Tensor.tensor_split), "split"),
     **dict.fromkeys((*INDEXING, torch.narrow, Tensor.narrow), "slice"),
     **dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten), "view"),
+    **dict.fromkeys((Tensor.flatten, torch.flatten), "flatten"),
     **dict.fromkeys((torch.mean, Tensor.mean), "mean"),
     **dict.fromkeys((torch.sum, Tensor.sum, torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm,
                      F.normalize, torch.amax, Tensor.amax, torch.max, Tensor.max), "sum"),
     torch.conv1d: "conv",
     torch.channel_shuffle: "shuffle",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
+    **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
+    torch.rms_norm: "norm",
 }  # fmt: skip
-"""How user code spells such a call, and its kind. Of ``sum`` and ``recurrent`` nothing but what they read matters."""
+"""How user code spells such a call, and its kind. ``sum``, ``recurrent``, ``packed`` and ``norm`` are never planned."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",
@@ -67,28 +72,8 @@ class CallPlan:
     """Calls of this kind in one call of the module."""
     ndim: int = 0
     """Axes of the first argument."""
-
-
-@dataclass(frozen=True)
-class SizedCall:
-    """A call of the user's code that a cut has to carry out: see `CallPlan`."""
-
-    seat: Seat
-    axis: int
-    ndim: int
-    source: Tensor
-    """Class of each position along ``axis`` of the first argument."""
-    parts: tuple[tuple[int, int], ...]
-    out: Tensor | None
-    """Of a view: class of each position of the new axis."""
-    out_axis: int
-    inner: tuple[int, ...]
-    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
-    needed: bool
-    """False: as it is written the call follows a cut."""
-    calls: int
-    """Calls of this kind inside the module."""
-    before: CallPlan | None
+    grid: tuple[int, ...] = ()
+    """Of a channel shuffle by views: the lengths of the axes that the first view makes, or that the last one merges."""
 
 
 def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
@@ -136,10 +121,12 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":
         return sliced(operand, args, plan) if func in INDEXING else torch.narrow(operand, plan.axis, *plan.sizes)
-    if plan.kind == "view":
+    if plan.kind == "view" and not plan.grid:
         return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
     if plan.expand:
         operand = taken(operand, plan.axis, plan.expand)
+    if plan.grid:
+        return regrouped(operand, plan)
     out = func(operand, *args[1:], **kwargs)
     if plan.scale != 1.0:
         out = out * plan.scale
@@ -171,6 +158,13 @@ def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
     return None
 
 
+def regrouped(operand: Any, plan: CallPlan) -> Any:
+    """Channels into a grid, or a grid into channels of which some are kept."""
+    if not plan.select:
+        return torch.unflatten(operand, plan.axis, plan.grid)
+    return taken(torch.flatten(operand, plan.axis, plan.axis + len(plan.grid) - 1), plan.axis, plan.select)
+
+
 def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
     """A view of which one new size is another one; a size that is inferred stays so."""
     flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
@@ -195,6 +189,8 @@ def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:
     """Positions along an axis, in this order; zeros at -1."""
     runs = runs_of(where)
+    if runs == [(0, tensor.shape[axis])]:
+        return tensor
     if len(runs) > MAX_RUNS:
         index = torch.tensor(where, device=tensor.device)
         out = tensor.index_select(axis, index.clamp(min=0))

@@ -19,6 +19,7 @@ CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
 SHIFTED = ("addmm", "baddbmm", "addmv")
 """Products whose first argument is added to what they make."""
+STANDARDISED = "read by a weight that is standardised over its inputs: without one of them every output would change"
 
 
 def operand_of(name: str, args: tuple[Any, ...], weight: int) -> tuple[int, int] | None:
@@ -52,10 +53,10 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     a_in = a.dim() - 1
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
-    if right.source is not None and not left.constant:
+    if right.weight is not None and not left.constant:
         made = join(tracer, right, maker(tracer, right, b_out, call.out.shape[-1]), bias)
         read(tracer, left, a_in, right, b_in, operand=first)
-        tracer.contraction(right.source, flops, right.axes[b_in], made)
+        tracer.contraction(right.weight, flops, right.axes[b_in], made)
         if call.name == "bmm" or call.name == "baddbmm":
             freeze_batch(tracer, left, right)
         return produced(tracer, call.out, left, a_in, made, right, at_end=b_out is not None)
@@ -130,7 +131,7 @@ def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axi
             tracer.freeze_axis(made, "bias that does not match the produced axis")
         else:
             tracer.elements.union(made.ids, vector.ids)
-            tracer.bias(weight.source, whole(tracer, bias))
+            tracer.bias(weight.weight, whole(tracer, bias))
     return made
 
 
@@ -143,7 +144,8 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
         return
     own = tracer.own_axis(weight, slices)
     if slices is None or weight.source is None or own is None:
-        tracer.freeze_axis(neurons, "read by a computed weight or a part of one")
+        why = STANDARDISED if slices is None and weight.computed_from else "read by a computed weight or a part of one"
+        tracer.freeze_axis(neurons, why)
         tracer.freeze_axis(slices, "a computed weight")
         return
     groups = len(neurons.ids) // len(slices.ids)  # a grouped convolution reads with one slice in each group
@@ -169,7 +171,7 @@ def produced(
         axes[dim] = kept
     if made is not None and (skip_dims or at_end):
         axes[axis if skip_dims else out.dim() - 1] = Axis(
-            made.ids, made.without_sites().sites, tracer.tick(), weight.source
+            made.ids, made.without_sites().sites, tracer.tick(), weight.weight
         )
     if skip_dims:
         for kept in source.axes[axis + 1 :]:

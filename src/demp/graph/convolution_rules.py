@@ -9,7 +9,7 @@ from torch import Tensor
 
 from demp.graph.contraction_rules import CONVOLUTIONS, join, maker, produced, read
 from demp.graph.elements import Axis, Labels
-from demp.graph.rules import Call, rule
+from demp.graph.rules import Call, rule, whole
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -47,6 +47,8 @@ def convolution(tracer: Tracer, call: Call) -> Labels:
     flops = 2 * (x if transposed else call.out).numel() * weight[0].numel()
     channel = 1 if x.dim() == weight.dim() else 0
     seen = Convolution(call, tracer.labels(x), tracer.labels(weight), bias, channel, groups, transposed, flops)
+    if seen.kernel.scale is not None:
+        tracer.norm(seen.kernel.scale, None if bias is None else whole(tracer, bias), seen.kernel.weight)
     if groups > 1 and seen.outputs <= groups and seen.x.axes[channel] is not None:
         return by_group(tracer, seen)
     return by_position(tracer, seen)
@@ -63,7 +65,7 @@ def by_position(tracer: Tracer, seen: Convolution) -> Labels:
         made = Axis(made.ids.repeat(seen.groups), made.sites.repeat(seen.groups))
     made = join(tracer, seen.kernel, made, seen.bias)
     read(tracer, seen.x, seen.channel, seen.kernel, in_axis, operand=0)
-    tracer.contraction(seen.kernel.source, seen.flops, seen.kernel.axes[in_axis], made)
+    tracer.contraction(seen.kernel.weight, seen.flops, seen.kernel.axes[in_axis], made)
     return produced(tracer, seen.call.out, seen.x, seen.channel, made, seen.kernel, skip_dims=1)
 
 
@@ -72,7 +74,7 @@ def by_group(tracer: Tracer, seen: Convolution) -> Labels:
 
     What a group reads ends in its own outputs: they decide, and the convolution is no read point.
     """
-    axis, own, source = seen.x.axes[seen.channel], seen.kernel.axes[0], seen.kernel.source
+    axis, own, source = seen.x.axes[seen.channel], seen.kernel.axes[0], seen.kernel.weight
     assert axis is not None
     if source is None or own is None or tracer.own_axis(seen.kernel, own) != 0:
         tracer.freeze_tensor(seen.call.args[0], "grouped convolution with a computed weight")

@@ -39,6 +39,10 @@ class Labels:
     """Parameter or buffer name, if the tensor is one, a view of one, or a copy in another dtype or layout."""
     constant: bool = False
     """Computed from parameters and buffers alone."""
+    computed_from: str | None = None
+    """Parameter from which it is computed slice by slice, with zeros where a slice is zero (a standardised weight)."""
+    scale: str | None = None
+    """Of a standardised weight: the parameter that scales its slices."""
     noise: bool = False
     """Drawn at random in a training forward."""
     uniform: bool = False
@@ -47,6 +51,11 @@ class Labels:
     """Certainly nowhere below zero."""
     chosen: Axis | None = None
     """Its values are positions along this axis: whoever uses them keeps the neurons."""
+
+    @property
+    def weight(self) -> str | None:
+        """The parameter that makes what this tensor makes as a weight: it is one, or is computed from one."""
+        return self.source or self.computed_from
 
 
 class Elements:

@@ -20,7 +20,9 @@ from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
+from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.rehearsal import tensors_in
+from demp.graph.scripted import unfollowed
 from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
@@ -83,7 +85,7 @@ def follow(
     After a training forward with residual sums that a backward may run again (checkpointing) the backward runs, too.
     """
     tracer = Tracer(substitutes, training=training)
-    tracer.groups = groups_of(model)
+    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
@@ -117,7 +119,7 @@ def follow(
 
     watch = SumWatch(tracer.modules, on_sum, on_call)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer):
+    with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
         modes = (tracer, watch, *escapes)
         out, left = run(
             model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None

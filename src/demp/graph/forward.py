@@ -17,11 +17,12 @@ from torch.utils._pytree import tree_map_only
 from demp.compiled import eager
 from demp.errors import TraceError, UsageError
 from demp.graph.meta_kernels import MetaKernels
+from demp.graph.recurrent_rules import step_by_step
 from demp.graph.rehearsal import tensors_in
+from demp.graph.scripted import followed_modules
 
 SEED = 0
 """Of what a training forward draws."""
-
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -121,14 +122,15 @@ def first_names(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
     """Evaluation mode inside (or training mode), nothing compiled; every module's own mode restored after.
 
-    The fused attention block of evaluation mode stays off: it hides the operations that read neurons.
+    The fused attention block of evaluation mode stays off, and so do recurrent layers in one operation: they hide the
+    operations that read neurons.
     """
     modes = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     model.train(training)
     try:
-        with eager(), forward_set(model):
+        with eager(), forward_set(model), step_by_step(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -191,7 +193,7 @@ def module_stack(model: nn.Module, stack: list[str], ran: Counter[str]) -> Itera
             stack.pop()
 
     handles = []
-    for name, module in model.named_modules():
+    for name, module in followed_modules(model):
         handles.append(module.register_forward_pre_hook(enter(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:

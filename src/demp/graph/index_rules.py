@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
 PICKS = "picks neurons by index"
+GROUPED_MM = (
+    "grouped_mm takes rows of whole 16 bytes alone, so that one neuron cannot go (in transformers: "
+    "set_experts_implementation('eager') or 'batched_mm')"
+)
 
 
 @rule("index")
@@ -37,7 +41,15 @@ def index(tracer: Tracer, call: Call) -> Any:
             taken.append(len(left))
         dim += width
     at = taken[0] if taken and len(set(taken)) == 1 else 0
-    return Labels((*left[:at], *[None] * ranks, *left[at:]), constant=labels.constant)
+    whole = labels.source if len(indices) == 1 and source.dim() > 2 else None  # of each token the weights of its expert
+    return Labels((*left[:at], *[None] * ranks, *left[at:]), whole, labels.constant)
+
+
+@rule("_grouped_mm")
+def grouped_mm(tracer: Tracer, call: Call) -> None:
+    """One product per expert: its kernels take no matrix of any width."""
+    for tensor in tracer.tensors((call.args, call.kwargs)):
+        tracer.freeze_tensor(tensor, GROUPED_MM)
 
 
 @rule("index_select")

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.graph.calls import SizedCall
 from demp.graph.earlier import EarlierMethods
 from demp.graph.order import moved, plan_join, positions, ranks_of
-from demp.graph.parts import Contraction, Join, Layer, Norm, Read, Refusal, Slot, Stream
+from demp.graph.parts import Contraction, Join, Layer, Norm, Read, Refusal, SizedCall, Slot, Stream
 from demp.graph.sums import JoinPlan
 
 

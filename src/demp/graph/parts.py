@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from demp.graph.calls import Seat
+from demp.graph.calls import CallPlan, Seat
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,27 @@ class Refusal:
     name: str
     reason: str
     neurons: int
+
+
+@dataclass(frozen=True)
+class SizedCall:
+    """A call of the user's code that a cut has to carry out: see `CallPlan`."""
+
+    seat: Seat
+    axis: int
+    ndim: int
+    source: Tensor
+    """Class of each position along ``axis`` of the first argument."""
+    parts: tuple[tuple[int, int], ...]
+    out: Tensor | None
+    """Of a view: class of each position of the new axis."""
+    out_axis: int
+    inner: tuple[int, ...]
+    """Of a view that splits the source: the lengths of the axes behind the new one, which may not change."""
+    needed: bool
+    """False: as it is written the call follows a cut."""
+    calls: int
+    """Calls of this kind inside the module."""
+    before: CallPlan | None
+    grid: tuple[int, ...] = ()
+    """See `CallPlan`; the first view has no ``out``, the last one's ``source`` are the classes that it makes."""

@@ -29,6 +29,7 @@ from demp.graph.forward import (
 from demp.graph.neurons import NeuronGraph
 from demp.graph.recording import Recording
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
+from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
 
 logger = logging.getLogger("demp")
@@ -49,6 +50,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     """
     model = wrappers.inside(model)
     refuse_no_forward(model)
+    refuse_unreadable(model)
     with shards.whole(model):
         return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins))
 

@@ -57,6 +57,8 @@ class CallSeen:
     """Why the neurons stay where the call cannot be planned."""
     before: CallPlan | None = None
     """What an earlier cut has planned."""
+    grid: tuple[int, ...] = ()
+    """Of a channel shuffle by views: see ``demp.graph.calls.SizedCall``."""
 
 
 @dataclass(frozen=True)

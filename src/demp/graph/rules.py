@@ -65,6 +65,8 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     if not isinstance(out, Tensor) or not operands:
         return None
     labels = activated(tracer, call, operands, tracer.meet(operands, out.shape, call.name))
+    if call.name == "mul" and len(operands) == 1:  # a number times a parameter
+        labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
     return labels
@@ -167,6 +169,10 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
     source = call.args[0]
     labels = tracer.labels(source)
     channel = labels.axes[1] if len(labels.axes) > 1 else None
+    if measures(call):
+        what = "a weight" if labels.constant else "a batch"
+        for axis in (*labels.axes[:1], *labels.axes[2:]):
+            tracer.freeze_axis(axis, f"mean and deviation of {what} run over the neuron axis")
     vectors = [a for a in call.args[1:] if isinstance(a, Tensor)]
     if channel is None:
         for vector in vectors:
@@ -178,9 +184,28 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
             tracer.freeze_axis(channel, "batch norm with a computed vector")
         else:
             tracer.elements.union(channel.ids, other.ids)
+    if labels.constant and measures(call) and all(vector is call.args[1] for vector in vectors):
+        return [standardised(tracer, labels, call.args[1]), None, None]
     names = [whole(tracer, a) if isinstance(a, Tensor) else None for a in call.args[1:3]]
     tracer.norm(names[0], names[1], sole_producer(tracer, channel))
     return [Labels(labels.axes, constant=labels.constant), None, None]
+
+
+def measures(call: Call) -> bool:
+    """Does a batch norm take mean and deviation from the tensor at hand, not from the running ones?"""
+    names = [argument.name for argument in call.op._schema.arguments]
+    return bool(call.arg(names.index("training"), "training")) if "training" in names else "with_update" in call.name
+
+
+def standardised(tracer: Tracer, labels: Labels, scale: Tensor | None) -> Labels:
+    """A weight of which each output's part gets mean 0 and deviation 1 (StdConv2d), times a parameter if there is one.
+
+    Qiao et al. 2019, arXiv:1903.10520; with the gain Brock et al. 2021, arXiv:2101.08692.
+    """
+    axes = (None, labels.axes[1], *[None] * (len(labels.axes) - 2))
+    gain = None if scale is None else tracer.labels(scale)
+    name = None if gain is None or tracer.own_axis(gain, gain.axes[0]) is None else gain.weight
+    return Labels(axes, constant=True, computed_from=labels.source, scale=name)
 
 
 def whole(tracer: Tracer, vector: Tensor) -> str | None:

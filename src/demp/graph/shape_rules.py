@@ -45,7 +45,7 @@ def view(tracer: Tracer, call: Call) -> Labels:
             else:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
-    return Labels(tuple(new), labels.source, labels.constant)
+    return Labels(tuple(new), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 def regroup(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -154,7 +154,7 @@ def move_axes(tracer: Tracer, call: Call) -> Any:
     else:
         tracer.freeze_tensor(call.args[0], f"unknown operation {call.name}")
         return None
-    return Labels(tuple(axes), labels.source, labels.constant)
+    return Labels(tuple(axes), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 @rule("expand", "repeat")
@@ -214,7 +214,10 @@ def parts(tracer: Tracer, call: Call) -> Any:
         if step == 1 and plans_parts(tracer, call.name, source, dim, axis, list(pairwise(ends))):
             return results if isinstance(call.out, (tuple, list)) else results[0]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
-        if step == 1 and size and whole % size == 0:
+        if step > 1 and whole == size * step:  # every second, and the others
+            rows = axis.ids.view(size, step).t().flatten()
+            tracer.elements.must_balance(rows, step, why)
+        elif step == 1 and size and whole % size == 0:
             tracer.elements.must_balance(axis.ids, whole // size, why)
         else:
             tracer.freeze_axis(axis, why)

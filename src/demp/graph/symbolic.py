@@ -76,8 +76,8 @@ class SymbolicCalls(Interception):
             return self._create(kind, target, args, kwargs, *others, **named)
         self._paused = True
         try:
-            named = isinstance(target, str) and plan.kind == "mean"
-            func = partial(method, target) if named else target
+            by_name = isinstance(target, str) and plan.kind == "mean"
+            func = partial(method, target) if by_name else target
             return carried_out(args[0], func, args, kwargs, plan)
         finally:
             self._paused = False

@@ -15,14 +15,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
-from demp.graph.call_rules import UserCall, along_neurons, note_whole
-from demp.graph.calls import Seat, resized
+from demp.graph.call_following import follow_call
+from demp.graph.call_rules import UserCall
+from demp.graph.calls import Seat
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
-from demp.graph.recurrent_rules import recurrent
 from demp.graph.rules import Call, find, unknown
+from demp.graph.shuffle_rules import Grid, moved, settled
 from demp.graph.signs import signed
 from demp.graph.sums import join
 
@@ -75,6 +76,8 @@ class Tracer(TorchDispatchMode):
         self.paused = False
         self.groups: dict[str, int] = {}
         """Module path -> groups that it normalises."""
+        self.recurrent: set[str] = set()
+        """Paths of torch's own recurrent layers."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -93,6 +96,11 @@ class Tracer(TorchDispatchMode):
         space, _, name = func._schema.name.partition("::")
         call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
         rule = find(func, call.name) if space in ("aten", "prims") else unknown
+        grid = self.raw(args[0]) if args and isinstance(args[0], Tensor) else None
+        after = moved(call, grid, settled(self, rule, call, self.call_at)) if isinstance(grid, Grid) else None
+        if after is not None:
+            self._labels[out] = after
+            return out
         result = rule(self, call)
         if self.filled and (func.is_view or func._schema.is_mutable):
             self.used(call)
@@ -139,42 +147,13 @@ class Tracer(TorchDispatchMode):
 
     def on_call(self, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call in the user's code that depends on the number of neurons: remember it while its operations run."""
-        if self.paused:
-            return func(*args, **kwargs)
-        planned = func is resized
-        call = UserCall(seat, args[1], args[2], args[4]) if planned else UserCall(seat, func, args, None)
-        if call.kind == "recurrent":
-            self.paused = True
-            out = func(*args, **kwargs)
-            self.paused = False
-            known = recurrent(self, args, out)
-            for tensor, labels in known:
-                self._labels[tensor] = labels
-            operands = [self.labels(t) for t in self.tensors(args)]
-            self.frames.operation(seat[0], seat[1], operands, [labels for _, labels in known])
-            return out
-        if call.kind in ("conv", "shuffle") and any(axis is not None for axis in self.labels(args[0]).axes[1:]):
-            self.paused = True
-            out = func(*args, **kwargs)
-            self.paused = False
-            labels = along_neurons(self, call, out.shape[-1] == args[0].shape[-1])
-            if labels is not None:
-                self._labels[out] = labels
-                operands = [self.labels(t) for t in self.tensors(call.args)]
-                self.frames.operation(seat[0], seat[1], operands, [labels])
-                return out
-        note_whole(self, call)
-        before, self.call_at = self.call_at, call
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self.call_at = before
+        return follow_call(self, seat, func, args, kwargs)
 
     def used(self, call: Call) -> None:
         """What was filled with one value may hold others from now on, by itself or through a view."""
         for tensor in self.tensors(call.args):
-            labels = self._labels.get(tensor)
-            if labels is not None and labels.uniform:
+            labels = self.raw(tensor)
+            if isinstance(labels, Labels) and labels.uniform:
                 self._labels[tensor] = replace(labels, uniform=False)
 
     # What rules ask for ------------------------------------------------------------------------------
@@ -184,8 +163,26 @@ class Tracer(TorchDispatchMode):
         return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
     def labels(self, tensor: Tensor) -> Labels:
-        """What is known of a tensor."""
-        return self._labels.get(tensor) or self.bare(tensor)
+        """What is known of a tensor; channels in a grid are followed as a view from now on."""
+        found = self.raw(tensor)
+        if isinstance(found, Grid):
+            self._labels[tensor] = found = found.settle()
+        return found or self.bare(tensor)
+
+    def raw(self, tensor: Tensor) -> Labels | Grid | None:
+        """What is known of a tensor that may be on its way through a channel shuffle."""
+        return self._labels.get(tensor)
+
+    def learn(self, seat: Seat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
+        """A call of the user's code was followed as a whole: what it made."""
+        for tensor, labels in found:
+            self._labels[tensor] = labels
+        before = [labels for tensor in operands if isinstance(labels := self.raw(tensor), Labels)]
+        self.frames.operation(seat[0], seat[1], before, [labels for _, labels in found])
+
+    def begin(self, out: Tensor, grid: Grid) -> None:
+        """A view made a grid of channels."""
+        self._labels[out] = grid
 
     def bare(self, tensor: Tensor, constant: bool = False) -> Labels:
         """Labels of a tensor without neurons."""
@@ -273,9 +270,9 @@ class Tracer(TorchDispatchMode):
 
     def own_axis(self, view: Labels, axis: Axis | None) -> int | None:
         """Which axis of the stored tensor a view of it shows as ``axis``; None for a part of one."""
-        if view.source is None or axis is None:
+        if view.weight is None or axis is None:
             return None
-        return next((d for d, own in enumerate(self.recording.axes[view.source]) if own.ids is axis.ids), None)
+        return next((d for d, own in enumerate(self.recording.axes[view.weight]) if own.ids is axis.ids), None)
 
     def read(self, seen: ReadSeen) -> None:
         """A contraction consumes neurons."""

@@ -1,0 +1,199 @@
+"""What demp and Torch-Pruning can remove from the architectures of the zoo, and what only the other can.
+
+    python benchmarks/coverage_peers.py --most-parameters 6e6 --out runs/coverage_peers.jsonl
+
+Architectures of tests/zoo with random weights and small inputs: the share of channels (outputs of convolutions and
+linear layers) and of parameters of a channel that may go. demp offers what leaves the outputs as they are where it is
+dead. Torch-Pruning asks for consistent shapes alone: its groups count if the network still runs after half of their
+channels went, with outputs of the same shapes. It gets no settings for one model or another, as demp does not. Groups
+that fail are found by halving; those not tried within ``--seconds`` do not count, and the row says so.
+Torch-Pruning comes with ``pip install '.[dev]'``. Each finished architecture is a line in OUT and is not repeated.
+"""
+
+import argparse
+import copy
+import importlib
+import json
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import demp
+from demp.errors import UsageError
+from demp.graph.neurons import NeuronGraph, removable_classes
+from peer_pruning import torch_pruning
+
+sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / part) for part in ("zoo", ".")]
+ZOO, COVERAGE = map(importlib.import_module, ("architectures", "write_coverage"))
+
+Reach = dict[tuple[str, int], Tensor]
+"""(parameter, axis) -> which of its entries may go."""
+NOT_SEEN = "never offered: embeddings, heads of attention, what no activation carries"
+
+
+def layers(model: nn.Module) -> dict[tuple[str, int], str]:
+    """(weight, axis of its outputs) of every convolution and linear layer (GPT-2's Conv1D is one), and its path."""
+    found = {}
+    for path, module in model.named_modules():
+        other = type(module).__name__ == "Conv1D"
+        if other or isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            found[f"{path}.weight".lstrip("."), int(other or getattr(module, "transposed", False))] = path
+    return found
+
+
+def peer_reach(model: nn.Module, inputs: Any, seconds: float) -> tuple[Reach, str]:
+    """What Torch-Pruning removes from a network that still runs; and what kept it from being tried, if anything."""
+    tp, until = torch_pruning(), time.monotonic() + seconds
+    example = inputs if isinstance(inputs, dict) else inputs[0]
+    paths = {module: path for path, module in model.named_modules()}
+    try:
+        graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+        groups = {paths[group[0].dep.target.module]: group for group in graph.get_all_groups()}
+        shapes = shapes_of(model, inputs)
+    except Exception as error:  # the peer may raise anything on a network that it cannot read
+        return {}, f"not read: {str(error).strip().splitlines()[0][:80] if str(error) else type(error).__name__}"
+    late = False
+
+    def works(roots: list[str]) -> bool:
+        nonlocal late
+        late = late or time.monotonic() > until
+        if late:
+            return False
+        small = copy.deepcopy(model)
+        others = [small.get_submodule(path) for path in groups if path not in roots]
+        try:
+            by = tp.importance.MagnitudeImportance()
+            tp.pruner.MagnitudePruner(small, example, importance=by, pruning_ratio=0.5, ignored_layers=others).step()
+            return shapes_of(small, inputs) == shapes
+        except Exception:  # whatever it is, the network does not run with fewer of these channels
+            return False
+
+    kept = working(list(groups), works)
+    found: Reach = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for path in kept:
+        for dep, positions in groups[path]:
+            outputs = graph.is_out_channel_pruning_fn(dep.handler)
+            for parameter, axis in slices(dep.target.module, outputs):
+                if id(parameter) in names:
+                    mask = found.setdefault((names[id(parameter)], axis), torch.zeros(parameter.shape[axis]).bool())
+                    mask[[int(p) for p in positions if int(p) < len(mask)]] = True
+    return found, f"not all tried in {seconds:g} s" if late else ""
+
+
+def working(roots: list[str], works: Callable[[list[str]], bool]) -> list[str]:
+    """The groups that work, together with those that are tried with them."""
+    half = len(roots) // 2
+    if not roots or works(roots):
+        return roots
+    return [] if len(roots) == 1 else working(roots[:half], works) + working(roots[half:], works)
+
+
+def slices(module: Any, outputs: bool) -> list[tuple[Tensor, int]]:
+    """Parameters of a module, and the axis along which its outputs, or its inputs, lie."""
+    if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        own = [module] if isinstance(module, nn.Parameter) else list(module.parameters(recurse=False))
+        return [(p, p.dim() - 1) for p in own]
+    axis = int(getattr(module, "transposed", False))
+    if not outputs:
+        return [(module.weight, 1 - axis)] if getattr(module, "groups", 1) == 1 else []
+    return [(module.weight, axis), *([] if module.bias is None else [(module.bias, 0)])]
+
+
+@torch.no_grad()
+def shapes_of(model: nn.Module, inputs: Any) -> list[torch.Size]:
+    """Shapes of all tensors that one forward gives."""
+    out = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    return [leaf.shape for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def shares(model: nn.Module, reach: Reach) -> tuple[float, float]:
+    """Share of the channels, and of the parameters, that may go."""
+    owned = total = channels = all_channels = 0.0
+    for name, parameter in model.named_parameters():
+        left = 1.0
+        for axis in range(parameter.dim()):
+            mask = reach.get((name, axis))
+            left *= 1.0 if mask is None else 1 - float(mask.double().mean())
+        owned, total = owned + parameter.numel() * (1 - left), total + parameter.numel()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, axis in layers(model):
+        mask = reach.get((name, axis))
+        channels += 0 if mask is None else int(mask.sum())
+        all_channels += parameters[name].shape[axis] if name in parameters else 0
+    return channels / max(all_channels, 1), owned / max(total, 1)
+
+
+def reasons(model: nn.Module, graph: NeuronGraph, ours: Reach, theirs: Reach) -> Counter[str]:
+    """demp's reasons for the channels that only the peer can remove."""
+    why = {refusal.name: COVERAGE.plain(refusal.reason) for refusal in graph.refused}
+    for layer in graph.layers:
+        for weight, _ in layer.producers if layer.name in why else ():
+            why.setdefault(weight.rpartition(".")[0], why[layer.name])
+    found: Counter[str] = Counter()
+    for key, path in layers(model).items():
+        if key in theirs:
+            mine = ours.get(key, torch.zeros_like(theirs[key]))
+            found[why.get(path, NOT_SEEN)] += int((theirs[key] & ~mine).sum())
+    return +found
+
+
+def compared(name: str, most: float, seconds: float) -> dict[str, Any] | None:
+    """One architecture; None if it has too many parameters."""
+    torch.manual_seed(0)
+    model, inputs = ZOO.make(name)
+    if sum(p.numel() for p in model.parameters()) > most:
+        return None
+    graph = demp.trace(model, inputs)
+    removable = removable_classes(graph)
+    ours = {(slot.tensor, slot.axis): removable[slot.classes] for slot in graph.slots}
+    theirs, note = peer_reach(model, inputs, seconds)
+    only = reasons(model, graph, ours, theirs)
+    return {"name": name, "demp": shares(model, ours), "peer": shares(model, theirs), "only": dict(only), "note": note}
+
+
+def row(record: dict[str, Any]) -> str:
+    """One line of the table."""
+    cells = [record["name"]] + [f"{100 * record[who][n]:.0f} %" for n in (0, 1) for who in ("demp", "peer")]
+    only = "; ".join(f"{why} ({n:,})" for why, n in Counter(record["only"]).most_common(2))
+    return f"| {' | '.join([*cells, only, record['note']])} |"
+
+
+def main() -> None:
+    """Compare what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--most-parameters", type=float, default=6e6)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for finding the peer's groups that fail")
+    parser.add_argument("--names", nargs="*", default=[], help="architectures of the zoo; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/coverage_peers.jsonl"))
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        torch_pruning()
+    except UsageError as error:
+        sys.exit(str(error))
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {r["name"]: r for r in map(json.loads, chosen.out.open() if chosen.out.exists() else ())}
+    print("| architecture | channels: demp | Torch-Pruning | parameters: demp | Torch-Pruning | why not demp | note |")
+    print(f"|{' --- |' * 7}")
+    for name in chosen.names or ZOO.names():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = done.get(name) or compared(name, chosen.most_parameters, chosen.seconds)
+        if record is not None:
+            print(row(record), flush=True)
+        if record is not None and name not in done:
+            with chosen.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

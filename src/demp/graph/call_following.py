@@ -1,0 +1,86 @@
+"""Calls of the user's code that the tracer follows as a whole, not by the operations that they consist of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from demp.graph.call_rules import UserCall, along_neurons, note_whole
+from demp.graph.calls import Seat, resized
+from demp.graph.elements import Labels
+from demp.graph.recurrent_rules import packed, recurrent
+from demp.graph.rules import Call
+from demp.graph.shape_rules import view
+from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+NORMED = "rms_norm over the neuron axis mixes neurons"
+
+
+def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call of the user's code: as a whole, or remembered while its operations run."""
+    if tracer.paused:
+        return func(*args, **kwargs)
+    call = UserCall(seat, args[1], args[2], args[4]) if func is resized else UserCall(seat, func, args, None)
+    if call.kind == "norm":
+        for axis in tracer.labels(args[0]).axes[args[0].dim() - len(args[1]) :]:
+            tracer.freeze_axis(axis, NORMED)
+    elif may_follow(tracer, call, args[0]):
+        out = unseen(tracer, func, args, kwargs)
+        found = known(tracer, call, func, args, out)
+        if found is not None:
+            if not isinstance(found, Grid):
+                tracer.learn(seat, tracer.tensors(args), found)
+            return out
+    note_whole(tracer, call)
+    before, tracer.call_at = tracer.call_at, call
+    try:
+        return func(*args, **kwargs)
+    finally:
+        tracer.call_at = before
+
+
+def may_follow(tracer: Tracer, call: UserCall, source: Tensor) -> bool:
+    """Is it a kind of call that may be followed as a whole, on neurons?"""
+    if call.kind in ("conv", "shuffle"):
+        return any(axis is not None for axis in tracer.labels(source).axes[1:])
+    if call.kind in REGROUPS:
+        raw = tracer.raw(source)
+        if raw is None or isinstance(raw, Grid):
+            return raw is not None
+        return call.kind == "view" and any(axis is not None for axis in raw.axes)
+    return call.kind in ("recurrent", "packed")
+
+
+def unseen(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run it without following its operations."""
+    tracer.paused = True
+    try:
+        return func(*args, **kwargs)
+    finally:
+        tracer.paused = False
+
+
+def known(
+    tracer: Tracer, call: UserCall, func: Any, args: tuple[Any, ...], out: Any
+) -> list[tuple[Tensor, Labels]] | Grid | None:
+    """Labels of what a call made; None if it must be followed operation by operation after all."""
+    if call.kind == "recurrent":
+        return recurrent(tracer, func, args, out)
+    if call.kind == "packed":
+        return packed(tracer, args, out)
+    if call.kind in REGROUPS:
+        if not isinstance(out, Tensor):
+            return None
+        step = Call("view", torch.ops.aten.view.default, (args[0],), {}, out)
+        found = regroup(tracer, call, out, settled(tracer, view, step, call))
+        if isinstance(found, Grid):
+            tracer.begin(out, found)
+            return found
+    else:
+        found = along_neurons(tracer, call, out.shape[-1] == args[0].shape[-1])
+    return None if found is None else [(out, found)]

@@ -1,0 +1,126 @@
+"""Channel shuffles by views: channels become a grid, the grid is transposed, and becomes channels again.
+
+``x.view(B, g, C // g, H, W).transpose(1, 2).reshape(B, C, H, W)`` puts channels into another order and nothing else. A
+cut plans its two ends: the first view sees every channel at its dense place (zeros where one is removed), and of what
+the last one makes the removed ones are dropped. Anything else that happens to the grid is followed as a view is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from demp.graph.call_rules import UserCall
+from demp.graph.elements import Axis, Labels
+from demp.graph.recording import CallSeen
+
+if TYPE_CHECKING:
+    from demp.graph.activations import Call
+    from demp.graph.tracer import Tracer
+
+MOVES = frozenset({"transpose", "permute", "clone", "contiguous", "alias", "movedim"})
+"""ATen operations that keep a grid one."""
+REGROUPS = ("view", "flatten")
+"""Kinds of calls that make a grid, or channels of one."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A tensor in which several axes hold one axis of neurons."""
+
+    axis: Axis
+    order: Tensor
+    """Position on the axis of each entry of the grid, in the order of its axes; -1 where a neuron was removed."""
+    dims: tuple[int, ...]
+    """Axes of the tensor that make up the grid, in the order of ``order``."""
+    others: dict[int, Axis | None]
+    """What lies on the other axes."""
+    first: CallSeen
+    settle: Callable[[], Labels]
+    """Labels of the tensor if it is no shuffle after all."""
+
+
+def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Callable[[], Labels]) -> Grid | Labels | None:
+    """What a view makes that begins or ends a shuffle; None if it does neither."""
+    source = call.args[0]
+    raw = tracer.raw(source)
+    if isinstance(raw, Grid):
+        return merged(tracer, call, raw, source, out)
+    labels = tracer.labels(source)
+    for dim, axis in enumerate(labels.axes):
+        more = out.dim() - source.dim()
+        lengths = tuple(out.shape[dim : dim + more + 1])
+        around = (*source.shape[:dim], *lengths, *source.shape[dim + 1 :])
+        if axis is None or more < 1 or 1 in lengths or out.shape != around or labels.source or not axis_alone(labels):
+            continue
+        plan = call.plan
+        if plan is not None and not plan.grid:
+            return None
+        order = torch.arange(source.shape[dim], device="cpu") if plan is None else torch.tensor(plan.expand)
+        if len(order) != torch.Size(lengths).numel():
+            continue
+        seen = CallSeen(call.seat, dim, source.dim(), axis, otherwise=why(tracer), before=plan, grid=lengths)
+        others = {d + (more if d > dim else 0): a for d, a in enumerate(labels.axes) if d != dim}
+        return Grid(axis, order.view(lengths), tuple(range(dim, dim + more + 1)), others, seen, settle)
+    return None
+
+
+def axis_alone(labels: Labels) -> bool:
+    """Does the tensor carry one axis of neurons?"""
+    return sum(axis is not None for axis in labels.axes) == 1
+
+
+def why(tracer: Tracer) -> str:
+    """Why neurons stay where the shuffle cannot be planned."""
+    return f"a channel shuffle made of views puts the neuron axis in another order (at {tracer.where()})"
+
+
+def merged(tracer: Tracer, call: UserCall, grid: Grid, source: Tensor, out: Tensor) -> Labels | None:
+    """Channels again: the axes of the grid, wherever they lie now, become one; None if others do."""
+    dims = sorted(grid.dims)
+    first, last = dims[0], dims[-1]
+    flat = grid.order.permute([grid.dims.index(d) for d in dims]).flatten()
+    kept = flat if call.plan is None else flat[torch.tensor(call.plan.select, dtype=torch.long)]
+    shape = (*source.shape[:first], len(kept), *source.shape[last + 1 :])
+    same = grid.first.seat[0] == call.seat[0] and dims == list(range(first, last + 1)) and out.shape == shape
+    if not same or (call.plan is None) != (grid.first.before is None):
+        return None
+    made = grid.axis.take(kept)
+    lengths = tuple(source.shape[d] for d in dims)
+    seen = CallSeen(
+        call.seat, first, source.dim(), made, out=made, otherwise=why(tracer), before=call.plan, grid=lengths
+    )
+    tracer.recording.calls += [grid.first, seen]
+    axes = {d if d < first else d - (last - first): axis for d, axis in grid.others.items()} | {first: made}
+    return Labels(tuple(axes[d] for d in range(out.dim())))
+
+
+def moved(call: Call, grid: Grid, settle: Callable[[], Labels]) -> Grid | None:
+    """The grid after an operation that moves axes; None for any other."""
+    if call.name not in MOVES or not isinstance(call.out, Tensor):
+        return None
+    where = torch.arange(call.out.dim())
+    if call.name in ("transpose", "permute", "movedim"):
+        line = torch.empty(tuple(2 + d for d in range(call.out.dim())), device="meta")
+        target = call.op(line, *call.args[1:], **call.kwargs)
+        where = torch.tensor([size - 2 for size in target.shape])
+    new = {int(old): at for at, old in enumerate(where.tolist())}
+    others = {new[d]: axis for d, axis in grid.others.items()}
+    return Grid(grid.axis, grid.order, tuple(new[d] for d in grid.dims), others, grid.first, settle)
+
+
+def settled(tracer: Tracer, rule: Any, call: Any, at: UserCall | None) -> Callable[[], Labels]:
+    """Labels by the ordinary rule, as if the call ran now."""
+
+    def run() -> Labels:
+        before, tracer.call_at = tracer.call_at, at
+        try:
+            return rule(tracer, call) or tracer.bare(call.out)
+        finally:
+            tracer.call_at = before
+
+    return run
