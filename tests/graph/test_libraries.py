@@ -23,7 +23,7 @@ TORCHVISION = {
     "efficientnet_b0": (64, 19580, 19580, {}),
     "convnext_tiny": (64, 26496, 26496, {}),
     "swin_t": (64, 17664, 17664, {}),
-    "shufflenet_v2_x0_5": (64, 1931, 1915, {}),
+    "shufflenet_v2_x0_5": (64, 2944, 2944, {}),
     "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),
     "regnet_y_400mf": (64, 6306, 6306, {}),
