@@ -159,7 +159,7 @@ def test_a_compiled_optimizer_step_is_compiled_anew(how):
 
 def test_without_the_reset_dynamo_gives_up(monkeypatch):
     """The reason for it all; fails when Dynamo learns to do better."""
-    monkeypatch.setattr("demp.surgery.transaction.forget_compiled_code", lambda: None)
+    monkeypatch.setattr("demp.surgery.shrink.forget_compiled_code", lambda: None)
     net, backend, counts = network(), Counter(), []
     with pytest.raises(AssertionError, match="ran in eager mode"):
         train(net, net, counting(torch.compile(net, backend=backend), net, backend, counts))

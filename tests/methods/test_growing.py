@@ -269,11 +269,7 @@ def test_picks_are_what_a_cut_would_take():
     model, optimizer = plain(0.02)
     pruner = growing("greg-1", model, optimizer, start_at=0.0, multiple=4)
     picked = pruner.method._pushed
-    again = plan_cut(
-        pruner.graph,
-        pruner.state.removed,
-        {layer.name: picked[layer.classes] for layer in pruner.graph.layers},
-        Limits(multiple=4),
-    )
-    assert torch.equal(again.after, picked)
+    chosen = {layer.name: picked[layer.classes] for layer in pruner.graph.layers}
+    again = plan_cut(pruner.state, chosen, Limits(multiple=4))
+    assert torch.equal(again.after.removed, picked)
     assert isinstance(model, PlainNet)
