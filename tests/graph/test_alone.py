@@ -1,6 +1,7 @@
 """Methods of a pruned module that are called by themselves: refused where they hold what a cut has planned."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -115,3 +116,10 @@ def test_helpers_are_what_a_forward_speaks_of():
     assert set(helpers(Net)) == {"steps", "features", "finished"}
     assert set(helpers(Stepped)) == {"added", "branch"}
     assert helpers(nn.ReLU) == {}
+
+
+def test_a_forward_that_is_no_function_speaks_of_nothing():
+    class Called(nn.Module):
+        forward = functools.partial(F.relu)
+
+    assert helpers(Called) == {}

@@ -1,6 +1,7 @@
 """Methods that a forward calls, called by themselves: what a cut has planned in them would run as it is written."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType, FunctionType
@@ -23,7 +24,8 @@ def helpers(kind: type[nn.Module]) -> dict[str, FunctionType]:
     known: dict[str, FunctionType] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
         known |= {name: each for name, each in vars(base).items() if isinstance(each, FunctionType)}
-    found, todo = {}, [getattr(kind.forward, "__wrapped__", kind.forward).__code__]
+    forward = inspect.unwrap(kind.forward)
+    found, todo = {}, [forward.__code__] if isinstance(forward, FunctionType) else []
     while todo:
         for name in names_in(todo.pop()):
             if name in known and name not in found and not hasattr(nn.Module, name):

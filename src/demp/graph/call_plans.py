@@ -18,6 +18,8 @@ BY_NUMBERS = ("split", "slice", "view")
 def plan_calls(state: GraphState, *, rehearsing: bool = False) -> dict[str, dict[str, CallPlan]]:
     """Module path -> ``kind:number`` -> how the call is carried out; calls that run as they are written have no plan.
 
+    Every module with calls is there, also without a plan.
+
     A rehearsal also looks at views that split channels: do they do so in the same way?
     """
     plans: dict[str, dict[str, CallPlan]] = defaultdict(dict)

@@ -198,7 +198,11 @@ class GraphState:
 
         ``paper=True`` counts as the paper does: the shrunken input width is ignored.
         """
-        return round(sum(self.flops_by_operation(paper=paper)))
+        return self._flops[paper]
+
+    @cached_property
+    def _flops(self) -> dict[bool, int]:
+        return {paper: round(sum(self.flops_by_operation(paper=paper))) for paper in (False, True)}
 
     def flops_by_operation(self, *, paper: bool = False) -> list[float]:
         """The same for each contraction, in forward order."""

@@ -12,7 +12,7 @@ from demp.compiled import forget as forget_compiled_code
 from demp.graph import GraphState
 from demp.graph.attributes import shown_sizes
 from demp.graph.call_plans import plan_calls
-from demp.graph.calls import CallPlan, calls_of, model_calls
+from demp.graph.calls import CallPlan, calls_of
 from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
@@ -152,8 +152,8 @@ def follow(live: LiveModel, after: GraphState, keeps: Iterable[str], undo_log: U
         resize_attributes(module, keeps, after, undo_log)
         for path, planned in sums.items():
             undo_log.joins(module.get_submodule(path), planned)
-        for path in {**model_calls(module), **calls}:
-            undo_log.calls(module.get_submodule(path), calls.get(path, {}))
+        for path, replanned in calls.items():  # what this forward did not reach keeps the plans of earlier cuts
+            undo_log.calls(module.get_submodule(path), replanned)
     torch.clear_autocast_cache()
     forget_compiled_code()
 
