@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import demp
+import forks
 from demp import recipes
 from demp.cli import main
 from demp.cli.overrides import FLAGS, free_folder, parse_settings
@@ -188,7 +189,7 @@ def test_an_interrupt_leaves_a_checkpoint_to_resume_from(tmp_path, capsys, numbe
         "--set", "log_every_steps=1", "--set", "checkpoint_every_steps=100000",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forks.Popen(command, env=environment, stdout=forks.PIPE, stderr=forks.PIPE, text=True)
     while process.poll() is None and not _lines(out / "metrics.jsonl"):
         time.sleep(0.01)
     process.send_signal(number)

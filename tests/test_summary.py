@@ -1,12 +1,12 @@
 """What a run says at its end and on the way: before and after, what stayed and why, what is next."""
 
 import logging
-import subprocess
 import sys
 
 import pytest
 
 import demp
+import forks
 from runs import IMAGE, all_alive, examples, quiet_demp, sgd, train, with_dead
 from test_pruner_cuts import own_steps
 
@@ -110,7 +110,7 @@ pruner.finish()
     ids=["nothing configured", "root configured", "silenced", "a higher level"],
 )
 def test_a_cut_is_seen_once_whatever_is_configured(setup: str, lines: int):
-    done = subprocess.run([sys.executable, "-c", CUT.format(setup=setup)], capture_output=True, text=True, timeout=120)
+    done = forks.run([sys.executable, "-c", CUT.format(setup=setup)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     cuts = [line for line in done.stderr.splitlines() if "4 neurons of 12 removed" in line]
     assert len(cuts) == lines and not done.stdout

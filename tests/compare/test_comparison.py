@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+import forks
 from demp import methods
 from demp.cli import main
 from demp.compare import Comparison, plan, table
@@ -335,7 +335,7 @@ def test_a_signal_stops_all_processes_with_checkpoints(tmp_path):
     out = tmp_path / "out"
     more = ["--steps", "200000", "--jobs", "2", "--out", str(out)]
     command = [sys.executable, "-m", "demp.cli", *COMMAND, *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forks.Popen(command, stdout=forks.PIPE, stderr=forks.PIPE, text=True)
     metrics = [out / "runs" / name / "metrics.jsonl" for name in ("dense-s0", "demp-peak_strength=0.3-s0")]
     until = time.monotonic() + 120
     while time.monotonic() < until and not all(file.is_file() and file.stat().st_size for file in metrics):

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+import forks
+
 HERE = str(Path(__file__).parent)
 
 
@@ -11,3 +13,8 @@ def work_is_found(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
     monkeypatch.setenv("PYTHONPATH", HERE, prepend=":")
     monkeypatch.delitem(sys.modules, "sweepwork", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def workers_are_forks(monkeypatch):
+    monkeypatch.setattr("demp.sweep.worker.subprocess", forks)

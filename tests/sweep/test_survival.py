@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from contextlib import suppress
 import pytest
 from sweepjobs import CONFIG, held, job, numbers
 
+import forks
 from demp import files, records
 from demp.cli import main
 from demp.errors import UsageError
@@ -35,11 +35,11 @@ SAME = ("eval/loss", "parameters", "train_flops", "cut_steps", "neurons")
 
 def coordinator(path, jobs, at_once=1):
     """Another process that runs the sweep."""
-    process = subprocess.Popen(
+    process = forks.Popen(
         [sys.executable, "-c", COORDINATOR],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=forks.PIPE,
+        stdout=forks.PIPE,
+        stderr=forks.PIPE,
         text=True,
     )
     process.stdin.write(json.dumps({"path": str(path), "jobs": [one.to_dict() for one in jobs], "at_once": at_once}))
@@ -187,7 +187,7 @@ with exclusive(pathlib.Path({str(tmp_path / "lock")!r})):
     print("in", flush=True)
     sys.stdin.read()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = forks.Popen([sys.executable, "-c", code], stdin=forks.PIPE, stdout=forks.PIPE, text=True)
     assert process.stdout.readline() == "in\n"
     with (
         pytest.raises(TrainingInterrupted, match="stopped before it began"),

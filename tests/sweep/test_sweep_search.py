@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -12,6 +11,7 @@ import optuna
 import pytest
 from sweepjobs import CONFIG
 
+import forks
 from demp.errors import UsageError
 from demp.records import read
 from demp.sweep.search import Range, Search, front, read_range
@@ -78,7 +78,7 @@ t.search({path!r}, 3).go(jobs=2)
 
 def test_a_killed_search_tries_the_same_values_again(tmp_path):
     here = os.path.dirname(__file__)
-    process = subprocess.Popen([sys.executable, "-c", KILLED.format(here=here, path=str(tmp_path / "s"))])
+    process = forks.Popen([sys.executable, "-c", KILLED.format(here=here, path=str(tmp_path / "s"))])
     until = time.monotonic() + 200
     while len(list((tmp_path / "s" / "runs").glob("*.json"))) < 2 and time.monotonic() < until:
         time.sleep(0.01)

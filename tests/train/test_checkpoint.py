@@ -4,13 +4,15 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import forks
+import runs
 from demp.errors import UsageError
 from demp.train import Observer, TrainConfig, checkpoint, resume, train
 from demp.train.checkpoint import CheckpointError
@@ -24,20 +26,20 @@ START = "import sys; from demp.train import *; train(TrainConfig.from_toml(sys.a
 
 
 def config(method, out, **changes):
-    """A small ResNet that loses neurons at several cuts; nothing divides anything evenly."""
+    """A small residual network that loses neurons at several cuts; nothing divides anything evenly."""
     pruning = {"name": method}
     if method == "budget":
         pruning = {"name": "demp", "options": {"budget": "flops=0.4"}}
     if method == "demp":
-        pruning["options"] = {"peak_strength": 0.2, "peak_noise_std": 2e-3, "period": 5}
+        pruning["options"] = {"peak_strength": 0.5, "peak_noise_std": 2e-2, "period": 5}
     values = {
-        "model": {"name": "resnet18", "width": 0.0625},
+        "model": {"name": "runs:small_network"},
         "data": {
             "name": "digits",
             "probe_size": 64,
             "augment": {"crop": "pad", "padding": 1, "flip": True, "mixup_alpha": 0.2},
         },
-        "optimizer": {"name": "adamw", "lr": 0.03},
+        "optimizer": {"name": "adamw", "lr": 0.1},
         "schedule": {"name": "one-cycle"},
         "method": pruning,
         "steps": STEPS,
@@ -110,7 +112,7 @@ def test_a_crashed_run_resumes_to_the_bit(straight, tmp_path, method, at):
     out = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):
         train(config(method, out), observers=[Crash(at)])
-    resume(out)
+    resume(out, trust=True)
     assert_same_run(straight / method, out)
 
 
@@ -123,9 +125,9 @@ def test_a_run_with_a_validation_share_resumes_to_the_bit_and_with_no_other_shar
     text = (out / "config.toml").read_text()
     (out / "config.toml").write_text(text.replace("validation = 0.2", "validation = 0.3"))
     with pytest.raises(UsageError, match=r"data\.validation was 0\.2 and is 0\.3"):
-        resume(out)
+        resume(out, trust=True)
     (out / "config.toml").write_text(text)
-    resume(out)
+    resume(out, trust=True)
     assert_same_run(tmp_path / "whole", out)
 
 
@@ -135,8 +137,8 @@ def test_a_run_that_crashes_again_and_again(straight, tmp_path):
         train(config("demp", out), observers=[Crash(9)])
     for at in (16, 30):
         with pytest.raises(ZeroDivisionError):
-            resume(out, observers=[Crash(at)])
-    resume(out)
+            resume(out, observers=[Crash(at)], trust=True)
+    resume(out, trust=True)
     assert_same_run(straight / "demp", out)
 
 
@@ -144,14 +146,18 @@ def test_a_run_that_crashes_again_and_again(straight, tmp_path):
 def test_kill_9_at_a_random_moment(straight, tmp_path, method):
     out, file = tmp_path / "run", tmp_path / "config.toml"
     file.write_text(config(method, out).to_toml())
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", START, str(file)], env=environment)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "PYTHONPATH": str(Path(runs.__file__).parent),
+    }
+    process = forks.Popen([sys.executable, "-c", START, str(file)], env=environment)
     lines = random.randrange(1, 7)
     while process.poll() is None and not _has_lines(out / "metrics.jsonl", lines):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    resume(out)
+    resume(out, trust=True)
     assert_same_run(straight / method, out)
 
 
@@ -170,7 +176,7 @@ def test_a_kill_within_the_last_step_leaves_no_double_lines(straight, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):
         train(config("demp", out), observers=[CrashAtEnd()])
-    resume(out)
+    resume(out, trust=True)
     assert_same_run(straight / "demp", out)
 
 
@@ -196,7 +202,7 @@ def test_streamed_data_resumes_to_the_bit(tmp_path):
     train(config("dense", tmp_path / "straight", data=data))
     with pytest.raises(ZeroDivisionError):
         train(config("dense", tmp_path / "run", data=data), observers=[Crash(17)])
-    resume(tmp_path / "run")
+    resume(tmp_path / "run", trust=True)
     assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
@@ -256,7 +262,7 @@ def test_a_file_that_cannot_grow_leaves_the_old_checkpoint(tmp_path):
     """The kernel's own refusal, through a limit on the size of files."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = forks.run(command, capture_output=True, text=True, check=True)
     assert "could not write the checkpoint" in done.stdout
     assert "File too large; the one before, step-000000001.pt, is intact" in done.stdout
     assert f"demp resume {tmp_path}" in done.stdout
@@ -280,7 +286,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes_later(straight, tmp_path, monk
         "step-000000007.pt",
         "step-000000014.pt",
     ]
-    resume(out)
+    resume(out, trust=True)
     assert_same_run(straight / "demp", out)
 
 
