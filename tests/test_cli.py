@@ -222,6 +222,7 @@ def test_an_error_of_our_own_is_short_and_points_to_debug(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_demo_compares_and_reloads(tmp_path, capsys):
     out = tmp_path / "demo"
     code, text, err = run(capsys, "demo", "--steps", "12", "--out", str(out))

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -12,6 +11,7 @@ import pages
 import pytest
 from torch import distributed
 
+import forks
 from demp import methods
 from demp.cli.commands import COMMANDS, parse
 
@@ -194,7 +194,7 @@ def test_pictures_have_a_title_and_load_nothing(name):
 def test_the_site_builds_without_warnings_and_offline(tmp_path):
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
     offline = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
-    done = subprocess.run(
+    done = forks.run(
         [*command, "-d", str(tmp_path / "doctrees"), str(pages.ROOT / "docs"), str(tmp_path / "site")],
         env={**os.environ, **offline}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip

@@ -15,8 +15,8 @@ def folders(tmp_path_factory):
     return ["--out", str(folder / "results"), "--runs", str(folder / "runs")], folder
 
 
-QUICK = {"fig7", "table2", "theory", "controls"}
-"""A figure, a table, a line of numbers, theory without training; the others have the slow mark."""
+QUICK = {"fig7", "theory"}
+"""A figure, and theory without training; the others have the slow mark."""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,8 @@
+import pytest
+
+import forks
+
+
+@pytest.fixture(autouse=True)
+def workers_are_forks(monkeypatch):
+    monkeypatch.setattr("demp.sweep.worker.subprocess", forks)
