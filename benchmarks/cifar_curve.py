@@ -24,7 +24,7 @@ import torch
 
 from common import machine
 from demp import recipes
-from demp.sweep.side_by_side import step_over_dense
+from demp.experiments.sweep.side_by_side import step_over_dense
 from demp.train import TrainConfig
 
 STRENGTHS = {"adam": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), "sgdm": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)}

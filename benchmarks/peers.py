@@ -34,8 +34,8 @@ import torch
 from common import machine
 from demp import methods, recipes
 from demp.cli.overrides import parse_settings
-from demp.compare.plan import knobs, planned
 from demp.errors import DempError, UsageError
+from demp.experiments.compare.plan import knobs, planned
 from demp.train import TrainConfig, train
 from demp.train.observer import Observer
 from demp.train.parts import DENSE

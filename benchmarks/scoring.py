@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import demp
 from common import arguments, parsed, show, verdict
-from demp import gates
+from demp.importance import gates
 from demp.train.models import resnet50
 
 PASSES, MEMORY = 12, 3.0

@@ -9,9 +9,9 @@ import time
 
 import torch
 
-from demp.studies.campaign import use_data
-from demp.studies.costs import train_flops
-from demp.studies.training import CPU, base
+from demp.experiments.studies.campaign import use_data
+from demp.experiments.studies.costs import train_flops
+from demp.experiments.studies.training import CPU, base
 from demp.train.run import Run
 
 WARM_UP = 2

@@ -16,7 +16,7 @@ from unittest import mock
 import demp
 from demp import methods, recipes
 from demp.cli import commands
-from demp.options import all_meanings
+from demp.pruner.options import all_meanings
 from demp.train import TrainConfig
 from demp.train.config import SINKS
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp import methods, ranks
+from demp import methods
+from demp.parallel import ranks
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill
 
 STEPS = 24

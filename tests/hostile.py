@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from demp.architecture import content_hash
+from demp.artifact.architecture import content_hash
 
 OLD = Path(__file__).parent / "old" / "model"
 VALUES = (

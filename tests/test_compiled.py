@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import demp
-from demp import compiled
 from demp.errors import UsageError
+from demp.parallel import compiled
 from runs import IMAGE, examples, kill_linear, loss_of, same, with_dead
 
 CUTS = 12

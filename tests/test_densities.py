@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demp.densities import erk, kept, top, top_of_all, uniform
+from demp.masking.distributions import erk, kept, top, top_of_all, uniform
 
 Shapes = dict[str, tuple[int, ...]]
 

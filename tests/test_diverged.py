@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import demp
-from demp import shrinking
+from demp.pruner import model as shrinking
 from demp.surgery.finite import refuse_not_finite
 from runs import IMAGE, examples, quiet_demp, sgd, train, with_dead
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import demp
 from demp.errors import UsageError
-from demp.gates import FORWARDS, Scoring, scores
+from demp.importance.gates import FORWARDS, Scoring, scores
 from demp.train import models
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import hostile
-from demp import artifact
-from demp.architecture import read_architecture
+from demp.artifact import folder as artifact
+from demp.artifact.architecture import read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
 from demp.train import artifact as trained
 from demp.train.models import build

@@ -10,71 +10,35 @@ import demp
 
 ROOT = Path(demp.__file__).parent
 ORDER = (
-    (
-        "errors",
-        "files",
-        "records",
-        "compiled",
-        "hooks",
-        "schedules",
-        "penalties",
-        "noise",
-        "densities",
-        "ranks",
-        "wrappers",
-        "shards",
-        "initialization",
-    ),
+    ("errors", "files", "renamed"),
+    ("parallel",),
     ("graph",),
-    ("activity", "gate_slots", "gates", "masks", "regularization"),
-    ("surgery",),
-    ("architecture", "proof", "budgets", "widths"),
-    ("costs", "artifact", "inspection", "ranking", "methods"),
-    ("targets", "outside", "sparing", "admission", "attachment", "view", "shrinking", "latency"),
-    (
-        "postponement",
-        "length",
-        "strictness",
-        "summary",
-        "pruner_copy",
-        "other_optimizers",
-        "skipping",
-        "pruner",
-        "options",
-        "creation",
-        "loading",
-    ),
-    ("train", "recipes", "integrations", "theory"),
-    ("sweep",),
-    ("exports", "compare", "report"),
-    ("studies",),
+    ("activity",),
+    ("surgery", "masking"),
+    ("regularization", "importance", "budgets", "artifact"),
+    ("methods",),
+    ("pruner", "analysis"),
+    ("train", "recipes", "integrations"),
+    ("exports", "experiments", "experiments.theory"),
+    ("experiments.sweep",),
+    ("experiments.compare", "experiments.report"),
+    ("experiments.studies",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-DOORS = (
-    "train",
-    "recipes",
-    "integrations",
-    "theory",
-    "exports",
-    "sweep",
-    "compare",
-    "report",
-    "studies",
-    "cli",
-    "__main__",
-)
+OUTER = ("train", "recipes", "integrations", "exports", "experiments", "cli", "__main__")
 """Everything else is the core."""
-ALLOWED = {("methods/__init__.py", "creation")}
+ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
-FOR_THE_REPORT = ("report", "records", "errors", "files", "__version__")
+FOR_THE_REPORT = ("experiments.report", "errors", "files", "__version__")
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
 def room(module: str) -> str:
-    """demp.graph.tracer -> graph."""
-    return module.split(".")[1] if "." in module else ""
+    """demp.graph.tracer -> graph, demp.experiments.sweep.job -> experiments.sweep."""
+    names = module.split(".")[1:]
+    return ".".join(names[:2] if names[:1] == ["experiments"] else names[:1])
 
 
 def imports(file: Path) -> list[tuple[str, bool]]:
@@ -88,7 +52,8 @@ def imports(file: Path) -> list[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
             module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == "demp" else [module]
+            whole = module in ("demp", "demp.experiments")
+            names = [f"{module}.{alias.name}" for alias in node.names] if whole else [module]
             found += [(name, id(node) in inner) for name in names]
     return found
 
@@ -97,8 +62,8 @@ FILES = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
 
 
 def home(name: str) -> str:
-    """graph/tracer.py -> graph; pruner.py -> pruner."""
-    return name.split("/")[0].removesuffix(".py")
+    """graph/tracer.py -> graph, experiments/sweep/job.py -> experiments.sweep, errors.py -> errors."""
+    return room("demp." + name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
@@ -116,13 +81,13 @@ def test_only_downwards(name):
             assert LEVEL[target] <= mine, f"{name} imports {module}: upwards"
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if home(name) not in (*DOORS, "__init__")])
+@pytest.mark.parametrize("name", [name for name in FILES if home(name).split(".")[0] not in (*OUTER, "__init__")])
 def test_the_core_needs_torch_and_safetensors_only(name):
     packages = {module.split(".")[0] for module, _ in imports(ROOT / name)}
     assert packages <= CORE_PACKAGES
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if home(name) == "report"])
+@pytest.mark.parametrize("name", [name for name in FILES if home(name) == "experiments.report"])
 def test_the_report_reads_files_with_the_standard_library(name):
     for module, _ in imports(ROOT / name):
         package = module.split(".")[0]

@@ -8,7 +8,7 @@ import comparing
 import demp
 import nets
 from demp.errors import UsageError
-from demp.masks import Masks, emptied, maskable
+from demp.masking.masks import Masks, emptied, maskable
 from demp.methods import Method, MethodConfig, Selection, View, Wants
 from runs import IMAGE, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import demp
 from demp.errors import UsageError
 from demp.methods.demp import DemonPruning, DemPConfig
-from demp.noise import Noise, Target, add_noise
+from demp.regularization.noise import Noise, Target, add_noise
 from runs import (
     IMAGE,
     VECTOR,

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import demp
-from demp.options import DemPOptions, PrunerOptions, all_meanings, meanings
+from demp.pruner.options import DemPOptions, PrunerOptions, all_meanings, meanings
 
 GIVEN = {"model", "optimizer", "method", "config", "example_inputs", "total_steps", "return"}
 """What is written in the signature of `demp.DemP` itself."""
@@ -14,8 +14,12 @@ GIVEN = {"model", "optimizer", "method", "config", "example_inputs", "total_step
 def test_an_editor_is_told_every_option_with_the_type_that_its_owner_has():
     of_config = {field.name: get_type_hints(demp.DemPConfig)[field.name] for field in fields(demp.DemPConfig)}
     of_pruner = {k: v for k, v in get_type_hints(demp.Pruner.__init__).items() if k not in GIVEN}
-    assert get_type_hints(PrunerOptions) == of_pruner, "src/demp/options.py: PrunerOptions and Pruner.__init__ differ"
-    assert get_type_hints(DemPOptions) == {**of_pruner, **of_config}, "src/demp/options.py: DemPOptions, DemPConfig"
+    assert get_type_hints(PrunerOptions) == of_pruner, (
+        "src/demp/pruner/options.py: PrunerOptions and Pruner.__init__ differ"
+    )
+    assert get_type_hints(DemPOptions) == {**of_pruner, **of_config}, (
+        "src/demp/pruner/options.py: DemPOptions, DemPConfig"
+    )
 
 
 def test_the_signature_has_every_option_with_its_default():
@@ -38,7 +42,7 @@ def test_help_says_what_every_option_means():
 
 
 def test_a_source_that_is_not_at_hand_leaves_the_signature(monkeypatch):
-    from demp import options
+    from demp.pruner import options
 
     def gone(kind):
         raise OSError("source code not available")

@@ -11,7 +11,7 @@ import comparing
 import demp
 import killing
 from demp.errors import UsageError
-from demp.outside import nearest
+from demp.pruner.outside import nearest
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

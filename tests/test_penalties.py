@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
-from demp.penalties import Penalty, add_gradient, value
-from demp.schedules import OneCycle
-from demp.targets import penalised
+from demp.regularization.penalties import Penalty, add_gradient, value
+from demp.regularization.schedules import OneCycle
+from demp.regularization.targets import penalised
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, same, train
 
 KINDS = ("lasso", "l2")

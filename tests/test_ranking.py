@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import demp
-from demp.ranking import lowest, lowest_of_each_layer, take
+from demp.importance.ranking import lowest, lowest_of_each_layer, take
 from demp.surgery import Limits, plan_cut
 from runs import IMAGE, PlainNet, ResidualNet, build, examples
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from demp import schedules
 from demp.errors import UsageError
-from demp.schedules import Constant, CosineDecay, OneCycle, WarmUp, make
+from demp.regularization.schedules import Constant, CosineDecay, OneCycle, WarmUp, make
 
 NAMES = ("one-cycle", "one-cycle-linear", "constant", "cosine-decay", "warm-up")
 

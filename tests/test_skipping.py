@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import comparing
 import demp
-from demp import ranks
 from demp.errors import CutError, UsageError
+from demp.parallel import ranks
 from demp.surgery import denormals
 from runs import IMAGE, PlainNet, build, examples, loss_of, quiet_demp, same, sgd, widths, with_dead
 from runs import train as train_steps
@@ -92,7 +92,7 @@ def test_errors_of_the_users_own_code_are_not_hidden():
 
 
 def test_an_error_of_another_rank_is_skipped_only_if_it_is_demps_own():
-    skips = demp.skipping.Skips("skip", 10)
+    skips = demp.pruner.skipping.Skips("skip", 10)
     assert skips.covers(ranks.ElsewhereError("rank 1 failed")) and skips.covers(CutError("no"))
     assert not skips.covers(ranks.ElsewhereError("rank 1 failed", fault=True))
 

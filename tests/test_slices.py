@@ -12,8 +12,8 @@ import comparing
 import demp
 import nets
 from demp.errors import UsageError
-from demp.penalties import Penalty, Slices, add_slice_gradient, slice_value
-from demp.targets import Penalised
+from demp.regularization.penalties import Penalty, Slices, add_slice_gradient, slice_value
+from demp.regularization.targets import Penalised
 from runs import IMAGE, PlainNet, ResidualNet, build, examples
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import demp
-from demp.targets import LiveNeurons
+from demp.regularization.targets import LiveNeurons
 
 
 class PreActivation(nn.Module):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
-from demp.penalties import Penalty
+from demp.regularization.penalties import Penalty
+from demp.regularization.targets import Penalised
 from demp.surgery import record_of
-from demp.targets import Penalised
 from runs import VECTOR, Mlp, batch_at, build, examples, loss_of, same, train
 
 RATE, STEPS = 0.05, 12

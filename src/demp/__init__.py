@@ -6,38 +6,40 @@ The catalogue of public names, resolved on first use so that parts which need no
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from demp import renamed
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from demp import methods as methods
     from demp import recipes as recipes
-    from demp import schedules as schedules
-    from demp import theory as theory
     from demp.activity import Criterion as Criterion
     from demp.activity import NeuronMonitor as NeuronMonitor
     from demp.activity import alive as alive
+    from demp.analysis.costs import Cost as Cost
+    from demp.analysis.costs import cost as cost
+    from demp.analysis.inspection import inspect as inspect
     from demp.artifact import load as load
     from demp.artifact import save as save
     from demp.budgets import Budget as Budget
-    from demp.costs import Cost as Cost
-    from demp.costs import cost as cost
-    from demp.creation import DemP as DemP
     from demp.errors import ArtifactError as ArtifactError
     from demp.errors import CutError as CutError
     from demp.errors import DempError as DempError
     from demp.errors import ExportError as ExportError
     from demp.errors import TraceError as TraceError
     from demp.errors import UsageError as UsageError
+    from demp.experiments import theory as theory
     from demp.exports import ExportReport as ExportReport
     from demp.exports import export as export
     from demp.exports import plain as plain
     from demp.graph import NeuronGraph as NeuronGraph
     from demp.graph import trace as trace
-    from demp.inspection import inspect as inspect
-    from demp.loading import LoadReport as LoadReport
-    from demp.loading import load_state_dict as load_state_dict
     from demp.methods.demp import DemPConfig as DemPConfig
     from demp.pruner import Pruner as Pruner
+    from demp.pruner.factory import DemP as DemP
+    from demp.pruner.loading import LoadReport as LoadReport
+    from demp.pruner.loading import load_state_dict as load_state_dict
+    from demp.regularization import schedules as schedules
     from demp.surgery import CutReport as CutReport
     from demp.surgery import Limits as Limits
     from demp.surgery import cut as cut
@@ -45,16 +47,16 @@ if TYPE_CHECKING:
 _HOME = {
     "methods": "demp.methods",
     "recipes": "demp.recipes",
-    "schedules": "demp.schedules",
-    "theory": "demp.theory",
+    "schedules": "demp.regularization.schedules",
+    "theory": "demp.experiments.theory",
     "Criterion": "demp.activity",
     "NeuronMonitor": "demp.activity",
     "alive": "demp.activity",
     "load": "demp.artifact",
     "save": "demp.artifact",
     "Budget": "demp.budgets",
-    "Cost": "demp.costs",
-    "cost": "demp.costs",
+    "Cost": "demp.analysis.costs",
+    "cost": "demp.analysis.costs",
     "ArtifactError": "demp.errors",
     "CutError": "demp.errors",
     "DempError": "demp.errors",
@@ -66,11 +68,11 @@ _HOME = {
     "plain": "demp.exports",
     "NeuronGraph": "demp.graph",
     "trace": "demp.graph",
-    "inspect": "demp.inspection",
-    "LoadReport": "demp.loading",
-    "load_state_dict": "demp.loading",
+    "inspect": "demp.analysis.inspection",
+    "LoadReport": "demp.pruner.loading",
+    "load_state_dict": "demp.pruner.loading",
     "DemPConfig": "demp.methods.demp",
-    "DemP": "demp.creation",
+    "DemP": "demp.pruner.factory",
     "Pruner": "demp.pruner",
     "CutReport": "demp.surgery",
     "Limits": "demp.surgery",
@@ -91,6 +93,9 @@ def __getattr__(name: str) -> Any:
     value = home if name in _ROOMS else getattr(home, name)
     globals()[name] = value
     return value
+
+
+renamed.install()
 
 
 def __dir__() -> list[str]:

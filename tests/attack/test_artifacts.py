@@ -5,7 +5,7 @@ import resource
 import pytest
 
 import hostile
-from demp import artifact
+from demp.artifact import folder as artifact
 from demp.errors import DempError
 from demp.train import artifact as trained
 from demp.train.models import build

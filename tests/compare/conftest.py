@@ -5,4 +5,4 @@ import forks
 
 @pytest.fixture(autouse=True)
 def workers_are_forks(monkeypatch):
-    monkeypatch.setattr("demp.sweep.worker.subprocess", forks)
+    monkeypatch.setattr("demp.experiments.sweep.worker.subprocess", forks)

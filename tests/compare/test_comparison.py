@@ -15,9 +15,9 @@ import torch
 import forks
 from demp import methods
 from demp.cli import main
-from demp.compare import Comparison, plan, table
 from demp.errors import UsageError
-from demp.sweep import Store
+from demp.experiments.compare import Comparison, plan, table
+from demp.experiments.sweep import Store
 from demp.train import Observer, TrainConfig, TrainingInterrupted, checkpoint
 from demp.train.run import Run
 from demp.train.runfolder import read_lines

@@ -1,6 +1,6 @@
 import pytest
 
-from demp.compare import picture
+from demp.experiments.compare import picture
 
 
 def record(method, seed, top1, *, setting=None, neurons=0.0, removed=0.0, masked=0.0):

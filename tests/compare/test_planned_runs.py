@@ -2,10 +2,10 @@ import pytest
 
 from demp import recipes
 from demp.cli.compare import method_options, numbers
-from demp.compare import plan
-from demp.compare.missed import missed, without_budget
-from demp.compare.plan import words
 from demp.errors import UsageError
+from demp.experiments.compare import plan
+from demp.experiments.compare.missed import missed, without_budget
+from demp.experiments.compare.plan import words
 from demp.train import TrainConfig
 
 BASE = TrainConfig.from_dict(

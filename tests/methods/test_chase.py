@@ -144,9 +144,9 @@ def test_layers_may_be_ranked_on_their_own(distribution: str):
         if step and step % 2 == 0:
             density = round(pruner.method.ceiling(step) * dense) / dense
             shapes = {name: tuple(mask.shape) for name, mask in pruner.masks.kept.items()}
-            shares = getattr(demp.densities, distribution)(shapes, 1 - density)
+            shares = getattr(demp.masking.distributions, distribution)(shapes, 1 - density)
             for name, mask in pruner.masks.kept.items():
-                assert int(mask.sum()) == demp.densities.kept(mask.numel(), shares[name]), (step, name)
+                assert int(mask.sum()) == demp.masking.distributions.kept(mask.numel(), shares[name]), (step, name)
 
 
 def test_only_channels_inside_blocks_go_unless_all_may():

@@ -13,12 +13,12 @@ from torch import nn
 import contract
 import demp
 from demp import methods
-from demp.densities import kept
 from demp.errors import UsageError
+from demp.masking.distributions import kept
 from demp.methods import Method, MethodConfig, Selection, Wants
 from demp.methods.combination import Combination, combined, union
-from demp.noise import Noise
-from demp.penalties import Penalty
+from demp.regularization.noise import Noise
+from demp.regularization.penalties import Penalty
 from runs import IMAGE, PlainNet, batch_at, build, examples, same, train, widths, with_dead
 
 TOTAL = 24

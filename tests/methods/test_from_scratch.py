@@ -9,7 +9,7 @@ from torch import nn
 
 import demp
 from demp.errors import UsageError
-from demp.initialization import draw_weights
+from demp.pruner.initialization import draw_weights
 from demp.train.models import build as build_model
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, same, sgd, train
 

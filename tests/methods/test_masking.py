@@ -8,8 +8,8 @@ from mask_reference import Run, at_density, cubic_exact, cubic_plus_one, erk, ra
 from torch import Tensor, nn
 
 import demp
-from demp.densities import kept
 from demp.errors import UsageError
+from demp.masking.distributions import kept
 from demp.methods.gradual import Gradual, cubic, progress
 from demp.methods.rewiring import Rewiring
 from demp.methods.sparse import Window, dropped, grown, random_masks, uniform_scores

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
-from demp.gates import Scoring, scores
+from demp.importance.gates import Scoring, scores
 from demp.methods import rounds
 from demp.methods.cropit_s import CropItSConfig
 from demp.methods.scored import ScoredConfig

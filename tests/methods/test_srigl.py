@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import demp
-from demp.densities import kept
 from demp.errors import UsageError
-from demp.masks import constant
+from demp.masking.distributions import kept
+from demp.masking.masks import constant
 from demp.methods import create
 from demp.methods.srigl import SRigL, SRigLConfig, neuron_axis, updated
 from methods.srigl_reference import fraction, update
@@ -68,8 +68,8 @@ def test_a_run_agrees_with_the_twin_at_every_update(kind: type[nn.Module]):
     model = build(kind)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pruner = pruner_for(model, optimizer, attach=False, min_salient=0.9)
-    weights = demp.masks.maskable(model, pruner.graph)
-    densities = demp.densities.erk({name: tuple(weight.shape) for name, weight in weights.items()}, 0.6)
+    weights = demp.masking.masks.maskable(model, pruner.graph)
+    densities = demp.masking.distributions.erk({name: tuple(weight.shape) for name, weight in weights.items()}, 0.6)
     last, changed = list(weights)[-1], 0
     for step in range(20):
         optimizer.zero_grad()
@@ -191,7 +191,9 @@ def test_ablated_neurons_may_stay():
 def test_channels_of_a_residual_sum_are_not_called_constant():
     model = build(ResidualNet)
     graph = demp.trace(model, (examples(IMAGE),))
-    masks = {n: torch.ones_like(model.get_parameter(n), dtype=torch.bool) for n in demp.masks.maskable(model, graph)}
+    masks = {
+        n: torch.ones_like(model.get_parameter(n), dtype=torch.bool) for n in demp.masking.masks.maskable(model, graph)
+    }
     masks["conv1.weight"][[2, 5]] = False
     masks["conv2.weight"][1] = False
     masks["stem.weight"][0] = False
@@ -254,7 +256,7 @@ def test_neurons_lie_where_the_graph_says():
     assert neuron_axis(demp.trace(model, inputs), "up") == 1
     model = build(PlainNet)
     graph = demp.trace(model, (examples(IMAGE),))
-    assert [neuron_axis(graph, name) for name in demp.masks.maskable(model, graph)] == [0, 0, 0, 0]
+    assert [neuron_axis(graph, name) for name in demp.masking.masks.maskable(model, graph)] == [0, 0, 0, 0]
 
 
 def test_a_transposed_convolution_has_the_same_fan_in_everywhere():

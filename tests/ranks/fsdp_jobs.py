@@ -12,7 +12,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp import shards
+from demp.parallel import shards
 
 
 @torch.no_grad()

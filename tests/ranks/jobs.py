@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp import ranks, shards
 from demp.errors import CutError
 from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
+from demp.parallel import ranks, shards
 from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 

@@ -10,7 +10,7 @@ from chromium import Chromium
 from poisoned import PAYLOADS, write_poisoned
 from runfolders import STUDY, append, write_run, write_sweep
 
-from demp.report import gather, page, write
+from demp.experiments.report import gather, page, write
 
 pytestmark = pytest.mark.browser
 

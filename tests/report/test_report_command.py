@@ -14,7 +14,7 @@ from runfolders import append, lines_of, metrics, outcome, write_run, write_swee
 
 from demp.cli import main
 from demp.errors import UsageError
-from demp.report.watch import QUIET, state, watch
+from demp.experiments.report.watch import QUIET, state, watch
 
 WITHOUT = """
 import sys

@@ -2,9 +2,9 @@
 
 import json
 
+from demp.experiments.report.runs import Run, read_cuts
+from demp.experiments.report.tables import cuts_table
 from demp.files.reading import Skipped
-from demp.report.runs import Run, read_cuts
-from demp.report.tables import cuts_table
 
 LINE = {
     "step": 10, "removed": 5, "neurons_after": 20, "parameters_after": 300, "flops_before": 900, "flops_after": 700,

@@ -15,11 +15,11 @@ import pytest
 from poisoned import PAYLOADS, write_poisoned
 from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
-import demp.report
+import demp.experiments.report
 from demp.errors import UsageError
-from demp.report import gather, page, write, written
-from demp.report.page import asset
-from demp.report.tags import Markup, tag, together
+from demp.experiments.report import gather, page, write, written
+from demp.experiments.report.page import asset
+from demp.experiments.report.tags import Markup, tag, together
 
 EMPTY = {"meta", "link", "img", "br", "input", "path", "rect", "circle"}
 
@@ -239,7 +239,7 @@ def test_a_page_where_nothing_was_removed_says_so_and_what_to_try(tmp_path):
 
 
 def test_a_difference_carries_its_noun_and_one_image_is_none():
-    from demp.report.words import points
+    from demp.experiments.report.words import points
 
     assert points(-0.0061) == "−0.6 points of accuracy"
     assert points(1 / 355, 355) == points(-1 / 355, 355) == "no difference beyond one image in 355"
@@ -327,7 +327,7 @@ def test_names_are_text_wherever_they_stand(tmp_path):
 def test_a_large_page_is_drawn_smaller(sweep, monkeypatch):
     full = len(page(gather([sweep])).encode())
     assert full < 400_000
-    monkeypatch.setattr(importlib.import_module("demp.report.page"), "LARGEST", full - 1)
+    monkeypatch.setattr(importlib.import_module("demp.experiments.report.page"), "LARGEST", full - 1)
     smaller, _, data = made([sweep])
     assert len(smaller.encode()) < full and len(data["series"]) == 4 and len(data["runs"]["rows"]) == 6
 
@@ -459,7 +459,7 @@ def test_a_study_cannot_name_itself_out_of_its_table(tmp_path):
 
 
 def test_markup_is_made_in_one_place():
-    for file in Path(demp.report.__file__).parent.rglob("*.py"):
+    for file in Path(demp.experiments.report.__file__).parent.rglob("*.py"):
         if file.name != "tags.py":
             code = file.read_text()
             assert not re.search(r"""["'>]</?[a-z]+[ >]|\bescape\b""", code), file

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demp.report.scales import Scale, evenly, floor_of, round_step, scale, spread
+from demp.experiments.report.scales import Scale, evenly, floor_of, round_step, scale, spread
 
 
 @given(st.floats(1e-12, 1e12))

@@ -11,13 +11,13 @@ from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
 from demp import recipes
 from demp.errors import UsageError
+from demp.experiments.report import sources
+from demp.experiments.report.comparable import comparable_runs
+from demp.experiments.report.groups import Dense, accuracy, best, groups_of, share
+from demp.experiments.report.results import LONG, ends_of
+from demp.experiments.report.runs import before, read_run, spending, study_closely
+from demp.experiments.report.sources import gather
 from demp.files.reading import Skipped
-from demp.report import sources
-from demp.report.comparable import comparable_runs
-from demp.report.groups import Dense, accuracy, best, groups_of, share
-from demp.report.results import LONG, ends_of
-from demp.report.runs import before, read_run, spending, study_closely
-from demp.report.sources import gather
 from demp.train import train
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demp.report.thin import Thinned, joined, thinned
+from demp.experiments.report.thin import Thinned, joined, thinned
 
 
 def literal(points, buckets):

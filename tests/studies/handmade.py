@@ -2,7 +2,7 @@
 
 import json
 
-from demp.studies.base import data_read
+from demp.experiments.studies.base import data_read
 
 STEPS_SECONDS = 100.0
 

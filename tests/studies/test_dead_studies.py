@@ -3,9 +3,9 @@
 import pytest
 from handmade import by_sentence, made
 
-from demp import studies
-from demp.studies.dead import SHARE, WHOLE
-from demp.studies.fig9 import RATES
+from demp.experiments import studies
+from demp.experiments.studies.dead import SHARE, WHOLE
+from demp.experiments.studies.fig9 import RATES
 
 STEPS = 1000
 POINTS = [step * STEPS / 40 for step in range(41)]

@@ -6,12 +6,12 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.text import Text
 
-from demp import studies
-from demp.compare.picture import STYLE
-from demp.studies.dead import line
-from demp.studies.drawing import MOST, frame, legend, panels, sixes
-from demp.studies.frontier import DENSE_LINE
-from demp.studies.line_names import named_lines
+from demp.experiments import studies
+from demp.experiments.compare.picture import STYLE
+from demp.experiments.studies.dead import line
+from demp.experiments.studies.drawing import MOST, frame, legend, panels, sixes
+from demp.experiments.studies.frontier import DENSE_LINE
+from demp.experiments.studies.line_names import named_lines
 
 KEPT = Path(__file__).parents[2] / "results" / "cpu"
 

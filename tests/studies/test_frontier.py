@@ -3,9 +3,9 @@
 import pytest
 from handmade import by_sentence, made, record
 
-from demp import studies
-from demp.studies.base import Claim
-from demp.studies.frontier import Point, along, beats, margin, points, ties
+from demp.experiments import studies
+from demp.experiments.studies.base import Claim
+from demp.experiments.studies.frontier import Point, along, beats, margin, points, ties
 
 
 def point(line, weights, accuracy, panel="Adam"):

@@ -2,13 +2,14 @@
 
 import pytest
 
-from demp import recipes, studies
+from demp import recipes
 from demp.errors import UsageError
-from demp.report.studies import NAMES
-from demp.studies import grids
-from demp.studies.base import SCALES, SEEDS
-from demp.studies.result_store import identity_of
-from demp.studies.training import base, noise
+from demp.experiments import studies
+from demp.experiments.report.studies import NAMES
+from demp.experiments.studies import grids
+from demp.experiments.studies.base import SCALES, SEEDS
+from demp.experiments.studies.result_store import identity_of
+from demp.experiments.studies.training import base, noise
 from demp.train import TrainConfig
 
 TRAINING = ("fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig13", "fig14", "fig15", "fig16", "fig17")

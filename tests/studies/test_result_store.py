@@ -10,12 +10,12 @@ import pytest
 from handmade import record
 from PIL import Image
 
-from demp import studies
 from demp.cli import main
 from demp.errors import UsageError
-from demp.studies.campaign import Campaign, in_turns, use_data
-from demp.studies.costs import train_flops
-from demp.studies.result_store import ResultStore
+from demp.experiments import studies
+from demp.experiments.studies.campaign import Campaign, in_turns, use_data
+from demp.experiments.studies.costs import train_flops
+from demp.experiments.studies.result_store import ResultStore
 from demp.train import DataConfig, TrainConfig, sources
 from demp.train.run import Run
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from demp.errors import UsageError
-from demp.studies import small_mlp
-from demp.studies.small_mlp import Walk, counted, gradients, initial, walked, walking
+from demp.experiments.studies import small_mlp
+from demp.experiments.studies.small_mlp import Walk, counted, gradients, initial, walked, walking
 from demp.train import Observer, TrainingInterrupted
 
 SMALL = {"data": "digits", "pictures": 60, "hidden": (12, 8), "steps": 6, "count_every": 3}

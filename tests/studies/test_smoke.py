@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from demp import studies
 from demp.cli import main
+from demp.experiments import studies
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 from handmade import by_sentence, made
 
-from demp import studies
-from demp.studies.frontier import points
-from demp.studies.quoted import closest, standing_for
+from demp.experiments import studies
+from demp.experiments.studies.frontier import points
+from demp.experiments.studies.quoted import closest, standing_for
 
 PAPER = {
     "SNAP": 0.3,

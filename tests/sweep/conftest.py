@@ -17,4 +17,4 @@ def work_is_found(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def workers_are_forks(monkeypatch):
-    monkeypatch.setattr("demp.sweep.worker.subprocess", forks)
+    monkeypatch.setattr("demp.experiments.sweep.worker.subprocess", forks)

@@ -1,6 +1,6 @@
 """Jobs for tests of sweeps."""
 
-from demp.sweep import Job
+from demp.experiments.sweep import Job
 from demp.train import TrainConfig
 
 CONFIG = TrainConfig.from_dict(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from demp.sweep.training import trained
+from demp.experiments.sweep.training import trained
 from demp.train import Observer, TrainingInterrupted
 from demp.train.stopping import ASKED
 

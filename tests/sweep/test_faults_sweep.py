@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from sweepjobs import CONFIG
 
-import demp.sweep.execution
-import demp.sweep.job
-from demp import records
+import demp.experiments.sweep.execution
+import demp.experiments.sweep.job
 from demp.cli import main
 from demp.errors import UsageError
+from demp.experiments.sweep import Job, Store, Sweep
+from demp.experiments.sweep.search import Range, Search
 from demp.files import results
-from demp.records import TRAINING, parsed
-from demp.sweep import Job, Store, Sweep
-from demp.sweep.search import Range, Search
+from demp.files import results as records
+from demp.files.results import TRAINING, parsed
 from demp.train.stopping import ASKED
 from resultlines import MEASURED
 
@@ -25,7 +25,7 @@ from resultlines import MEASURED
 def test_a_worker_whose_coordinator_died_while_it_started_does_no_job(tmp_path):
     job = Job(name="a", work="sweepwork:doubled", arguments={"number": 1})
     asked = {"job": job.to_dict(), "folder": str(tmp_path / "a"), "log": str(tmp_path / "a.log")}
-    command = [sys.executable, "-m", "demp.sweep", "1", str(2**22 + 1)]  # no process has that number
+    command = [sys.executable, "-m", "demp.experiments.sweep", "1", str(2**22 + 1)]  # no process has that number
     done = subprocess.run(command, input=json.dumps(asked) + "\n", capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (128 + ASKED, "", [])
 
@@ -148,10 +148,10 @@ def test_the_coordinator_looks_at_each_job_and_each_result_a_few_times_however_m
 
         monkeypatch.setattr(owner, attribute, call)
 
-    counted("hashed", demp.sweep.job.hashlib, "sha256")
+    counted("hashed", demp.experiments.sweep.job.hashlib, "sha256")
     counted("read", results, "parsed")
     counted("begun", Store, "note")
-    counted("collected", demp.sweep.execution.gc, "collect")
+    counted("collected", demp.experiments.sweep.execution.gc, "collect")
     jobs = [Job(name=f"j{n:03d}", work="sweepwork:noted", arguments={"n": n}, labels={"n": n}) for n in range(60)]
     outcome = Sweep(tmp_path / "s", jobs).go()
     assert outcome.left == 0 and len(outcome.records) == 60

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 from sweepjobs import CONFIG, job, numbers
 
-from demp import records
 from demp.errors import UsageError
-from demp.records import TRAINING
-from demp.studies import small_mlp, walks
-from demp.sweep import Job, Store, Sweep, cells, name_of, training
-from demp.sweep.job import function
-from demp.sweep.training import thinned
+from demp.experiments.studies import small_mlp, walks
+from demp.experiments.sweep import Job, Store, Sweep, cells, name_of, training
+from demp.experiments.sweep.job import function
+from demp.experiments.sweep.training import thinned
+from demp.files import results as records
+from demp.files.results import TRAINING
 from demp.train.runfolder import read_lines
 
 

@@ -12,19 +12,20 @@ import pytest
 from sweepjobs import CONFIG, held, job, numbers
 
 import forks
-from demp import files, records
+from demp import files
 from demp.cli import main
 from demp.errors import UsageError
-from demp.sweep import Store, Sweep, training
-from demp.sweep.devices import VISIBLE, environment_of, places_on, threads_for
-from demp.sweep.execution import exclusive
+from demp.experiments.sweep import Store, Sweep, training
+from demp.experiments.sweep.devices import VISIBLE, environment_of, places_on, threads_for
+from demp.experiments.sweep.execution import exclusive
+from demp.files import results as records
 from demp.train import Observer, TrainingInterrupted, checkpoint
 from demp.train.runfolder import read_lines
 from demp.train.stopping import stop_signals
 
 COORDINATOR = """
 import json, sys
-from demp.sweep import Job, Sweep
+from demp.experiments.sweep import Job, Sweep
 asked = json.loads(sys.stdin.read())
 sweep = Sweep(asked["path"], [Job.from_dict(one) for one in asked["jobs"]])
 outcome = sweep.go(jobs=asked["at_once"], say=lambda text: print(text, file=sys.stderr, flush=True))
@@ -182,7 +183,7 @@ def test_only_one_process_is_inside_a_folder_and_waiting_can_be_stopped(tmp_path
 
     code = f"""
 import pathlib, sys
-from demp.sweep.execution import exclusive
+from demp.experiments.sweep.execution import exclusive
 with exclusive(pathlib.Path({str(tmp_path / "lock")!r})):
     print("in", flush=True)
     sys.stdin.read()
@@ -213,7 +214,7 @@ def test_each_device_has_its_own_processes_that_see_nothing_else(monkeypatch):
     monkeypatch.setenv(VISIBLE, "4,GPU-abc")
     assert environment_of("cuda:1", 0)[VISIBLE] == "GPU-abc"
     assert places_on([], 2) == ["", ""] and places_on(["cpu"], 2) == ["cpu", "cpu"]
-    monkeypatch.setattr("demp.sweep.devices.validate_device", lambda device: None)
+    monkeypatch.setattr("demp.experiments.sweep.devices.validate_device", lambda device: None)
     assert places_on(["cuda:0", "cuda:1"], 2) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     on = {device: training("t", CONFIG.merged({"device": device}), labels={}) for device in ("cpu", "cuda", "auto")}
     assert [threads_for("", on[device]) for device in ("cpu", "cuda", "auto")] == [1, 0, 1]

@@ -11,9 +11,9 @@ from sweepjobs import CONFIG
 from demp.cli import main
 from demp.cli.overrides import parse_lists
 from demp.errors import UsageError
-from demp.records import read
-from demp.sweep import table
-from demp.sweep.grid import grid, shortened
+from demp.experiments.sweep import table
+from demp.experiments.sweep.grid import grid, shortened
+from demp.files.results import read
 
 STRENGTH = "method.options.peak_strength"
 SMALL = [

@@ -13,8 +13,8 @@ import pytest
 from sweepjobs import CONFIG, held, job, numbers
 
 from demp.errors import DempError, UsageError
-from demp.sweep import Store, Sweep, training
-from demp.sweep.ray_workers import JobRunner, announced
+from demp.experiments.sweep import Store, Sweep, training
+from demp.experiments.sweep.ray_workers import JobRunner, announced
 from demp.train import checkpoint
 
 CLUSTER = """
@@ -28,7 +28,7 @@ cluster.shutdown()
 """
 COORDINATOR = """
 import json, sys
-from demp.sweep import Job, Sweep
+from demp.experiments.sweep import Job, Sweep
 asked = json.loads(sys.stdin.read())
 sweep = Sweep(asked["path"], [Job.from_dict(one) for one in asked["jobs"]])
 outcome = sweep.go(on="ray", say=lambda text: print(text, file=sys.stderr, flush=True))

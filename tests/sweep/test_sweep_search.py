@@ -13,8 +13,8 @@ from sweepjobs import CONFIG
 
 import forks
 from demp.errors import UsageError
-from demp.records import read
-from demp.sweep.search import Range, Search, front, read_range
+from demp.experiments.sweep.search import Range, Search, front, read_range
+from demp.files.results import read
 
 STRENGTH, NOISE = "method.options.peak_strength", "method.options.peak_noise_std"
 SPACE = {STRENGTH: Range(1e-3, 1.0, log=True), "model.width": (1, 2)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from demp.sweep import Job, timeleft
+from demp.experiments.sweep import Job, timeleft
 
 
 def job(name, number=0, **labels):

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from demp import methods, recipes
-from demp.costs import flops_if_zeros_were_free
+from demp.analysis.costs import flops_if_zeros_were_free
 from demp.errors import UsageError
-from demp.gates import Scoring
+from demp.importance.gates import Scoring
 from demp.methods import Method, Selection, Wants
 from demp.train import DataConfig, Observer, TrainConfig, TrainingInterrupted, resume, train
 from demp.train.data import Data

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from demp import recipes, studies
+from demp import recipes
 from demp.errors import UsageError
-from demp.studies.result_store import identity_of
-from demp.sweep import Store, training
+from demp.experiments import studies
+from demp.experiments.studies.result_store import identity_of
+from demp.experiments.sweep import Store, training
 from demp.train import TrainConfig, resume, train
 from demp.train.defaults import as_meant, said
 from demp.train.runfolder import RunFolder

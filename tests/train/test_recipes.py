@@ -5,7 +5,7 @@ import pytest
 
 from demp import methods, recipes
 from demp.errors import UsageError
-from demp.studies.grids import STRENGTHS
+from demp.experiments.studies.grids import STRENGTHS
 from demp.train import TrainConfig
 from demp.train.optim import lr_at
 from demp.train.scale import MOST_SGD_STRENGTH

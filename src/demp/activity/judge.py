@@ -15,7 +15,7 @@ from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
-from demp.hooks import Hook
+from demp.parallel.hooks import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12

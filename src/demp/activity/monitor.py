@@ -4,15 +4,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from demp import shards, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.deaths import Deaths, Snapshot
 from demp.activity.window import Window
-from demp.compiled import refuse_to_watch
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import call_inputs
-from demp.hooks import Hook
+from demp.parallel import shards, wrappers
+from demp.parallel.compiled import refuse_to_watch
+from demp.parallel.hooks import Hook
 
 
 class Shrinking(Protocol):

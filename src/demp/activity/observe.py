@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from demp import shards
 from demp.graph import GraphState, NeuronGraph, Read, calls
 from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import OnCall, SumWatch
+from demp.parallel import shards
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous", "index"}

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp import ranks, wrappers
 from demp.activity.criteria import Criterion
 from demp.activity.observe import observing, quiet
 from demp.activity.tally import Flatness, Tally, larger
-from demp.compiled import original
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import as_inputs
+from demp.parallel import ranks, wrappers
+from demp.parallel.compiled import original
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import shards
 from demp.activity.observe import OnRead, ReadObserver
 from demp.graph import NeuronGraph, Read
+from demp.parallel import shards
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

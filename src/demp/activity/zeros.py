@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks
 from demp.activity import reductions
 from demp.activity.observe import observing, quiet, seats
 from demp.graph import GraphState, Read
 from demp.graph.forward import as_inputs, copied
+from demp.parallel import ranks
 
 
 def share_of_zeros(

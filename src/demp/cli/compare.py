@@ -11,12 +11,12 @@ from demp.cli.base import Folder, Names
 from demp.cli.overrides import parse_settings, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
-from demp.compare import Comparison, picture, plan, table
-from demp.compare.missed import missed, no_budget, without_budget
-from demp.compare.plan import NO_BUDGET, Options, Planned, twins_of
 from demp.errors import UsageError
+from demp.experiments.compare import Comparison, picture, plan, table
+from demp.experiments.compare.missed import missed, no_budget, without_budget
+from demp.experiments.compare.plan import NO_BUDGET, Options, Planned, twins_of
+from demp.experiments.sweep import Store
 from demp.files.results import DONE
-from demp.sweep import Store
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 

@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 
 from demp.errors import UsageError
-from demp.sweep.timeleft import message
+from demp.experiments.sweep.timeleft import message
 from demp.train import torchrun
 from demp.train.forecast import forecast
 from demp.train.observer import Observer

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import tyro
 
 from demp.cli.base import Command, Flag
-from demp.report import write
-from demp.report.watch import SECONDS, watch
-from demp.report.words import plural
+from demp.experiments.report import write
+from demp.experiments.report.watch import SECONDS, watch
+from demp.experiments.report.words import plural
 
 Paths = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|SWEEP|STUDY", help_behavior_hint="(one or more)")

@@ -9,15 +9,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Drawn
 
-from demp import studies
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
 from demp.cli.sweeping import run_jobs
 from demp.cli.tables import widen
 from demp.errors import UsageError
+from demp.experiments import studies
+from demp.experiments.studies.campaign import Campaign, Shown, overview, use_data
+from demp.experiments.studies.result_store import ResultStore
+from demp.experiments.sweep.sweep import HERE
 from demp.files.study import RESULTS
-from demp.studies.campaign import Campaign, Shown, overview, use_data
-from demp.studies.result_store import ResultStore
-from demp.sweep.sweep import HERE
 
 LIST, ALL = "list", "all"
 RUNS = "runs/studies"

@@ -13,10 +13,10 @@ from demp.cli.overrides import parse_lists, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
+from demp.experiments.sweep import Store, Sweep, table
+from demp.experiments.sweep.grid import Make, grid
+from demp.experiments.sweep.search import Search, Space, front, read_range
 from demp.files.results import DONE
-from demp.sweep import Store, Sweep, table
-from demp.sweep.grid import Make, grid
-from demp.sweep.search import Search, Space, front, read_range
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
 

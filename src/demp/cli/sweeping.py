@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from demp.cli.base import Flag, Names, Number, Text, Training
 from demp.errors import UsageError
-from demp.sweep import Outcome, Sweep
-from demp.sweep.devices import kind_of
-from demp.sweep.sweep import HERE
+from demp.experiments.sweep import Outcome, Sweep
+from demp.experiments.sweep.devices import kind_of
+from demp.experiments.sweep.sweep import HERE
 from demp.train.config import TrainConfig
 from demp.train.run import resolve_device
 

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from demp import artifact
-from demp.admission import refuse_wrapper
-from demp.compiled import original
-from demp.costs import Cost, cost
+from demp.analysis.costs import Cost, cost
+from demp.artifact import folder as artifact
 from demp.errors import UsageError
 from demp.exports.agreement import BATCH_SIZES, proven
 from demp.exports.card import card
@@ -22,6 +20,8 @@ from demp.exports.examples import batch_of, rows
 from demp.exports.formats import FORMATS, Subject, Written, size_of
 from demp.exports.report import ExportReport, Timing
 from demp.graph.forward import as_inputs, call_inputs
+from demp.parallel.compiled import original
+from demp.pruner.validation import refuse_wrapper
 from demp.surgery.record import record_of
 
 REPORT, CARD = "export.json", "README.md"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import __version__, artifact
+from demp import __version__
+from demp.artifact import folder as artifact
 from demp.errors import ExportError
 from demp.exports import transformers_folder
 from demp.exports.examples import Answer, answers

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import wrappers
-from demp.compiled import original
-from demp.costs import cost
+from demp.analysis.costs import cost
 from demp.errors import ExportError, UsageError
 from demp.graph.calls import model_calls
 from demp.graph.elements import components
@@ -20,6 +18,8 @@ from demp.graph.joins import model_joins, set_joins
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
 from demp.graph.streams import common_order
+from demp.parallel import wrappers
+from demp.parallel.compiled import original
 from demp.surgery.record import make_inputs, put_record, record_of
 from demp.surgery.shrink import restore, shown_sizes
 from demp.surgery.verify import difference, outputs_of, tolerance_for

@@ -13,7 +13,7 @@ SCHEMA = 1
 """Of a line."""
 DONE, FAILED = "done", "failed"
 
-TRAINING = "demp.sweep.training:trained"
+TRAINING = "demp.sweep.training:trained"  # as results of every version name it, wherever the module is
 """The work of which the tables speak."""
 TEXTS = ("split", "machine", "torch")
 DENSE = ("flops_dense", "train_flops_dense")

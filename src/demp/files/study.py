@@ -14,4 +14,4 @@ RESULTS = "results"
 SCALES = ("smoke", "cpu", "paper")
 """Seconds on bundled data, to see that all is computed; tens of minutes on real data and two cores; the paper's own."""
 NAMES = re.compile(r"fig\d+|table\d+|controls|decoupled|hybrid|lengths|theory")
-"""Ids of studies: the package `demp.studies` needs torch."""
+"""Ids of studies: the package `demp.experiments.studies` needs torch."""

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from demp.compiled import eager
 from demp.errors import TraceError, UsageError
 from demp.graph.meta_kernels import MetaKernels
 from demp.graph.recurrent_rules import step_by_step
 from demp.graph.rehearsal import tensors_in
 from demp.graph.scripted import followed_modules
+from demp.parallel.compiled import eager
 
 SEED = 0
 """Of what a training forward draws."""

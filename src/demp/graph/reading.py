@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp import shards, wrappers
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
 from demp.graph.call_plans import needed_alone, written_into
@@ -31,6 +30,7 @@ from demp.graph.recording import Recording
 from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
 from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
+from demp.parallel import shards, wrappers
 
 logger = logging.getLogger("demp")
 Read = TypeVar("Read")

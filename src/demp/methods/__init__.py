@@ -66,7 +66,7 @@ def create(
     (``batches``, ``attach``, ``holders``, ``seed``, ``on_error``,
     ``alive_in_copies``).
     """
-    from demp import creation
+    from demp.pruner import factory as creation
 
     return creation.create(
         find(name), model, optimizer, example_inputs=example_inputs, total_steps=total_steps, config=config, **options

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.graph import GraphState
+from demp.importance.ranking import RANKINGS
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
-from demp.ranking import RANKINGS
 
 RULES = ("target", "deviation")
 NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this activation choose another method"

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from demp.activity import Criterion, Verdict
 from demp.budgets import Budget, Meter, as_budget
-from demp.gates import Scoring
 from demp.graph import GraphState, NeuronGraph
-from demp.noise import Noise
-from demp.penalties import Penalty
+from demp.importance.gates import Scoring
 from demp.regularization import Shrink
+from demp.regularization.noise import Noise
+from demp.regularization.penalties import Penalty
 from demp.surgery import Limits
 
 
@@ -64,7 +64,7 @@ class View(Protocol):
         ...
 
     def scores(self, scoring: Scoring) -> Tensor:
-        """One derivative per class, signed, on labelled training batches: see ``demp.gates``."""
+        """One derivative per class, signed, on labelled training batches: see ``demp.importance.gates``."""
         ...
 
     def loss(self, batches: int) -> float:

@@ -25,16 +25,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demp import densities
-from demp.densities import kept, top, top_of_all
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph, Slot
+from demp.importance.ranking import flags, take
+from demp.masking import distributions as densities
+from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, Selection, View
 from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
 from demp.methods.sparse import MaskConfig, MaskMethod, Window, random_masks, thinned
-from demp.ranking import flags, take
-from demp.schedules import cosine
+from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.004
 """1,000 of the 250,000 steps on ImageNet."""

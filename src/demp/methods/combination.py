@@ -16,9 +16,9 @@ from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.noise import Noise
-from demp.penalties import Penalty
 from demp.regularization import Shrink
+from demp.regularization.noise import Noise
+from demp.regularization.penalties import Penalty
 
 
 class Combination(Method):

@@ -1,6 +1,6 @@
 """CroPit-S: before training, the neurons that matter least for the flow of the gradient go (Rachwan et al. 2022).
 
-With g the gradient of the weights, held constant, and c_j a gate on neuron j (``demp.gates``):
+With g the gradient of the weights, held constant, and c_j a gate on neuron j (``demp.importance.gates``):
     score="weight-flow"   |d/dc_j <g, dL/dW(c)>|   the original: what the gate changes in the flow through the weights
     score="gate-flow"     |(d2L/dc2 dL/dc)_j|      what the authors of DemP ran: the flow through the gates alone
 
@@ -17,7 +17,7 @@ smaller than those of the stream, and still go almost first.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from demp.gates import Scoring
+from demp.importance.gates import Scoring
 from demp.methods.base import MethodConfig
 from demp.methods.checks import check_choice
 from demp.methods.scored import Scored, ScoredConfig

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from demp import schedules
 from demp.activity import Criterion, Verdict, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
@@ -23,9 +22,9 @@ from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Course, Phase
 from demp.methods.reaching import refuse_two_aims
-from demp.noise import Noise
-from demp.penalties import Penalty
-from demp.regularization import Shrink
+from demp.regularization import Shrink, schedules
+from demp.regularization.noise import Noise
+from demp.regularization.penalties import Penalty
 from demp.surgery import ConstantRules, plan_cut
 
 NEGLIGIBLE = 1e-12

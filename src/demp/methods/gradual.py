@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from demp.densities import kept, top, top_of_all
 from demp.errors import UsageError
+from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, View
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, Window, thinned

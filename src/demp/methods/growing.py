@@ -10,11 +10,11 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
+from demp.importance.ranking import RANKINGS, flags
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
-from demp.penalties import Penalty
-from demp.ranking import RANKINGS, flags
+from demp.regularization.penalties import Penalty
 from demp.surgery import Limits, plan_cut
 
 

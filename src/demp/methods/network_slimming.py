@@ -23,11 +23,11 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
+from demp.importance.ranking import RANKINGS
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.reaching import reach, refuse_two_aims
-from demp.penalties import Penalty
-from demp.ranking import RANKINGS
+from demp.regularization.penalties import Penalty
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from demp.budgets import Budget, Meter, Question, choose
 from demp.errors import UsageError
+from demp.importance.ranking import RANKINGS, flags
 from demp.methods.base import View
-from demp.ranking import RANKINGS, flags
 from demp.surgery import Limits
 
 LAYER_TRIALS = 24
@@ -41,8 +41,9 @@ Found = tuple[dict[str, Tensor], tuple[str, ...]]
 def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ranking: str = "global") -> Found:
     """The neurons with the lowest scores, so many that ``way`` of the way to the target or to the budget is made.
 
-    ``scores`` has one number per class, infinite where it stays. Without a budget see ``demp.ranking``; with one the
-    goal is ``dense - way * (dense - budget)`` of every resource, and who goes follows from the scores alone.
+    ``scores`` has one number per class, infinite where it stays. Without a budget see
+    ``demp.importance.ranking``; with one the goal is ``dense - way * (dense - budget)`` of every resource,
+    and who goes follows from the scores alone.
     """
     if config.budget is None:
         return RANKINGS[ranking](view.state, scores, way * config.target_neuron_sparsity, config.limits())

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from demp.densities import kept
 from demp.errors import UsageError
+from demp.masking.distributions import kept
 from demp.methods.base import MethodConfig, View, Wants
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, dropped, grown, random_masks, thinned
-from demp.schedules import cosine
+from demp.regularization.schedules import cosine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from demp.gates import POSITIONS, Scoring
+from demp.importance.gates import POSITIONS, Scoring
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
@@ -57,7 +57,7 @@ class Scored(Method):
         self._round = 0
 
     def kind(self) -> str:
-        """Which derivative is the score: see ``demp.gates``."""
+        """Which derivative is the score: see ``demp.importance.gates``."""
         raise NotImplementedError
 
     def scoring(self) -> Scoring:

@@ -1,6 +1,7 @@
 """SNAP: before training, the neurons to whose outputs the loss is least sensitive go.
 
-|sum over batches of dL/dc_j| at c = 1, where the gate c_j multiplies the output of neuron j (``demp.gates``).
+|sum over batches of dL/dc_j| at c = 1, where the gate c_j multiplies the output of neuron j (see
+``demp.importance.gates``).
 
 The original (Verdenius et al. 2020; code of Rachwan et al. 2022) gates before the norm (``gate="producer"``), takes 5
 batches of what its trainer calls the test set, and the negative log-likelihood of raw network outputs; the ranking

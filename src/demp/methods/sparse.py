@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from demp import densities
 from demp.activity import Criterion
-from demp.densities import kept, top
 from demp.errors import UsageError
-from demp.masks import emptied
+from demp.masking import distributions as densities
+from demp.masking.distributions import kept, top
+from demp.masking.masks import emptied
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
 

@@ -21,15 +21,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from demp.densities import kept, top
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.masks import constant
+from demp.importance.ranking import flags
+from demp.masking.distributions import kept, top
+from demp.masking.masks import constant
 from demp.methods.base import MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
-from demp.ranking import flags
-from demp.schedules import cosine
+from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.001
 """The authors' 100 steps of the 97,656 on CIFAR-10; on ImageNet 800 of 256,000."""

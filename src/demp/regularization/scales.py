@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch import _foreach_mul as products_of  # pyright: ignore[reportPrivateImportUsage]
 from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
 
-from demp import shards
 from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
-from demp.penalties import Slices
+from demp.parallel import shards
+from demp.regularization.penalties import Slices
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks, shards
 from demp.activity.observe import named_tensors, observing, quiet
 from demp.activity.tally import key_of
 from demp.errors import UsageError
 from demp.graph import Read
 from demp.graph.forward import as_inputs, copied
+from demp.parallel import ranks, shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
 from demp.surgery.moves import Moves, Seen, plan_moves

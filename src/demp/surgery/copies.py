@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from demp.compiled import original
 from demp.errors import CutError, UsageError
 from demp.graph.forward import first_names
 from demp.graph.joins import plain_kind
+from demp.parallel.compiled import original
 
 Holder = nn.Module | Mapping[str, Tensor]
 """A copy of the model: a module like it, or tensors by its names."""

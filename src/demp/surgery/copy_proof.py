@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from demp import ranks
 from demp.errors import CutError
+from demp.parallel import ranks
 from demp.surgery.copies import Copy
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks, shards, wrappers
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.parallel import ranks, shards, wrappers
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies

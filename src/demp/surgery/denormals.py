@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from demp import shards
+from demp.parallel import shards
 
 EVERY_STEPS = 100
 """A momentum of 0.9 takes 175 steps from ``TINY`` to the first denormal number."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from demp import shards
 from demp.errors import CutError
+from demp.parallel import shards
 
 
 def refuse_not_finite(model: nn.Module) -> None:

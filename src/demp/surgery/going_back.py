@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from demp import shards
 from demp.errors import UsageError
 from demp.graph import GraphState
+from demp.parallel import shards
+from demp.parallel.wrappers import renewed
 from demp.surgery.copies import fitting_tensors
 from demp.surgery.live import LiveModel
 from demp.surgery.record import put_record, record_of, remember
 from demp.surgery.refit import refit_states, refit_tensors, refuse_unsaved
 from demp.surgery.shrink import UndoLog, follow, keeps_of
-from demp.wrappers import renewed
 
 
 def go_back(live: LiveModel, before: GraphState, after: GraphState, *, example_inputs: Any) -> tuple[str, ...]:

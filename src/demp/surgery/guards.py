@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import shards
 from demp.errors import CutError
 from demp.graph.joins import plain_kind
+from demp.parallel import shards
 
 DEVICE_TYPES = ("cpu", "cuda")
 

@@ -6,11 +6,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from demp import ranks
 from demp.graph.forward import first_names
+from demp.parallel import ranks
+from demp.parallel.wrappers import Wrappers
 from demp.surgery.copies import Copy
 from demp.surgery.record import Record
-from demp.wrappers import Wrappers
 
 
 @dataclass(frozen=True)

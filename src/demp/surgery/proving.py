@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import ranks
 from demp.errors import CutError
+from demp.parallel import ranks
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.live import LiveModel

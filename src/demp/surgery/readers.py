@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp import ranks
 from demp.activity.moments import Moments
 from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors, quiet
 from demp.activity.tally import Key, key_of, name_of
@@ -18,6 +17,7 @@ from demp.graph import GraphState, NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
+from demp.parallel import ranks
 from demp.surgery.compared import Outputs, compared
 
 NORMS = frozenset({

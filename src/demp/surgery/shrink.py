@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp import shards
-from demp.compiled import forget as forget_compiled_code
 from demp.graph import GraphState
 from demp.graph.attributes import shown_sizes
 from demp.graph.call_plans import plan_calls
@@ -16,6 +14,8 @@ from demp.graph.calls import CallPlan, calls_of
 from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
+from demp.parallel import shards
+from demp.parallel.compiled import forget as forget_compiled_code
 from demp.surgery.live import LiveModel
 
 Keeps = dict[str, dict[int, Tensor]]

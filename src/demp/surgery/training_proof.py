@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from demp import shards
 from demp.activity.judge import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
 from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing, random_kept
+from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan

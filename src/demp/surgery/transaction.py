@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from demp import ranks, shards
 from demp.errors import CutError
 from demp.graph import GraphState
+from demp.parallel import ranks, shards
+from demp.parallel.wrappers import renewed
 from demp.surgery.constants import Settled, counts, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -23,7 +24,6 @@ from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, UndoLog, follow, keeps_of
 from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.training_proof import prove_training, refer_training
-from demp.wrappers import renewed
 
 
 def execute(

@@ -10,7 +10,7 @@ from torch import nn
 
 import demp
 from demp import files
-from demp.architecture import ARCHITECTURE, read_architecture
+from demp.artifact.architecture import ARCHITECTURE, read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
 from demp.files.schema import build as build_checked
 from demp.train.data import Facts, TestSet, load_test_set

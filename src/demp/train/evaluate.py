@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from demp import ranks
 from demp.errors import UsageError
 from demp.files.run import ACCURACY
+from demp.parallel import ranks
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from torch import distributed as dist
 from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.rendezvous import rendezvous
 
-from demp import ranks
 from demp.errors import UsageError
+from demp.parallel import ranks
 from demp.train.torchrun import launched
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 import demp
-from demp import ranks
 from demp.errors import UsageError
 from demp.files.run import SECONDS
+from demp.parallel import ranks
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant, said

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from demp import ranks
 from demp.errors import DempError
+from demp.parallel import ranks
 
 
 class TrainingDiverged(DempError, RuntimeError):

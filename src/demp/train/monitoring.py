@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import demp
-from demp import ranks, wrappers
 from demp.activity import Deaths, Verdict, agreed, probe
 from demp.graph import GraphState
+from demp.parallel import ranks, wrappers
 from demp.train.seeds import generator
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from torch import _foreach_add_ as add_each  # pyright: ignore[reportPrivateImpo
 from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from demp import schedules
+from demp.regularization import schedules
 from demp.train.parts import OptimizerConfig, ScheduleConfig
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp import ranks, wrappers
 from demp.errors import UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
+from demp.parallel import ranks, wrappers
 from demp.train.config import TrainConfig
 from demp.train.data import Data, Facts
 from demp.train.evaluate import evaluate

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from demp import files, ranks
+from demp import files
 from demp.errors import DempError, UsageError
 from demp.files.run import RunFiles
+from demp.parallel import ranks
 from demp.train.config import TrainConfig, read_toml
 from demp.train.defaults import as_meant
 

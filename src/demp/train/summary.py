@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import demp
-from demp.costs import flops_if_zeros_were_free
+from demp.analysis.costs import flops_if_zeros_were_free
 from demp.files.run import FORWARD_AND_BACKWARD
 from demp.train.run import Run
 

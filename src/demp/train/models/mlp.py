@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from demp.initialization import reset_children
+from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from demp.initialization import reset_children
+from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 from demp.train.models.initial import FAN_OUT, drawn
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demp.errors import UsageError
-from demp.initialization import reset_children
+from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
 
 EPS = 1e-6

@@ -1,0 +1,1 @@
+"""What a model costs, and what could be removed from it."""

@@ -1,0 +1,192 @@
+"""What would be prunable in a model, before any GPU-hour is spent."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp.activity.judge import listed
+from demp.graph import NeuronGraph, trace
+from demp.graph.neurons import numel
+from demp.graph.parts import Refusal
+from demp.graph.rehearsal import coupled_groups
+from demp.parallel import wrappers
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer."""
+
+    layer: str
+    activation: str
+    width: int
+    removable: int
+    group: str
+    """Letter shared by coupled layers: their neurons go together. Empty: on its own."""
+    parameters: int
+    """Parameters that the layer's neurons own, with those of coupled layers; shown once per group."""
+    flops: int
+    reason: str
+    """Why neurons are refused."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Layers, widths, what is coupled, what is refused and why, who owns how much."""
+
+    model: str
+    parameters: int
+    flops: int
+    neurons: int
+    removable: int
+    owned_parameters: int
+    """Parameters that belong to some removable neuron."""
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """Residual sums that bind both sides, and why."""
+    others: tuple[Refusal, ...] = ()
+    """Outputs of weights that no activation carries, by the module, and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """A plain-text table."""
+        head = ("layer", "act", "width", "removable", "group", "params", "FLOPs", "")
+        body = [
+            (
+                r.layer,
+                r.activation,
+                str(r.width),
+                "all" if r.removable == r.width else str(r.removable),
+                r.group,
+                share(r.parameters, self.parameters),
+                share(r.flops, self.flops),
+                r.reason,
+            )
+            for r in self.rows
+        ]
+        widths = [max(len(line[c]) for line in [head, *body]) for c in range(len(head) - 1)]
+        right = {2, 3, 5, 6}
+
+        def line(cells: tuple[str, ...]) -> str:
+            padded = [
+                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))
+            ]
+            return "  ".join([*padded, cells[-1]]).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * len(widths))
+        total = (
+            f"{self.model}: {self.parameters:,} parameters, {human(self.flops)}FLOPs forward, {self.neurons:,} neurons "
+            f"in {len(self.rows)} layers; {self.removable:,} removable, owning "
+            f"{100 * self.owned_parameters / max(self.parameters, 1):.0f} % of the parameters."
+        )
+        legend = (
+            "Layers with the same letter share their neurons and shrink together. params and FLOPs, shown once per\n"
+            "letter, are what goes with all neurons of the row (a weight between two layers counts for both)."
+        )
+        return "\n".join(
+            [total, "", line(head), rule, *(line(b) for b in body), rule, legend, *self._others(), *self.notes]
+        )
+
+    def _others(self) -> list[str]:
+        """A line per reason for what is no layer of the table."""
+        by_reason: dict[str, list[Refusal]] = {}
+        for refusal in self.others:
+            by_reason.setdefault(refusal.reason, []).append(refusal)
+        lines = [
+            f"  {sum(r.neurons for r in found):,} outputs of {listed([r.name for r in found])}: {reason}"
+            for reason, found in by_reason.items()
+        ]
+        return ["Not offered, since no activation carries them:", *lines] if lines else []
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage, empty for nothing."""
+    return f"{100 * part / whole:.1f} %" if part and whole else ""
+
+
+def human(number: float) -> str:
+    """1.2 G, 3.4 M."""
+    for unit in ("", "k ", "M ", "G ", "T "):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} P"
+
+
+def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Inspection:
+    """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
+
+    ``joins`` as in `demp.trace`.
+    """
+    model = wrappers.inside(model)
+    graph = trace(model, example_inputs, joins=joins)
+    names = {name for name, _ in model.named_parameters()}
+    letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
+    none = graph.none_removed()
+    total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
+    sizes = owned_by(graph, names)
+    counted = torch.zeros(graph.classes, dtype=torch.bool)
+    why: dict[str, list[str]] = {}
+    for refusal in graph.refused:
+        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
+    rows = []
+    for layer in graph.layers:
+        mine = layer.classes[layer.removable]
+        fresh = mine[~counted[mine]]
+        counted[fresh] = True
+        without = none.clone()
+        without[fresh] = True
+        rows.append(
+            Row(
+                layer.name,
+                layer.activation,
+                layer.width,
+                len(mine),
+                letters.get(layer.name, ""),
+                int(sizes[fresh].sum()),
+                flops - graph.at(without).flops() if len(fresh) else 0,
+                "; ".join(why.get(layer.name, [])),
+            )
+        )
+    every = counted.clone()
+    left = graph.at(every).parameters(names)
+    return Inspection(
+        type(model).__name__,
+        total,
+        flops,
+        graph.dense.neurons,
+        sum(int(n.removable.sum()) for n in graph.layers),
+        total - left,
+        tuple(rows),
+        graph.notes,
+        tuple(refusal for refusal in graph.refused if refusal.name not in graph.index),
+    )
+
+
+def groups(graph: NeuronGraph) -> list[list[str]]:
+    """Coupled layers, in forward order."""
+    order = {layer.name: i for i, layer in enumerate(graph.layers)}
+    return [sorted(group, key=order.__getitem__) for group in coupled_groups(graph)]
+
+
+def owned_by(graph: NeuronGraph, names: set[str]) -> Tensor:
+    """Parameters that each class owns on the dense model (a weight between two neurons counts for both)."""
+    sizes = torch.zeros(graph.classes, dtype=torch.long)
+    for slot in graph.slots:
+        if slot.tensor in names:
+            each = numel(graph.shapes[slot.tensor]) // len(slot.classes)
+            sizes.index_add_(0, slot.classes, torch.full((len(slot.classes),), each))
+    sizes[0] = 0
+    return sizes
+
+
+def letter(index: int) -> str:
+    """Letters A to Z, then A1 and so on."""
+    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")

@@ -1,6 +1,0 @@
-"""Several methods on one budget: a dense run beside them, one table, one picture."""
-
-from demp.compare.comparison import Comparison
-from demp.compare.plan import Planned, plan
-
-__all__ = ["Comparison", "Planned", "plan"]

@@ -1,0 +1,1 @@
+"""Many trainings: sweeps, comparisons, the studies of the paper, its theory, and the report on all of them."""

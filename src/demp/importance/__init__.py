@@ -1,0 +1,1 @@
+"""How important a neuron or a weight is: gradients of gates, and what to remove for a target."""

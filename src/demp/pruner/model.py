@@ -1,0 +1,232 @@
+"""A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from demp.errors import CutError, UsageError
+from demp.graph import trace
+from demp.graph.forward import first_names
+from demp.parallel import ranks, shards, wrappers
+from demp.pruner.outside import OutsideReaders
+from demp.pruner.validation import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
+from demp.surgery import (
+    ConstantRules,
+    CutReport,
+    Limits,
+    LiveModel,
+    Plan,
+    VerifyOptions,
+    execute,
+    plan_cut,
+    record_of,
+)
+from demp.surgery.compared import Outputs, refuse_unknown_outputs
+from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
+from demp.surgery.finite import refuse_not_finite
+from demp.surgery.going_back import go_back
+from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
+from demp.surgery.report import nothing_removed
+from demp.surgery.state import refuse_odd_state
+
+logger = logging.getLogger("demp")
+
+
+class HeldError(CutError):
+    """A forward may still get its backward, so that the check must wait; what holds it."""
+
+
+class StillWaitingError(CutError):
+    """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
+
+
+class ShrinkingModel:
+    """One model under one pruner.
+
+    ``state`` is the network as it is now. Wrappers
+    and ranks may come after the pruner: ``look_around`` finds them.
+    """
+
+    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool, outputs: Outputs = None) -> None:
+        self._given, self.model, self._outputs = given, wrappers.inside(given), outputs
+        refuse_unknown_outputs(self.model, outputs)
+        refuse_wrapper(self.model)
+        shards.refuse_unfit(self.model)
+        shards.rehearse(self.model)
+        shards.reshard(self.model)
+        self.graph = trace(self.model, example_inputs, joins=joins)
+        self._parts, self._base = parts_of(self.model), record_of(self.model)
+        refuse_nothing_removable(self.model, self.graph)
+        refuse_copy_inside(self.model, self.graph)
+        self.state = self.graph.dense
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
+        self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
+        """Optimizers beside them whose state must follow a cut."""
+        self.copies: list[Copy] = []
+        """Of the model: they are cut with it."""
+        self.masks: Mapping[str, Tensor] = {}
+        """Laid out like the parameters; they are cut too."""
+        self._looked = self._may_break = False
+        self.held_by: str | None = None
+        """What holds a forward of the model at this check; None: not looked for, since nothing is to be cut so far."""
+        self._state_known = False
+        self.outside = OutsideReaders(self.model, self.graph)
+        self.history: list[CutReport] = []
+        self.cuts = 0
+        """How many of the checks in ``history``, and before a restart, took something."""
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Find the wrappers around the model, and the ranks that train it."""
+        self.wrappers = wrappers.around(self._given)
+        sharded = bool(shards.parts(self.model))
+        self.group = shards.group_of(self.model) if sharded else wrappers.group_of(self.wrappers)
+
+    def refuse_unready(self) -> None:
+        """A model that is not what was traced, or a moment that would meet old weights."""
+        with ranks.together(self.group):
+            torch.clear_autocast_cache()
+            shards.reshard(self.model)
+            refuse_replaced_parts(self.model, self._parts)
+            refuse_not_finite(self.model)
+            wrappers.refuse_unfit(self.wrappers)
+        self.outside.settle(self.group)
+
+    def add_copy(self, given: Any) -> None:
+        """Cut this copy of the model with it, from now on.
+
+        Raises:
+            UsageError: there is no copy in it, or it does not fit the model as it is now.
+        """
+        copies = with_copy(self.copies, given, self.model)
+        for copied in copies[len(self.copies) :]:
+            refuse_misfit(copied, self.model, self.state.shapes, cut=bool(self.state.removed.any()))
+        self.copies = copies
+
+    def tensors_of_copies(self) -> list[dict[str, Tensor]]:
+        """The tensors of each copy by the model's names."""
+        return [tensors_of(copied.holder) for copied in self.copies]
+
+    def warn_of_copies(self) -> None:
+        """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""
+        if self._looked:
+            return
+        self._looked = True
+        found = look_alikes(self.model, self.copies)
+        if found and ranks.speaks(self.group):
+            logger.warning(
+                "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
+                "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "
+                "call pruner.add_copy(it) before the first cut, or make it anew after the last",
+                " and ".join(found),
+            )
+
+    def refuse_state_once(self) -> None:
+        """Once the optimizers remember something: all of it must be such as a cut can make smaller.
+
+        Raises:
+            UsageError: a piece of it is not.
+        """
+        if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
+            self._state_known = True
+            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.state.shapes)
+
+    def begin_check(self, *, finishing: bool, at_once: bool) -> None:
+        """A check must wait where gradients or a forward do; ``finishing``: no cut waits for a backward any more.
+
+        The search for a forward looks at every object that Python holds. It is made where something is to be cut, or
+        ``at_once``, and among several ranks always, since all must search together.
+
+        Raises:
+            HeldError: the check must wait.
+            StillWaitingError: it cannot, because it is the last.
+        """
+        self._may_break, self.held_by = finishing, None
+        if self.accumulates():
+            if finishing:
+                raise StillWaitingError(
+                    "finish() was called while gradients wait to be averaged; call it after the last step"
+                )
+            raise HeldError("an unfinished accumulation of gradients")
+        if at_once or self.group is not None:
+            self._refuse_held()
+
+    def _refuse_held(self) -> None:
+        if self.held_by is None:
+            self.held_by = self.held()
+        if self.held_by and not self._may_break:
+            raise HeldError(self.held_by)
+
+    def accumulates(self) -> bool:
+        """Do gradients wait on any rank to be averaged later?"""
+        return ranks.any_of(shards.accumulates(self.model), self.group)
+
+    def held(self) -> str:
+        """What holds a forward that may still get its backward, on any rank; empty if nothing does."""
+        with ranks.together(self.group):
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            mine = held_forward((names.get(id(p), "a parameter"), p) for p in shards.leaves(self.model))
+        return next((text for text in ranks.gathered(mine, self.group) if text), "")
+
+    def cut(
+        self,
+        neurons: Mapping[str, Tensor],
+        limits: Limits,
+        *,
+        examples: Any,
+        exact: bool,
+        constants: ConstantRules | None,
+        ranking: Tensor | None,
+        step: int,
+        judged: dict[str, int],
+        notes: tuple[str, ...],
+    ) -> CutReport:
+        """Take these neurons, proven on the examples; the report joins the history.
+
+        Of neurons that could go, those that ``ranking`` (one number per class) puts highest stay for floors and the
+        like.
+        """
+        plan = plan_cut(self.state, neurons, limits, ranking)
+        if not plan.empty:
+            self._refuse_held()
+            self.warn_of_copies()
+        options = VerifyOptions(examples, exact, constants=constants, outputs=self._outputs)
+        report, plan = execute(self._live(), plan, options, step=step, judged=judged)
+        report = dataclasses.replace(report, notes=(*report.notes, *notes))
+        self.state = plan.after
+        self._parts = parts_of(self.model)
+        self.history.append(report)
+        self.cuts += report.happened
+        return report
+
+    def skip(self, step: int, note: str) -> CutReport:
+        """Nothing could be taken at this check; the report that says so joins the history."""
+        report = nothing_removed(self.state, dict(self.model.named_parameters()), step=step, notes=(note,))
+        self.history.append(report)
+        return report
+
+    def replay(self, removed: Tensor, examples: Any) -> None:
+        """Have the widths of a saved run at once: take what its cuts took, and give back, as zeros, what it still had.
+
+        Raises:
+            UsageError: the saved run is of another model.
+        """
+        if len(removed) != self.graph.classes:
+            raise UsageError("the saved run is of another model: build the dense model that was trained")
+        self.look_around()
+        after = self.graph.at(removed.bool().cpu())
+        refuse_replaced_parts(self.model, self._parts)
+        if bool((self.state.removed & ~after.removed).any()):
+            go_back(self._live(), self.state, after, example_inputs=examples)
+        else:
+            execute(self._live(), Plan(self.state, after, {}), VerifyOptions(examples, verify=False))
+        self.state, self._parts = after, parts_of(self.model)
+
+    def _live(self) -> LiveModel:
+        """The model as it is now, with all that must follow when it takes other widths."""
+        optimizers, copies = (*self.optimizers, *self.others()), (*self.copies, Copy("masks", self.masks))
+        return LiveModel(self.model, optimizers, copies, self._base, self.wrappers, self.group)

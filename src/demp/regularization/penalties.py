@@ -1,0 +1,192 @@
+"""Penalties on parameters: their gradient, added before the optimizer moves, and their value (paper, Sec. 3.1, F.5)."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from demp.errors import UsageError
+from demp.parallel import shards
+
+KINDS = ("lasso", "l2", "group-lasso")
+TARGETS = ("scales", "all-scales", "parameters", "channels", "producers")
+SLICED = {"channels": "group-lasso", "producers": "l2"}
+"""Where a penalty acts on slices of weights that belong to neurons, and which kind acts there."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is added to the loss, over ``on``.
+
+    ``lasso``: ``strength * sum |p|``. ``l2``: ``strength / 2 * sum p^2``; over ``producers``, with a factor per neuron,
+    ``strength / 2 * sum_c factors[c] * sum p_c^2``. ``group-lasso``, over ``channels``: ``strength * sum_g ||p_g||``.
+    """
+
+    kind: str
+    strength: float
+    on: str = "scales"
+    factors: Tensor | None = field(default=None, compare=False)
+    """One number per class of the graph; None: 1 for all."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"unknown penalty {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.on not in TARGETS:
+            raise UsageError(f"unknown penalty target {self.on!r}; choose one of {', '.join(TARGETS)}")
+        if self.kind != SLICED.get(self.on, self.kind) or (self.kind == "group-lasso" and self.on not in SLICED):
+            raise UsageError(
+                f"penalty {self.kind!r} does not act on {self.on!r}; group-lasso acts on 'channels', only l2 on "
+                "'producers'"
+            )
+        if self.factors is not None and self.on != "producers":
+            raise UsageError("penalty factors are per neuron that a weight makes; use on='producers'")
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise UsageError(f"penalty strength is {self.strength}; give a finite number >= 0")
+
+
+# Whole parameters ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def add_gradient(
+    parameters: Sequence[nn.Parameter],
+    penalty: Penalty,
+    loss_scale: Tensor | float | None = None,
+    rising: Collection[int] = (),
+) -> None:
+    """Add the penalty's gradient to ``.grad``, so that the optimizer's moments see it (App. F.5).
+
+    Frozen parameters get none. ``loss_scale`` multiplies it where the gradients are still scaled (a GradScaler with a
+    fused optimizer). ``rising`` are the ids of parameters whose group climbs (``maximize=True``): there the sign turns.
+    The subgradient of |p| at 0 is 0.
+    """
+    parameters = [p for p in parameters if p.requires_grad]
+    if penalty.strength == 0 or not parameters:
+        return
+    values: list[Tensor] = [shards.local(p.detach()) for p in parameters]
+    signs = torch._foreach_sign  # pyright: ignore[reportPrivateImportUsage]
+    slopes = list(signs(values)) if penalty.kind == "lasso" else values
+    add(parameters, slopes, penalty.strength, loss_scale, rising)
+
+
+def add(
+    parameters: Sequence[nn.Parameter],
+    slopes: list[Tensor],
+    strength: float,
+    loss_scale: Tensor | float | None,
+    rising: Collection[int] = (),
+) -> None:
+    """``strength * slope`` on top of every gradient, or below it for those that rise; a missing one counts as zero."""
+    if rising:
+        slopes = [-slope if id(p) in rising else slope for p, slope in zip(parameters, slopes, strict=True)]
+    if loss_scale is not None:
+        slopes = [slope * loss_scale for slope in slopes]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [shards.local(p.grad) for p in parameters if p.grad is not None]
+    torch._foreach_add_(gradients, slopes, alpha=strength)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def value(parameters: Sequence[nn.Parameter], penalty: Penalty) -> Tensor:
+    """The penalty as a differentiable term of the loss."""
+    if not parameters:
+        return torch.zeros(())
+    if penalty.kind == "lasso":
+        return penalty.strength * torch.stack([p.abs().sum() for p in parameters]).sum()
+    return 0.5 * penalty.strength * torch.stack([p.square().sum() for p in parameters]).sum()
+
+
+# Slices that belong to neurons --------------------------------------------------------------------------
+
+
+class Slices:
+    """One axis of a weight, whose indices belong to classes of neurons, at present widths.
+
+    ``classes`` has one entry per index; 0 is nobody's. All indices of one class are one group.
+    """
+
+    def __init__(self, parameter: nn.Parameter, axis: int, classes: Tensor) -> None:
+        self.parameter, self.axis, self.classes = parameter, axis, classes.to(parameter.device)
+        self._shape = [1] * parameter.dim()
+        self._shape[axis] = -1
+        self._others = [a for a in range(parameter.dim()) if a != axis]
+        owned, group, counts = classes.unique(return_inverse=True, return_counts=True)
+        self._single = len(owned) == len(classes) and bool((classes > 0).all())
+        if not self._single:
+            nobody = int(len(owned) > 0 and owned[0] == 0)
+            rows = group.argsort(stable=True).split(counts.tolist())[nobody:]
+            table = nn.utils.rnn.pad_sequence(list(rows), True, len(classes)) if rows else group.new_zeros(0, 1)
+            self._members = table.to(parameter.device)
+            self._group = torch.where(classes > 0, group - nobody, len(rows)).to(parameter.device)
+
+    def norms(self, weight: Tensor) -> Tensor:
+        """``||w_g||`` of every group; its slope at 0 is 0."""
+        found = torch.linalg.vector_norm(weight, dim=self._others) if self._others else weight.abs()
+        if self._single:
+            return found
+        padded = torch.cat([found, found.new_zeros(1)])
+        return torch.linalg.vector_norm(padded[self._members], dim=1)
+
+    def over_norms(self, weight: Tensor) -> Tensor:
+        """``w / ||w_g||``, the gradient of the sum of all norms; 0 in groups that are zero and where nobody owns."""
+        norms = self.norms(weight)
+        divisors = torch.where(norms > 0, norms, 1.0)
+        if not self._single:
+            divisors = torch.cat([divisors, divisors.new_full((1,), math.inf)])[self._group]
+        return weight / divisors.view(self._shape)
+
+    def spread(self, factors: Tensor) -> Tensor:
+        """One factor per class, as a tensor that broadcasts against this rank's piece of the weight."""
+        mine = factors.to(self.parameter.dtype)[self.classes]
+        if self.axis == 0:
+            mine = shards.local(shards.spread(mine, self.parameter))
+        return mine.view(self._shape)
+
+
+@torch.no_grad()
+def add_slice_gradient(
+    slices: Sequence[Slices],
+    penalty: Penalty,
+    loss_scale: Tensor | float | None = None,
+    rising: Collection[int] = (),
+) -> None:
+    """``add_gradient`` for the penalties on slices: ``factors[c] * w`` (l2), the sum of ``w / ||w_g||`` (group-lasso).
+
+    The subgradient of a norm at 0 is 0.
+    """
+    slices = [s for s in slices if s.parameter.requires_grad]
+    if penalty.strength == 0 or not slices:
+        return
+    factors = {} if penalty.kind == "group-lasso" else factors_of(penalty, slices)
+    found: dict[int, tuple[nn.Parameter, Tensor]] = {}
+    for one in slices:
+        weight = shards.local(one.parameter.detach())
+        slope = weight * one.spread(factors[weight.device]) if factors else one.over_norms(weight)
+        _, before = found.get(id(one.parameter), (None, None))
+        found[id(one.parameter)] = (one.parameter, slope if before is None else before.add_(slope))
+    parameters, slopes = [p for p, _ in found.values()], [slope for _, slope in found.values()]
+    add(parameters, slopes, penalty.strength, loss_scale, rising)
+
+
+def slice_value(slices: Sequence[Slices], penalty: Penalty) -> Tensor:
+    """``value`` for the penalties on slices."""
+    if not slices:
+        return torch.zeros(())
+    if penalty.kind == "group-lasso":
+        return penalty.strength * torch.stack([s.norms(s.parameter).sum() for s in slices]).sum()
+    factors = factors_of(penalty, slices)
+    terms = [(s.spread(factors[s.parameter.device]) * s.parameter.square()).sum() for s in slices]
+    return 0.5 * penalty.strength * torch.stack(terms).sum()
+
+
+def factors_of(penalty: Penalty, slices: Sequence[Slices]) -> dict[torch.device, Tensor]:
+    """The factor of each class, once per device; 0 for what is nobody's."""
+    given = penalty.factors
+    if given is None:
+        given = torch.ones(1 + max((int(s.classes.max()) for s in slices if len(s.classes)), default=0))
+    mine = given.clone()
+    mine[0] = 0.0
+    return {device: mine.to(device) for device in {s.parameter.device for s in slices}}

@@ -1,0 +1,84 @@
+"""Modules of earlier versions under their old names: they are the new modules, with one warning each."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "admission": "pruner.validation",
+    "architecture": "artifact.architecture",
+    "attachment": "pruner.attachment",
+    "compare": "experiments.compare",
+    "compiled": "parallel.compiled",
+    "costs": "analysis.costs",
+    "creation": "pruner.factory",
+    "densities": "masking.distributions",
+    "gate_slots": "importance.gate_slots",
+    "gates": "importance.gates",
+    "hooks": "parallel.hooks",
+    "initialization": "pruner.initialization",
+    "inspection": "analysis.inspection",
+    "latency": "pruner.latency",
+    "loading": "pruner.loading",
+    "masks": "masking.masks",
+    "noise": "regularization.noise",
+    "options": "pruner.options",
+    "penalties": "regularization.penalties",
+    "proof": "artifact.proof",
+    "ranking": "importance.ranking",
+    "ranks": "parallel.ranks",
+    "records": "files.results",
+    "report": "experiments.report",
+    "schedules": "regularization.schedules",
+    "shards": "parallel.shards",
+    "shrinking": "pruner.model",
+    "studies": "experiments.studies",
+    "sweep": "experiments.sweep",
+    "targets": "regularization.targets",
+    "theory": "experiments.theory",
+    "view": "pruner.view",
+    "wrappers": "parallel.wrappers",
+}
+"""Old name in the package: new name."""
+
+
+def renamed(name: str) -> str | None:
+    """The present full name of a module of this package that has moved; None of any other."""
+    package, _, rest = name.partition(".")
+    first, dot, inner = rest.partition(".")
+    return f"{package}.{MOVED[first]}{dot}{inner}" if package == "demp" and first in MOVED else None
+
+
+class Renamed(MetaPathFinder, Loader):
+    """Imports an old name as the module that it is now."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        """A specification for old names."""
+        return ModuleSpec(fullname, self) if renamed(fullname) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module under its present name."""
+        name = renamed(spec.name)
+        assert name is not None
+        if spec.name.count(".") == 1:
+            warnings.warn(f"{spec.name} is now {name}", DeprecationWarning, stacklevel=2)
+        module = importlib.import_module(name)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: it has run; only its own specification comes back."""
+        alias = module.__spec__
+        assert alias is not None
+        module.__spec__ = alias.loader_state
+
+
+def install() -> None:
+    """Let old names be imported from now on."""
+    if not any(isinstance(finder, Renamed) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Renamed())
