@@ -15,10 +15,10 @@ def test_an_editor_is_told_every_option_with_the_type_that_its_owner_has():
     of_config = {field.name: get_type_hints(demp.DemPConfig)[field.name] for field in fields(demp.DemPConfig)}
     of_pruner = {k: v for k, v in get_type_hints(demp.Pruner.__init__).items() if k not in GIVEN}
     assert get_type_hints(PrunerOptions) == of_pruner, (
-        "src/demp/pruner/options.py: PrunerOptions and Pruner.__init__ differ"
+        "PrunerOptions and Pruner.__init__ differ"
     )
     assert get_type_hints(DemPOptions) == {**of_pruner, **of_config}, (
-        "src/demp/pruner/options.py: DemPOptions, DemPConfig"
+        "DemPOptions and DemPConfig differ"
     )
 
 
