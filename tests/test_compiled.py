@@ -183,7 +183,7 @@ def test_every_door_takes_a_compiled_model(tmp_path):
     demp.save(model, tmp_path / "small")
     loaded = demp.load(network, tmp_path / "small")
     assert torch.equal(loaded(X), plain(X)) and torch.equal(model(X), plain(X))
-    assert backend.count == 2  # one before the cut, one after it: none of the doors compiled anything
+    assert backend.count == 2  # one before the cut, one after it: nothing else compiled anything
 
 
 @pytest.mark.parametrize("average", [False, True])

@@ -106,8 +106,8 @@ import sys, demp
 demp.trace, demp.cut, demp.DemP, demp.save, demp.inspect, demp.NeuronMonitor, demp.methods.names(), demp.export
 extras = {"rich", "tyro", "datasets", "kornia", "PIL", "sklearn", "torchvision", "timm", "transformers", "matplotlib",
           "onnx", "onnxruntime", "lightning", "accelerate", "optuna", "ray", "tensorboard", "wandb", "trackio"}
-doors = ("demp.train", "demp.cli", "demp.integrations")
-print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(doors)])
+outer = ("demp.train", "demp.cli", "demp.integrations")
+print(sorted(extras & set(sys.modules)), [m for m in sys.modules if m.startswith(outer)])
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[] []"

@@ -14,12 +14,8 @@ GIVEN = {"model", "optimizer", "method", "config", "example_inputs", "total_step
 def test_an_editor_is_told_every_option_with_the_type_that_its_owner_has():
     of_config = {field.name: get_type_hints(demp.DemPConfig)[field.name] for field in fields(demp.DemPConfig)}
     of_pruner = {k: v for k, v in get_type_hints(demp.Pruner.__init__).items() if k not in GIVEN}
-    assert get_type_hints(PrunerOptions) == of_pruner, (
-        "PrunerOptions and Pruner.__init__ differ"
-    )
-    assert get_type_hints(DemPOptions) == {**of_pruner, **of_config}, (
-        "DemPOptions and DemPConfig differ"
-    )
+    assert get_type_hints(PrunerOptions) == of_pruner, "PrunerOptions and Pruner.__init__ differ"
+    assert get_type_hints(DemPOptions) == {**of_pruner, **of_config}, "DemPOptions and DemPConfig differ"
 
 
 def test_the_signature_has_every_option_with_its_default():

@@ -288,13 +288,13 @@ def test_every_optimizer_resumes_to_the_bit(name: str, tmp_path: Path):
 
 def test_accelerate_saves_and_loads_its_folder(tmp_path: Path):
     accelerate = pytest.importorskip("accelerate")
-    from demp.integrations import accelerate as door
+    from demp.integrations import accelerate as integration
 
     def example(folder: Path, stop: int | None = None, resume: bool = False) -> Ended:
         accelerator = accelerate.Accelerator(cpu=True)
         model, x = perceptron(), (of(94, 16, 6),)
         model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.01))
-        pruner = door.attach(accelerator, model, optimizer, example_inputs=x, batches=[x], **options())
+        pruner = integration.attach(accelerator, model, optimizer, example_inputs=x, batches=[x], **options())
         if resume:
             accelerator.load_state(folder / "state")
         for step in range(pruner.step, STEPS if stop is None else stop):

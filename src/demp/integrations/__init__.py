@@ -1,1 +1,1 @@
-"""Doors from other people's training loops to the pruner; they hold no mathematics and import nothing until asked."""
+"""Pruners for the training loops of other libraries; no mathematics, and no import of a library until asked."""

@@ -1,4 +1,4 @@
-"""What the doors share: who is let in, and where the pruner's state lies in a checkpoint folder."""
+"""What the integrations share: what they refuse, and where the pruner's state lies in a checkpoint folder."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel
 
 
 def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any]) -> Pruner:
-    """The pruner of a door; ``settings`` are ``method``, ``example_inputs`` and what `demp.methods.create` takes.
+    """The pruner of an integration; ``settings`` are ``method``, ``example_inputs``, what `demp.methods.create` takes.
 
     Tensors among them go to the model's device.
     """
@@ -26,9 +26,11 @@ def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any
 
 
 def refuse_many_processes(world_size: int) -> None:
-    """The doors were made and tested for one process."""
+    """The integrations were made and tested for one process."""
     if world_size > 1:
-        raise UsageError(f"this door works in one process and there are {world_size}; start the training with one")
+        raise UsageError(
+            f"this integration works in one process and there are {world_size}; start the training with one"
+        )
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -36,8 +38,8 @@ def refuse_wrapped(model: nn.Module) -> None:
     for part in model.modules():
         if type(part).__name__ in WRAPPERS:
             raise UsageError(
-                f"the trainer runs the network inside {type(part).__name__}, which this door does not follow; train "
-                "without it"
+                f"the trainer runs the network inside {type(part).__name__}, which this integration does not "
+                "follow; train without it"
             )
 
 

@@ -1,4 +1,4 @@
-"""The reference trainer: data, loop, checkpoints and run folders; a door to the core.
+"""The reference trainer: data, loop, checkpoints and run folders; built on the core.
 
 Names are resolved on first use, so that what needs no torch (`demp report`) starts without it.
 """

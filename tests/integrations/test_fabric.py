@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from demp.errors import UsageError
-from demp.integrations import fabric as door
-from doorruns import (
+from demp.integrations import fabric as integration
+from integration_runs import (
     ACCUMULATE,
     CLIP,
     EPOCHS,
@@ -50,7 +50,9 @@ class Run:
         self.scheduler = scheduler_of(optimizer)
         self.model, self.optimizer = self.fabric.setup(self.net, optimizer)
         self.loader = self.fabric.setup_dataloaders(loader(FLOAT))
-        self.pruner = door.attach(self.fabric, self.model, self.optimizer, total_steps=STEPS, **options(judge, FLOAT))
+        self.pruner = integration.attach(
+            self.fabric, self.model, self.optimizer, total_steps=STEPS, **options(judge, FLOAT)
+        )
         self.state = {
             "note": "", "model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler,
             "pruner": self.pruner,
@@ -58,7 +60,7 @@ class Run:
 
     def go(self, save: Path | None = None, resume: Path | None = None) -> None:
         if resume is not None:
-            assert door.load(self.fabric, resume, self.state) == {}
+            assert integration.load(self.fabric, resume, self.state) == {}
         for _ in range(self.pruner.step * EPOCHS // STEPS, EPOCHS):
             for index, (x, y) in enumerate(self.loader):
                 last = (index + 1) % ACCUMULATE == 0
@@ -129,7 +131,7 @@ def test_a_compiled_module_is_refused():
     run = Run("window")
     model = run.fabric.setup(torch.compile(net(FLOAT)))
     with pytest.raises(UsageError, match="the trainer runs the network inside OptimizedModule"):
-        door.attach(run.fabric, model, run.optimizer, total_steps=STEPS, **options("window", FLOAT))
+        integration.attach(run.fabric, model, run.optimizer, total_steps=STEPS, **options("window", FLOAT))
 
 
 def test_several_processes_are_refused():
@@ -137,5 +139,5 @@ def test_several_processes_are_refused():
         world_size = 2
 
     model = nn.Linear(2, 2)
-    with pytest.raises(UsageError, match="this door works in one process and there are 2"):
-        door.attach(Two(), model, optimizer_of(model), total_steps=STEPS, **options("window"))
+    with pytest.raises(UsageError, match="this integration works in one process and there are 2"):
+        integration.attach(Two(), model, optimizer_of(model), total_steps=STEPS, **options("window"))

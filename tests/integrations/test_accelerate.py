@@ -11,8 +11,8 @@ from accelerate.tracking import GeneralTracker
 
 import demp
 from demp.errors import UsageError
-from demp.integrations import accelerate as door
-from doorruns import (
+from demp.integrations import accelerate as integration
+from integration_runs import (
     ACCUMULATE,
     CLIP,
     EPOCHS,
@@ -70,7 +70,7 @@ class Run:
             self.net, optimizer, loader(dtype), scheduler_of(optimizer)
         )
         given = {"total_steps": STEPS, **options(judge, dtype), **changes}
-        self.pruner = door.attach(self.accelerator, self.model, self.optimizer, **given)
+        self.pruner = integration.attach(self.accelerator, self.model, self.optimizer, **given)
 
     def go(self, save: Path | None = None, resume: Path | None = None) -> None:
         accelerator = self.accelerator
@@ -143,7 +143,7 @@ def test_without_the_pruner_a_cut_checkpoint_does_not_load(tmp_path: Path):
 def test_a_wrapped_module_is_refused():
     run = Run("window")
     with pytest.raises(UsageError, match="the trainer runs the network inside DataParallel"):
-        door.attach(
+        integration.attach(
             run.accelerator, torch.nn.DataParallel(run.net), run.optimizer, total_steps=STEPS, **options("window")
         )
 
@@ -151,8 +151,8 @@ def test_a_wrapped_module_is_refused():
 def test_several_processes_are_refused():
     run = Run("window")
     run.accelerator.state.num_processes = 2
-    with pytest.raises(UsageError, match="this door works in one process and there are 2"):
-        door.attach(run.accelerator, run.model, run.optimizer, total_steps=STEPS, **options("window"))
+    with pytest.raises(UsageError, match="this integration works in one process and there are 2"):
+        integration.attach(run.accelerator, run.model, run.optimizer, total_steps=STEPS, **options("window"))
 
 
 def test_the_method_is_asked_for_by_name():

@@ -1,4 +1,4 @@
-"""One training run, written as a plain loop, that every door must repeat to the bit; and what the doors need for it."""
+"""One training run, written as a plain loop, that every integration must repeat to the bit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from runs import IMAGE, PlainNet, batch_at, build, examples, same
 EPOCHS, BATCHES, ACCUMULATE, CLIP = 3, 16, 2, 0.5
 STEPS = EPOCHS * BATCHES // ACCUMULATE
 MIDDLE = STEPS // EPOCHS
-"""Optimizer steps after which the doors write the checkpoint that they resume from: an epoch is over."""
+"""Optimizer steps after which the integrations write the checkpoint that they resume from: an epoch is over."""
 STRONG = {"peak_strength": 0.3, "peak_noise_std": 0.1, "period": 3, "seed": 5}
 JUDGES: dict[str, dict[str, Any]] = {
     "window": {"window_steps": 4},

@@ -8,7 +8,7 @@ import torch
 
 import demp
 from demp.errors import UsageError
-from doorruns import (
+from integration_runs import (
     ACCUMULATE,
     BATCHES,
     CLIP,
@@ -309,7 +309,7 @@ def test_an_error_in_training_leaves_no_hook_behind(tmp_path: Path):
 def test_a_wrapped_module_is_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path)
     trainer.strategy._model = torch.nn.DataParallel(Task())
-    with pytest.raises(UsageError, match="the network inside DataParallel, which this door does not follow"):
+    with pytest.raises(UsageError, match="the network inside DataParallel, which this integration does not follow"):
         DemPCallback(**options("window")).on_train_start(trainer, Task())
 
 
@@ -317,7 +317,7 @@ def test_several_processes_are_refused():
     class Two:
         world_size = 2
 
-    with pytest.raises(UsageError, match="this door works in one process and there are 2"):
+    with pytest.raises(UsageError, match="this integration works in one process and there are 2"):
         DemPCallback(**options("window")).setup(Two(), Task(), "fit")
 
 

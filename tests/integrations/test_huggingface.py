@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from demp.errors import UsageError
-from doorruns import (
+from integration_runs import (
     ACCUMULATE,
     CLIP,
     EPOCHS,
@@ -33,7 +33,7 @@ install_torchvision_shim()
 
 from transformers import BatchEncoding, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
 
-from demp.integrations import huggingface as door  # noqa: E402
+from demp.integrations import huggingface as integration  # noqa: E402
 
 
 class Task(nn.Module):
@@ -127,7 +127,7 @@ def hf_options(judge: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]
 @pytest.mark.parametrize("judge", JUDGES)
 def test_the_same_run_as_the_plain_loop(judge: str, tmp_path: Path):
     trainer = trainer_of(tmp_path)
-    callback = door.attach(trainer, **hf_options(judge))
+    callback = integration.attach(trainer, **hf_options(judge))
     trainer.train()
     check_same_run(callback.pruner, plain(judge), trainer.model.net)  # pyright: ignore
     assert hooks_on(trainer.model) == step_hooks(callback.pruner.optimizers[0]) == 0  # pyright: ignore
@@ -135,7 +135,7 @@ def test_the_same_run_as_the_plain_loop(judge: str, tmp_path: Path):
 
 def test_the_same_run_under_autocast(tmp_path: Path):
     trainer = trainer_of(tmp_path, dtype=torch.float32, bf16=True)
-    callback = door.attach(trainer, **hf_options("batches", torch.float32))
+    callback = integration.attach(trainer, **hf_options("batches", torch.float32))
     trainer.train()
     check_same_run(callback.pruner, plain("batches", torch.float32, autocast=torch.bfloat16), trainer.model.net)  # pyright: ignore
 
@@ -144,11 +144,11 @@ def test_the_same_run_under_autocast(tmp_path: Path):
 @pytest.mark.parametrize("judge", JUDGES)
 def test_resumed_in_mid_run(judge: str, step: int, tmp_path: Path):
     first = trainer_of(tmp_path, StopAt(step + 1), save_strategy="steps", save_steps=step)
-    door.attach(first, **hf_options(judge))
+    integration.attach(first, **hf_options(judge))
     with interrupted():
         first.train()
     trainer = trainer_of(tmp_path)
-    callback = door.attach(trainer, **hf_options(judge))
+    callback = integration.attach(trainer, **hf_options(judge))
     trainer.train(resume_from_checkpoint=True)
     check_same_run(callback.pruner, plain(judge), trainer.model.net, resumed_at=step)  # pyright: ignore
 
@@ -156,7 +156,7 @@ def test_resumed_in_mid_run(judge: str, step: int, tmp_path: Path):
 def test_resumed_with_the_trainers_own_optimizer(tmp_path: Path):
     def trained(resume: Any = None, *callbacks: Any, **changes: Any) -> Any:
         trainer = trainer_of(tmp_path, *callbacks, given=False, weight_decay=0.01, **changes)
-        callback = door.attach(trainer, **hf_options("window"))
+        callback = integration.attach(trainer, **hf_options("window"))
         trainer.train(resume_from_checkpoint=resume)
         return callback.pruner
 
@@ -169,7 +169,7 @@ def test_resumed_with_the_trainers_own_optimizer(tmp_path: Path):
 def test_numbers_reach_the_logs_and_the_reporters(tmp_path: Path):
     reporter = Reporter()
     trainer = trainer_of(tmp_path, reporter)
-    callback = door.attach(trainer, **hf_options("window"))
+    callback = integration.attach(trainer, **hf_options("window"))
     trainer.train()
     names = set(callback.pruner.metrics())
     for seen in (reporter.lines, trainer.state.log_history):
@@ -182,7 +182,7 @@ def test_numbers_reach_the_logs_and_the_reporters(tmp_path: Path):
 
 def test_a_second_training_is_a_new_run(tmp_path: Path):
     trainer = trainer_of(tmp_path, given=False)
-    callback = door.attach(trainer, **hf_options("window"))
+    callback = integration.attach(trainer, **hf_options("window"))
     with pytest.raises(UsageError, match="there is none before Trainer.train"):
         assert callback.pruner
     trainer.train()
@@ -195,11 +195,11 @@ def test_a_second_training_is_a_new_run(tmp_path: Path):
 
 def test_a_longer_training_resumes_with_its_own_schedule(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     first = trainer_of(tmp_path, StopAt(9), save_strategy="steps", save_steps=8)
-    door.attach(first, **hf_options("window"))
+    integration.attach(first, **hf_options("window"))
     with interrupted():
         first.train()
     longer = trainer_of(tmp_path, num_train_epochs=5)
-    callback = door.attach(longer, **hf_options("window"))
+    callback = integration.attach(longer, **hf_options("window"))
     longer.train(resume_from_checkpoint=True)
     assert "planned for 24 steps, this one for 40" in caplog.text
     assert (callback.pruner.step, callback.pruner.method.total_steps) == (40, 40)
@@ -220,7 +220,7 @@ def test_the_best_model_comes_back_at_its_own_width(tmp_path: Path):
         tmp_path, kind=Judged, load_best_model_at_end=True, save_strategy="steps", save_steps=2, eval_strategy="steps",
         eval_steps=2, metric_for_best_model="score", greater_is_better=True,
     )  # fmt: skip
-    callback = door.attach(trainer, **hf_options("batches"))
+    callback = integration.attach(trainer, **hf_options("batches"))
     load_best, seen = trainer._load_best_model, []
 
     def watched() -> None:
@@ -240,21 +240,21 @@ def test_the_best_model_comes_back_at_its_own_width(tmp_path: Path):
 
 def test_checkpoints_of_other_runs_are_refused(tmp_path: Path):
     first = trainer_of(tmp_path, StopAt(9), save_strategy="steps", save_steps=8)
-    door.attach(first, **hf_options("window"))
+    integration.attach(first, **hf_options("window"))
     with interrupted():
         first.train()
     with pytest.raises(RuntimeError, match="size mismatch"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
     (tmp_path / "checkpoint-8" / "demp.pt").unlink()
     other = trainer_of(tmp_path)
-    door.attach(other, **hf_options("window"))
+    integration.attach(other, **hf_options("window"))
     with pytest.raises(UsageError, match=r"holds no demp\.pt: it was written without the pruner"):
         other.train(resume_from_checkpoint=True)
 
 
 def test_a_wrapped_model_is_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path)
-    callback = door.attach(trainer, **hf_options("window"))
+    callback = integration.attach(trainer, **hf_options("window"))
     trainer.model_wrapped = nn.DataParallel(trainer.model)  # pyright: ignore
     with pytest.raises(UsageError, match="the trainer runs the network inside DataParallel"):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -264,7 +264,7 @@ def test_several_devices_and_sharded_training_are_refused(tmp_path: Path):
     trainer = trainer_of(tmp_path)
     trainer.is_fsdp_enabled = True
     with pytest.raises(UsageError, match="DeepSpeed and FSDP hold the weights in shapes of their own"):
-        door.attach(trainer, **hf_options("window"))
+        integration.attach(trainer, **hf_options("window"))
     trainer.args._n_gpu = 2
-    with pytest.raises(UsageError, match="this door works in one process and there are 2"):
-        door.attach(trainer, **hf_options("window"))
+    with pytest.raises(UsageError, match="this integration works in one process and there are 2"):
+        integration.attach(trainer, **hf_options("window"))
