@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from comparing import tensors_of
-from demp.activity import Criterion, Verdict, probe
+from demp.activity import Criterion, Detection, probe
 from demp.activity.observe import observing
 from demp.activity.tally import Tally
 from demp.graph import NeuronGraph
@@ -41,8 +41,8 @@ def saturate(model: nn.Module, graph: NeuronGraph, chosen: Mapping[str, Any], va
 
 def some_constant(
     model: nn.Module, graph: NeuronGraph, inputs: Any, share: float, seed: int
-) -> tuple[dict[str, Tensor], Verdict]:
-    """Saturate a random share of the removable neurons; those that are constant at every read now, and the verdict."""
+) -> tuple[dict[str, Tensor], Detection]:
+    """Saturate a random share of the removable neurons; those that are constant at every read, and what is detected."""
     rng = random.Random(seed)
     chosen = {
         layer.name: [i for i in layer.removable.nonzero().flatten().tolist() if rng.random() < share]
@@ -50,13 +50,13 @@ def some_constant(
     }
     values = {c: rng.choice([-1, 1]) * rng.uniform(0.3, 2.0) for c in range(graph.classes)}
     saturate(model, graph, chosen, values.__getitem__)
-    verdict = probe(model, graph.dense, [inputs], CONSTANT)
+    detection = probe(model, graph.dense, [inputs], CONSTANT)
     training = in_training(model, graph, inputs)
     if training is None:
-        return verdict.dead, verdict
-    flat, means = training.verdict(), training.flatness()
-    same = {name: (means[name].mean - mean).abs() < 1e-9 for name, mean in verdict.means.items()}
-    return {n: dead & flat[n] & same.get(n, torch.ones_like(dead)) for n, dead in verdict.dead.items()}, verdict
+        return detection.dead, detection
+    flat, means = training.detect(), training.flatness()
+    same = {name: (means[name].mean - mean).abs() < 1e-9 for name, mean in detection.means.items()}
+    return {n: dead & flat[n] & same.get(n, torch.ones_like(dead)) for n, dead in detection.dead.items()}, detection
 
 
 def in_training(model: nn.Module, graph: NeuronGraph, inputs: Any) -> Tally | None:

@@ -290,11 +290,11 @@ def test_the_verdict_is_of_now(mode: str):
     batches = [examples(IMAGE)] if mode == "probe" else None
     pruner = quiet_demp(model, optimizer, total_steps=20, period=4, exclude=("*",), batches=batches)
     train(model, optimizer, IMAGE, range(3))
-    assert pruner.verdict().dead["act1"].nonzero().flatten().tolist() == [0]
+    assert pruner.detect().dead["act1"].nonzero().flatten().tolist() == [0]
     train(model, optimizer, IMAGE, range(3, 4))
     kill(model.norm1, [3])
     train(model, optimizer, IMAGE, range(4, 6))
-    assert pruner.verdict().dead["act1"].nonzero().flatten().tolist() == [0, 3]
+    assert pruner.detect().dead["act1"].nonzero().flatten().tolist() == [0, 3]
 
 
 def test_a_step_that_only_creates_the_optimizers_state_does_not_count():
@@ -312,9 +312,15 @@ def test_a_step_that_only_creates_the_optimizers_state_does_not_count():
     assert pruner.step == 1
 
 
-def test_what_version_0_1_called_gone():
-    pruner = demp.DemP(all_alive(), None, example_inputs=(examples(IMAGE),), total_steps=2)
+def test_names_of_version_0_1_warn():
+    pruner = quiet_demp(all_alive(), None)
     with pytest.warns(DeprecationWarning, match="state.removed"):
         assert torch.equal(pruner.gone, pruner.state.removed)
     with pytest.warns(DeprecationWarning, match="state.removed"):
         assert torch.equal(pruner._seen().gone, pruner.state.removed)
+    assert pruner._seen().can_detect
+    with pytest.warns(DeprecationWarning, match="can_judge is now can_detect"):
+        assert pruner._seen().can_judge
+    for old in (pruner, pruner._seen()):
+        with pytest.warns(DeprecationWarning, match=r"verdict\(\) is now detect\(\)"):
+            assert old.verdict().dead.keys() == {layer.name for layer in pruner.graph.layers}

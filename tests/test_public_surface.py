@@ -91,7 +91,7 @@ def test_the_pruner_takes_its_own_arguments_next_to_the_methods():
     names = parameters(demp.Pruner)
     assert {"batches", "attach", "holders", "seed", "example_inputs", "total_steps"} <= set(names)
     steps = ("before_step", "after_step", "skip_step", "finish", "detach", "penalty_loss")
-    for method in (*steps, "metrics", "verdict", "state_dict", "load_state_dict"):
+    for method in (*steps, "metrics", "detect", "verdict", "state_dict", "load_state_dict"):
         assert callable(getattr(demp.Pruner, method))
 
 

@@ -22,7 +22,7 @@ def literal(kind: str, neurons: list[list[float]], eps: float, relative: bool) -
              for values in neurons]  # fmt: skip
     known = [peak for peak in peaks if math.isfinite(peak)]
     limit = eps * (sum(known) / len(known) if relative and known else 1.0)
-    verdict = []
+    detection = []
     for values in neurons:
         if any(math.isnan(v) for v in values):
             dead = False
@@ -34,8 +34,8 @@ def literal(kind: str, neurons: list[list[float]], eps: float, relative: bool) -
             dead = math.fsum(values) <= eps
         else:
             dead = all(abs(v) < limit or v == 0 for v in values)
-        verdict.append(dead)
-    return verdict
+        detection.append(dead)
+    return detection
 
 
 def judged(criterion: Criterion, activation: str, values: Tensor, axis: int) -> list[bool]:

@@ -203,9 +203,9 @@ def test_of_a_reader_with_several_uses_nobody_can_tell_which_one_a_part_runs():
     window = Window(model, graph, Criterion())
     window.open(graph.dense)
     model.one(examples(VECTOR))
-    assert not any(bool(flags.any()) for flags in window.verdict().dead.values())
+    assert not any(bool(flags.any()) for flags in window.detect().dead.values())
     model(examples(VECTOR))
-    assert window.verdict().dead["act1"].tolist() == [True, False, False, False]
+    assert window.detect().dead["act1"].tolist() == [True, False, False, False]
 
 
 def test_a_saved_window_goes_on_with_parts_and_in_evaluation():
@@ -221,4 +221,4 @@ def test_a_saved_window_goes_on_with_parts_and_in_evaluation():
     for window in windows:
         window._model.net(examples(VECTOR, seed=9))
         assert (window.batches, window.examples) == (3, 24)
-        assert window.verdict().dead["net.1"].nonzero().flatten().tolist() == DEAD
+        assert window.detect().dead["net.1"].nonzero().flatten().tolist() == DEAD

@@ -146,8 +146,8 @@ def test_the_model_is_judged_in_evaluation_mode_and_left_as_it_was():
 def test_batches_are_tensors_tuples_or_dicts():
     model = injured(Mlp, 0)
     x = examples(VECTOR)
-    verdicts = [demp.alive(model, [batch]) for batch in (x, (x,), [x], {"x": x})]
-    assert all(torch.equal(v[name], verdicts[0][name]) for v in verdicts for name in v)
+    detections = [demp.alive(model, [batch]) for batch in (x, (x,), [x], {"x": x})]
+    assert all(torch.equal(v[name], detections[0][name]) for v in detections for name in v)
 
 
 def test_a_known_graph_need_not_be_traced_again():

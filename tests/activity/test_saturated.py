@@ -41,12 +41,12 @@ def test_the_criterion_is_its_words(eps):
     model = Given(6).double()
     values = F.silu(x)
     deviation = values.std(0, correction=0)
-    verdict = judged(model, [(x[:10],), (x[10:],)], Criterion(kind="saturated", eps=eps))
+    detection = judged(model, [(x[:10],), (x[10:],)], Criterion(kind="saturated", eps=eps))
     limit = (0.1 if eps is None else eps) * deviation.mean()
-    assert verdict.dead["act"].tolist() == [bool(s <= limit or s == 0) for s in deviation]
-    torch.testing.assert_close(verdict.means["act"], values.mean(0))
-    torch.testing.assert_close(verdict.deviations["act"], deviation / deviation.mean())
-    assert verdict.saturated("act").tolist() == [bool(verdict.dead["act"][j]) and j != 4 for j in range(6)]
+    assert detection.dead["act"].tolist() == [bool(s <= limit or s == 0) for s in deviation]
+    torch.testing.assert_close(detection.means["act"], values.mean(0))
+    torch.testing.assert_close(detection.deviations["act"], deviation / deviation.mean())
+    assert detection.saturated("act").tolist() == [bool(detection.dead["act"][j]) and j != 4 for j in range(6)]
 
 
 def test_positions_count_like_examples():
@@ -54,11 +54,11 @@ def test_positions_count_like_examples():
     with torch.no_grad():
         model[0].weight[1], model[0].bias[1] = 0.0, 2.0
     values = model[1](model[0](inputs[0])).movedim(1, 0).flatten(1).double()
-    verdict = judged(model, [inputs])
+    detection = judged(model, [inputs])
     # the mean over positions is what the linear layer reads, so that only spread over examples is left there
     pooled = values.view(4, 3, -1).mean(2)
-    torch.testing.assert_close(verdict.means["1"], pooled.mean(1), rtol=1e-5, atol=1e-6)
-    assert verdict.dead["1"].tolist()[1] and verdict.deviations["1"][1] < 1e-6
+    torch.testing.assert_close(detection.means["1"], pooled.mean(1), rtol=1e-5, atol=1e-6)
+    assert detection.dead["1"].tolist()[1] and detection.deviations["1"][1] < 1e-6
 
 
 def test_flat_in_each_batch_at_another_constant_is_not_saturated():
@@ -86,9 +86,9 @@ def test_a_neuron_must_be_flat_at_every_read():
     with torch.no_grad():
         model.make.weight[2], model.make.bias[2] = 0.0, 1.0
         model.make.weight[3], model.make.bias[3] = 0.0, -1.0
-    verdict = judged(model, [(torch.randn(30, 3, dtype=torch.float64),)])
-    assert verdict.dead["act"].tolist() == [False, False, False, True]
-    assert verdict.deviations["act"][2] > 0.5
+    detection = judged(model, [(torch.randn(30, 3, dtype=torch.float64),)])
+    assert detection.dead["act"].tolist() == [False, False, False, True]
+    assert detection.deviations["act"][2] > 0.5
 
 
 def test_a_nan_keeps_its_neuron_and_no_other():
@@ -98,7 +98,7 @@ def test_a_nan_keeps_its_neuron_and_no_other():
     graph = demp.trace(Given(4), (x,))
     tally = Tally(graph.dense, SATURATED)
     tally.add(graph.reads[0], x, 1)
-    assert tally.verdict()["act"].tolist() == [False, False, True, False]
+    assert tally.detect()["act"].tolist() == [False, False, True, False]
 
 
 def test_ranks_of_neurons_are_those_of_the_layer_where_they_deviate_most():
@@ -116,9 +116,9 @@ def test_dead_is_the_special_case():
     model, inputs = nets.mlp(4, 6, 3), (torch.randn(9, 4),)
     with torch.no_grad():
         model[0].weight[[1, 3]], model[0].bias[1], model[0].bias[3] = 0.0, -1.0, 2.0
-    verdict = judged(model, [inputs])
-    assert verdict.dead["1"].tolist() == [False, True, False, True, False, False]
-    assert verdict.saturated("1").tolist() == [False, False, False, True, False, False]
+    detection = judged(model, [inputs])
+    assert detection.dead["1"].tolist() == [False, True, False, True, False, False]
+    assert detection.saturated("1").tolist() == [False, False, False, True, False, False]
     exact = judged(model, [inputs], Criterion(kind="exact"))
     assert exact.dead["1"].tolist() == [False, True, *[False] * 4] and exact.means == {}
     assert not bool(exact.saturated("1").any())
@@ -142,7 +142,7 @@ def test_a_window_sees_what_a_probe_sees_and_resumes_to_the_bit():
         model[0].weight[3] *= 1e-3
         model[0].bias[3] = 1.0
     batches = [(torch.randn(3, 2, 6, 6),) for _ in range(4)]
-    whole = window_over(model, batches).verdict()
+    whole = window_over(model, batches).detect()
     probed = judged(model, batches)
     assert probed.dead["1"].tolist() == [False, False, False, True, False]
     first = window_over(model, batches[:2])
@@ -151,7 +151,7 @@ def test_a_window_sees_what_a_probe_sees_and_resumes_to_the_bit():
     resumed = Window(model, demp.trace(model, batches[0]), SATURATED)
     resumed.open(demp.trace(model, batches[0]).dense)
     resumed.load_state_dict(state)
-    again = window_over(model, batches[2:], resumed).verdict()
+    again = window_over(model, batches[2:], resumed).detect()
     for name, flags in probed.dead.items():
         assert torch.equal(whole.dead[name], flags) and torch.equal(again.dead[name], flags)
         for values in ("means", "deviations"):

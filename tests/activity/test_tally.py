@@ -48,7 +48,7 @@ def test_a_neuron_is_dead_if_every_batch_says_so(kind, relative, seed):
             maps = operand.view(4, WIDTH, PLACES)
             peaks = Peaks(maps.amax((0, 2)), maps.amin((0, 2)), maps.sum((0, 2)))
             expected[number] &= criterion.dead("relu", peaks)
-    assert [flags.tolist() for flags in tally.verdict().values()] == [flags.tolist() for flags in expected]
+    assert [flags.tolist() for flags in tally.detect().values()] == [flags.tolist() for flags in expected]
 
 
 def test_a_neuron_that_was_seen_alive_is_not_looked_at_again(monkeypatch):

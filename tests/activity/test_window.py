@@ -55,11 +55,11 @@ def test_the_window_is_the_literal_recomputation_over_the_same_forwards(seed: in
     recorder.dead = {name: torch.ones_like(flags) for name, flags in recorder.dead.items()}  # tracing ran the model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     train(model, optimizer, IMAGE, range(6))
-    verdict = window.verdict()
-    assert (verdict.batches, verdict.examples) == (6, 96)
-    assert all(torch.equal(verdict.dead[name], recorder.dead[name]) for name in recorder.dead)
-    assert bool(verdict.dead["act1"][1])
-    assert bool(verdict.dead["act3"][4])
+    detection = window.detect()
+    assert (detection.batches, detection.examples) == (6, 96)
+    assert all(torch.equal(detection.dead[name], recorder.dead[name]) for name in recorder.dead)
+    assert bool(detection.dead["act1"][1])
+    assert bool(detection.dead["act3"][4])
 
 
 def test_batch_statistics_count_in_a_window():
@@ -68,7 +68,7 @@ def test_batch_statistics_count_in_a_window():
     model.norm1.running_mean[:] = 1e3  # evaluation mode would find all of layer 1 dead
     window = open_window(model)
     model(examples(IMAGE))
-    assert not bool(window.verdict().dead["act1"].all())
+    assert not bool(window.detect().dead["act1"].all())
     assert not bool(demp.alive(model, [examples(IMAGE)])["act1"].any())
 
 
@@ -78,10 +78,10 @@ def test_evaluation_forwards_do_not_count():
     model.eval()
     model(examples(IMAGE))
     assert window.batches == 0
-    assert not any(bool(flags.any()) for flags in window.verdict().dead.values())
+    assert not any(bool(flags.any()) for flags in window.detect().dead.values())
     model.train()
     model(examples(IMAGE))
-    assert window.verdict().batches == 1
+    assert window.detect().batches == 1
 
 
 def test_opening_again_forgets_and_closing_leaves_no_hooks():
@@ -94,7 +94,7 @@ def test_opening_again_forgets_and_closing_leaves_no_hooks():
     window.close()
     assert hooks_on(model) == 0
     assert not window.is_open
-    assert window.verdict().batches == 0
+    assert window.detect().batches == 0
 
 
 def test_training_is_the_same_with_and_without_a_window():
@@ -127,8 +127,8 @@ def test_layers_that_hooks_cannot_watch_are_named_and_alive():
     window = open_window(model, VECTOR)
     assert window.unwatched == ("act2",)
     model(examples(VECTOR))
-    assert bool(window.verdict().dead["act1"][0])
-    assert not bool(window.verdict().dead["act2"].any())
+    assert bool(window.detect().dead["act1"][0])
+    assert not bool(window.detect().dead["act2"].any())
     assert not demp.alive(model, [examples(VECTOR)])["act2"][0].item()  # the probe can
 
 
@@ -145,7 +145,7 @@ def test_a_reader_that_did_not_run_leaves_its_layer_alive():
     window = open_window(model, VECTOR)
     model.skip = True
     model(examples(VECTOR))
-    assert not bool(window.verdict().dead["act1"].any())
+    assert not bool(window.detect().dead["act1"].any())
 
 
 def test_a_layer_of_which_one_reader_did_not_run_is_alive_too():
@@ -162,11 +162,11 @@ def test_a_layer_of_which_one_reader_did_not_run_is_alive_too():
     kill_linear(model.fc1, [0])
     window = open_window(model, VECTOR)
     model(examples(VECTOR))
-    assert bool(window.verdict().dead["act1"][0])
+    assert bool(window.detect().dead["act1"][0])
     window.open(demp.trace(model, (examples(VECTOR),)).dense)
     model.both = False
     model(examples(VECTOR))
-    assert not bool(window.verdict().dead["act1"].any())
+    assert not bool(window.detect().dead["act1"].any())
 
 
 def test_a_forward_in_evaluation_mode_inside_a_training_forward_disturbs_nothing():
@@ -182,7 +182,7 @@ def test_a_forward_in_evaluation_mode_inside_a_training_forward_disturbs_nothing
     kill(model.norm1, [1])
     window = open_window(model)
     model(examples(IMAGE))
-    assert bool(window.verdict().dead["act1"][1])
+    assert bool(window.detect().dead["act1"][1])
 
 
 def test_one_example_without_a_batch_axis():
@@ -190,7 +190,7 @@ def test_one_example_without_a_batch_axis():
     kill_linear(model.fc1, [3])
     window = open_window(model, VECTOR)
     model(examples(VECTOR)[0])
-    assert bool(window.verdict().dead["act1"][3])
+    assert bool(window.detect().dead["act1"][3])
 
 
 class Checkpointed(PlainNet):
@@ -207,7 +207,7 @@ class Checkpointed(PlainNet):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_forwards_count_once(reentrant: bool):
-    verdicts = []
+    detections = []
     for kind in (PlainNet, Checkpointed):
         model = build(kind)
         kill(model.norm1, [1])
@@ -216,9 +216,9 @@ def test_checkpointed_forwards_count_once(reentrant: bool):
         window = open_window(model)
         for step in range(3):
             loss_of(model, step, IMAGE).backward()
-        verdicts.append(window.verdict())
-    assert verdicts[0].batches == verdicts[1].batches == 3
-    assert all(torch.equal(verdicts[1].dead[name], flags) for name, flags in verdicts[0].dead.items())
+        detections.append(window.detect())
+    assert detections[0].batches == detections[1].batches == 3
+    assert all(torch.equal(detections[1].dead[name], flags) for name, flags in detections[0].dead.items())
 
 
 def test_a_shared_reader_is_watched_at_each_of_its_uses():
@@ -237,7 +237,7 @@ def test_a_shared_reader_is_watched_at_each_of_its_uses():
     kill_linear(model.fc2, [1, 2])
     window = open_window(model, VECTOR)
     model(examples(VECTOR))
-    dead = window.verdict().dead
+    dead = window.detect().dead
     alive = demp.alive(model, [examples(VECTOR)])
     assert all(torch.equal(~alive[name], dead[name]) for name in dead)
     assert (bool(dead["act1"][0]), bool(dead["act2"][0])) == (True, False)
@@ -254,7 +254,7 @@ def test_after_a_cut_the_window_goes_on_in_dense_numbering():
     window = Window(model, graph, Criterion())
     window.open(graph.at(gone))
     model(examples(IMAGE))
-    assert window.verdict().dead["act1"].nonzero().flatten().tolist() == [3]
+    assert window.detect().dead["act1"].nonzero().flatten().tolist() == [3]
 
 
 def test_a_saved_window_goes_on():
@@ -272,7 +272,7 @@ def test_a_saved_window_goes_on():
     other.load_state_dict(state)
     for net in (model, twin):
         net(examples(IMAGE, seed=7))
-    first, second = window.verdict(), other.verdict()
+    first, second = window.detect(), other.detect()
     assert (first.batches, first.examples) == (second.batches, second.examples) == (3, 24)
     assert all(torch.equal(first.dead[name], second.dead[name]) for name in first.dead)
     window.close()

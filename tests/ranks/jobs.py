@@ -198,9 +198,9 @@ def judged_on_different_examples() -> dict[str, Any]:
     kill_linear(model.fc1, [6])
     x = torch.ones(4, 6, dtype=torch.float64) * (-1.0 if world()[0] == 0 else 1.0)
     pruner = pruner_of(wrapped, optimizer, batches=[x], peak_strength=0.0, peak_noise_std=0.0)
-    dead = pruner.verdict().dead["act1"].nonzero().flatten().tolist()
+    dead = pruner.detect().dead["act1"].nonzero().flatten().tolist()
     alone = demp.alive(model, [x])["act1"].logical_not().nonzero().flatten().tolist()
-    return {"together": dead, "alone": alone, "examples": pruner.verdict().examples}
+    return {"together": dead, "alone": alone, "examples": pruner.detect().examples}
 
 
 def other_pruners() -> list[tuple[str, str]]:
@@ -364,11 +364,11 @@ def saturated(shard: Any = None, wrap: bool = True) -> dict[str, Any]:
     )  # fmt: skip
     for step in range(3 * PERIOD):
         step_of(wrapped, optimizer, step)
-    verdict = pruner.verdict()
+    detection = pruner.detect()
     return {
         "history": [report.to_dict() for report in pruner.history],
         "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
-        "deviations": [d.nan_to_num(-1.0) for d in verdict.deviations.values()],
+        "deviations": [d.nan_to_num(-1.0) for d in detection.deviations.values()],
     }
 
 

@@ -81,9 +81,9 @@ def test_faded_neurons_are_exactly_zero_and_leave_exactly(kind, shape, act):
     for join in graph.joins:  # a block's output goes where what the stream brings goes too
         going[join.branch[join.target]] &= going[join.stream[join.source]]
     scales.apply(Shrink(factors=torch.where(going, 0.0, 1.0)), graph.dense)
-    verdict = probe(model, graph.dense, [examples(shape, seed=9)], Criterion(kind="exact"))
+    detection = probe(model, graph.dense, [examples(shape, seed=9)], Criterion(kind="exact"))
     for layer in graph.layers:
-        assert not (going[layer.classes] & ~verdict.dead[layer.name]).any()
+        assert not (going[layer.classes] & ~detection.dead[layer.name]).any()
     x = examples(shape, seed=10)
     with torch.no_grad():
         wanted = model.eval()(x)

@@ -150,8 +150,8 @@ def test_drift_is_the_change_of_the_outputs_and_is_bounded():
 def test_the_flattest_go_first():
     model, inputs = wavering(0.5)
     graph = demp.trace(model, inputs)
-    verdict = probe(model, graph.dense, [inputs], Criterion(kind="saturated", eps=2.0))
-    order = verdict.deviations["2"][:8].argsort().tolist()
+    detection = probe(model, graph.dense, [inputs], Criterion(kind="saturated", eps=2.0))
+    order = detection.deviations["2"][:8].argsort().tolist()
     assert order == list(range(8))
     pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
                        criterion="saturated", eps=0.6, max_drift=1e-3, peak_strength=0.0, noise_on="off",

@@ -195,7 +195,7 @@ def check_network(name: str, options: dict, share: float, seed: int) -> None:
     inputs = tuple(x.double() for x in inputs)
     for number in range(2):
         graph = demp.trace(model, inputs)
-        flags, verdict = some_constant(model, graph, inputs, share, seed + number)
+        flags, detection = some_constant(model, graph, inputs, share, seed + number)
         dense = copy.deepcopy(model)
         report = demp.cut(model, flags, example_inputs=inputs, graph=graph, constants=True)
         assert not report.happened or report.difference < 1e-10
@@ -207,7 +207,7 @@ def check_network(name: str, options: dict, share: float, seed: int) -> None:
         same_training(dense, model, inputs)
         if report.happened:
             assert report.dead + report.saturated == report.removed
-            zero = sum(int((flags[n] & ~verdict.saturated(n)).sum()) for n in flags)
+            zero = sum(int((flags[n] & ~detection.saturated(n)).sum()) for n in flags)
             assert report.dead <= zero
 
 

@@ -10,7 +10,7 @@ from demp.experiments import studies
 from demp.experiments.studies.result_store import identity_of
 from demp.experiments.sweep import Store, training
 from demp.train import TrainConfig, resume, train
-from demp.train.defaults import as_meant, said
+from demp.train.defaults import as_meant, written_out
 from demp.train.runfolder import RunFolder
 from resultlines import MEASURED
 
@@ -24,23 +24,23 @@ def early(**options) -> TrainConfig:
 
 
 def test_what_is_written_down_says_it_and_what_does_not_is_older():
-    assert said(early()).method.options == {**MOMENT, "epoch_of": "run"}
-    assert said(early(epoch_of="data")) == early(epoch_of="data")
+    assert written_out(early()).method.options == {**MOMENT, "epoch_of": "run"}
+    assert written_out(early(epoch_of="data")) == early(epoch_of="data")
     old = early().to_dict()
     assert as_meant(old)["method"]["options"] == {**MOMENT, "epoch_of": "data"}
     assert old == early().to_dict()
-    assert as_meant(said(early()).to_dict()) == said(early()).to_dict()
+    assert as_meant(written_out(early()).to_dict()) == written_out(early()).to_dict()
 
 
 @pytest.mark.parametrize("method", ["dense", "demp", "rigl", "demp+rigl"])
 def test_methods_without_such_an_option_are_left_alone(method):
     config = early().merged({"method": {"name": method}})
-    assert said(config) == config and as_meant(config.to_dict()) == config.to_dict()
+    assert written_out(config) == config and as_meant(config.to_dict()) == config.to_dict()
 
 
 def test_a_combination_has_the_options_of_both():
     config = early().merged({"method": {"name": "early-snap+rigl"}})
-    assert said(config).method.options == {"epoch_of": "run"}
+    assert written_out(config).method.options == {"epoch_of": "run"}
 
 
 @pytest.mark.parametrize("values", [{}, {"method": "demp"}, {"method": {"name": "none of ours"}}, {"method": {}}])

@@ -3,7 +3,7 @@
 from demp.activity.criteria import Criterion
 from demp.activity.deaths import Deaths, LayerActivity, Snapshot
 from demp.activity.monitor import NeuronMonitor
-from demp.activity.probe import Verdict, agreed, alive, probe, ranked
+from demp.activity.probe import Detection, agreed, alive, probe, ranked
 from demp.activity.window import Window
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "LayerActivity",
     "NeuronMonitor",
     "Snapshot",
-    "Verdict",
+    "Detection",
     "Window",
     "agreed",
     "alive",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from demp.activity.probe import Verdict
+from demp.activity.probe import Detection
 from demp.graph import GraphState, NeuronGraph
 
 
@@ -55,13 +55,13 @@ class Deaths:
         self._ever = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
         self._last = {name: flags.clone() for name, flags in self._ever.items()}
 
-    def add(self, verdict: Verdict, state: GraphState) -> Snapshot:
-        """The snapshot of a verdict on the network of this state."""
+    def add(self, detection: Detection, state: GraphState) -> Snapshot:
+        """The snapshot of a detection on the network of this state."""
         layers, meet = {}, 0
         before = sum(int(flags.sum()) for flags in self._ever.values())
         for layer in self._graph.layers:
-            name, saturated = layer.name, verdict.saturated(layer.name)
-            dead = (verdict.dead[name] & ~saturated) | state.removed[layer.classes]
+            name, saturated = layer.name, detection.saturated(layer.name)
+            dead = (detection.dead[name] & ~saturated) | state.removed[layer.classes]
             revived = self._last[name] & ~dead
             layers[name] = LayerActivity(layer.width, int(dead.sum()), int(revived.sum()), int(saturated.sum()))
             meet += int((self._ever[name] & dead).sum())
@@ -70,8 +70,8 @@ class Deaths:
         counts = zip(*((at.dead, at.saturated, at.width) for at in layers.values()), strict=True)
         now, constant, width = (sum(values) for values in counts)
         return Snapshot(
-            verdict.batches,
-            verdict.examples,
+            detection.batches,
+            detection.examples,
             layers,
             now / width if width else 0.0,
             meet / min(before, now) if before and now else math.nan,

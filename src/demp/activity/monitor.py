@@ -98,7 +98,7 @@ class NeuronMonitor:
         if self._window is None or self._deaths is None or self._state is None or self._window.batches == 0:
             raise UsageError("the model has not run since the last snapshot; nothing is known about its neurons")
         self._follow()
-        snapshot = self._deaths.add(self._window.verdict(), self._state)
+        snapshot = self._deaths.add(self._window.detect(), self._state)
         self._window.open(self._state)
         self.history.append(snapshot)
         return snapshot

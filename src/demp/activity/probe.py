@@ -19,7 +19,7 @@ from demp.parallel.compiled import original
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Detection:
     """Who is dead or saturated, judged on how many examples."""
 
     dead: dict[str, Tensor]
@@ -46,19 +46,19 @@ class Verdict:
         return flags & ~Flatness(self.means[layer], self.deviations[layer]).zero
 
 
-def verdict_of(tallies: Iterable[Tally], batches: int, examples: int) -> Verdict:
+def detection_of(tallies: Iterable[Tally], batches: int, examples: int) -> Detection:
     """What follows from what was seen, by all of the tallies."""
     tallies = tuple(tallies)
-    dead, means, deviations = tallies[0].verdict(), {}, {}
+    dead, means, deviations = tallies[0].detect(), {}, {}
     for tally in tallies[1:]:
-        dead = {name: dead[name] & flags for name, flags in tally.verdict().items()}
+        dead = {name: dead[name] & flags for name, flags in tally.detect().items()}
     for tally in tallies:
         for name, flat in tally.flatness().items():
             means[name] = larger(means[name], flat.mean) if name in means else flat.mean
             known = deviations.get(name, flat.deviation)
             deviations[name] = torch.maximum(known, flat.deviation)
     unseen = tuple(dict.fromkeys(name for tally in tallies for name in tally.unseen()))
-    return Verdict(dead, batches, examples, means, deviations, unseen, tallies)
+    return Detection(dead, batches, examples, means, deviations, unseen, tallies)
 
 
 def probe(
@@ -68,7 +68,7 @@ def probe(
     criterion: Criterion,
     *,
     until_settled: bool = False,
-) -> Verdict:
+) -> Detection:
     """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every read point.
 
     ``until_settled`` stops early once no neuron is left that all of its readers find dead, where more batches can only
@@ -89,11 +89,11 @@ def probe(
                 break
     if count == 0:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
-    return verdict_of((tally,), count, examples)
+    return detection_of((tally,), count, examples)
 
 
-def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
-    """The verdict of all ranks: dead on each of them, saturated over the examples of all of them together."""
+def agreed(mine: Detection, group: ranks.Group) -> Detection:
+    """The detection of all ranks: dead on each of them, saturated over the examples of all of them together."""
     if group is None:
         return mine
     counts = ranks.gathered((mine.batches, mine.examples), group)
@@ -101,9 +101,9 @@ def agreed(mine: Verdict, group: ranks.Group) -> Verdict:
     states = ranks.gathered([tally.state_dict() for tally in mine.tallies], group)
     if not all(len(of_rank) == len(states[0]) > 0 for of_rank in states):  # some rank has seen nothing
         nobody = {name: torch.zeros_like(flags) for name, flags in mine.dead.items()}
-        return Verdict(nobody, batches, examples)
+        return Detection(nobody, batches, examples)
     joined = (tally.joined(of_all) for tally, *of_all in zip(mine.tallies, *states, strict=True))
-    return verdict_of(joined, batches, examples)
+    return detection_of(joined, batches, examples)
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
@@ -126,8 +126,8 @@ def alive(
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
     model = wrappers.inside(model)
     graph = graph or trace(model, batches[0])
-    verdict = probe(model, graph.dense, batches, judged)
-    return {name: ~dead for name, dead in verdict.dead.items()}
+    detection = probe(model, graph.dense, batches, judged)
+    return {name: ~dead for name, dead in detection.dead.items()}
 
 
 def ranked(graph: NeuronGraph, deviations: Mapping[str, Tensor]) -> Tensor:

@@ -70,7 +70,7 @@ class Tally:
         )
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Judge one batch at one read point; nothing is known of an expert that gets no rows."""
+        """Look at one batch at one read point; nothing is known of an expert that gets no rows."""
         if operand.numel() == 0 and operand.shape[axis]:
             return
         key = key_of(read)
@@ -138,7 +138,7 @@ class Tally:
         whole._moments = moments.merged(first, others)
         return whole
 
-    def verdict(self) -> dict[str, Tensor]:
+    def detect(self) -> dict[str, Tensor]:
         """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither).
 
         A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without

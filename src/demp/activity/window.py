@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from demp.activity.criteria import Criterion
-from demp.activity.probe import Verdict, verdict_of
+from demp.activity.probe import Detection, detection_of
 from demp.activity.readers import first_length, in_backward, input_axis, operations_of, readers_of, reads_its_input
 from demp.activity.tally import Tally
 from demp.graph import GraphState, NeuronGraph, Read
@@ -88,12 +88,12 @@ class Window:
             self.in_evaluation = not self._ran_training
         self._ran_training = self._ran_evaluation = False
 
-    def verdict(self) -> Verdict:
+    def detect(self) -> Detection:
         """Who was dead in every forward since ``open``."""
         if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
-            return Verdict(dead, 0, 0)
-        return verdict_of((self._tally,), self.batches, self.examples)
+            return Detection(dead, 0, 0)
+        return detection_of((self._tally,), self.batches, self.examples)
 
     def close(self) -> None:
         """Remove the hooks."""

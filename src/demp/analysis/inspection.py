@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.activity.judge import listed
+from demp.activity.detector import listed
 from demp.graph import NeuronGraph, trace
 from demp.graph.neurons import numel
 from demp.graph.parts import Refusal

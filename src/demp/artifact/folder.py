@@ -40,7 +40,7 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     """
     path, model = Path(path), wrappers.inside(model)
     with shards.whole(model):
-        if not shards.parts(model) or ranks.speaks(shards.group_of(model)):
+        if not shards.parts(model) or ranks.is_main_process(shards.group_of(model)):
             with replacing(path) as folder:
                 write(model, folder, example_inputs=example_inputs, builder=builder)
     return path

@@ -11,7 +11,7 @@ from demp import __version__
 from demp.errors import DempError, UsageError
 from demp.train.extras import need
 from demp.train.stopping import TrainingInterrupted
-from demp.train.torchrun import speaks
+from demp.train.torchrun import is_main_process
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(arguments or ["--help"])
         command.find_own_code()
         result = command.run()
-        if command.json and speaks():
+        if command.json and is_main_process():
             print(json.dumps(result))
         return DONE
     except SystemExit as stop:  # tyro's own way out: help, or an unknown flag

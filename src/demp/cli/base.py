@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from demp.train.torchrun import speaks
+from demp.train.torchrun import is_main_process
 
 if TYPE_CHECKING:
     from demp.train.observer import Observer
@@ -57,7 +57,7 @@ class Command(ABC):
 
     def console(self) -> Console:
         """Where words for people go: aside when stdout belongs to JSON."""
-        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not speaks())
+        return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not is_main_process())
 
     def view(self, title: str = "") -> "Observer":
         """The progress view."""

@@ -24,7 +24,7 @@ class Announcement(Observer):
         Raises:
             UsageError: the answer was no.
         """
-        if not torchrun.speaks():
+        if not torchrun.is_main_process():
             return
         plan = forecast(run)
         length = message(plan.seconds).removesuffix(" left")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from demp.activity import Criterion, Verdict
+from demp.activity import Criterion, Detection
 from demp.budgets import Budget, Meter, as_budget
 from demp.graph import GraphState, NeuronGraph
 from demp.importance.gates import Scoring
@@ -55,11 +55,11 @@ class View(Protocol):
         ...
 
     @property
-    def can_judge(self) -> bool:
+    def can_detect(self) -> bool:
         """Are there examples to judge death on?"""
         ...
 
-    def verdict(self) -> Verdict:
+    def detect(self) -> Detection:
         """Who is dead now (runs the probe, or reads the window)."""
         ...
 

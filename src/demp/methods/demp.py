@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from demp.activity import Criterion, Verdict, ranked
+from demp.activity import Criterion, Detection, ranked
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import nothing_removed
@@ -274,26 +274,26 @@ class DemonPruning(Method):
             return self._course.select(step, view)
         target = self.config.target_neuron_sparsity
         if target is None:
-            verdict = view.verdict()
-            return Selection(verdict.dead, advice=self._advice(step, view, verdict))
+            detection = view.detect()
+            return Selection(detection.dead, advice=self._advice(step, view, detection))
         graph, left = view.graph, view.state.neurons
         budget = left - (graph.dense.neurons - round(target * graph.dense.neurons))
         if budget <= 0:
             self._target_met = True
             return Selection()
-        verdict = view.verdict()
-        flatness = ranked(graph, verdict.deviations) if verdict.deviations else None
-        plan = plan_cut(view.state, verdict.dead, self.config.limits(), flatness)
+        detection = view.detect()
+        flatness = ranked(graph, detection.deviations) if detection.deviations else None
+        plan = plan_cut(view.state, detection.dead, self.config.limits(), flatness)
         self._target_met = left - plan.after.neurons >= budget
         if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
             self._growth *= self.config.target_growth
         return Selection(at_most(budget, graph, plan.removes, flatness))
 
-    def _advice(self, step: int, view: View, verdict: Verdict) -> str:
+    def _advice(self, step: int, view: View, detection: Detection) -> str:
         """Once after half of the run, and at its end, where examples were seen and no neuron was or is removed."""
         late = view.final or (2 * step >= self.total_steps and not self._advised)
-        some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in verdict.dead.values())
-        if not late or some or verdict.batches == 0:
+        some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in detection.dead.values())
+        if not late or some or detection.batches == 0:
             return ""
         self._advised = True
         return nothing_removed(view, step, self.config.peak_strength)

@@ -193,8 +193,8 @@ def emptied_neurons(view: View) -> dict[str, Tensor]:
     it stays.
     """
     graph, dead = view.graph, view.graph.none_removed()
-    if view.can_judge:
-        for name, flags in view.verdict().dead.items():
+    if view.can_detect:
+        for name, flags in view.detect().dead.items():
             classes = graph.layer(name).classes
             dead[classes[flags]] = True
     gone = emptied(view.state, view.masks, dead)

@@ -33,7 +33,7 @@ def place(group: Group) -> tuple[int, int]:
     return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
-def speaks(group: Group) -> bool:
+def is_main_process(group: Group) -> bool:
     """Is this the rank that logs and writes?"""
     return place(group)[0] == 0
 

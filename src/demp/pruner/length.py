@@ -31,7 +31,7 @@ class Pushes:
         """Once, when a step beyond the plan begins."""
         if self.over(step) and not self._said:
             self._said = True
-            if ranks.speaks(group):
+            if ranks.is_main_process(group):
                 logger.warning(
                     "training goes on after the total_steps of %d: nothing is pushed any more, and neurons that are "
                     "dead still go at the checks",
@@ -74,7 +74,7 @@ def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ran
 
 def same_plan(before: int, now: int, step: int, group: ranks.Group) -> bool:
     """Is a run as long as it was planned? If not, a line says what that means."""
-    if before != now and ranks.speaks(group):
+    if before != now and ranks.is_main_process(group):
         logger.warning(
             "the saved run was planned for %d steps, this one for %d: from step %d on all schedules are those of %d",
             *(before, now, step, now),

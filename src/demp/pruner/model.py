@@ -117,7 +117,7 @@ class ShrinkingModel:
             return
         self._looked = True
         found = look_alikes(self.model, self.copies)
-        if found and ranks.speaks(self.group):
+        if found and ranks.is_main_process(self.group):
             logger.warning(
                 "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
                 "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "

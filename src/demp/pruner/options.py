@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, TypeVar
 
-from demp.activity.judge import Batches
+from demp.activity.detector import Batches
 from demp.budgets import Budget
 from demp.importance.gates import Loss
 from demp.methods.demp import DemPConfig

@@ -47,7 +47,7 @@ class OutsideReaders:
         self._stay = {}
         for name, classes in found:
             kept = self._graph.keep(classes)
-            if kept and ranks.speaks(group):
+            if kept and ranks.is_main_process(group):
                 logger.warning(
                     "%s is not run by the forward that was traced, but reads %d neurons: they stay. Let the forward "
                     "of the example inputs run it, and they may go",

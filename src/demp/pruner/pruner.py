@@ -1,7 +1,6 @@
 """The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from numbers import Integral
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.activity import Verdict, ranked
-from demp.activity.judge import Batches, Judge, by_probe
+from demp.activity import Detection, ranked
+from demp.activity.detector import Batches, Detector, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.errors import DempError, UsageError
 from demp.graph import GraphState
@@ -23,6 +22,7 @@ from demp.parallel import ranks, wrappers
 from demp.parallel.compiled import Stopwatch, is_compiled, refuse_to_watch
 from demp.pruner.attachment import attach as attach_hooks
 from demp.pruner.copies import PrunerCopy
+from demp.pruner.earlier import Earlier
 from demp.pruner.initialization import draw_weights
 from demp.pruner.latency import LatencyClock
 from demp.pruner.length import Pushes, compare_plans, same_plan
@@ -55,7 +55,7 @@ logger = logging.getLogger("demp")
 STATE_VERSION = 1
 
 
-class Pruner:
+class Pruner(Earlier):
     """Runs one method on one training run. What each option means: ``help(demp.DemP)``.
 
     A method that prunes or masks before training does so here (or in ``attach_to``). Where a trainer makes the
@@ -115,7 +115,7 @@ class Pruner:
         self._live = LiveNeurons(
             model, self.graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
         )
-        self._judge = Judge(
+        self._detector = Detector(
             model,
             self.graph,
             self.method.criterion(),
@@ -126,7 +126,7 @@ class Pruner:
             seed=seed,
         )
         self._scales = OutputScales(model, self.graph)
-        self._view = LiveView(model, meter, self._judge, given_examples, self.masks, self._scales)
+        self._view = LiveView(model, meter, self._detector, given_examples, self.masks, self._scales)
         self._view.total_steps = self.total_steps
         self._sparing, shrinking.masks = Sparing(alive_in_copies), self.masks.kept
         for given in holders:
@@ -136,7 +136,7 @@ class Pruner:
         self._masks_wait = self._finished = self._final = False
         self._postponement = Postponement()
         self._others = OtherOptimizers(model, self.graph, lambda: shrinking.optimizers)
-        shrinking.others, self._judge.on_training = self._others.cut_too, self._others.forward
+        shrinking.others, self._detector.on_training = self._others.cut_too, self._others.forward
         self._checks_before = 0
         """Checks before a restart."""
         self._shows_cuts = shows_cuts
@@ -235,12 +235,6 @@ class Pruner:
         return self._shrinking.state
 
     @property
-    def gone(self) -> Tensor:
-        """What version 0.1 called the removed classes."""
-        warnings.warn("pruner.gone is pruner.state.removed", DeprecationWarning, stacklevel=2)
-        return self.state.removed
-
-    @property
     def flops(self) -> int:
         """FLOPs of one forward of one example through the network as it is now."""
         return self.state.flops()
@@ -296,7 +290,7 @@ class Pruner:
         Of several cuts in one step the report of the last; ``history`` has them all.
         """
         self._stopwatch.stop()
-        self._judge.step()
+        self._detector.step()
         self._others.own_step()
         noise = self._pushes.noise(self.step)
         if noise is not None and noise.std > 0:
@@ -361,16 +355,16 @@ class Pruner:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._judge.close()
+        self._detector.close()
         self._others.close()
         self._shrinking.outside.close()
         self._detached = True
 
     # Checks ------------------------------------------------------------------------------------------
 
-    def verdict(self) -> Verdict:
+    def detect(self) -> Detection:
         """Who is dead now, on examples of training data. Among several ranks all must ask."""
-        return self._seen().verdict()
+        return self._seen().detect()
 
     def _seen(self) -> LiveView:
         """The run as the method sees it now."""
@@ -396,7 +390,7 @@ class Pruner:
         shrinking.refuse_unready()
         if not (final or again or ranks.any_of(self.method.ready(self.step, self._seen()), shrinking.group)):
             return None
-        says = ranks.speaks(shrinking.group)
+        says = ranks.is_main_process(shrinking.group)
         try:
             shrinking.begin_check(finishing=finishing, at_once=self._postponement.waiting)
             wrappers.share_buffers(shrinking.wrappers)
@@ -418,7 +412,7 @@ class Pruner:
         """A report of the final check, which was made before a restart."""
         how = {"exact": True, "constants": None, "ranking": None, "step": self.step, "judged": {}}
         notes = ("made before the restart",)
-        self._shrinking.cut({}, self.config.limits(), examples=self._judge.proof(), notes=notes, **how)
+        self._shrinking.cut({}, self.config.limits(), examples=self._detector.proof(), notes=notes, **how)
 
     def _cut(self, final: bool) -> CutReport:
         """One selection and its cut; if that fails, the method has not selected."""
@@ -430,39 +424,41 @@ class Pruner:
             raise
 
     def _select_and_cut(self, final: bool) -> CutReport:
-        selection, verdict = self._select(final)
-        self._live.checked((verdict or Verdict(selection.neurons, 0, 0)).dead)
+        selection, detection = self._select(final)
+        self._live.checked((detection or Detection(selection.neurons, 0, 0)).dead)
         neurons, notes = selection.neurons, ()
-        if verdict is not None and selection.exact is None:
+        if detection is not None and selection.exact is None:
             spared = self._sparing.spared
-            neurons, notes = spared(self._judge, self._shrinking, neurons, step=self.step, final=final)
+            neurons, notes = spared(self._detector, self._shrinking, neurons, step=self.step, final=final)
         notes += (*selection.notes, *([selection.advice] if selection.advice else []))
-        notes += () if verdict is None else self._judge.notes(verdict)
+        notes += () if detection is None else self._detector.notes(detection)
         notes += self._others.notes(left_out(self.model, self.graph, (*self.optimizers, *self._shrinking.others())))
         notes += self._skips.summary() if final else ()
         rules = constant_rules(self.method, self.wants, self.graph, selection)
-        if rules is not None and verdict is None:
+        if rules is not None and detection is None:
             with ranks.together(self._shrinking.group):
-                self._judge.draw(self.step)
+                self._detector.draw(self.step)
         report = self._shrinking.cut(
             neurons,
             self.config.limits(),
-            examples=self._judge.proof(),
+            examples=self._detector.proof(),
             exact=is_exact(self.method, self.graph, selection),
             constants=rules,
-            ranking=ranked(self.graph, verdict.deviations) if verdict is not None and verdict.deviations else None,
+            ranking=ranked(self.graph, detection.deviations)
+            if detection is not None and detection.deviations
+            else None,
             step=self.step,
             judged=self._view.judged,
             notes=notes,
         )
         self._view.forget()
         warn_of_changes(report, self._shrinking.group)
-        if ranks.speaks(self._shrinking.group):
+        if ranks.is_main_process(self._shrinking.group):
             show(report, selection.advice, bool(selection.notes), on_stderr=self._shows_cuts)
         return report
 
-    def _select(self, final: bool) -> tuple[Selection, Verdict | None]:
-        """Who goes, and the verdict behind it if the method asked for one."""
+    def _select(self, final: bool) -> tuple[Selection, Detection | None]:
+        """Who goes, and the detection behind it if the method asked for one."""
         view = self._seen()
         view.forget()
         if not final:
@@ -472,7 +468,7 @@ class Pruner:
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
         if not self._finished:
-            self._judge.look_ahead(self.state, self.step, self.total_steps, self._is_due, fresh=fresh)
+            self._detector.look_ahead(self.state, self.step, self.total_steps, self._is_due, fresh=fresh)
 
     # What the optimizers know -------------------------------------------------------------------------
 
@@ -502,7 +498,7 @@ class Pruner:
             "gone": self.state.removed.clone(),
             "postponed": self._postponement.waiting,
             "method_state": self.method.state_dict(),
-            "judge": self._judge.state_dict(with_inputs=self.step >= self.total_steps),
+            "judge": self._detector.state_dict(with_inputs=self.step >= self.total_steps),
             "dead_classes": self._live.dead_classes,
             "masks": self.masks.state_dict(),
             "masks_wait": self._masks_wait,
@@ -524,7 +520,7 @@ class Pruner:
             UsageError: the state is of another method or model.
         """
         as_planned = compare_plans(state, self.method.name, self.total_steps, self._shrinking.group)
-        self._shrinking.replay(state["gone"], self._judge.proof())
+        self._shrinking.replay(state["gone"], self._detector.proof())
         self.step, self.seed = int(state["step"]), int(state["seed"])
         self._postponement.waiting = bool(state["postponed"])
         self.method.load_state_dict(state["method_state"])
@@ -541,7 +537,7 @@ class Pruner:
             self._skips.load_state_dict(state["skips"])
         if state.get("inputs") is not None:
             remember_inputs(self.model, state["inputs"])
-        self._judge.seed = self.seed
-        self._judge.load_state_dict(state["judge"], self.state)
+        self._detector.seed = self.seed
+        self._detector.load_state_dict(state["judge"], self.state)
         if self._detached:
-            self._judge.close()
+            self._detector.close()

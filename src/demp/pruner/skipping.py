@@ -49,7 +49,7 @@ class Skips:
         self.steps.append(step)
         self._reason = f"{error}"
         self._retry = step + max(1, self.total_steps // RETRIES)
-        if ranks.speaks(shrinking.group):
+        if ranks.is_main_process(shrinking.group):
             later = "" if finishing else "; training goes on, and the cut is tried again"
             logger.log(self._level(), "cut at step %d skipped: %s%s", step, self._reason, later)
         return shrinking.skip(step, f"skipped: {self._reason}")

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from demp.activity.judge import Judge
+from demp.activity.detector import Detector
 from demp.errors import UsageError
 from demp.parallel import ranks, shards
 from demp.pruner.model import ShrinkingModel
@@ -34,18 +34,18 @@ class Sparing:
         self._choice, self._told = alive_in_copies, False
 
     def spared(
-        self, judge: Judge, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], *, step: int, final: bool
+        self, detector: Detector, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], *, step: int, final: bool
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Of neurons that are dead in the model those that go now, and what is to be said of the others."""
         chosen = any(bool(torch.any(flags)) for flags in neurons.values())
         if not chosen or self._choice == "cut" or (final and self._choice == "wait"):
             return dict(neurons), ()
-        going, waiting, silent = dead_in_copies(judge, shrinking, neurons, step)
+        going, waiting, silent = dead_in_copies(detector, shrinking, neurons, step)
         alive = ", ".join(f"{name} ({count})" for name, count in waiting.items() if count)
         if not alive:
             return going, silent
         note = f"neurons that are dead in the model are alive in copies of it, {alive}: {CHOICES[self._choice]}"
-        if not self._told and ranks.speaks(shrinking.group):
+        if not self._told and ranks.is_main_process(shrinking.group):
             others = "; ".join(f"{choice!r}, {what}" for choice, what in CHOICES.items() if choice != self._choice)
             logger.warning("%s. With alive_in_copies=%s", note, others)
         self._told = True
@@ -53,7 +53,7 @@ class Sparing:
 
 
 def dead_in_copies(
-    judge: Judge, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], step: int
+    detector: Detector, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], step: int
 ) -> tuple[dict[str, Tensor], dict[str, int], tuple[str, ...]]:
     """Of these neurons those that are dead in all copies that run; copy -> how many are alive in it; who cannot run.
 
@@ -67,7 +67,7 @@ def dead_in_copies(
         fit = partial(inputs_for, copied.module, shrinking.model)
         with shards.whole(copied.module):
             try:
-                dead = judge.verdict_on_copy(copied.module, fit, shrinking.state, step).dead
+                dead = detector.detect_on_copy(copied.module, fit, shrinking.state, step).dead
             except Exception as error:  # the user's forward may raise anything
                 why = f"{error}".strip().split("\n")[0] or type(error).__name__
                 silent.append(f"the copy {copied.name} does not run ({why}), so nobody knows who is alive in it")
@@ -85,7 +85,7 @@ def warn_of_changes(report: CutReport, group: ranks.Group) -> None:
     """Copies whose outputs changed where those of the model did not."""
     least = max(CHANGE, 10 * (report.drift or 0.0))
     changed = {name: drift for name, drift in report.copies.items() if drift is not None and drift > least}
-    if changed and ranks.speaks(group):
+    if changed and ranks.is_main_process(group):
         said = ", ".join(f"{name} by {drift:.2g}" for name, drift in changed.items())
         logger.warning(
             "the cut at step %s changed outputs of copies of the model, over their scale: %s", report.step, said

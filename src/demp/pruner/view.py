@@ -1,6 +1,5 @@
 """What a method may see of a live run: the concrete ``demp.methods.View``."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demp.activity import Verdict, agreed
-from demp.activity.judge import Batches, Judge, made
+from demp.activity import Detection, agreed
+from demp.activity.detector import Batches, Detector, made
 from demp.activity.zeros import share_of_zeros
 from demp.budgets import Meter
 from demp.errors import UsageError
@@ -18,6 +17,7 @@ from demp.importance.gates import Gated, Loss, Scoring, first, scores, size_of
 from demp.masking.masks import Masks, maskable
 from demp.methods.base import Wants
 from demp.parallel import ranks, shards
+from demp.pruner.earlier import EarlierView
 from demp.regularization import OutputScales
 
 NOTHING_JUDGED = {"batches": 0, "examples": 0, "forwards": 0}
@@ -58,27 +58,21 @@ def refuse_missing(name: str, wants: Wants, batches: Batches | None, loss_fn: Lo
         raise UsageError(f"{name} looks at activations on training examples; pass batches=...")
 
 
-class LiveView:
+class LiveView(EarlierView):
     """One run as its method sees it; the pruner keeps ``total_steps``, ``state``, ``step``, ``final`` and ``group``."""
 
     def __init__(
-        self, model: nn.Module, meter: Meter, judge: Judge, examples: Examples, masks: Masks, scales: OutputScales
+        self, model: nn.Module, meter: Meter, detector: Detector, examples: Examples, masks: Masks, scales: OutputScales
     ) -> None:
-        self._model, self._judge, self._examples, self._masks = model, judge, examples, masks
+        self._model, self._detector, self._examples, self._masks = model, detector, examples, masks
         self.meter, self.graph = meter, meter.graph
         self._scales = scales
         self.total_steps, self.state = 0, meter.graph.dense
         self.step, self.final, self.group = 0, False, None
         self.judged = dict(NOTHING_JUDGED)
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
-        self.found: Verdict | None = None
+        self.found: Detection | None = None
         self._judged_at = -1
-
-    @property
-    def gone(self) -> Tensor:
-        """What version 0.1 called the removed classes."""
-        warnings.warn("view.gone is view.state.removed", DeprecationWarning, stacklevel=2)
-        return self.state.removed
 
     @property
     def seed(self) -> int:
@@ -91,20 +85,20 @@ class LiveView:
         return self._masks.kept
 
     def forget(self) -> None:
-        """Judge anew."""
+        """Forget what this check has found."""
         self.found, self.judged = None, dict(NOTHING_JUDGED)
 
     @property
-    def can_judge(self) -> bool:
+    def can_detect(self) -> bool:
         """Are there examples to judge death on?"""
-        return self._judge.has_examples
+        return self._detector.has_examples
 
-    def verdict(self) -> Verdict:
+    def detect(self) -> Detection:
         """Who is dead now. Among several ranks all must ask."""
         if self.found is None or self._judged_at != self.step:
             self._judged_at = self.step
             with shards.whole(self._model), ranks.together(self.group):
-                mine = self._judge.verdict(self.state, self.step)
+                mine = self._detector.detect(self.state, self.step)
             self.found = agreed(mine, self.group)
             self._count(self.found.batches, self.found.examples, self.found.examples)
         return self.found

@@ -39,7 +39,7 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     scales, producers = candidates(model, graph, on)
     chosen = trainable(scales, producers)
     text = unusual(scales, producers, shards.kind_of(model).__name__)
-    if on not in ("parameters", NOTHING_PENALISED) and text and ranks.speaks(ranks.everyone()):
+    if on not in ("parameters", NOTHING_PENALISED) and text and ranks.is_main_process(ranks.everyone()):
         logger.warning("%s", text)
     return chosen
 
@@ -180,7 +180,7 @@ class LiveNeurons:
             self._live = dict(zip(looked, shards.set_along(list(looked.values())), strict=True))
 
     def checked(self, dead: dict[str, Tensor]) -> None:
-        """Take the verdict of a check, for the mask ``last-check``."""
+        """Take the detection of a check, for the mask ``last-check``."""
         self.dead_classes = self._graph.agreed(dead)
 
     def targets(self, state: GraphState, lr_of: dict[int, float] | None = None) -> list[Target]:

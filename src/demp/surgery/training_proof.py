@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from demp.activity.judge import first_examples
+from demp.activity.detector import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
 from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing, random_kept

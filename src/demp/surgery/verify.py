@@ -81,7 +81,7 @@ def live_layers(model: nn.Module, before: GraphState, planned: Mapping[str, Tens
     tally = Tally(before, Criterion(kind="exact"))
     with quiet(model), observing(model, before.graph, lambda r, v: tally.add(r, v, r.axis)):
         model(*args, **kwargs)
-    dead = tally.verdict()
+    dead = tally.detect()
     return [name for name, flags in planned.items() if bool((flags & ~dead[name]).any())]
 
 

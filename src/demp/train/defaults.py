@@ -16,9 +16,9 @@ BEFORE = {"epoch_of": "data", "as_published": False}
 """Option of a method -> its default until it changed."""
 
 
-def said(config: TrainConfig) -> TrainConfig:
+def written_out(config: TrainConfig) -> TrainConfig:
     """The config with each of these options written out that its method has."""
-    missing = unsaid(config.method.name, config.method.options)
+    missing = left_out(config.method.name, config.method.options)
     if not missing:
         return config
     options = {**config.method.options, **missing}
@@ -32,13 +32,13 @@ def as_meant(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     options = method.get("options", {})
     try:
-        missing = {name: BEFORE[name] for name in unsaid(method.get("name", ""), options)}
+        missing = {name: BEFORE[name] for name in left_out(method.get("name", ""), options)}
     except UsageError:  # no method of ours: whoever builds the config says so
         return dict(values)
     return {**values, "method": {**method, "options": {**options, **missing}}} if missing else dict(values)
 
 
-def unsaid(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def left_out(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of these options that a method has and that are not given, with today's default."""
     return {name: default for name, default in _defaults(method).items() if name not in options}
 

@@ -24,7 +24,7 @@ from demp.files.run import SECONDS
 from demp.parallel import ranks
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
-from demp.train.defaults import as_meant, said
+from demp.train.defaults import as_meant, written_out
 from demp.train.losses import TrainingDiverged
 from demp.train.models.trust import refuse_untrusted
 from demp.train.observer import Observer
@@ -59,7 +59,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     started again by ``torchrun --max-restarts``, and then the run goes on from its last checkpoint.
     """
     torch.set_flush_denormal(True)
-    config = replace(said(config), device=resolve_device(config.device))
+    config = replace(written_out(config), device=resolve_device(config.device))
     observers = [*observers, *sinks.watchers(config)]
     with launch.joined(config.device) as group, ExitStack() as held:
         if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
         with ranks.together(group):
             for observer in observers:
                 observer.built(run)
-            if config.out and ranks.speaks(group):
+            if config.out and ranks.is_main_process(group):
                 held.enter_context(RunFolder(config.out).held())
                 folder = RunFolder.create(config.out, run.config)
         return _Session(run, folder, observers).go()
@@ -101,7 +101,7 @@ def _continued(path: str | Path, observers: Sequence[Observer], group: ranks.Gro
 def _resumed(path: str | Path, observers: Sequence[Observer], group: ranks.Group, held: ExitStack) -> TrainResult:
     with ranks.together(group):
         folder = RunFolder.open(path)
-        if ranks.speaks(group):
+        if ranks.is_main_process(group):
             held.enter_context(folder.held())
         config = folder.config()
         found = last_state(folder)
@@ -114,7 +114,7 @@ def _resumed(path: str | Path, observers: Sequence[Observer], group: ranks.Group
     run = Run(config, group, fresh=state is None)
     if state is not None:
         run.load_state_dict(state["step"], state)
-    if not ranks.speaks(group):
+    if not ranks.is_main_process(group):
         return _Session(run, None, observers).go()
     folder.rewind(state["lines"] if state else {})
     return _Session(run, folder, observers).go()
@@ -145,7 +145,7 @@ class _Session:
 
     def __init__(self, run: Run, folder: RunFolder | None, observers: Sequence[Observer]) -> None:
         self.run, self.folder = run, folder
-        self.observers = observers if ranks.speaks(run.group) else ()
+        self.observers = observers if ranks.is_main_process(run.group) else ()
         self.recent: deque[float] = deque(maxlen=TIMED_STEPS)
         self.window: list[float] = []
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import demp
-from demp.activity import Deaths, Verdict, agreed, probe
+from demp.activity import Deaths, Detection, agreed, probe
 from demp.graph import GraphState
 from demp.parallel import ranks, wrappers
 from demp.train.seeds import generator
@@ -38,7 +38,7 @@ class Monitor:
         """The metrics of docs/files.md; among several ranks all must ask, and all hear the same."""
         if self._run.group is not None:
             wrappers.share_buffers([self._run.trained])
-        found = self._deaths.add(self._verdict(self.config.examples), self._state())
+        found = self._deaths.add(self._detect(self.config.examples), self._state())
         news = {
             SHARE: found.dead_share,
             "dead/neurons": sum(layer.dead for layer in found.layers.values()),
@@ -52,7 +52,7 @@ class Monitor:
             news["saturated/neurons"] = sum(layer.saturated for layer in found.layers.values())
         whole = self.config.whole_every_steps
         if whole and (self._run.step % whole == 0 or self._run.step == self._run.total_steps):
-            news[WHOLE] = self._share(self._verdict(0))
+            news[WHOLE] = self._share(self._detect(0))
         if self.config.layers:
             news |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
             if by_moments:
@@ -63,7 +63,7 @@ class Monitor:
     def _state(self) -> GraphState:
         return self._graph.dense if self._run.pruner is None else self._run.pruner.state
 
-    def _verdict(self, examples: int) -> Verdict:
+    def _detect(self, examples: int) -> Detection:
         """Who is dead now on so many pictures; 0 are all."""
         run = self._run
         with ranks.together(run.group):
@@ -77,11 +77,11 @@ class Monitor:
         for x, _ in run.data.drawn(examples or run.data.facts.train_size, draw):
             yield (run.placed(x),)
 
-    def _share(self, verdict: Verdict) -> float:
+    def _share(self, detection: Detection) -> float:
         """Dead and removed neurons over those of the dense network."""
         removed, dead = self._state().removed, 0
         for layer in self._graph.layers:
-            zero = verdict.dead[layer.name] & ~verdict.saturated(layer.name)
+            zero = detection.dead[layer.name] & ~detection.saturated(layer.name)
             dead += int((zero | removed[layer.classes]).sum())
         return dead / max(1, self._graph.dense.neurons)
 

@@ -11,7 +11,7 @@ def launched() -> bool:
     return all(name in os.environ for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Is this the process that prints? Known before there is a process group, and after."""
     return not launched() or os.environ["RANK"] == "0"
 

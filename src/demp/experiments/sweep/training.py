@@ -11,7 +11,7 @@ from demp.experiments.sweep.side_by_side import step_over_dense
 from demp.files.results import TRAINING
 from demp.files.run import machine
 from demp.train import Observer, TrainConfig, resume, train
-from demp.train.defaults import said
+from demp.train.defaults import written_out
 from demp.train.runfolder import RunFolder, environment, read_json, read_lines
 
 SEVERAL = "several machines"
@@ -28,7 +28,7 @@ def training(
     ``beside_dense`` measures its step beside the dense network's at the end. ``series`` names what the result keeps
     over time, of the metrics in docs/files.md.
     """
-    arguments: dict[str, Any] = {"config": said(config.merged({"out": ""})).to_dict()}
+    arguments: dict[str, Any] = {"config": written_out(config.merged({"out": ""})).to_dict()}
     arguments |= {"beside_dense": True} if beside_dense else {}
     arguments |= {"series": list(series)} if series else {}
     return Job(name=name, work=TRAINING, arguments=arguments, labels=labels)

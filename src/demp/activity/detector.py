@@ -1,4 +1,4 @@
-"""The judge of a run: from which examples death is decided, and when to start watching."""
+"""The detector of a run: from which examples death is decided, and when to start watching."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.criteria import Criterion
-from demp.activity.probe import Verdict, probe, verdict_of
+from demp.activity.probe import Detection, detection_of, probe
 from demp.activity.readers import in_backward
 from demp.activity.window import Window
 from demp.errors import UsageError
@@ -23,7 +23,7 @@ PROOF_EXAMPLES = 128
 """A cut is proven on at most this many of the examples that judged the death."""
 
 
-class Judge:
+class Detector:
     """Says who is dead: by a probe on ``batches``, or by a window over the training forwards before a check.
 
     What the window finds dead must also be dead in evaluation mode on the last training batch, because that is what a
@@ -60,26 +60,26 @@ class Judge:
             hook = Hook(self._remember)
             self._hook = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
-    def verdict(self, state: GraphState, step: int) -> Verdict:
+    def detect(self, state: GraphState, step: int) -> Detection:
         """Who is dead now."""
         if self._window is None:
             self._proof = None
             batches = self._probe_batches(step)
             return probe(self._model, state, batches, self._criterion, until_settled=True)
-        seen = self._window.verdict()
+        seen = self._window.detect()
         if not seen.tallies:
             return seen
         self._proof = self._last_inputs
         inputs = self._example_inputs if self._last_inputs is None else self._last_inputs
         still = probe(self._model, state, [inputs], self._criterion)
-        return verdict_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
+        return detection_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
 
-    def notes(self, verdict: Verdict) -> tuple[str, ...]:
-        """What a report must say of a verdict: what it does not know, and why."""
-        if verdict.batches == 0:
+    def notes(self, detection: Detection) -> tuple[str, ...]:
+        """What a report must say of a detection: what it does not know, and why."""
+        if detection.batches == 0:
             return ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
-        hidden = [name for name in verdict.unseen if self._window is not None and name in self._window.unwatched]
-        unseen = [name for name in verdict.unseen if name not in hidden]
+        hidden = [name for name in detection.unseen if self._window is not None and name in self._window.unwatched]
+        unseen = [name for name in detection.unseen if name not in hidden]
         found = []
         if unseen:
             found.append(f"no forward before this check reached all that reads {listed(unseen)}: nobody there is dead")
@@ -95,8 +95,8 @@ class Judge:
             )
         return tuple(found)
 
-    def verdict_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], state: GraphState, step: int) -> Verdict:
-        """Who is dead in a copy of the model, on the examples of the last verdict; ``fit`` makes them fit the copy.
+    def detect_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], state: GraphState, step: int) -> Detection:
+        """Who is dead in a copy of the model, on the examples of the last detection; ``fit`` makes them fit the copy.
 
         Of a window those are the last training batch.
         """
@@ -109,12 +109,12 @@ class Judge:
         return self._window is not None or self._batches is not None
 
     def draw(self, step: int) -> None:
-        """Take examples of the batches of this step for the proof of a cut that no verdict was asked for."""
+        """Take examples of the batches of this step for the proof of a cut that no detection was asked for."""
         self._proof = None
         next(iter(self._probe_batches(step)), None)
 
     def proof(self) -> Any:
-        """Examples for the proof of a cut: some of those behind the last verdict."""
+        """Examples for the proof of a cut: some of those behind the last detection."""
         return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)
 
     def step(self) -> None:
@@ -151,7 +151,7 @@ class Judge:
         return {"window": window, "last_inputs": self._last_inputs if with_inputs else None}
 
     def load_state_dict(self, saved: dict[str, Any], state: GraphState) -> None:
-        """Go on with what a saved judge had seen."""
+        """Go on with what a saved detector had seen."""
         self._last_inputs = saved["last_inputs"]
         if self._window is not None and saved["window"] is not None:
             self._window.open(state)

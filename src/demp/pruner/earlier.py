@@ -1,0 +1,48 @@
+"""Names of version 0.1 on pruners and views: each works, with a DeprecationWarning."""
+
+import warnings
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from demp.activity.probe import Detection
+from demp.graph import GraphState
+
+
+class Current(Protocol):
+    """What the names of today answer."""
+
+    state: GraphState
+
+    def detect(self) -> Detection:
+        """Who is dead now."""
+        ...
+
+
+class Earlier:
+    """What `Pruner` and the view that methods have of a run share."""
+
+    @property
+    def gone(self: Current) -> Tensor:
+        """The removed classes: ``state.removed``."""
+        _warn("gone", "state.removed")
+        return self.state.removed
+
+    def verdict(self: Current) -> Detection:
+        """Who is dead now: ``detect()``."""
+        _warn("verdict()", "detect()")
+        return self.detect()
+
+
+class EarlierView(Earlier):
+    """The same for the view."""
+
+    @property
+    def can_judge(self: Any) -> bool:
+        """Are there examples to find dead neurons with? ``can_detect``."""
+        _warn("can_judge", "can_detect")
+        return self.can_detect
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
