@@ -242,7 +242,7 @@ def test_there_is_no_pickle_in_it(saved):
     assert architecture["aliases"] == {"tied.weight": "head.weight"}
     assert architecture["record"]["kept"]["conv.weight|0"] == [0, 2, 3, 5]
     assert set(load_file(path / "model.safetensors")) == set(architecture["tensors"])
-    source = Path(demp.artifact.__file__).read_text()
+    source = Path(demp.artifact.folder.__file__).read_text()
     assert not re.search(r"import pickle|torch\.(load|save)\(", source)
 
 
@@ -438,7 +438,7 @@ def test_no_space_left_keeps_the_old_one(saved, monkeypatch, writes):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((demp.artifact, writes) if writes == "save_file" else (Path, writes)), fail)
+    monkeypatch.setattr(*((demp.artifact.folder, writes) if writes == "save_file" else (Path, writes)), fail)
     with pytest.raises(demp.ArtifactError, match="No space left on device; what was there is unchanged"):
         demp.save(model, path)
     assert before == {file.name: file.read_bytes() for file in path.iterdir()}
@@ -449,7 +449,7 @@ def test_a_save_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demp.artifact, "save_file", interrupt)
+    monkeypatch.setattr(demp.artifact.folder, "save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         demp.save(nets.mlp(4, 6, 3), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import sink_jobs
 
+import forks
 from demp.cli import main
 from demp.errors import UsageError
 from demp.train import TrainConfig, train
@@ -32,11 +32,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     out = home / "run"
     environment = {**os.environ, "WANDB_MODE": "offline", "TRACKIO_DIR": str(home / "trackio")}
     command = [sys.executable, str(Path(sink_jobs.__file__))]
-    dead = subprocess.run([*command, "die", str(out)], env=environment, cwd=home, capture_output=True)
+    dead = forks.run([*command, "die", str(out)], env=environment, cwd=home, capture_output=True)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     before = read_lines(out / "metrics.jsonl")
     assert before[-1]["step"] == sink_jobs.DIES_AT - 1
-    done = subprocess.run([*command, "resume", str(out)], env=environment, cwd=home, capture_output=True, text=True)
+    done = forks.run([*command, "resume", str(out)], env=environment, cwd=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout.splitlines()[-1])
 

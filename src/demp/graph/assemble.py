@@ -178,13 +178,12 @@ def unique_in_order(classes: Tensor) -> Tensor:
 
 
 def names_of(sites: list[Site]) -> list[str]:
-    """A name per site: the activation module's path; a repeated one gets #2, #3 and so on."""
+    """A name per site; a repeated one gets #2, #3 and so on."""
     count: Counter[str] = Counter()
     names = []
     for site in sites:
-        base = site.module or site.kind
-        count[base] += 1
-        names.append(base if count[base] == 1 else f"{base}#{count[base]}")
+        count[site.name] += 1
+        names.append(site.name if count[site.name] == 1 else f"{site.name}#{count[site.name]}")
     return names
 
 

@@ -86,6 +86,7 @@ def follow(
     """
     tracer = Tracer(substitutes, training=training)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
+    tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)

@@ -18,6 +18,13 @@ class Site:
     ids: Tensor
     certain: bool = True
     """False: a step of what may be an activation; a layer only if a contraction reads it."""
+    called: bool = False
+    """Did the forward of a module with parts of its own call it as a function?"""
+
+    @property
+    def name(self) -> str:
+        """The path of the activation module; of a function, its kind under the module that calls it."""
+        return f"{self.module}.{self.kind}" if self.called and self.module else self.module or self.kind
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class Tracer(TorchDispatchMode):
         self.paused = False
         self.groups: dict[str, int] = {}
         """Module path -> groups that it normalises."""
+        self.parents: set[str] = set()
+        """Paths of modules that have parts of their own."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
         self._ticks = 0
@@ -255,7 +257,8 @@ class Tracer(TorchDispatchMode):
             return labels
         dim = next(d for d, other in enumerate(labels.axes) if other is axis)
         number = len(self.recording.sites)
-        self.recording.sites.append(Site(self.modules[-1] if self.modules else "", kind, axis.ids, certain))
+        module = self.modules[-1] if self.modules else ""
+        self.recording.sites.append(Site(module, kind, axis.ids, certain, module in self.parents))
         mark = self.elements.site_set(frozenset([number]))
         axes = list(labels.axes)
         # what comes next reads a function of what the weight produced

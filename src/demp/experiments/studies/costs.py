@@ -10,6 +10,7 @@ import torch
 
 from demp.experiments.sweep.job import Job
 from demp.files.run import FORWARD_AND_BACKWARD
+from demp.graph.meta_kernels import MetaKernels
 from demp.train.models import build
 
 PICTURES = {
@@ -90,6 +91,6 @@ def forward_flops(model: str) -> int:
     with torch.device("meta"):
         network = build(values.pop("name"), activation=activation, **values, **options).eval()
         pictures = torch.zeros(1, values["in_channels"], values["image_size"], values["image_size"])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with MetaKernels(), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(pictures)
     return counter.get_total_flops()
