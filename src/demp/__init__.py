@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from demp import renamed
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from demp import methods as methods
