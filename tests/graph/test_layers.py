@@ -116,7 +116,7 @@ def test_names_of_functional_and_repeated_activations():
         lambda s, x: s.head(F.relu(s.two(F.relu(s.one(x))))), one=Inner(), two=Inner(), head=nn.Linear(4, 2)
     )
     graph = demp.trace(model, (torch.randn(2, 4),))
-    assert [layer.name for layer in graph.layers] == ["one", "one#2", "relu", "two", "two#2", "relu#2"]
+    assert [layer.name for layer in graph.layers] == ["one.gelu", "one.relu", "relu", "two.gelu", "two.relu", "relu#2"]
     assert [layer.activation for layer in graph.layers] == ["gelu", "relu", "relu", "gelu", "relu", "relu"]
 
 

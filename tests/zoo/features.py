@@ -135,7 +135,7 @@ FEATURES: dict[str, Feature] = {
     "experts with batched einsum": Feature(lambda: (Batched(), (torch.randn(3, 4, 6),)), {"gelu": 8}),
     "HF Conv1D": Feature(sequential(lambda: Conv1D(8, 6), NewGELU, lambda: Conv1D(2, 8)), {"1": 8}),
     # attention and norms
-    "MLP beside nn.MultiheadAttention": Feature(sequential(encoder(), linear(6, 2), inputs=tokens), {"0": 8}),
+    "MLP beside nn.MultiheadAttention": Feature(sequential(encoder(), linear(6, 2), inputs=tokens), {"0.relu": 8}),
     "neurons into nn.MultiheadAttention": Feature(
         lambda: (
             Forward(
