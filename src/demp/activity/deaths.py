@@ -23,7 +23,7 @@ class LayerActivity:
 
     @property
     def dead_share(self) -> float:
-        """Dead neurons over width."""
+        """Return the share of dead neurons, 0 for a layer without neurons."""
         return self.dead / self.width if self.width else 0.0
 
 
@@ -81,7 +81,7 @@ class Deaths:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors only."""
+        """Return the neurons ever dead and last dead, as tensors by layer."""
         return {"ever": dict(self._ever), "last": dict(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

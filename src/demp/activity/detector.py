@@ -61,7 +61,7 @@ class Detector:
             self._hook = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
     def detect(self, state: GraphState, step: int) -> Detection:
-        """Who is dead now."""
+        """Detect which neurons are dead now, by a probe or the window."""
         if self._window is None:
             self._proof = None
             batches = self._probe_batches(step)
@@ -139,7 +139,7 @@ class Detector:
             self._window.close()
 
     def close(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks that watch training forwards."""
         if self._hook is not None:
             self._hook.remove()
         if self._window is not None:

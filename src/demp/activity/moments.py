@@ -28,7 +28,7 @@ class Moments:
 
     @classmethod
     def none(cls, size: int) -> "Moments":
-        """Of no values."""
+        """Return the moments of no values, for an axis of ``size`` places."""
         return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(3)))
 
     @classmethod
@@ -58,7 +58,7 @@ class Moments:
         return Moments(*(torch.zeros(size, dtype=torch.float64).index_copy(0, places, v) for v in self.parts()))
 
     def merged(self, other: "Moments") -> "Moments":
-        """Of both."""
+        """Return the moments of the values of both, merged exactly."""
         count = self.count + other.count
         share = other.count / count.clamp(min=1)
         gap = other.mean - self.mean
@@ -87,7 +87,7 @@ class Moments:
         return (self.squares / self.count.clamp(min=1)).sqrt()
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Count, mean and squares."""
+        """Return count, mean and sum of squared deviations, each per place."""
         return self.count, self.mean, self.squares
 
     def to_plain(self) -> list[Tensor]:

@@ -104,7 +104,7 @@ class NeuronMonitor:
         return snapshot
 
     def close(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks from the watched model."""
         if self._handle is not None:
             self._handle.remove()
         if self._window is not None:

@@ -57,7 +57,7 @@ class Window:
 
     @property
     def examples(self) -> int:
-        """Examples in them."""
+        """Return the number of examples in the training forwards since ``open``."""
         return self._whole[1] + max((examples for _, examples in self._parts.values()), default=0)
 
     @property
@@ -66,7 +66,7 @@ class Window:
         return self._tally is not None
 
     def open(self, state: GraphState) -> None:
-        """Start collecting."""
+        """Attach the hooks and start collecting over training forwards."""
         self.close()
         self._tally = Tally(state, self._criterion, sums=False)
         self._forget()
@@ -96,7 +96,7 @@ class Window:
         return detection_of((self._tally,), self.batches, self.examples)
 
     def close(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks and drop what was collected."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -26,7 +26,7 @@ class Cost:
     """Parameters and buffers in memory."""
 
     def to_dict(self) -> dict[str, int]:
-        """Plain numbers."""
+        """Return the costs as a dictionary of plain numbers."""
         return asdict(self)
 
 

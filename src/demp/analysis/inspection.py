@@ -49,11 +49,11 @@ class Inspection:
     """Outputs of weights that no activation carries, by the module, and why."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return all fields as a dictionary that can be written as JSON."""
         return asdict(self)
 
     def render(self) -> str:
-        """A plain-text table."""
+        """Return a plain-text table with a row per layer and the totals."""
         head = ("layer", "act", "width", "removable", "group", "params", "FLOPs", "")
         body = [
             (
@@ -112,7 +112,7 @@ def share(part: int, whole: int) -> str:
 
 
 def human(number: float) -> str:
-    """1.2 G, 3.4 M."""
+    """Format a number with three digits and a unit prefix, as in 1.2 G."""
     for unit in ("", "k ", "M ", "G ", "T "):
         if number < 1000:
             return f"{number:.3g} {unit}"

@@ -109,7 +109,7 @@ def sizes(values: Any, what: str, least: int = 0) -> list[int]:
 
 
 def table(values: Any, what: str) -> Mapping[str, Any]:
-    """An object."""
+    """Return the values if they are a JSON object, and refuse anything else."""
     need(isinstance(values, dict), f"{what} is no object")
     return values
 

@@ -217,7 +217,7 @@ def unsaved_buffers(
 
 
 def read_weights(path: Path, architecture: dict[str, Any]) -> dict[str, Tensor]:
-    """model.safetensors, checked."""
+    """Return the tensors in model.safetensors after checking the file's hash."""
     file = path / WEIGHTS
     if sha256(file) != architecture["weights_sha256"]:
         raise ArtifactError(f"{file} is truncated or altered: its hash is not the one in {ARCHITECTURE}")
@@ -228,7 +228,7 @@ def read_weights(path: Path, architecture: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def sha256(file: Path) -> str:
-    """Hash of a file."""
+    """Return the SHA-256 hash of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

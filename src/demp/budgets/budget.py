@@ -56,7 +56,7 @@ class Budget:
         return found
 
     def text(self) -> str:
-        """The inverse of ``parse``."""
+        """Return the budget as text, which ``parse`` reads back."""
         return ",".join(f"{name}={value!r}" for name, value in self.given().items())
 
     def __repr__(self) -> str:

@@ -101,7 +101,7 @@ def choose_counted(meter: Meter, removed: Tensor, goals: Goals, question: Questi
 
 
 def greedy(meter: Meter, removed: Tensor, goals: Goals, question: Question) -> Tensor:
-    """The choice without multiples."""
+    """Return which classes to remove for the goals, before widths become multiples."""
     after = removed.clone()
     lack = meter.lack(goals, after)
     while lack:
@@ -224,7 +224,7 @@ def carries_on(graph: NeuronGraph, after: Tensor, c: int) -> bool:
 
 
 def one_hot(classes: Tensor, like: Tensor) -> Tensor:
-    """Boolean per class."""
+    """Return booleans shaped like ``like`` that are true at the given classes."""
     found = torch.zeros_like(like)
     found[classes] = True
     return found

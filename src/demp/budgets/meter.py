@@ -159,7 +159,7 @@ class Meter:
         return dict(self._times)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take saved latencies back."""
+        """Restore the latencies that were measured in a saved run."""
         self._times = {key: float(value) for key, value in state.items()}
 
 

@@ -60,7 +60,7 @@ class Command(ABC):
         return Console(file=sys.stderr if self.json else sys.stdout, soft_wrap=True, quiet=not is_main_process())
 
     def view(self, title: str = "") -> "Observer":
-        """The progress view."""
+        """Return the progress view, which prints to stderr with ``--json``."""
         from demp.train import progress  # loads torch, which `demp report` does without
 
         return progress.progress(title, file=sys.stderr if self.json else sys.stdout)

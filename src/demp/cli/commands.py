@@ -74,7 +74,7 @@ class Resume(Command):
     """Let the folder name a model of your own (module:function): building it runs that code."""
 
     def run(self) -> dict[str, Any]:
-        """Train on."""
+        """Continue training from the last checkpoint and return the run's summary."""
         result = loop.resume(self.run_folder, observers=[self.view()], trust=self.trust)
         print_summary(self.console(), result.summary)
         return {**result.summary, "out": self.run_folder}

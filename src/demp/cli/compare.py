@@ -121,7 +121,7 @@ class Compare(Sweeping):
 
 
 def numbers(name: str, text: str) -> list[float]:
-    """0.3,0.5 -> [0.3, 0.5]."""
+    """Parse numbers separated by commas: "0.3,0.5" becomes [0.3, 0.5]."""
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:

@@ -35,7 +35,7 @@ class Sweeping(Training):
     """Try again what failed."""
 
     def places(self) -> list[str]:
-        """The devices by name."""
+        """Return the names in ``--devices``, and refuse ``--device`` beside them."""
         devices = [name.strip() for name in self.devices.split(",") if name.strip()]
         if devices and self.device:
             raise UsageError("--device and --devices both say where to train; give one of them")

@@ -50,7 +50,7 @@ Scratch = dict[tuple[torch.device, torch.dtype], Tensor]
 
 @torch.no_grad()
 def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int, scratch: Scratch | None = None) -> None:
-    """W <- w + z, z ~ N(0, std^2), where the mask allows.
+    """Add noise: w <- w + z, z ~ N(0, std^2), where the mask allows.
 
     One stream per device serves the targets in order, each with as many deviates as it has entries now; those that a
     mask hides are drawn and dropped.

@@ -83,7 +83,7 @@ def line(axes: Any, name: str, points: Sequence[Records], x: Any, look: Mapping[
 
 
 def accuracy(group: Records) -> float:
-    """Mean over seeds."""
+    """Return the mean top-1 accuracy of a group over its seeds."""
     return statistics.fmean(record["eval/top1"] for record in group)
 
 
@@ -109,7 +109,7 @@ def level(axes: Any, accuracies: Sequence[float]) -> None:
 
 
 def frame(axes: Any, label: str) -> None:
-    """Axis, title and grid."""
+    """Set limits, label, grid and tick format of the axes."""
     axes.set_xlim(-2, 102)
     axes.set_xlabel(f"{label}, %")
     axes.grid(axis="y", color=SOFT, alpha=0.2, linewidth=0.6)

@@ -181,7 +181,7 @@ def refuse_unknown(options: Options, names: Sequence[str]) -> None:
 
 
 def refuse_unused_strengths(strengths: Sequence[float], names: Sequence[str]) -> None:
-    """Strengths are DemP's."""
+    """Raise UsageError if strengths are given but no method is DemP."""
     if strengths and not any(is_demp(name) for name in names):
         raise UsageError(
             "--strengths are peak strengths of demp, which is not among --methods; add it, or leave them out"

@@ -58,7 +58,7 @@ def label(record: Mapping[str, Any], name: str) -> Any:
 
 
 def dense_of(records: Records) -> list[Mapping[str, Any]]:
-    """The dense runs."""
+    """Return the records of the dense runs."""
     return [record for record in records if label(record, "method") == DENSE]
 
 
@@ -78,7 +78,7 @@ def rows(records: Records) -> list[Row]:
 
 
 def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, Any]]) -> Row:
-    """One group of seeds."""
+    """Return the table row of one method and setting, averaged over seeds."""
     done = [record for record in group if record["status"] == DONE]
     accuracies = [record["eval/top1"] for record in done]
 

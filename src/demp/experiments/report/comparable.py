@@ -18,7 +18,7 @@ class ComparableRuns:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The runs by setting."""
+        """Return the runs grouped by method and setting."""
         return groups_of(self.runs)
 
     @cached_property

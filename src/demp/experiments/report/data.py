@@ -39,7 +39,7 @@ def data(material: Material) -> dict[str, Any]:
 
 
 def pairs(points: list[Point]) -> list[list[Any]]:
-    """Steps and values."""
+    """Return the points of a series as rounded [step, value] pairs."""
     return [[rounded(step), rounded(value)] for step, value in points]
 
 
@@ -49,7 +49,7 @@ def cut_row(cut: Cut) -> list[Any]:
 
 
 def row(run: Run) -> list[Any]:
-    """One run."""
+    """Return the values of one run as a list for the page's data."""
     shares = [rounded(run.share(name)) for name in SHARES]
     rest = [rounded(run.value(name)) for name in COLUMNS]
     about = [run.name, run.method, setting_of(run), run.seed, run.status, rounded(accuracy(run))]

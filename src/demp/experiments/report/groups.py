@@ -24,7 +24,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """demp, strength 0.02."""
+        """Return method and setting as one name: "demp, strength 0.02"."""
         return f"{self.method}, {self.setting}" if self.setting else self.method
 
     @property
@@ -42,7 +42,7 @@ class Group:
         return [found for run in self.done if (found := value(run)) is not None]
 
     def mean(self, value: Value) -> float | None:
-        """Over seeds."""
+        """Return the mean of a value over seeds, None without any value."""
         values = self.values(value)
         return statistics.fmean(values) if values else None
 
@@ -122,12 +122,12 @@ class Dense:
 
     @property
     def accuracies(self) -> list[float]:
-        """Of every seed."""
+        """Return the accuracy of every dense run that has one."""
         return [value for run in self.runs if (value := accuracy(run)) is not None]
 
     @property
     def accuracy(self) -> float | None:
-        """The mean."""
+        """Return the mean accuracy of the dense runs, None without any."""
         return statistics.fmean(self.accuracies) if self.runs and self.accuracies else None
 
     def over(self, run: Run, name: str) -> float | None:

@@ -48,7 +48,7 @@ def headline(runs: list[Run], studies: list[Study], worlds: list[ComparableRuns]
 
 
 def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
-    """One setting beside dense."""
+    """Return the headline that compares one method and setting with dense runs."""
     parameters, flops = group.mean(share("parameters")), group.mean(share("flops"))
     reached, step = group.mean(accuracy), group.mean(dense.step_ratio)
     gain = None if dense.accuracy is None or reached is None else reached - dense.accuracy
@@ -125,13 +125,13 @@ def counts(run: Run, name: str) -> str:
 
 
 def setup(run: Run) -> str:
-    """Model, data and length."""
+    """Return a phrase that names model, data set and number of steps."""
     words = " on ".join(name for name in (part(run, "model"), part(run, "data")) if name)
     return ", ".join(one for one in (words, plural(run.steps, "step") if run.steps else "") if one) + "."
 
 
 def of_running(running: list[Run]) -> Headline:
-    """What is under way."""
+    """Return the headline for runs that are still under way."""
     run = running[0]
     parameters, more = run.share("parameters"), len(running) - 1
     title = f"Step {digits(run.step, 0)} of {digits(run.steps, 0)}"
@@ -182,7 +182,7 @@ def conditions(studies: list[Study], runs: list[Run]) -> Iterator[str]:
 
 
 def of_tables(studies: list[Study]) -> Headline:
-    """Studies that claim nothing."""
+    """Return a headline of the studies' titles, where there are no runs."""
     return Headline(", ".join(study.title or study.id for study in studies), studies[0].section, ())
 
 

@@ -19,7 +19,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Its place."""
+        """Return the place of a value on the scale."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, about: int) -> list[float]:

@@ -111,7 +111,7 @@ def folded(words: str, content: Markup) -> Markup:
 
 
 def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
-    """All settings and runs."""
+    """Return the section with the tables of all settings and all runs."""
     if len(material.runs) < 2:
         return Markup()
     split, count = split_of(material), plural(len(material.runs), "run")

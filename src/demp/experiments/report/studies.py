@@ -25,7 +25,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The verdict in words."""
+        """Return in words whether the claim holds."""
         return VERDICTS[self.holds]
 
 

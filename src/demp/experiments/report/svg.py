@@ -44,7 +44,7 @@ def mark(x: float, y: float, shape: int, kind: str, **data: Any) -> Markup:
 
 
 def polyline(points: Iterable[tuple[float, float]], kind: str, **data: Any) -> Markup:
-    """A line through places."""
+    """Return an SVG line through the points, empty markup without points."""
     d = " ".join(f"{num(x)} {num(y)}" for x, y in points)
     return tag("path", d=f"M{d}", class_=kind, **data) if d else Markup()
 

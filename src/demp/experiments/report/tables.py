@@ -56,7 +56,7 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
 
 
 def settings_table(worlds: list[ComparableRuns], split: str) -> Markup:
-    """Means over seeds."""
+    """Return the table of all settings, with means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",
         "weights masked", "FLOPs", "training FLOPs", "training time", "training step",

@@ -36,7 +36,7 @@ class Thinned:
         self._first: Pair | None = None
 
     def add(self, step: float, value: float) -> None:
-        """Add the next point."""
+        """Add the next point, and join stretches once they are too many."""
         point = self._last = (step, value)
         if not self._inside:
             self._low = self._high = point

@@ -14,7 +14,7 @@ def signed(text: str) -> str:
 
 
 def digits(value: float, places: int = 1) -> str:
-    """1234.5 -> 1,234.5."""
+    """Format a number with thousands separators: 1234.5 becomes 1,234.5."""
     return signed(f"{value:,.{places}f}")
 
 
@@ -38,7 +38,7 @@ def three(value: float) -> str:
 
 
 def percent(value: float | None, places: int = 1) -> str:
-    """0.6412 -> 64.1 %."""
+    """Format a share as a percentage: 0.6412 becomes 64.1 %."""
     return NONE if value is None else f"{digits(100 * value, places)}{THIN}%"
 
 
@@ -62,12 +62,12 @@ def points(difference: float | None, images: float | None = None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """0.512 -> 0.51×."""
+    """Format a ratio with two decimals: 0.512 becomes 0.51×."""
     return NONE if ratio is None else f"{ratio:.2f}×"
 
 
 def duration(seconds: float | None) -> str:
-    """90 -> 1.5 min."""
+    """Format seconds in a suitable unit: 90 becomes 1.5 min."""
     if seconds is None:
         return NONE
     size, unit = time_unit(seconds)
@@ -83,12 +83,12 @@ def time_unit(seconds: float) -> tuple[float, str]:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """a, b and c."""
+    """Join names for a sentence ("a, b and c") and shorten long lists."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def plural(count: int, noun: str) -> str:
-    """1 run, 2 runs."""
+    """Format a count with its noun: 1 run, 2 runs."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -30,7 +30,7 @@ def in_order(name: str) -> tuple[bool, str, int]:
 
 
 def names() -> list[str]:
-    """Every study."""
+    """Return the ids of all studies, in their usual order."""
     return list(registry())
 
 

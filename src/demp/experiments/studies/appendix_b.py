@@ -92,7 +92,7 @@ class AppendixB(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """A row per walk."""
+        """Return a table with one row per simulated walk."""
         rows = [
             (
                 f"w0 {run['arguments']['start']:g}, rate {run['arguments']['rate']:g}",
@@ -129,7 +129,7 @@ def of(records: Records, walk: str) -> list[Record]:
 
 
 def seed_of(run: Record) -> int:
-    """Of a run."""
+    """Return the random seed of a recorded run."""
     return run["labels"]["seed"]
 
 
@@ -194,7 +194,7 @@ def grows(records: Records) -> Claim:
 
 
 def settles(records: Records) -> Claim:
-    """Lemma B.2: the band."""
+    """Return the claim that walks stay within the band of Lemma B.2."""
     shares = [share for run in of(records, "geometric") for share in run["inside"]]
     return Claim(
         sentence=f"From t0 = var / (delta epsilon^2) on, at least {1 - DELTA:.0%} of the walks are within "

@@ -39,14 +39,14 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """Return in words whether the claim holds."""
         return VERDICTS[self.holds]
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.sentence} Paper: {self.paper}. Ours: {self.ours or NONE}."
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the claim and its outcome as a dictionary ready for JSON."""
         return asdict(self) | {"verdict": self.verdict}
 
 

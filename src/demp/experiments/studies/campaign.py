@@ -175,7 +175,7 @@ def use_data(folder: str) -> None:
 
 
 def page(shown: Shown) -> str:
-    """STUDY.md."""
+    """Return the text of STUDY.md: title, picture, table, claims and failures."""
     study, facts = shown.study, shown.to_dict()
     paragraphs = [
         f"# {study.id}: {study.title}",

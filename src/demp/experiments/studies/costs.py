@@ -56,7 +56,7 @@ class Cost:
         return Cost(seeds * self.runs, seeds * self.steps, seeds * self.flops, seeds * self.seconds, self.basis)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return all fields as a dictionary ready for JSON."""
         return asdict(self)
 
 
@@ -74,7 +74,7 @@ def of_training(jobs: Sequence[Job], scale: str) -> Cost:
 
 
 def train_flops(config: Mapping[str, Any]) -> int:
-    """Of dense training."""
+    """Return the FLOPs of training the dense network of a config."""
     side, channels, classes = PICTURES[config["data"]["name"]]
     side = config["data"]["image_size"] or side
     model = {**config["model"], "num_classes": classes, "in_channels": channels, "image_size": side}

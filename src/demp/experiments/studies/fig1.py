@@ -29,7 +29,7 @@ class Fig1(Study):
     )
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """Dense training with Adam."""
+        """Return jobs of dense training with Adam, per learning rate and activation."""
         found = []
         for rate in RATES:
             for activation in ACTIVATIONS:

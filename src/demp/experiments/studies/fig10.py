@@ -73,7 +73,7 @@ class Fig10(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """One row per setting."""
+        """Return a table with one row per setting."""
         rows = []
         for name, own in widths(records).items():
             rows += [(name, f"stem {stem}", *dead(runs), NONE) for stem, runs in sorted(own.items())]
@@ -85,7 +85,7 @@ class Fig10(Study):
         return Table(("line", "setting", "seeds", "dead neurons at the end", last), tuple(rows))
 
     def claims(self, records: Records) -> list[Claim]:
-        """The caption."""
+        """Return the claims of the caption on width, rate and batch size."""
         wide = {
             name: [final(runs) for _, runs in sorted(own.items())]
             for name, own in widths(records).items()
@@ -116,7 +116,7 @@ class Fig10(Study):
 
 
 def one(config: TrainConfig, scale: str, seed: int, labels: dict[str, Any]) -> Job:
-    """A dense run, watched."""
+    """Return the job of one dense run whose dead neurons are monitored."""
     return training(watched(config, scale, examples=2048), DENSE, seed=seed, labels=labels, series=[SHARE])
 
 
@@ -166,10 +166,10 @@ def told(records: Records, name: str) -> str:
 
 
 def dead(runs: list[Record]) -> tuple[str, str]:
-    """Cells."""
+    """Return two table cells: number of runs, and final share of dead neurons."""
     return str(len(runs)), percent(final(runs), spread(runs), 2)
 
 
 def arrows(shares: list[float]) -> str:
-    """In words."""
+    """Return the shares as percentages joined by arrows."""
     return f"{' → '.join(f'{100 * share:.1f}' for share in shares)} %"

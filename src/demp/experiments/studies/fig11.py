@@ -37,7 +37,7 @@ class Fig11(Study):
         return found
 
     def picture(self, records: Records, scale: str) -> Any:
-        """A line per rate."""
+        """Draw dead neurons against Adam's epsilon, one line per learning rate."""
         figure, (axes,) = panels(1)
         for name, look in looks([f"rate {rate:g}" for rate in RATES]).items():
             own = {eps: runs for (eps, rate), runs in settings(records).items() if f"rate {rate:g}" == name}
@@ -50,7 +50,7 @@ class Fig11(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """One row per setting."""
+        """Return a table with one row per epsilon and learning rate."""
         rows = [
             (f"{eps:g}", f"{rate:g}", str(len(runs)), percent(final(runs), spread(runs), 2))
             for (eps, rate), runs in sorted(settings(records).items())

@@ -27,11 +27,11 @@ class Fig12(Study):
     )
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """One run per optimizer."""
+        """Return one job per optimizer, each at its first strength."""
         return [job_of(scale, optimizer, STRENGTHS[scale, optimizer][0], seed) for optimizer in grids.PANELS]
 
     def picture(self, records: Records, scale: str) -> Any:
-        """A panel per optimizer."""
+        """Draw dead neurons over steps by either count, one panel per optimizer."""
         figure, axes = panels(2)
         for here, optimizer in zip(axes, grids.PANELS.values(), strict=True):
             runs = by_optimizer(records).get(optimizer, [])
@@ -63,7 +63,7 @@ class Fig12(Study):
         return Table(headings, tuple(rows))
 
     def claims(self, records: Records) -> list[Claim]:
-        """They coincide."""
+        """Return the claims that both counts of dead neurons coincide."""
         found = by_optimizer(records)
         whole = len(found) == len(grids.PANELS)
         ends = {name: abs(final(runs) - final(runs, WHOLE)) for name, runs in found.items()}

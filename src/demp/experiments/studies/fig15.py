@@ -32,5 +32,5 @@ class Fig15(Frontier):
         return grids.structured("resnet18", scale, seed, names, activation="leaky_relu", more=more)
 
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
-        """As with ReLU."""
+        """Return the same claims on structured methods as with ReLU."""
         return structured_claims(found, MARGIN)

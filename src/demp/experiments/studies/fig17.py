@@ -27,11 +27,11 @@ class Fig17(Study):
     )
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """Those of Table 3."""
+        """Return the jobs of Table 3, whose runs this figure shares."""
         return transformer.runs(scale, seed)
 
     def picture(self, records: Records, scale: str) -> Any:
-        """A panel per block."""
+        """Draw live neurons over steps, one panel per block."""
         shown = blocks(scale)
         figure, axes = panels(len(shown), share_y=True)
         look = looks([record["labels"]["line"] for record in records])

@@ -65,7 +65,7 @@ class Fig2(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """One row per setting."""
+        """Return a table with one row per setting."""
         rows = [
             (p.panel, p.line, p.setting, str(len(p.runs)), percent(p.neurons, p.spread("neuron_sparsity"), 2))
             for p in points(records)

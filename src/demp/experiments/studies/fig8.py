@@ -147,16 +147,16 @@ def last(runs: Sequence[Record], name: str) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """With four digits."""
+    """Format a number with four decimals, or a placeholder for None."""
     return NONE if value is None else f"{value:.4f}"
 
 
 def listed(values: dict[float, float | None]) -> str:
-    """In words."""
+    """Return the values in words, each with its strength."""
     return ", ".join(f"{number(value)} at λ {strength:g}" for strength, value in values.items())
 
 
 def judged(values: dict[float, float | None], low: float) -> bool | None:
-    """Is each above ``low``?"""
+    """Return whether all known values exceed ``low``, None if none is known."""
     found = [value for value in values.values() if value is not None]
     return all(value > low for value in found) if found else None

@@ -101,12 +101,12 @@ def without_full(scale: str) -> dict[str, Any]:
 
 
 def per_step(walk: Walk) -> float:
-    """Milliseconds on one core."""
+    """Return the expected milliseconds per step on one CPU core."""
     return MS_PER_STEP[walk.regime] + MS_PER_PICTURE * behind(walk)
 
 
 def counting(walk: Walk) -> float:
-    """Seconds of all counts."""
+    """Return the expected seconds for all counts of dead neurons."""
     return COUNT_SECONDS * walk.pictures / 10_000 * (1 + walk.steps / walk.count_every)
 
 
@@ -116,7 +116,7 @@ def behind(walk: Walk) -> int:
 
 
 def weights(walk: Walk) -> int:
-    """Of the network."""
+    """Return the number of weights of the walk's network."""
     widths = (64 if walk.data == "digits" else 784, *walk.hidden, 10)
     return sum(a * b for a, b in pairwise(widths))
 
@@ -164,7 +164,7 @@ def cells(regime: str, rate: float, runs: Sequence[Record]) -> tuple[str, ...]:
 
 
 def mean(runs: Sequence[Record], name: str) -> float:
-    """Over seeds."""
+    """Return the mean of a recorded number over seeds."""
     return statistics.fmean(run[name] for run in runs)
 
 
@@ -184,7 +184,7 @@ def second_half(records: Records, regime: str) -> dict[float, float]:
 
 
 def told(dead: Mapping[float, float], digits: int = 0) -> str:
-    """In words."""
+    """Return in words how many neurons are dead at each rate."""
     return ", ".join(f"{count:.{digits}f} at {rate:g}" for rate, count in dead.items())
 
 
@@ -207,7 +207,7 @@ def diverged(records: Records, regime: str) -> str:
 
 
 def asymmetric(records: Records) -> Claim:
-    """Of Gaussian noise."""
+    """Return the claim that Gaussian noise on live weights alone kills more."""
     live, everywhere = (second_half(records, f"gaussian-{kind}") for kind in ("asymmetric", "symmetric"))
     both = len(live) == len(everywhere) == len(RATES)
     return Claim(
@@ -235,7 +235,7 @@ def comparable(records: Records) -> Claim:
 
 
 def with_the_rate(records: Records) -> Claim:
-    """All panels."""
+    """Return the claim that SGD kills more neurons at higher learning rates."""
     dead = ends(records, "sgd")
     rates = [rate for rate in RATES if rate in dead]
     return Claim(
@@ -247,7 +247,7 @@ def with_the_rate(records: Records) -> Claim:
 
 
 def plateau(records: Records) -> Claim:
-    """Of SGD."""
+    """Return the claim that the number of dead neurons settles with SGD."""
     late = {}
     for (regime, rate), runs in grouped(records).items():
         if regime == "sgd":

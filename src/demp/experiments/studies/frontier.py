@@ -40,7 +40,7 @@ class Point:
 
     @property
     def accuracy(self) -> float:
-        """Mean over seeds."""
+        """Return the mean top-1 accuracy over seeds."""
         return self.mean("eval/top1")
 
     @property
@@ -110,7 +110,7 @@ class Margin:
 
     @property
     def mean(self) -> float:
-        """Over these points."""
+        """Return the mean margin over the compared points."""
         return statistics.fmean(self.margins)
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Frontier(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """One row per setting."""
+        """Return a table with one row per setting."""
         return Table(HEADINGS, tuple(row(point, records) for point in points(records)), NOTES)
 
 
@@ -241,7 +241,7 @@ NOTES = (
 
 
 def row(point: Point, records: Records) -> tuple[str, ...]:
-    """Cells of one point."""
+    """Return the table cells of one point."""
     return (
         point.panel,
         point.line,
@@ -269,7 +269,7 @@ def times(runs: Sequence[Record], records: Records) -> list[float]:
 
 
 def percent(value: float, spread: float | None = None, digits: int = 1) -> str:
-    """0.1234 -> 12.3 %."""
+    """Format a share and its spread as a percentage: 0.1234 becomes 12.3 %."""
     more = f" ± {100 * spread:.{digits}f}" if spread is not None else ""
     return f"{100 * value:.{digits}f}{more} %"
 

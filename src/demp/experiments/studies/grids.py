@@ -134,7 +134,7 @@ def demp_line(
     seed: int,
     options: Mapping[str, Any] | None = None,
 ) -> list[Job]:
-    """DemP at several strengths."""
+    """Return jobs of DemP at several peak strengths."""
     settings = [{"peak_strength": value} for value in values]
     return along(config, "demp", settings, panel=panel, line=line, seed=seed, options=options)
 

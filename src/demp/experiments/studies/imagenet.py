@@ -71,7 +71,7 @@ def claims(
 
 
 def fallen(found: Sequence[Point], paper: str) -> Claim:
-    """SNAP and CroPit-S."""
+    """Return the claim that SNAP and CroPit-S lose half the dense accuracy."""
     dense = dense_of(found)
     points_before = [point for name in BEFORE if (point := closest(found, name, 0.8))]
     compared = dense is not None and bool(points_before)

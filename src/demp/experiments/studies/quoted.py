@@ -173,7 +173,7 @@ def told(point: Point) -> str:
 
 
 def dense_of(found: Sequence[Point]) -> Point | None:
-    """The dense point."""
+    """Return the point of the dense runs, None if there is none."""
     return next((point for point in found if point.line == DENSE_LINE), None)
 
 

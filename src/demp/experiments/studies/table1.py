@@ -43,7 +43,7 @@ class Table1(Quoting):
         return (imagenet.FAIR, *grids.GATE_FLOW)
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """All methods with Adam."""
+        """Return the jobs of all structured methods with Adam."""
         return imagenet.structured(scale, "adamw", self.panel, OURS, seed)
 
     def claims(self, records: Records) -> list[Claim]:

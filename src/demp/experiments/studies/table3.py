@@ -33,7 +33,7 @@ class Table3(Quoting):
     )
 
     def others(self) -> Sequence[str]:
-        """Another criterion."""
+        """Return the line of DemP with another criterion of death."""
         return (STRICT,)
 
     def jobs(self, scale: str, seed: int) -> list[Job]:

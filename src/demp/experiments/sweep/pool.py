@@ -28,7 +28,7 @@ class Worker(Protocol):
     job: Job | None
 
     def begin(self, job: Job) -> None:
-        """Start this job."""
+        """Start this job and return without waiting for its end."""
         ...
 
     def stop(self) -> None:

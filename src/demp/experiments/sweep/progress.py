@@ -100,7 +100,7 @@ class Steps(Observer):
         self.progress.time.steps(self.job, run.step, run.total_steps)
 
     def step(self, run: Run, seconds: float) -> None:
-        """Pass on the step."""
+        """Report the run's step to the progress of its sweep."""
         self.progress.time.steps(self.job, run.step, run.total_steps)
         if self.aloud:
             self.progress.report()

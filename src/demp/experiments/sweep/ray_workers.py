@@ -129,7 +129,7 @@ class StepRecorder(Observer):
         self.runner.at = (run.step, run.total_steps)
 
     def step(self, run: Run, seconds: float) -> None:
-        """Note the step."""
+        """Record the run's current step and its total number of steps."""
         self.runner.at = (run.step, run.total_steps)
 
     def asks_to_stop(self) -> bool:
@@ -151,7 +151,7 @@ class RayWorker:
         self._listener: threading.Thread | None = None
 
     def begin(self, job: Job) -> None:
-        """Start this job."""
+        """Start this job on the Ray worker and listen for its end."""
         self.job = job
         path = str(self._store.path.resolve())
         end = self._runner.run.remote(job.to_dict(), path, self._token, self._threads)

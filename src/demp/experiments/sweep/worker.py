@@ -57,7 +57,7 @@ class ProcessWorker:
         events.put((self, {"died": how, "again": code < 0 or code == 128 + ASKED}))
 
     def begin(self, job: Job) -> None:
-        """Start this job."""
+        """Send this job to the worker process as a line of JSON."""
         assert self._process.stdin is not None
         self.job = job
         asked = {

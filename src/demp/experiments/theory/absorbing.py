@@ -41,7 +41,7 @@ class Survivors:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Alive over all."""
+        """Return the share of walks that are still alive at each time."""
         return tuple(count / self.walks for count in self.alive)
 
     @property

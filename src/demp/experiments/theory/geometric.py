@@ -23,16 +23,16 @@ class Noise(Protocol):
 
     @property
     def std(self) -> float:
-        """sigma, its standard deviation."""
+        """Return sigma, the standard deviation of the noise."""
         ...
 
     @property
     def reach(self) -> float:
-        """The largest ``|zeta|``."""
+        """Return the largest possible absolute value of the noise, ``|zeta|``."""
         ...
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent values, float64."""
+        """Draw independent values of the given shape in float64."""
         ...
 
     def log_moments(self, middle: float, scale: float) -> tuple[float, float]:
@@ -51,11 +51,11 @@ class TwoPoint:
 
     @property
     def reach(self) -> float:
-        """The largest ``|zeta|``."""
+        """Return the largest possible absolute value of the noise, ``|zeta|``."""
         return self.std
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent values, float64."""
+        """Draw independent values of the given shape in float64."""
         up = torch.rand(shape, generator=generator) < 0.5
         return torch.where(up, self.std, -self.std).double()
 
@@ -76,11 +76,11 @@ class Uniform:
 
     @property
     def reach(self) -> float:
-        """The largest ``|zeta|``."""
+        """Return the largest possible absolute value of the noise, ``|zeta|``."""
         return math.sqrt(3) * self.std
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent values, float64."""
+        """Draw independent values of the given shape in float64."""
         return self.reach * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
 
     def log_moments(self, middle: float, scale: float) -> tuple[float, float]:

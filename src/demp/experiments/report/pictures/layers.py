@@ -48,7 +48,7 @@ def answer(run: Run, last: dict[str, int]) -> str:
 
 
 def row_height(run: Run) -> float:
-    """Of one layer."""
+    """Return the height of one layer's row in the picture."""
     return TALL if len(run.widths) <= MANY else LOW
 
 
@@ -63,7 +63,7 @@ def names(run: Run, width: float, left: float) -> Markup:
 
 
 def margin(run: Run, width: float) -> float:
-    """Room for the names."""
+    """Return the width reserved for layer names, at most 32 % of ``width``."""
     longest = max(len(name) for name in run.widths)
     return min(longest * 6.4 + 12, 0.32 * width)
 

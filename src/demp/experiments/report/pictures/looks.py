@@ -32,7 +32,7 @@ class Looks:
         return min((self.order.index(name) for name in methods if name != DENSE), default=0)
 
     def kind(self, method: str) -> str:
-        """Class of its colour."""
+        """Return the CSS class of the method's colour."""
         return "dense" if method == DENSE else f"s{self.order.index(method) % SERIES}"
 
     def legend(self, methods: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -38,7 +38,7 @@ def speed(groups: list[Group], dense: Dense, shown: Sequence[Run]) -> Figure | N
 
 
 def step_bars(groups: list[Group], dense: Dense) -> list[Bar]:
-    """The fastest first."""
+    """Return bars of training step times relative to dense, the fastest first."""
     found = []
     for group in groups:
         ratio = group.mean(dense.step_ratio) if group.method != DENSE else None
@@ -48,7 +48,7 @@ def step_bars(groups: list[Group], dense: Dense) -> list[Bar]:
 
 
 def whole(timing: dict[str, Any]) -> bool:
-    """Has it all numbers?"""
+    """Return whether the timing has every needed number, each above zero."""
     names = ("batch", "latency_ms", "dense_latency_ms", "latency_ratio", "throughput_ratio")
     return all((number(timing, name) or 0) > 0 for name in names)
 

@@ -161,7 +161,7 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
 
 
 def revived(run: Run) -> str:
-    """The answer."""
+    """Return sentences on how many dead neurons came back to life."""
     said, back = [], run.series.get(REVIVED, [])
     still, overlap = run.series.get("dead/still", []), run.series.get("dead/overlap", [])
     if still:
