@@ -31,7 +31,7 @@ model = {model}.from_pretrained(".")""",
 
 
 def card(report: ExportReport, summary: Mapping[str, Any] | None, builder: Mapping[str, Any] | None) -> str:
-    """The card in Markdown."""
+    """Return the model card as Markdown text."""
     name = builder["model"]["name"] if builder else report.model
     parts = [f"# {name}\n\nWritten by demp {__version__} (`--to {report.to}`)."]
     if summary:

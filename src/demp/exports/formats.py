@@ -129,7 +129,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def kind(model: nn.Module) -> str:
-    """Class of a model."""
+    """Return the name of the model's class."""
     return type(model).__name__
 
 

@@ -69,7 +69,7 @@ class Escapes(TorchFunctionMode):
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Freeze, then go on."""
+        """Freeze the neurons whose values leave torch, then run the function."""
         if func in EXITS and args and isinstance(args[0], Tensor):
             self._tracer.freeze_tensor(args[0], f"values leave torch by {func.__name__}")
         return func(*args, **(kwargs or {}))

@@ -31,7 +31,7 @@ class UserCall:
 
     @property
     def kind(self) -> str:
-        """Its kind."""
+        """Return the kind of the call, for example ``sum`` or ``mean``."""
         return self.seat[1]
 
     def on(self, tensor: Tensor) -> bool:

@@ -285,7 +285,7 @@ def calls_to_plain(model: nn.Module) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def calls_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, CallPlan]]:
-    """The inverse of `calls_to_plain`."""
+    """Rebuild call plans from plain data; the inverse of `calls_to_plain`."""
 
     def plan(values: Mapping[str, Any]) -> CallPlan:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

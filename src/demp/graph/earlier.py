@@ -18,7 +18,7 @@ class EarlierMethods:
         return self._asked("parameters(names)", removed).parameters(names)
 
     def sizes(self, removed: Tensor) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor."""
+        """Return the shape of every tensor once the ``removed`` classes are cut."""
         return self._asked("shapes", removed).shapes
 
     def flops(self, removed: Tensor, *, paper: bool = False) -> int:
@@ -30,7 +30,7 @@ class EarlierMethods:
         return self._asked("flops_by_operation()", removed).flops_by_operation(paper=paper)
 
     def nothing_gone(self) -> Tensor:
-        """No class is removed."""
+        """Return a boolean vector over classes, all false: nothing is removed."""
         return self._asked("removed", None).removed.clone()
 
     def _asked(self, now: str, removed: Tensor | None) -> Any:

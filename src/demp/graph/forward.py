@@ -246,7 +246,7 @@ def call(
     modes: tuple[Any, ...],
     then: Callable[[Any], None] | None = None,
 ) -> Any:
-    """``functional_call`` under some modes."""
+    """Call the model by ``functional_call`` under the given modes."""
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
@@ -264,7 +264,7 @@ class WithSequel(nn.Module):
         self.model, self.then = model, then
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output."""
+        """Return the model's output, after passing it to ``then``."""
         out = self.model(*args, **kwargs)
         self.then(out)
         return out

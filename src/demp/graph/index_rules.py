@@ -54,7 +54,7 @@ def grouped_mm(tracer: Tracer, call: Call) -> None:
 
 @rule("index_select")
 def index_select(tracer: Tracer, call: Call) -> Labels:
-    """Rows along one axis."""
+    """Return the labels after ``index_select``; neurons on the picked axis must stay."""
     labels = tracer.labels(call.args[0])
     axes = list(labels.axes)
     if axes:

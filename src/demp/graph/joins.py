@@ -178,7 +178,7 @@ def joins_to_plain(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, JoinPlan]]:
-    """The inverse of `joins_to_plain`."""
+    """Rebuild join plans from plain data; the inverse of `joins_to_plain`."""
 
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])

@@ -185,12 +185,12 @@ class GraphState:
 
     @cached_property
     def widths(self) -> dict[str, int]:
-        """Neurons of each layer."""
+        """Return the number of remaining neurons of each layer."""
         return {layer.name: int((~self.removed[layer.classes]).sum()) for layer in self.graph.layers}
 
     @property
     def neurons(self) -> int:
-        """Neurons over all layers."""
+        """Return the number of remaining neurons over all layers."""
         return sum(self.widths.values())
 
     def flops(self, *, paper: bool = False) -> int:

@@ -32,14 +32,14 @@ class Interception(ABC):
         self.tracer, self._paused = tracer, False
 
     def __enter__(self) -> Self:
-        """Take the place."""
+        """Replace the tracer's ``create_proxy`` with ``_intercept`` until exit."""
         self._create = self.tracer.create_proxy
         self._before = vars(self.tracer).get("create_proxy")
         vars(self.tracer)["create_proxy"] = self._intercept
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The tracer as before."""
+        """Restore the ``create_proxy`` that the tracer had before."""
         if self._before is None:
             del vars(self.tracer)["create_proxy"]
         else:

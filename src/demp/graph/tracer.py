@@ -200,7 +200,7 @@ class Tracer(TorchDispatchMode):
         return self._ticks
 
     def fixed(self, size: int, reason: str) -> Axis:
-        """Positions that never go."""
+        """Return a new axis of ``size`` positions that can never be removed."""
         axis = self.elements.new(size)
         self.elements.freeze(axis.ids, reason)
         return axis
@@ -278,7 +278,7 @@ class Tracer(TorchDispatchMode):
         return next((d for d, own in enumerate(self.recording.axes[view.weight]) if own.ids is axis.ids), None)
 
     def read(self, seen: ReadSeen) -> None:
-        """A contraction consumes neurons."""
+        """Record that a contraction reads neurons."""
         self.recording.reads.append(seen)
 
     def contraction(self, weight: str | None, flops: int, reads: Axis | None, made: Axis | None) -> None:

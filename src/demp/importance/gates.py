@@ -119,7 +119,7 @@ def first(batches: Iterable[Any], count: int) -> list[tuple[Any, Any]]:
 
 
 def size_of(inputs: Any) -> int:
-    """Examples in a batch."""
+    """Return the number of examples in a batch, 0 if unknown."""
     args, kwargs = as_inputs(inputs)
     tensors = (t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim())
     return next((len(t) for t in tensors), 0)
@@ -240,7 +240,7 @@ def refuse_unmoved() -> None:
 
 
 def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group: ranks.Group) -> Tensor:
-    """DL/dc, summed over batches."""
+    """Return the derivative dL/dc of each class, summed over batches."""
     total = torch.zeros(gated.graph.classes, dtype=torch.float64)
     for batch in batches:
         c = gated.gates()

@@ -95,7 +95,7 @@ class DemPCallback(pl.Callback):
             self._pruner.attach_to(trainer.optimizers[0])
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Numbers for the loggers."""
+        """Log the pruner's metrics after each training batch."""
         pl_module.log_dict(self.pruner.metrics())
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -105,7 +105,7 @@ class DemPCallback(pl.Callback):
             logger.log_metrics(self.pruner.metrics(), step=trainer.global_step)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing behind."""
+        """Detach the pruner and remove what was added to the module."""
         vars(pl_module).pop("on_load_checkpoint", None)
         if self._pruner is not None:
             self._pruner.detach()
@@ -115,7 +115,7 @@ class DemPCallback(pl.Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """For the Trainer's checkpoints."""
+        """Return the pruner's state for the Trainer's checkpoints."""
         return {} if self._pruner is None else self._pruner.state_dict()
 
 

@@ -71,7 +71,7 @@ class Masks:
 
     @torch.no_grad()
     def hold_weights(self) -> None:
-        """Masked weights are zero."""
+        """Multiply the weights by their masks, so that masked weights are zero."""
         if self.kept:
             self._multiply(self._pairs())
 
@@ -80,7 +80,7 @@ class Masks:
         return sum(int((~mask).sum()) for mask in self.kept.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks."""
+        """Return a copy of every mask, by parameter name."""
         return {name: mask.clone() for name, mask in self.kept.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -90,7 +90,7 @@ class Apoz(Method):
         return Wants(zeros=True, constants=self.config.constants)
 
     def is_due(self, step: int) -> bool:
-        """At every round."""
+        """Return whether a pruning round is due at this step."""
         return step in self.moments
 
     def select(self, step: int, view: View) -> Selection:
@@ -114,11 +114,11 @@ class Apoz(Method):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Rounds done."""
+        """Return the number of rounds that are done."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the number of done rounds from a saved state."""
         self._done = int(state["done"])
 
 

@@ -181,7 +181,7 @@ class Method:
         """Raise UsageError, with a remedy, if this method has nothing to work on in such a network."""
 
     def criterion(self) -> Criterion:
-        """How death is judged."""
+        """Return the criterion by which neurons count as dead."""
         return Criterion()
 
     def wants(self) -> Wants:
@@ -220,7 +220,7 @@ class Method:
         return True
 
     def select(self, step: int, view: View) -> Selection:
-        """Which neurons go now?"""
+        """Return the neurons to remove now; by default none."""
         return Selection()
 
     def again(self, step: int) -> bool:

@@ -123,7 +123,7 @@ class Chase(MaskMethod):
         return self.config.channel_sparsity * cubic(step / self.channel_steps[-1])
 
     def ceiling(self, step: int) -> float:
-        """Density after an update."""
+        """Return the density of the weights after an update at ``step``."""
         config, base = self.config, 1.0 - self.config.weight_sparsity
         if step >= config.exchange_from * self.total_steps:
             return base
@@ -195,7 +195,7 @@ class Chase(MaskMethod):
         return random_masks(thinned(self.config, view), self.densities(view), view.seed, self.config.weight_floor)
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
-        """Drop, then grow."""
+        """Return new masks: drop the smallest weights, grow those with large gradients."""
         weights = thinned(self.config, view)
         slopes = {name: slope.abs() for name, slope in view.gradients().items() if name in weights}
         masks = {name: view.masks[name] for name in weights}

@@ -31,12 +31,12 @@ class Combination(Method):
         self.first, self.second = (part(config, total_steps) for part in self.parts)
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """If either does."""
+        """Raise UsageError if either method does not fit the network."""
         self.first.refuse_unfit(graph)
         self.second.refuse_unfit(graph)
 
     def criterion(self) -> Criterion:
-        """The first's."""
+        """Return the first method's criterion of death."""
         return self.first.criterion()
 
     def wants(self) -> Wants:
@@ -53,27 +53,27 @@ class Combination(Method):
         )
 
     def penalty(self, step: int) -> Penalty | None:
-        """The first's."""
+        """Return the first method's penalty at this step."""
         return self.first.penalty(step)
 
     def after_step(self, step: int) -> Noise | None:
-        """The first's."""
+        """Return the first method's noise after this step."""
         return self.first.after_step(step)
 
     def watches(self, step: int) -> bool:
-        """The first's."""
+        """Return whether the first method needs the sensitivity at this step."""
         return self.first.watches(step)
 
     def watch(self, sensitivity: Tensor) -> None:
-        """The first's."""
+        """Pass the sensitivity of each class to the first method."""
         self.first.watch(sensitivity)
 
     def shrink(self, step: int) -> Shrink | None:
-        """The first's."""
+        """Return how the first method shrinks scales at this step."""
         return self.first.shrink(step)
 
     def is_due(self, step: int) -> bool:
-        """When either is."""
+        """Return whether either method has a selection due at this step."""
         return self.first.is_due(step) or self.second.is_due(step)
 
     def ready(self, step: int, view: View) -> bool:
@@ -94,27 +94,27 @@ class Combination(Method):
         return union(*(part.select(step, view) for part in due or (self.first, self.second)))
 
     def masks_due(self, step: int) -> bool:
-        """The second's."""
+        """Return whether the second method changes masks at this step."""
         return self.second.masks_due(step)
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
-        """The second's."""
+        """Return the second method's masks before the first step."""
         return self.second.initial_masks(view)
 
     def initial_factors(self, view: View) -> dict[str, float]:
-        """The second's."""
+        """Return the second method's factors on initial parameters."""
         return self.second.initial_factors(view)
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
-        """The second's."""
+        """Return the second method's masks from this step on."""
         return self.second.update_masks(step, view)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of both."""
+        """Return the states of both methods as a dictionary."""
         return {"first": self.first.state_dict(), "second": self.second.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore both methods from a saved state."""
         self.first.load_state_dict(state["first"])
         self.second.load_state_dict(state["second"])
 
@@ -170,7 +170,7 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
 
 
 def values_of(config: Any) -> dict[str, Any]:
-    """Field -> value."""
+    """Return the values of a config by field name."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
 
 
@@ -180,5 +180,5 @@ def config_of(first: type[Method], second: type[Method], values: dict[str, Any])
 
 
 def does(method: type[Method]) -> str:
-    """In words."""
+    """Return in words whether the method masks weights."""
     return "masks weights" if masks(method) else "masks no weights"

@@ -67,7 +67,7 @@ class Course:
         self._importance: Tensor | None = None
 
     def is_due(self, step: int) -> bool:
-        """At every mark."""
+        """Return whether a period begins or ends at this step."""
         return step in self.marks
 
     @property
@@ -156,7 +156,7 @@ class Course:
     # State ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers."""
+        """Return the next period, the fading neurons and the importance estimates."""
         return {"next": self._next, "fading": self._fading, "importance": self._importance}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -51,9 +51,9 @@ class CropItS(Scored):
     config: CropItSConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def kind(self) -> str:
-        """As the config says."""
+        """Return the kind of derivative that the config names."""
         return self.config.score
 
     def scoring(self) -> Scoring:
-        """As the config says."""
+        """Return how neurons are scored, as the config says."""
         return replace(super().scoring(), as_published=self.config.as_published)

@@ -216,11 +216,11 @@ class DemonPruning(Method):
         return 0.0 if value < NEGLIGIBLE else math.sqrt(value) if self.config.noise_is_variance else value
 
     def criterion(self) -> Criterion:
-        """From the config."""
+        """Return the criterion of death that the config describes."""
         return Criterion(kind=self.config.criterion, eps=self.config.eps, relative=self.config.eps_relative)
 
     def wants(self) -> Wants:
-        """From the config."""
+        """Return how penalty, noise and checks are to be carried out."""
         return Wants(
             penalty_on=self.config.penalty_on if self._course is None else "nothing",
             penalty_in=self.config.penalty_in,
@@ -240,7 +240,7 @@ class DemonPruning(Method):
         return Penalty(self.config.penalty, self.strength(step), self.config.penalty_on)
 
     def after_step(self, step: int) -> Noise | None:
-        """Xi ~ N(0, sigma_t^2)."""
+        """Return the noise of this step, xi ~ N(0, sigma_t^2)."""
         return Noise(self.noise_std(step), self.config.noise_times_lr)
 
     def is_due(self, step: int) -> bool:
@@ -256,7 +256,7 @@ class DemonPruning(Method):
         return self._course is not None and self._course.watches(step)
 
     def watch(self, sensitivity: Tensor) -> None:
-        """Who matters."""
+        """Pass the sensitivity of each class to the course towards the budget."""
         assert self._course is not None
         self._course.watch(sensitivity)
 
@@ -317,7 +317,7 @@ class DemonPruning(Method):
         return {**mine, "course": course}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the strength's growth, the target and the course from a saved state."""
         self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
         self._advised = bool(state.get("advised", False))
         if self._course is not None and state.get("course") is not None:

@@ -73,7 +73,7 @@ class Early(Scored):
         return not self.done and (self._come or step % self.epoch_steps == 0 or step == self.cap)
 
     def ready(self, step: int, view: View) -> bool:
-        """Has the moment come?"""
+        """Return whether the moment to prune has come."""
         if self._come:
             return True
         asked = step % self.epoch_steps == 0 and (step > 0 or self.config.trigger == "paper")
@@ -108,7 +108,7 @@ class Early(Scored):
         return {**super().state_dict(), **mine}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the trigger and the moment of pruning from a saved state."""
         super().load_state_dict(state)
         self.fired, self._come, self._why = state["fired"], bool(state["come"]), str(state["why"])
         self._trigger.load_state_dict(state["trigger"])

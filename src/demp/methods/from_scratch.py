@@ -39,11 +39,11 @@ class FromScratch(Method):
         return Wants(penalty_on="nothing", collect="batches", new_weights=True)
 
     def is_due(self, step: int) -> bool:
-        """Before training."""
+        """Return whether this is step 0, before training."""
         return step == 0
 
     def select(self, step: int, view: View) -> Selection:
-        """Once."""
+        """Select, once only, the neurons to remove for the wanted shape."""
         if self._done:
             return Selection(exact=False)
         self._done = True
@@ -55,11 +55,11 @@ class FromScratch(Method):
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Has it been made?"""
+        """Return whether the smaller network has been made already."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore from a saved state whether the network has been made."""
         self._done = bool(state["done"])
 
 

@@ -31,7 +31,7 @@ class GradualConfig(MaskConfig):
         check_choice("cubic", self.cubic, ("exact", "plus-one"))
 
     def distributions(self) -> tuple[str, ...]:
-        """What ``distribution`` may be."""
+        """Return the permitted values of ``distribution``."""
         return ("uniform", "erk", "global", "global-normalised")
 
 
@@ -68,7 +68,7 @@ class Gradual(MaskMethod):
             )
 
     def score(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """Higher stays."""
+        """Return a score per weight; those with the highest scores are kept."""
         raise NotImplementedError
 
     def due_share(self, step: int) -> float:

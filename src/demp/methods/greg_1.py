@@ -34,6 +34,6 @@ class GReg1(GrowingRegularisation):
     config: GrowingConfig
 
     def phases(self) -> tuple[Ramp, ...]:
-        """One: the growth."""
+        """Return the only phase, in which the L2 factors grow."""
         c = self.config
         return (self.ramp(self._steps(c.start_at), c.start_at, c.grow, 0.0, c.delta, c.ceiling),)

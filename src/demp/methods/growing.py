@@ -67,7 +67,7 @@ class GrowingConfig(MethodConfig):
 
 
 def check_positive(name: str, number: float) -> None:
-    """Finite and above 0."""
+    """Raise UsageError unless the number is finite and above 0."""
     if not 0 < number < math.inf:
         raise UsageError(f"{name} is {number}; give a finite number > 0")
 
@@ -84,7 +84,7 @@ class Ramp:
 
     @property
     def updates(self) -> int:
-        """Updates until the ceiling."""
+        """Return the number of updates until the factor reaches the ceiling."""
         return math.ceil(round((self.ceiling - self.base) / self.delta, 6))
 
     def at(self, step: int) -> float:
@@ -151,7 +151,7 @@ class GrowingRegularisation(Method):
             raise UsageError(f"{self.name} pushes the weights that make neurons, and none here makes one that may go")
 
     def wants(self) -> Wants:
-        """From the config."""
+        """Return how the penalty and the checks are to be carried out."""
         return Wants(
             penalty_on="producers",
             penalty_in=self.config.penalty_in,
@@ -205,7 +205,7 @@ class GrowingRegularisation(Method):
         return {"pushed": self._pushed, "kept": self._kept, "picked": self._picked, "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the pushed and the kept neurons from a saved state."""
         self._pushed, self._kept = state["pushed"], state["kept"]
         self._picked, self._done = bool(state["picked"]), bool(state["done"])
 

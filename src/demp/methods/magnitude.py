@@ -19,5 +19,5 @@ class Magnitude(Gradual):
     reference: ClassVar[str] = "To prune, or not to prune: exploring the efficacy of pruning for model compression"
 
     def score(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """|w|."""
+        """Return |w| as the score of each weight."""
         return weight.abs()

@@ -91,7 +91,7 @@ class NetworkSlimming(Method):
             )
 
     def wants(self) -> Wants:
-        """From the config."""
+        """Return how the penalty and the checks are to be carried out."""
         return Wants(
             penalty_on=self.config.penalty_on,
             penalty_in=self.config.penalty_in,
@@ -104,7 +104,7 @@ class NetworkSlimming(Method):
         return Penalty("lasso", self.config.strength if step < self.cuts[-1] else 0.0, self.config.penalty_on)
 
     def is_due(self, step: int) -> bool:
-        """At the cuts."""
+        """Return whether a cut is due at this step."""
         return step in self.cuts
 
     def select(self, step: int, view: View) -> Selection:
@@ -128,7 +128,7 @@ class NetworkSlimming(Method):
         return {"passed": self._passed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the number of cuts that are passed from a saved state."""
         self._passed = int(state["passed"])
 
 

@@ -80,12 +80,12 @@ class PruneTrain(Method):
         self._strength = config.strength
 
     def wants(self) -> Wants:
-        """From the config."""
+        """Return how the penalty and the checks are to be carried out."""
         scores = self.config.strength is None
         return Wants(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
 
     def penalty(self, step: int) -> Penalty | None:
-        """``lambda * sum_g ||W_g||``."""
+        """Return the group lasso on channels, ``lambda * sum_g ||W_g||``."""
         return Penalty("group-lasso", self._strength or 0.0, "channels")
 
     def is_due(self, step: int) -> bool:
@@ -117,7 +117,7 @@ class PruneTrain(Method):
         return {"strength": self._strength}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the penalty's strength from a saved state."""
         self._strength = state["strength"]
 
 

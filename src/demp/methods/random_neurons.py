@@ -52,7 +52,7 @@ class RandomNeurons(Method):
         self._done = False
 
     def is_due(self, step: int) -> bool:
-        """Once."""
+        """Return whether this is the one step of the pruning."""
         return step == round(self.config.prune_at * self.total_steps)
 
     def select(self, step: int, view: View) -> Selection:
@@ -66,9 +66,9 @@ class RandomNeurons(Method):
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Has it pruned?"""
+        """Return whether the neurons have been removed already."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore from a saved state whether the neurons have been removed."""
         self._done = bool(state["done"])

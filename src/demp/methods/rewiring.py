@@ -48,7 +48,7 @@ class Rewiring(MaskMethod):
         return Wants(masks=True, collect="batches", skip_updates=self.config.skip_updates)
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
-        """Higher grows first."""
+        """Return a score per weight; those with the highest scores grow first."""
         raise NotImplementedError
 
     def drop_share(self, step: int) -> float:

@@ -35,5 +35,5 @@ class RigL(Rewiring):
     Config: ClassVar[type[MethodConfig]] = RigLConfig
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
-        """|dL/dw|."""
+        """Return |dL/dw| as the growth score of each weight."""
         return gradient.abs()

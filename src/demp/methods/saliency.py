@@ -20,5 +20,5 @@ class Saliency(Gradual):
     reference: ClassVar[str] = "Importance Estimation for Neural Network Pruning; as in jaxpruner"
 
     def score(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """|w dL/dw|."""
+        """Return |w dL/dw| as the score of each weight."""
         return (weight * gradient).abs()

@@ -77,7 +77,7 @@ class Scored(Method):
         return Wants(scores=True)
 
     def is_due(self, step: int) -> bool:
-        """Before training."""
+        """Return whether this is step 0, before training."""
         return step == 0
 
     def again(self, step: int) -> bool:
@@ -85,7 +85,7 @@ class Scored(Method):
         return 0 < self._round < len(self.targets)
 
     def select(self, step: int, view: View) -> Selection:
-        """One round."""
+        """Select the neurons of one round, those with the lowest scores."""
         if self.done:
             return Selection()
         config, target = self.config, self.targets[self._round]
@@ -99,9 +99,9 @@ class Scored(Method):
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rounds done."""
+        """Return the number of rounds that are done."""
         return {"round": self._round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the number of done rounds from a saved state."""
         self._round = int(state["round"])

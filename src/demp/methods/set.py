@@ -24,5 +24,5 @@ class SparseEvolutionaryTraining(Rewiring):
     )
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
-        """Uniform random numbers."""
+        """Return uniform random numbers as the growth scores of weights."""
         return uniform_scores(weight, view.seed, step, name)

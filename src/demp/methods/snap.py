@@ -29,5 +29,5 @@ class Snap(Scored):
     reference: ClassVar[str] = "Pruning via Iterative Ranking of Sensitivity Statistics (Verdenius et al. 2020)"
 
     def kind(self) -> str:
-        """DL/dc."""
+        """Return the kind of derivative: the sensitivity dL/dc."""
         return "sensitivity"

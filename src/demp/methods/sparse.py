@@ -67,7 +67,7 @@ class MaskConfig(MethodConfig):
             raise UsageError("dense_first goes with distribution='uniform'; else name the first weight in mask_exclude")
 
     def distributions(self) -> tuple[str, ...]:
-        """What ``distribution`` may be."""
+        """Return the permitted values of ``distribution``."""
         return ("uniform", "erk")
 
 
@@ -109,7 +109,7 @@ class MaskMethod(Method):
         return Wants(masks=True, collect="batches")
 
     def masks_due(self, step: int) -> bool:
-        """T % f = 0 inside the window."""
+        """Return whether masks change: t % f = 0 inside the window."""
         return step in self.window
 
     def densities(self, view: View) -> dict[str, float]:
@@ -150,7 +150,7 @@ def thinned(config: MaskConfig, view: View) -> dict[str, Tensor]:
 
 
 def matches(name: str, globs: tuple[str, ...]) -> bool:
-    """Does any glob match?"""
+    """Return whether any of the globs matches the name."""
     return any(fnmatchcase(name, glob) for glob in globs)
 
 

@@ -95,7 +95,7 @@ class SRigL(MaskMethod):
         return Wants(masks=True, collect="batches", constants=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
-        """f_t."""
+        """Return f_t, the share of weights that an update exchanges."""
         return cosine(self.config.drop_fraction, 0.0, min(1.0, step / (self.config.mask_until * self.total_steps)))
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
@@ -117,13 +117,13 @@ class SRigL(MaskMethod):
         return masks
 
     def initial_factors(self, view: View) -> dict[str, float]:
-        """Sparse-aware initialisation."""
+        """Return the factors of sparse-aware initialisation by parameter name."""
         if not self.config.sparse_init:
             return {}
         return {layer.name: math.sqrt(layer.dense / layer.fan_in) for layer in self._layers(view)}
 
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
-        """Drop, ablate, grow."""
+        """Return new masks: drop weights, ablate neurons, grow weights."""
         slopes, last, masks = view.gradients(), list(view.maskable())[-1], {}
         for layer in self._layers(view):
             if layer.name not in view.masks:
@@ -179,12 +179,12 @@ class Layer:
 
     @property
     def neurons(self) -> int:
-        """Rows."""
+        """Return the number of neurons, each a row of weights."""
         return self.weight.shape[self.axis]
 
     @property
     def dense(self) -> int:
-        """Dense fan-in."""
+        """Return the dense fan-in, the number of entries per neuron."""
         return self.weight.numel() // self.neurons
 
     @property
@@ -197,7 +197,7 @@ class Layer:
         return tensor.movedim(self.axis, 0).flatten(1)
 
     def back(self, rows: Tensor) -> Tensor:
-        """The way back."""
+        """Return rows of neurons in the original shape of the weight."""
         return rows.view(self.weight.movedim(self.axis, 0).shape).movedim(0, self.axis)
 
 

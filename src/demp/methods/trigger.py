@@ -54,7 +54,7 @@ class Trigger:
         self.reference = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Reference and distances."""
+        """Return the reference weights, the last distances and the bound."""
         return {
             "reference": self.reference,
             "previous": self.previous,
@@ -63,7 +63,7 @@ class Trigger:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the reference weights and distances from a saved state."""
         reference = state["reference"]
         self.reference = None if reference is None else dict(reference)
         self.previous, self.bound, self.moved = state["previous"], state["bound"], state["moved"]
