@@ -281,7 +281,7 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
 
 
 def names() -> list[str]:
-    """Every recipe."""
+    """Return the names of all recipes."""
     return list(RECIPES)
 
 

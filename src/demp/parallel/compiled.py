@@ -92,7 +92,7 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """It ends."""
+        """Record how long the step took that ends now."""
         if self._on and self._began is not None:
             self._seconds.append(time.perf_counter() - self._began)
 

@@ -19,7 +19,7 @@ class Hook:
         self._function = uncompiled(function)
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function says."""
+        """Call the function and return its result."""
         return self._function(*arguments)
 
     def __deepcopy__(self, memo: Any) -> "ExpiredHook":

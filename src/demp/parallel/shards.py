@@ -22,7 +22,7 @@ from demp.parallel import ranks
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Is it a ``DTensor``?"""
+    """Return whether the tensor is a ``DTensor``, sharded over several ranks."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 

@@ -17,7 +17,7 @@ class Steps(Protocol):
         ...
 
     def after_step(self) -> Any:
-        """After the optimizer moved."""
+        """Run after the optimizer has updated the parameters."""
         ...
 
     def skip_step(self) -> Any:

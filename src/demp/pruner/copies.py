@@ -35,26 +35,26 @@ class PrunerCopy:
 
     @property
     def at_work(self) -> bool:
-        """Never."""
+        """Return False, since a copy of a pruner never prunes."""
         return False
 
     def detach(self) -> None:
         """There is nothing to remove."""
 
     def before_step(self) -> None:
-        """Refused."""
+        """Raise UsageError, since a copy of a pruner cannot prune."""
         self._refuse("before_step")
 
     def after_step(self) -> None:
-        """Refused."""
+        """Raise UsageError, since a copy of a pruner cannot prune."""
         self._refuse("after_step")
 
     def finish(self) -> None:
-        """Refused."""
+        """Raise UsageError, since a copy has no training to finish."""
         self._refuse("finish")
 
     def attach_to(self, optimizer: Any) -> None:
-        """Refused."""
+        """Raise UsageError, since a copy cannot attach to an optimizer."""
         self._refuse("attach_to")
 
     def _refuse(self, name: str) -> None:

@@ -15,7 +15,7 @@ class Current(Protocol):
     state: GraphState
 
     def detect(self) -> Detection:
-        """Who is dead now."""
+        """Detect which neurons are dead now."""
         ...
 
 
@@ -24,7 +24,7 @@ class Earlier:
 
     @property
     def gone(self: Current) -> Tensor:
-        """The removed classes: ``state.removed``."""
+        """Return the removed classes and warn that ``state.removed`` replaces this name."""
         _warn("gone", "state.removed")
         return self.state.removed
 

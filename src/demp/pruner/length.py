@@ -39,23 +39,23 @@ class Pushes:
                 )
 
     def penalty(self, step: int) -> Penalty | None:
-        """Of the method."""
+        """Return the method's penalty, None after the planned end."""
         return None if self.over(step) else self._method.penalty(step)
 
     def noise(self, step: int) -> Noise | None:
-        """Of the method."""
+        """Return the method's noise, None after the planned end."""
         return None if self.over(step) else self._method.after_step(step)
 
     def shrink(self, step: int) -> Shrink | None:
-        """Of the method."""
+        """Return how the method shrinks scales, None after the planned end."""
         return None if self.over(step) else self._method.shrink(step)
 
     def watches(self, step: int) -> bool:
-        """Does the method?"""
+        """Return whether the method needs the sensitivity at this step."""
         return not self.over(step) and self._method.watches(step)
 
     def masks_due(self, step: int) -> bool:
-        """Of the method."""
+        """Return whether masks change at this step, never after the planned end."""
         return not self.over(step) and self._method.masks_due(step)
 
 

@@ -47,7 +47,7 @@ class OtherOptimizers:
         weakref.finalize(self, self._handle.remove)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Remove the hook that watches all optimizers."""
         self._handle.remove()
 
     def keep(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -125,7 +125,7 @@ class _Hook:
         self._watcher = weakref.ref(watcher)
 
     def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """After any optimizer's step."""
+        """Report the step of any optimizer to the watcher, if it still exists."""
         watcher = self._watcher()
         if watcher is not None:
             watcher.stepped(optimizer)

@@ -56,7 +56,7 @@ class OutsideReaders:
                 )
 
     def close(self) -> None:
-        """Watch no more."""
+        """Remove all hooks from the watched modules."""
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()

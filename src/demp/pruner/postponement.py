@@ -23,7 +23,7 @@ class Postponement:
             logger.warning("%s", advice(step, held))
 
     def end(self) -> None:
-        """The check is made."""
+        """Reset the count of postponed checks, since a check is made now."""
         self.count, self.waiting = 0, False
 
 

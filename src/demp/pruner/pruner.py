@@ -194,7 +194,7 @@ class Pruner(Earlier):
         self._shrinking.add_copy(copy)
 
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
-        """These hold the parameters."""
+        """Accept these optimizers as those of the parameters, and begin pruning."""
         refuse_foreign_optimizer(self.model, self.graph, optimizers)
         self._shrinking.optimizers = optimizers
         self._begin()
@@ -221,7 +221,7 @@ class Pruner(Earlier):
 
     @property
     def finished(self) -> bool:
-        """Was ``finish`` called?"""
+        """Return whether ``finish`` has been called."""
         return self._finished
 
     @property
@@ -351,7 +351,7 @@ class Pruner(Earlier):
         return PrunerCopy, (self.state_dict(), self.history, self.summary(), self.metrics())
 
     def detach(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks of this pruner from model and optimizers."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -73,7 +73,7 @@ class Skips:
         return (f"{what} skipped, the last at step {self.steps[-1]} ({self._reason})",)
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and strings."""
+        """Return the skipped steps, the reason and the next attempt."""
         return {"steps": list(self.steps), "reason": self._reason, "retry": self._retry}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def removed(self) -> int:
-        """Neurons that were removed."""
+        """Return the number of neurons that were removed."""
         return self.neurons[0] - self.neurons[1]
 
     def head(self) -> str:
@@ -75,7 +75,7 @@ class RunReport(CutReport):
         return self.check().to_dict()
 
     def check(self) -> CutReport:
-        """The last check alone."""
+        """Return the report of the last check alone."""
         return CutReport(**{field.name: getattr(self, field.name) for field in fields(CutReport)})
 
     def __str__(self) -> str:
@@ -181,7 +181,7 @@ def show(report: CutReport, advice: str, noted: bool, *, on_stderr: bool) -> Non
 
 
 def counted(number: int, noun: str) -> str:
-    """1 cut; 2 cuts."""
+    """Format a count with its noun: 1 cut, 2 cuts."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

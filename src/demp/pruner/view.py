@@ -76,12 +76,12 @@ class LiveView(EarlierView):
 
     @property
     def seed(self) -> int:
-        """Of the run."""
+        """Return the random seed of the run."""
         return self._examples.seed
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Which weights are there."""
+        """Return masks by parameter name, true where a weight is kept."""
         return self._masks.kept
 
     def forget(self) -> None:
@@ -104,7 +104,7 @@ class LiveView(EarlierView):
         return self.found
 
     def scores(self, scoring: Scoring) -> Tensor:
-        """One derivative per class."""
+        """Return one derivative per class, computed on labelled batches."""
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that scores says so in wants()"
         with shards.whole(self._model):

@@ -54,7 +54,7 @@ class Constant(Schedule):
     """The peak throughout."""
 
     def at(self, share: float) -> float:
-        """Always 1."""
+        """Return the factor 1 at every share of the span."""
         return 1.0
 
 
@@ -76,7 +76,7 @@ class WarmUp(Schedule):
 
     @property
     def peak_share(self) -> float:
-        """At its end."""
+        """Return 1, since the peak is at the end of the span."""
         return 1.0
 
     def at(self, share: float) -> float:
@@ -107,7 +107,7 @@ class OneCycle(Schedule):
 
     @property
     def peak_share(self) -> float:
-        """Where the rise ends."""
+        """Return the share of the span at which the rise ends."""
         return self.peak_at
 
     def at(self, share: float) -> float:

@@ -125,7 +125,7 @@ class Penalised:
             penalties.add_gradient(parameters, penalty, loss_scale, rising)
 
     def value(self, penalty: Penalty, state: GraphState) -> Tensor:
-        """See ``penalties.value``."""
+        """Return the value of the penalty; see ``penalties.value``."""
         if self._sliced:
             return penalties.slice_value(self.slices(state), penalty)
         return penalties.value(trainable(*self._candidates), penalty)

@@ -43,7 +43,7 @@ def announce(model: nn.Module, on: bool) -> None:
 
 
 def put_beside(module: nn.Module, state_dict: Any, prefix: str, metadata: dict[str, Any]) -> None:
-    """The hook."""
+    """Write the record of cuts into a state dict's metadata, as a hook."""
     record = vars(module).get(RECORD)
     if isinstance(record, dict):
         metadata[KEY] = {

@@ -120,7 +120,7 @@ def waiting(tried: Settled, ranking: Tensor | None, limit: float) -> dict[int, s
 
 
 def described(moves: Moves) -> tuple[str, ...]:
-    """How constants moved."""
+    """Return in words how the constants of removed neurons were moved."""
     if not moves.into:
         return ()
     ways = ", ".join(f"{WORDS[how]} ({count})" for how, count in sorted(moves.into.items()))

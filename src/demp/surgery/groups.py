@@ -29,7 +29,7 @@ class Group:
 
     @property
     def weight(self) -> str:
-        """Name of the parameter."""
+        """Return the name of the parameter that all uses share."""
         return self.uses[0].read.weight
 
     def constants(self, going: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Nothing is removed."""
+        """Return whether the plan removes nothing."""
         return self.before == self.after
 
     @cached_property
@@ -114,7 +114,7 @@ def plan_cut(before: GraphState, dead: Mapping[str, Tensor], limits: Limits, ran
 
 
 def joined(held: Mapping[str, list[str]]) -> dict[str, str]:
-    """One line per layer."""
+    """Join the notes of each layer into one line."""
     return {name: "; ".join(notes) for name, notes in held.items()}
 
 

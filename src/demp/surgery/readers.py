@@ -86,7 +86,7 @@ class Call:
 
     @property
     def groups(self) -> int:
-        """Of a convolution."""
+        """Return the number of groups of a convolution, 1 for other operations."""
         return int(self.args[8]) if self.name in CONVOLUTIONS else 1
 
     def on_constants(self, values: Tensor, axis: int) -> Tensor:

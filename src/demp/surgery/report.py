@@ -72,7 +72,7 @@ class CutReport:
 
     @property
     def happened(self) -> bool:
-        """Was anything removed?"""
+        """Return whether the cut removed any neuron."""
         return self.removed > 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class UndoLog:
         place[key] = value
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        """Set a module attribute."""
+        """Set an attribute of a module, so that it can be undone."""
         old = getattr(module, name)
         if old != value:
             if self._keep_undo:

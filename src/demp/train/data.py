@@ -69,7 +69,7 @@ class Facts:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Facts":
-        """The inverse of `to_dict`."""
+        """Build the facts from a dictionary; the inverse of `to_dict`."""
         pairs = {name: tuple(values[name]) for name in ("mean", "std")}
         return cls(**{**values, **pairs})
 

@@ -24,7 +24,7 @@ class Observer:
         """The pruner checked, and perhaps cut."""
 
     def end(self, summary: dict[str, Any]) -> None:
-        """The run is over."""
+        """React to the end of the run; by default do nothing."""
 
     def asks_to_stop(self) -> bool:
         """Shall the run stop after this step, with a checkpoint?"""

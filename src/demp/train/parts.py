@@ -233,5 +233,5 @@ class MonitorConfig:
         self.judged_by()
 
     def judged_by(self) -> Criterion:
-        """The criterion."""
+        """Return the criterion by which neurons count as dead."""
         return Criterion(kind=self.criterion, eps=self.eps or None, relative=self.relative)

@@ -49,7 +49,7 @@ class PlainProgress(Observer):
         )
 
     def log(self, record: dict[str, Any]) -> None:
-        """One line of metrics."""
+        """Print one line for a record of metrics."""
         at = f"step {record['step']} of {self.total}"
         if "eval/top1" in record:
             self._say(f"{at}  {record['split']} accuracy {record['eval/top1']:.2%}")
@@ -87,12 +87,12 @@ class LiveProgress(Observer):
         return need("rich.console").Group(self.bar, self.numbers)
 
     def start(self, run: Run) -> None:
-        """Show the bar."""
+        """Show the progress bar at the run's current step."""
         self.task = self.bar.add_task(self.title, total=run.total_steps, completed=run.step, pace="")
         self.live.start()
 
     def step(self, run: Run, seconds: float) -> None:
-        """Move the bar on."""
+        """Advance the bar by a step and refresh its numbers."""
         self.pace = seconds if not self.pace else self.pace + SMOOTHING * (seconds - self.pace)
         loss = f"loss {run.losses.values[-1]:.3f}" if run.losses.values else ""
         self.numbers = f"{loss}  {describe(run.metrics())}"

@@ -52,7 +52,7 @@ class RunFolder(RunFiles):
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """An existing run."""
+        """Open the folder of an existing run, and refuse any other."""
         folder = cls(path)
         if not folder.config_file.is_file():
             if folder.path.is_dir() and any(folder.path.iterdir()) and folder.never_began():

@@ -52,7 +52,7 @@ class TensorBoard:
         self.writer.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the writer of event files."""
         self.writer.close()
 
 
@@ -86,7 +86,7 @@ class WandB:
             self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Send the rest."""
+        """Send the remaining metrics and finish the run."""
         self.run.finish()
 
 
@@ -105,7 +105,7 @@ class Trackio:
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write the remaining metrics and finish the run."""
         with redirect_stdout(sys.stderr):
             self.trackio.finish()
 
@@ -148,7 +148,7 @@ class Feed(Observer):
             sink.log(record["step"], values)
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close all sinks and forget them."""
         for sink in self.sinks:
             sink.close()
         self.sinks.clear()

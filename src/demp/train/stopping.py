@@ -25,7 +25,7 @@ class StopSignal:
         self.number = 0
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """As `signal` calls it."""
+        """Record the first signal, and raise KeyboardInterrupt on a second one."""
         if self.number:
             raise KeyboardInterrupt
         self.number = number

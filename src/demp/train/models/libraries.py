@@ -28,7 +28,7 @@ class ImageLogits(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits of a batch of images, (batch, classes)."""
         return self.model(pixel_values=images).logits
 
 

@@ -13,7 +13,7 @@ class Perceptron(nn.Sequential):
     """Linear layers, each but the last with an activation site behind it."""
 
     def initialize(self) -> None:
-        """Kaiming weights, no biases."""
+        """Draw Kaiming normal weights and set all biases to zero."""
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -38,7 +38,7 @@ TOKENS = 16
 
 
 def names() -> list[str]:
-    """The built-in models."""
+    """Return the names of the built-in models."""
     return list(BUILT_IN)
 
 

@@ -130,7 +130,7 @@ class ResNet(nn.Module):
         self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits of a batch of images, (batch, classes)."""
         x = self.pool(self.act(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(x.mean((2, 3)))

@@ -70,7 +70,7 @@ class VGG(nn.Module):
         self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits of a batch of images, (batch, classes)."""
         return self.classifier(self.pool(self.features(images)))
 
 

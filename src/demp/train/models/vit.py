@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens in, tokens out."""
+        """Apply self-attention to tokens of shape (batch, tokens, dim)."""
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -57,7 +57,7 @@ class Block(nn.Module):
         self.mlp = MLP(dim, mlp_dim, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens in, tokens out."""
+        """Apply attention and MLP to tokens of shape (batch, tokens, dim)."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -102,7 +102,7 @@ class VisionTransformer(nn.Module):
         self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits of a batch of images, (batch, classes)."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.head(self.norm(self.blocks(x + self.positions))[:, 0])
