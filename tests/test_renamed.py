@@ -33,3 +33,12 @@ def test_other_names_are_let_alone():
     assert renamed("demp.graph") is renamed("torch.sweep") is renamed("demp") is None
     with pytest.raises(ModuleNotFoundError, match=r"demp\.nothing"):
         importlib.import_module("demp.nothing")
+
+
+def test_a_verdict_is_a_detection():
+    from demp import activity
+
+    with pytest.warns(DeprecationWarning, match="Verdict is now demp.activity.Detection"):
+        assert activity.Verdict is activity.Detection
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = activity.nothing
