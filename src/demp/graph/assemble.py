@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import torch
 from torch import Tensor
 
-from demp.graph.elements import Axis
+from demp.graph.elements import Axis, unique_in_order
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
@@ -101,6 +101,7 @@ def assemble(
         shapes=shapes,
         aliases=aliases,
         attributes={key: class_of[ids] for key, ids in recording.attributes.items()},
+        heads={path: tuple((class_of[ids], size) for ids, size in seen) for path, seen in recording.heads.items()},
         classes=classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
@@ -167,14 +168,6 @@ def positions_by_site(recording: Recording, neurons: Axis) -> dict[int, Tensor]:
         for site in recording.elements.sites_of(mark):
             found[site].append(positions)
     return {site: torch.cat(parts).sort().values for site, parts in found.items()}
-
-
-def unique_in_order(classes: Tensor) -> Tensor:
-    """Each class once, in order of first appearance."""
-    values, inverse = classes.unique(return_inverse=True)
-    first = torch.full((len(values),), len(classes))
-    first.scatter_reduce_(0, inverse, torch.arange(len(classes)), "amin")
-    return classes[first.sort().values]
 
 
 def names_of(sites: list[Site]) -> list[str]:
