@@ -12,6 +12,7 @@ import comparing
 import demp
 import killing
 from attentive import CHANNELS, HEADS, SPELLINGS, WIDTH, Attention, Block, examples
+from demp.graph.multihead import attended
 
 NAME = "attention.attention"
 
@@ -171,3 +172,80 @@ def test_the_heads_that_are_left_take_the_steps_of_a_twin_that_keeps_all(kind: A
         assert float((ours - theirs[left]).detach().abs().max()) < 1e-12
     assert float((model.attention.out.weight - twin.attention.out.weight[:, left]).detach().abs().max()) < 1e-12
     assert float((model.head.weight - twin.head.weight).detach().abs().max()) < 1e-12
+
+
+class Torch(nn.Module):
+    """Attention of torch's own module; ``used``: its weights of attention reach the output."""
+
+    def __init__(self, *, batch_first: bool = True, bias: bool = True, used: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, bias=bias, batch_first=batch_first, **options)
+        self.head, self.used, self.call = nn.Linear(WIDTH, 5), used, {}
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.norm(x)
+        out, weights = self.attention(h, h, h, **self.call)
+        return (self.head(x + out), weights) if self.used else self.head(x + out)
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "without weights": {"need_weights": False},
+    "weights of each head": {"average_attn_weights": False},
+    "padding": {"key_padding_mask": torch.arange(7).expand(2, 7) > 4, "need_weights": False},
+    "a mask": {"attn_mask": torch.ones(7, 7, dtype=torch.bool).triu(1)},
+    "causal": {"attn_mask": torch.ones(7, 7, dtype=torch.bool).triu(1), "is_causal": True, "need_weights": False},
+    "both": {"attn_mask": torch.ones(7, 7).triu(1).bool(), "key_padding_mask": torch.arange(7).expand(2, 7) > 4},
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CALLS)
+def test_attention_of_torch(name: str, training: bool):
+    model: Any = Torch(bias=name != "a mask").double().train(training)
+    model.call = CALLS[name]
+    x = examples()
+    graph = demp.trace(model, (x,))
+    killing.kill(model, graph, {NAME: [1]})
+    before = comparing.outputs(model, (x,))
+    demp.cut(model, {NAME: [1]}, example_inputs=(x,), graph=graph)
+    assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-12
+    assert model.attention.in_proj_weight.shape == (3 * 3 * CHANNELS, WIDTH)
+    again = demp.trace(model, (x,))
+    assert int(again.layer(NAME).removable.sum()) == 3
+    demp.cut(model, {NAME: [0]}, example_inputs=(x,), graph=again, exact=False)
+    model(x).sum().backward()
+    assert model.attention.in_proj_weight.grad.shape == (3 * 2 * CHANNELS, WIDTH)
+
+
+@pytest.mark.parametrize("shape", [(7, 2, WIDTH), (7, WIDTH)])
+@pytest.mark.parametrize("call", [{}, {"average_attn_weights": False}, {"need_weights": False}])
+def test_our_own_attention_is_that_of_torch(shape: tuple[int, ...], call: dict[str, Any]):
+    module, x = nn.MultiheadAttention(WIDTH, HEADS).double().eval(), torch.randn(shape).double()
+    with torch.no_grad():
+        expected = module(x, x, x, **call)
+        weights = (module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0)
+        out = module.out_proj
+        found = attended((x, x, x, WIDTH, HEADS, *weights, out.weight, out.bias), {"training": False, **call})
+    assert float((found[0] - expected[0]).abs().max()) < 1e-12
+    assert (found[1] is None) == (expected[1] is None)
+    if found[1] is not None and expected[1] is not None:
+        assert found[1].shape == expected[1].shape and float((found[1] - expected[1]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({"used": True}, "model output"),
+        ({"add_bias_kv": True}, "heads of attention with bias_k and bias_v"),
+        ({"add_zero_attn": True}, "heads of attention with add_zero_attn"),
+    ],
+)
+def test_attention_of_torch_that_keeps_its_heads(options: dict[str, Any], reason: str):
+    model, x = Torch(**options).double(), examples()
+    graph = demp.trace(model, (x,))
+    assert graph.removable() == 0 and any(reason in refusal.reason for refusal in graph.refused)
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, batch_first=True).double()
+    offered = [one.activation for one in demp.trace(layer, (x,)).layers if bool(one.removable.any())]
+    assert offered == ["relu"]  # its fused inference takes heads as they were

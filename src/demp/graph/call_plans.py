@@ -37,6 +37,8 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     kind, dense = call.seat[1], len(call.source)
     if len(here) == dense and (call.before or not may_narrow(call, state)):
         return call.before
+    if kind == "heads":
+        return CallPlan(kind, call.axis, call.inner[0], calls=call.calls, ndim=call.ndim)
     plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
     if kind in ("split", "slice"):
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]

@@ -110,9 +110,9 @@ def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flop
             for axis in labels.axes:
                 tracer.freeze_axis(axis, "the weight is computed in the forward")
     batch = tracer.pair(left.axes[0], right.axes[0], BATCH) if call.name == "bmm" else None
-    for labels, channels in ((left, call.args[0].shape[2]), (right, call.args[1].shape[1])):
+    for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
         if batch is not None and labels.axes[0] is not None:
-            tracer.heads(labels.axes[0], channels)
+            tracer.heads(labels.axes[0], tensor.shape[2 if labels is left else 1])
     tracer.contraction(None, flops, None, batch)
     lead = (batch,) if call.name == "bmm" else ()
     made = Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)

@@ -80,6 +80,8 @@ class Tracer(TorchDispatchMode):
         """Paths of modules that have parts of their own."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
+        self.fused: set[str] = set()
+        """Paths of attention that torch may run in one operation together with what is around it."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -312,6 +314,11 @@ class Tracer(TorchDispatchMode):
         """The module that runs now attends with these heads, which may be repeated over a batch."""
         path = self.modules[-1] if self.modules else ""
         self.recording.heads.setdefault(path, []).append((unique_in_order(axis.ids), channels))
+
+    def heads_at(self, path: str) -> Axis | None:
+        """The heads of the attention that this module made last."""
+        seen = self.recording.heads.get(path)
+        return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
 
     def attribute(self, weight: str, name: str, ids: Tensor) -> None:
         """The module that owns ``weight`` counts ``ids`` in an attribute."""
