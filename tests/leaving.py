@@ -61,7 +61,8 @@ def tokens(count=3):
 def cut(model, inputs, *losses):
     """Neurons of the MLPs made dead and cut: as many per layer as ``losses`` say, others in every layer."""
     graph = demp.trace(model, inputs)
-    names = [layer.name for layer in graph.layers if layer.removable.all() and "pooler" not in layer.name]
+    layers = [layer for layer in graph.layers if layer.activation != "attention" and "pooler" not in layer.name]
+    names = [layer.name for layer in layers if layer.removable.all()]
     counts = dict(zip(names, losses, strict=True))
     dead = {name: [i + 2 * k for k in range(count)] for i, (name, count) in enumerate(counts.items())}
     killing.kill(model, graph, dead, -100.0)

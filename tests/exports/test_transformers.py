@@ -43,6 +43,35 @@ def test_layers_that_shrank_alike_get_an_ordinary_config(make, losses, widths, t
     assert f"{type(model).__name__}.from_pretrained" in (tmp_path / "out" / "README.md").read_text()
 
 
+HEADED = {**SMALL, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Mistral"])
+def test_heads_that_went_everywhere_are_in_the_config(family, tmp_path):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**HEADED, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model, inputs = getattr(transformers, f"{family}ForCausalLM")(config).double().eval(), tokens()
+    graph = demp.trace(model, inputs)
+    dead = {layer.name: [i] for i, layer in enumerate(x for x in graph.layers if x.activation == "attention")}
+    killing.kill(model, graph, dead)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        written = model.generate(**inputs, max_new_tokens=6, do_sample=False, use_cache=False)
+    assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed == 2
+    with torch.no_grad():
+        assert float((model(**inputs).logits - expected).abs().max()) < 1e-10
+    for choice in ({"use_cache": False}, {}, {"cache_implementation": "static"}):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=6, do_sample=False, **choice), written)
+    assert len(model.generate(**inputs, max_new_tokens=6, do_sample=False, num_beams=3)) == len(written)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "transformers"
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float64)
+    fields = [getattr(loaded.config, name) for name in ("num_attention_heads", "num_key_value_heads", "head_dim")]
+    assert fields == [2, 1, 6]
+    with torch.no_grad():
+        assert float((loaded(**inputs).logits - expected).abs().max()) < 1e-10
+
+
 @pytest.mark.parametrize(("make", "losses"), [(bert, (5, 4)), (bert, (5, 0)), (llama, (4, 7)), (tied_bert, (1, 2))])
 def test_layers_that_differ_keep_the_spec_and_load_with_the_constructor(make, losses, tmp_path):
     inputs = tokens()

@@ -1,4 +1,4 @@
-"""An ordinary transformers folder for a cut model whose layers all shrank alike: config.json says the new width."""
+"""An ordinary transformers folder for a cut model whose layers all shrank alike: config.json says what is left."""
 
 import copy
 import sys
@@ -24,6 +24,10 @@ WIDTHS = (
     "hidden_dim",
 )
 """Fields of transformers configs that hold the width of the hidden layers which demp cuts."""
+
+HEADS = (("num_attention_heads", "head_dim"), ("num_heads", "d_kv"))
+"""Fields for heads of attention, and for the channels of one."""
+SHARED = "num_key_value_heads"
 
 
 def part_of(model: nn.Module) -> Any:
@@ -59,7 +63,8 @@ def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
 
 def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type]]:
     """Shapes of a state, and the classes of all modules: a module that was put in by hand is in no config."""
-    return {key: tensor.shape for key, tensor in model.state_dict().items()}, [type(m) for m in model.modules()]
+    kinds = [getattr(type(m), "demp_plain", type(m)) for m in model.modules()]
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}, kinds
 
 
 def changed_widths(own: nn.Module, dense: nn.Module) -> dict[int, set[int]]:
@@ -90,11 +95,28 @@ def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
     choices = {name: sorted(widths) for name, widths in fields.items() if widths}
     if any(len(widths) > len(choices) for widths in choices.values()):
         return  # more widths than fields: the layers differ
-    for widths in product(*choices.values()):
+    for name in choices:  # a size that is a width and the channels of all heads may be still that of one of them
+        choices[name] += [values[name]] if isinstance(values[name], int) else []
+    for heads, *widths in product(head_counts(own.config, changes), *choices.values()):
         config = copy.deepcopy(own.config)
-        for name, width in zip(choices, widths, strict=True):
-            setattr(config, name, width)
+        for name, value in {**heads, **dict(zip(choices, widths, strict=True))}.items():
+            setattr(config, name, value)
         yield config
+
+
+def head_counts(config: Any, changes: dict[int, set[int]]) -> list[dict[str, int]]:
+    """Fields of a config for the heads that may be left, whose channels stay as many; the first changes none."""
+    found: list[dict[str, int]] = [{}]
+    for name, size_name in HEADS:
+        heads = getattr(config, name, None)
+        if not isinstance(heads, int):
+            continue
+        size = getattr(config, size_name, None) or config.hidden_size // heads
+        shared = getattr(config, SHARED, None) or heads
+        for width in sorted(changes.get(heads * size, ())):
+            left = {name: width // size, size_name: size}
+            found.append(left | ({SHARED: shared * left[name] // heads} if hasattr(config, SHARED) else {}))
+    return found
 
 
 def on_meta(own: nn.Module, config: Any) -> Any:

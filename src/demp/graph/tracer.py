@@ -170,7 +170,8 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor; channels in a grid are followed as a view from now on."""
         found = self.raw(tensor)
         if isinstance(found, Grid):
-            self._labels[tensor] = found = found.settle()
+            with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
+                self._labels[tensor] = found = found.settle()
         return found or self.bare(tensor)
 
     def raw(self, tensor: Tensor) -> Labels | Grid | None:
