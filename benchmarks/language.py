@@ -20,6 +20,7 @@ anew.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -34,14 +35,15 @@ from torch import nn
 
 import demp
 from common import Ratio, in_pairs, machine
-from demp.errors import DempError
+from demp.errors import DempError, UsageError
+from demp.files.run import FORWARD_AND_BACKWARD
 from language_models import (
     FORMS,
     GENERATION_BATCHES,
     Sizes,
-    cache_bytes,
     flops_of,
     generation_times,
+    held_by,
     narrow,
     reachable,
     speeds,
@@ -53,8 +55,8 @@ KEY = ("form", "method", "budget", "seed", "steps", "batch_size", "sizes", "text
 """What identifies a run; ``sizes`` are the dense model's, ``text`` is the digest of its tokens."""
 SIZES = ("layers", "width", "heads", "hidden", "context", "words")
 LEARNING_RATE, WARM_UP = 1e-3, 0.05
-FORWARD_AND_BACKWARD = 3
 STEP_WARM_UP = 2
+FEWEST_STEPS = 4
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,13 +97,15 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run_missing(results: Path, chosen: argparse.Namespace) -> None:
     """All runs, those that are in the results already left alone."""
+    if chosen.steps < FEWEST_STEPS:
+        raise UsageError(f"steps is {chosen.steps}; give at least {FEWEST_STEPS}")
     sizes = Sizes(**{name: getattr(chosen, name) for name in SIZES}, head=chosen.width // chosen.heads)
     text = read_text(sizes.words)
     for key in plan(chosen, sizes, text):
         if any(same(key, record) for record in read(results)):
             print(f"{title(key)}: done before", flush=True)
             continue
-        record = run(key, sizes, text, chosen.pairs, results.parent / title(key))
+        record = run(key, sizes, text, chosen.pairs, folder_of(key, results))
         results.parent.mkdir(parents=True, exist_ok=True)
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -125,9 +129,15 @@ def same(key: dict[str, Any], record: dict[str, Any]) -> bool:
 
 
 def title(key: dict[str, Any]) -> str:
-    """A run in words that make a folder name."""
+    """A run in words."""
     share = "" if key["method"] == "dense" else f"-{key['budget']:g}"
     return f"{key['form']}-{key['method']}{share}-seed{key['seed']}"
+
+
+def folder_of(key: dict[str, Any], results: Path) -> Path:
+    """Where the model of a run is stored."""
+    every = json.dumps([key[name] for name in KEY])
+    return results.parent / f"{title(key)}-{hashlib.sha256(every.encode()).hexdigest()[:8]}"
 
 
 class Training:
@@ -178,13 +188,14 @@ def run(key: dict[str, Any], sizes: Sizes, text: Text, pairs: int, folder: Path)
     if pruner is not None:
         pruner.finish()
     demp.save(training.model, folder, example_inputs=example, builder={"form": form, "sizes": asdict(own)})
+    sequence = text.prompt(sizes.context, 1)
     return {
         **key,
         **held_out_loss(training.model, text, sizes.context),
         "flops": flops_of(form, own) if pruner is None else demp.cost(training.model, example).flops,
         "flops_dense": flops_of(form, sizes),
-        **held_by(training.model, text, sizes.context),
-        **{f"{name}_dense": number for name, number in held_by(dense.model, text, sizes.context).items()},
+        **held_by(training.model, sequence),
+        **{f"{name}_dense": number for name, number in held_by(dense.model, sequence).items()},
         "train_flops": spent,
         "train_flops_dense": FORWARD_AND_BACKWARD * key["batch_size"] * steps * flops_of(form, sizes),
         "own_sizes": asdict(own),
@@ -197,12 +208,6 @@ def made(form: str, sizes: Sizes, seed: int) -> nn.Module:
     """A new model with the weights of its seed."""
     torch.manual_seed(seed)
     return FORMS[form](sizes)
-
-
-def held_by(model: nn.Module, text: Text, context: int) -> dict[str, int]:
-    """Entries of the parameters, and bytes of the cache of one sequence."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "cache_bytes": cache_bytes(model, text.prompt(context, 1))}
 
 
 # Times ---------------------------------------------------------------------------------------------------
@@ -224,7 +229,7 @@ def measure_again(results: Path, chosen: argparse.Namespace) -> None:
     for index, key in enumerate(records):
         text, form, dense_sizes = read_text(key["sizes"]["words"]), key["form"], Sizes(**key["sizes"])
         build = builder(form, Sizes(**key["own_sizes"]))
-        model, dense = demp.load(build, results.parent / title(key)), made(form, dense_sizes, key["seed"])
+        model, dense = demp.load(build, folder_of(key, results)), made(form, dense_sizes, key["seed"])
         ours, plain = (Training(one, text, key) for one in (model, dense))
         steps = in_pairs("training step", plain.step, ours.step, pairs=chosen.pairs, warmup=STEP_WARM_UP)
         records[index] = {**key, **times(steps, model, dense, key, text, chosen.pairs)}

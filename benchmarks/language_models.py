@@ -134,11 +134,14 @@ def generate(model: Any, prompt: Tensor, length: int, *, use_cache: bool = True)
 
 
 @torch.no_grad()
-def cache_bytes(model: nn.Module, tokens: Tensor) -> int:
-    """Bytes of the keys and values that are kept of ``tokens``."""
+def held_by(model: nn.Module, tokens: Tensor) -> dict[str, int]:
+    """Entries of the parameters, and bytes of the keys and values that are kept of ``tokens``."""
     kept = model.eval()(tokens, use_cache=True).past_key_values
     tensors = [tensor for layer in kept.layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "cache_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
 
 
 def generation_times(model: nn.Module, dense: nn.Module, prompt: Tensor, length: int, pairs: int) -> dict[str, Any]:

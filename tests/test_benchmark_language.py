@@ -50,7 +50,7 @@ def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
     text = language_text.read_text(SIZES.words)
     for record in records.values():
         build = language.builder(form, language_models.Sizes(**record["own_sizes"]))
-        model = demp.load(build, tmp_path / language.title(record))
+        model = demp.load(build, language.folder_of(record, tmp_path / "results.jsonl"))
         assert record["parameters"] == sum(p.numel() for p in model.parameters())
         assert record is not pruned or record["flops"] == demp.cost(model, SIZES.example()).flops
         assert {key: record[key] for key in ("loss", "bits_per_byte")} == pytest.approx(by_hand(model, text))
@@ -110,3 +110,9 @@ def test_heads_go_where_narrower_mlps_are_too_little(capsys):
     narrow = language_models.narrow("gpt2", SIZES, 0.35)
     assert narrow.heads == 1 and narrow.width == SIZES.head and narrow.hidden < SIZES.hidden
     assert 0.3465 < language_models.flops_of("gpt2", narrow) / language_models.flops_of("gpt2", SIZES) <= 0.35
+
+
+def test_too_few_steps_end_in_a_sentence(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        language.main(["--steps", "3", "--out", str(tmp_path)])
+    assert stop.value.code == "steps is 3; give at least 4" and not list(tmp_path.iterdir())
