@@ -81,7 +81,12 @@ def test_beside_what_is_offered():
     )
 
 
-def test_rows_are_summed_by_reason():
+def test_rows_are_summed_by_reason_wherever_it_is():
     model = nn.Sequential(*(part for _ in range(5) for part in (nn.Linear(6, 6), nn.LayerNorm(6), nn.GELU())), Half())
     text = str(demp.inspect(model, (VECTOR,)))
-    assert sum("outputs of" in line for line in text.splitlines()) == 6  # the place is part of the reason
+    why = "layer_norm over the neuron axis mixes neurons (at 1 and 5 more)"
+    assert [line for line in text.splitlines() if "outputs of" in line] == [
+        f"  38 outputs of 0, 3, 6 and 3 more: {why}"
+    ]
+    pruner = demp.DemP(model, None, example_inputs=(VECTOR,), total_steps=2)
+    assert f"  not offered: 38 neurons, {why}" in str(pruner.summary()).splitlines()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity.detector import listed
+from demp.analysis.refusals import by_reason
 from demp.graph import NeuronGraph, trace
 from demp.graph.neurons import numel
 from demp.graph.parts import Refusal
@@ -93,12 +94,9 @@ class Inspection:
 
     def _others(self) -> list[str]:
         """A line per reason for what is no layer of the table."""
-        by_reason: dict[str, list[Refusal]] = {}
-        for refusal in self.others:
-            by_reason.setdefault(refusal.reason, []).append(refusal)
         lines = [
             f"  {sum(r.neurons for r in found):,} outputs of {listed([r.name for r in found])}: {reason}"
-            for reason, found in by_reason.items()
+            for reason, found in by_reason(self.others).items()
         ]
         return ["Not offered, since no activation carries them:", *lines] if lines else []
 

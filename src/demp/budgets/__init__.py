@@ -1,7 +1,7 @@
 """How much of a network may be left: budgets, what a network spends of them, and who must go to land on one."""
 
 from demp.budgets.budget import RESOURCES, Budget, as_budget
-from demp.budgets.choice import Choice, Question, choose
+from demp.budgets.choice import Choice, Question, choose, least
 from demp.budgets.meter import Clock, Meter, Sizes, sizes_of
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Sizes",
     "as_budget",
     "choose",
+    "least",
     "sizes_of",
 ]

@@ -1,7 +1,7 @@
 """Who must go so that a network lands on its budget: the least important for what removing them saves."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,13 @@ def choose(meter: Meter, removed: Tensor, goals: Goals, question: Question) -> C
     if not timed or not meter.lack(timed, removed | choice.chosen):
         return choice
     return choose_timed(meter, removed, {**counted, **timed}, question)
+
+
+def least(meter: Meter, resources: Iterable[str], limits: Limits) -> Tensor:
+    """Which classes to remove for the network that spends the least of ``resources`` within the limits."""
+    equal = torch.ones(meter.graph.classes)
+    question = Question(importance=equal, limits=limits)
+    return choose(meter, meter.graph.none_removed(), dict.fromkeys(resources, 0.0), question).chosen
 
 
 def choose_timed(meter: Meter, removed: Tensor, goals: Goals, question: Question) -> Choice:

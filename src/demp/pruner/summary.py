@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from demp.analysis.refusals import by_reason
 from demp.graph import GraphState, NeuronGraph
 from demp.pruner.length import Pushes
 from demp.surgery import CutReport
@@ -135,9 +136,7 @@ def totals(model: nn.Module, now: GraphState) -> dict[str, Any]:
 
 def remarks_of(graph: NeuronGraph, history: Sequence[CutReport]) -> tuple[str, ...]:
     """What was not removed and why; of the notes of all checks those that came again, and those of the last."""
-    refused: Counter[str] = Counter()
-    for refusal in graph.refused:
-        refused[refusal.reason] += refusal.neurons
+    refused = Counter({why: sum(r.neurons for r in found) for why, found in by_reason(graph.refused).items()})
     found = [f"not offered: {counted(number, 'neuron')}, {reason}" for reason, number in refused.most_common(3)]
     if len(refused) > 3:
         rest = sum(number for _, number in refused.most_common()[3:])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from demp.budgets import Meter, Question, choose
+from demp.budgets import Meter, least
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Wants
@@ -148,14 +148,13 @@ def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> No
         )
     graph, goals = meter.graph, meter.goals(config.budget)
     nobody = graph.none_removed()
-    equal = torch.ones(graph.classes)
-    least = choose(meter, nobody, dict.fromkeys(goals, 0.0), Question(importance=equal, limits=config.limits())).chosen
-    missed = meter.lack(goals, least)
+    smallest = least(meter, goals, config.limits())
+    missed = meter.lack(goals, smallest)
     if not missed:
         return
     name = next(iter(missed))
     dense = meter.spent(name, nobody)
-    wanted, left = goals[name] / dense, meter.spent(name, least) / dense
+    wanted, left = goals[name] / dense, meter.spent(name, smallest) / dense
     stuck = sum(refusal.neurons for refusal in graph.refused if refusal.name in graph.index)
     why = f"; {stuck} neurons are refused by the graph (demp.inspect says why)" if stuck else ""
     raise UsageError(
