@@ -1,7 +1,9 @@
 """DistributedDataParallel: one loop for one process or many, ten cuts, and ranks that do not agree."""
 
 import jobs
+import loops
 import pytest
+import refusal_jobs
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,7 +41,7 @@ SLOW = ("unused", "small buckets", "views")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS])
 def test_ten_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(fleet, alone, name):
     first, second = fleet(jobs.ten_cuts, SETTINGS[name])
-    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
     assert first["history"] == second["history"]
     for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
         assert equal(mine, other)
@@ -60,7 +62,7 @@ def test_accumulation_without_sync_and_communication_hooks_go_on(fleet, alone):
 def test_a_static_graph_goes_on_after_a_cut_inside_no_sync(fleet, alone):
     """The first backward after each cut averages, as the recording of the graph needs it; the numbers are the same."""
     first, second = fleet(jobs.ten_cuts, {"static_graph": True}, accumulate=True)
-    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
     assert equal(first["parameters"][-1], second["parameters"][-1])
     close(first["parameters"][-1], alone["parameters"][-1])
     close(first["moments"], alone["moments"])
@@ -74,7 +76,7 @@ def test_a_neuron_goes_only_if_it_is_dead_on_every_rank(fleet):
 
 
 def test_ranks_with_other_plans_cut_nothing_and_are_named(fleet):
-    first, second = fleet(jobs.cut_with_other_plans)
+    first, second = fleet(refusal_jobs.cut_with_other_plans)
     assert first["error"] == second["error"]
     kind, text = first["error"]
     assert kind == "CutError"
@@ -85,7 +87,7 @@ def test_ranks_with_other_plans_cut_nothing_and_are_named(fleet):
 
 
 def test_a_proof_that_fails_on_one_rank_rolls_all_back(fleet):
-    first, second = fleet(jobs.cut_that_one_rank_disproves)
+    first, second = fleet(refusal_jobs.cut_that_one_rank_disproves)
     assert first["error"] == second["error"]
     kind, text = first["error"]
     assert kind == "CutError"
@@ -95,7 +97,7 @@ def test_a_proof_that_fails_on_one_rank_rolls_all_back(fleet):
 
 
 def test_an_error_in_the_proof_of_one_rank_rolls_all_back(fleet):
-    first, second = fleet(jobs.cut_that_one_rank_cannot_prove)
+    first, second = fleet(refusal_jobs.cut_that_one_rank_cannot_prove)
     assert second["error"][0] == "CutError"
     assert "the model does not run after the cut (no such width here)" in second["error"][1]
     assert first["error"][0] == "ElsewhereError"
@@ -107,7 +109,7 @@ def test_an_error_in_the_proof_of_one_rank_rolls_all_back(fleet):
 
 
 def test_pruners_with_other_arguments_are_refused(fleet):
-    first, second = fleet(jobs.other_pruners)
+    first, second = fleet(refusal_jobs.other_pruners)
     assert first == second
     whats = ("has another seed", "has another total_steps", "prunes by another method")
     for (kind, text), what in zip(first, whats, strict=True):
@@ -116,14 +118,14 @@ def test_pruners_with_other_arguments_are_refused(fleet):
 
 
 def test_a_communication_hook_with_a_memory_is_refused(fleet):
-    for answer in fleet(jobs.unfit_wrappers):
+    for answer in fleet(refusal_jobs.unfit_wrappers):
         ((kind, text),) = answer
         assert kind == "UsageError"
         assert "the communication hook powerSGD_hook of DistributedDataParallel keeps a PowerSGDState" in text
 
 
 def test_all_ranks_wait_for_one_that_is_about_to_run_its_backward(fleet):
-    for answer in fleet(jobs.one_rank_waits):
+    for answer in fleet(refusal_jobs.one_rank_waits):
         assert answer == [0, 0, [(3, 1)]]
 
 
@@ -193,7 +195,7 @@ def test_a_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
     first, second = fleet(jobs.resumed)
     assert equal(first["whole"], first["broken"])
     assert equal(first["whole"], second["broken"])
-    assert first["whole"][0].shape == (jobs.WIDTH - 4, 6)
+    assert first["whole"][0].shape == (loops.WIDTH - 4, 6)
 
 
 def test_checks_see_the_buffers_of_rank_0(fleet):
@@ -203,8 +205,8 @@ def test_checks_see_the_buffers_of_rank_0(fleet):
 
 
 def test_a_cut_that_one_rank_cannot_make_is_skipped_on_all_and_made_later(fleet):
-    first, second = fleet(jobs.one_rank_cannot)
-    whole = [tuple(p.shape) for p in jobs.net().parameters()]
+    first, second = fleet(refusal_jobs.one_rank_cannot)
+    whole = [tuple(p.shape) for p in loops.net().parameters()]
     for rank, mine in enumerate((first, second)):
         assert mine["skipped"] == whole and mine["removed"] == [0, 2] and mine["steps"] == [2, 3]
         assert "no room on this rank" in mine["notes"][0][0], rank
