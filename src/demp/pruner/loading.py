@@ -113,7 +113,7 @@ def unprefixed(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, 
             inner = OrderedDict((name.removeprefix(prefix), value) for name, value in state_dict.items())
             metadata = getattr(state_dict, "_metadata", None) or {}
             own = {"": metadata.get(prefix[:-1], {})}
-            own |= {path.removeprefix(prefix): said for path, said in metadata.items() if path.startswith(prefix)}
+            own |= {path.removeprefix(prefix): entry for path, entry in metadata.items() if path.startswith(prefix)}
             inner._metadata = own  # type: ignore[attr-defined]
             return unprefixed(inner, model)
     return state_dict
@@ -140,13 +140,13 @@ def widths_of(model: nn.Module, state_dict: Mapping[str, Any], example_inputs: A
     Raises:
         UsageError: they are not known, or no cut of this model leads there.
     """
-    said = beside(state_dict)
+    records = beside(state_dict)
     cut = {path for path, part in model.named_modules() if record_of(part) is not None}
     modules = dict(model.named_modules())
-    if strange := sorted(said.keys() - modules.keys()):
+    if strange := sorted(records.keys() - modules.keys()):
         raise UsageError(f"the state dict is of a model with a part {strange[0]!r}, which this one lacks")
-    if said or cut:
-        return [recorded(modules[path], path, said.get(path)) for path in sorted({*said, *cut})]
+    if records or cut:
+        return [recorded(modules[path], path, records.get(path)) for path in sorted({*records, *cut})]
     tensors = {n: t for n, t in first_names(model)[0].items() if not is_lazy(t)}
     shapes = {n: tuple(v.shape) for n, v in state_dict.items() if isinstance(v, Tensor) and n in tensors}
     other = {name: shape for name, shape in shapes.items() if shape != tuple(tensors[name].shape)}

@@ -1,4 +1,4 @@
-"""A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
+"""A model that gets smaller: what was traced, what is removed by now, what must follow, and the cuts."""
 
 import dataclasses
 import logging

@@ -170,7 +170,7 @@ class Change:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said about the optimizers' state."""
+        """The report's notes on the optimizers' state."""
         return tuple(dict.fromkeys(entry.note for entry in self.states if entry.note))
 
 
