@@ -29,12 +29,12 @@ class Numbering:
 
     @cached_property
     def class_of(self) -> Tensor:
-        """Element -> its class."""
+        """Return the class of every element."""
         return self.number[self.root]
 
     @cached_property
     def frozen(self) -> Tensor:
-        """Class -> must it stay? Class 0 always does."""
+        """Return for every class whether it must stay; class 0 always does."""
         frozen = torch.zeros(self.classes, dtype=torch.bool)
         frozen[0] = True
         frozen[self.number[list(self.reasons)]] = True

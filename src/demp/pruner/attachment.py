@@ -39,7 +39,7 @@ class Attachment:
         self._handles = hooked(optimizer, steps, self._group)
 
     def remove(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks from the optimizer it is at."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
