@@ -12,12 +12,12 @@ from demp.methods.base import Wants
 class Examples:
     """``inputs`` of one forward; training examples are plain ones, or, with a loss, pairs of inputs and targets."""
 
-    def __init__(self, inputs: Any, batches: Batches | None, loss_fn: Loss | None, seed: int) -> None:
-        self.inputs, self.batches, self.loss_fn, self.seed = inputs, batches, loss_fn, seed
+    def __init__(self, inputs: Any, batches: Batches | None, loss_fn: Loss | None) -> None:
+        self.inputs, self.batches, self.loss_fn = inputs, batches, loss_fn
 
-    def pairs(self, step: int) -> Iterable[Any]:
-        """Batches with targets, for the scores of this step."""
-        return () if self.batches is None else made(self.batches, self.seed + step)
+    def pairs(self, seed: int) -> Iterable[Any]:
+        """Batches with targets, to score on."""
+        return () if self.batches is None else made(self.batches, seed)
 
     def unlabelled(self) -> Batches | None:
         """Batches of inputs alone, to judge death on."""

@@ -79,8 +79,8 @@ class Pruner(Earlier):
             model, example_inputs, joins=config.joins, forward=forward, outputs=outputs, copies=holders
         )
         self._stopwatch = Stopwatch(is_compiled(model))
-        examples = Examples(example_inputs, batches, loss_fn, seed)
-        self._run = run = PruningRun(shrinking, method, config, examples, total_steps)
+        examples = Examples(example_inputs, batches, loss_fn)
+        self._run = run = PruningRun(shrinking, method, config, examples, total_steps=total_steps, seed=seed)
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
         self.config, self.wants, self.masks = config, run.wants, run.masks
         self._view = view = LiveView(run)

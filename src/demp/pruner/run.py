@@ -25,11 +25,18 @@ class PruningRun:
     """
 
     def __init__(
-        self, shrinking: ShrinkingModel, method: type[Method], config: Any, examples: Examples, total_steps: int
+        self,
+        shrinking: ShrinkingModel,
+        method: type[Method],
+        config: Any,
+        examples: Examples,
+        *,
+        total_steps: int,
+        seed: int,
     ) -> None:
         model, graph = shrinking.model, shrinking.graph
         self.shrinking, self.config, self.examples = shrinking, config, examples
-        self.step, self.total_steps, self.seed = 0, int(total_steps), examples.seed
+        self.step, self.total_steps, self.seed = 0, int(total_steps), seed
         self.method = method(config, total_steps)
         self.method.refuse_unfit(graph)
         self.wants = self.method.wants()

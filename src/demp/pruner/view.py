@@ -46,7 +46,7 @@ class LiveView(EarlierView):
     @property
     def seed(self) -> int:
         """Return the random seed of the run."""
-        return self._examples.seed
+        return self._run.seed
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -77,7 +77,7 @@ class LiveView(EarlierView):
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that scores says so in wants()"
         with shards.whole(self._shrinking.model):
-            pairs, group = self._examples.pairs(self._run.step), self._shrinking.group
+            pairs, group = self._examples.pairs(self.seed + self._run.step), self._shrinking.group
             found = scores(self._shrinking.model, self.state, scoring, pairs, loss_fn, group)
         self._count(found.batches, found.examples, found.forwards)
         return found.values
@@ -89,7 +89,7 @@ class LiveView(EarlierView):
         with shards.whole(self._shrinking.model):
             gated = Gated(self._shrinking.model, self.state, Scoring(batches=batches, batch_statistics=True))
             with ranks.together(self._shrinking.group):
-                pairs = first(self._examples.pairs(self._run.step), batches)
+                pairs = first(self._examples.pairs(self.seed + self._run.step), batches)
             with gated.ready(), torch.no_grad():
                 found = [gated.loss(gated.gates(), pair, loss_fn).double().cpu() for pair in pairs]
         examples = int(ranks.total([sum(size_of(inputs) for inputs, _ in pairs)], self._shrinking.group)[0])
