@@ -68,7 +68,7 @@ def load_state_dict(
     refuse_other_story(model, state_dict, found)
     parts = [(model.get_submodule(one.path), one) for one in found]
     records = [(part, record_of(part)) for part, _ in parts]
-    optimizers, undo_log = holders_of(model), UndoLog()
+    optimizers, undo_log = optimizers_of(model), UndoLog()
     kept = values_of(model) if strict and state_dict.keys() != model.state_dict(keep_vars=True).keys() else {}
     try:
         notes = [note for part, widths in parts for note in fit(part, widths, optimizers, undo_log)]
@@ -173,7 +173,7 @@ def refuse_other_story(model: nn.Module, state_dict: Mapping[str, Any], found: l
             raise UsageError(f"{name} is {tuple(value.shape)} in the state dict, and should be {expected[name]}{why}")
 
 
-def holders_of(model: nn.Module) -> tuple[Optimizer, ...]:
+def optimizers_of(model: nn.Module) -> tuple[Optimizer, ...]:
     """Optimizers that Python holds, and that remember something of the model's parameters."""
     mine = {id(p) for p in model.parameters()}
     found = [o for o in gc.get_objects() if isinstance(type(o), type) and issubclass(type(o), Optimizer)]

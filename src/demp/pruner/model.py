@@ -120,7 +120,7 @@ class ShrinkingModel:
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
         """The tensors of each copy by the model's names."""
-        return [tensors_of(copied.holder) for copied in self.copies]
+        return [tensors_of(copied.content) for copied in self.copies]
 
     def warn_of_copies(self) -> None:
         """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""

@@ -87,7 +87,7 @@ def cut(
     return execute(live, plan, options)[0]
 
 
-def live_model(model: nn.Module, optimizer: Optimizers, holders: Iterable[Any]) -> LiveModel:
+def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -> LiveModel:
     """The model with all that must follow when it takes other widths; the ranks that train it ask together.
 
     Raises:
@@ -107,8 +107,8 @@ def live_model(model: nn.Module, optimizer: Optimizers, holders: Iterable[Any]) 
         wrappers.refuse_unfit(around)
         optimizers = as_optimizers(optimizer)
         refuse_other_optimizers(model, optimizers)
-        copies = as_copies(holders, model)
-    return LiveModel(model, optimizers, tuple(copies), record_of(model), around, group)
+        given = as_copies(copies, model)
+    return LiveModel(model, optimizers, tuple(given), record_of(model), around, group)
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
