@@ -1,7 +1,6 @@
 """DistributedDataParallel: one loop for one process or many, ten cuts, and ranks that do not agree."""
 
 import jobs
-import loops
 import pytest
 import refusal_jobs
 import torch
@@ -41,7 +40,7 @@ SLOW = ("unused", "small buckets", "views")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS])
 def test_ten_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(fleet, alone, name):
     first, second = fleet(jobs.ten_cuts, SETTINGS[name])
-    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert first["history"] == second["history"]
     for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
         assert equal(mine, other)
@@ -62,7 +61,7 @@ def test_accumulation_without_sync_and_communication_hooks_go_on(fleet, alone):
 def test_a_static_graph_goes_on_after_a_cut_inside_no_sync(fleet, alone):
     """The first backward after each cut averages, as the recording of the graph needs it; the numbers are the same."""
     first, second = fleet(jobs.ten_cuts, {"static_graph": True}, accumulate=True)
-    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert equal(first["parameters"][-1], second["parameters"][-1])
     close(first["parameters"][-1], alone["parameters"][-1])
     close(first["moments"], alone["moments"])
@@ -195,7 +194,7 @@ def test_a_run_that_is_taken_up_again_ends_as_one_in_one_piece(fleet):
     first, second = fleet(jobs.resumed)
     assert equal(first["whole"], first["broken"])
     assert equal(first["whole"], second["broken"])
-    assert first["whole"][0].shape == (loops.WIDTH - 4, 6)
+    assert first["whole"][0].shape == (jobs.WIDTH - 4, 6)
 
 
 def test_checks_see_the_buffers_of_rank_0(fleet):
@@ -206,7 +205,7 @@ def test_checks_see_the_buffers_of_rank_0(fleet):
 
 def test_a_cut_that_one_rank_cannot_make_is_skipped_on_all_and_made_later(fleet):
     first, second = fleet(refusal_jobs.one_rank_cannot)
-    whole = [tuple(p.shape) for p in loops.net().parameters()]
+    whole = [tuple(p.shape) for p in jobs.net().parameters()]
     for rank, mine in enumerate((first, second)):
         assert mine["skipped"] == whole and mine["removed"] == [0, 2] and mine["steps"] == [2, 3]
         assert "no room on this rank" in mine["notes"][0][0], rank

@@ -2,7 +2,6 @@
 
 import fsdp_jobs
 import jobs
-import loops
 import pytest
 import torch
 from test_ddp import check_parts, check_saturated, close, equal
@@ -20,7 +19,7 @@ WAYS = ("root only", "gathered until backward", "hybrid", "replicated")
 @pytest.mark.parametrize("how", ["blocks", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS)])
 def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
     first, second = fleet(fsdp_jobs.ten_cuts, how)
-    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert first["history"] == second["history"]
     for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
         assert equal(mine, other)
@@ -35,7 +34,7 @@ def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
 @pytest.mark.slow
 def test_a_policy_of_precision_is_kept(fleet):
     first, second = fleet(fsdp_jobs.ten_cuts, "mixed precision")
-    assert [report["removed"] for report in first["history"]] == [2] * loops.CUTS
+    assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert equal(first["parameters"][-1], second["parameters"][-1])
     assert first["parameters"][-1][0].dtype == torch.float64
 
@@ -54,7 +53,7 @@ def test_trace_cost_and_save_see_the_whole_model(fleet, tmp_path):
         assert answer["graphs"][0] == answer["graphs"][1]
         assert answer["costs"][0] == answer["costs"][1]
         assert equal(answer["saved"], answer["loaded"])
-        assert answer["saved"][0].shape == (loops.WIDTH - 1, 6)
+        assert answer["saved"][0].shape == (jobs.WIDTH - 1, 6)
 
 
 @pytest.mark.slow
