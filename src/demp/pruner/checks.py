@@ -38,9 +38,10 @@ class Checks:
 
     def is_due(self, step: int) -> bool:
         """Is a check due with ``step`` steps done?"""
-        return self._tried_again(step) or self._run.method.is_due(step)
+        return self._made_again(step) or self._run.method.is_due(step)
 
-    def _tried_again(self, step: int) -> bool:
+    def _made_again(self, step: int) -> bool:
+        """Had the last check to wait, or is it time to make one again that was skipped?"""
         return self._postponement.waiting or self._skips.is_due(step)
 
     def make(self, *, final: bool, finishing: bool = False) -> CutReport | None:
@@ -58,7 +59,7 @@ class Checks:
             DempError: a cut cannot be made.
         """
         run, shrinking = self._run, self._run.shrinking
-        again = self._tried_again(run.step)
+        again = self._made_again(run.step)
         shrinking.look_around()
         shrinking.refuse_unready()
         if not (final or again or ranks.any_of(run.method.ready(run.step, self._view), shrinking.group)):

@@ -1,4 +1,4 @@
-"""The conductor: when to penalise, add noise, look, and cut. It attaches to the optimizer and owns nothing else."""
+"""What a training loop attaches: the moments of a run, and which part of the pruner acts at each of them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
