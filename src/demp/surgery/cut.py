@@ -78,9 +78,7 @@ def cut(
     live = live_model(model, optimizer, holders)
     with ranks.together(live.group):
         refuse_unknown_outputs(live.model, outputs)
-        rules = ConstantRules(max_drift=max_drift) if constants or (fold and not exact) else None
-        if max_drift is not None and rules is None:
-            raise UsageError("max_drift bounds what constants change; pass constants=True with it")
+        rules = rules_of(constants or (fold and not exact), max_drift)
         graph = graph or trace(live.model, example_inputs)
         plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
     options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
@@ -109,6 +107,13 @@ def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -
         refuse_other_optimizers(model, optimizers)
         given = as_copies(copies, model)
     return LiveModel(model, optimizers, tuple(given), record_of(model), around, group)
+
+
+def rules_of(constants: bool, max_drift: float | None) -> ConstantRules | None:
+    """How constants move in this cut; a bound without constants is a UsageError."""
+    if max_drift is not None and not constants:
+        raise UsageError("max_drift bounds what constants change; pass constants=True with it")
+    return ConstantRules(max_drift=max_drift) if constants else None
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
