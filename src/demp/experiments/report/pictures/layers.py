@@ -40,9 +40,9 @@ def answer(run: Run, last: dict[str, int]) -> str:
     thin = min(shares, key=lambda name: shares[name])
     whole = [name for name, share in shares.items() if share == 1]
     tail = f"; {listed(whole, 2)} kept all" if whole else ""
-    gone = 1 - sum(last.values()) / sum(run.widths.values())
+    removed = 1 - sum(last.values()) / sum(run.widths.values())
     return (
-        f"{percent(gone, 0)} of the neurons are gone; {thin} lost most ({digits(last[thin], 0)} of "
+        f"{percent(removed, 0)} of the neurons are gone; {thin} lost most ({digits(last[thin], 0)} of "
         f"{digits(run.widths[thin], 0)} left){tail}."
     )
 
@@ -110,8 +110,8 @@ def bars(run: Run, width: float) -> Markup:
         label = f"{layer}\n{now} kept, {dense - now} removed of {dense}"
         cell = {"y": y, "height": CELL * height}
         kept = tag("rect", x=left, width=x(now) - left, class_="kept", **cell)
-        gone = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
-        parts.append(tag("g", kept, gone, data_t=label))
+        outline = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
+        parts.append(tag("g", kept, outline, data_t=label))
         words = percent(now / dense, 0) if dense else ""
         parts.append(text(x(dense) + 6, y + height / 2 + 4, words))
         bottom = y + height

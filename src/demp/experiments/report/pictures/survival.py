@@ -85,8 +85,8 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
 
     fewest, mean = min(means, key=lambda one: one[1][-1][1])
     kept = mean[-1][1]
-    gone = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
-    when = f"after {percent(gone / last, 0)} of the run" if gone and last else "before training"
+    half = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
+    when = f"after {percent(half / last, 0)} of the run" if half and last else "before training"
     more = f" The first {MOST} of {len(known)} settings are shown." if len(known) > MOST else ""
     answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes is gone {when}.{more}"
     widths = (NARROW, HALF if len(parts) > 1 else WIDE)
