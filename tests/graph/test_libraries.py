@@ -22,7 +22,7 @@ TORCHVISION = {
     "densenet121": (64, 41824, 41824, {}),
     "efficientnet_b0": (64, 19580, 19580, {}),
     "convnext_tiny": (64, 26496, 26496, {}),
-    "swin_t": (64, 17664, 17664, {}),
+    "swin_t": (64, 17802, 17802, {}),
     "shufflenet_v2_x0_5": (64, 2944, 2944, {}),
     "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),
@@ -92,9 +92,16 @@ def test_transformers(kind, masked):
         graph = demp.trace(model, inputs)
         needs_values = masked or kind != "bert"  # the library looks into its masks and positions
         assert graph.vehicle == ("eager" if needs_values else "meta")
-        hidden = [layer for layer in graph.layers if layer.producers and layer.reads]
+        hidden = [
+            layer for layer in graph.layers if layer.producers and layer.reads and layer.activation != "attention"
+        ]
         assert len(hidden) == 2 and all(layer.removable.all() and layer.coupled == () for layer in hidden)
         assert seed or [layer.width for layer in hidden] == [24, 24]
+        heads = [layer for layer in graph.layers if layer.activation == "attention"]
+        if kind == "llama":  # all heads share one key
+            assert not any(bool(layer.removable.any()) for layer in heads)
+        else:
+            assert len(heads) == 2 and all(layer.removable.all() for layer in heads)
         dead = killing.killed(model, graph, 0.4, seed)
         before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
@@ -106,7 +113,9 @@ def test_gpt2_counts_its_width_in_an_attribute():
     model, inputs = nets.settle(language_model("gpt2")), {"input_ids": torch.randint(0, 50, (2, 7))}
     graph = demp.trace(model, inputs)
     assert [(layer.name, layer.activation) for layer in graph.layers] == [
-        (f"transformer.h.{block}.mlp.act", "composite") for block in range(2)
+        (f"transformer.h.{block}.{name}", kind)
+        for block in range(2)
+        for name, kind in (("attn.attention", "attention"), ("mlp.act", "composite"))
     ]
     dead = {"transformer.h.0.mlp.act": [1, 5], "transformer.h.1.mlp.act": [0, 23, 7]}
     killing.kill(model, graph, dead)

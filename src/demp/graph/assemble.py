@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from demp.graph.elements import Axis
+from demp.graph.elements import Axis, unique_in_order
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
@@ -73,6 +73,7 @@ def assemble(
         shapes=shapes,
         aliases=aliases,
         attributes={key: numbering.class_of[ids] for key, ids in recording.attributes.items()},
+        heads=heads_of(recording, numbering),
         classes=numbering.classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
@@ -131,6 +132,13 @@ def slots_of(recording: Recording, numbering: Numbering) -> tuple[Slot, ...]:
     """The axes of parameters and buffers on which something may go."""
     axes = ((name, dim, numbering.of(axis)) for name, one in recording.axes.items() for dim, axis in enumerate(one))
     return tuple(Slot(name, dim, classes) for name, dim, classes in axes if bool((~numbering.frozen[classes]).any()))
+
+
+def heads_of(recording: Recording, numbering: Numbering) -> dict[str, tuple[tuple[Tensor, int], ...]]:
+    """Module path -> the heads of its attention: their classes, one entry each, and the channels of one."""
+    return {
+        path: tuple((numbering.class_of[ids], size) for ids, size in seen) for path, seen in recording.heads.items()
+    }
 
 
 def contractions_of(recording: Recording, numbering: Numbering) -> tuple[Contraction, ...]:
@@ -208,14 +216,6 @@ def positions_by_site(recording: Recording, neurons: Axis) -> dict[int, Tensor]:
         for site in recording.elements.sites_of(mark):
             found[site].append(positions)
     return {site: torch.cat(parts).sort().values for site, parts in found.items()}
-
-
-def unique_in_order(classes: Tensor) -> Tensor:
-    """Each class once, in order of first appearance."""
-    values, inverse = classes.unique(return_inverse=True)
-    first = torch.full((len(values),), len(classes))
-    first.scatter_reduce_(0, inverse, torch.arange(len(classes)), "amin")
-    return classes[first.sort().values]
 
 
 def names_of(sites: list[Site]) -> list[str]:

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from demp.graph.neurons import GraphState
+from demp.graph.neurons import GraphState, NeuronGraph
 
-COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size")
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads", "num_key_value_heads",
+         "num_kv_heads", "n_kv_heads", "n_kv_head")  # fmt: skip
+"""How the forwards of attention call the number of their heads."""
+CHANNEL_COUNTS = ("attn_dim", "all_head_size", "inner_dim")
+"""How they call the number of channels of all heads together."""
+COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size", *HEAD_COUNTS, *CHANNEL_COUNTS)
 """Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm, groups of a group
-norm, inputs and hidden units of a recurrent layer."""
+norm, inputs and hidden units of a recurrent layer, heads of attention."""
 
 
 def counted(module: nn.Module) -> tuple[str, str, int] | None:
@@ -23,6 +29,29 @@ def counted(module: nn.Module) -> tuple[str, str, int] | None:
     if isinstance(module, nn.RNNCellBase):
         return "input_size", "weight_ih", 1
     return None
+
+
+def head_counts(module: nn.Module, ids: Tensor, size: int) -> dict[str, Tensor]:
+    """Attributes of a module that count heads, or the channels of all heads: name -> the head that each belongs to.
+
+    ``ids`` are the heads, one entry each; ``size`` the channels of one.
+    """
+    numbers = {name: value for name, value in vars(module).items() if type(value) is int}
+    found = {name: ids for name in HEAD_COUNTS if numbers.get(name) == len(ids)}
+    return found | {
+        name: ids.repeat_interleave(size) for name in CHANNEL_COUNTS if numbers.get(name) == len(ids) * size
+    }
+
+
+def with_head_counts(graph: NeuronGraph, model: nn.Module) -> NeuronGraph | None:
+    """The graph in which the modules that attend count their heads; None if none has an attribute for it."""
+    found = {
+        (path, name): classes
+        for path, seen in graph.heads.items()
+        for heads, size in seen
+        for name, classes in head_counts(model.get_submodule(path), heads, size).items()
+    }
+    return replace(graph, attributes={**found, **graph.attributes}) if found else None
 
 
 def groups_of(model: nn.Module) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from demp.graph.call_rules import UserCall, along_neurons, note_whole
 from demp.graph.calls import Seat, resized
 from demp.graph.elements import Labels
+from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
+from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.rules import Call
 from demp.graph.shape_rules import view
@@ -29,6 +32,10 @@ def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kw
     if call.kind == "norm":
         for axis in tracer.labels(args[0]).axes[args[0].dim() - len(args[1]) :]:
             tracer.freeze_axis(axis, NORMED)
+    elif call.kind == "heads":
+        own = args[3] if func is resized else kwargs
+        if is_offered(tracer, call, own):
+            return multihead(tracer, call, (args[0], *call.args[1:]), own)
     elif may_follow(tracer, call, args[0]):
         out = unseen(tracer, func, args, kwargs)
         found = known(tracer, call, func, args, out)
@@ -42,6 +49,41 @@ def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kw
         return func(*args, **kwargs)
     finally:
         tracer.call_at = before
+
+
+def multihead(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Attention of torch's own module, by the operations of what carries it out for the heads that are left.
+
+    The weights of attention that it returns are means over heads, or lie along them: whoever uses them keeps the heads.
+    """
+    before, tracer.call_at = tracer.call_at, call
+    try:
+        out, shares = by_head(args, kwargs)
+    finally:
+        tracer.call_at = before
+    shares = unseen(tracer, averaged, (shares, args, kwargs), {})
+    axis = tracer.heads_at(tracer.modules[-1] if tracer.modules else "")
+    if axis is None:
+        return out, shares
+    source, why = args[0], f"attention for a fixed number of heads (at {tracer.where()})"
+    inner = (source.shape[-1],)
+    tracer.recording.calls.append(
+        CallSeen(call.seat, source.dim() - 1, source.dim(), axis, inner=inner, otherwise=why, before=call.plan)
+    )
+    if shares is not None:
+        tracer.learn(call.seat, [], [(shares, replace(tracer.bare(shares), chosen=axis))])
+    return out, shares
+
+
+def is_offered(tracer: Tracer, call: UserCall, kwargs: dict[str, Any]) -> bool:
+    """Can attention of torch's own module be carried out for fewer heads? If not, its heads stay."""
+    options = given(call.args, kwargs)
+    why = "the fused inference of nn.TransformerEncoderLayer" if call.seat[0] in tracer.fused else unfit(options)
+    if why:
+        for name in PROJECTIONS:
+            if isinstance(options[name], Tensor):
+                tracer.freeze_axis(tracer.labels(options[name]).axes[0], f"heads of attention with {why}")
+    return not why
 
 
 def may_follow(tracer: Tracer, call: UserCall, source: Tensor) -> bool:

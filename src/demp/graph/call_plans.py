@@ -1,6 +1,7 @@
 """How the calls of a graph are carried out at the widths that are left (``graph.calls``)."""
 
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import replace
 
 import torch
@@ -36,6 +37,8 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     kind, dense = call.seat[1], len(call.source)
     if len(here) == dense and (call.before or not may_narrow(call, state)):
         return call.before
+    if kind == "heads":
+        return CallPlan(kind, call.axis, call.inner[0], calls=call.calls, ndim=call.ndim)
     plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
     if kind in ("split", "slice"):
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]
@@ -92,12 +95,11 @@ def with_calls(graph: NeuronGraph, calls: tuple[SizedCall, ...]) -> NeuronGraph:
     return replace(graph, streams=free_streams(graph))
 
 
-def written_into(whole: NeuronGraph, refused: NeuronGraph) -> NeuronGraph | None:
-    """``refused`` lost layers to numbers in the forward: a graph in which the calls with such numbers are planned, too.
+def written_into(whole: NeuronGraph, names: Set[str]) -> NeuronGraph | None:
+    """The forward may have the numbers of these layers written into it: a graph in which such calls are planned, too.
 
     None if no call of the user's code that a plan can carry out touches these layers.
     """
-    names = {layer.name for layer in refused.layers if not bool(layer.removable.any())}
     lost = whole.none_removed()
     for layer in whole.layers:
         if layer.name in names:

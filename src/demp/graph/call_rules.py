@@ -106,16 +106,31 @@ def note_view(
     Where the view splits the axis (``inner``), False if nobody could check that it does so after a cut.
     """
     call = tracer.call_at
-    if call is None or call.kind != "view" or not call.on(source) or view_sizes(call.func, call.args) is None:
+    if call is not None and call.kind == "heads":
+        return True
+    if call is None or call.kind != "view" or view_sizes(call.func, call.args) is None:
         return inner is None
-    if any(seen.seat == call.seat for seen in tracer.recording.calls):
+    if not call.on(source) and (inner is not None or not is_copied(tracer, call, source, dim, axis)):
         return inner is None
+    earlier = next((seen for seen in tracer.recording.calls if seen.seat == call.seat), None)
+    if earlier is not None:  # of two axes with neurons the plan is for the one that changes
+        if out.ids is axis.ids or earlier.out is None or earlier.out.ids is not earlier.source.ids:
+            return inner is None
+        tracer.recording.calls.remove(earlier)
     why = "a view splits or mixes the neuron axis" if inner is not None else ""
     seen = CallSeen(
         call.seat, dim, source.dim(), axis, (), out, out_dim, inner or (), needed=False, otherwise=why, before=call.plan
     )
     tracer.recording.calls.append(seen)
     return True
+
+
+def is_copied(tracer: Tracer, call: UserCall, source: Tensor, dim: int, axis: Axis) -> bool:
+    """Is the source a copy of the first argument in another memory layout, as ``reshape`` makes it?"""
+    first = call.args[0] if call.args else None
+    if not isinstance(first, Tensor) or first.shape != source.shape:
+        return False
+    return tracer.labels(first).axes[dim] is axis
 
 
 def along_neurons(tracer: Tracer, call: UserCall, same: bool) -> Labels | None:

@@ -18,6 +18,8 @@ from torch import _pad_packed_sequence as pad_sequence  # pyright: ignore[report
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
+from demp.graph.multihead import attended
+
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
     **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split, torch.split_with_sizes,
@@ -33,6 +35,7 @@ KINDS: dict[Any, str] = {
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
     torch.rms_norm: "norm",
+    F.multi_head_attention_forward: "heads",
 }  # fmt: skip
 """How user code spells such a call, and its kind. ``sum``, ``recurrent``, ``packed`` and ``norm`` are never planned."""
 METHODS = {
@@ -117,6 +120,8 @@ def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
 
 def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
     """The same in plain operations; proxies pass, too."""
+    if plan.kind == "heads":
+        return attended((operand, *args[1:]), kwargs)
     if plan.kind == "split":
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":

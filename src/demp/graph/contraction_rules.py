@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import Call, rule, whole
 
@@ -19,6 +20,7 @@ CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
 SHIFTED = ("addmm", "baddbmm", "addmv")
 """Products whose first argument is added to what they make."""
+BATCH = "neurons on the batch axis of a batched product"
 STANDARDISED = "read by a weight that is standardised over its inputs: without one of them every output would change"
 
 
@@ -76,7 +78,10 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
         if b_out is not None:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
-    if left.axes[a_in] is None and right.axes[b_in] is None and bias is None and call.name in ("mm", "bmm"):
+    separate = bare(left, a_in) and bare(right, b_in)
+    if bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
+        for axis in (left.axes[a_in], right.axes[b_in]):
+            tracer.freeze_axis(axis, "product of two activations")
         return over_positions(tracer, call, left, right, flops)
     computed = left.constant or right.constant
     why = "the weight is computed in the forward" if computed else "product of two activations"
@@ -90,17 +95,28 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     return Labels(tuple(out), constant=left.constant and right.constant)
 
 
+def bare(labels: Labels, axis: int) -> bool:
+    """Has this axis no neurons?"""
+    return labels.axes[axis] is None
+
+
 def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
-    """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart."""
+    """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart.
+
+    What lies on the batch axis of both sides (heads of attention) is multiplied each with its own.
+    """
     for labels in (left, right):
-        if call.name == "bmm":
-            tracer.freeze_axis(labels.axes[0], "neurons on the batch axis of a batched product")
         if labels.constant:
             for axis in labels.axes:
                 tracer.freeze_axis(axis, "the weight is computed in the forward")
-    tracer.contraction(None, flops, None, None)
-    lead: tuple[Axis | None, ...] = (None,) if call.name == "bmm" else ()
-    return Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)
+    batch = tracer.pair(left.axes[0], right.axes[0], BATCH) if call.name == "bmm" else None
+    for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
+        if batch is not None and labels.axes[0] is not None:
+            tracer.heads(labels.axes[0], tensor.shape[2 if labels is left else 1])
+    tracer.contraction(None, flops, None, batch)
+    lead = (batch,) if call.name == "bmm" else ()
+    made = Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)
+    return made if batch is None else tracer.site_on(made, 0, HEADS, certain=False)
 
 
 def maker(tracer: Tracer, weight: Labels, axis: int | None, size: int) -> Axis | None:
@@ -119,7 +135,7 @@ def freeze_batch(tracer: Tracer, left: Labels, right: Labels) -> None:
     """Neurons on the batch axis of a batched product stay."""
     for labels in (left, right):
         if len(labels.axes) == 3:
-            tracer.freeze_axis(labels.axes[0], "neurons on the batch axis of a batched product")
+            tracer.freeze_axis(labels.axes[0], BATCH)
 
 
 def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axis | None:

@@ -161,3 +161,11 @@ def components(count: int, a: Tensor, b: Tensor) -> Tensor:
             if torch.equal(jumped, root):
                 break
             root = jumped
+
+
+def unique_in_order(numbers: Tensor) -> Tensor:
+    """Each number once, in order of first appearance."""
+    values, inverse = numbers.unique(return_inverse=True)
+    first = torch.full((len(values),), len(numbers))
+    first.scatter_reduce_(0, inverse, torch.arange(len(numbers)), "amin")
+    return numbers[first.sort().values]

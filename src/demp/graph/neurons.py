@@ -45,6 +45,8 @@ class NeuronGraph(EarlierMethods):
     """How the model was read: ``meta`` (no arithmetic) or ``eager``."""
     index: dict[str, Layer] = field(repr=False)
     calls: tuple[SizedCall, ...] = ()
+    heads: Mapping[str, tuple[tuple[Tensor, int], ...]] = field(default_factory=dict)
+    """Module path -> of its attention the class of each head, and the channels of one; by query, key and value."""
     notes: tuple[str, ...] = ()
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 
@@ -65,6 +67,10 @@ class NeuronGraph(EarlierMethods):
     def removable(self) -> int:
         """Neurons that may go, over all layers."""
         return sum(int(layer.removable.sum()) for layer in self.layers)
+
+    def refused_layers(self) -> set[str]:
+        """Names of the layers none of whose neurons may go."""
+        return {layer.name for layer in self.layers if not bool(layer.removable.any())}
 
     def keep(self, classes: Tensor) -> int:
         """These turned out to be needed: none of their neurons may go from now on. How many of them might have."""

@@ -93,9 +93,13 @@ class Contraction:
     """Axis of the weight along which its outputs lie; None where it is used in parts."""
 
 
+HEADS = "attention"
+"""Kind of a layer whose neurons are heads of attention."""
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One activation site."""
+    """One activation site, or the heads of one attention."""
 
     name: str
     activation: str

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
+from demp.graph.attributes import with_head_counts
 from demp.graph.call_plans import needed_alone, written_into
 from demp.graph.call_rules import bind_calls
 from demp.graph.following import Forward, follow, follow_training
@@ -26,8 +27,9 @@ from demp.graph.forward import (
     stand_ins,
 )
 from demp.graph.neurons import NeuronGraph
+from demp.graph.parts import HEADS
 from demp.graph.recording import Recording
-from demp.graph.rehearsal import HARD_CODED, refuse_hard_coded
+from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
 from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
 from demp.parallel import shards, wrappers
@@ -112,20 +114,31 @@ def trace_with(
         owners -= differing.keys()
     bind_calls(tracer.recording, callers)
 
+    def forward(tensors: Mapping[str, Tensor]) -> Any:
+        return run(model, tensors, inputs, vehicle)
+
     def rehearse(graph: NeuronGraph) -> NeuronGraph:
-        return refuse_hard_coded(
-            graph, model, substitutes, lambda new: run(model, new, inputs, vehicle), (out, left), HARD_CODED
-        )
+        return refuse_hard_coded(graph, model, substitutes, forward, (out, left), HARD_CODED)
+
+    def settled(every: NeuronGraph) -> tuple[NeuronGraph, bool]:
+        whole = needed_alone(every)
+        graph = rehearse(whole)
+        planned = None if graph is whole else written_into(every, graph.refused_layers())
+        if planned is not None:
+            graph = max(graph, rehearse(planned), key=NeuronGraph.removable)
+        return graph, graph is whole or graph is planned
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(tracer.recording, owners)
         every = assemble(tracer.recording, shapes, aliases, vehicle)
-        whole = needed_alone(every)
-        graph = rehearse(whole)
-        planned = None if graph is whole else written_into(every, graph)
-        if planned is not None:
-            graph = max(graph, rehearse(planned), key=NeuronGraph.removable)
-        return graph, graph is whole or graph is planned
+        heads = {layer.name for layer in every.layers if layer.activation == HEADS}
+        for graph in (needed_alone(every), written_into(every, heads)) if heads else ():  # most models of attention
+            if graph is not None and survives(graph, model, substitutes, forward, (out, left), coupled_groups(graph)):
+                return graph, True
+        first, counting = settled(every), with_head_counts(every, model)
+        if first[1] or counting is None:
+            return first
+        return max(first, settled(counting), key=lambda found: found[0].removable())
 
     graph, clean = rehearsed(owners)
     if not clean and any(not join.planned for join in tracer.recording.joins):

@@ -107,6 +107,8 @@ class Recording:
     contractions: list[ContractionSeen] = field(default_factory=list)
     norms: list[Norm] = field(default_factory=list)
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    heads: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)
+    """Module path -> the heads of its attention (elements, one entry each), and the channels of one."""
     joins: list[JoinSeen] = field(default_factory=list)
     calls: list[CallSeen] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)

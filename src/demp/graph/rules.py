@@ -156,10 +156,17 @@ def along_axis(tracer: Tracer, call: Call) -> Any:
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
-def mixing_norm(tracer: Tracer, call: Call) -> None:
-    """LayerNorm and RMSNorm: statistics run over neurons, a dead one still counts."""
-    for tensor in tracer.tensors((call.args, call.kwargs)):
-        tracer.freeze_tensor(tensor, f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons")
+def mixing_norm(tracer: Tracer, call: Call) -> Any:
+    """LayerNorm and RMSNorm: where statistics run over neurons, a dead one still counts; other axes are kept apart."""
+    source, last = call.args[0], len(call.args[1])
+    why = f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons"
+    for tensor in tracer.tensors((call.args[1:], call.kwargs)):
+        tracer.freeze_tensor(tensor, why)
+    labels = tracer.labels(source)
+    for axis in labels.axes[source.dim() - last :]:
+        tracer.freeze_axis(axis, why)
+    kept = Labels((*labels.axes[: source.dim() - last], *[None] * last), constant=labels.constant)
+    return [kept, *[None] * (len(call.out) - 1)]
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",

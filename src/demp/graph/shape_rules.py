@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LARGEST_VIEW = 1 << 24
 """Views whose regrouped block is larger than this are not followed position by position."""
 
+PACKED = (2, 3)
+"""So many parts (key and value; query, key and value) of one linear layer come before the heads in a view."""
+
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
 def view(tracer: Tracer, call: Call) -> Labels:
@@ -37,7 +40,8 @@ def view(tracer: Tracer, call: Call) -> Labels:
             if landing is not None:
                 to, made, inner = landing[0], axis.take(landing[1]), None
             else:
-                to, made = split(tracer, axis, sizes, at, new_sizes) or (0, None)
+                packed = source.dim() > 2 and len(new_sizes) == 3 and new_sizes[0] in PACKED
+                to, made = split(tracer, axis, sizes, at, new_sizes, packed=packed) or (0, None)
                 inner = tuple(new_sizes[to + 1 :])
             free = made is not None and block[to] is None
             if made is not None and free and note_view(tracer, source, dim, axis, made, len(new) + to, inner):
@@ -97,19 +101,23 @@ def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None =
     return dim, line
 
 
-def split(tracer: Tracer, axis: Axis, sizes: list[int], at: int, new_sizes: list[int]) -> tuple[int, Axis] | None:
+def split(
+    tracer: Tracer, axis: Axis, sizes: list[int], at: int, new_sizes: list[int], *, packed: bool = False
+) -> tuple[int, Axis] | None:
     """The first of the new dimensions that a neuron axis becomes, if what lies behind it can go as one; else None.
 
-    The outputs of a linear layer that become a map (``view(B, C, H, W)``) go channel by channel.
+    The outputs of a linear layer that become a map (``view(B, C, H, W)``) go channel by channel. Of ``packed`` ones
+    (query, key and value in one) it is the second: the neurons of all parts at one place go as one.
     """
     position = positions_in(sizes, at)
     if position is None:
         return None
     grid = position.view(new_sizes)
     held = axis.ids[grid]
-    dim = next((d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())), None)
-    if dim is None:
+    varying = [d for d in range(grid.dim()) if bool((held != held.narrow(d, 0, 1)).any())]
+    if not varying:
         return None
+    dim = varying[1 if packed and len(varying) > 1 else 0]
     rows = grid.movedim(dim, 0).reshape(new_sizes[dim], -1)
     ids, sites = axis.ids[rows], axis.sites[rows]
     first = ids[:, :1].expand_as(ids)

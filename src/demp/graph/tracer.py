@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.graph import convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
+from demp.graph import attention_rules, convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
 from demp.graph.call_following import follow_call
 from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
-from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.elements import Axis, Elements, Labels, unique_in_order
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
@@ -80,6 +80,8 @@ class Tracer(TorchDispatchMode):
         """Paths of modules that have parts of their own."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
+        self.fused: set[str] = set()
+        """Paths of attention that torch may run in one operation together with what is around it."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():
@@ -250,12 +252,26 @@ class Tracer(TorchDispatchMode):
         producer = a.producer if a.producer == b.producer else None  # what follows a sum follows no single weight
         return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, producer)
 
+    def pair(self, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:
+        """One axis out of two that go on only together; None, and neurons of one alone stay."""
+        if a is not None and b is not None and len(a.ids) == len(b.ids):
+            return self.unite(a, b)
+        for axis in (a, b):
+            self.freeze_axis(axis, reason)
+        return None
+
     def site(self, labels: Labels, kind: str, *, certain: bool = True) -> Labels:
         """An activation, or a step of one (not certain); its neuron axis is the newest."""
         axis = newest(labels)
         if axis is None:
             return labels
         dim = next(d for d, other in enumerate(labels.axes) if other is axis)
+        return self.site_on(labels, dim, kind, certain=certain)
+
+    def site_on(self, labels: Labels, dim: int, kind: str, *, certain: bool = True) -> Labels:
+        """A site whose neurons lie on this axis."""
+        axis = labels.axes[dim]
+        assert axis is not None
         number = len(self.recording.sites)
         module = self.modules[-1] if self.modules else ""
         self.recording.sites.append(Site(module, kind, axis.ids, certain, module in self.parents))
@@ -293,6 +309,16 @@ class Tracer(TorchDispatchMode):
         """``bias`` is added to what ``weight`` produces."""
         if weight is not None and bias is not None:
             self.recording.norms.append(Norm(None, bias, weight))
+
+    def heads(self, axis: Axis, channels: int) -> None:
+        """The module that runs now attends with these heads, which may be repeated over a batch."""
+        path = self.modules[-1] if self.modules else ""
+        self.recording.heads.setdefault(path, []).append((unique_in_order(axis.ids), channels))
+
+    def heads_at(self, path: str) -> Axis | None:
+        """The heads of the attention that this module made last."""
+        seen = self.recording.heads.get(path)
+        return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
 
     def attribute(self, weight: str, name: str, ids: Tensor) -> None:
         """The module that owns ``weight`` counts ``ids`` in an attribute."""

@@ -1,8 +1,9 @@
 """The parameters that scale a neuron's output: how much the loss minds them, and how they are shrunk.
 
-A neuron behind a normalisation is scaled by its entries of scale and shift, any other by the weights and the bias that
-make it. Where the activation is positively homogeneous (ReLU, LeakyReLU), a factor on these is a factor on its output;
-with any activation that maps 0 to 0 the neuron outputs 0 once they are 0, so that removing it changes nothing.
+A neuron behind a normalisation is scaled by its entries of scale and shift, a head of attention by the weights that
+read it (query and key, which make it, do not scale it), any other by the weights and the bias that make it. Where the
+activation is positively homogeneous (ReLU, LeakyReLU), a factor on these is a factor on its output; with any activation
+that maps 0 to 0 the neuron outputs 0, or is read with 0, once they are 0, so that removing it changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateIm
 
 from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
+from demp.graph.parts import HEADS
 from demp.parallel import shards
 from demp.regularization.penalties import Slices
 
@@ -131,7 +133,10 @@ def summed(values: Tensor, axis: int) -> Tensor:
 
 
 def scaling_slots(graph: NeuronGraph) -> list[Slot]:
-    """The slots of scale and shift of every norm over removable neurons, and of weights and biases without a norm."""
+    """The slots of scale and shift of every norm over removable neurons, and of weights and biases without a norm.
+
+    Of heads the slots of the weights that read them.
+    """
     removable = removable_classes(graph)
     slots = {(s.tensor, s.axis): s for s in graph.slots if bool(removable[s.classes].any())}
     normed = {norm.producer for norm in graph.norms if norm.scale is not None}
@@ -139,7 +144,10 @@ def scaling_slots(graph: NeuronGraph) -> list[Slot]:
     for norm in graph.norms:
         if norm.scale is not None:
             wanted |= {(name, 0): None for name in (norm.scale, norm.shift) if name is not None}
-    for layer in graph.layers:
+    for number, layer in enumerate(graph.layers):
+        if layer.activation == HEADS:
+            wanted |= {(r.weight, r.weight_axis): None for r in graph.reads if number in r.layers}
+            continue
         for weight, axis in layer.producers:
             if weight not in normed:
                 wanted[weight, axis] = None
