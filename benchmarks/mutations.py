@@ -135,13 +135,13 @@ FAULTS = (
     ),
     Fault(
         "pruner/pruner.py",
-        "report = self._check(final=self.step == self.total_steps)",
-        "report = self._check(final=False)",
+        "report = self._checks.make(final=self.step == self.total_steps)",
+        "report = self._checks.make(final=False)",
         "test_pruner.py test_pruner_cuts.py test_what_moves.py",
     ),
     Fault(
-        "pruner/pruner.py",
-        "            self.method.load_state_dict(before)",
+        "pruner/cutter.py",
+        "            method.load_state_dict(before)",
         "            pass",
         "test_pruner_cuts.py test_faults_train.py test_diverged.py methods",
     ),
@@ -149,7 +149,7 @@ FAULTS = (
         "artifact/folder.py",
         '    if sha256(file) != architecture["weights_sha256"]:',
         "    if False:",
-        "test_artifact.py",
+        "artifact/test_artifact_refusals.py",
     ),
 )
 

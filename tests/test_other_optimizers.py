@@ -129,7 +129,7 @@ def test_an_optimizer_of_another_model_is_nobodys_business(caplog: pytest.LogCap
     model, other = with_dead(), with_dead()
     pruner = quiet_demp(model, sgd(model), total_steps=4, period=2)
     train(other, sgd(other), IMAGE, range(5))
-    assert not warnings(caplog) and not pruner._others.cut_too()
+    assert not warnings(caplog) and not pruner._run.others.cut_too()
 
 
 def test_many_forwards_without_a_step_are_said_once(caplog: pytest.LogCaptureFixture):

@@ -317,10 +317,10 @@ def test_names_of_version_0_1_warn():
     with pytest.warns(DeprecationWarning, match="state.removed"):
         assert torch.equal(pruner.gone, pruner.state.removed)
     with pytest.warns(DeprecationWarning, match="state.removed"):
-        assert torch.equal(pruner._seen().gone, pruner.state.removed)
-    assert pruner._seen().can_detect
+        assert torch.equal(pruner._view.gone, pruner.state.removed)
+    assert pruner._view.can_detect
     with pytest.warns(DeprecationWarning, match="can_judge is now can_detect"):
-        assert pruner._seen().can_judge
-    for old in (pruner, pruner._seen()):
+        assert pruner._view.can_judge
+    for old in (pruner, pruner._view):
         with pytest.warns(DeprecationWarning, match=r"verdict\(\) is now detect\(\)"):
             assert old.verdict().dead.keys() == {layer.name for layer in pruner.graph.layers}

@@ -343,3 +343,18 @@ def test_a_pruner_may_come_before_its_optimizer():
     late.pruner = early
     late.go()
     assert equal(late.end(), whole.end())
+
+
+def test_what_a_resumed_method_draws_is_drawn_by_the_saved_seed():
+    def made(seed: int) -> demp.Pruner:
+        model = build(Mlp, seed=1)
+        options = {"example_inputs": (examples(VECTOR),), "total_steps": 2, "prune_at": 0.5, "attach": False}
+        return demp.methods.create("random", model, torch.optim.SGD(model.parameters(), lr=0.1), seed=seed, **options)
+
+    whole, resumed, other = made(7), made(0), made(0)
+    resumed.load_state_dict(whole.state_dict())
+    for pruner in (whole, resumed, other):
+        pruner.before_step()
+        assert pruner.after_step().happened
+    assert torch.equal(resumed.state.removed, whole.state.removed)
+    assert not torch.equal(other.state.removed, whole.state.removed)

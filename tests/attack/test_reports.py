@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
+from reading_pages import made
 from runfolders import STUDY, write_sweep
-from test_report_pages import made
 
 from demp.errors import UsageError
 from hostile import changed, leaves

@@ -160,7 +160,7 @@ def test_after_a_cut_every_tensor_comes_back_to_its_own_density(name: str):
     model = with_dead(act1=[1, 3], act2=[0], act3=[2, 4])
     shapes = {key: tuple(p.shape) for key, p in model.named_parameters()}
     optimizer, pruner = parts(name, model)
-    shares = pruner.method.second.densities(pruner._seen())
+    shares = pruner.method.second.densities(pruner._view)
     for step in range(TOTAL):
         cuts = len(pruner.history)
         train(model, optimizer, IMAGE, range(step, step + 1))
@@ -168,7 +168,7 @@ def test_after_a_cut_every_tensor_comes_back_to_its_own_density(name: str):
             for key, mask in pruner.masks.kept.items():
                 assert int(mask.sum()) == kept(mask.numel(), shares[key])
     assert any(mask.shape != shapes[key] for key, mask in pruner.masks.kept.items())
-    assert pruner.method.second.densities(pruner._seen()) == shares
+    assert pruner.method.second.densities(pruner._view) == shares
 
 
 def test_without_a_mask_update_and_without_deaths_it_is_demp_to_the_bit():

@@ -243,14 +243,14 @@ def test_a_moving_average_loses_nothing_by_the_cuts(kind):
         with torch.no_grad():
             return inner.eval()(examples(IMAGE, seed=5))
 
-    real = pruner._check
+    real = pruner._checks.make
 
     def check(**options):
         before, found = outputs(), real(**options)
         changes.append(float((outputs() - before).abs().max()))
         return found
 
-    pruner._check = check
+    pruner._checks.make = check
     for step in range(STEPS):
         x, y = batch_at(step, IMAGE)
         optimizer.zero_grad()

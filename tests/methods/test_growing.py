@@ -201,7 +201,7 @@ def test_sizes_are_means_over_all_weights_that_make_a_neuron():
     model = build(ResidualNet)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner = growing("greg-1", model, optimizer, joins=False)
-    found = sizes(pruner._seen())
+    found = sizes(pruner._view)
     both = torch.cat([model.stem.weight.flatten(1), model.conv2.weight.flatten(1)], 1).abs().mean(1)
     torch.testing.assert_close(found[pruner.graph.layer("act2").classes], both.detach())
     inner = model.conv1.weight.abs().mean((1, 2, 3)).detach()

@@ -180,5 +180,5 @@ def test_a_method_that_wants_batches_only_if_there_are_some_says_so():
         pruner = demp.Pruner(
             model, optimizer, Plain, MethodConfig(), example_inputs=(examples(IMAGE),), total_steps=2, batches=batches
         )
-        assert pruner._seen().can_detect is judges
+        assert pruner._view.can_detect is judges
         pruner.detach()

@@ -93,7 +93,7 @@ def test_the_largest_of_several_scales_counts():
     model.norm_b.weight.data[:] = torch.tensor([0.2, 0.5, -0.4, 0.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner = slimming(model, optimizer)
-    found = scale_sizes(pruner._seen())
+    found = scale_sizes(pruner._view)
     assert found[pruner.graph.layer("act").classes].tolist() == pytest.approx([0.2, 0.9, 0.4, 0.0])
 
 

@@ -82,7 +82,7 @@ def test_the_loss_is_that_of_training_and_looking_leaves_no_trace():
     model.norm1.running_mean += 3.0
     pruner = prune_train(model, optimizer, strength=0.1, batches=PAIRS, loss_fn=F.cross_entropy)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    found = pruner._seen().loss(2)
+    found = pruner._view.loss(2)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert model.training and all(p.grad is None for p in model.parameters())
     twin = copy.deepcopy(model).train()
@@ -203,7 +203,7 @@ def test_small_looks_at_both_sides_and_at_every_entry():
     model.conv2.weight.data[4, 0, 1, 1] = 1e-3
     model.conv1.weight.data[5], model.conv2.weight.data[:, 5] = 0.0, -1e-5
     pruner = prune_train(model, optimizer, strength=0.1)
-    found = small(pruner._seen(), 1e-4)[pruner.graph.layer("act1").classes]
+    found = small(pruner._view, 1e-4)[pruner.graph.layer("act1").classes]
     assert found.tolist() == [False, False, False, False, False, True]
 
 

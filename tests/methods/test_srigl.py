@@ -106,7 +106,7 @@ def test_every_active_neuron_has_the_same_fan_in_and_neurons_come_back():
             found = fan_ins(pruner, name)
             active = found > 0
             size = model.get_parameter(name).numel()
-            budget = kept(size, pruner.method.densities(pruner._seen())[name])
+            budget = kept(size, pruner.method.densities(pruner._view)[name])
             assert found[active].unique().tolist() == [budget // int(active.sum())]
             left += int((before[name] & ~active).sum())
             returned += int((active & ~before[name]).sum())

@@ -5,7 +5,7 @@ from typing import Any
 
 import jobs
 import torch
-from jobs import CUTS, PERIOD, WIDTH, Net, batch, net, pruner_of, refused, step_of, world
+from loops import CUTS, PERIOD, WIDTH, Net, batch, net, pruner_of, refused, step_of, world
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard

@@ -3,76 +3,17 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from loops import CUTS, PERIOD, WIDTH, batch, kill_norm, kill_rows, net, pruner_of, ready, step_of, world
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp.errors import CutError
 from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
-from demp.parallel import ranks, shards
+from demp.parallel import shards
 from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
-
-WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
-
-
-class Net(nn.Module):
-    """Two hidden layers without statistics of the batch, so that ranks add up to one process."""
-
-    def __init__(self, act: type[nn.Module] = nn.ReLU) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(6, WIDTH)
-        self.act1 = act()
-        self.fc2 = nn.Linear(WIDTH, WIDTH)
-        self.act2 = act()
-        self.head = nn.Linear(WIDTH, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.act2(self.fc2(self.act1(self.fc1(x)))))
-
-
-def net(act: type[nn.Module] = nn.ReLU, dtype: torch.dtype = torch.float64) -> Net:
-    """Seeded; every neuron of the first layer is alive on any batch."""
-    torch.manual_seed(3)
-    model = Net(act).to(dtype)
-    with torch.no_grad():
-        for layer in (model.fc1, model.fc2):
-            layer.weight *= 0.3
-            layer.bias.fill_(3.0)
-    return model
-
-
-def world() -> tuple[int, int]:
-    return ranks.place(ranks.everyone())
-
-
-def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """This rank's share of the batch of a step."""
-    x = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
-    y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
-    rank, many = world()
-    return x[rank::many], y[rank::many]
-
-
-def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """One plain step."""
-    x, y = batch(step, next(model.parameters()).dtype)
-    optimizer.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
-
-
-def pruner_of(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> demp.Pruner:
-    defaults = {
-        "total_steps": CUTS * PERIOD,
-        "period": PERIOD,
-        "peak_strength": 1e-3,
-        "peak_noise_std": 1e-3,
-        "seed": 5,
-    }
-    return demp.DemP(model, optimizer, example_inputs=batch(0)[:1], **{**defaults, **options})
 
 
 def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
@@ -110,83 +51,6 @@ def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook:
     }
 
 
-def ready(act: type[nn.Module] = nn.ReLU) -> tuple[Net, DistributedDataParallel, torch.optim.Optimizer]:
-    """A wrapped model after a step."""
-    model = net(act)
-    wrapped = DistributedDataParallel(model)
-    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
-    step_of(wrapped, optimizer, 0)
-    optimizer.zero_grad()
-    return model, wrapped, optimizer
-
-
-def refused(work: Any) -> tuple[str, str]:
-    """Kind and text of the error that ``work`` ends in."""
-    try:
-        work()
-    except demp.DempError as error:
-        return type(error).__name__, str(error)
-    return "", ""
-
-
-def outcome(model: nn.Module, wrapped: nn.Module, optimizer: torch.optim.Optimizer, work: Any) -> dict[str, Any]:
-    """What an attempt to cut leaves behind, and that the run goes on."""
-    before = [p.detach().clone() for p in model.parameters()]
-    error = refused(work)
-    after = [p.detach().clone() for p in model.parameters()]
-    for step in range(1, 4):
-        step_of(wrapped, optimizer, step)
-    return {
-        "error": error,
-        "unchanged": all(torch.equal(a, b) for a, b in zip(before, after, strict=True)),
-        "then": [p.detach().clone() for p in model.parameters()],
-    }
-
-
-def cut_with_other_plans() -> dict[str, Any]:
-    """Rank 1 wants another neuron."""
-    model, wrapped, optimizer = ready()
-    kill_linear(model.fc1, [0, 1])
-    dead = {"act1": [world()[0]]}
-    return outcome(
-        model, wrapped, optimizer,
-        lambda: demp.cut(wrapped, dead, example_inputs=batch(0)[:1], optimizer=optimizer),
-    )  # fmt: skip
-
-
-def cut_that_one_rank_disproves() -> dict[str, Any]:
-    """A neuron that is dead on rank 0's examples only."""
-    model, wrapped, optimizer = ready()
-    with torch.no_grad():
-        model.fc1.weight[2] = 0.0
-        model.fc1.weight[2, 0] = 1.0
-        model.fc1.bias[2] = 0.0
-    x = torch.ones(4, 6, dtype=torch.float64) * (-1.0 if world()[0] == 0 else 1.0)
-    return outcome(
-        model, wrapped, optimizer,
-        lambda: demp.cut(wrapped, {"act1": [2]}, example_inputs=(x,), optimizer=optimizer),
-    )  # fmt: skip
-
-
-def cut_that_one_rank_cannot_prove() -> dict[str, Any]:
-    """After the cut the forward raises on rank 1."""
-    model, wrapped, optimizer = ready()
-    kill_linear(model.fc1, [0])
-
-    def look(module: nn.Module, args: Any) -> None:
-        if world()[0] == 1 and not model.training and model.fc1.out_features < WIDTH:
-            raise RuntimeError("no such width here")
-
-    graph = demp.trace(model, batch(0)[:1])
-    handle = model.register_forward_pre_hook(look)
-    found = outcome(
-        model, wrapped, optimizer,
-        lambda: demp.cut(wrapped, {"act1": [0]}, example_inputs=batch(0)[:1], optimizer=optimizer, graph=graph),
-    )  # fmt: skip
-    handle.remove()
-    return found
-
-
 def judged_on_different_examples() -> dict[str, Any]:
     """Neuron 2 is dead on rank 0's examples, 4 on rank 1's, 6 on both."""
     model, wrapped, optimizer = ready()
@@ -201,42 +65,6 @@ def judged_on_different_examples() -> dict[str, Any]:
     dead = pruner.detect().dead["act1"].nonzero().flatten().tolist()
     alone = demp.alive(model, [x])["act1"].logical_not().nonzero().flatten().tolist()
     return {"together": dead, "alone": alone, "examples": pruner.detect().examples}
-
-
-def other_pruners() -> list[tuple[str, str]]:
-    """Rank 1 gets other arguments."""
-    found = []
-    rank = world()[0]
-    for options in ({"seed": rank}, {"total_steps": 30 + rank}, {"peak_strength": 0.1 + rank}):
-        _, wrapped, optimizer = ready()
-        found.append(refused(lambda w=wrapped, o=optimizer, more=options: pruner_of(w, o, **more)))
-    return found
-
-
-def unfit_wrappers() -> list[tuple[str, str]]:
-    """A hook with a memory."""
-    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power
-
-    _, wrapped, optimizer = ready()
-    wrapped.register_comm_hook(power.PowerSGDState(None, start_powerSGD_iter=10), power.powerSGD_hook)
-    return [refused(lambda: pruner_of(wrapped, optimizer))]
-
-
-def one_rank_waits() -> list[Any]:
-    """Rank 1 holds a forward whose backward may still come when a check is due: it has saved no weight that steps."""
-    model, wrapped, optimizer = ready()
-    kill_linear(model.fc1, [0])
-    pruner = pruner_of(wrapped, optimizer, period=2)
-    waiting = model.fc1(batch(9)[0]) if world()[0] == 1 else None
-    kept = [len(pruner.history)]
-    for step in range(1, 3):
-        step_of(wrapped, optimizer, step)
-        if step == 1:
-            waiting = model.fc1(batch(9)[0]) if world()[0] == 1 else None
-    kept.append(len(pruner.history))
-    del waiting
-    step_of(wrapped, optimizer, 3)
-    return [*kept, [(report.step, report.removed) for report in pruner.history]]
 
 
 def inside_a_larger_module() -> dict[str, Any]:
@@ -315,24 +143,6 @@ def in_parts(wrap: Any = lambda model: model) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def kill_rows(layer: nn.Linear, neurons: list[int]) -> None:
-    """As ``runs.kill_linear``, whether the layer is sharded or not."""
-    for tensor, value in ((layer.weight, 0.0), (layer.bias, -5.0)):
-        full = shards.whole_of(tensor).clone()
-        full[neurons] = value
-        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
-
-
-@torch.no_grad()
-def kill_norm(norm: nn.Module, neuron: int) -> None:
-    """As ``runs.kill``, whether the norm is sharded or not."""
-    for tensor, value in ((norm.weight, 0.0), (norm.bias, -5.0)):
-        full = shards.whole_of(tensor).clone()
-        full[neuron] = value
-        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
-
-
 def folded() -> dict[str, Any]:
     """Means of GELU neurons move into their readers: those of all ranks together."""
     model, wrapped, optimizer = ready(nn.GELU)
@@ -396,36 +206,6 @@ def resumed() -> dict[str, Any]:
                     holder.load_state_dict(state)
         results.append([p.detach().clone() for p in model.parameters()])
     return {"whole": results[0], "broken": results[1]}
-
-
-def one_rank_cannot() -> dict[str, Any]:
-    """At the first check rank 1 cannot cut; both have told the same, have the same network, and cut at the next."""
-    from demp.surgery import transaction
-
-    model = net()
-    wrapped = DistributedDataParallel(model)
-    optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
-    pruner = pruner_of(wrapped, optimizer, batches=[batch(100)[0]])
-    kill_linear(model.fc1, [0, 5])
-    guard = transaction.refuse_unshrinkable
-
-    def refuse(*_: Any) -> None:
-        raise CutError("no room on this rank")
-
-    if world()[0] == 1:
-        transaction.refuse_unshrinkable = refuse
-    try:
-        for step in range(PERIOD):
-            step_of(wrapped, optimizer, step)
-    finally:
-        transaction.refuse_unshrinkable = guard
-    skipped = [tuple(p.shape) for p in model.parameters()]
-    step_of(wrapped, optimizer, PERIOD)
-    return {
-        "notes": [report.notes for report in pruner.history], "skipped": skipped,
-        "removed": [report.removed for report in pruner.history], "steps": [r.step for r in pruner.history],
-        "parameters": [p.detach().clone() for p in model.parameters()],
-    }  # fmt: skip
 
 
 def shared_buffers() -> list[Any]:

@@ -2,6 +2,7 @@
 
 import jobs
 import pytest
+import refusal_jobs
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -74,7 +75,7 @@ def test_a_neuron_goes_only_if_it_is_dead_on_every_rank(fleet):
 
 
 def test_ranks_with_other_plans_cut_nothing_and_are_named(fleet):
-    first, second = fleet(jobs.cut_with_other_plans)
+    first, second = fleet(refusal_jobs.cut_with_other_plans)
     assert first["error"] == second["error"]
     kind, text = first["error"]
     assert kind == "CutError"
@@ -85,7 +86,7 @@ def test_ranks_with_other_plans_cut_nothing_and_are_named(fleet):
 
 
 def test_a_proof_that_fails_on_one_rank_rolls_all_back(fleet):
-    first, second = fleet(jobs.cut_that_one_rank_disproves)
+    first, second = fleet(refusal_jobs.cut_that_one_rank_disproves)
     assert first["error"] == second["error"]
     kind, text = first["error"]
     assert kind == "CutError"
@@ -95,7 +96,7 @@ def test_a_proof_that_fails_on_one_rank_rolls_all_back(fleet):
 
 
 def test_an_error_in_the_proof_of_one_rank_rolls_all_back(fleet):
-    first, second = fleet(jobs.cut_that_one_rank_cannot_prove)
+    first, second = fleet(refusal_jobs.cut_that_one_rank_cannot_prove)
     assert second["error"][0] == "CutError"
     assert "the model does not run after the cut (no such width here)" in second["error"][1]
     assert first["error"][0] == "ElsewhereError"
@@ -107,7 +108,7 @@ def test_an_error_in_the_proof_of_one_rank_rolls_all_back(fleet):
 
 
 def test_pruners_with_other_arguments_are_refused(fleet):
-    first, second = fleet(jobs.other_pruners)
+    first, second = fleet(refusal_jobs.other_pruners)
     assert first == second
     whats = ("has another seed", "has another total_steps", "prunes by another method")
     for (kind, text), what in zip(first, whats, strict=True):
@@ -116,14 +117,14 @@ def test_pruners_with_other_arguments_are_refused(fleet):
 
 
 def test_a_communication_hook_with_a_memory_is_refused(fleet):
-    for answer in fleet(jobs.unfit_wrappers):
+    for answer in fleet(refusal_jobs.unfit_wrappers):
         ((kind, text),) = answer
         assert kind == "UsageError"
         assert "the communication hook powerSGD_hook of DistributedDataParallel keeps a PowerSGDState" in text
 
 
 def test_all_ranks_wait_for_one_that_is_about_to_run_its_backward(fleet):
-    for answer in fleet(jobs.one_rank_waits):
+    for answer in fleet(refusal_jobs.one_rank_waits):
         assert answer == [0, 0, [(3, 1)]]
 
 
@@ -203,7 +204,7 @@ def test_checks_see_the_buffers_of_rank_0(fleet):
 
 
 def test_a_cut_that_one_rank_cannot_make_is_skipped_on_all_and_made_later(fleet):
-    first, second = fleet(jobs.one_rank_cannot)
+    first, second = fleet(refusal_jobs.one_rank_cannot)
     whole = [tuple(p.shape) for p in jobs.net().parameters()]
     for rank, mine in enumerate((first, second)):
         assert mine["skipped"] == whole and mine["removed"] == [0, 2] and mine["steps"] == [2, 3]

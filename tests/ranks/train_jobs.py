@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jobs import refused
+from loops import refused
 
 from demp.train import TrainConfig, resume, train
 

@@ -1,71 +1,16 @@
 """The page: whole, self-contained, the numbers those of the files, whatever lies in the files."""
 
 import base64
-import hashlib
 import importlib
 import json
-import math
-import random
 import re
-from html.parser import HTMLParser
-from itertools import combinations
-from pathlib import Path
 
 import pytest
-from poisoned import PAYLOADS, write_poisoned
+from reading_pages import made, words
 from runfolders import STUDY, append, lines_of, outcome, write_run, write_sweep
 
-import demp.experiments.report
 from demp.errors import UsageError
 from demp.experiments.report import gather, page, write, written
-from demp.experiments.report.page import asset
-from demp.experiments.report.tags import Markup, tag, together
-
-EMPTY = {"meta", "link", "img", "br", "input", "path", "rect", "circle"}
-
-
-class Reader(HTMLParser):
-    """Elements, their texts, and whether every one that was opened is closed."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements, self.texts = [], [], {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        if self.open:
-            self.texts.setdefault(self.open[-1], []).append(data)
-
-
-def made(paths, **more):
-    """The page of what lies there: its text, its elements, its data."""
-    text = page(gather(paths), **more)
-    reader = Reader(text)
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S).group(1))
-    return text, reader, data
-
-
-def words(reader, tag):
-    """The texts of all elements of a kind, spaces made plain."""
-    return [text.replace("\u202f", " ").strip() for text in reader.texts.get(tag, []) if text.strip()]
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    return write_sweep(tmp_path_factory.mktemp("sweep") / "sweep")
 
 
 def test_the_headline_of_a_sweep(sweep):
@@ -295,84 +240,12 @@ def test_a_run_under_way(tmp_path):
     assert "data-refresh" not in dict(reader.elements)["html"]
 
 
-def test_the_page_needs_no_network(sweep):
-    _, reader, _ = made([sweep])
-    for kind, attributes in reader.elements:
-        for name in ("src", "href", "xlink:href", "action", "data"):
-            assert attributes.get(name, "data:").startswith("data:"), kind
-    for name in ("page.css", "page.js"):
-        code = re.sub(r"\n// .*", "", asset(name))
-        assert not re.search(r"https?:|//[a-z]|@import|\bfetch\b|XMLHttpRequest|url\(", code)
-
-
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028"
-
-
-def test_names_are_text_wherever_they_stand(tmp_path):
-    record = {"schema": 1, "name": HOSTILE, "labels": {"method": HOSTILE, "x": HOSTILE}, "status": "done"}
-    record |= outcome("demp", 0, 10, 0.5, 0.9, machine=HOSTILE, model=HOSTILE, split=HOSTILE, data=HOSTILE)
-    record["series"] = {"eval/top1": [[1, 0.5], [2, 0.6]], HOSTILE: [[1, 1], [2, 2]], "train/loss": [[1, 1], [2, 0.5]]}
-    other = {**record, "name": "b", "status": "failed", "error": HOSTILE}
-    (tmp_path / "r.jsonl").write_text(lines_of([record, other, {**record, "name": "c", "labels": {"method": "d"}}]))
-    claim = {"sentence": HOSTILE, "paper": HOSTILE, "ours": HOSTILE, "holds": None}
-    table = {"headings": [HOSTILE], "rows": [[HOSTILE]], "notes": [HOSTILE]}
-    odd = {name: HOSTILE for name in ("id", "title", "section", "scale", "remark")} | {"table": table}
-    (tmp_path / "fig1.json").write_text(json.dumps({**STUDY, **odd, "claims": [claim]}))
-    _, reader, data = made([tmp_path])
-    assert [tag for tag, _ in reader.elements].count("script") == 2
-    assert not any(tag in ("img", "iframe") for tag, _ in reader.elements)
-    assert data["runs"]["rows"][0][0] == HOSTILE
-
-
 def test_a_large_page_is_drawn_smaller(sweep, monkeypatch):
     full = len(page(gather([sweep])).encode())
     assert full < 400_000
     monkeypatch.setattr(importlib.import_module("demp.experiments.report.page"), "LARGEST", full - 1)
     smaller, _, data = made([sweep])
     assert len(smaller.encode()) < full and len(data["series"]) == 4 and len(data["runs"]["rows"]) == 6
-
-
-NUMBERS = (-1, 0, 1e308, -1e308, 1e-320, 1e39, 1e-39, float("nan"), float("inf"), 10**30, 10**400)
-JUNK = (*NUMBERS, None, True, "", "x", "\ud800", [], [1], {}, {"a": {"b": 1}}, [[1, 2]])
-ODD_CONFIGS = ("", "half = ", 'method = "x"\nsteps = "many"\n', "[model]\nname = 3\nsteps = -4\n")
-
-
-def spoiled(value, draw, odds):
-    """The same with a few values replaced, removed or added."""
-    if draw.random() < odds:
-        return draw.choice(JUNK)
-    if isinstance(value, dict):
-        kept = {k: spoiled(v, draw, odds) for k, v in value.items() if draw.random() > odds / 2}
-        return kept | ({"odd": draw.choice(JUNK)} if draw.random() < odds else {})
-    if isinstance(value, list):
-        return [spoiled(one, draw, odds) for one in value]
-    return value
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_lies_in_the_files_there_is_a_page_or_a_sentence(tmp_path, seed):
-    draw = random.Random(seed)
-    folder, odds = write_sweep(tmp_path / "sweep", seeds=1, steps=100), (0.02, 0.1, 0.3)[seed % 3]
-    (folder / "fig3.json").write_text(json.dumps(STUDY))
-    for file in sorted(folder.rglob("*.json*")):
-        if file.suffix == ".json":
-            file.write_text(json.dumps(spoiled(json.loads(file.read_text()), draw, odds)))
-        else:
-            records = [spoiled(json.loads(line), draw, odds) for line in file.read_text().splitlines()]
-            file.write_text(lines_of(records))
-    for file in sorted(folder.rglob("config.toml")):
-        if draw.random() < odds:
-            file.write_text(draw.choice(ODD_CONFIGS))
-    for path in ([folder], sorted((folder / "runs").iterdir())):
-        try:
-            _, reader, _ = made(path)
-        except UsageError:
-            continue
-        for _, attributes in reader.elements:
-            places = [
-                attributes.get(name) or "" for name in ("x", "y", "width", "height", "cx", "cy", "d", "transform")
-            ]
-            assert not re.search("nan|inf|None", " ".join(places))
 
 
 def test_writing_says_what_was_read(sweep, tmp_path):
@@ -387,110 +260,3 @@ def test_writing_says_what_was_read(sweep, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot write .*file/page.html: .*; give another file with -o"):
         written(gather([sweep]), tmp_path / "file" / "page.html")
-
-
-# Colours ---------------------------------------------------------------------------------------------
-
-BLINDNESS = {
-    "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "protan": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    "deutan": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
-    "tritan": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.3039)),
-}
-"""Machado, Oliveira and Fernandes 2009, severity 1, on linear light."""
-
-
-def linear(colour):
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-
-
-def luminance(colour):
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
-
-
-def contrast(one, other):
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def seen(colour, blindness):
-    """In Oklab, as someone with that colour vision sees it."""
-    light = [sum(w * part for w, part in zip(row, linear(colour), strict=True)) for row in BLINDNESS[blindness]]
-    r, g, b = (min(1.0, max(0.0, part)) for part in light)
-    long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
-    middle = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
-    short = (0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b) ** (1 / 3)
-    return (
-        0.2104542553 * long + 0.793617785 * middle - 0.0040720468 * short,
-        1.9779984951 * long - 2.428592205 * middle + 0.4505937099 * short,
-        0.0259040371 * long + 0.7827717662 * middle - 0.808675766 * short,
-    )
-
-
-def schemes():
-    """Colours by name, light and the two equal dark ones."""
-    blocks = re.findall(r":root[^{]*\{(.*?)\}", asset("page.css"), re.S)
-    return [dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block)) for block in blocks]
-
-
-def test_both_ways_to_dark_are_the_same_colours():
-    _, system, chosen = schemes()
-    assert system == chosen and len(chosen) == 13
-
-
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_colours_are_told_apart_with_any_vision_and_on_the_paper(scheme):
-    colours = schemes()[scheme]
-    series = [colours[f"s{at}"] for at in range(6)]
-    for blindness in BLINDNESS:
-        for one, other in combinations(series, 2):
-            assert math.dist(seen(one, blindness), seen(other, blindness)) > 0.1, (blindness, one, other)
-    assert all(contrast(colour, colours["paper"]) >= 3 for colour in [*series, colours["dense"], colours["accent"]])
-    assert contrast(colours["ink"], colours["paper"]) > 12 and contrast(colours["soft"], colours["paper"]) > 4.5
-
-
-def test_a_study_cannot_name_itself_out_of_its_table(tmp_path):
-    odd = {**STUDY, "id": HOSTILE, "table": {"headings": ["a"], "rows": [["b"]], "notes": []}}
-    (tmp_path / "fig1.json").write_text(json.dumps(odd))
-    text, reader, _ = made([tmp_path])
-    assert [tag for tag, _ in reader.elements].count("script") == 2 and "<script>alert" not in text
-    assert dict(reader.elements[[tag for tag, _ in reader.elements].index("table")][1])
-
-
-def test_markup_is_made_in_one_place():
-    for file in Path(demp.experiments.report.__file__).parent.rglob("*.py"):
-        if file.name != "tags.py":
-            code = file.read_text()
-            assert not re.search(r"""["'>]</?[a-z]+[ >]|\bescape\b""", code), file
-            assert "Markup(" not in code.replace("Markup()", "") or file.name in ("page.py", "data.py"), file
-
-
-def test_text_that_is_added_to_markup_is_escaped():
-    made = tag("b", "<x>", tag("i", "&"), title='"') + "<y>"
-    assert made == '<b title="&quot;">&lt;x&gt;<i>&amp;</i></b>&lt;y&gt;' and isinstance(made, Markup)
-    assert "<z>" + made == f"&lt;z&gt;{made}" and isinstance("" + made, Markup)
-    assert tag("p", f"{tag('b', 'x')}") == "<p>&lt;b&gt;x&lt;/b&gt;</p>"
-    assert together(("<", Markup("<br>"))) == "&lt;<br>" and tag("meta", charset="utf-8") == '<meta charset="utf-8">'
-    assert tag("td", "a\ud800b") == "<td>a\ufffdb</td>"
-
-
-def test_the_page_may_run_its_own_script_only(sweep):
-    text, reader, _ = made([sweep])
-    policy = next(a["content"] for t, a in reader.elements if a.get("http-equiv") == "Content-Security-Policy")
-    script, style = (
-        re.search(r"<script>(.*?)</script>", text, re.S)[1],
-        re.search(r"<style>(.*?)</style>", text, re.S)[1],
-    )
-    for name, code in (("script-src", script), ("style-src", style)):
-        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-        assert f"{name} 'sha256-{digest}'" in policy.split("; ")
-    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "style=" not in text
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_a_payload_in_every_string_is_text(tmp_path, payload):
-    _, reader, _ = made([write_poisoned(tmp_path / "x", payload)])
-    kinds = [tag for tag, _ in reader.elements]
-    assert kinds.count("script") == 2 and kinds.count("img") <= 1 and not {"iframe", "textarea"} & set(kinds)
-    assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]

@@ -1,21 +1,19 @@
-"""What a cut of saturated neurons promises besides exactness: bounds, refusals, optimizers, copies, resumed runs."""
+"""What a cut of saturated neurons promises besides exactness: borders, carriers, copies, and what is refused."""
 
 import copy
-import math
 
 import pytest
 import torch
-from test_constants import CONSTANTS, constant_neurons, cut, drift, same_in_both_modes, told
-from torch import Tensor, nn, optim
+from test_constants import CONSTANTS, constant_neurons, cut, same_in_both_modes, told
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import comparing
 import demp
 import nets
 import residuals
-from demp.activity import Criterion, probe
-from demp.errors import CutError, UsageError
-from demp.surgery import ConstantRules, Limits, plan_cut, record_of
+from demp.errors import CutError
+from demp.surgery import record_of
 from saturating import saturate
 
 
@@ -118,171 +116,6 @@ def test_uses_of_one_reader_that_see_other_constants_keep_the_neuron():
     assert comparing.gap(comparing.outputs(dense, x), comparing.outputs(model, x)) < 1e-10
 
 
-# Drift ----------------------------------------------------------------------------------------------------
-
-
-def wavering(noise: float) -> tuple[nn.Module, tuple[Tensor]]:
-    """Eight neurons that are constant but for noise: the higher their number, the more of it."""
-    model = nets.settle(nn.Sequential(nn.Linear(4, 12), nn.Identity(), nn.GELU(), nn.Linear(12, 3)))
-    with torch.no_grad():
-        for neuron in range(8):
-            model[0].weight[neuron] = model[0].weight[8] * noise * 2**neuron / 128
-            model[0].bias[neuron] = 0.7
-    return model, (torch.randn(64, 4, dtype=torch.float64),)
-
-
-def test_drift_is_the_change_of_the_outputs_and_is_bounded():
-    model, inputs = wavering(0.5)
-    everyone = {"2": list(range(8))}
-    free = copy.deepcopy(model)
-    report = demp.cut(free, everyone, example_inputs=inputs, constants=True)
-    assert report.removed == 8 and report.difference < 1e-10
-    assert report.drift == pytest.approx(drift(model, free, inputs), rel=1e-9) and report.drift > 0.01
-    small = copy.deepcopy(model)
-    bounded = demp.cut(small, everyone, example_inputs=inputs, constants=True, max_drift=report.drift / 3)
-    assert 0 < bounded.removed < 8 and bounded.drift <= report.drift / 3
-    assert bounded.drift == pytest.approx(drift(model, small, inputs), rel=1e-9)
-    assert "less flat than others" in bounded.held["2"]
-    none = demp.cut(copy.deepcopy(model), everyone, example_inputs=inputs, constants=True, max_drift=0.0)
-    assert not none.happened
-
-
-def test_the_flattest_go_first():
-    model, inputs = wavering(0.5)
-    graph = demp.trace(model, inputs)
-    detection = probe(model, graph.dense, [inputs], Criterion(kind="saturated", eps=2.0))
-    order = detection.deviations["2"][:8].argsort().tolist()
-    assert order == list(range(8))
-    pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
-                       criterion="saturated", eps=0.6, max_drift=1e-3, peak_strength=0.0, noise_on="off",
-                       batches=[inputs])  # fmt: skip
-    pruner.after_step()
-    gone = pruner.state.removed[graph.layer("2").classes].nonzero().flatten().tolist()
-    assert 0 < len(gone) < 8 and gone == list(range(len(gone)))
-    assert pruner.history[0].drift <= 1e-3
-
-
-def test_a_target_takes_the_flattest():
-    model, inputs = wavering(0.5)
-    graph = demp.trace(model, inputs)
-    pruner = demp.DemP(model, optim.SGD(model.parameters(), lr=0.0), example_inputs=inputs, total_steps=2, period=1,
-                       criterion="saturated", eps=0.9, max_drift=None, peak_strength=0.0, noise_on="off",
-                       batches=[inputs], target_neuron_sparsity=0.25)  # fmt: skip
-    pruner.after_step()
-    assert pruner.state.removed[graph.layer("2").classes].nonzero().flatten().tolist() == [0, 1, 2]
-
-
-def test_the_least_flat_stays_where_a_layer_is_flat_as_a_whole():
-    ranking = torch.tensor([0.0, 0.3, 0.9, torch.nan, 0.1])
-    model = nets.mlp(3, 4, 2)
-    graph = demp.trace(model, (torch.randn(2, 3),))
-    flags = {"1": torch.ones(4, dtype=torch.bool)}
-    for floor, stay in ((1, [2]), (2, [1, 2]), (3, [1, 2, 0])):
-        plan = plan_cut(graph.dense, flags, Limits(floor=floor), ranking)
-        kept = (~plan.after.removed[graph.layers[0].classes]).nonzero().flatten().tolist()
-        classes = graph.layers[0].classes
-        wanted = sorted(ranking[classes].nan_to_num(math.inf).argsort(descending=True, stable=True)[:floor].tolist())
-        assert kept == wanted and len(stay) == floor
-    first = plan_cut(graph.dense, flags, Limits())
-    assert not bool(first.after.removed[graph.layers[0].classes[0]])
-
-
-def test_what_is_constant_on_the_probe_alone_shows_in_the_drift():
-    model, inputs = constant_neurons(nn.Linear(6, 3))
-    with torch.no_grad():
-        model[0].weight[2] = torch.tensor([3.0, 0.0, 0.0, 0.0])
-    narrow = inputs[0].clone()
-    narrow[:, 0] = 0.1
-    graph = demp.trace(model, inputs)
-    assert bool(probe(model, graph.dense, [(narrow,)], Criterion(kind="saturated")).dead["1"][2])
-    report = cut(copy.deepcopy(model), inputs, [2])
-    assert report.drift > 0.05 and report.difference < 1e-10
-    assert not cut(model, inputs, [2], max_drift=0.02).happened
-
-
-# Training goes on -------------------------------------------------------------------------------------------
-
-
-class Replaced(nn.Module):
-    """A dense network whose saturated neurons are constants and whose readers do not learn from them."""
-
-    def __init__(self, model: nn.Sequential, neurons: list[int], normed: bool) -> None:
-        super().__init__()
-        self.model, self.neurons, self.normed = model, neurons, normed
-        self.stays = torch.ones(6, dtype=torch.float64)
-        self.stays[neurons] = 0.0
-        self.frozen = model[2][0].weight.detach().clone() if normed else model[2].weight.detach().clone()
-        self.values = torch.zeros(6, dtype=torch.float64)
-        for neuron in neurons:
-            self.values[neuron] = F.gelu(torch.tensor(CONSTANTS[neuron], dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.model[1](self.model[0](x)) * self.stays
-        reader = self.model[2][0] if self.normed else self.model[2]
-        y = reader(x) + self.frozen @ self.values
-        return self.model[2][1](y) if self.normed else y
-
-
-@pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, lr=0.05, momentum=0.9), lambda p: optim.Adam(p, lr=0.01)])
-def test_a_dense_network_with_constants_takes_the_same_steps(normed, make):
-    reader = nn.Sequential(nn.Linear(6, 3, bias=False), nn.BatchNorm1d(3)) if normed else nn.Linear(6, 3)
-    model, inputs = constant_neurons(reader)
-    dense, neurons = copy.deepcopy(model), list(CONSTANTS)
-    twin = Replaced(dense, neurons, normed)
-    runs = []
-    for net in (model, twin):
-        parameters = (net if net is model else dense).parameters()
-        runs.append((net, make([p for p in parameters])))
-
-    def step(net: nn.Module, optimizer: optim.Optimizer, number: int) -> float:
-        generator = torch.Generator().manual_seed(number)
-        x, y = (torch.randn(16, n, generator=generator, dtype=torch.float64) for n in (4, 3))
-        net.train()
-        optimizer.zero_grad()
-        loss = F.mse_loss(net(x), y)
-        loss.backward()
-        for group in optimizer.param_groups:  # what makes the constant neurons stands still in both
-            for p in group["params"]:
-                if p.grad is not None and p.shape[0] == 6 and p.grad.shape == p.shape:
-                    p.grad[neurons] = 0.0
-        optimizer.step()
-        return loss.item()
-
-    report = demp.cut(model, {"1": neurons}, example_inputs=inputs, constants=True, optimizer=runs[0][1])
-    assert report.removed == 3
-    small_step = lambda number: step_small(runs[0], number)  # noqa: E731
-
-    def step_small(run: tuple[nn.Module, optim.Optimizer], number: int) -> float:
-        net, optimizer = run
-        generator = torch.Generator().manual_seed(number)
-        x, y = (torch.randn(16, n, generator=generator, dtype=torch.float64) for n in (4, 3))
-        net.train()
-        optimizer.zero_grad()
-        loss = F.mse_loss(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    for number in range(6):
-        assert small_step(number) == pytest.approx(step(*runs[1], number), abs=1e-10)
-    stay = [i for i in range(6) if i not in neurons]
-    for part in ("0.weight", "0.bias"):
-        assert (dense.get_parameter(part)[stay] - model.get_parameter(part)).abs().max() < 1e-10
-
-
-def test_moments_stay_where_constants_go():
-    model, inputs = constant_neurons(nn.Linear(6, 3))
-    optimizer = optim.Adam(model.parameters(), lr=1e-3)
-    F.mse_loss(model(*inputs), torch.zeros(8, 3, dtype=torch.float64)).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    moments = optimizer.state[model[2].bias]["exp_avg"].clone()
-    cut(model, inputs, optimizer=optimizer)
-    assert torch.equal(optimizer.state[model[2].bias]["exp_avg"], moments)
-    assert optimizer.state[model[2].weight]["exp_avg"].shape == (3, 3)
-
-
 def test_copies_gain_the_same():
     model, inputs = constant_neurons(nn.Linear(6, 3))
     average = torch.optim.swa_utils.AveragedModel(model)
@@ -328,9 +161,6 @@ def test_a_masked_weight_carries_nothing():
     mask[0, 2] = False
     assert not cut(copy.deepcopy(model), inputs, holders=[{"2.weight": mask}]).happened
     assert cut(model, inputs, holders=[{"2.weight": torch.ones_like(mask)}]).removed == 2
-
-
-# Refusals and other ways ------------------------------------------------------------------------------------
 
 
 def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):
@@ -416,17 +246,3 @@ def test_lower_precision(dtype):
     report = cut(model, inputs)
     assert report.removed == 3
     assert comparing.gap(before, comparing.outputs(model, inputs)) < {torch.float32: 1e-5}.get(dtype, 0.1)
-
-
-@pytest.mark.parametrize("value", [-0.1, math.nan])
-def test_nonsense_is_refused(value):
-    with pytest.raises(UsageError, match="max_drift is"):
-        ConstantRules(max_drift=value)
-    with pytest.raises(UsageError, match="max_drift is"):
-        demp.methods.config_class("demp")(max_drift=value)
-
-
-def test_a_bound_without_constants_is_refused():
-    model, inputs = constant_neurons(nn.Linear(6, 3))
-    with pytest.raises(UsageError, match="pass constants=True"):
-        demp.cut(model, {"1": [2]}, example_inputs=inputs, max_drift=0.1)

@@ -111,7 +111,7 @@ def test_labelled_pictures_are_those_of_the_probes_with_their_own_labels():
 
 def test_a_method_scores_on_labelled_training_pictures_with_the_loss_of_the_run():
     run = Run(config(), fresh=False)
-    scored = run.pruner._seen().scores(Scoring(batches=SCORED))
+    scored = run.pruner._view.scores(Scoring(batches=SCORED))
     layer = run.pruner.graph.layers[0]
     expected = torch.zeros(layer.width)
     whole = run.data.labelled_batches(run.pruner.seed, whole=True)

@@ -53,13 +53,13 @@ def whole_name(path: str, name: str) -> str:
 # From the record ----------------------------------------------------------------------------------------
 
 
-def recorded(part: nn.Module, path: str, said: Mapping[str, Any] | None) -> Widths:
+def recorded(part: nn.Module, path: str, entry: Mapping[str, Any] | None) -> Widths:
     """Widths by the record beside a state dict; None: the dense ones of a model that was cut.
 
     Raises:
         UsageError: file and model come from two dense models, or what returns is in no file.
     """
-    mine, theirs = record_of(part), None if said is None else record_from_plain(said["record"])
+    mine, theirs = record_of(part), None if entry is None else record_from_plain(entry["record"])
     tensors, shapes, sources = first_names(part)[0], {}, {}
     one = theirs or mine
     assert one is not None
@@ -76,10 +76,10 @@ def recorded(part: nn.Module, path: str, said: Mapping[str, Any] | None) -> Widt
                 where[here[axis]] = torch.arange(len(here[axis]))
                 sources.setdefault(name, {})[axis] = where[there[axis]]
     refuse_unsaved(part, sources)
-    if said is None:
+    if entry is None:
         return Widths(path, shapes, sources, sizes=dense_sizes(one))
-    joins, calls = joins_from_plain(said["joins"]), calls_from_plain(said.get("calls", {}))
-    return Widths(path, shapes, sources, theirs, joins, calls, said["modules"])
+    joins, calls = joins_from_plain(entry["joins"]), calls_from_plain(entry.get("calls", {}))
+    return Widths(path, shapes, sources, theirs, joins, calls, entry["modules"])
 
 
 def kept(record: Record | None, name: str, axis: int, length: int) -> Tensor:
@@ -165,7 +165,7 @@ def refuse_broken(model: nn.Module, example_inputs: Any) -> None:
 
 
 def fit(part: nn.Module, widths: Widths, optimizers: Iterable[Optimizer], undo_log: UndoLog) -> tuple[str, ...]:
-    """Give a module these widths; what has to be said of optimizers. Entries that return are zero."""
+    """Give a module these widths; the notes on optimizers. Entries that return are zero."""
     tensors, optimizers = first_names(part)[0], tuple(optimizers)
     forgot = refit_states(optimizers, tensors, widths.sources, undo_log)
     forgot += forget_states(optimizers, [tensors[name] for name in widths.unknown], undo_log)

@@ -150,7 +150,7 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 @torch.no_grad()
 def blanked(model: nn.Module) -> nn.Module:
-    """A copy of the model in which everything that a state holds is gone, so that reading must bring it back."""
+    """A copy of the model in which everything that a state holds is missing, so that reading must bring it back."""
     twin = copy.deepcopy(model)
     for tensor in state_of(twin).values():
         tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)

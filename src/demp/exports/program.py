@@ -68,14 +68,14 @@ def program_answer(file: Path) -> Answer:
 @contextmanager
 def muted() -> Iterator[None]:
     """Exporters print graphs, log and warn about their own inside; what they say goes to the debug log."""
-    said, loud = StringIO(), logging.getLogger("torch")
+    printed, loud = StringIO(), logging.getLogger("torch")
     level = loud.level
     loud.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+        with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
             warnings.simplefilter("ignore")
             yield
     finally:
         loud.setLevel(level)
-        if said.getvalue():
-            logger.debug("the exporter said: %s", said.getvalue())
+        if printed.getvalue():
+            logger.debug("the exporter said: %s", printed.getvalue())

@@ -27,7 +27,7 @@ class RunFiles:
         self.cuts_file = self.path / "cuts.jsonl"
         self.summary_file = self.path / "summary.json"
         self.lock_file = self.path / ".lock"
-        """Held by the process that writes into the run; gone when it is done."""
+        """Held by the process that writes into the run; deleted when it is done."""
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
 
@@ -73,7 +73,7 @@ def no_cut(record: Record) -> str:
 
 
 def read_cuts(file: Path, skipped: Skipped) -> tuple[list[Cut], dict[str, int]]:
-    """Return every check that said something new, and the dense width of every layer."""
+    """Return every check that was logged anew, and the dense width of every layer."""
     cuts: list[Cut] = []
     dense: dict[str, int] = {}
     for record in records(file, skipped, no_cut):

@@ -1,6 +1,9 @@
 """From what one forward showed to the neuron graph: classes, layers, refusals."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,114 +15,158 @@ from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.unoffered import output_axes, unoffered
 
 
+@dataclass(frozen=True)
+class Numbering:
+    """The elements of a recording, resolved: which of them are one class, and which classes stay."""
+
+    root: Tensor
+    """Element -> the element that stands for its class."""
+    number: Tensor
+    """Such an element -> its class."""
+    reasons: dict[int, str]
+    """Such an element -> why its class stays."""
+    classes: int
+
+    @cached_property
+    def class_of(self) -> Tensor:
+        """Return the class of every element."""
+        return self.number[self.root]
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Return for every class whether it must stay; class 0 always does."""
+        frozen = torch.zeros(self.classes, dtype=torch.bool)
+        frozen[0] = True
+        frozen[self.number[list(self.reasons)]] = True
+        return frozen
+
+    def of(self, axis: Axis) -> Tensor:
+        """Return the classes along an axis."""
+        return self.class_of[axis.ids]
+
+    def of_some(self, axis: Axis | None) -> Tensor | None:
+        """The same where there may be no axis."""
+        return None if axis is None else self.of(axis)
+
+
 def assemble(
     recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
 ) -> NeuronGraph:
     """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
     forget_unread_steps(recording)
     freeze_bare_reads(recording)
-    root, reasons = recording.elements.resolve()
-    number, classes = number_classes(recording, root)
-    frozen = torch.zeros(classes, dtype=torch.bool)
-    frozen[0] = True
-    frozen[number[list(reasons)]] = True
-    class_of = number[root]
-
-    def of(axis: Axis | None) -> Tensor | None:
-        return None if axis is None else class_of[axis.ids]
-
-    site_classes = [unique_in_order(class_of[site.ids]) for site in recording.sites]
-    reads = tuple(
-        Read(
-            r.weight,
-            r.use,
-            r.operand,
-            r.axis,
-            r.weight_axis,
-            class_of[r.neurons.ids],
-            positions_by_site(recording, r.neurons),
-            call=r.call,
-        )
-        for r in recording.reads
-    )
-    sums = tuple(
-        Join(
-            j.module,
-            j.number,
-            j.operand,
-            j.axis,
-            class_of[j.stream.ids],
-            class_of[j.branch.ids],
-            j.source,
-            j.target,
-            recording.sums.get(j.module, 0),
-        )
-        for j in recording.joins
-    )
-    reads += tuple(
-        Read(
-            f"{j.module}:sum",
-            j.number,
-            j.operand,
-            j.axis,
-            -1,
-            class_of[j.stream.ids],
-            positions_by_site(recording, j.stream),
-            (j.module, j.number),
-        )
-        for j in recording.joins
-    )
-    reads = tuple(read for read in reads if read.layers)
-    slots = tuple(
-        Slot(name, dim, class_of[axis.ids])
-        for name, axes in recording.axes.items()
-        for dim, axis in enumerate(axes)
-        if bool((~frozen[class_of[axis.ids]]).any())
-    )
-    layers, refused = describe(recording, site_classes, frozen, reasons, root, reads, class_of)
-    refused += unoffered(recording, root, number, reasons)
-    graph = NeuronGraph(
+    numbering = numbered(recording)
+    found = (*contraction_reads(recording, numbering), *join_reads(recording, numbering))
+    reads = tuple(read for read in found if read.layers)
+    layers, refused = describe(recording, numbering, reads)
+    refused += unoffered(recording, numbering.root, numbering.number, numbering.reasons)
+    return NeuronGraph(
         layers=layers,
         refused=refused,
-        slots=slots,
+        slots=slots_of(recording, numbering),
         reads=reads,
         norms=tuple(recording.norms),
-        joins=sums,
+        joins=joins_of(recording, numbering),
         streams=(),
-        calls=tuple(sized(recording, seen, root, class_of) for seen in recording.calls),
-        contractions=tuple(
-            Contraction(
-                c.weight.rpartition(".")[0] if c.weight else c.module,
-                c.weight,
-                c.flops,
-                of(c.reads),
-                of(c.makes),
-                next(iter(output_axes(recording, c)), None),
-            )
-            for c in recording.contractions
-        ),
+        calls=tuple(sized(recording, seen, numbering) for seen in recording.calls),
+        contractions=contractions_of(recording, numbering),
         shapes=shapes,
         aliases=aliases,
-        attributes={key: class_of[ids] for key, ids in recording.attributes.items()},
-        heads={path: tuple((class_of[ids], size) for ids, size in seen) for path, seen in recording.heads.items()},
-        classes=classes,
+        attributes={key: numbering.class_of[ids] for key, ids in recording.attributes.items()},
+        heads=heads_of(recording, numbering),
+        classes=numbering.classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},
     )
-    return graph
 
 
-def sized(recording: Recording, seen: CallSeen, root: Tensor, class_of: Tensor) -> SizedCall:
+def contraction_reads(recording: Recording, numbering: Numbering) -> Iterator[Read]:
+    """Where contractions, and sums over neurons, read."""
+    for seen in recording.reads:
+        yield Read(
+            seen.weight,
+            seen.use,
+            seen.operand,
+            seen.axis,
+            seen.weight_axis,
+            numbering.of(seen.neurons),
+            positions_by_site(recording, seen.neurons),
+            call=seen.call,
+        )
+
+
+def join_reads(recording: Recording, numbering: Numbering) -> Iterator[Read]:
+    """Where residual sums read their streams."""
+    for seen in recording.joins:
+        yield Read(
+            f"{seen.module}:sum",
+            seen.number,
+            seen.operand,
+            seen.axis,
+            -1,
+            numbering.of(seen.stream),
+            positions_by_site(recording, seen.stream),
+            (seen.module, seen.number),
+        )
+
+
+def joins_of(recording: Recording, numbering: Numbering) -> tuple[Join, ...]:
+    """The residual sums of two widths."""
+    return tuple(
+        Join(
+            seen.module,
+            seen.number,
+            seen.operand,
+            seen.axis,
+            numbering.of(seen.stream),
+            numbering.of(seen.branch),
+            seen.source,
+            seen.target,
+            recording.sums.get(seen.module, 0),
+        )
+        for seen in recording.joins
+    )
+
+
+def slots_of(recording: Recording, numbering: Numbering) -> tuple[Slot, ...]:
+    """The axes of parameters and buffers on which something may go."""
+    axes = ((name, dim, numbering.of(axis)) for name, one in recording.axes.items() for dim, axis in enumerate(one))
+    return tuple(Slot(name, dim, classes) for name, dim, classes in axes if bool((~numbering.frozen[classes]).any()))
+
+
+def heads_of(recording: Recording, numbering: Numbering) -> dict[str, tuple[tuple[Tensor, int], ...]]:
+    """Module path -> the heads of its attention: their classes, one entry each, and the channels of one."""
+    return {
+        path: tuple((numbering.class_of[ids], size) for ids, size in seen) for path, seen in recording.heads.items()
+    }
+
+
+def contractions_of(recording: Recording, numbering: Numbering) -> tuple[Contraction, ...]:
+    """What the forward multiplies, and which classes each of them reads and makes."""
+    return tuple(
+        Contraction(
+            seen.weight.rpartition(".")[0] if seen.weight else seen.module,
+            seen.weight,
+            seen.flops,
+            numbering.of_some(seen.reads),
+            numbering.of_some(seen.makes),
+            next(iter(output_axes(recording, seen)), None),
+        )
+        for seen in recording.contractions
+    )
+
+
+def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCall:
     """A call that a cut may have to carry out. Parts that are the same neurons in the same order shrink alike."""
-    rows = root[seen.source.ids].view(seen.binds, -1) if seen.binds > 1 else None
+    rows = numbering.root[seen.source.ids].view(seen.binds, -1) if seen.binds > 1 else None
     balanced = rows is not None and bool((rows == rows[0]).all())
     return SizedCall(
         seen.seat,
         seen.axis,
         seen.ndim,
-        class_of[seen.source.ids],
+        numbering.of(seen.source),
         seen.parts,
-        None if seen.out is None else class_of[seen.out.ids],
+        numbering.of_some(seen.out),
         seen.out_axis,
         seen.inner,
         seen.needed and not balanced,
@@ -151,13 +198,14 @@ def freeze_bare_reads(recording: Recording) -> None:
         recording.elements.freeze(bare, f"read before any activation (by {by})")
 
 
-def number_classes(recording: Recording, root: Tensor) -> tuple[Tensor, int]:
+def numbered(recording: Recording) -> Numbering:
     """Number the roots that some activation carries 1, 2, …; all others are class 0, which never goes."""
+    root, reasons = recording.elements.resolve()
     number = torch.zeros(len(root), dtype=torch.long)
     carried = [root[site.ids] for site in recording.sites]
     roots = torch.cat(carried).unique() if carried else torch.zeros(0, dtype=torch.long)
     number[roots] = torch.arange(1, len(roots) + 1)
-    return number, len(roots) + 1
+    return Numbering(root, number, reasons, len(roots) + 1)
 
 
 def positions_by_site(recording: Recording, neurons: Axis) -> dict[int, Tensor]:
@@ -181,51 +229,43 @@ def names_of(sites: list[Site]) -> list[str]:
 
 
 def describe(
-    recording: Recording,
-    site_classes: list[Tensor],
-    frozen: Tensor,
-    reasons: dict[int, str],
-    root: Tensor,
-    reads: tuple[Read, ...],
-    class_of: Tensor,
+    recording: Recording, numbering: Numbering, reads: tuple[Read, ...]
 ) -> tuple[tuple[Layer, ...], tuple[Refusal, ...]]:
     """Layers in forward order, and why some neurons are refused."""
     names = names_of(recording.sites)
+    site_classes = [unique_in_order(numbering.class_of[site.ids]) for site in recording.sites]
     carriers: dict[int, set[int]] = defaultdict(set)
     for site, classes in enumerate(site_classes):
         for c in classes.tolist():
             carriers[c].add(site)
-    makers = producers_by_class(recording, class_of)
-    why: dict[int, str] = {}
-    for c, reason in zip(class_of[list(reasons)].tolist(), reasons.values(), strict=True):
-        why.setdefault(c, reason)
+    makers = producers_by_class(recording, numbering)
+    why = reasons_by_class(numbering)
     layers, refused = [], []
     for site, classes in enumerate(site_classes):
         members = classes.tolist()
-        removable = ~frozen[classes]
+        removable = ~numbering.frozen[classes]
         read_by = tuple((read.weight, read.use) for read in reads if site in read.layers)
         partners = set().union(*(carriers[c] for c in members)) - {site} if members else set()
         if not read_by and not any(is_read(reads, p) for p in partners):
             removable = torch.zeros_like(removable)
             for c in members:
                 why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
-        producers = sorted({pair for c in members for pair in makers.get(c, ())})
-        layers.append(
-            Layer(
-                names[site],
-                recording.sites[site].kind,
-                classes,
-                removable,
-                tuple(producers),
-                read_by,
-                tuple(names[p] for p in sorted(partners)),
-            )
-        )
-        for reason, n in Counter(
-            why.get(c, "fixed") for c, ok in zip(members, removable.tolist(), strict=True) if not ok
-        ).items():
-            refused.append(Refusal(names[site], reason, n))
+        producers = tuple(sorted({pair for c in members for pair in makers.get(c, ())}))
+        coupled = tuple(names[p] for p in sorted(partners))
+        layers.append(Layer(names[site], recording.sites[site].kind, classes, removable, producers, read_by, coupled))
+        stuck = [c for c, ok in zip(members, removable.tolist(), strict=True) if not ok]
+        counts = Counter(why.get(c, "fixed") for c in stuck)
+        refused += [Refusal(names[site], reason, n) for reason, n in counts.items()]
     return tuple(layers), tuple(refused)
+
+
+def reasons_by_class(numbering: Numbering) -> dict[int, str]:
+    """Class -> why it stays: the first reason that was found."""
+    why: dict[int, str] = {}
+    classes = numbering.class_of[list(numbering.reasons)].tolist()
+    for c, reason in zip(classes, numbering.reasons.values(), strict=True):
+        why.setdefault(c, reason)
+    return why
 
 
 def is_read(reads: tuple[Read, ...], site: int) -> bool:
@@ -233,12 +273,12 @@ def is_read(reads: tuple[Read, ...], site: int) -> bool:
     return any(site in read.layers for read in reads)
 
 
-def producers_by_class(recording: Recording, class_of: Tensor) -> dict[int, list[tuple[str, int]]]:
+def producers_by_class(recording: Recording, numbering: Numbering) -> dict[int, list[tuple[str, int]]]:
     """Class -> (weight, axis) of the contractions that write it, from the output axes seen in the forward."""
     makers: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for contraction in recording.contractions:
         for dim in output_axes(recording, contraction):
             assert contraction.weight is not None
-            for c in set(class_of[recording.axes[contraction.weight][dim].ids].tolist()) - {0}:
+            for c in set(numbering.of(recording.axes[contraction.weight][dim]).tolist()) - {0}:
                 makers[c].append((contraction.weight, dim))
     return makers

@@ -148,7 +148,7 @@ def sliced(operand: Any, args: tuple[Any, ...], plan: CallPlan) -> Any:
 
 
 def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
-    """Which entry of an index stands for the axis; None if that cannot be told."""
+    """Which entry of an index stands for the axis; None if that cannot be known."""
     if any(not (entry is None or entry is Ellipsis or isinstance(entry, (int, slice))) for entry in entries):
         return None
     left = ndim - sum(entry is not None and entry is not Ellipsis for entry in entries)

@@ -77,7 +77,7 @@ def set_forward(model: nn.Module, forward: str | Callable[..., Any] | None) -> N
 
 
 def refuse_no_forward(model: nn.Module) -> None:
-    """A model without a forward of its own, of which demp was not told how to run it."""
+    """A model without a forward of its own, where nothing says how demp should run it."""
     own = getattr(model, "forward", None)
     if FORWARD in vars(model) or (callable(own) and getattr(own, "__func__", own) is not nn.Module.forward):
         return

@@ -58,7 +58,7 @@ class JoinMode(TorchFunctionMode):
 
 
 def joining(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``kind`` whose forward joins; one for all its modules, and gone with the last of them."""
+    """The subclass of ``kind`` whose forward joins; one for all its modules, and deleted with the last of them."""
     for made in kind.__subclasses__():  # which Python holds weakly
         if plain_kind(made) is kind:
             return made
@@ -217,7 +217,7 @@ class SumWatch(TorchFunctionMode):
     """Calls ``on_sum(seat, function, arguments)`` at every sum of a forward; what it returns is the sum.
 
     ``stack`` holds the paths of the modules that run (see ``graph.forward.module_stack``); ``nested`` collects modules
-    inside which other modules sum: their own sums cannot be told apart by counting. ``on_call(seat, function,
+    inside which other modules sum: their own sums cannot be distinguished by counting. ``on_call(seat, function,
     arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``).
     """
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -96,60 +96,76 @@ def trace_with(
     joins: bool,
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
-    substitutes = stand_ins(tensors, vehicle)
-    seen = follow(model, substitutes, inputs, vehicle)
-    tracer, ran, out, left = seen.tracer, seen.ran, seen.out, seen.left
+    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle)
+    recording = seen.tracer.recording
     seen.freeze_outputs(tensors)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
-    apart = {name for name, calls in ran.items() if calls == 1} - seen.nested - patched  # there no class decides
-    owners = apart if joins else set()
-    callers = {name for name, calls in ran.items() if calls == 1} - patched if joins else set()
+    once = {name for name, calls in seen.ran.items() if calls == 1} - patched if joins else set()
+    owners, callers = once - seen.nested, once  # inside a nested one no class decides
     training = follow_training(model, tensors, inputs, vehicle)
     differing: dict[str, str] = {}
     if training is not None:
-        training.freeze_outputs(tensors, known=tracer.frames.touched)
+        training.freeze_outputs(tensors, known=seen.tracer.frames.touched)
         callers = learn_calls(seen, training, callers)
         differing = learn(seen, training, owners)
         owners -= differing.keys()
-    bind_calls(tracer.recording, callers)
-
-    def forward(tensors: Mapping[str, Tensor]) -> Any:
-        return run(model, tensors, inputs, vehicle)
-
-    def rehearse(graph: NeuronGraph) -> NeuronGraph:
-        return refuse_hard_coded(graph, model, substitutes, forward, (out, left), HARD_CODED)
-
-    def settled(every: NeuronGraph) -> tuple[NeuronGraph, bool]:
-        whole = needed_alone(every)
-        graph = rehearse(whole)
-        planned = None if graph is whole else written_into(every, graph.refused_layers())
-        if planned is not None:
-            graph = max(graph, rehearse(planned), key=NeuronGraph.removable)
-        return graph, graph is whole or graph is planned
+    bind_calls(recording, callers)
+    rehearsal = Rehearsal(model, inputs, seen)
 
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
-        couple(tracer.recording, owners)
-        every = assemble(tracer.recording, shapes, aliases, vehicle)
-        heads = {layer.name for layer in every.layers if layer.activation == HEADS}
-        for graph in (needed_alone(every), written_into(every, heads)) if heads else ():  # most models of attention
-            if graph is not None and survives(graph, model, substitutes, forward, (out, left), coupled_groups(graph)):
-                return graph, True
-        first, counting = settled(every), with_head_counts(every, model)
-        if first[1] or counting is None:
-            return first
-        return max(first, settled(counting), key=lambda found: found[0].removable())
+        couple(recording, owners)
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        return rehearsal.best(assemble(recording, shapes, aliases, vehicle))
 
     graph, clean = rehearsed(owners)
-    if not clean and any(not join.planned for join in tracer.recording.joins):
-        coupled, _ = rehearsed(set())
-        graph = max(graph, coupled, key=NeuronGraph.removable)
+    if not clean and any(not join.planned for join in recording.joins):
+        graph = max(graph, rehearsed(set())[0], key=NeuronGraph.removable)
     notes = tuple(
         f"{name or 'the model'}: its residual sum binds both sides, because {why}" for name, why in differing.items()
     )
     graph = replace(graph, notes=notes)
-    graph = graph if training is None else refuse_training_only(graph, model, training, inputs)
-    return graph
+    return graph if training is None else refuse_training_only(graph, model, training, inputs)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Small cuts of what one forward showed, on its stand-in tensors: which ways to carry a cut out run."""
+
+    model: nn.Module
+    inputs: Inputs
+    seen: Forward
+
+    def best(self, every: NeuronGraph) -> tuple[NeuronGraph, bool]:
+        """Of a graph with all calls that may be planned: the one with most to offer, and whether it runs as read."""
+        heads = {layer.name for layer in every.layers if layer.activation == HEADS}
+        for graph in (needed_alone(every), written_into(every, heads)) if heads else ():  # most models of attention
+            if graph is not None and self._survives(graph):
+                return graph, True
+        first, counting = self._settled(every), with_head_counts(every, self.model)
+        if first[1] or counting is None:
+            return first
+        return max(first, self._settled(counting), key=lambda found: found[0].removable())
+
+    def _settled(self, every: NeuronGraph) -> tuple[NeuronGraph, bool]:
+        """Without planned calls where that runs, else with those that refused layers need."""
+        whole = needed_alone(every)
+        graph = self._refused(whole)
+        planned = None if graph is whole else written_into(every, graph.refused_layers())
+        if planned is not None:
+            graph = max(graph, self._refused(planned), key=NeuronGraph.removable)
+        return graph, graph is whole or graph is planned
+
+    def _refused(self, graph: NeuronGraph) -> NeuronGraph:
+        reference = (self.seen.out, self.seen.left)
+        return refuse_hard_coded(graph, self.model, self.seen.substitutes, self._forward, reference, HARD_CODED)
+
+    def _survives(self, graph: NeuronGraph) -> bool:
+        reference = (self.seen.out, self.seen.left)
+        groups = coupled_groups(graph)
+        return survives(graph, self.model, self.seen.substitutes, self._forward, reference, groups)
+
+    def _forward(self, tensors: Mapping[str, Tensor]) -> Any:
+        return run(self.model, tensors, self.inputs, self.seen.vehicle)
 
 
 def couple(recording: Recording, owners: set[str]) -> None:

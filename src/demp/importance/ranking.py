@@ -13,7 +13,7 @@ from demp.surgery import Limits
 def lowest(
     state: GraphState, scores: Tensor, target: float, limits: Limits
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Layer name -> neurons to remove so that ``target`` of the dense neurons is; and what is to be said about it.
+    """Layer name -> neurons to remove so that ``target`` of the dense neurons is; and the notes of the report.
 
     ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
     ties go in the order of the network. A neuron that several layers carry counts in each. No layer falls below the
@@ -58,29 +58,15 @@ def take(
     A class whose neurons in these layers are more than are wanted is passed over. ``floors`` has one per layer of the
     graph, in place of the common one; ``spared`` classes stay.
     """
-    graph, removed = state.graph, state.removed
+    graph, names = state.graph, {layer.name for layer in among}
     least = [limits.floor] * len(graph.layers) if floors is None else floors
+    widths = [int((~state.removed[layer.classes]).sum()) for layer in graph.layers]
     carriers: dict[int, list[int]] = {}
-    widths = [int((~removed[layer.classes]).sum()) for layer in graph.layers]
-    barred, open_to = removed.clone(), torch.zeros_like(removed)
-    barred[0] = True
-    if spared is not None:
-        barred |= spared
     for index, layer in enumerate(graph.layers):
-        allowed = limits.allows(layer.name)
-        barred[layer.classes[~layer.removable]] = True
-        if not allowed:
-            barred[layer.classes] = True
         for c in layer.classes.tolist():
             carriers.setdefault(c, []).append(index)
-    barred |= (graph.voters() == 0) | (scores == math.inf)
-    names = {layer.name for layer in among}
-    for layer in among:
-        open_to[layer.classes] = True
-    candidates = (open_to & ~barred).nonzero().flatten()
-    order = candidates[torch.sort(scores[candidates], stable=True).indices]
     chosen, too_big = graph.none_removed(), False
-    for c in order.tolist():
+    for c in candidates(state, scores, limits, among, spared).tolist():
         if wanted <= 0:
             break
         layers = carriers[c]
@@ -95,6 +81,24 @@ def take(
         for index in layers:
             widths[index] -= 1
     return chosen, 0 if too_big else max(wanted, 0)
+
+
+def candidates(
+    state: GraphState, scores: Tensor, limits: Limits, among: Sequence[Layer], spared: Tensor | None
+) -> Tensor:
+    """Classes of the layers ``among`` that limits, scores and ``spared`` let go, lowest score first."""
+    graph, barred = state.graph, state.removed.clone()
+    barred[0] = True
+    if spared is not None:
+        barred |= spared
+    for layer in graph.layers:
+        barred[layer.classes if not limits.allows(layer.name) else layer.classes[~layer.removable]] = True
+    barred |= (graph.voters() == 0) | (scores == math.inf)
+    open_to = torch.zeros_like(barred)
+    for layer in among:
+        open_to[layer.classes] = True
+    found = (open_to & ~barred).nonzero().flatten()
+    return found[torch.sort(scores[found], stable=True).indices]
 
 
 def flags(graph: NeuronGraph, classes: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What to change when a run removes nothing: said once at half of it, and at its end, from numbers that it has."""
+"""What to change when a run removes nothing: logged once at half of it, and at its end, from numbers that it has."""
 
 from torch import Tensor
 

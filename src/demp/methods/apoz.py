@@ -34,7 +34,7 @@ class ApozConfig(MethodConfig):
     """How many, when, and judged on what."""
 
     target_neuron_sparsity: float = 0.5
-    """Share of all neurons that is gone after the last round; with ``deviation`` at most."""
+    """Share of all neurons that is removed after the last round; with ``deviation`` at most."""
     rule: str = "target"
     """``target``: the highest APoZ goes, the same number in every round; ``deviation``: as in the paper, what exceeds
     the mean of its layer by more than one standard deviation."""

@@ -215,7 +215,7 @@ class Method:
         """At a due step: does it really select? A method that waits for a moment looks for it here, at no other cost.
 
         Not asked at the end of the run, nor for a cut that was put off. In a combination ``select`` may still be called
-        after a no, because the other method said yes.
+        after a no, because the other method was ready.
         """
         return True
 

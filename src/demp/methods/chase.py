@@ -2,7 +2,7 @@
 
 Sparse from the first step (ERK); N weights in the dense network, D = 1 - S of them at the end.
     every channel_every steps, up to channel_until: the channels with the smallest mean |w| go, in one ranking over all
-        layers, until the share S_c (1 - (1 - t / t_last)^3) of the prunable ones is gone; no layer goes below
+        layers, until the share S_c (1 - (1 - t / t_last)^3) of the prunable ones is removed; no layer goes below
         C (1 - S_c) beta of its C channels, and what it withholds is taken from the others
     every mask_every steps: the smallest weights go until D N are left; then weights grow by |gradient| up to c_t N,
         c_t from D + extra_first to D + extra_last by half a cosine (the "soft memory bound")
@@ -119,7 +119,7 @@ class Chase(MaskMethod):
         return self.config.channel_sparsity > 0 and step in self.channel_steps
 
     def channel_share(self, step: int) -> float:
-        """The share of prunable channels that is to be gone."""
+        """The share of prunable channels that is to be removed by now."""
         return self.config.channel_sparsity * cubic(step / self.channel_steps[-1])
 
     def ceiling(self, step: int) -> float:

@@ -2,7 +2,7 @@
 
 Penalty, noise and criterion of death are the first's, masks the second's; both say who goes. Noise never brings a
 masked weight back, since weights are held after it. Death is judged on the masked network. What a cut takes from a mask
-is gone from it, and each tensor keeps the density that it was given on the dense network: RigL and SET drop and grow
+is missing from it, and each tensor keeps the density that it was given on the dense network: RigL and SET drop and grow
 what that takes at their next update.
 """
 

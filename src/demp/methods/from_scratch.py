@@ -51,7 +51,7 @@ class FromScratch(Method):
         return Selection(flags(view.graph, removed & ~view.state.removed), exact=False, notes=notes)
 
     def shape(self, view: View) -> tuple[Tensor, tuple[str, ...]]:
-        """Which classes go, and what is to be said about it."""
+        """Which classes go, and the notes of the report."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:

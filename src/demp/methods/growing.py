@@ -98,7 +98,7 @@ class Ramp:
 
 
 class GrowingRegularisation(Method):
-    """An L2 factor per neuron that grows until the neuron's weights are gone, then the neuron goes."""
+    """An L2 factor per neuron that grows until the neuron's weights are nearly zero, then the neuron is removed."""
 
     Config: ClassVar[type[MethodConfig]] = GrowingConfig
     takes_budget: ClassVar[bool] = True

@@ -5,7 +5,7 @@ At the cut:                      the neurons with the smallest |gamma| of the wh
 Afterwards:                      fine-tuning without the penalty
 
 The original trains and fine-tunes for 160 epochs each, from scales that start at 0.5 and with a learning rate that
-starts anew; here both share one run, in halves unless told otherwise, the learning rate goes on as it is scheduled, and
+starts anew; here both share one run, in halves by default, the learning rate goes on as it is scheduled, and
 the scales start as the model was built. The original prunes pre-activation networks, whose stream stays whole; here a
 block's output in a residual stream is ranked by the scale of the block's last norm, and what earlier blocks put on that
 channel is cut off with it: give ``exclude`` the layers after the sums to leave them alone. What the shift of a removed

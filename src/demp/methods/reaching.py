@@ -35,7 +35,7 @@ class Targeted(Protocol):
 
 
 Found = tuple[dict[str, Tensor], tuple[str, ...]]
-"""Layer name -> neurons to remove, and what is to be said about it."""
+"""Layer name -> neurons to remove, and the notes of the report."""
 
 
 def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ranking: str = "global") -> Found:

@@ -9,8 +9,8 @@ def targets(target: float, start: float = 0.5, rounds: int = 5) -> tuple[float, 
     ``k_i = target - (target - start) / 2^i`` for ``i = 0 ... rounds``, then ``target``. Where the target is not above
     ``start``, or with 0 rounds, it is reached at once: the original list would begin above the target and overshoot.
 
-    >>> targets(0.8, start=0.5, rounds=2)
-    (0.5, 0.65, 0.725, 0.8)
+    >>> [round(share, 3) for share in targets(0.8, start=0.5, rounds=2)]
+    [0.5, 0.65, 0.725, 0.8]
     """
     check_at_least("rounds", rounds, 0)
     if target <= start or rounds == 0:

@@ -15,7 +15,7 @@ class ScoredConfig(MethodConfig):
     """Target and scoring; the defaults are those of the DemP paper's own runs of these methods."""
 
     target_neuron_sparsity: float = 0.5
-    """rho: share of all neurons that is gone in the end."""
+    """rho: share of all neurons that is removed in the end."""
     scoring_batches: int = 10
     """Training batches behind each score; the originals take 5."""
     gate: str = "activation"

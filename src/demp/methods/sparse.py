@@ -1,7 +1,7 @@
 """What the mask methods share: their config, when masks change, and which weights are dropped, grown and drawn.
 
-Masks are judged on the network as it is: where neurons have gone, every tensor keeps the density that it was given on
-the dense network.
+Masks are judged on the network as it is: where neurons were removed, every tensor keeps the density that it was given
+on the dense network.
 """
 
 import hashlib
@@ -197,5 +197,5 @@ def emptied_neurons(view: View) -> dict[str, Tensor]:
         for name, flags in view.detect().dead.items():
             classes = graph.layer(name).classes
             dead[classes[flags]] = True
-    gone = emptied(view.state, view.masks, dead)
-    return {layer.name: flags for layer in graph.layers if bool((flags := gone[layer.classes]).any())}
+    removable = emptied(view.state, view.masks, dead)
+    return {layer.name: flags for layer in graph.layers if bool((flags := removable[layer.classes]).any())}

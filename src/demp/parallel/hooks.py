@@ -33,7 +33,7 @@ class ExpiredHook:
     """In the copy of a module that was watched: it does nothing, and goes at the first call."""
 
     def __call__(self, module: nn.Module, *arguments: Any) -> None:
-        """Leave the module, whose hooks are being gone through in a tuple of their own."""
+        """Leave the module, whose hooks are being called from a tuple of their own."""
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key in [key for key, hook in hooks.items() if hook is self]:
                 del hooks[key]

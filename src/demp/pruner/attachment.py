@@ -1,5 +1,6 @@
 """Hooks on an optimizer's step, so that a training loop stays as it is."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -25,8 +26,27 @@ class Steps(Protocol):
         ...
 
 
-def attach(optimizer: torch.optim.Optimizer, steps: Steps, group: Any) -> list[Any]:
-    """Hook the optimizer's step; ``group`` says which ranks take it together. The handles of the hooks."""
+class Attachment:
+    """The hooks on one optimizer's step, which may move to another's; ``group`` says which ranks take it together."""
+
+    def __init__(self, group: Callable[[], ranks.Group]) -> None:
+        self._group = group
+        self._handles: list[Any] = []
+
+    def move(self, optimizer: torch.optim.Optimizer, steps: Steps) -> None:
+        """Hook the step of this optimizer, and of no other."""
+        self.remove()
+        self._handles = hooked(optimizer, steps, self._group)
+
+    def remove(self) -> None:
+        """Remove the hooks from the optimizer it is at."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def hooked(optimizer: torch.optim.Optimizer, steps: Steps, group: Callable[[], ranks.Group]) -> list[Any]:
+    """Hook the optimizer's step; the handles of the hooks."""
     counts = True
 
     def before(opt: Any, args: Any, kwargs: Any) -> Any:

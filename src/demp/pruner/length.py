@@ -21,7 +21,7 @@ class Pushes:
 
     def __init__(self, method: Method, total_steps: int) -> None:
         self._method, self._total_steps = method, total_steps
-        self._said = False
+        self._logged = False
 
     def over(self, step: int) -> bool:
         """Is the planned run over after ``step`` steps?"""
@@ -29,8 +29,8 @@ class Pushes:
 
     def say_past(self, step: int, group: ranks.Group) -> None:
         """Once, when a step beyond the plan begins."""
-        if self.over(step) and not self._said:
-            self._said = True
+        if self.over(step) and not self._logged:
+            self._logged = True
             if ranks.is_main_process(group):
                 logger.warning(
                     "training goes on after the total_steps of %d: nothing is pushed any more, and neurons that are "
@@ -60,7 +60,7 @@ class Pushes:
 
 
 def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ranks.Group) -> bool:
-    """Is a saved run as long as this one? Another length is said in a line: schedules follow the new one from here on.
+    """Is a saved run as long as this one? Another length is logged: schedules follow the new one from here on.
 
     Raises:
         UsageError: the saved run is of another method.

@@ -68,7 +68,7 @@ def load_state_dict(
     refuse_other_story(model, state_dict, found)
     parts = [(model.get_submodule(one.path), one) for one in found]
     records = [(part, record_of(part)) for part, _ in parts]
-    optimizers, undo_log = holders_of(model), UndoLog()
+    optimizers, undo_log = optimizers_of(model), UndoLog()
     kept = values_of(model) if strict and state_dict.keys() != model.state_dict(keep_vars=True).keys() else {}
     try:
         notes = [note for part, widths in parts for note in fit(part, widths, optimizers, undo_log)]
@@ -113,7 +113,7 @@ def unprefixed(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, 
             inner = OrderedDict((name.removeprefix(prefix), value) for name, value in state_dict.items())
             metadata = getattr(state_dict, "_metadata", None) or {}
             own = {"": metadata.get(prefix[:-1], {})}
-            own |= {path.removeprefix(prefix): said for path, said in metadata.items() if path.startswith(prefix)}
+            own |= {path.removeprefix(prefix): entry for path, entry in metadata.items() if path.startswith(prefix)}
             inner._metadata = own  # type: ignore[attr-defined]
             return unprefixed(inner, model)
     return state_dict
@@ -140,13 +140,13 @@ def widths_of(model: nn.Module, state_dict: Mapping[str, Any], example_inputs: A
     Raises:
         UsageError: they are not known, or no cut of this model leads there.
     """
-    said = beside(state_dict)
+    records = beside(state_dict)
     cut = {path for path, part in model.named_modules() if record_of(part) is not None}
     modules = dict(model.named_modules())
-    if strange := sorted(said.keys() - modules.keys()):
+    if strange := sorted(records.keys() - modules.keys()):
         raise UsageError(f"the state dict is of a model with a part {strange[0]!r}, which this one lacks")
-    if said or cut:
-        return [recorded(modules[path], path, said.get(path)) for path in sorted({*said, *cut})]
+    if records or cut:
+        return [recorded(modules[path], path, records.get(path)) for path in sorted({*records, *cut})]
     tensors = {n: t for n, t in first_names(model)[0].items() if not is_lazy(t)}
     shapes = {n: tuple(v.shape) for n, v in state_dict.items() if isinstance(v, Tensor) and n in tensors}
     other = {name: shape for name, shape in shapes.items() if shape != tuple(tensors[name].shape)}
@@ -173,7 +173,7 @@ def refuse_other_story(model: nn.Module, state_dict: Mapping[str, Any], found: l
             raise UsageError(f"{name} is {tuple(value.shape)} in the state dict, and should be {expected[name]}{why}")
 
 
-def holders_of(model: nn.Module) -> tuple[Optimizer, ...]:
+def optimizers_of(model: nn.Module) -> tuple[Optimizer, ...]:
     """Optimizers that Python holds, and that remember something of the model's parameters."""
     mine = {id(p) for p in model.parameters()}
     found = [o for o in gc.get_objects() if isinstance(type(o), type) and issubclass(type(o), Optimizer)]

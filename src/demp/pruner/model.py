@@ -1,8 +1,8 @@
-"""A model that gets smaller: what was traced, what is gone by now, who holds it, and the cuts."""
+"""A model that gets smaller: what was traced, what is removed by now, what must follow, and the cuts."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError, UsageError
 from demp.graph import trace
-from demp.graph.forward import first_names
+from demp.graph.forward import first_names, set_forward
 from demp.parallel import ranks, shards, wrappers
 from demp.pruner.outside import OutsideReaders
 from demp.pruner.validation import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
@@ -47,12 +47,22 @@ class StillWaitingError(CutError):
 class ShrinkingModel:
     """One model under one pruner.
 
-    ``state`` is the network as it is now. Wrappers
-    and ranks may come after the pruner: ``look_around`` finds them.
+    ``state`` is the network as it is now. ``copies`` are cut with the model (see ``add_copy``); ``forward`` and
+    ``outputs`` as in ``PrunerOptions``. Wrappers and ranks may come after the pruner: ``look_around`` finds them.
     """
 
-    def __init__(self, given: nn.Module, example_inputs: Any, *, joins: bool, outputs: Outputs = None) -> None:
-        self._given, self.model, self._outputs = given, wrappers.inside(given), outputs
+    def __init__(
+        self,
+        given: nn.Module,
+        example_inputs: Any,
+        *,
+        joins: bool,
+        forward: str | Callable[..., Any] | None = None,
+        outputs: Outputs = None,
+        copies: Iterable[Any] = (),
+    ) -> None:
+        self.given, self.model, self._outputs = given, wrappers.inside(given), outputs
+        set_forward(self.model, forward)
         refuse_unknown_outputs(self.model, outputs)
         refuse_wrapper(self.model)
         shards.refuse_unfit(self.model)
@@ -70,19 +80,20 @@ class ShrinkingModel:
         """Of the model: they are cut with it."""
         self.masks: Mapping[str, Tensor] = {}
         """Laid out like the parameters; they are cut too."""
-        self._looked = self._may_break = False
+        self._looked = self._may_break = self._state_known = False
         self.held_by: str | None = None
         """What holds a forward of the model at this check; None: not looked for, since nothing is to be cut so far."""
-        self._state_known = False
         self.outside = OutsideReaders(self.model, self.graph)
         self.history: list[CutReport] = []
         self.cuts = 0
         """How many of the checks in ``history``, and before a restart, took something."""
         self.look_around()
+        for copied in copies:
+            self.add_copy(copied)
 
     def look_around(self) -> None:
         """Find the wrappers around the model, and the ranks that train it."""
-        self.wrappers = wrappers.around(self._given)
+        self.wrappers = wrappers.around(self.given)
         sharded = bool(shards.parts(self.model))
         self.group = shards.group_of(self.model) if sharded else wrappers.group_of(self.wrappers)
 
@@ -109,7 +120,7 @@ class ShrinkingModel:
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
         """The tensors of each copy by the model's names."""
-        return [tensors_of(copied.holder) for copied in self.copies]
+        return [tensors_of(copied.content) for copied in self.copies]
 
     def warn_of_copies(self) -> None:
         """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""

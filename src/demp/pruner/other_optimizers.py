@@ -96,7 +96,7 @@ class OtherOptimizers:
         return tuple(one for one in found if not {id(one.state), *map(id, one.state.values())} & states)
 
     def notes(self, left_out: str = "") -> tuple[str, ...]:
-        """What a report must say: who steps the model instead, and which parameter nobody steps (said once)."""
+        """What a report must say: who steps the model instead, and which parameter nobody steps (logged once)."""
         if left_out and left_out != self._left_out and ranks.is_main_process(ranks.everyone()):
             logger.warning("%s", left_out)
         self._left_out = left_out

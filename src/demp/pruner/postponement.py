@@ -1,11 +1,11 @@
-"""Checks that wait, since a forward may still get its backward: how many in a row, and what is said about it."""
+"""Checks that wait, since a forward may still get its backward: how many in a row, and the messages about it."""
 
 import logging
 
 logger = logging.getLogger("demp")
 
 PATIENCE = 3
-"""Checks in a row that are put off before a warning: a forward of the next step is gone by then."""
+"""Checks in a row that are put off before a warning: a forward of the next step is freed by then."""
 
 
 class Postponement:

@@ -1,4 +1,4 @@
-"""What becomes of a cut that cannot be made at its moment: it is skipped, said, and tried again."""
+"""What becomes of a cut that cannot be made at its moment: it is skipped with a message, and tried again."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ class Skips:
         self.steps: list[int] = []
         """Of all checks that were skipped."""
         self._reason = ""
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._retry: int | None = None
 
     def covers(self, error: DempError) -> bool:
@@ -57,8 +57,8 @@ class Skips:
     def _level(self) -> int:
         """Of the last reason: a warning if it is heard for the first time. Numbers in it do not count."""
         kind = re.sub(r"[\d.]+(e[-+]?\d+)?", "0", self._reason)
-        known = kind in self._told
-        self._told.add(kind)
+        known = kind in self._logged
+        self._logged.add(kind)
         return logging.INFO if known else logging.WARNING
 
     def settle(self) -> None:

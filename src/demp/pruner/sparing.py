@@ -31,12 +31,12 @@ class Sparing:
         if alive_in_copies not in CHOICES:
             choices = "; ".join(f"{choice!r}: {what}" for choice, what in CHOICES.items())
             raise UsageError(f"alive_in_copies is {alive_in_copies!r}; give one of {choices}")
-        self._choice, self._told = alive_in_copies, False
+        self._choice, self._logged = alive_in_copies, False
 
     def spared(
         self, detector: Detector, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], *, step: int, final: bool
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Of neurons that are dead in the model those that go now, and what is to be said of the others."""
+        """Of neurons that are dead in the model those that go now, and the notes on the others."""
         chosen = any(bool(torch.any(flags)) for flags in neurons.values())
         if not chosen or self._choice == "cut" or (final and self._choice == "wait"):
             return dict(neurons), ()
@@ -45,10 +45,10 @@ class Sparing:
         if not alive:
             return going, silent
         note = f"neurons that are dead in the model are alive in copies of it, {alive}: {CHOICES[self._choice]}"
-        if not self._told and ranks.is_main_process(shrinking.group):
+        if not self._logged and ranks.is_main_process(shrinking.group):
             others = "; ".join(f"{choice!r}, {what}" for choice, what in CHOICES.items() if choice != self._choice)
             logger.warning("%s. With alive_in_copies=%s", note, others)
-        self._told = True
+        self._logged = True
         return going, (note, *silent)
 
 
@@ -86,7 +86,7 @@ def warn_of_changes(report: CutReport, group: ranks.Group) -> None:
     least = max(CHANGE, 10 * (report.drift or 0.0))
     changed = {name: drift for name, drift in report.copies.items() if drift is not None and drift > least}
     if changed and ranks.is_main_process(group):
-        said = ", ".join(f"{name} by {drift:.2g}" for name, drift in changed.items())
+        changes = ", ".join(f"{name} by {drift:.2g}" for name, drift in changed.items())
         logger.warning(
-            "the cut at step %s changed outputs of copies of the model, over their scale: %s", report.step, said
+            "the cut at step %s changed outputs of copies of the model, over their scale: %s", report.step, changes
         )

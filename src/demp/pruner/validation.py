@@ -3,6 +3,7 @@
 import gc
 import itertools
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,18 @@ from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Wants
 from demp.parallel import ranks, shards
 from demp.parallel.compiled import original
+
+
+def validate_total_steps(total_steps: Any) -> None:
+    """Raise UsageError unless the length of the run is a whole number of steps, at least one."""
+    if not isinstance(total_steps, Integral) or total_steps <= 0:
+        raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
+
+
+def validate_attachment(optimizers: Sequence[torch.optim.Optimizer], *, attach: bool) -> None:
+    """Raise UsageError if there are several optimizers whose step could be hooked."""
+    if attach and len(optimizers) > 1:
+        raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
 
 
 def refuse_wrapper(model: nn.Module) -> None:

@@ -52,7 +52,7 @@ class ConstantRules:
 
 @dataclass(frozen=True)
 class Settled:
-    """A cut with its constants: what moves, the outputs before and as they must be after, and what is to be said."""
+    """A cut with its constants: what moves, the outputs before and as they must be after, and the report's notes."""
 
     moves: Moves
     plain: list[Tensor]
@@ -72,7 +72,7 @@ def settle(live: LiveModel, plan: Plan, rules: ConstantRules, example_inputs: An
     Masked weights cannot take anything up. All ranks come to the same answer.
     """
     model, group = live.model, live.group
-    masked = masked_weights(copied.holder for copied in live.copies)
+    masked = masked_weights(copied.content for copied in live.copies)
     with shards.whole(model), ranks.together(group):
         mine = look(model, plan.before, example_inputs, outputs)
         refuse_nan(mine.outputs)
@@ -109,7 +109,7 @@ def settle(live: LiveModel, plan: Plan, rules: ConstantRules, example_inputs: An
 
 
 def waiting(tried: Settled, ranking: Tensor | None, limit: float) -> dict[int, str]:
-    """The less flat half of the neurons that would have gone."""
+    """The less flat half of the neurons that would have been removed."""
     classes = tried.moves.saturated.nonzero().flatten()
     if ranking is not None:
         classes = classes[ranking[classes].argsort(stable=True)]
@@ -168,12 +168,12 @@ def shifted(tensors: Mapping[str, Tensor], moves: Moves) -> Iterator[None]:
             tensors[name].copy_(value)
 
 
-def masked_weights(holders: Iterable[Any]) -> set[str]:
+def masked_weights(contents: Iterable[Any]) -> set[str]:
     """Names of weights of which some entries are held at zero: masks come as boolean copies of the model."""
     found = set()
-    for holder in holders:
-        if isinstance(holder, Mapping):
-            found |= {n for n, t in holder.items() if t.dtype == torch.bool and not bool(shards.whole_of(t).all())}
+    for content in contents:
+        if isinstance(content, Mapping):
+            found |= {n for n, t in content.items() if t.dtype == torch.bool and not bool(shards.whole_of(t).all())}
     return found
 
 

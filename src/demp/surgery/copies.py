@@ -15,7 +15,7 @@ from demp.graph.forward import first_names
 from demp.graph.joins import plain_kind
 from demp.parallel.compiled import original
 
-Holder = nn.Module | Mapping[str, Tensor]
+Content = nn.Module | Mapping[str, Tensor]
 """A copy of the model: a module like it, or tensors by its names."""
 LISTS = ("shadow_params",)
 """Where objects that average a list of parameters keep it (torch_ema, diffusers)."""
@@ -26,19 +26,19 @@ class Copy:
     """A copy of the model, and what it is called in reports: the class of what the user gave."""
 
     name: str
-    holder: Holder
+    content: Content
     given: Any = None
     """What the user gave; the same again is no second copy."""
 
     @property
     def module(self) -> nn.Module | None:
         """The copy, if it can run."""
-        return self.holder if isinstance(self.holder, nn.Module) else None
+        return self.content if isinstance(self.content, nn.Module) else None
 
     @property
     def is_masks(self) -> bool:
         """Is it no copy, but masks that are laid out like one?"""
-        return self.module is None and all(t.dtype == torch.bool for t in tensors_of(self.holder).values())
+        return self.module is None and all(t.dtype == torch.bool for t in tensors_of(self.content).values())
 
 
 class Listed(Mapping[str, Tensor]):
@@ -69,15 +69,15 @@ def as_copies(given: Iterable[Any], model: nn.Module) -> list[Copy]:
 
 def with_copy(copies: Sequence[Copy], given: Any, model: nn.Module) -> list[Copy]:
     """The same copies and one more, which has a name of its own."""
-    holder = unwrapped(given, model)
-    if any(copied.given is given or copied.holder is holder for copied in copies):
+    content = unwrapped(given, model)
+    if any(copied.given is given or copied.content is content for copied in copies):
         return list(copies)
     kind = (plain_kind(type(given)) or type(given)).__name__
     same = Counter(copied.name.split(" ")[0] for copied in copies)[kind]
-    return [*copies, Copy(f"{kind} {same + 1}" if same else kind, holder, given)]
+    return [*copies, Copy(f"{kind} {same + 1}" if same else kind, content, given)]
 
 
-def unwrapped(given: Any, model: nn.Module) -> Holder:
+def unwrapped(given: Any, model: nn.Module) -> Content:
     """The copy of the model in a module, an averaging wrapper, a mapping, a list of tensors, or an object with one.
 
     A module that holds no copy is returned as it is; that it does not fit is found when it is compared.
@@ -142,9 +142,9 @@ def names_of_list(listed: Sequence[Any], model: nn.Module, what: str) -> list[st
     )
 
 
-def tensors_of(holder: Holder) -> dict[str, Tensor]:
+def tensors_of(content: Content) -> dict[str, Tensor]:
     """The tensors of a copy by their first names."""
-    return first_names(holder)[0] if isinstance(holder, nn.Module) else dict(holder)
+    return first_names(content)[0] if isinstance(content, nn.Module) else dict(content)
 
 
 def fitting_tensors(copied: Copy, tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
@@ -153,7 +153,7 @@ def fitting_tensors(copied: Copy, tensors: Mapping[str, Tensor], names: Iterable
     Raises:
         CutError: the copy lacks a tensor or has it in another shape.
     """
-    found, mine = tensors_of(copied.holder), {}
+    found, mine = tensors_of(copied.content), {}
     for name in names:
         if name not in found and copied.module is None:
             continue  # a dict of averages may hold parameters only
@@ -191,7 +191,7 @@ def look_alikes(model: nn.Module, copies: Iterable[Copy]) -> list[str]:
     Averages and teachers are like this. Each is described by its class and the module that holds it.
     """
     objects = gc.get_objects()
-    mine = {id(m) for m in model.modules()} | {id(copied.holder) for copied in copies}
+    mine = {id(m) for m in model.modules()} | {id(copied.content) for copied in copies}
     alike = [o for o in objects if type(o) is type(model) and id(o) not in mine]
     wanted = shapes_of(model)
     alike = [o for o in alike if shapes_of(o) == wanted]

@@ -75,6 +75,23 @@ def cut(
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.
     """
+    live = live_model(model, optimizer, holders)
+    with ranks.together(live.group):
+        refuse_unknown_outputs(live.model, outputs)
+        rules = rules_of(constants or (fold and not exact), max_drift)
+        graph = graph or trace(live.model, example_inputs)
+        plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
+    options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
+    return execute(live, plan, options)[0]
+
+
+def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -> LiveModel:
+    """The model with all that must follow when it takes other widths; the ranks that train it ask together.
+
+    Raises:
+        CutError: it waits for a backward, or for a step.
+        UsageError: it is wrapped or sharded as no cut can follow, or an optimizer or copy is another model's.
+    """
     around = wrappers.around(model)
     group, model = wrappers.group_of(around), wrappers.inside(model)
     shards.refuse_unfit(model)
@@ -83,23 +100,20 @@ def cut(
         group = shards.group_of(model)
     with ranks.together(group):
         torch.clear_autocast_cache()
-        refuse_unknown_outputs(model, outputs)
         refuse_pending_gradients(model)
         refuse_pending_backward(model)
         wrappers.refuse_unfit(around)
         optimizers = as_optimizers(optimizer)
         refuse_other_optimizers(model, optimizers)
-        copies = as_copies(holders, model)
-        graph = graph or trace(model, example_inputs)
-        flags = as_flags(graph, dead)
-        constants = constants or (fold and not exact)
-        rules = ConstantRules(max_drift=max_drift) if constants else None
-        if max_drift is not None and rules is None:
-            raise UsageError("max_drift bounds what constants change; pass constants=True with it")
-        plan = plan_cut(graph.dense, flags, limits or Limits())
-    live = LiveModel(model, optimizers, tuple(copies), record_of(model), around, group)
-    options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
-    return execute(live, plan, options)[0]
+        given = as_copies(copies, model)
+    return LiveModel(model, optimizers, tuple(given), record_of(model), around, group)
+
+
+def rules_of(constants: bool, max_drift: float | None) -> ConstantRules | None:
+    """How constants move in this cut; a bound without constants is a UsageError."""
+    if max_drift is not None and not constants:
+        raise UsageError("max_drift bounds what constants change; pass constants=True with it")
+    return ConstantRules(max_drift=max_drift) if constants else None
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one read point sees once the neurons are gone: position i becomes ``factor * position source + offset``."""
+    """What a read point sees without the removed neurons: position i becomes ``factor * position source + offset``."""
 
     source: Tensor
     factor: Tensor

@@ -1,4 +1,4 @@
-"""What a cut must prove: outputs before and after it, on all ranks, and what is said where they differ."""
+"""What a cut must prove: outputs before and after it, on all ranks, and the message where they differ."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

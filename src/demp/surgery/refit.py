@@ -1,6 +1,6 @@
 """Give tensors other widths, narrower or wider: what is there before and after stays, what returns is zero.
 
-A cut only takes. Going back to an earlier state of a run, whose weights are loaded next, needs neurons that are gone.
+A cut only takes. Going back to an earlier state of a run, whose weights are loaded next, needs removed neurons again.
 """
 
 from collections.abc import Iterable, Mapping

@@ -23,14 +23,14 @@ class LayerCut:
 
 @dataclass(frozen=True)
 class Depths:
-    """What is gone since the dense model, by how deep removal must reach: each adds to the ones before."""
+    """What was removed since the dense model, by how deep removal must reach: each adds to the ones before."""
 
     internal: tuple[int, int]
-    """Neurons inside blocks and of plain layers; parameters gone with them."""
+    """Neurons inside blocks and of plain layers; parameters removed with them."""
     stream: tuple[int, int]
     """Channels of residual streams that no block keeps."""
     block: tuple[int, int]
-    """Channels gone from some block outputs and alive in others: the sums between them are joins."""
+    """Channels removed from some block outputs and alive in others: the sums between them are joins."""
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class Change:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said about the optimizers' state."""
+        """The report's notes on the optimizers' state."""
         return tuple(dict.fromkeys(entry.note for entry in self.states if entry.note))
 
 
@@ -200,7 +200,7 @@ def whole(modules: Sequence[nn.Module]) -> Iterator[None]:
 @torch.no_grad()
 def add_constants(settled: Settled, live: LiveModel, undo_log: UndoLog) -> None:
     """Give tensors what the constants of neurons that are removed are worth; copies gain the same amounts."""
-    models = [live.tensors, *(tensors_of(copied.holder) for copied in live.copies)]
+    models = [live.tensors, *(tensors_of(copied.content) for copied in live.copies)]
     for shift in settled.moves.shifts:
         own = {id(tensors[shift.tensor]): tensors[shift.tensor] for tensors in models if shift.tensor in tensors}
         for tensor in own.values():

@@ -123,7 +123,7 @@ class TrainConfig:
         return self.steps or max(1, round(self.epochs * train_size / self.batch_size))
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as in the TOML file; ``sinks`` where there are some: jobs are told apart by the rest."""
+        """Nested plain values, as in the TOML file; ``sinks`` only where there are some: no job differs by them."""
         values = json.loads(json.dumps(asdict(self)))
         return values if self.sinks else {key: value for key, value in values.items() if key != "sinks"}
 

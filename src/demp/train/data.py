@@ -197,7 +197,7 @@ class Data:
     def drawn(
         self, count: int, draw: torch.Generator, *, at_once: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """So many un-augmented training examples with their labels, or all there are; unless told, in pieces."""
+        """So many un-augmented training examples with their labels, or all there are; in pieces by default."""
         rows = torch.randperm(len(self.train), generator=draw)[:count]
         for part in rows.split(at_once or min(self.config.probe_size, PIECE)):
             mine = part[self._mine]

@@ -1,9 +1,9 @@
 """The reference training loop: when to log, test, cut, checkpoint and stop.
 
->>> from demp import recipes
->>> from demp.train import train
->>> result = train(recipes.get("digits"))
->>> result.summary["eval/top1"], result.summary["parameters"]
+>>> from demp.train import DataConfig, ModelConfig, TrainConfig, train
+>>> result = train(TrainConfig(model=ModelConfig(name="mlp"), data=DataConfig(name="digits"), steps=20))
+>>> result.summary["method"], result.summary["steps"]
+('demp', 20)
 """
 
 import statistics

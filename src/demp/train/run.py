@@ -97,7 +97,7 @@ class Run:
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
         self.monitor = Monitor(self)
-        self._told = 0
+        self._reported = 0
         self.before = self._news()
         """Reports of what the method did before the first step."""
 
@@ -163,8 +163,8 @@ class Run:
 
     def _news(self) -> list[Any]:
         """Reports since the last call; what their checks and scorings cost joins the FLOPs that were spent."""
-        new = [] if self.pruner is None else self.pruner.history[self._told :]
-        self._told += len(new)
+        new = [] if self.pruner is None else self.pruner.history[self._reported :]
+        self._reported += len(new)
         if any(report.happened for report in new) and layout_of(self.model, self.config.channels_last) != self.layout:
             self.lay_out()
         for report in new:

@@ -13,7 +13,7 @@ WHAT = {"target_neuron_sparsity": "neurons", "weight_sparsity": "weights"}
 
 
 def reached(record: Mapping[str, Any], target: str) -> float:
-    """The share that is gone, or for weights gone or masked."""
+    """The share that is removed, or for weights removed or masked."""
     if target == "target_neuron_sparsity":
         return record["neuron_sparsity"]
     return record["weight_sparsity"] + record["masked_share"]

@@ -15,7 +15,7 @@ from demp.train.config import DENSE
 from demp.train.extras import need
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart with any colour vision; without the yellow, which paper swallows."""
+"""Okabe and Ito's, distinguished with any colour vision; without the yellow, which paper swallows."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 INK, SOFT = "#1f2933", "#6b7280"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "demp", "axes.edgecolor": INK}

@@ -145,7 +145,7 @@ class Aims:
 
 
 def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, Any]]:
-    """Every setting of one method. One value is told like several: later commands may add runs beside these."""
+    """Every setting of one method. One value is listed like several: later commands may add runs beside these."""
     known = knobs(name)
     chosen = {k: v for k, v in options.get(EVERY, {}).items() if k in known} | dict(options.get(name, {}))
     several = any(isinstance(value, (list, tuple)) for value in chosen.values())

@@ -149,11 +149,11 @@ def fits(runs: Records) -> tuple[str, bool | None]:
 
 def survives(records: Records) -> Claim:
     """Prop. B.1, for the continuous walk."""
-    told, holds = fits([run for run in of(records, "absorbing") if not run["arguments"]["step"]])
+    text, holds = fits([run for run in of(records, "absorbing") if not run["arguments"]["step"]])
     return Claim(
         sentence="The share of absorbing walks alive at time t is erf(w0 / sqrt(2 eta t)) (Prop. B.1).",
         paper="proven",
-        ours=told,
+        ours=text,
         holds=holds,
     )
 
@@ -166,29 +166,29 @@ def remarks(records: Records) -> Claim:
         if not run["arguments"]["step"] and not seed_of(run)
     }
     whole = all(key in last for key in STARTS)
-    told, holds = "", None
+    text, holds = "", None
     if whole:
         falling = all(shares[-1] < shares[0] for shares in last.values())
         near, middle, far = (last[start, 0.1][-1] for start in (0.5, 1.0, 2.0))
         calm, noisy = last[1.0, 0.02][-1], last[1.0, 0.5][-1]
-        told = f"at time 200 alive from 0.5, 1, 2: {near:.3f}, {middle:.3f}, {far:.3f}; at rate 0.02, 0.5: "
-        told += f"{calm:.3f}, {noisy:.3f}"
+        text = f"at time 200 alive from 0.5, 1, 2: {near:.3f}, {middle:.3f}, {far:.3f}; at rate 0.02, 0.5: "
+        text += f"{calm:.3f}, {noisy:.3f}"
         holds = falling and near < middle < far and noisy < middle < calm
     return Claim(
         sentence="Survival falls with time; a smaller start and a larger rate make death more likely.",
         paper="remarks (i) to (iii)",
-        ours=told,
+        ours=text,
         holds=holds,
     )
 
 
 def grows(records: Records) -> Claim:
     """Lemma B.2: the mean of log|w_t| is t mu."""
-    told, holds = fits(of(records, "geometric"))
+    text, holds = fits(of(records, "geometric"))
     return Claim(
         sentence="log|w_t| of the geometric walk grows by mu = E[log(1 - eta (h + zeta))] per step (Lemma B.2).",
         paper="proven",
-        ours=told,
+        ours=text,
         holds=holds,
     )
 
@@ -216,12 +216,12 @@ def stable(records: Records) -> Claim:
             inside.append(run["growth"])
         elif edge is not None and run["arguments"]["rate"] < edge:
             below.append(run["growth"])
-    told = f"{len(inside)} rates inside, growth {max(inside):.4f} at most; " if inside else ""
-    told += f"{len(below)} below the edge, growth {min(below):.5f} at least" if below else ""
+    text = f"{len(inside)} rates inside, growth {max(inside):.4f} at most; " if inside else ""
+    text += f"{len(below)} below the edge, growth {min(below):.5f} at least" if below else ""
     return Claim(
         sentence="At learning rates in the range of Lemma B.3 a direction of negative curvature shrinks, below the "
         "exact edge it grows.",
         paper="proven that such a range exists",
-        ours=told,
+        ours=text,
         holds=max(inside) < 0 < min(below) if inside and below else None,
     )

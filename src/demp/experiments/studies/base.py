@@ -14,7 +14,7 @@ from demp.files.study import SCALES
 from demp.files.suggestion import suggestion
 
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
-"""How many a study takes unless it is told."""
+"""How many a study takes by default."""
 
 Record = Mapping[str, Any]
 Records = Sequence[Record]

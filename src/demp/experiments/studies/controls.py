@@ -24,7 +24,7 @@ AT_RATE = {"adamw": 0.05, "sgdw": 0.3}
 """Of the line of batch sizes: rates at which neurons die, as in Fig. 10."""
 BATCHES = {"smoke": (16,), "cpu": (32, 256), "paper": (32, 256, 64, 16)}
 SLACK = 0.01
-"""A share of removed neurons may fall by this much where it is said to rise."""
+"""A share of removed neurons may fall by this much where the paper says that it rises."""
 ALONE = {"peak_strength": 0.0, "noise_on": "off"}
 """Neither penalty nor noise: neurons die of the training alone, and are removed as they do."""
 
@@ -68,13 +68,13 @@ class Controls(Frontier):
                     found, panel, BATCH, "a smaller batch removes more neurons in equally many steps", "batch_size", -1
                 ),
             ]
-            told, holds = beats(found, panel, PENALTY, [RATE, BATCH], 0.0)
+            text, holds = beats(found, panel, PENALTY, [RATE, BATCH], 0.0)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, sparsity by a penalty is more accurate at equal weight sparsity than "
                     "sparsity by learning rate or batch size.",
                     paper="rate and batch size are harder to balance (no number)",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )

@@ -51,13 +51,13 @@ def claim(found: Sequence[Point], panel: str) -> Claim:
     shares = {line: {strength_of(p): p.weights for p in of(found, panel, line)} for line in (COUPLED, DECOUPLED)}
     both = sorted(shares[COUPLED].keys() & shares[DECOUPLED].keys())
     pairs = [(shares[COUPLED][value], shares[DECOUPLED][value]) for value in both]
-    told = "; ".join(
+    text = "; ".join(
         f"{value:g}: {100 * a:.1f} against {100 * b:.1f} %" for value, (a, b) in zip(both, pairs, strict=True)
     )
     return Claim(
         sentence=f"With {panel}, a penalty in the loss removes more weights than one outside of the same strength.",
         paper="a higher sparsity for the same strength (no number)",
-        ours=told,
+        ours=text,
         holds=all(a > b for a, b in pairs) if pairs else None,
     )
 

@@ -36,7 +36,7 @@ def sixes(names: Sequence[str], always: str = "") -> list[list[str]]:
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each line, told apart with any colour vision."""
+    """Colour and marker of each line, distinguished with any colour vision."""
     pairs = zip(dict.fromkeys(names), cycle(COLOURS), cycle(MARKERS), strict=False)
     return {name: {"color": colour, "marker": marker} for name, colour, marker in pairs}
 

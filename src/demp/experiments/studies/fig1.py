@@ -75,7 +75,7 @@ class Fig1(Study):
         high = {activation: share for (activation, rate), share in ends.items() if rate == RATES[0]}
         low = {activation: share for (activation, rate), share in ends.items() if rate == RATES[1]}
         rise = {a: statistics.fmean(early(run) for run in found[a, RATES[0]]) for a in high}
-        told = (f"{ACTIVATIONS[a]} {percent(high[a])} against {percent(low[a])}" for a in high if a in low)
+        texts = (f"{ACTIVATIONS[a]} {percent(high[a])} against {percent(low[a])}" for a in high if a in low)
         return [
             Claim(
                 sentence="At rate 0.05 a considerable share of neurons (a twentieth and more) is dead at the end, with "
@@ -94,7 +94,7 @@ class Fig1(Study):
             Claim(
                 sentence="More neurons die at learning rate 0.05 than at 0.01, with every activation.",
                 paper="more in all three pairs",
-                ours=", ".join(told) or "",
+                ours=", ".join(texts) or "",
                 holds=all(high[a] > low[a] for a in high) if whole else None,
             ),
         ]

@@ -103,13 +103,13 @@ class Fig10(Study):
             Claim(
                 sentence="More neurons die at a higher learning rate.",
                 paper="from about 0 to 2 times the base, rate 0.01 to 0.1",
-                ours=told(records, "rate"),
+                ours=shares_text(records, "rate"),
                 holds=all(a < b for a, b in pairwise(rates)) if len(rates) > 1 else None,
             ),
             Claim(
                 sentence="In equally many steps fewer neurons die with larger batches.",
                 paper="from about 2.5 to 0.5 times the base, batch 16 to 256",
-                ours=told(records, "batch"),
+                ours=shares_text(records, "batch"),
                 holds=all(a > b for a, b in pairwise(batches)) if len(batches) > 1 else None,
             ),
         ]
@@ -155,7 +155,7 @@ def variations(records: Records, name: str) -> dict[float, float | None]:
     return {value: over_base(records, runs) for value, runs in sorted(along(records, name).items())}
 
 
-def told(records: Records, name: str) -> str:
+def shares_text(records: Records, name: str) -> str:
     """Shares, and what they are of the base's, in words."""
     found = sorted(along(records, name).items())
     ratios = [ratio for ratio in variations(records, name).values() if ratio is not None]

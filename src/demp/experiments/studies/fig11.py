@@ -14,7 +14,7 @@ from demp.train.config import DENSE
 EPSILONS = {"smoke": (1e-10, 1e-4), "cpu": (1e-10, 1e-4, 1e-8), "paper": (1e-10, 1e-4, 1e-8, 1e-6, 1e-9)}
 RATES = (0.01, 0.005)
 SLACK = 0.005
-"""A share may rise by this much where it is said to fall."""
+"""A share may rise by this much where the paper says that it falls."""
 
 
 class Fig11(Study):
@@ -64,7 +64,7 @@ class Fig11(Study):
             for rate in RATES
         }
         whole = all(len(values) > 1 for values in lines.values())
-        told = "; ".join(
+        text = "; ".join(
             f"{' → '.join(f'{100 * share:.2f}' for _, share in values)} % at rate {rate:g}"
             for rate, values in lines.items()
             if values
@@ -75,7 +75,7 @@ class Fig11(Study):
             Claim(
                 sentence="The share of dead neurons falls as Adam's epsilon grows from 1e-10 to 1e-4, at both rates.",
                 paper="5.07 → 0 % at rate 0.005, 12.6 → 0.47 % at rate 0.01",
-                ours=told,
+                ours=text,
                 holds=all(falls([share for _, share in values]) for values in lines.values()) if whole else None,
             ),
             Claim(

@@ -55,23 +55,23 @@ class Fig13(Frontier):
         """With removal while training the mask makes no difference; a penalty is better than noise."""
         claims = []
         for panel in grids.PANELS.values():
-            told, holds = ties(found, panel, LIVE, [ALL], 0.0)
+            text, holds = ties(found, panel, LIVE, [ALL], 0.0)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, noise on live neurons is as accurate at equal weight sparsity as noise on "
                     "all weights, if dead neurons are removed while training.",
                     paper="no major difference",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )
-            told, holds = beats(found, panel, PENALTY, [LIVE], 0.0)
+            text, holds = beats(found, panel, PENALTY, [LIVE], 0.0)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, sparsity by a stronger penalty is more accurate at equal weight sparsity "
                     "than sparsity by stronger noise alone.",
                     paper="noise alone works, with a worse tradeoff",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )

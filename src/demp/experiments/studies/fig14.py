@@ -35,25 +35,25 @@ class Fig14(Frontier):
         others = grids.baselines(found)
         better = []
         for axis, low in ((WEIGHTS, HIGH), (NEURONS, HIGH_NEURONS)):
-            told, holds = beats(found, "Adam", "DemP", others, low, axis) if others else ("", None)
+            text, holds = beats(found, "Adam", "DemP", others, low, axis) if others else ("", None)
             better.append(
                 Claim(
                     sentence="With Adam, DemP is more accurate than every other structured method at equal "
                     f"{axis[:-1]} sparsity of {100 * low:.0f} % and more.",
                     paper="better at high sparsity",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )
         collapses = []
         for axis, from_here in COLLAPSE.items():
-            told, holds = falls(found, axis, from_here)
+            text, holds = falls(found, axis, from_here)
             collapses.append(
                 Claim(
                     sentence="With SGDM, DemP is less accurate than some other structured method beyond "
                     f"{100 * from_here:.0f} % {axis[:-1]} sparsity.",
                     paper="decays quickly from about 95 % weight sparsity on, about 80 % of the neurons",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )
@@ -68,6 +68,6 @@ def falls(found: Sequence[Point], axis: str, from_here: float) -> tuple[str, boo
     if not ours or not others:
         return "", None
     mine, best = (max(points, key=lambda point: point.accuracy) for points in (ours, others))
-    told = f"DemP {100 * mine.accuracy:.1f} % at {100 * across(mine, axis):.1f} %, "
-    told += f"{best.line} {100 * best.accuracy:.1f} % at {100 * across(best, axis):.1f} %"
-    return told, mine.accuracy < best.accuracy
+    text = f"DemP {100 * mine.accuracy:.1f} % at {100 * across(mine, axis):.1f} %, "
+    text += f"{best.line} {100 * best.accuracy:.1f} % at {100 * across(best, axis):.1f} %"
+    return text, mine.accuracy < best.accuracy

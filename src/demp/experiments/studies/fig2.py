@@ -20,7 +20,7 @@ STRENGTHS = {
 """Of the regularisers: the paper's axis, the same for both optimizers at every scale."""
 CPU_STEPS = 1000
 SLACK = 0.01
-"""A share of dead neurons may fall by this much where it is said to rise."""
+"""A share of dead neurons may fall by this much where the paper says that it rises."""
 
 
 class Fig2(Study):
@@ -75,28 +75,28 @@ class Fig2(Study):
     def claims(self, records: Records) -> list[Claim]:
         """More of either kills more; Adam more than SGDM."""
         found = points(records)
-        rising, told = rises(found)
-        adam, adam_told = adam_kills_more(found)
-        noisy, noisy_told = noise_kills_more(found)
+        rising, text = rises(found)
+        adam, adam_text = adam_kills_more(found)
+        noisy, noisy_text = noise_kills_more(found)
         return [
             Claim(
                 sentence="The share of dead neurons rises with the strength of every regulariser, with both "
                 "optimizers.",
                 paper="from about 0 at strength 0, rising in all eight curves",
-                ours=told,
+                ours=text,
                 holds=rising,
             ),
             Claim(
                 sentence="At the strongest regularisation more neurons die with Adam than with SGDM, whatever the "
                 "regulariser.",
                 paper="far more in all four pairs",
-                ours=adam_told,
+                ours=adam_text,
                 holds=adam,
             ),
             Claim(
                 sentence="At equal strength more neurons die with the strongest noise than with none.",
                 paper="more noise, more dead neurons, at every strength",
-                ours=noisy_told,
+                ours=noisy_text,
                 holds=noisy,
             ),
         ]
@@ -119,24 +119,24 @@ def rises(found: Sequence[Point]) -> tuple[bool | None, str]:
     """Does every line of the left panel rise?"""
     lines = {name: along(found, LEFT, name) for name in dict.fromkeys(p.line for p in found if p.panel == LEFT)}
     lines = {name: [point.neurons for _, point in line] for name, line in lines.items() if len(line) > 1}
-    told = "; ".join(f"{name} {' → '.join(f'{100 * dead:.0f}' for dead in line)} %" for name, line in lines.items())
+    text = "; ".join(f"{name} {' → '.join(f'{100 * dead:.0f}' for dead in line)} %" for name, line in lines.items())
     up = [all(b >= a - SLACK for a, b in pairwise(line)) and line[-1] > line[0] for line in lines.values()]
     complete = len(up) == len(grids.REGULARISERS) * len(grids.PANELS)
-    return (all(up) if complete else False if False in up else None), told
+    return (all(up) if complete else False if False in up else None), text
 
 
 def adam_kills_more(found: Sequence[Point]) -> tuple[bool | None, str]:
     """At the largest strength that a regulariser has with both optimizers."""
-    verdicts, told = [], []
+    verdicts, texts = [], []
     for name in grids.REGULARISERS:
         adam, sgdm = (dict(along(found, LEFT, f"{name}, {panel}")) for panel in grids.PANELS.values())
         both = [value for value in adam if value in sgdm and value > 0]
         if both:
             one, other = adam[max(both)].neurons, sgdm[max(both)].neurons
             verdicts.append(one > other)
-            told.append(f"{name} {100 * one:.0f} % against {100 * other:.0f} %")
+            texts.append(f"{name} {100 * one:.0f} % against {100 * other:.0f} %")
     complete = len(verdicts) == len(grids.REGULARISERS)
-    return (all(verdicts) if complete else False if False in verdicts else None), "; ".join(told)
+    return (all(verdicts) if complete else False if False in verdicts else None), "; ".join(texts)
 
 
 def noise_kills_more(found: Sequence[Point]) -> tuple[bool | None, str]:
@@ -146,5 +146,5 @@ def noise_kills_more(found: Sequence[Point]) -> tuple[bool | None, str]:
         return None, ""
     none, most = (dict(along(found, RIGHT, name)) for name in (names[0], names[-1]))
     both = [value for value in none if value in most]
-    told = [f"λ {v:g}: {100 * most[v].neurons:.0f} % against {100 * none[v].neurons:.0f} %" for v in both]
-    return (all(most[v].neurons > none[v].neurons for v in both) if both else None), "; ".join(told)
+    texts = [f"λ {v:g}: {100 * most[v].neurons:.0f} % against {100 * none[v].neurons:.0f} %" for v in both]
+    return (all(most[v].neurons > none[v].neurons for v in both) if both else None), "; ".join(texts)

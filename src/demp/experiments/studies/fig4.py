@@ -38,13 +38,13 @@ class Fig4(Frontier):
         best, *others = SCHEDULES
         claims = []
         for panel in grids.PANELS.values():
-            told, holds = beats(found, panel, best, others, LOW)
+            text, holds = beats(found, panel, best, others, LOW)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, the one-cycle schedule is the most accurate at equal weight sparsity of "
                     "75 % and more.",
                     paper="slightly better at high sparsity, all schedules sound",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )

@@ -59,13 +59,13 @@ class Fig5(Frontier):
             "SGDM": ("Lasso(γ)", "above the others by a wide margin"),
         }
         for panel, (best, paper) in wording.items():
-            told, holds = beats(found, panel, best, [name for name in grids.REGULARISERS if name != best], LOW)
+            text, holds = beats(found, panel, best, [name for name in grids.REGULARISERS if name != best], LOW)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, {best} is the most accurate regulariser at equal weight sparsity of 60 % "
                     "and more.",
                     paper=paper,
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )

@@ -51,14 +51,14 @@ class Fig6(Frontier):
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
         """A little is best; it removes more at the same strength."""
         others = list(dict.fromkeys(p.line for p in of(found, SMALL) if p.line.startswith("σ") and p.line != OURS))
-        told, holds = beats(found, SMALL, OURS, others, LOW) if others else ("", None)
+        text, holds = beats(found, SMALL, OURS, others, LOW) if others else ("", None)
         more, enough = removes_more(found)
         return [
             Claim(
                 sentence="ResNet-18 with SGDM: noise of 5e-5 is the most accurate at equal weight sparsity of 60 % "
                 "and more.",
                 paper="5e-5 has the best balance, 5e-4 and 1e-3 lose accuracy",
-                ours=told,
+                ours=text,
                 holds=holds,
             ),
             Claim(
@@ -76,8 +76,8 @@ def removes_more(found: Sequence[Point]) -> tuple[str, bool | None]:
     with_it, without = ({p.setting: p for p in of(found, LARGE, line)} for line in (OURS, NONE))
     both = [setting for setting in with_it if setting in without]
     gains = [(with_it[s].weights - without[s].weights, with_it[s].accuracy - without[s].accuracy) for s in both]
-    told = [
+    texts = [
         f"{s}: {100 * more:+.1f} points of weights, {100 * up:+.1f} of accuracy"
         for s, (more, up) in zip(both, gains, strict=True)
     ]
-    return "; ".join(told), (all(more > 0 and up > -TIE for more, up in gains) if both else None)
+    return "; ".join(texts), (all(more > 0 and up > -TIE for more, up in gains) if both else None)

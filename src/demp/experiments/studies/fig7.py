@@ -60,6 +60,8 @@ def at_equal_strength(found: Sequence[Point], panel: str) -> tuple[str, bool | N
     gains = {
         s: (during[s].weights - late[s].weights, during[s].accuracy - late[s].accuracy) for s in during if s in late
     }
-    told = [f"{s}: {100 * more:+.1f} points of weights, {100 * up:+.1f} of accuracy" for s, (more, up) in gains.items()]
+    texts = [
+        f"{s}: {100 * more:+.1f} points of weights, {100 * up:+.1f} of accuracy" for s, (more, up) in gains.items()
+    ]
     holds = all(more > 0 and up > -TIE for more, up in gains.values()) if gains else None
-    return "; ".join(told), holds
+    return "; ".join(texts), holds

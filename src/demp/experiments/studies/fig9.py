@@ -183,7 +183,7 @@ def second_half(records: Records, regime: str) -> dict[float, float]:
     return found
 
 
-def told(dead: Mapping[float, float], digits: int = 0) -> str:
+def counts_text(dead: Mapping[float, float], digits: int = 0) -> str:
     """Return in words how many neurons are dead at each rate."""
     return ", ".join(f"{count:.{digits}f} at {rate:g}" for rate, count in dead.items())
 
@@ -194,7 +194,7 @@ def noise_kills(records: Records) -> Claim:
     return Claim(
         sentence="The noise of minibatches alone kills neurons of a network that begins with none dead, at every rate.",
         paper="up to about 300 of 400 after 30,000 steps",
-        ours=f"{told(dead)}{early}" if dead else "",
+        ours=f"{counts_text(dead)}{early}" if dead else "",
         holds=all(count > 0 for count in dead.values()) if len(dead) == len(RATES) else None,
     )
 
@@ -214,7 +214,7 @@ def asymmetric(records: Records) -> Claim:
         sentence="Gaussian noise on live weights alone kills more than on all weights, at the two highest rates "
         "(mean over the second half of the steps).",
         paper="about 20 against fewer than 10 at rate 0.1",
-        ours=f"live only: {told(live, 1)}; all: {told(everywhere, 1)}" if live and everywhere else "",
+        ours=f"live only: {counts_text(live, 1)}; all: {counts_text(everywhere, 1)}" if live and everywhere else "",
         holds=all(live[rate] > everywhere[rate] for rate in RATES[-2:]) if both else None,
     )
 
@@ -241,7 +241,7 @@ def with_the_rate(records: Records) -> Claim:
     return Claim(
         sentence="With SGD a higher learning rate kills more neurons.",
         paper="few at 0.01, up to about 400 at 0.1",
-        ours=told(dead),
+        ours=counts_text(dead),
         holds=all(dead[a] < dead[b] for a, b in pairwise(rates)) if len(rates) == 5 else None,
     )
 

@@ -136,14 +136,14 @@ def beats(
 
     No answer unless every one of the others can be compared.
     """
-    told, verdicts = [], []
+    texts, verdicts = [], []
     for other in others:
         one = margin(of(found, panel, line), of(found, panel, other), low, axis)
         if one is not None:
-            told.append(f"over {other} {one}")
+            texts.append(f"over {other} {one}")
             verdicts.append(one.mean > 0)
     complete = len(verdicts) == len(others)
-    return "; ".join(told), (all(verdicts) if complete else False if False in verdicts else None)
+    return "; ".join(texts), (all(verdicts) if complete else False if False in verdicts else None)
 
 
 def ties(
@@ -151,11 +151,11 @@ def ties(
 ) -> tuple[str, bool | None]:
     """Is the line within `TIE` of the best of the others, on average over equal sparsities?"""
     margins = {other: margin(of(found, panel, line), of(found, panel, other), low, axis) for other in others}
-    told = "; ".join(f"over {other} {one}" for other, one in margins.items() if one is not None)
+    text = "; ".join(f"over {other} {one}" for other, one in margins.items() if one is not None)
     if any(one is None for one in margins.values()):
-        return told, None
+        return text, None
     closest = min(one.mean for one in margins.values() if one is not None)
-    return told, abs(closest) <= TIE
+    return text, abs(closest) <= TIE
 
 
 class Frontier(Study):

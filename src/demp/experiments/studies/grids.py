@@ -56,7 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     GATE_FLOW[0]: ("early-crop-s", {"score": "gate-flow"}),
     GATE_FLOW[1]: ("cropit-s", {"score": "gate-flow"}),
 }
-"""Further lines of these methods, and what they are told."""
+"""Further lines of these methods, and their options."""
 COMPARED = {
     "smoke": tuple(NEURON_METHODS),
     "cpu": ("EarlyCroP-S",),
@@ -66,7 +66,7 @@ COMPARED = {
 WEIGHT_METHODS = {"RigL": "rigl", "SET": "set", "Mag": "magnitude", "Sal": "saliency"}
 """The unstructured ones."""
 SWEPT = {"distribution": "uniform", "dense_first": True}
-"""What the authors of DemP told all four of them in their sweep: S in every tensor, the stem spared."""
+"""What the authors of DemP gave all four of them in their sweep: S in every tensor, the stem spared."""
 REWIRED = {"drop_fraction": 0.3, "drop_schedule": "constant"}
 """What their SET and RigL did besides: the defaults of jaxpruner's classes."""
 PANELS = {"adamw": "Adam", "sgdw": "SGDM"}
@@ -84,7 +84,7 @@ def coarse(values: Sequence[float], scale: str, many: int = 2) -> tuple[float, .
 
 
 def options_of(method: str, scale: str) -> dict[str, Any]:
-    """What a method is told besides its target: short scorings at scale smoke."""
+    """Options of a method besides its target: short scorings at scale smoke."""
     return {"scoring_batches": 1, "rounds": 0} if scale == "smoke" and method in NEURON_METHODS.values() else {}
 
 
@@ -120,7 +120,7 @@ def one(
     seed: int,
     options: Mapping[str, Any],
 ) -> Job:
-    """One point of a line; ``setting`` is what moves along it, ``options`` is all that the method is told."""
+    """One point of a line; ``setting`` is what moves along it, ``options`` are all options of the method."""
     labels = {"panel": panel, "line": line, "setting": dict(setting)}
     return training(config, method, options, seed=seed, labels=labels)
 
@@ -167,7 +167,7 @@ def structured(
 ) -> list[Job]:
     """DemP and structured baselines with both optimizers, dense first: Fig. 3, 14 and 15.
 
-    ``more``: further lines of DemP, and what they are told.
+    ``more``: further lines of DemP, and their options.
     """
     found: list[Job] = []
     for optimizer, panel in PANELS.items():

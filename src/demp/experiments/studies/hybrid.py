@@ -50,13 +50,13 @@ class Hybrid(Frontier):
         """More competitive than either, and smaller for real than RigL's."""
         claims = []
         for panel in grids.PANELS.values():
-            told, holds = beats(found, panel, both(HALF), [DEMP, RIGL], HIGH)
+            text, holds = beats(found, panel, both(HALF), [DEMP, RIGL], HIGH)
             claims.append(
                 Claim(
                     sentence=f"With {panel}, DemP with masks on half of what is left is more accurate at equal weight "
                     "sparsity of 80 % and more than DemP alone and than RigL alone.",
                     paper="could be more competitive (no number)",
-                    ours=told,
+                    ours=text,
                     holds=holds,
                 )
             )

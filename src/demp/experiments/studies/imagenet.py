@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from demp.experiments.studies import grids
 from demp.experiments.studies.base import Claim, Records
 from demp.experiments.studies.frontier import Point, of, points
-from demp.experiments.studies.quoted import against, closest, dense_of, speed, standing_for, told
+from demp.experiments.studies.quoted import against, closest, dense_of, point_text, speed, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
 
@@ -63,7 +63,7 @@ def claims(
                 sentence=f"Near {100 * near:.0f} % weight sparsity DemP is more accurate than every other structured "
                 f"method.",
                 paper=paper,
-                ours=f"{told(pair[0])}, {', '.join(map(told, pair[1]))}" if pair else "",
+                ours=f"{point_text(pair[0])}, {', '.join(map(point_text, pair[1]))}" if pair else "",
                 holds=pair[0].accuracy > pair[1][0].accuracy if pair else None,
             )
         )
@@ -79,7 +79,7 @@ def fallen(found: Sequence[Point], paper: str) -> Claim:
         sentence="SNAP and CroPit-S, which prune before training, reach less than half of the dense accuracy near 80 "
         "%.",
         paper=paper,
-        ours=", ".join(map(told, [*([dense] if dense else []), *points_before])) if compared else "",
+        ours=", ".join(map(point_text, [*([dense] if dense else []), *points_before])) if compared else "",
         holds=all(point.accuracy < dense.accuracy / 2 for point in points_before) if dense and points_before else None,
     )
 

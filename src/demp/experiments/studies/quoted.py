@@ -167,7 +167,7 @@ def against(
     return None if mine is None or not theirs else (mine, sorted(theirs, key=value, reverse=True))
 
 
-def told(point: Point) -> str:
+def point_text(point: Point) -> str:
     """A point in a few words."""
     return f"{point.line} {100 * point.accuracy:.2f} % at {100 * point.weights:.1f} %"
 

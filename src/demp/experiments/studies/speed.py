@@ -15,7 +15,7 @@ def faster(found: Sequence[Point], paper: str) -> Claim:
     sentence = (
         "At the largest weight sparsity within a point of dense accuracy, DemP trains faster than dense training."
     )
-    told, best = [], 0.0
+    texts, best = [], 0.0
     records = [run for point in found for run in point.runs]
     for panel in dict.fromkeys(point.panel for point in found):
         level = of(found, panel, DENSE_LINE)
@@ -25,5 +25,5 @@ def faster(found: Sequence[Point], paper: str) -> Claim:
             weights, ratios = max(timed)
             speed = 1 / statistics.fmean(ratios)
             best = max(best, speed)
-            told.append(f"{panel} {speed:.2f} times at {100 * weights:.0f} %")
-    return Claim(sentence=sentence, paper=paper, ours="; ".join(told), holds=best > 1 if told else None)
+            texts.append(f"{panel} {speed:.2f} times at {100 * weights:.0f} %")
+    return Claim(sentence=sentence, paper=paper, ours="; ".join(texts), holds=best > 1 if texts else None)

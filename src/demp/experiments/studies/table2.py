@@ -7,7 +7,7 @@ from demp.experiments.studies import grids, imagenet
 from demp.experiments.studies.base import Claim, Records
 from demp.experiments.studies.frontier import DENSE_LINE, Point, of, points
 from demp.experiments.studies.imagenet import Cheaper
-from demp.experiments.studies.quoted import Quoted, Quoting, row, standing_for, told
+from demp.experiments.studies.quoted import Quoted, Quoting, point_text, row, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
 
@@ -110,10 +110,11 @@ def masks_save_nothing(found: Sequence[Point]) -> Claim:
     compared = [*([mine] if mine else []), *masked]
     exact = {point.line: point.mean("flops") / point.mean("flops_dense") for point in compared}
     enough = mine is not None and bool(masked)
+    texts = (f"{point_text(point)}, {exact[point.line]:.2f} of the FLOPs" for point in compared)
     return Claim(
         sentence="Near 80 % weight sparsity methods that mask weights leave more FLOPs in the network that really runs "
         "than DemP does.",
         paper="1.0 of dense (RigL, SRigL, SET), 0.68 (Chase) against 0.58",
-        ours="; ".join(f"{told(point)}, {exact[point.line]:.2f} of the FLOPs" for point in compared) if enough else "",
+        ours="; ".join(texts) if enough else "",
         holds=all(exact[point.line] > exact[OURS] for point in masked) if enough else None,
     )

@@ -8,7 +8,7 @@ from demp.experiments.theory.geometric import Noise, TwoPoint, geometric_walks, 
 from demp.train.extras import need
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart with any colour vision."""
+"""Okabe and Ito's, distinguished with any colour vision."""
 FINE = 200
 """Points of a line."""
 

@@ -81,8 +81,10 @@ def build(
     Models that are not built in have their own activations and widths: there, the defaults of
     ``width`` and ``activation`` mean nothing, and other values are an error unless accepted.
 
-    >>> build("resnet18", num_classes=10, width=0.25)
-    >>> build("timm:convnext_atto", num_classes=10, drop_path_rate=0.1)
+    >>> sum(p.numel() for p in build("resnet18", num_classes=10, width=0.25).parameters())
+    701466
+    >>> build("torch.nn:Linear", num_classes=10, in_features=64, out_features=10)
+    Linear(in_features=64, out_features=10, bias=True)
 
     Raises:
         UsageError: An unknown name, an option that the model does not have, a missing package.

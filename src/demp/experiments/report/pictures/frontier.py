@@ -109,8 +109,8 @@ def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, ind
         hollow = any(against.hollow(run) for run, _, _ in runs)
         place = (frame.x(x), min(frame.y(y), frame.y.start))
         spread = f" ± {percent(std, 2)}" if (std := group.std(accuracy)) is not None else ""
-        said = f"{group.name}\n{percent(y, 2)}{spread} accuracy\n{against.words(x)} {against.label}"
-        means.append((place, hollow, said))
+        label = f"{group.name}\n{percent(y, 2)}{spread} accuracy\n{against.words(x)} {against.label}"
+        means.append((place, hollow, label))
         if len(runs) > 1:
             dots += [
                 tag("circle", cx=frame.x(x), cy=frame.y(y), data_i=index[id(run)])
@@ -121,5 +121,5 @@ def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, ind
     joined = len(means) > 1 and method != DENSE and not against.paths
     line = polyline([place for place, _, _ in means], "join") if joined else ""
     shape = 0 if method == DENSE else looks.shape(method)
-    marks = [mark(x, y, shape, "hollow" if hollow else "", data_t=said) for (x, y), hollow, said in means]
+    marks = [mark(x, y, shape, "hollow" if hollow else "", data_t=label) for (x, y), hollow, label in means]
     return tag("g", line, *dots, *marks, class_=f"series {looks.kind(method)}", data_m=method)

@@ -40,9 +40,9 @@ def answer(run: Run, last: dict[str, int]) -> str:
     thin = min(shares, key=lambda name: shares[name])
     whole = [name for name, share in shares.items() if share == 1]
     tail = f"; {listed(whole, 2)} kept all" if whole else ""
-    gone = 1 - sum(last.values()) / sum(run.widths.values())
+    removed = 1 - sum(last.values()) / sum(run.widths.values())
     return (
-        f"{percent(gone, 0)} of the neurons are gone; {thin} lost most ({digits(last[thin], 0)} of "
+        f"{percent(removed, 0)} of the neurons are gone; {thin} lost most ({digits(last[thin], 0)} of "
         f"{digits(run.widths[thin], 0)} left){tail}."
     )
 
@@ -87,10 +87,10 @@ def heat(run: Run, width: float) -> Markup:
     for at, (layer, dense) in enumerate(run.widths.items()):
         y = TOP + at * height
         for step, until, now in stretches(run, layer, end):
-            said = f"{layer}\nsteps {digits(step, 0)} to {digits(until, 0)}: {now} of {dense} neurons"
+            label = f"{layer}\nsteps {digits(step, 0)} to {digits(until, 0)}: {now} of {dense} neurons"
             cell = {"x": x(step), "y": y, "width": max(0.5, x(until) - x(step)), "height": CELL * height}
             shade = 0.07 + 0.93 * now / dense if dense else 0.0
-            parts.append(tag("rect", **cell, class_="heat", fill_opacity=f"{shade:.2f}", data_t=said))
+            parts.append(tag("rect", **cell, class_="heat", fill_opacity=f"{shade:.2f}", data_t=label))
         now = stretches(run, layer, end)[-1][2] if end else dense
         parts.append(text(width, y + height / 2 + 4, f"{now}/{dense}", anchor="end"))
         bottom = y + height
@@ -107,11 +107,11 @@ def bars(run: Run, width: float) -> Markup:
     parts, bottom = [text(0, 12, "neurons kept and removed in the end", kind="l"), names(run, width, left)], 0.0
     for at, (layer, dense) in enumerate(run.widths.items()):
         y, now = TOP + at * height, last[layer]
-        said = f"{layer}\n{now} kept, {dense - now} removed of {dense}"
+        label = f"{layer}\n{now} kept, {dense - now} removed of {dense}"
         cell = {"y": y, "height": CELL * height}
         kept = tag("rect", x=left, width=x(now) - left, class_="kept", **cell)
-        gone = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
-        parts.append(tag("g", kept, gone, data_t=said))
+        outline = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
+        parts.append(tag("g", kept, outline, data_t=label))
         words = percent(now / dense, 0) if dense else ""
         parts.append(text(x(dense) + 6, y + height / 2 + 4, words))
         bottom = y + height

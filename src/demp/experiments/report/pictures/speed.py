@@ -91,17 +91,17 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
 
 def answer(steps: list[Bar], timed: list[tuple[Run, dict[str, Any]]]) -> str:
     """In a sentence or two."""
-    said = []
+    sentences = []
     if steps:
         faster = sum(value < 1 for _, value, _, _ in steps)
-        said.append(
+        sentences.append(
             f"A training step of {steps[0][0]} takes {steps[0][2]} of dense's; {faster} of "
             f"{plural(len(steps), 'setting')} {'is' if faster == 1 else 'are'} faster than dense."
         )
     if timed:
         run, best = max(timed, key=lambda one: one[1]["throughput_ratio"])
-        said.append(
+        sentences.append(
             f"Exported, {run.name} answers {best['throughput_ratio']:.2f}× as many pictures per second as dense at "
             f"batch {best['batch']:g}."
         )
-    return " ".join(said)
+    return " ".join(sentences)

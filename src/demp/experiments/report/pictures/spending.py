@@ -127,8 +127,8 @@ def cost_answer(groups: list[Group], dense: Dense) -> str:
         return "No pruned run has ended yet."
     least = min(scored, key=lambda group: group.mean(share("train_flops")) or 1)
     spent = least.mean(share("train_flops"))
-    said = f"{least.name} spends {percent(spent, 0)} of dense training's FLOPs"
+    sentence = f"{least.name} spends {percent(spent, 0)} of dense training's FLOPs"
     taken = least.mean(lambda run: dense.over(run, "train_seconds"))
-    said += f" and {times(taken)} its time" if taken is not None else ""
-    said += f", for {percent(least.mean(accuracy))} accuracy"
-    return f"{said}; least of {plural(len(scored), 'setting')}." if len(scored) > 1 else f"{said}."
+    sentence += f" and {times(taken)} its time" if taken is not None else ""
+    sentence += f", for {percent(least.mean(accuracy))} accuracy"
+    return f"{sentence}; least of {plural(len(scored), 'setting')}." if len(scored) > 1 else f"{sentence}."

@@ -85,8 +85,8 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
 
     fewest, mean = min(means, key=lambda one: one[1][-1][1])
     kept = mean[-1][1]
-    gone = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
-    when = f"after {percent(gone / last, 0)} of the run" if gone and last else "before training"
+    half = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
+    when = f"after {percent(half / last, 0)} of the run" if half and last else "before training"
     more = f" The first {MOST} of {len(known)} settings are shown." if len(known) > MOST else ""
     answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes is gone {when}.{more}"
     widths = (NARROW, HALF if len(parts) > 1 else WIDE)
@@ -121,8 +121,8 @@ def remaining(means: Sequence[Mean], lowest: float, last: float, looks: Looks, w
         parts.append(text(x.end + 6, y, name, kind=f"t {looks.kind(group.method)}", title=group.name))
     for group, mean in means:
         places = [(frame.x(at), frame.y(value)) for at, value in mean]
-        said = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
-        parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=said))
+        sentence = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
+        parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=sentence))
     return picture(width, HEIGHT, together(parts), "Neurons that remain against the step")
 
 
@@ -154,26 +154,28 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
     frame = Frame(width, HEIGHT, x, scale([0.0, *values], HEIGHT - BOTTOM, TOP, zero=True))
     parts = [frame.axes(short, y_words, "step", y_label)]
     for words, kind, points in known:
-        said = f"{words}\n{y_words(points[-1].value)} at step {digits(points[-1].step, 0)}"
+        sentence = f"{words}\n{y_words(points[-1].value)} at step {digits(points[-1].step, 0)}"
         places = [(frame.x(step), frame.y(value)) for step, value in points]
-        parts.append(polyline(places, f"line {kind}", data_t=said))
+        parts.append(polyline(places, f"line {kind}", data_t=sentence))
     return picture(width, HEIGHT, together(parts), f"{y_label} against the step")
 
 
 def revived(run: Run) -> str:
     """Return sentences on how many dead neurons came back to life."""
-    said, back = [], run.series.get(REVIVED, [])
+    sentences, back = [], run.series.get(REVIVED, [])
     still, overlap = run.series.get("dead/still", []), run.series.get("dead/overlap", [])
     if still:
-        said.append(f"{percent(still[-1].value, 0)} of the neurons that were ever dead are dead in the end.")
+        sentences.append(f"{percent(still[-1].value, 0)} of the neurons that were ever dead are dead in the end.")
     elif overlap:
-        said.append(f"The dead in the end overlap by {percent(overlap[-1].value, 0)} with all that were dead before.")
+        sentences.append(
+            f"The dead in the end overlap by {percent(overlap[-1].value, 0)} with all that were dead before."
+        )
     if back and max(point.value for point in back) == 0:
-        said.append("No dead neuron came back to life between two looks.")
+        sentences.append("No dead neuron came back to life between two looks.")
     elif back:
         worst = max(back, key=lambda point: point.value)
-        said.append(
+        sentences.append(
             f"{digits(statistics.fmean(point.value for point in back))} neurons came back to life between two looks "
             f"on average, at most {digits(worst.value, 0)} (by step {digits(worst.step, 0)})."
         )
-    return " ".join(said)
+    return " ".join(sentences)

@@ -1,0 +1,83 @@
+"""One run under one method: the model as it shrinks, the method, how far the run is, and who judges the neurons."""
+
+from typing import Any
+
+from torch import Tensor
+
+from demp.activity.detector import Detector, by_probe
+from demp.budgets import Meter, sizes_of
+from demp.masking.masks import Masks
+from demp.methods.base import Method
+from demp.parallel.compiled import refuse_to_watch
+from demp.pruner.examples import Examples, refuse_missing
+from demp.pruner.latency import LatencyClock
+from demp.pruner.model import ShrinkingModel
+from demp.pruner.other_optimizers import OtherOptimizers
+from demp.pruner.validation import refuse_pieces, refuse_unreachable
+from demp.regularization import OutputScales
+
+
+class PruningRun:
+    """What the parts of a pruner share.
+
+    Raises:
+        UsageError: the method cannot work on this model, with these examples, or towards its budget.
+    """
+
+    def __init__(
+        self,
+        shrinking: ShrinkingModel,
+        method: type[Method],
+        config: Any,
+        examples: Examples,
+        *,
+        total_steps: int,
+        seed: int,
+    ) -> None:
+        model, graph = shrinking.model, shrinking.graph
+        self.shrinking, self.config, self.examples = shrinking, config, examples
+        self.step, self.total_steps, self.seed = 0, int(total_steps), seed
+        self.method = method(config, total_steps)
+        self.method.refuse_unfit(graph)
+        self.wants = self.method.wants()
+        refuse_pieces(method.name, self.wants, model)
+        self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
+        refuse_unreachable(self.method, self.meter, config)
+        refuse_missing(method.name, self.wants, examples)
+        self.masks = Masks(model)
+        shrinking.masks = self.masks.kept
+        self.detector = self._new_detector()
+        self.scales = OutputScales(model, graph)
+        self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
+        shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
+
+    def _new_detector(self) -> Detector:
+        shrinking, examples, wants = self.shrinking, self.examples, self.wants
+        if not by_probe(examples.batches, wants.collect):
+            refuse_to_watch(shrinking.given)
+        return Detector(
+            shrinking.model,
+            shrinking.graph,
+            self.method.criterion(),
+            example_inputs=examples.inputs,
+            batches=examples.unlabelled(),
+            collect=wants.collect,
+            window_steps=wants.window_steps,
+            seed=self.seed,
+        )
+
+    def plan(self, total_steps: int) -> None:
+        """Take another length: the method goes on, and its schedules are those of the new one from this step on."""
+        before, self.method = self.method, type(self.method)(self.config, total_steps)
+        self.method.load_state_dict(before.state_dict())
+        self.total_steps = total_steps
+
+    def loss_scale(self) -> Tensor | None:
+        """The scale that gradients still carry when a fused optimizer unscales inside its step."""
+        optimizers = self.shrinking.optimizers
+        return next((s for o in optimizers if (s := getattr(o, "grad_scale", None)) is not None), None)
+
+    def moved(self) -> dict[int, dict[str, Any]]:
+        """Groups of the parameters that the optimizers are about to move, by id: trainable, held, with a gradient."""
+        groups = [group for optimizer in self.shrinking.optimizers for group in optimizer.param_groups]
+        return {id(p): g for g in groups for p in g["params"] if p.requires_grad and p.grad is not None}
