@@ -44,7 +44,7 @@ class Attention(nn.Module):
         """What is added to the scores, if anything."""
         return torch.zeros(1, 1, *scores.shape[-2:], dtype=scores.dtype, device=scores.device)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         q, k, v = self.heads(x)
         if self.fused:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.groups < HEADS)
@@ -52,7 +52,7 @@ class Attention(nn.Module):
             if self.groups < HEADS:
                 k, v = (t.repeat_interleave(HEADS // self.groups, dim=1) for t in (k, v))
             scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-            y = (scores + self.mask(scores)).softmax(-1) @ v
+            y = (scores + (self.mask(scores) if more is None else more)).softmax(-1) @ v
         y = y.transpose(1, 2)
         return self.out(y.reshape(x.shape) if self.spelling == "literal" else y.flatten(2))
 

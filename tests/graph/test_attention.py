@@ -51,6 +51,40 @@ def test_dead_heads_go_whole(spelling: str, fused: bool):
         assert narrow == counter.get_total_flops()
 
 
+class Passing(Attention):
+    """Makes zeros in place of a bias that it does not have, or takes those of another layer, as T5 does."""
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Any:
+        q, k, v = self.heads(x)
+        scores = q @ k.transpose(-2, -1)
+        more = torch.zeros(1, *scores.shape[1:], dtype=x.dtype) if more is None else more
+        return self.out(((scores + more).softmax(-1) @ v).transpose(1, 2).flatten(2)), more
+
+
+class Filled(nn.Module):
+    """Two layers of heads that one tensor of zeros is added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Passing(), Passing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, zeros = self.first(x)
+        return self.second(x + out, zeros)[0]
+
+
+def test_heads_that_meet_one_tensor_of_zeros_keep_one_width():
+    model, x = made(Filled()), examples()
+    graph = demp.trace(model, (x,))
+    first, second = (graph.layer(f"attention.{name}.attention") for name in ("first", "second"))
+    assert first.classes.equal(second.classes) and int(first.removable.sum()) == HEADS
+    dead = {layer.name: [2] for layer in (first, second)}
+    killing.kill(model, graph, dead)
+    before = comparing.outputs(model, (x,))
+    assert demp.cut(model, dead, example_inputs=(x,), graph=graph).removed == 2
+    assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-12
+
+
 class Shaped(Attention):
     """With a tensor that counts heads by an attribute, which no view does."""
 
@@ -141,7 +175,7 @@ class Gated(Attention):
         super().__init__()
         self.factors = torch.ones(HEADS, dtype=torch.float64)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
         q, k, v = self.heads(x)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out((y * self.factors[:, None, None]).transpose(1, 2).flatten(2))

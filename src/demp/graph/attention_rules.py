@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.heads import note_heads
 from demp.graph.parts import HEADS
 from demp.graph.rules import Call, rule
 
@@ -61,7 +62,7 @@ def heads_of(tracer: Tracer, tensors: Any, at: int) -> Axis | None:
         return None
     for axis, tensor in zip(axes, tensors, strict=True):
         assert axis is not None
-        tracer.heads(axis, tensor.shape[-1])
+        note_heads(tracer, axis, tensor.shape[-1])
     met = axes[0]
     for axis, size in zip(axes[1:], sizes[1:], strict=True):
         assert axis is not None and met is not None

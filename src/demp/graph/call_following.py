@@ -11,6 +11,7 @@ from torch import Tensor
 from demp.graph.call_rules import UserCall, along_neurons, note_whole
 from demp.graph.calls import Seat, resized
 from demp.graph.elements import Labels
+from demp.graph.heads import latest_heads
 from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
 from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
@@ -62,7 +63,7 @@ def multihead(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: dic
     finally:
         tracer.call_at = before
     shares = unseen(tracer, averaged, (shares, args, kwargs), {})
-    axis = tracer.heads_at(tracer.modules[-1] if tracer.modules else "")
+    axis = latest_heads(tracer)
     if axis is None:
         return out, shares
     source, why = args[0], f"attention for a fixed number of heads (at {tracer.where()})"

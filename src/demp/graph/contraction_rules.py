@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.heads import note_heads, paired
 from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import Call, rule, whole
@@ -109,10 +110,10 @@ def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flop
         if labels.constant:
             for axis in labels.axes:
                 tracer.freeze_axis(axis, "the weight is computed in the forward")
-    batch = tracer.pair(left.axes[0], right.axes[0], BATCH) if call.name == "bmm" else None
+    batch = paired(tracer, left.axes[0], right.axes[0], BATCH) if call.name == "bmm" else None
     for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
         if batch is not None and labels.axes[0] is not None:
-            tracer.heads(labels.axes[0], tensor.shape[2 if labels is left else 1])
+            note_heads(tracer, labels.axes[0], tensor.shape[2 if labels is left else 1])
     tracer.contraction(None, flops, None, batch)
     lead = (batch,) if call.name == "bmm" else ()
     made = Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)

@@ -25,6 +25,10 @@ class Axis:
             return self
         return Axis(self.ids[positions], self.sites[positions], self.born, self.producer)
 
+    def bare(self) -> "Axis":
+        """The same elements, of which nothing else is known."""
+        return Axis(self.ids, torch.zeros_like(self.sites))
+
     def without_sites(self) -> "Axis":
         """The same elements, as they leave a contraction: no activation has been applied yet."""
         return Axis(self.ids, torch.zeros_like(self.sites), self.born, self.producer)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.parts import HEADS
 from demp.graph.recording import JoinSeen
 from demp.graph.rules import Call, pointwise, rule
 from demp.graph.sums import IN_PLACE, JoinPlan
@@ -46,9 +47,16 @@ def residual(tracer: Tracer, call: Call) -> tuple[int, int, Axis, Axis] | None:
     assert stream is not None and branch is not None
     if bool((stream.sites == 0).any()) or bool((branch.sites != 0).any()):
         return None
+    if any(tracer.recording.sites[site].kind == HEADS for site in sites_of(tracer, stream)):
+        return None  # scores of attention and their bias go head by head
     if operand == 0 and tracer.sum_at[2] in IN_PLACE:
         return None  # the sum would have to be written into a tensor of another width
     return operand, carried[0], stream, branch
+
+
+def sites_of(tracer: Tracer, axis: Axis) -> set[int]:
+    """Sites whose output flows along an axis."""
+    return set().union(*(tracer.elements.sites_of(mark) for mark in axis.sites.unique().tolist()))
 
 
 def summed(tracer: Tracer, branch: Axis, axis: int, ndim: int) -> Labels:

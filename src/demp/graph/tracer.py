@@ -18,7 +18,8 @@ from demp.graph.branches import Frames
 from demp.graph.call_following import follow_call
 from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
-from demp.graph.elements import Axis, Elements, Labels, unique_in_order
+from demp.graph.drawn import FILLS, NO_NEURONS, binds, is_noise
+from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
@@ -26,32 +27,6 @@ from demp.graph.rules import Call, find, unknown
 from demp.graph.shuffle_rules import Grid, moved, settled
 from demp.graph.signs import signed
 from demp.graph.sums import join
-
-DRAWS = frozenset({
-    "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli_", "uniform_", "normal_",
-    "exponential_", "geometric_", "log_normal_", "cauchy_", "random_",
-})  # fmt: skip
-"""Operations whose result is drawn at random, whatever was there before."""
-
-
-FILLS = frozenset({"zeros", "ones", "full", "new_zeros", "new_ones", "new_full"})
-"""Operations that make a tensor of one value: it binds no neuron, whatever the width."""
-
-
-def is_noise(call: Call, operands: list[Labels]) -> bool:
-    """Is what comes out drawn at random, or made of nothing but such tensors?
-
-    Noise of dropout and its like is drawn anew, in whatever width its tensor has: it binds no neuron.
-    """
-    return call.name in DRAWS or (bool(operands) and all(labels.noise for labels in operands))
-
-
-NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or mixed before"
-
-
-def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
-    """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
-    return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
 
 
 class Tracer(TorchDispatchMode):
@@ -243,8 +218,20 @@ class Tracer(TorchDispatchMode):
                     met = axis if met is None else self.unite(met, axis)
             if met is not None and plain:
                 self.freeze_axis(met, f"{op} with {NO_NEURONS}")
+            if met is not None and dim != skip:
+                self.fit(operands, len(shape) - dim, met)
             axes.append(met)
         return Labels(tuple(axes), constant=all(labels.constant for labels in all_labels))
+
+    def fit(self, operands: list[Tensor], from_end: int, axis: Axis) -> None:
+        """A tensor of one value with this many positions has the width of these neurons: others that it meets too."""
+        for tensor in operands:
+            labels, at = self.labels(tensor), tensor.dim() - from_end
+            if not labels.uniform or at < 0 or labels.axes[at] is not None or tensor.stride(at) == 0:
+                continue
+            if tensor.shape[at] == len(axis.ids) > 1:
+                axes = (*labels.axes[:at], axis.bare(), *labels.axes[at + 1 :])
+                self._labels[tensor] = replace(labels, axes=axes)
 
     def unite(self, a: Axis, b: Axis) -> Axis:
         """One axis out of two that meet."""
@@ -252,14 +239,6 @@ class Tracer(TorchDispatchMode):
         newest = a if a.born >= b.born else b
         producer = a.producer if a.producer == b.producer else None  # what follows a sum follows no single weight
         return Axis(newest.ids, self.elements.merge_sites(a.sites, b.sites), newest.born, producer)
-
-    def pair(self, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:
-        """One axis out of two that go on only together; None, and neurons of one alone stay."""
-        if a is not None and b is not None and len(a.ids) == len(b.ids):
-            return self.unite(a, b)
-        for axis in (a, b):
-            self.freeze_axis(axis, reason)
-        return None
 
     def site(self, labels: Labels, kind: str, *, certain: bool = True) -> Labels:
         """An activation, or a step of one (not certain); its neuron axis is the newest."""
@@ -310,16 +289,6 @@ class Tracer(TorchDispatchMode):
         """``bias`` is added to what ``weight`` produces."""
         if weight is not None and bias is not None:
             self.recording.norms.append(Norm(None, bias, weight))
-
-    def heads(self, axis: Axis, channels: int) -> None:
-        """The module that runs now attends with these heads, which may be repeated over a batch."""
-        path = self.modules[-1] if self.modules else ""
-        self.recording.heads.setdefault(path, []).append((unique_in_order(axis.ids), channels))
-
-    def heads_at(self, path: str) -> Axis | None:
-        """The heads of the attention that this module made last."""
-        seen = self.recording.heads.get(path)
-        return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
 
     def attribute(self, weight: str, name: str, ids: Tensor) -> None:
         """The module that owns ``weight`` counts ``ids`` in an attribute."""

@@ -1,0 +1,32 @@
+"""Tensors that a forward makes of nothing: noise, and one value everywhere."""
+
+from torch import Tensor
+
+from demp.graph.activations import Call
+from demp.graph.elements import Labels
+
+DRAWS = frozenset({
+    "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli_", "uniform_", "normal_",
+    "exponential_", "geometric_", "log_normal_", "cauchy_", "random_",
+})  # fmt: skip
+"""Operations whose result is drawn at random, whatever was there before."""
+
+
+FILLS = frozenset({"zeros", "ones", "full", "new_zeros", "new_ones", "new_full"})
+"""Operations that make a tensor of one value: it binds no neuron, whatever the width."""
+
+
+def is_noise(call: Call, operands: list[Labels]) -> bool:
+    """Is what comes out drawn at random, or made of nothing but such tensors?
+
+    Noise of dropout and its like is drawn anew, in whatever width its tensor has: it binds no neuron.
+    """
+    return call.name in DRAWS or (bool(operands) and all(labels.noise for labels in operands))
+
+
+NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or mixed before"
+
+
+def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
+    """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
+    return not labels.noise and not labels.uniform and tensor.stride(dim) != 0

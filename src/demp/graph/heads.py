@@ -1,0 +1,38 @@
+"""Heads of attention while a forward is followed: which modules attend with which, and what pairs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from demp.graph.elements import Axis, unique_in_order
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+
+def note_heads(tracer: Tracer, axis: Axis, channels: int) -> None:
+    """The module that runs now attends with these heads, which may be repeated over a batch."""
+    seen = tracer.recording.heads.setdefault(running(tracer), [])
+    seen.append((unique_in_order(axis.ids), channels))
+
+
+def latest_heads(tracer: Tracer) -> Axis | None:
+    """The heads with which the module that runs now attended last."""
+    seen = tracer.recording.heads.get(running(tracer))
+    return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
+
+
+def running(tracer: Tracer) -> str:
+    """Path of the module that runs now."""
+    return tracer.modules[-1] if tracer.modules else ""
+
+
+def paired(tracer: Tracer, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:
+    """One axis out of two that go on only together; None, and neurons of one alone stay."""
+    if a is not None and b is not None and len(a.ids) == len(b.ids):
+        return tracer.unite(a, b)
+    for axis in (a, b):
+        tracer.freeze_axis(axis, reason)
+    return None
