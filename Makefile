@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
-# Small tensors: one thread per process is fastest, and two processes share the tests.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Small tensors: one thread per process is fastest. Two processes share the tests, a file at a time: what a file makes
+# once is not made in both. What they compile is kept, whatever the environment says: tests start many processes.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help

@@ -18,6 +18,7 @@ from demp.methods.cropit_s import CropItSConfig
 from demp.methods.scored import ScoredConfig
 from demp.train.models import resnet18, resnet50
 from runs import IMAGE, Mlp, PlainNet, ResidualNet, all_alive, batch_at, build, sgd, train
+from thinning import covering, mostly_slow
 
 
 def scoring_batches(shape: tuple[int, ...]) -> Any:
@@ -64,20 +65,20 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("target", [0.3, 0.7])
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
-def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Module]):
+@pytest.mark.parametrize(
+    ("network", "act", "name", "target"),
+    covering((PlainNet, ResidualNet, Mlp), (nn.ReLU, nn.GELU), METHODS, (0.3, 0.7), together=2),
+)
+def test_neurons_go_as_the_book_says(network: type[nn.Module], act: type[nn.Module], name: str, target: float):
     method, options, kind = METHODS[name]
-    for network in (PlainNet, ResidualNet, Mlp):
-        model = build(network, seed=4, act=act)
-        shape = shape_of(network)
-        twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
-        pruner = attached(method, model, target_neuron_sparsity=target, **options)
-        twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
-        assert kept(pruner) == twin.kept()
-        x, _ = batch_at(3, shape)
-        torch.testing.assert_close(model(x), twin.model(x), rtol=1e-9, atol=1e-12)
+    model = build(network, seed=4, act=act)
+    shape = shape_of(network)
+    twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
+    pruner = attached(method, model, target_neuron_sparsity=target, **options)
+    twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
+    assert kept(pruner) == twin.kept()
+    x, _ = batch_at(3, shape)
+    torch.testing.assert_close(model(x), twin.model(x), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -138,7 +139,7 @@ def pruned(name: str, build_model: Any, target: float, zero: bool, **options) ->
         torch.manual_seed(0)
         model = build_model(zero)
     data = torch.Generator().manual_seed(1)
-    x, y = torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data)
+    x, y = torch.randn(8, 3, 8, 8, generator=data), torch.randint(10, (8,), generator=data)
     pruner = demp.methods.create(
         name, model, sgd(model), example_inputs=(x[:2],), total_steps=10, batches=[(x, y)], loss_fn=F.cross_entropy,
         target_neuron_sparsity=target, **options,
@@ -182,7 +183,7 @@ def widths_inside(pruner: demp.Pruner) -> list[int]:
 
 def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branches_lowest():
     model, data = narrow50(True), torch.Generator().manual_seed(1)
-    pairs = [(torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data))]
+    pairs = [(torch.randn(8, 3, 8, 8, generator=data), torch.randint(10, (8,), generator=data))]
     graph = demp.trace(model, (pairs[0][0],))
     found = {
         kind: scores(model, graph.dense, Scoring(kind=kind, batch_statistics=True), pairs, F.cross_entropy).values[
@@ -259,7 +260,7 @@ def test_a_model_without_gradients_is_refused():
 # Resuming -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", mostly_slow(METHODS, quick=("snap", "cropit-s")))
 def test_an_interrupted_run_continues_to_the_bit(name: str):
     method, options, _ = METHODS[name]
 
