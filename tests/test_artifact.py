@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import comparing
 import demp
+import forks
 import nets
 from demp.surgery import record_of
 
@@ -423,7 +424,7 @@ except demp.ArtifactError as error:
     print(error)
 """
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    done = forks.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
     assert re.match(r"could not save the model to .*: .*large.*; what was there is unchanged", done.stdout)
     assert before == {file.name: file.read_bytes() for file in path.iterdir()}
     assert [folder.name for folder in path.parent.iterdir()] == ["model"]

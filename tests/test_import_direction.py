@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def room(module: str) -> str:
     return ".".join(names[:2] if names[:1] == ["experiments"] else names[:1])
 
 
+@cache
 def imports(file: Path) -> list[tuple[str, bool]]:
     """(module, inside a function) for every import, type-checking ones included."""
     tree = ast.parse(file.read_text())

@@ -139,7 +139,7 @@ def pruned(name: str, build_model: Any, target: float, zero: bool, **options) ->
         torch.manual_seed(0)
         model = build_model(zero)
     data = torch.Generator().manual_seed(1)
-    x, y = torch.randn(8, 3, 8, 8, generator=data), torch.randint(10, (8,), generator=data)
+    x, y = torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data)
     pruner = demp.methods.create(
         name, model, sgd(model), example_inputs=(x[:2],), total_steps=10, batches=[(x, y)], loss_fn=F.cross_entropy,
         target_neuron_sparsity=target, **options,
@@ -183,7 +183,7 @@ def widths_inside(pruner: demp.Pruner) -> list[int]:
 
 def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branches_lowest():
     model, data = narrow50(True), torch.Generator().manual_seed(1)
-    pairs = [(torch.randn(8, 3, 8, 8, generator=data), torch.randint(10, (8,), generator=data))]
+    pairs = [(torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data))]
     graph = demp.trace(model, (pairs[0][0],))
     found = {
         kind: scores(model, graph.dense, Scoring(kind=kind, batch_statistics=True), pairs, F.cross_entropy).values[

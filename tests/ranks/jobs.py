@@ -15,7 +15,9 @@ from demp.parallel import ranks, shards
 from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
-WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
+WIDTH, CUTS, PERIOD, BATCH = 24, 6, 2, 16
+TOTAL = 20
+"""Steps that a run is planned for."""
 
 
 class Net(nn.Module):
@@ -66,7 +68,7 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> No
 
 def pruner_of(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> demp.Pruner:
     defaults = {
-        "total_steps": CUTS * PERIOD,
+        "total_steps": TOTAL,
         "period": PERIOD,
         "peak_strength": 1e-3,
         "peak_noise_std": 1e-3,
@@ -75,8 +77,8 @@ def pruner_of(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any
     return demp.DemP(model, optimizer, example_inputs=batch(0)[:1], **{**defaults, **options})
 
 
-def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
-    """A run with ten cuts; ``settings``: those of the wrapper, None without one."""
+def six_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
+    """A run with six cuts; ``settings``: those of the wrapper, None without one."""
     model = net()
     wrapped = model if settings is None else DistributedDataParallel(model, **settings)
     if hook:
