@@ -20,10 +20,10 @@ TORCHVISION = {
     # name: (image size, neurons, removable, builder's options)
     "resnet50": (64, 22720, 22720, {}),
     "mobilenet_v3_large": (64, 13296, 13296, {}),
-    "densenet121": (64, 41824, 41824, {}),
+    "densenet121": (32, 41824, 41824, {}),
     "efficientnet_b0": (64, 19580, 19580, {}),
-    "convnext_tiny": (64, 26496, 26496, {}),
-    "swin_t": (64, 17664, 17664, {}),
+    "convnext_tiny": (32, 26496, 26496, {}),
+    "swin_t": (32, 17664, 17664, {}),
     "shufflenet_v2_x0_5": (64, 2944, 2944, {}),
     "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),

@@ -244,10 +244,10 @@ def pushed(name: str, shard: bool) -> dict[str, Any]:
     model = sharded(net(), "blocks") if shard else net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pruner = create(
-        name, model, optimizer, example_inputs=batch(0)[:1], total_steps=20, start_at=0.1, grow=0.3, stabilise=0.1,
+        name, model, optimizer, example_inputs=batch(0)[:1], total_steps=10, start_at=0.1, grow=0.3, stabilise=0.1,
         target_neuron_sparsity=0.25,
     )  # fmt: skip
-    for step in range(20):
+    for step in range(10):
         step_of(model, optimizer, step)
     return {
         "gone": pruner.state.removed,

@@ -6,6 +6,8 @@ import pytest
 import torch
 from test_ddp import check_parts, check_saturated, close, equal
 
+from thinning import mostly_slow
+
 
 @pytest.fixture(scope="module")
 def alone():
@@ -117,7 +119,7 @@ def test_saturated_neurons_leave_the_same_way_everywhere(fleet):
     check_saturated(*fleet(fsdp_jobs.saturated))
 
 
-@pytest.mark.parametrize("how", ["ddp", "blocks"])
+@pytest.mark.parametrize("how", mostly_slow(("ddp", "blocks"), quick=("blocks",)))
 def test_a_budget_is_met_by_the_same_neurons_as_in_one_process(fleet, how):
     alone = fsdp_jobs.on_a_budget("alone")
     first, second = fleet(fsdp_jobs.on_a_budget, how)
