@@ -143,7 +143,7 @@ FAULTS = (
         "pruner/pruner.py",
         "            self.method.load_state_dict(before)",
         "            pass",
-        "test_pruner_cuts.py test_faults_train.py test_diverged.py methods",
+        "test_skipping.py test_pruner_cuts.py test_faults_train.py test_diverged.py methods",
     ),
     Fault(
         "artifact/folder.py",
