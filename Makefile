@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints.txt
-# Small tensors: one thread per process is fastest, and two processes share the tests.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Small tensors: one thread per process is fastest. Two processes share the tests, a file at a time: what a file makes
+# once is not made in both. What they compile is kept, whatever the environment says: tests start many processes.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch co
 
 help:
 	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
-	@echo 'make test       lint, types and tests; a quarter of an hour on two cores'
+	@echo 'make test       lint, types and quick tests; about ten minutes on two cores'
 	@echo 'make test-slow  the same with the slow tests'
 	@echo 'make test-browser  the report in a headless Chromium, which has to be installed'
 	@echo 'make bench      the measurements of docs/numbers.md, without the hours of CIFAR-10'

@@ -35,7 +35,7 @@ FAULTS = (
         "surgery/shrink.py",
         "small_grad = None if grad is None else narrowed(grad, keep)",
         "small_grad = None",
-        "surgery/test_optimizers.py surgery/test_live_runs.py surgery/test_exact_random.py",
+        "surgery/test_identity.py surgery/test_optimizers.py surgery/test_live_runs.py surgery/test_exact_random.py",
     ),
     Fault(
         "surgery/shrink.py",
@@ -125,12 +125,12 @@ FAULTS = (
         "masking/masks.py",
         "            self._multiply(self._pairs())",
         "            pass",
-        "test_masks.py methods/test_masking.py",
+        "test_masks.py methods/test_masking.py methods/test_combination.py",
     ),
     Fault(
         "budgets/choice.py",
         "    while lack:",
-        "    if lack:",
+        "    for _ in range(1 if lack else 0):",
         "budgets methods/test_course.py",
     ),
     Fault(
@@ -143,7 +143,7 @@ FAULTS = (
         "pruner/cutter.py",
         "            method.load_state_dict(before)",
         "            pass",
-        "test_pruner_cuts.py test_faults_train.py test_diverged.py methods",
+        "test_skipping.py test_pruner_cuts.py test_faults_train.py test_diverged.py methods",
     ),
     Fault(
         "artifact/folder.py",

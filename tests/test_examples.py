@@ -21,11 +21,11 @@ for library in ("lightning.pytorch", "sklearn.datasets", "transformers.trainer")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT: dict[str, dict[str, int]] = {
-    "plain_loop": {"steps": 100},
-    "accelerate_loop": {"epochs": 4},
-    "fabric_loop": {"epochs": 4},
-    "lightning_callback": {"epochs": 4},
-    "huggingface_trainer": {"steps": 60},
+    "plain_loop": {"steps": 50},
+    "accelerate_loop": {"epochs": 3},
+    "fabric_loop": {"epochs": 3},
+    "lightning_callback": {"epochs": 3},
+    "huggingface_trainer": {"steps": 40},
 }
 WHOLE: dict[str, dict[str, int]] = {
     "plain_loop": {"steps": 300},

@@ -13,6 +13,7 @@ from demp.errors import UsageError
 from demp.importance.gates import FORWARDS, Scoring, scores
 from demp.train import models
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build
+from thinning import covering
 
 KINDS = ("sensitivity", "weight-flow", "gate-flow")
 
@@ -192,8 +193,7 @@ def test_inside_autocast_scores_are_exact():
     assert torch.equal(plain, found)
 
 
-@pytest.mark.parametrize("at", ["activation", "producer"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "at"), covering(KINDS, ("activation", "producer")))
 def test_the_cost_that_is_reported_is_the_cost(kind: str, at: str):
     model = models.build("resnet18", num_classes=10, in_channels=3, image_size=16, width=0.125)
     x, y = torch.randn(2, 3, 16, 16), torch.tensor([1, 2])

@@ -2,9 +2,8 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import demp
 
@@ -41,6 +40,7 @@ def room(module: str) -> str:
     return ".".join(names[:2] if names[:1] == ["experiments"] else names[:1])
 
 
+@cache
 def imports(file: Path) -> list[tuple[str, bool]]:
     """(module, inside a function) for every import, type-checking ones included."""
     tree = ast.parse(file.read_text())
@@ -66,32 +66,39 @@ def home(name: str) -> str:
     return room("demp." + name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
-def test_only_downwards(name):
-    mine = LEVEL[home(name)]
-    for module, inside in imports(ROOT / name):
-        target = room(module) if module.split(".")[0] == "demp" else ""
-        if not target or target == "__version__" or target == home(name):
-            continue
-        if (name, target) in ALLOWED:
-            assert inside, f"{name} imports {module} outside of a function"
-            continue
-        assert target in LEVEL, f"{name} imports {module}, which has no place in the order"
-        if target not in ("errors",):
-            assert LEVEL[target] <= mine, f"{name} imports {module}: upwards"
+def test_only_downwards():
+    wrong = []
+    for name in FILES:
+        for module, inside in imports(ROOT / name) if name != "__init__.py" else ():
+            target = room(module) if module.split(".")[0] == "demp" else ""
+            if not target or target == "__version__" or target == home(name):
+                continue
+            if (name, target) in ALLOWED:
+                wrong += [] if inside else [f"{name} imports {module} outside of a function"]
+            elif target not in LEVEL:
+                wrong.append(f"{name} imports {module}, which has no place in the order")
+            elif target not in ("errors",) and LEVEL[target] > LEVEL[home(name)]:
+                wrong.append(f"{name} imports {module}: upwards")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if home(name).split(".")[0] not in (*OUTER, "__init__")])
-def test_the_core_needs_torch_and_safetensors_only(name):
-    packages = {module.split(".")[0] for module, _ in imports(ROOT / name)}
-    assert packages <= CORE_PACKAGES
+def packages_of(name: str) -> set[str]:
+    """The packages that a file imports."""
+    return {module.split(".")[0] for module, _ in imports(ROOT / name)}
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if home(name) == "experiments.report"])
-def test_the_report_reads_files_with_the_standard_library(name):
-    for module, _ in imports(ROOT / name):
-        package = module.split(".")[0]
-        assert package in sys.stdlib_module_names or room(module) in FOR_THE_REPORT, module
+def test_the_core_needs_torch_and_safetensors_only():
+    core = [name for name in FILES if home(name).split(".")[0] not in (*OUTER, "__init__")]
+    assert {name: more for name in core if (more := packages_of(name) - CORE_PACKAGES)} == {}
+
+
+def test_the_report_reads_files_with_the_standard_library():
+    wrong = []
+    for name in FILES:
+        for module, _ in imports(ROOT / name) if home(name) == "experiments.report" else ():
+            if module.split(".")[0] not in sys.stdlib_module_names and room(module) not in FOR_THE_REPORT:
+                wrong.append(f"{name} imports {module}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_room_has_its_place():

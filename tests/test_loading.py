@@ -102,7 +102,7 @@ def test_any_width_takes_any_other(name: str):
     files, wanted = [filed(end) for end in ends], [outputs(end, inputs) for end in ends]
     other = copy.deepcopy(model)
     held = list(other.parameters())
-    for at in (2, 1, 3, 0, 1, 2, 0, 3, 3):
+    for at in (2, 1, 0, 3, 3):
         demp.load_state_dict(other, files[at])
         assert gap(outputs(other, inputs), wanted[at]) == 0.0
         assert facts(other) == facts(ends[at])

@@ -17,6 +17,7 @@ from demp.regularization.penalties import Penalty, add_gradient, value
 from demp.regularization.schedules import OneCycle
 from demp.regularization.targets import penalised
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, same, train
+from thinning import covering
 
 KINDS = ("lasso", "l2")
 
@@ -189,9 +190,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("on", ["scales", "parameters"])
+@pytest.mark.parametrize(("optimizer", "kind", "on"), covering(OPTIMIZERS, KINDS, ("scales", "parameters"), together=2))
 def test_it_equals_training_with_the_penalty_in_the_loss(optimizer: str, kind: str, on: str):
     ours = build(PlainNet)
     theirs = copy.deepcopy(ours)
@@ -300,9 +299,7 @@ def scaled_loop(
         scaler.update()
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize(("fused", "kind", "clip"), covering((False, True), ("sgd", "adam"), (None, 0.05), together=2))
 def test_a_grad_scaler_changes_nothing(fused: bool, kind: str, clip: float | None):
     results = []
     for enabled in (False, True):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from demp.errors import UsageError
 from demp.graph.joins import model_joins
 from demp.surgery import record_of
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, hooks_on, kill, train
+from thinning import mostly_slow
 
 STEPS = 18
 
@@ -102,15 +104,17 @@ RUNS: dict[str, tuple[type[nn.Module], str, dict[str, Any]]] = {
     "target": (PlainNet, "adam", {
         "probe": True, "period": 4, "target_neuron_sparsity": 0.5, "live_mask": "last-check", **STRONG}),
 }  # fmt: skip
-EVERY_STEP = ("probe", "window")
+SOME, EVERY = (4, 9, 17), range(STEPS + 1)
+"""After a check of the first run, inside a window of the second, before the last step."""
 
 
+@pytest.mark.parametrize("moments", mostly_slow((SOME, EVERY), quick=(SOME,)), ids=("some steps", "every step"))
 @pytest.mark.parametrize("name", RUNS)
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str):
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, moments: Sequence[int]):
     whole = Run(*RUNS[name])
     saves = whole.go(keep_saves=True)
     assert sum(report.happened for report in whole.pruner.history) >= (1 if "end" in name else 2)
-    for step in range(0, STEPS + 1, 1 if name in EVERY_STEP else 3):
+    for step in moments:
         resumed = Run(*RUNS[name])
         resumed.load(saves[step])
         assert resumed.pruner.step == step

@@ -13,7 +13,7 @@ import comparing
 import demp
 from demp.errors import CutError, UsageError
 from demp.parallel import ranks
-from demp.surgery import denormals
+from demp.surgery import denormals, transaction
 from runs import IMAGE, PlainNet, build, examples, loss_of, quiet_demp, same, sgd, widths, with_dead
 from runs import train as train_steps
 
@@ -114,6 +114,24 @@ def test_a_method_that_was_kept_from_cutting_selects_again():
     train_steps(model, optimizer, IMAGE, range(marks[1] + 1, 40))
     pruner.finish()
     assert pruner.state.neurons == 10
+
+
+def test_a_method_whose_cut_failed_has_not_selected(monkeypatch):
+    model = build(PlainNet)
+    optimizer = sgd(model)
+    pruner = demp.methods.create(
+        "random", model, optimizer, example_inputs=(examples(IMAGE),), total_steps=10, prune_at=0.3
+    )
+
+    def refuse(*_):
+        raise CutError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transaction, "refuse_unshrinkable", refuse)
+        train_steps(model, optimizer, IMAGE, range(3))
+    assert pruner.history[-1].notes[0].startswith("skipped") and pruner.state.neurons == 18
+    train_steps(model, optimizer, IMAGE, range(3, 4))
+    assert pruner.history[-1].step == 4 and pruner.state.neurons == 9
 
 
 def test_a_saved_run_remembers_what_it_skipped():

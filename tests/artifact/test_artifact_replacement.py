@@ -1,7 +1,6 @@
 """A save replaces an earlier one whole, or leaves it as it was."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from saved_net import Net
 
 import demp
+import forks
 import nets
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ except demp.ArtifactError as error:
     print(error)
 """
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    done = forks.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
     assert re.match(r"could not save the model to .*: .*large.*; what was there is unchanged", done.stdout)
     assert before == {file.name: file.read_bytes() for file in path.iterdir()}
     assert [folder.name for folder in path.parent.iterdir()] == ["model"]

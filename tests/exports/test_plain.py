@@ -16,6 +16,7 @@ from demp.graph.joins import model_joins, plain_kind
 from demp.surgery import record_of
 from demp.train.models import build
 from residuals import Block, cut_apart, network
+from thinning import covering, mostly_slow
 
 
 def answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -30,8 +31,7 @@ def require_ordinary(model: nn.Module, dense: nn.Module) -> None:
     assert not [name for m in model.modules() for name in (*vars(m), *m._buffers) if name.startswith("demp")]
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("spelling", ["x + y", "y += x"])
+@pytest.mark.parametrize(("spelling", "seed"), covering(("x + y", "y += x"), range(4)))
 def test_the_sums_become_ordinary_ones(spelling, seed):
     model, inputs = network(spelling=spelling)
     dense = copy.deepcopy(model)
@@ -106,7 +106,7 @@ def test_flattened_and_concatenated_reads():
     assert comparing.gap(answers(model, inputs), answers(twin, inputs)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", mostly_slow(("resnet18", "resnet50"), quick=("resnet18",)))
 def test_the_paper_s_networks(name):
     dense = nets.settle(build(name, num_classes=5, width=1 / 8))
     model, inputs = copy.deepcopy(dense), (torch.randn(2, 3, 16, 16, dtype=torch.float64),)

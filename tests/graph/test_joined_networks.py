@@ -19,6 +19,7 @@ from demp.graph import sums
 from demp.graph.joins import JoinPlan, model_joins, set_joins
 from demp.train.models import build
 from residuals import Block, cut_apart, network
+from thinning import mostly_slow
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -165,7 +166,7 @@ def test_live_neurons_are_silenced_at_the_sum_too():
     assert report.removed == 3 and report.difference < 1e-10 < report.drift
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", mostly_slow(("resnet18", "resnet50"), quick=("resnet18",)))
 def test_the_paper_s_networks(name):
     options = {"cifar_stem": True} if name == "resnet50" else {}
     model = nets.settle(build(name, num_classes=5, width=1 / 8, **options))

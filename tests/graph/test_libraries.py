@@ -10,6 +10,7 @@ import demp
 import killing
 import nets
 from shim import install_torchvision_shim
+from thinning import mostly_slow
 
 install_torchvision_shim()
 torchvision = pytest.importorskip("torchvision.models")
@@ -19,10 +20,10 @@ TORCHVISION = {
     # name: (image size, neurons, removable, builder's options)
     "resnet50": (64, 22720, 22720, {}),
     "mobilenet_v3_large": (64, 13296, 13296, {}),
-    "densenet121": (64, 41824, 41824, {}),
+    "densenet121": (32, 41824, 41824, {}),
     "efficientnet_b0": (64, 19580, 19580, {}),
-    "convnext_tiny": (64, 26496, 26496, {}),
-    "swin_t": (64, 17802, 17802, {}),
+    "convnext_tiny": (32, 26496, 26496, {}),
+    "swin_t": (32, 17802, 17802, {}),
     "shufflenet_v2_x0_5": (64, 2944, 2944, {}),
     "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),
@@ -31,20 +32,11 @@ TORCHVISION = {
     "vit_b_32": (64, 36864, 36864, {"image_size": 64}),
     "inception_v3": (96, 17216, 17216, {"init_weights": False}),
 }
-FAST = (
-    "resnet50",
-    "mobilenet_v3_large",
-    "densenet121",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "swin_t",
-    "shufflenet_v2_x0_5",
-)
+FAST = ("densenet121", "convnext_tiny", "swin_t", "shufflenet_v2_x0_5")
+"""Residual networks, and those with gates, are in test_reference_models.py and in tests/zoo."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION]
-)
+@pytest.mark.parametrize("name", mostly_slow(TORCHVISION, FAST))
 def test_torchvision(name):
     size, neurons, removable, options = TORCHVISION[name]
     model = getattr(torchvision, name)(weights=None, num_classes=7, **options).double().eval()

@@ -12,6 +12,7 @@ import demp
 import killing
 import nets
 from demp.train.models import ACTIVATIONS, build, resnet18, resnet50, vgg16
+from thinning import covering
 
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mlp": ({"image_size": 8, "in_channels": 1, "width": 0.1}, (2, 1, 8, 8)),
@@ -22,8 +23,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "activation"), covering(SMALL, ACTIVATIONS))
 def test_exact_after_two_cuts(name, activation):
     options, shape = SMALL[name]
     model = nets.settle(build(name, num_classes=5, activation=activation, **options))

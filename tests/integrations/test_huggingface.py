@@ -28,6 +28,7 @@ from integration_runs import (
 )
 from runs import IMAGE, examples, hooks_on, step_hooks
 from shim import install_torchvision_shim
+from thinning import covering
 
 install_torchvision_shim()
 
@@ -140,8 +141,7 @@ def test_the_same_run_under_autocast(tmp_path: Path):
     check_same_run(callback.pruner, plain("batches", torch.float32, autocast=torch.bfloat16), trainer.model.net)  # pyright: ignore
 
 
-@pytest.mark.parametrize("step", [8, 11])
-@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize(("judge", "step"), covering(JUDGES, (8, 11)))
 def test_resumed_in_mid_run(judge: str, step: int, tmp_path: Path):
     first = trainer_of(tmp_path, StopAt(step + 1), save_strategy="steps", save_steps=step)
     integration.attach(first, **hf_options(judge))

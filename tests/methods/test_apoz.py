@@ -14,6 +14,7 @@ import demp
 from demp.errors import UsageError
 from demp.methods.apoz import Apoz, ApozConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, all_alive, build, examples, loss_of, sgd, train
+from thinning import covering, mostly_slow
 
 STEPS = 20
 EYES: dict[type[nn.Module], dict[str, Callable[[Tensor], Tensor]]] = {
@@ -103,8 +104,7 @@ class Literal:
         return {name: act.keep.nonzero().flatten().tolist() for name, act in self.acts.items()}
 
 
-@pytest.mark.parametrize("rule", ["target", "deviation"])
-@pytest.mark.parametrize("network", [PlainNet, ResidualNet, Mlp])
+@pytest.mark.parametrize(("network", "rule"), covering((PlainNet, ResidualNet, Mlp), ("target", "deviation")))
 def test_a_run_is_the_one_of_the_book_step_by_step(network: type[nn.Module], rule: str):
     model = build(network, seed=5)
     shape = VECTOR if network is Mlp else IMAGE
@@ -201,7 +201,7 @@ def test_without_batches_there_is_nothing_to_look_at():
         attached(build(PlainNet), batches=lambda: [], rounds=1, prune_from=0.0, prune_to=0.0)
 
 
-@pytest.mark.parametrize("saved_at", [3, 6, 8, 17])
+@pytest.mark.parametrize("saved_at", mostly_slow((3, 6, 8, 17), quick=(6, 8)))
 def test_an_interrupted_run_continues_to_the_bit(saved_at: int):
     def parts(fresh: bool = True):
         model = build(ResidualNet)

@@ -13,6 +13,7 @@ from demp.methods.chase import Chase, ChaseConfig, inner, mean_size, removals
 from methods.chase_reference import channel_share, removed, rewired
 from nets import gated, residual
 from runs import IMAGE, PlainNet, ResidualNet, build, examples, loss_of, same, train
+from thinning import mostly_slow
 
 MADE_BY = {"act1": "conv1", "act2": "conv2", "act3": "fc"}
 
@@ -194,7 +195,7 @@ def test_removals_lie_half_an_update_before_the_masks_and_there_is_one_at_least(
     assert (method.window.every, method.channel_steps.step, method.channel_steps[-1]) == (1000, 5000, 199_500)
 
 
-@pytest.mark.parametrize("at", [1, 7, 12])
+@pytest.mark.parametrize("at", mostly_slow((1, 7, 12), quick=(7,)))
 def test_an_interrupted_run_continues_to_the_bit(at: int):
     def parts(fresh: bool = True):
         model = build(PlainNet)

@@ -13,6 +13,7 @@ import demp
 from demp.methods.course import remaining
 from demp.methods.demp import DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples, same, train
+from thinning import mostly_slow
 
 STEPS = 40
 
@@ -58,7 +59,7 @@ def start(kind, shape, options, optimizer, budget, seed, **more):
     return model, held, pruner
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", mostly_slow(range(30), quick=range(6)))  # all kinds, budgets and optimizers
 def test_it_lands_on_its_budget_whatever_the_network_and_the_optimizer(seed):
     """Within a hundredth, or within one neuron where a neuron is more than that; never above."""
     kind, shape, options = KINDS[seed % len(KINDS)]
@@ -76,7 +77,7 @@ def test_it_lands_on_its_budget_whatever_the_network_and_the_optimizer(seed):
     assert pruner.step == STEPS and train(model, optimizer, shape, range(3))
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", mostly_slow(range(4), quick=(0, 1, 3)))
 def test_the_cuts_of_faded_neurons_change_nothing(kind):
     model, optimizer, pruner = start(*KINDS[kind], OPTIMIZERS[0], "flops=0.4", 3)
     train(model, optimizer, KINDS[kind][1], range(STEPS))
@@ -128,7 +129,8 @@ def test_scales_fade_along_a_cosine_from_one_to_zero():
         assert torch.allclose(weight, torch.where(going, part * before, before), atol=1e-3)
 
 
-def test_saved_and_resumed_it_ends_the_same_bit_for_bit():
+@pytest.mark.parametrize("moments", mostly_slow([(5, 24), (2, 11, 17, 33)], quick=[(5, 24)]))
+def test_saved_and_resumed_it_ends_the_same_bit_for_bit(moments):
     def begun(saved=None):
         model, optimizer, pruner = start(*KINDS[1], OPTIMIZERS[0], "flops=0.4,parameters=0.5", 2)
         if saved is not None:
@@ -140,7 +142,7 @@ def test_saved_and_resumed_it_ends_the_same_bit_for_bit():
 
     model, optimizer, pruner = begun()
     saved, step = {}, 0
-    for at in (2, 5, 11, 17, 24, 33):
+    for at in moments:
         train(model, optimizer, IMAGE, range(step, at))
         state, buffer, step = (pruner.state_dict(), model.state_dict(), optimizer.state_dict()), io.BytesIO(), at
         torch.save(dict(zip(("pruner", "model", "optimizer"), state, strict=True)), buffer)

@@ -12,6 +12,7 @@ import demp
 from demp.errors import UsageError
 from demp.methods.demp import DemonPruning, DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, kill, loss_of, quiet_demp, train
+from thinning import covering, mostly_slow
 
 RESIDUAL = Anatomy(
     kin=(
@@ -148,7 +149,11 @@ def test_demp_with_joins_is_algorithm_1_with_a_live_set_per_block(optimizer: str
     assert sum(report.happened for report in pruner.history) >= 2
 
 
-@pytest.mark.parametrize("name", RUNS)
+QUICK_RUNS = ("residual-sgd", "flatten-adam-l2", "residual-adam-symmetric", "mlp-adam-linear-rise")
+"""Both optimizers, all networks, both penalties, both noises, both schedules."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(RUNS, QUICK_RUNS))
 def test_demp_is_algorithm_1_step_by_step(name: str):
     """Channels of a stream die together."""
     kind, settings = RUNS[name]
@@ -220,8 +225,7 @@ def test_nonsense_is_refused_by_name(options: dict):
 # A target -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [0.1, 0.4])
-@pytest.mark.parametrize("kind", [PlainNet, ResidualNet])
+@pytest.mark.parametrize(("kind", "target"), covering((PlainNet, ResidualNet), (0.1, 0.4)))
 def test_a_target_is_reached_and_not_exceeded(kind: type[nn.Module], target: float):
     model = build(kind)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)

@@ -21,6 +21,7 @@ from demp.methods.early_snap import EarlySnap
 from demp.methods.rigl import RigL
 from demp.methods.trigger import Trigger
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, loss_of, sgd, train
+from thinning import covering, mostly_slow
 
 STEPS, EPOCH = 48, 4
 PRUNERS = {
@@ -106,9 +107,7 @@ def test_at_a_high_target_the_repository_rule_never_fires_and_weights_that_rest_
 # The whole run by the book ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", PRUNERS)
-@pytest.mark.parametrize("network", [PlainNet, ResidualNet])
+@pytest.mark.parametrize(("network", "name", "rule"), covering((PlainNet, ResidualNet), PRUNERS, RULES, together=2))
 def test_a_run_is_the_one_of_the_book_step_by_step(name: str, rule: str, network: type[nn.Module]):
     method, options, kind = PRUNERS[name]
     model = build(network, seed=3, act=nn.GELU)
@@ -248,9 +247,11 @@ def test_nonsense_is_refused_by_name(name: str, value: Any):
 # Resuming -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", ["early-snap", "early-crop-s"])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, rule: str):
+@pytest.mark.parametrize("moments", mostly_slow(("inside", "at its ends"), quick=("inside",)))
+@pytest.mark.parametrize(("name", "rule"), covering(("early-snap", "early-crop-s"), RULES))
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, rule: str, moments: str):
+    """Saved inside an epoch and inside the step of the cut, or at their ends."""
+
     def parts(**more):
         model = build(ResidualNet, seed=3)
         optimizer = optimizer_of(model)
@@ -272,7 +273,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, rule: str
         losses += go(model, optimizer, range(step, step + 1))
     fired = pruner.history[0].step
     assert 2 * EPOCH < fired < STEPS
-    for step in (EPOCH, EPOCH + 2, fired - 1, fired):
+    for step in (EPOCH + 2, fired - 1) if moments == "inside" else (EPOCH, fired):
         again, again_optimizer, resumed = parts(fresh=False)
         saved = torch.load(io.BytesIO(saves[step]), weights_only=True)
         for part, state in zip((resumed, again, again_optimizer), saved, strict=True):

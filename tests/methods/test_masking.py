@@ -14,6 +14,7 @@ from demp.methods.gradual import Gradual, cubic, progress
 from demp.methods.rewiring import Rewiring
 from demp.methods.sparse import Window, dropped, grown, random_masks, uniform_scores
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, loss_of, same, train
+from thinning import covering
 
 GRADUAL, REWIRING = ("magnitude", "saliency"), ("set", "rigl")
 EVERY_MASK_METHOD = (*GRADUAL, *REWIRING)
@@ -72,27 +73,27 @@ def assert_equal_runs(mine: nn.Module, theirs: nn.Module, pruner: demp.Pruner, r
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11, msg=key)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("distribution", ["uniform", "erk", "global", "global-normalised"])
-@pytest.mark.parametrize("name", GRADUAL)
-def test_gradual_masks_are_the_twins_step_by_step(name: str, distribution: str, optimizer: str):
-    for form in ("exact", "plus-one"):
-        model, mine, pruner = parts(name, optimizer, distribution=distribution, cubic=form)
-        twin = build(PlainNet)
-        updates = [9, 12, 15, 18, 21, 24]
-        update = gradual_update(name, distribution, updates, (9, 24), form)
-        run = Run(twin, OPTIMIZERS[optimizer](twin), lambda m, step: loss_of(m, step, IMAGE), update)
-        for step in range(TOTAL):
-            train(model, mine, IMAGE, range(step, step + 1))
-            run.step(step)
-            assert_equal_runs(model, twin, pruner, run)
-        assert pruner.masks.masked() == sum(int((~m).sum()) for m in run.masks.values()) > 0
+@pytest.mark.parametrize(
+    ("name", "distribution", "optimizer", "form"),
+    covering(GRADUAL, ("uniform", "erk", "global", "global-normalised"), OPTIMIZERS, ("exact", "plus-one"), together=2),
+)
+def test_gradual_masks_are_the_twins_step_by_step(name: str, distribution: str, optimizer: str, form: str):
+    model, mine, pruner = parts(name, optimizer, distribution=distribution, cubic=form)
+    twin = build(PlainNet)
+    updates = [9, 12, 15, 18, 21, 24]
+    update = gradual_update(name, distribution, updates, (9, 24), form)
+    run = Run(twin, OPTIMIZERS[optimizer](twin), lambda m, step: loss_of(m, step, IMAGE), update)
+    for step in range(TOTAL):
+        train(model, mine, IMAGE, range(step, step + 1))
+        run.step(step)
+        assert_equal_runs(model, twin, pruner, run)
+    assert pruner.masks.masked() == sum(int((~m).sum()) for m in run.masks.values()) > 0
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("distribution", ["uniform", "erk"])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-@pytest.mark.parametrize("name", REWIRING)
+@pytest.mark.parametrize(
+    ("name", "schedule", "distribution", "optimizer"),
+    covering(REWIRING, ("constant", "cosine"), ("uniform", "erk"), OPTIMIZERS, together=2),
+)
 def test_rewired_masks_are_the_twins_step_by_step(name: str, schedule: str, distribution: str, optimizer: str):
     model, mine, pruner = parts(name, optimizer, distribution=distribution, drop_schedule=schedule, seed=5)
     twin = build(PlainNet)
@@ -201,8 +202,7 @@ def test_which_weights_may_be_thinned_out(name: str):
     assert list(pruner.masks.kept) == ["conv2.weight", "fc.weight", "head.weight"]
 
 
-@pytest.mark.parametrize("name", EVERY_MASK_METHOD)
-@pytest.mark.parametrize("stop", [4, 9, 10, 17, 27])
+@pytest.mark.parametrize(("stop", "name"), covering((4, 9, 10, 17, 27), EVERY_MASK_METHOD))
 def test_an_interrupted_run_continues_to_the_bit(name: str, stop: int):
     model, optimizer, _ = parts(name, "adam")
     train(model, optimizer, IMAGE, range(TOTAL))
@@ -217,8 +217,7 @@ def test_an_interrupted_run_continues_to_the_bit(name: str, stop: int):
     assert same(model, again)
 
 
-@pytest.mark.parametrize("name", EVERY_MASK_METHOD)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "optimizer"), covering(EVERY_MASK_METHOD, OPTIMIZERS))
 def test_outside_of_its_window_and_with_dense_masks_a_method_changes_nothing(name: str, optimizer: str):
     plain = build(PlainNet)
     train(plain, OPTIMIZERS[optimizer](plain), IMAGE, range(9))

@@ -7,6 +7,7 @@ import demp
 from contract import network, parts
 from demp.errors import UsageError
 from runs import IMAGE, ResidualNet, build, train
+from thinning import covering
 
 WITH_TARGET = [
     "snap",
@@ -26,8 +27,7 @@ def test_these_are_all_that_take_a_budget():
     assert takes == {*WITH_TARGET, "demp", "narrow"}
 
 
-@pytest.mark.parametrize("budget", ["flops=0.5", "parameters=0.4,neurons=0.7"])
-@pytest.mark.parametrize("name", WITH_TARGET)
+@pytest.mark.parametrize(("name", "budget"), covering(WITH_TARGET, ("flops=0.5", "parameters=0.4,neurons=0.7")))
 def test_it_lands(name, budget):
     model = build(ResidualNet, stream=16, inner=24)
     model, optimizer, pruner = parts(name, model, torch.optim.SGD, budget=budget)

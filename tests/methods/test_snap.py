@@ -18,6 +18,7 @@ from demp.methods.cropit_s import CropItSConfig
 from demp.methods.scored import ScoredConfig
 from demp.train.models import resnet18, resnet50
 from runs import IMAGE, Mlp, PlainNet, ResidualNet, all_alive, batch_at, build, sgd, train
+from thinning import covering, mostly_slow
 
 
 def scoring_batches(shape: tuple[int, ...]) -> Any:
@@ -64,20 +65,20 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("target", [0.3, 0.7])
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
-def test_neurons_go_as_the_book_says(name: str, target: float, act: type[nn.Module]):
+@pytest.mark.parametrize(
+    ("network", "act", "name", "target"),
+    covering((PlainNet, ResidualNet, Mlp), (nn.ReLU, nn.GELU), METHODS, (0.3, 0.7), together=2),
+)
+def test_neurons_go_as_the_book_says(network: type[nn.Module], act: type[nn.Module], name: str, target: float):
     method, options, kind = METHODS[name]
-    for network in (PlainNet, ResidualNet, Mlp):
-        model = build(network, seed=4, act=act)
-        shape = shape_of(network)
-        twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
-        pruner = attached(method, model, target_neuron_sparsity=target, **options)
-        twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
-        assert kept(pruner) == twin.kept()
-        x, _ = batch_at(3, shape)
-        torch.testing.assert_close(model(x), twin.model(x), rtol=1e-9, atol=1e-12)
+    model = build(network, seed=4, act=act)
+    shape = shape_of(network)
+    twin = Literal(model, WIDTHS[network], as_published=options.get("as_published", True))
+    pruner = attached(method, model, target_neuron_sparsity=target, **options)
+    twin.prune(kind, scoring_batches(shape)(0), literal_rounds(target))
+    assert kept(pruner) == twin.kept()
+    x, _ = batch_at(3, shape)
+    torch.testing.assert_close(model(x), twin.model(x), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -162,7 +163,7 @@ def test_a_zero_last_scale_empties_every_branch_first(name: str, options: dict):
     graph = demp.trace(narrow50(True), (torch.randn(2, 3, 8, 8),))
     inner, layers = inside(graph), 32
     target = (len(inner) - layers) / graph.dense.neurons  # all of them but one of each layer
-    options = {"batch_statistics": True, **options}
+    options = {"batch_statistics": True, "rounds": 1, **options}
     pruner, share = pruned(name, narrow50, target, True, **options)
     assert share == (len(inner) - layers) / len(inner)
     assert graph.dense.neurons - graph.at(pruner.state.removed).neurons == len(inner) - layers  # and nobody else
@@ -197,7 +198,8 @@ def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branch
         "cropit-s", narrow50, len(inside(graph)) / graph.dense.neurons, True, batch_statistics=True, rounds=0
     )[1]
     assert share > 0.8
-    assert pruned("cropit-s", narrow50, len(inside(graph)) / graph.dense.neurons, False, batch_statistics=True)[1] < 0.6
+    target = len(inside(graph)) / graph.dense.neurons
+    assert pruned("cropit-s", narrow50, target, False, batch_statistics=True, rounds=1)[1] < 0.6
 
 
 def test_the_fair_setting_is_the_default():
@@ -259,7 +261,7 @@ def test_a_model_without_gradients_is_refused():
 # Resuming -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", mostly_slow(METHODS, quick=("snap", "cropit-s")))
 def test_an_interrupted_run_continues_to_the_bit(name: str):
     method, options, _ = METHODS[name]
 

@@ -15,6 +15,7 @@ from demp.methods.srigl import SRigL, SRigLConfig, neuron_axis, updated
 from methods.srigl_reference import fraction, update
 from nets import experts, grouped, paths, skips
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, loss_of, same, train
+from thinning import mostly_slow
 
 
 def pruner_for(model: nn.Module, optimizer: torch.optim.Optimizer, shape=IMAGE, **options) -> demp.Pruner:
@@ -227,7 +228,7 @@ def test_initial_masks_are_a_function_of_the_seed():
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("at", [1, 7, 15])
+@pytest.mark.parametrize("at", mostly_slow((1, 7, 15), quick=(7,)))
 def test_an_interrupted_run_continues_to_the_bit(at: int):
     def parts(fresh: bool = True):
         model = build(PlainNet)

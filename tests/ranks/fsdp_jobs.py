@@ -5,7 +5,7 @@ from typing import Any
 
 import jobs
 import torch
-from loops import CUTS, PERIOD, WIDTH, Net, batch, net, pruner_of, refused, step_of, world
+from loops import CUTS, PERIOD, TOTAL, WIDTH, Net, batch, net, pruner_of, refused, step_of, world
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -46,8 +46,8 @@ def sharded(model: Net, how: str) -> Net:
     return model
 
 
-def ten_cuts(how: str, optimizer_kind: str = "Adam") -> dict[str, Any]:
-    """As ``jobs.ten_cuts``."""
+def six_cuts(how: str, optimizer_kind: str = "Adam") -> dict[str, Any]:
+    """As ``jobs.six_cuts``."""
     model = sharded(net(), how)
     optimizer = getattr(torch.optim, optimizer_kind)(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, CUTS * PERIOD)
@@ -244,10 +244,10 @@ def pushed(name: str, shard: bool) -> dict[str, Any]:
     model = sharded(net(), "blocks") if shard else net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pruner = create(
-        name, model, optimizer, example_inputs=batch(0)[:1], total_steps=20, start_at=0.1, grow=0.3, stabilise=0.1,
+        name, model, optimizer, example_inputs=batch(0)[:1], total_steps=10, start_at=0.1, grow=0.3, stabilise=0.1,
         target_neuron_sparsity=0.25,
     )  # fmt: skip
-    for step in range(20):
+    for step in range(10):
         step_of(model, optimizer, step)
     return {
         "gone": pruner.state.removed,
@@ -278,10 +278,8 @@ def on_a_budget(how: str) -> dict[str, Any]:
     model = net()
     wrapped = DistributedDataParallel(model) if how == "ddp" else model if how == "alone" else sharded(model, how)
     optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
-    pruner = demp.DemP(
-        wrapped, optimizer, example_inputs=batch(0)[:1], total_steps=CUTS * PERIOD, budget="flops=0.4", seed=5
-    )
-    for step in range(CUTS * PERIOD):
+    pruner = demp.DemP(wrapped, optimizer, example_inputs=batch(0)[:1], total_steps=TOTAL, budget="flops=0.4", seed=5)
+    for step in range(TOTAL):
         step_of(wrapped, optimizer, step)
     pruner.finish()
     return {

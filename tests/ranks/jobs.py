@@ -16,8 +16,8 @@ from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
 
-def ten_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
-    """A run with ten cuts; ``settings``: those of the wrapper, None without one."""
+def six_cuts(settings: dict[str, Any] | None, *, accumulate: bool = False, hook: bool = False) -> dict[str, Any]:
+    """A run with six cuts; ``settings``: those of the wrapper, None without one."""
     model = net()
     wrapped = model if settings is None else DistributedDataParallel(model, **settings)
     if hook:

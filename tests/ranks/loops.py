@@ -10,7 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 import demp
 from demp.parallel import ranks, shards
 
-WIDTH, CUTS, PERIOD, BATCH = 24, 10, 2, 16
+WIDTH, CUTS, PERIOD, BATCH = 24, 6, 2, 16
+TOTAL = 20
+"""Steps that a run is planned for."""
 
 
 class Net(nn.Module):
@@ -61,7 +63,7 @@ def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> No
 
 def pruner_of(model: nn.Module, optimizer: torch.optim.Optimizer, **options: Any) -> demp.Pruner:
     defaults = {
-        "total_steps": CUTS * PERIOD,
+        "total_steps": TOTAL,
         "period": PERIOD,
         "peak_strength": 1e-3,
         "peak_noise_std": 1e-3,

@@ -1,4 +1,4 @@
-"""DistributedDataParallel: one loop for one process or many, ten cuts, and ranks that do not agree."""
+"""DistributedDataParallel: one loop for one process or many, six cuts, and ranks that do not agree."""
 
 import jobs
 import pytest
@@ -31,15 +31,15 @@ def close(left, right):
 @pytest.fixture(scope="module")
 def alone():
     """The same run in one process."""
-    return jobs.ten_cuts(None)
+    return jobs.six_cuts(None)
 
 
 SLOW = ("unused", "small buckets", "views")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SETTINGS])
-def test_ten_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(fleet, alone, name):
-    first, second = fleet(jobs.ten_cuts, SETTINGS[name])
+def test_six_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(fleet, alone, name):
+    first, second = fleet(jobs.six_cuts, SETTINGS[name])
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert first["history"] == second["history"]
     for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
@@ -52,7 +52,7 @@ def test_ten_cuts_leave_the_ranks_equal_to_the_bit_and_equal_to_one_process(flee
 
 
 def test_accumulation_without_sync_and_communication_hooks_go_on(fleet, alone):
-    first, second = fleet(jobs.ten_cuts, {}, accumulate=True, hook=True)
+    first, second = fleet(jobs.six_cuts, {}, accumulate=True, hook=True)
     assert equal(first["parameters"][-1], second["parameters"][-1])
     assert first["hooks"] == 1
     close(first["parameters"][-1], alone["parameters"][-1])
@@ -60,7 +60,7 @@ def test_accumulation_without_sync_and_communication_hooks_go_on(fleet, alone):
 
 def test_a_static_graph_goes_on_after_a_cut_inside_no_sync(fleet, alone):
     """The first backward after each cut averages, as the recording of the graph needs it; the numbers are the same."""
-    first, second = fleet(jobs.ten_cuts, {"static_graph": True}, accumulate=True)
+    first, second = fleet(jobs.six_cuts, {"static_graph": True}, accumulate=True)
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert equal(first["parameters"][-1], second["parameters"][-1])
     close(first["parameters"][-1], alone["parameters"][-1])

@@ -6,19 +6,21 @@ import pytest
 import torch
 from test_ddp import check_parts, check_saturated, close, equal
 
+from thinning import mostly_slow
+
 
 @pytest.fixture(scope="module")
 def alone():
     """The same run in one process."""
-    return jobs.ten_cuts(None)
+    return jobs.six_cuts(None)
 
 
 WAYS = ("root only", "gathered until backward", "hybrid", "replicated")
 
 
 @pytest.mark.parametrize("how", ["blocks", *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS)])
-def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
-    first, second = fleet(fsdp_jobs.ten_cuts, how)
+def test_six_cuts_equal_those_of_one_process(fleet, alone, how):
+    first, second = fleet(fsdp_jobs.six_cuts, how)
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert first["history"] == second["history"]
     for mine, other, one in zip(first["parameters"], second["parameters"], alone["parameters"], strict=True):
@@ -33,7 +35,7 @@ def test_ten_cuts_equal_those_of_one_process(fleet, alone, how):
 
 @pytest.mark.slow
 def test_a_policy_of_precision_is_kept(fleet):
-    first, second = fleet(fsdp_jobs.ten_cuts, "mixed precision")
+    first, second = fleet(fsdp_jobs.six_cuts, "mixed precision")
     assert [report["removed"] for report in first["history"]] == [2] * jobs.CUTS
     assert equal(first["parameters"][-1], second["parameters"][-1])
     assert first["parameters"][-1][0].dtype == torch.float64
@@ -117,7 +119,7 @@ def test_saturated_neurons_leave_the_same_way_everywhere(fleet):
     check_saturated(*fleet(fsdp_jobs.saturated))
 
 
-@pytest.mark.parametrize("how", ["ddp", "blocks"])
+@pytest.mark.parametrize("how", mostly_slow(("ddp", "blocks"), quick=("blocks",)))
 def test_a_budget_is_met_by_the_same_neurons_as_in_one_process(fleet, how):
     alone = fsdp_jobs.on_a_budget("alone")
     first, second = fleet(fsdp_jobs.on_a_budget, how)

@@ -14,6 +14,7 @@ import comparing
 import demp
 import nets
 from demp.surgery import Limits, LiveModel, VerifyOptions, execute, plan_cut
+from thinning import mostly_slow
 
 NETWORKS = {
     "mlp": lambda: (nets.mlp(3, 3, 3, 2), (torch.randn(4, 3),)),
@@ -68,15 +69,17 @@ def silenced(model: nn.Module, inputs, masks: dict[str, torch.Tensor]) -> list[t
     return out
 
 
+@pytest.mark.parametrize("most", mostly_slow((12, 1000), quick=(12,)))
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_subset(network):
+def test_every_subset(network, most):
+    """Or every n-th, where there are more than ``most``."""
     model, inputs = NETWORKS[network]()
     nets.settle(model)
     inputs = tuple(x.double() for x in inputs)
     graph = demp.trace(model, inputs)
     removable = torch.cat([layer.classes[layer.removable] for layer in graph.layers]).unique()
     subsets = list(product([False, True], repeat=len(removable)))
-    for subset in subsets[:: max(1, len(subsets) // 24)] + subsets[-1:]:
+    for subset in subsets[:: max(1, len(subsets) // most)] + subsets[-1:]:
         chosen = graph.none_removed()
         chosen[removable] = torch.tensor(subset)
         dead = {layer.name: chosen[layer.classes] for layer in graph.layers}

@@ -179,7 +179,7 @@ def property_test(name: str, examples: int):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_random_networks(name):
-    property_test(name, 5)()
+    property_test(name, 3)()
 
 
 @pytest.mark.slow

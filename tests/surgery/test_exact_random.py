@@ -127,17 +127,17 @@ def property_test(kind: str, examples: int):
     return run
 
 
-test_plain = property_test("plain", 20)
-test_residual = property_test("residual", 15)
-test_dense = property_test("dense", 10)
-test_branches = property_test("branches", 10)
-test_separable = property_test("separable", 10)
-test_gated = property_test("gated", 10)
-test_tokens = property_test("tokens", 10)
-test_grouped = property_test("grouped", 15)
-test_skips = property_test("skips", 8)
-test_paths = property_test("paths", 10)
-test_experts = property_test("experts", 8)
+test_plain = property_test("plain", 10)
+test_residual = property_test("residual", 8)
+test_dense = property_test("dense", 5)
+test_branches = property_test("branches", 5)
+test_separable = property_test("separable", 5)
+test_gated = property_test("gated", 5)
+test_tokens = property_test("tokens", 5)
+test_grouped = property_test("grouped", 8)
+test_skips = property_test("skips", 5)
+test_paths = property_test("paths", 5)
+test_experts = property_test("experts", 5)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import demp
 import killing
 import nets
+from thinning import covering
 
 FAMILIES = {
     "plain": lambda: nets.plain(2, (6, 5)),
@@ -24,8 +25,7 @@ FAMILIES = {
 STEPS = 12
 
 
-@pytest.mark.parametrize("collect", ["probe", "window"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "collect"), covering(FAMILIES, ("probe", "window")))
 def test_a_run_shrinks_and_goes_on(family, collect):
     model, inputs = FAMILIES[family]()
     dead = killing.killed(model, demp.trace(model, inputs), 0.4, low=-5.0)

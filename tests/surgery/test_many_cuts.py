@@ -113,8 +113,8 @@ def many(cuts: int, seed: int) -> None:
         assert memory() == before
 
 
-def test_fifty_cuts():
-    many(50, seed=0)
+def test_twenty_five_cuts():
+    many(25, seed=0)
 
 
 @pytest.mark.slow

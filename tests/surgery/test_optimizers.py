@@ -49,6 +49,8 @@ def makes() -> Iterator[tuple[str, Callable[..., optim.Optimizer]]]:
 BEFORE, AFTER = 5, 10
 MAKE = dict(makes())
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
+FUSED = [name for name in MAKE if name.endswith("fused")]
+"""Kernels of their own for every type."""
 
 
 def started(make, dtype=torch.float64) -> tuple[nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler]:
@@ -75,8 +77,16 @@ def test_every_optimizer_of_torch_has_a_row():
     assert OPTIONS.keys() | APART == here - {"Optimizer"}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp64", "fp32"])
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(pytest.param(name, torch.float64, id=f"{name}-fp64") for name in MAKE),
+        *(
+            pytest.param(name, torch.float32, id=f"{name}-fp32", marks=[pytest.mark.slow] * (name not in FUSED))
+            for name in MAKE
+        ),
+    ],
+)
 def test_twin(name, dtype):
     make = MAKE[name]
     model, optimizer, schedule = started(make, dtype)

@@ -21,7 +21,7 @@ def select(dense: dict[str, torch.Tensor], kept: dict[tuple[str, int], torch.Ten
     return small
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.sampled_from(["residual", "dense", "separable", "tokens", "plain"]), st.integers(0, 1000))
 def test_kept_indices_compose_over_cuts_and_traces(kind, seed):
     model, inputs = getattr(nets, kind)()

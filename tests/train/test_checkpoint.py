@@ -17,6 +17,7 @@ from demp.errors import UsageError
 from demp.train import Observer, TrainConfig, checkpoint, resume, train
 from demp.train.checkpoint import CheckpointError
 from demp.train.runfolder import RunFolder, RunFolderError, read_lines
+from thinning import covering, mostly_slow
 
 METHODS = ("dense", "demp", "budget")
 """The last is DemP with a budget."""
@@ -106,8 +107,7 @@ def test_the_demp_run_of_these_tests_does_shrink(straight):
         assert sum(cut["removed"] > 0 for cut in cuts) >= 2
 
 
-@pytest.mark.parametrize("at", [3, 20, 36])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "at"), covering(METHODS, (3, 20, 36)))
 def test_a_crashed_run_resumes_to_the_bit(straight, tmp_path, method, at):
     out = tmp_path / "run"
     with pytest.raises(ZeroDivisionError):
@@ -142,7 +142,7 @@ def test_a_run_that_crashes_again_and_again(straight, tmp_path):
     assert_same_run(straight / "demp", out)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, quick=("budget",)))
 def test_kill_9_at_a_random_moment(straight, tmp_path, method):
     out, file = tmp_path / "run", tmp_path / "config.toml"
     file.write_text(config(method, out).to_toml())

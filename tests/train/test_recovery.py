@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forks
 from demp.cli import main
 from demp.errors import UsageError
 from demp.train import checkpoint, resume, train
@@ -129,7 +129,7 @@ from demp.train.runfolder import RunFolder
 with RunFolder({str(run)!r}).held():
     os._exit(9)
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 9 and (run / ".lock").exists()
+    assert forks.run([sys.executable, "-c", code]).returncode == 9 and (run / ".lock").exists()
     with RunFolder(run).held():
         pass
     assert not (run / ".lock").exists()

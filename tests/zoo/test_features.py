@@ -13,6 +13,7 @@ import killing
 import nets
 from feature_parts import doubled
 from features import FEATURES
+from thinning import covering
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -119,8 +120,13 @@ def test_a_use_that_the_trace_did_not_see_is_judged_too():
     assert demp.alive(model, [{"x": x, "times": 2}], graph=graph)["relu"][1]
 
 
-@pytest.mark.parametrize("mask", ["neuron-gradient", "weight-gradient", "last-check"])
-@pytest.mark.parametrize("name", [*COUNTING, "transposed, few groups", "GELU in steps", "experts in a list"])
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    covering(
+        (*COUNTING, "transposed, few groups", "GELU in steps", "experts in a list"),
+        ("neuron-gradient", "weight-gradient", "last-check"),
+    ),
+)
 def test_a_run_with_noise_and_cuts(name, mask):
     """What is new in the graph is known to the pruner: penalty, masks of the noise, checks, cuts."""
     model, inputs = FEATURES[name].make()

@@ -14,7 +14,6 @@ FAST = (
     "torchvision/mobilenet_v3_small",
     "timm/efficientvit_b0",
     "timm/tinynet_e",
-    "timm/pvt_v2_b0",
     "transformers/gpt2",
     "transformers/mixtral",
     "transformers/t5",

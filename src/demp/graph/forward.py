@@ -149,7 +149,8 @@ def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
         yield left
     finally:
         for space, old in before:
-            known = {id(value) for value in values_of(old)}
+            if list(map(id, values_of(space))) == (known := list(map(id, values_of(old)))):
+                continue
             fresh = [value for value in values_of(space) if id(value) not in known]
             if fresh or len(space) != len(old):
                 left.extend(tensors_in(fresh))

@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten: Any = torch.ops.aten
 LIKE_FIRST = frozenset({aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
 """Operations whose result is like their first operand where all operands are alike."""
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Types of tensors without a dispatch of their own."""
 WHOLE = frozenset({torch.float32, torch.float64})
 """Types in which a batch norm keeps its statistics in the type of what it normalises."""
 
@@ -18,6 +20,8 @@ class MetaKernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The short way where it is known, torch's own otherwise."""
+        if func is aten.addmm.default and not kwargs and fits(*args):
+            return torch.empty((args[1].shape[0], args[2].shape[1]), dtype=args[0].dtype, device="meta")
         if args and is_plain_meta(args[0]):
             if func in LIKE_FIRST and all(alike(args[0], other) for other in args[1:]):
                 return like(args[0])
@@ -32,6 +36,13 @@ def batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return like(x), mean, torch.empty_like(mean)
 
 
+def fits(bias: Any, rows: Any, weight: Any) -> bool:
+    """Are these a vector and two matrices of one type that can be multiplied, as in a linear layer?"""
+    if not all(type(t) in PLAIN and t.is_meta and t.dtype is bias.dtype for t in (bias, rows, weight)):
+        return False
+    return rows.shape[1] == weight.shape[0] and bias.shape == weight.shape[1:] and rows.numel() > 0 < bias.numel()
+
+
 def like(x: Tensor) -> Tensor:
     """An empty tensor of the same shape and order in memory."""
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
@@ -39,7 +50,7 @@ def like(x: Tensor) -> Tensor:
 
 def is_plain_meta(tensor: Any) -> bool:
     """A tensor on meta without gaps in memory, of a type without a dispatch of its own."""
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_meta or tensor.layout is not torch.strided:
+    if type(tensor) not in PLAIN or not tensor.is_meta or tensor.layout is not torch.strided:
         return False
     return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
