@@ -97,7 +97,7 @@ def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
         return  # more widths than fields: the layers differ
     for name in choices:  # a size that is a width and the channels of all heads may be still that of one of them
         choices[name] += [values[name]] if isinstance(values[name], int) else []
-    for heads, *widths in product(head_counts(own.config, changes), *choices.values()):
+    for heads, widths in product(head_counts(own.config, changes), product(*choices.values())):
         config = copy.deepcopy(own.config)
         for name, value in {**heads, **dict(zip(choices, widths, strict=True))}.items():
             setattr(config, name, value)
