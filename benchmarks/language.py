@@ -37,7 +37,7 @@ import demp
 from common import Ratio, in_pairs, machine
 from demp.errors import DempError, UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
-from language_models import (
+from language_networks import (
     FORMS,
     GENERATION_BATCHES,
     Sizes,

@@ -12,13 +12,13 @@ import demp
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import language
-import language_models
+import language_networks
 import language_text
 
 sys.path.pop(0)
 
 STEPS, BATCH, CONTEXT = 4, 2, 8
-SIZES = language_models.Sizes(layers=1, width=16, heads=2, hidden=128, context=CONTEXT, words=260, head=8)
+SIZES = language_networks.Sizes(layers=1, width=16, heads=2, hidden=128, context=CONTEXT, words=260, head=8)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
     assert list(records) == ["dense", "demp", "narrow"]
     dense, pruned, narrow = records.values()
     forwards = 3 * BATCH * STEPS
-    assert dense["flops"] == dense["flops_dense"] == language_models.flops_of(form, SIZES)
+    assert dense["flops"] == dense["flops_dense"] == language_networks.flops_of(form, SIZES)
     assert dense["train_flops"] == dense["train_flops_dense"] == forwards * dense["flops"]
     assert narrow["train_flops"] == forwards * narrow["flops"] < pruned["train_flops"] < dense["train_flops"]
     assert all(0.693 < record["flops"] / dense["flops"] <= 0.7 for record in (pruned, narrow))
@@ -49,14 +49,14 @@ def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
 
     text = language_text.read_text(SIZES.words)
     for record in records.values():
-        build = language.builder(form, language_models.Sizes(**record["own_sizes"]))
+        build = language.builder(form, language_networks.Sizes(**record["own_sizes"]))
         model = demp.load(build, language.folder_of(record, tmp_path / "results.jsonl"))
         assert record["parameters"] == sum(p.numel() for p in model.parameters())
         assert record is not pruned or record["flops"] == demp.cost(model, SIZES.example()).flops
         assert {key: record[key] for key in ("loss", "bits_per_byte")} == pytest.approx(by_hand(model, text))
         model.double()
         prompt = text.prompt(4, 3)
-        with_cache, without = (language_models.generate(model, prompt, CONTEXT, use_cache=u) for u in (True, False))
+        with_cache, without = (language_networks.generate(model, prompt, CONTEXT, use_cache=u) for u in (True, False))
         assert torch.equal(with_cache, without) and with_cache.shape == (3, CONTEXT)
 
     monkeypatch.setattr(language, "run", lambda *_: pytest.fail("trained again"))
@@ -104,12 +104,12 @@ def test_the_text_is_split_by_whole_blocks():
 
 
 def test_heads_go_where_narrower_mlps_are_too_little(capsys):
-    lowest = language_models.reachable("gpt2", SIZES, 0.01)
+    lowest = language_networks.reachable("gpt2", SIZES, 0.01)
     assert "0.01 of the FLOPs cannot be reached" in capsys.readouterr().out
-    assert language_models.reachable("gpt2", SIZES, lowest) == lowest and not capsys.readouterr().out
-    narrow = language_models.narrow("gpt2", SIZES, 0.35)
+    assert language_networks.reachable("gpt2", SIZES, lowest) == lowest and not capsys.readouterr().out
+    narrow = language_networks.narrow("gpt2", SIZES, 0.35)
     assert narrow.heads == 1 and narrow.width == SIZES.head and narrow.hidden < SIZES.hidden
-    assert 0.3465 < language_models.flops_of("gpt2", narrow) / language_models.flops_of("gpt2", SIZES) <= 0.35
+    assert 0.3465 < language_networks.flops_of("gpt2", narrow) / language_networks.flops_of("gpt2", SIZES) <= 0.35
 
 
 def test_too_few_steps_end_in_a_sentence(tmp_path):

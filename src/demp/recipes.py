@@ -175,7 +175,7 @@ def vit_b16_imagenet(
     Cuts begin at 60 % of the run, after the neurons of the last block have come back to life.
     """
     scale = of_recipe("vit-b16-imagenet", steps, epochs)
-    extra = {"prune_after": round(0.6 * scale.steps), "criterion": "paper", "exclude": ("*.attention",)}
+    extra = {"prune_after": round(0.6 * scale.steps), "criterion": "paper", "exclude": ["*.attention"]}
     method = _demp(scale, 0.0, optimizer, 1000, noise_keeps=noise_keeps, **extra)
     return TrainConfig(
         recipe="vit-b16-imagenet",

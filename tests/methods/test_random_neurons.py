@@ -49,7 +49,7 @@ def test_every_neuron_of_the_network_has_the_same_chance():
     counts = torch.zeros(18)
     pruner = attached(build(PlainNet), target_neuron_sparsity=0.5, prune_at=0.5)
     for seed in range(20):
-        pruner._view._examples.seed = seed
+        pruner._run.seed = seed
         drawn = RandomNeurons(pruner.config, 10).select(0, pruner._view).neurons
         counts += torch.cat([drawn[layer.name] for layer in pruner.graph.layers])
     assert counts.sum() == 20 * 9

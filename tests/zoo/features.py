@@ -141,12 +141,12 @@ FEATURES: dict[str, Feature] = {
             Forward(
                 lambda s, x: s.head((lambda h: s.mix(h, h, h)[0])(F.relu(s.fc(x)))),
                 fc=nn.Linear(6, 8),
-                mix=nn.MultiheadAttention(8, 2, batch_first=True),
+                mix=nn.MultiheadAttention(8, 4, batch_first=True),
                 head=nn.Linear(8, 2),
             ),
             (tokens(),),
         ),
-        {"relu": 0},
+        {"relu": 0, "mix.attention": 4},
         "written into it",
     ),
     "LayerNorm on the axis": Feature(
