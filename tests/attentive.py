@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WIDTH, HEADS, CHANNELS = 16, 4, 4
-SPELLINGS = ("inferred", "numbered", "packed", "unbound", "literal")
+SPELLINGS = ("inferred", "numbered", "packed", "unbound", "literal", "unflattened")
 """How the channels become heads: with the size inferred, by an attribute, packed in one layer and chunked, unbound from
-a view, and with a number that follows no attribute."""
+a view, with a number that follows no attribute, and by ``unflatten`` with the number of heads."""
 
 
 class Attention(nn.Module):
@@ -36,6 +36,8 @@ class Attention(nn.Module):
             three = list(self.qkv(x).split(width, dim=2))
             return [t.view(batch, length, self.num_heads, width // HEADS).transpose(1, 2) for t in three]
         three = list(self.qkv(x).chunk(3, -1)) if three is None else three
+        if self.spelling == "unflattened":
+            return [t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in three]
         if self.spelling == "numbered":
             return [t.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2) for t in three]
         return [t.view(batch, length, -1, self.head_dim).transpose(1, 2) for t in three]

@@ -174,7 +174,7 @@ def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
     """A view of which one new size is another one; a size that is inferred stays so."""
     flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
     sizes: list[Any] = list(view_sizes(func, args) or ())
-    at = plan.sizes[0] - (int(args[1]) if flat else 0)
+    at = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
     if sizes[at] != -1:
         sizes[at] = plan.sizes[1]
     if flat:
