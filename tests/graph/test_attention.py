@@ -168,6 +168,32 @@ def test_slopes_that_go_by_the_number_of_the_head_keep_it():
     assert any(r.name == NAME and r.reason.startswith("add with a tensor that has no neurons") for r in graph.refused)
 
 
+class Masked(Attention):
+    """Whose mask is made by neurons, one for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.values = nn.Linear(WIDTH, 7), False
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        q, k, v = self.heads(x)
+        mask = F.relu(self.bias(x.mean(1)))[:, None, None, :]
+        if self.values and not bool(x.isfinite().all()):  # a forward that looks at values is traced on real ones
+            raise ValueError
+        return self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("vehicle", ["meta", "eager"])
+def test_neurons_that_make_a_mask_stay(vehicle: str):
+    model = made(Masked()).requires_grad_(False)
+    model.attention.values = vehicle == "eager"
+    graph = demp.trace(model, (examples(),))
+    assert graph.vehicle == vehicle and int(graph.layer(NAME).removable.sum()) == HEADS
+    assert not bool(graph.layer("attention.relu").removable.any())
+    (why,) = [refusal.reason for refusal in graph.refused if refusal.name == "attention.relu"]
+    assert ("of its mask" if vehicle == "eager" else "add with a tensor") in why
+
+
 class Gated(Attention):
     """Every head behind a factor that is no parameter: 0 is a head that is not there."""
 

@@ -42,6 +42,10 @@ def attention(tracer: Tracer, call: Call) -> Any:
             if dim != at and not (labels is value and dim == out.dim() - 1):
                 tracer.freeze_axis(axis, f"attention over the neuron axis of its {what}")
     heads = heads_of(tracer, call.args[:3], at)
+    for mask in others:
+        for dim, axis in enumerate(tracer.labels(mask).axes):
+            if heads is None or dim != mask.dim() - 3:
+                tracer.freeze_axis(axis, "attention over the neuron axis of its mask")
     if heads is not None:
         heads = with_masks(tracer, heads, others, at)
     size = call.args[0].numel() * call.args[1].shape[-2] + out.numel() * call.args[1].shape[-2]
