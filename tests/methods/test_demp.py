@@ -272,7 +272,7 @@ def test_neurons_that_may_not_go_do_not_use_up_the_target():
 
 def test_the_controllers_state_survives():
     method = DemonPruning(DemPConfig(target_neuron_sparsity=0.5), 100)
-    method._growth, method._target_met = 3.5, True
+    method._target.growth, method._target.met = 3.5, True
     other = DemonPruning(DemPConfig(target_neuron_sparsity=0.5), 100)
     other.load_state_dict(method.state_dict())
     wanted = {"growth": 3.5, "target_met": True, "advised": False, "course": None}

@@ -2,8 +2,26 @@
 
 from torch import Tensor
 
+from demp.activity import Detection
 from demp.graph.neurons import removable_classes
 from demp.methods.base import View
+
+
+class Advice:
+    """What a run is told once after half of it, and again at its end, while no neuron was removed."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+        self.given = False
+
+    def about(self, step: int, view: View, detection: Detection) -> str:
+        """Empty unless examples were seen and no neuron was removed before or is dead now."""
+        late = view.final or (2 * step >= view.total_steps and not self.given)
+        some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in detection.dead.values())
+        if not late or some or detection.batches == 0:
+            return ""
+        self.given = True
+        return nothing_removed(view, step, self.strength)
 
 
 def nothing_removed(view: View, step: int, strength: float) -> str:

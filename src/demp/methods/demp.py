@@ -11,21 +11,21 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from demp.activity import Criterion, Detection, ranked
+from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.advice import nothing_removed
+from demp.methods.advice import Advice
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Course, Phase
 from demp.methods.reaching import refuse_two_aims
+from demp.methods.target import NeuronTarget
 from demp.regularization import Shrink, schedules
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
-from demp.surgery import ConstantRules, plan_cut
+from demp.surgery import ConstantRules
 
 NEGLIGIBLE = 1e-12
 """A scheduled value below this is zero (gap 7)."""
@@ -133,9 +133,7 @@ class DemPConfig(MethodConfig):
         if self.penalty_in == "decoupled" and (self.penalty, self.penalty_on) != ("lasso", "scales"):
             raise UsageError("penalty_in='decoupled' is a lasso on scales; leave penalty and penalty_on as they are")
         if self.penalty_times_lr and self.penalty_in != "decoupled":
-            raise UsageError(
-                "penalty_times_lr is of the decoupled penalty; give penalty_in='decoupled', or leave it out"
-            )
+            raise UsageError("penalty_times_lr is of the decoupled penalty; give penalty_in='decoupled', or leave it")
         Penalty(self.penalty, self.peak_strength, self.penalty_on)
         Criterion(kind=self.criterion, eps=self.eps)
         ConstantRules(max_drift=self.max_drift)
@@ -189,8 +187,8 @@ class DemonPruning(Method):
         decoupled = config.penalty_in == "decoupled"
         self._way = sum(self._strength(step, total_steps) for step in range(total_steps if decoupled else 0))
         """Of the decoupled penalty over the whole run, in units of its peak."""
-        self._growth = 1.0
-        self._target_met = self._advised = False
+        self._target = NeuronTarget(config.target_neuron_sparsity or 0.0, config.target_growth)
+        self._advice = Advice(config.peak_strength)
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
 
@@ -205,12 +203,12 @@ class DemonPruning(Method):
         """lambda_t; 0 with a budget, on the way to which neurons fade instead."""
         if self._course is not None:
             return 0.0
-        value = self._growth * self.config.peak_strength * self._strength(step, self.total_steps)
-        return 0.0 if self._target_met or value < NEGLIGIBLE else value
+        value = self._target.growth * self.config.peak_strength * self._strength(step, self.total_steps)
+        return 0.0 if self._target.met or value < NEGLIGIBLE else value
 
     def noise_std(self, step: int) -> float:
         """sigma_t; 0 with a budget, since noise is there to make neurons die."""
-        if self.config.noise_on == "off" or self._target_met or self._course is not None:
+        if self.config.noise_on == "off" or self._target.met or self._course is not None:
             return 0.0
         value = self.config.peak_noise_std * self._noise(step, self.total_steps)
         return 0.0 if value < NEGLIGIBLE else math.sqrt(value) if self.config.noise_is_variance else value
@@ -272,31 +270,11 @@ class DemonPruning(Method):
         """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""
         if self._course is not None:
             return self._course.select(step, view)
-        target = self.config.target_neuron_sparsity
-        if target is None:
+        if self.config.target_neuron_sparsity is None:
             detection = view.detect()
-            return Selection(detection.dead, advice=self._advice(step, view, detection))
-        graph, left = view.graph, view.state.neurons
-        budget = left - (graph.dense.neurons - round(target * graph.dense.neurons))
-        if budget <= 0:
-            self._target_met = True
-            return Selection()
-        detection = view.detect()
-        flatness = ranked(graph, detection.deviations) if detection.deviations else None
-        plan = plan_cut(view.state, detection.dead, self.config.limits(), flatness)
-        self._target_met = left - plan.after.neurons >= budget
-        if not self._target_met and step >= self.config.peak_at * self.config.span * self.total_steps:
-            self._growth *= self.config.target_growth
-        return Selection(at_most(budget, graph, plan.removes, flatness))
-
-    def _advice(self, step: int, view: View, detection: Detection) -> str:
-        """Once after half of the run, and at its end, where examples were seen and no neuron was or is removed."""
-        late = view.final or (2 * step >= self.total_steps and not self._advised)
-        some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in detection.dead.values())
-        if not late or some or detection.batches == 0:
-            return ""
-        self._advised = True
-        return nothing_removed(view, step, self.config.peak_strength)
+            return Selection(detection.dead, advice=self._advice.about(step, view, detection))
+        past_peak = step >= self.config.peak_at * self.config.span * self.total_steps
+        return self._target.select(view, self.config.limits(), past_peak=past_peak)
 
     def unfinished(self, step: int) -> str:
         """The way to the budget, or the peak of the schedule."""
@@ -305,39 +283,17 @@ class DemonPruning(Method):
         peak = math.ceil(self._strength.peak_share * self._strength.span * self.total_steps)
         if step > peak:
             return ""
-        wanted = self.config.peak_strength
-        return f"the schedule never peaked (at step {peak:,}, strength {wanted:g}); at the end the strength was " + (
-            f"{self.strength(step):.2g}"
-        )
+        never = f"the schedule never peaked (at step {peak:,}, strength {self.config.peak_strength:g})"
+        return f"{never}; at the end the strength was {self.strength(step):.2g}"
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
         course = None if self._course is None else self._course.state_dict()
-        mine = {"growth": self._growth, "target_met": self._target_met, "advised": self._advised}
-        return {**mine, "course": course}
+        return {**self._target.state_dict(), "advised": self._advice.given, "course": course}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the strength's growth, the target and the course from a saved state."""
-        self._growth, self._target_met = float(state["growth"]), bool(state["target_met"])
-        self._advised = bool(state.get("advised", False))
+        self._target.load_state_dict(state)
+        self._advice.given = bool(state.get("advised", False))
         if self._course is not None and state.get("course") is not None:
             self._course.load_state_dict(state["course"])
-
-
-def at_most(budget: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | None = None) -> dict[str, Tensor]:
-    """Of the classes that could go, the flattest that make up ``budget`` neurons; coupled ones count in every layer.
-
-    Without ``flatness`` (one number per class, nan where nothing is known), and of equals, the first.
-    """
-    counts = torch.zeros(graph.classes, dtype=torch.long)
-    for layer in graph.layers:
-        counts[layer.classes] += 1
-    chosen = graph.none_removed()
-    order = going.nonzero().flatten()
-    if flatness is not None:
-        order = order[flatness[order].nan_to_num(0.0).argsort(stable=True)]
-    for c in order.tolist():
-        if counts[c] <= budget:
-            chosen[c] = True
-            budget -= int(counts[c])
-    return {layer.name: chosen[layer.classes] for layer in graph.layers}
