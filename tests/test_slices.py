@@ -12,7 +12,8 @@ import comparing
 import demp
 import nets
 from demp.errors import UsageError
-from demp.regularization.penalties import Penalty, Slices, add_slice_gradient, slice_value
+from demp.regularization.penalties import Penalty, add_slice_gradient, slice_value
+from demp.regularization.slices import Slices
 from demp.regularization.targets import Penalised
 from runs import IMAGE, PlainNet, ResidualNet, build, examples
 

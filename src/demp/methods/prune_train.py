@@ -30,7 +30,8 @@ from demp.graph.neurons import channel_slots
 from demp.importance.ranking import flags
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
-from demp.regularization.penalties import Penalty, Slices, slice_value
+from demp.regularization.penalties import Penalty, slice_value
+from demp.regularization.slices import Slices
 from demp.surgery import plan_cut
 
 PERIOD_SHARE = 0.05

@@ -18,7 +18,7 @@ from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS
 from demp.parallel import shards
-from demp.regularization.penalties import Slices
+from demp.regularization.slices import PresentSlices, Slices
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,12 @@ class OutputScales:
     def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
         self._graph = graph
         parameters = dict(model.named_parameters())
-        self._axes = [(parameters[slot.tensor], slot) for slot in scaling_slots(graph) if slot.tensor in parameters]
+        self._slices = PresentSlices(model, scaling_slots(graph))
         self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
-        self._slices: list[Slices] = []
-        self._at: GraphState | None = None
 
     def slices(self, state: GraphState) -> list[Slices]:
-        """The scaling slices that the optimizer may move now, in the order in which they lie; new only after a cut."""
-        if self._at != state:
-            mine = state.owners(slot for _, slot in self._axes)
-            self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
-            self._at = state
-        return [one for one in self._slices if one.parameter.requires_grad]
+        """The scaling slices that the optimizer may move now, in the order in which they lie."""
+        return [one for one in self._slices.at(state) if one.parameter.requires_grad]
 
     def scaled(self, state: GraphState) -> Tensor:
         """Per class: is there a trainable parameter that scales it?"""
@@ -102,7 +96,7 @@ class OutputScales:
             if touched:
                 factors = [one.spread(shrink.factors.to(one.parameter.device)) for one in touched]
                 scale_each([shards.local(one.parameter.detach()) for one in touched], factors)
-                names = {id(parameter): slot.tensor for parameter, slot in self._axes}
+                names = {id(parameter): slot.tensor for parameter, slot in self._slices.axes}
                 for one, factor in zip(touched, factors, strict=True):
                     for copied in copies:
                         theirs = copied.get(names[id(one.parameter)])

@@ -13,7 +13,8 @@ from demp.graph.neurons import channel_slots, making_slots, removable_classes
 from demp.parallel import ranks, shards
 from demp.regularization import penalties
 from demp.regularization.noise import Target
-from demp.regularization.penalties import SLICED, Penalty, Slices
+from demp.regularization.penalties import SLICED, Penalty
+from demp.regularization.slices import PresentSlices, Slices
 
 logger = logging.getLogger("demp")
 
@@ -94,19 +95,12 @@ class Penalised:
         if not self._sliced:
             penalised(model, graph, on)  # says so where there is nothing but weights
         self._candidates = ([], []) if self._sliced else candidates(model, graph, on)
-        parameters = dict(model.named_parameters())
         slots = (making_slots(graph) if on == "producers" else channel_slots(graph)) if self._sliced else []
-        self._axes = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
-        self._slices: list[Slices] = []
-        self._at: GraphState | None = None
+        self._slices = PresentSlices(model, slots)
 
     def slices(self, state: GraphState) -> list[Slices]:
-        """Slices at present widths, in the order in which they lie; made anew only after a cut."""
-        if self._at != state:
-            mine = state.owners(slot for _, slot in self._axes)
-            self._slices = [Slices(p, slot.axis, c) for (p, slot), c in zip(self._axes, mine, strict=True)]
-            self._at = state
-        return self._slices
+        """Slices at present widths, in the order in which they lie."""
+        return self._slices.at(state)
 
     def add_gradient(
         self,
