@@ -51,7 +51,9 @@ def test_every_channel_goes_on_its_own(name):
     model = network(SHUFFLES[name])
     assert exactly.offered(demp.trace(model, (IMAGE,))) == {"relu": 8, "relu#2": 5}
     assert all(exactly.cut_twice(model, (IMAGE,)))
-    assert model.next.in_channels == model.conv.out_channels < 8 and model_calls(model)
+    left = model.next.in_channels
+    assert model.conv.out_channels == left < 8 and model_calls(model)
+    assert exactly.offered(demp.trace(model, (IMAGE,)))["relu"] == left
 
 
 def test_which_channel_goes_where():
@@ -82,17 +84,19 @@ def test_what_is_no_shuffle_is_not_taken_for_one(name):
     assert all(not plan.grid for plans in model_calls(model).values() for plan in plans.values())
 
 
-@pytest.mark.parametrize("options", [{"joins": False}, {}])
-def test_a_module_that_runs_twice_keeps_its_channels(options):
-    """Nobody could tell its calls apart, and without plans none is carried out."""
+def test_without_plans_channels_stay():
+    graph = demp.trace(network(by_numbers), (IMAGE,), joins=False)
+    assert "relu" not in exactly.offered(graph) and "a channel shuffle made of views" in exactly.reasons(graph)
+
+
+def test_a_module_that_runs_twice_shuffles_alike():
     unit = Forward(lambda s, x: by_numbers(F.relu(s.conv(x))), conv=conv(8, 8)).double()
     twice = Forward(
         lambda s, x: s.head(s.unit(s.unit(F.relu(s.stem(x)))).mean((2, 3))),
         stem=conv(3, 8), unit=unit, head=nn.Linear(8, 2),
     ).double()  # fmt: skip
-    model = network(by_numbers) if options else twice
-    graph = demp.trace(model, (IMAGE,), **options)
-    assert "relu" not in exactly.offered(graph) and "a channel shuffle made of views" in exactly.reasons(graph)
+    assert exactly.offered(demp.trace(twice, (IMAGE,))) == {"relu": 8, "unit.relu": 8, "unit.relu#2": 8}
+    assert all(exactly.cut_twice(twice, (IMAGE,)))
 
 
 def test_copied_saved_and_loaded(tmp_path):

@@ -77,10 +77,10 @@ def along(call: SizedCall, here: Tensor, state: GraphState) -> dict[str, tuple[i
     kept = here if call.out is None else state.kept(call.out)
     if call.before is None:
         return {"expand": tuple(now.tolist()), "select": tuple(kept.tolist())}
-    expand, select = torch.tensor(call.before.expand), torch.tensor(call.before.select)
+    expand, select = (torch.tensor(at, dtype=torch.long) for at in (call.before.expand, call.before.select))
     return {
         "expand": tuple(torch.where(expand >= 0, now[expand.clamp(min=0)], -1).tolist()),
-        "select": tuple(select[kept].tolist()),
+        "select": tuple(select[kept].tolist()) if len(select) else (),  # the first view of a shuffle keeps all it sees
     }
 
 

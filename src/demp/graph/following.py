@@ -18,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from demp.graph import branches, calls, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import SEED, Inputs, hooks_off, module_stack, run, stand_ins
+from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
+from demp.graph.random_state import SEED
 from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.rehearsal import tensors_in
+from demp.graph.repeated import merge_runs
 from demp.graph.scripted import unfollowed
 from demp.graph.tracer import Tracer
 
@@ -36,6 +38,9 @@ PLANNED = frozenset(
 """Operations of which a cut may plan how they run."""
 
 _followed: ContextVar[frozenset[int]] = ContextVar("models whose training forward is followed", default=frozenset())
+
+DRAWS = 4
+"""Training forwards that are followed at most, each with other random numbers."""
 
 Position = tuple[CodeType, int]
 """Where an operation stands: the function's code and the instruction."""
@@ -62,6 +67,8 @@ class Forward:
     """Sums that the backward ran again, outside of any module."""
     by_chance: bool = False
     """Did a training forward draw from Python's own random numbers?"""
+    seed: int = SEED
+    """Of what a training forward drew."""
 
     def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
         """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.
@@ -78,11 +85,18 @@ class Forward:
 
 
 def follow(
-    model: nn.Module, substitutes: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, training: bool = False
+    model: nn.Module,
+    substitutes: Mapping[str, Tensor],
+    inputs: Inputs,
+    vehicle: str,
+    *,
+    training: bool = False,
+    seed: int = SEED,
 ) -> Forward:
     """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
 
-    After a training forward with residual sums that a backward may run again (checkpointing) the backward runs, too.
+    A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
+    backward runs, too.
     """
     tracer = Tracer(substitutes, training=training)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
@@ -108,7 +122,7 @@ def follow(
     drew: list[bool] = []
 
     def backward(out: Any) -> None:
-        drew.append(random.getstate() != random.Random(SEED).getstate())
+        drew.append(random.getstate() != random.Random(seed).getstate())
         if may_recompute and (tracer.recording.joins or any(seen.needed for seen in tracer.recording.calls)):
             tracer.paused = True
             with Recomputed(tracer.modules, recomputed):
@@ -124,12 +138,12 @@ def follow(
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
         modes = (tracer, watch, *escapes)
-        out, left = run(
-            model, substitutes, inputs, vehicle, modes=modes, training=training, then=backward if training else None
-        )
+        then = backward if training else None
+        out, left = run(model, substitutes, inputs, vehicle, modes=modes, training=training, seed=seed, then=then)
     tracer.recording.sums.update(watch.counts)
     tracer.recording.counts.update(watch.calls.counts)
-    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed, any(drew))
+    merge_runs(tracer.recording, ran)
+    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed, any(drew), seed)
 
 
 class Recomputed(TorchDispatchMode):
@@ -170,29 +184,42 @@ def run_backward(out: Any) -> None:
         logger.debug("the backward does not run: %s", error)
 
 
-def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward | None:
-    """The forward in training mode; None if it does not run on these inputs.
+def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward) -> list[Forward]:
+    """The forward in training mode; empty if it does not run on these inputs. ``seen`` is the evaluation forward.
 
-    The model's own hooks, which may watch the training, do not see it; nor does a trace that this forward makes itself
-    follow it once more.
+    Where it decides by what it draws and leaves modules out, other draws follow (`DRAWS` in all) until it has run every
+    module that evaluation runs. The model's own hooks, which may watch the training, see nothing of it; nor
+    does a trace that this forward makes itself follow it once more.
     """
     if id(model) in _followed.get():
-        return None
+        return []
     before = _followed.set(_followed.get() | {id(model)})
     try:
-        return _followed_training(model, tensors, inputs, vehicle)
+        found: list[Forward] = []
+        unseen = set(seen.ran)
+        for seed in range(SEED, SEED + DRAWS):
+            one = _followed_training(model, tensors, inputs, seen.vehicle, seed)
+            if one is None:
+                break
+            found.append(one)
+            unseen -= set(one.ran)
+            if not unseen or one.vehicle == "meta":  # which knows no values to decide by
+                break
+        return found
     finally:
         _followed.reset(before)
 
 
-def _followed_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str) -> Forward | None:
+def _followed_training(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, seed: int
+) -> Forward | None:
     for each in dict.fromkeys((vehicle, "eager")):
         substitutes = stand_ins(tensors, each)
         if each == "eager":  # a training forward may update parameters in place (codebooks)
             substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
         try:
             with hooks_off(model):
-                return follow(model, substitutes, inputs, each, training=True)
+                return follow(model, substitutes, inputs, each, training=True, seed=seed)
         except Exception as error:  # it may need targets, or other examples (a batch norm of one position)
             logger.debug("the training forward does not run (%s) on the example inputs: %s", each, error)
     return None

@@ -1,8 +1,6 @@
 """Run a user's forward without leaving a trace on the model: stand-in tensors, modes, hooks and attributes restored."""
 
 import inspect
-import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,13 +14,12 @@ from torch.utils._pytree import tree_map_only
 
 from demp.errors import TraceError, UsageError
 from demp.graph.meta_kernels import MetaKernels
+from demp.graph.random_state import SEED, random_kept
 from demp.graph.recurrent_rules import step_by_step
 from demp.graph.rehearsal import tensors_in
 from demp.graph.scripted import followed_modules
 from demp.parallel.compiled import eager
 
-SEED = 0
-"""Of what a training forward draws."""
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -222,17 +219,18 @@ def run(
     *,
     modes: tuple[Any, ...] = (),
     training: bool = False,
+    seed: int = SEED,
     then: Callable[[Any], None] | None = None,
 ) -> tuple[Any, list[Tensor]]:
     """One forward with ``tensors`` in place of the model's own: its output, and tensors that it left on modules.
 
-    ``then(output)`` runs while the tensors are still replaced. Nothing of the model, the inputs and the random state
-    changes.
+    A training forward draws by ``seed``. ``then(output)`` runs while the tensors are still replaced. Nothing of the
+    model, the inputs and the random state changes.
     """
     args, kwargs = on_meta(inputs) if vehicle == "meta" else copied(inputs)
     places = (torch.device("meta"), MetaKernels()) if vehicle == "meta" else ()
     cuda = sorted({t.get_device() for t in tensors.values() if t.is_cuda})
-    with evaluating(model, training), random_kept(cuda, seeded=training), torch.enable_grad():
+    with evaluating(model, training), random_kept(cuda, seed=seed if training else None), torch.enable_grad():
         with leaving_nothing(model) as left:
             out = call(model, tensors, args, kwargs, (*places, *modes), then)
         own = {id(t) for t in tensors.values()}  # functional_call forgets some in modules that have two names
@@ -269,26 +267,6 @@ class WithSequel(nn.Module):
         out = self.model(*args, **kwargs)
         self.then(out)
         return out
-
-
-@contextmanager
-def random_kept(cuda: list[int], *, seeded: bool) -> Iterator[None]:
-    """All random states as before; inside those of a seed, so that every rank and every restart draws alike."""
-    numpy: Any = sys.modules.get("numpy")
-    state, others = random.getstate(), None if numpy is None else numpy.random.get_state()
-    with torch.random.fork_rng(devices=cuda):
-        try:
-            if seeded:
-                for generator in (torch.default_generator, *(torch.cuda.default_generators[n] for n in cuda)):
-                    generator.manual_seed(SEED)
-                random.seed(SEED)
-                if numpy is not None:
-                    numpy.random.seed(SEED)
-            yield
-        finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(others)
 
 
 def stand_ins(tensors: Mapping[str, Tensor], vehicle: str) -> dict[str, Tensor]:

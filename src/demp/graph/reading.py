@@ -100,14 +100,17 @@ def trace_with(
     recording = seen.tracer.recording
     seen.freeze_outputs(tensors)
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
-    once = {name for name, calls in seen.ran.items() if calls == 1} - patched if joins else set()
-    owners, callers = once - seen.nested, once  # inside a nested one no class decides
-    training = follow_training(model, tensors, inputs, vehicle)
+    once = {name for name, calls in seen.ran.items() if calls == 1} - patched
+    owners = once - seen.nested if joins else set()  # inside a nested one no class decides
+    callers = once | recording.repeated - patched if joins else set()
+    trainings = follow_training(model, tensors, inputs, seen)
     differing: dict[str, str] = {}
-    if training is not None:
+    if trainings:
+        callers = {name for name in callers if any(training.ran[name] for training in trainings)}
+    for training in trainings:
         training.freeze_outputs(tensors, known=seen.tracer.frames.touched)
         callers = learn_calls(seen, training, callers)
-        differing = learn(seen, training, owners)
+        differing |= learn(seen, training, owners)
         owners -= differing.keys()
     bind_calls(recording, callers)
     rehearsal = Rehearsal(model, inputs, seen)
@@ -124,7 +127,9 @@ def trace_with(
         f"{name or 'the model'}: its residual sum binds both sides, because {why}" for name, why in differing.items()
     )
     graph = replace(graph, notes=notes)
-    return graph if training is None else refuse_training_only(graph, model, training, inputs)
+    for training in trainings:
+        graph = refuse_training_only(graph, model, training, inputs)
+    return graph
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):
-            return run(model, tensors, inputs, training.vehicle, training=True)
+            return run(model, tensors, inputs, training.vehicle, training=True, seed=training.seed)
 
     reference = (training.out, training.left)
     return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)

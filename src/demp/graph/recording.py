@@ -113,5 +113,7 @@ class Recording:
     calls: list[CallSeen] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""
+    repeated: set[str] = field(default_factory=set)
+    """Modules that ran several times alike, of which ``calls`` and ``counts`` are those of one run."""
     sums: dict[str, int] = field(default_factory=dict)
     """Module -> sums of two tensors in its own code."""

@@ -36,14 +36,18 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
 def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:
     """Of the modules ``callers`` those whose calls (``graph.calls``) are the same in both forwards.
 
-    A cut can plan them. What calls of the training forward bind without a plan, `learn` hands on.
+    A cut can plan them. A module that this training forward leaves out has nothing to say against them. What calls of
+    the training forward bind without a plan, `learn` hands on.
     """
     base = stored_elements(evaluation)
     here, there = evaluation.tracer.recording, training.tracer.recording
     same = {seen.seat: seen for seen in there.calls}
-    may = set() if training.by_chance else {name for name in callers if training.ran[name] == 1}
+    alike_each = {name for name in callers if training.ran[name] <= 1 or name in there.repeated}
+    may = set() if training.by_chance else alike_each
     for seen in here.calls:
         other = same.get(seen.seat)
+        if not training.ran[seen.seat[0]]:
+            continue
         if (other is None and seen.needed) or (other is not None and not alike(seen, other, base)):
             may.discard(seen.seat[0])
         if training.positions.get(seen.seat) in training.recomputed and seen.needed:

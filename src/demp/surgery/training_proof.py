@@ -18,7 +18,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from demp.activity.detector import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
-from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing, random_kept
+from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing
+from demp.graph.random_state import SEED, random_kept
 from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
@@ -104,7 +105,7 @@ def training(model: nn.Module, ahead: bool = False) -> Iterator[None]:
         untrained_copied(model),
         leaving_nothing(model),
         torch.no_grad(),
-        random_kept(cuda, seeded=True),
+        random_kept(cuda, seed=SEED),
         torch.autocast(device.type, enabled=False),
     ):
         for module in model.modules():
