@@ -4,9 +4,10 @@
 
 Architectures of tests/zoo with random weights and small inputs: the share of channels (outputs of convolutions and
 linear layers) and of parameters of a channel that may go. demp offers what leaves the outputs as they are where it is
-dead. Torch-Pruning asks for consistent shapes alone: its groups count if the network still runs after half of their
-channels went, with outputs of the same shapes. It gets no settings for one model or another, as demp does not. Groups
-that fail are found by halving; those not tried within ``--seconds`` do not count, and the row says so.
+dead. Torch-Pruning asks for consistent shapes alone: its groups count if they lose half of their channels and the
+network still runs, with outputs of the same shapes. It gets no settings for one model or another, as demp does not.
+Groups that fail are found by halving; those not tried within ``--seconds`` of processor time do not count, and the row
+says so. What only Torch-Pruning removes is sorted by demp's reasons (`KINDS`).
 Torch-Pruning comes with ``pip install '.[dev]'``. Each finished architecture is a line in OUT and is not repeated.
 """
 
@@ -14,11 +15,12 @@ import argparse
 import copy
 import importlib
 import json
+import signal
 import sys
-import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,13 @@ ZOO, COVERAGE = map(importlib.import_module, ("architectures", "write_coverage")
 
 Reach = dict[tuple[str, int], Tensor]
 """(parameter, axis) -> which of its entries may go."""
-NOT_SEEN = "never offered: embeddings, heads of attention, what no activation carries"
+LINEAR, MIXED = "read before any activation", "in a stream that a norm or softmax mixes"
+KINDS = {
+    "read before": LINEAR, "no activation": LINEAR, "product of two": LINEAR,
+    "over the neuron axis": MIXED, "mixed before": MIXED, "model output": MIXED,
+}  # fmt: skip
+"""Part of demp's reason -> kind. What is linear is live wherever its weights are not zero: it never dies. Of what is
+mixed not even a zero can leave: the others are divided by a deviation in which it counts. Both change the outputs."""
 
 
 def layers(model: nn.Module) -> dict[tuple[str, int], str]:
@@ -51,50 +59,85 @@ def layers(model: nn.Module) -> dict[tuple[str, int], str]:
 
 def peer_reach(model: nn.Module, inputs: Any, seconds: float) -> tuple[Reach, str]:
     """What Torch-Pruning removes from a network that still runs; and what kept it from being tried, if anything."""
-    tp, until = torch_pruning(), time.monotonic() + seconds
+    tp = torch_pruning()
     example = inputs if isinstance(inputs, dict) else inputs[0]
     paths = {module: path for path, module in model.named_modules()}
     try:
-        graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
-        groups = {paths[group[0].dep.target.module]: group for group in graph.get_all_groups()}
-        shapes = shapes_of(model, inputs)
+        with limited(seconds):
+            graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+            groups = {paths[group[0].dep.target.module]: group for group in graph.get_all_groups()}
+            shapes = shapes_of(model, inputs)
+    except Late:  # some networks it reads without end
+        return {}, f"not read in {seconds:g} s"
     except Exception as error:  # the peer may raise anything on a network that it cannot read
         return {}, f"not read: {str(error).strip().splitlines()[0][:80] if str(error) else type(error).__name__}"
-    late = False
 
     def works(roots: list[str]) -> bool:
-        nonlocal late
-        late = late or time.monotonic() > until
-        if late:
-            return False
         small = copy.deepcopy(model)
         others = [small.get_submodule(path) for path in groups if path not in roots]
         try:
-            by = tp.importance.MagnitudeImportance()
-            tp.pruner.MagnitudePruner(small, example, importance=by, pruning_ratio=0.5, ignored_layers=others).step()
-            return shapes_of(small, inputs) == shapes
+            options = {"importance": tp.importance.MagnitudeImportance(), "pruning_ratio": 0.5}
+            pruner = tp.pruner.MagnitudePruner(small, example, ignored_layers=others, **options)
+            pruner.step()
+            if shapes_of(small, inputs) != shapes:
+                return False
+            for root in roots:  # some it passes over
+                dense = graph.get_out_channels(model.get_submodule(root))
+                if pruner.DG.get_out_channels(small.get_submodule(root)) < dense:
+                    shrunk.add(root)
+            return True
         except Exception:  # whatever it is, the network does not run with fewer of these channels
             return False
 
-    kept = working(list(groups), works)
+    kept: list[str] = []
+    shrunk: set[str] = set()
+    note = ""
+    try:
+        with limited(seconds):
+            for root in working(list(groups), works):
+                kept.append(root)
+    except Late:
+        note = f"not all tried in {seconds:g} s"
     found: Reach = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for path in kept:
+    for path in (root for root in kept if root in shrunk):
         for dep, positions in groups[path]:
             outputs = graph.is_out_channel_pruning_fn(dep.handler)
             for parameter, axis in slices(dep.target.module, outputs):
                 if id(parameter) in names:
                     mask = found.setdefault((names[id(parameter)], axis), torch.zeros(parameter.shape[axis]).bool())
                     mask[[int(p) for p in positions if int(p) < len(mask)]] = True
-    return found, f"not all tried in {seconds:g} s" if late else ""
+    return found, note
 
 
-def working(roots: list[str], works: Callable[[list[str]], bool]) -> list[str]:
+class Late(BaseException):
+    """The processor time is used up; no library catches this as an error of its own."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Inside, `Late` is raised once this process has worked for so many seconds."""
+
+    def stop(*_: Any) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def working(roots: list[str], works: Callable[[list[str]], bool]) -> Iterator[str]:
     """The groups that work, together with those that are tried with them."""
     half = len(roots) // 2
     if not roots or works(roots):
-        return roots
-    return [] if len(roots) == 1 else working(roots[:half], works) + working(roots[half:], works)
+        yield from roots
+    elif half:
+        yield from working(roots[:half], works)
+        yield from working(roots[half:], works)
 
 
 def slices(module: Any, outputs: bool) -> list[tuple[Tensor, int]]:
@@ -142,7 +185,7 @@ def reasons(model: nn.Module, graph: NeuronGraph, ours: Reach, theirs: Reach) ->
     for key, path in layers(model).items():
         if key in theirs:
             mine = ours.get(key, torch.zeros_like(theirs[key]))
-            found[why.get(path, NOT_SEEN)] += int((theirs[key] & ~mine).sum())
+            found[why.get(path, "model output")] += int((theirs[key] & ~mine).sum())  # the one reason left unsaid
     return +found
 
 
@@ -163,7 +206,10 @@ def compared(name: str, most: float, seconds: float) -> dict[str, Any] | None:
 def row(record: dict[str, Any]) -> str:
     """One line of the table."""
     cells = [record["name"]] + [f"{100 * record[who][n]:.0f} %" for n in (0, 1) for who in ("demp", "peer")]
-    only = "; ".join(f"{why} ({n:,})" for why, n in Counter(record["only"]).most_common(2))
+    kinds: Counter[str] = Counter()
+    for why, channels in record["only"].items():
+        kinds[next((kind for part, kind in KINDS.items() if part in why), why)] += channels
+    only = "; ".join(f"{kind} ({channels:,})" for kind, channels in kinds.most_common())
     return f"| {' | '.join([*cells, only, record['note']])} |"
 
 
@@ -182,7 +228,9 @@ def main() -> None:
         sys.exit(str(error))
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     done = {r["name"]: r for r in map(json.loads, chosen.out.open() if chosen.out.exists() else ())}
-    print("| architecture | channels: demp | Torch-Pruning | parameters: demp | Torch-Pruning | why not demp | note |")
+    print(
+        "| architecture | channels: demp | Torch-Pruning | parameters: demp | Torch-Pruning | only the latter | note |"
+    )
     print(f"|{' --- |' * 7}")
     for name in chosen.names or ZOO.names():
         with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,8 +14,15 @@ import demp
 
 
 def test_groups_that_fail_are_found_by_halving():
-    assert coverage_peers.working(list("abcdefgh"), lambda roots: not set(roots) & {"b", "g"}) == list("acdefh")
-    assert coverage_peers.working(["a"], lambda roots: False) == []
+    found = coverage_peers.working(list("abcdefgh"), lambda roots: not set(roots) & {"b", "g"})
+    assert list(found) == list("acdefh")
+    assert list(coverage_peers.working(["a"], lambda roots: False)) == []
+
+
+def test_what_takes_too_long_ends():
+    with pytest.raises(coverage_peers.Late), coverage_peers.limited(0.05):
+        while True:
+            pass
 
 
 def test_shares_count_each_entry_once():
@@ -34,3 +42,25 @@ def test_what_only_the_peer_removes_has_a_reason():
     ours = {("1.weight", 0): torch.ones(5).bool()}
     ((reason, channels),) = coverage_peers.reasons(model, graph, ours, theirs).items()
     assert channels == 6 and reason == "read before any activation"
+
+
+def test_kinds_of_reasons():
+    only = {"read before any activation": 5, "no activation that keeps zero at zero follows": 2, "something else": 1}
+    record = {"name": "x", "demp": (0.5, 0.25), "peer": (1.0, 1.0), "only": only, "note": ""}
+    line = "| x | 50 % | 100 % | 25 % | 100 % | read before any activation (7); something else (1) |  |"
+    assert coverage_peers.row(record) == line
+
+
+def test_a_zero_leaves_a_linear_stream_but_no_layer_norm():
+    """Torch-Pruning removes both alive. Of the second, removing even a zero changes the outputs."""
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).double()
+    keep = torch.arange(8) != 3
+    for norm, changed in ((False, False), (True, True)):
+        first, second = nn.Linear(6, 8).double(), nn.Linear(8, 2).double()
+        with torch.no_grad():
+            first.weight[3], first.bias[3] = 0.0, 0.0
+            whole, part = first(x), first(x)[:, keep]
+            if norm:
+                whole, part = (nn.functional.layer_norm(t, t.shape[1:]) for t in (whole, part))
+            small = nn.functional.linear(part, second.weight[:, keep], second.bias)
+            assert bool((second(whole) - small).abs().max() > 1e-10) == changed
