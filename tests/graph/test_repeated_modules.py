@@ -1,9 +1,12 @@
 """Modules that run several times, or that chance leaves out of a training forward: what a cut can plan in them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from width_cases import Given
 
 import attentive
 import demp
@@ -38,11 +41,13 @@ def shared() -> nn.Module:
 
 
 def test_one_plan_serves_every_run():
-    model = nets.settle(Forward(lambda s, x: s.head(s.part(s.part(x))), part=shared(), head=nn.Linear(6, 2)))
+    model = nets.settle(Given(lambda s, x: s.head(s.part(s.part(x))), part=shared(), head=nn.Linear(6, 2)))
     assert exactly.offered(demp.trace(model, (X,)))["part.relu"] == 8
     assert all(exactly.cut_twice(model, (X,)))
     (plan,) = model_calls(model)["part"].values()
     assert plan.calls == 1 and sum(plan.sizes) == model.part.make.out_features < 8
+    for other in (copy.deepcopy(model), torch.fx.symbolic_trace(model), torch.export.export(model, (X,)).module()):
+        assert float((model(X) - other(X)).detach().abs().max()) < 1e-12
 
 
 def test_runs_that_differ_keep_what_they_split():
