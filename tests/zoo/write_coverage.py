@@ -24,8 +24,8 @@ DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "coverage.md"
 
 INTRODUCTION = """# Coverage
 
-What demp offers to remove, and what it refuses and why; what Torch-Pruning can remove beside it stands in [numbers](numbers.md). A
-refusal costs sparsity, never correctness. The tables are written by
+What demp offers to remove, and what it refuses and why; beside Torch-Pruning: [numbers](numbers.md). A refusal costs
+sparsity, never correctness. The tables are written by
 
 ```
 python tests/zoo/write_coverage.py
