@@ -59,7 +59,7 @@ def layers(model: nn.Module) -> dict[tuple[str, int], str]:
 
 def peer_reach(model: nn.Module, inputs: Any, seconds: float) -> tuple[Reach, str]:
     """What Torch-Pruning removes from a network that still runs; and what kept it from being tried, if anything."""
-    tp = torch_pruning()
+    tp, fresh = torch_pruning(), copy.deepcopy(model)  # a forward may leave tensors on a model that cannot be copied
     example = inputs if isinstance(inputs, dict) else inputs[0]
     paths = {module: path for path, module in model.named_modules()}
     try:
@@ -73,7 +73,7 @@ def peer_reach(model: nn.Module, inputs: Any, seconds: float) -> tuple[Reach, st
         return {}, f"not read: {str(error).strip().splitlines()[0][:80] if str(error) else type(error).__name__}"
 
     def works(roots: list[str]) -> bool:
-        small = copy.deepcopy(model)
+        small = copy.deepcopy(fresh)
         others = [small.get_submodule(path) for path in groups if path not in roots]
         try:
             options = {"importance": tp.importance.MagnitudeImportance(), "pruning_ratio": 0.5}
