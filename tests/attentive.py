@@ -59,6 +59,19 @@ class Attention(nn.Module):
         return self.out(y.reshape(x.shape) if self.spelling == "literal" else y.flatten(2))
 
 
+class Gated(Attention):
+    """Every head behind a factor that is no parameter: 0 is a head that is not there."""
+
+    def __init__(self, spelling: str = "inferred") -> None:
+        super().__init__(spelling)
+        self.factors = torch.ones(HEADS, dtype=torch.float64)
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        q, k, v = self.heads(x)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out((y * self.factors[:, None, None]).transpose(1, 2).flatten(2))
+
+
 class Block(nn.Module):
     """A transformer's block without its second half; an MLP takes the stream away."""
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import comparing
 import demp
 import killing
-from attentive import CHANNELS, HEADS, SPELLINGS, WIDTH, Attention, Block, examples
+from attentive import CHANNELS, HEADS, SPELLINGS, WIDTH, Attention, Block, Gated, examples
 from demp.graph.multihead import attended
 
 NAME = "attention.attention"
@@ -192,19 +192,6 @@ def test_neurons_that_make_a_mask_stay(vehicle: str):
     assert not bool(graph.layer("attention.relu").removable.any())
     (why,) = [refusal.reason for refusal in graph.refused if refusal.name == "attention.relu"]
     assert ("of its mask" if vehicle == "eager" else "add with a tensor") in why
-
-
-class Gated(Attention):
-    """Every head behind a factor that is no parameter: 0 is a head that is not there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factors = torch.ones(HEADS, dtype=torch.float64)
-
-    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
-        q, k, v = self.heads(x)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out((y * self.factors[:, None, None]).transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
