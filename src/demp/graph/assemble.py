@@ -10,8 +10,9 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, unique_in_order
 from demp.graph.neurons import NeuronGraph
-from demp.graph.parts import Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
+from demp.graph.parts import STREAM, Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
+from demp.graph.stream_channels import added_tensors, mark_streams
 from demp.graph.unoffered import output_axes, unoffered
 
 
@@ -53,6 +54,7 @@ def assemble(
     recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
 ) -> NeuronGraph:
     """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
+    mark_streams(recording)
     forget_unread_steps(recording)
     freeze_bare_reads(recording)
     numbering = numbered(recording)
@@ -250,7 +252,10 @@ def describe(
             removable = torch.zeros_like(removable)
             for c in members:
                 why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
-        producers = tuple(sorted({pair for c in members for pair in makers.get(c, ())}))
+        made_by = {pair for c in members for pair in makers.get(c, ())}
+        if recording.sites[site].kind == STREAM:
+            made_by |= set(added_tensors(recording, numbering, classes))
+        producers = tuple(sorted(made_by))
         coupled = tuple(names[p] for p in sorted(partners))
         layers.append(Layer(names[site], recording.sites[site].kind, classes, removable, producers, read_by, coupled))
         stuck = [c for c, ok in zip(members, removable.tolist(), strict=True) if not ok]

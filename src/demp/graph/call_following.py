@@ -13,6 +13,7 @@ from demp.graph.calls import Seat, resized
 from demp.graph.elements import Labels
 from demp.graph.heads import latest_heads
 from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
+from demp.graph.norm_rules import rms_norm
 from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.rules import Call
@@ -22,8 +23,6 @@ from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
-NORMED = "rms_norm over the neuron axis mixes neurons"
-
 
 def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call of the user's code: as a whole, or remembered while its operations run."""
@@ -31,8 +30,11 @@ def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kw
         return func(*args, **kwargs)
     call = UserCall(seat, args[1], args[2], args[4]) if func is resized else UserCall(seat, func, args, None)
     if call.kind == "norm":
-        for axis in tracer.labels(args[0]).axes[args[0].dim() - len(args[1]) :]:
-            tracer.freeze_axis(axis, NORMED)
+        labels = rms_norm(tracer, call, (args[0], *call.args[1:]), args[3] if func is resized else kwargs)
+        if labels is not None:
+            out = unseen(tracer, func, args, kwargs)
+            tracer.learn(seat, tracer.tensors((args, kwargs)), [(out, labels)])
+            return out
     elif call.kind == "heads":
         own = args[3] if func is resized else kwargs
         if is_offered(tracer, call, own):

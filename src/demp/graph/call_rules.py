@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of, view_sizes
 from demp.graph.elements import Axis, Elements, Labels
-from demp.graph.recording import CallSeen, ReadSeen, Recording
+from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
 from demp.graph.signs import memory
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NEUTRAL = frozenset({"sum", "norm", "linalg_vector_norm", "mean"})
 """Reductions that a zero does not change; of a mean, once its divisor is the dense number."""
+NORMS = frozenset({"norm", "linalg_vector_norm"})
+"""Those that take the squares themselves."""
 LARGEST = frozenset({"amax", "max"})
 """Reductions that a zero does not change among numbers that are not negative."""
 UNEQUAL = "cuts the neuron axis into parts that could shrink unequally"
@@ -49,8 +51,11 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
         return False
     if name == "mean" and call.kind != "mean":
         return False
-    axis = labels.axes[carried[0]]
+    measured = tracer.streams and not labels.constant and (bool(labels.squares_of) or name in NORMS)
+    axis = (labels.squares_of if measured and labels.squares_of else labels.axes)[carried[0]]
     assert axis is not None
+    if measured:
+        note_stream(tracer, axis)
     note_read(tracer, call.seat, carried[0], axis)
     if name == "mean":
         why = f"mean over the neuron axis mixes neurons (at {tracer.where()})"
@@ -58,6 +63,12 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
             CallSeen(call.seat, carried[0], source.dim(), axis, otherwise=why, before=call.plan)
         )
     return True
+
+
+def note_stream(tracer: Tracer, axis: Axis | None) -> None:
+    """A norm runs over channels that no activation has touched: they may be those of a stream between norms."""
+    if tracer.streams and axis is not None and bool((axis.sites == 0).any()):
+        tracer.recording.streams.append(StreamSeen(tracer.modules[-1] if tracer.modules else "", axis))
 
 
 def note_read(tracer: Tracer, seat: Seat, dim: int, axis: Axis) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from demp.graph.multihead import attended
+from demp.graph.rms_norms import normalized
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
@@ -34,10 +35,10 @@ KINDS: dict[Any, str] = {
     torch.channel_shuffle: "shuffle",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
-    torch.rms_norm: "norm",
+    **dict.fromkeys((F.rms_norm, torch.rms_norm), "norm"),
     F.multi_head_attention_forward: "heads",
 }  # fmt: skip
-"""How user code spells such a call, and its kind. ``sum``, ``recurrent``, ``packed`` and ``norm`` are never planned."""
+"""How user code spells such a call, and its kind. ``sum``, ``recurrent`` and ``packed`` are never planned."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",
@@ -64,7 +65,7 @@ class CallPlan:
     sizes: tuple[int, ...] = ()
     """Lengths of the parts (``split``); first position and length (``slice``); axis and its new length (``view``)."""
     scale: float = 1.0
-    """By what a mean is multiplied, so that removed neurons count as the zeros that they were."""
+    """Share of the neurons that is left, of a mean or a norm: removed ones count as the zeros that they were."""
     expand: tuple[int, ...] = ()
     """Per position that the call is to see: the one that is there, or -1 for zeros. Empty: it sees what is there."""
     select: tuple[int, ...] = ()
@@ -122,6 +123,8 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     """The same in plain operations; proxies pass, too."""
     if plan.kind == "heads":
         return attended((operand, *args[1:]), kwargs)
+    if plan.kind == "norm":
+        return normalized(operand, args, kwargs, plan.width, plan.scale)
     if plan.kind == "split":
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":

@@ -53,6 +53,8 @@ class Labels:
     """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
     nonnegative: bool = False
     """Certainly nowhere below zero."""
+    squares_of: "tuple[Axis | None, ...]" = ()
+    """Axes of the tensor of which these are the squares."""
     chosen: Axis | None = None
     """Its values are positions along this axis: whoever uses them keeps the neurons."""
 

@@ -92,13 +92,14 @@ def follow(
     *,
     training: bool = False,
     seed: int = SEED,
+    streams: bool = False,
 ) -> Forward:
     """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
 
     A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
     backward runs, too.
     """
-    tracer = Tracer(substitutes, training=training)
+    tracer = Tracer(substitutes, training=training, streams=streams)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     layers = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     tracer.fused = {f"{path}.self_attn".lstrip(".") for path in layers}
@@ -184,7 +185,9 @@ def run_backward(out: Any) -> None:
         logger.debug("the backward does not run: %s", error)
 
 
-def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward) -> list[Forward]:
+def follow_training(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward, *, streams: bool = False
+) -> list[Forward]:
     """The forward in training mode; empty if it does not run on these inputs. ``seen`` is the evaluation forward.
 
     Where it decides by what it draws and leaves modules out, other draws follow (`DRAWS` in all) until it has run every
@@ -198,7 +201,7 @@ def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inp
         found: list[Forward] = []
         unseen = set(seen.ran)
         for seed in range(SEED, SEED + DRAWS):
-            one = _followed_training(model, tensors, inputs, seen.vehicle, seed)
+            one = _followed_training(model, tensors, inputs, seen.vehicle, seed=seed, streams=streams)
             if one is None:
                 break
             found.append(one)
@@ -211,7 +214,7 @@ def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inp
 
 
 def _followed_training(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, seed: int
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, seed: int, streams: bool
 ) -> Forward | None:
     for each in dict.fromkeys((vehicle, "eager")):
         substitutes = stand_ins(tensors, each)
@@ -219,7 +222,7 @@ def _followed_training(
             substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
         try:
             with hooks_off(model):
-                return follow(model, substitutes, inputs, each, training=True, seed=seed)
+                return follow(model, substitutes, inputs, each, training=True, seed=seed, streams=streams)
         except Exception as error:  # it may need targets, or other examples (a batch norm of one position)
             logger.debug("the training forward does not run (%s) on the example inputs: %s", each, error)
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph.earlier import EarlierMethods
 from demp.graph.order import moved, plan_join, positions, ranks_of
-from demp.graph.parts import Contraction, Join, Layer, Norm, Read, Refusal, SizedCall, Slot, Stream
+from demp.graph.parts import STREAM, Contraction, Join, Layer, Norm, Read, Refusal, SizedCall, Slot, Stream
 from demp.graph.sums import JoinPlan
 
 
@@ -245,8 +245,8 @@ def removable_classes(graph: NeuronGraph) -> Tensor:
 
 
 def making_slots(graph: NeuronGraph) -> list[Slot]:
-    """The axes of weights along which neurons are made: the filters."""
-    made = {pair for layer in graph.layers for pair in layer.producers}
+    """The axes of weights along which neurons are made: the filters. Nothing makes the channels of a stream alone."""
+    made = {pair for layer in graph.layers if layer.activation != STREAM for pair in layer.producers}
     return [slot for slot in graph.slots if (slot.tensor, slot.axis) in made]
 
 

@@ -96,10 +96,13 @@ class Contraction:
 HEADS = "attention"
 """Kind of a layer whose neurons are heads of attention."""
 
+STREAM = "stream"
+"""Kind of a layer whose neurons are the channels of a stream that RMS norms read, as between the blocks of Llama."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One activation site, or the heads of one attention."""
+    """One activation site, the heads of one attention, or the channels of one stream between RMS norms."""
 
     name: str
     activation: str

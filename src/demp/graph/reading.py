@@ -38,11 +38,15 @@ logger = logging.getLogger("demp")
 Read = TypeVar("Read")
 
 
-def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> NeuronGraph:
+def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
 
     With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
     two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
+
+    With ``streams`` the channels of streams that RMS norms read (the embedding width of Llama) may go, too: those that
+    every writer leaves at zero. It needs ``joins``, since a cut then plans how the norms run. Where a layer norm reads
+    the stream its channels stay.
 
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
     model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
@@ -54,7 +58,7 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True) -> Neuro
     refuse_no_forward(model)
     refuse_unreadable(model)
     with shards.whole(model):
-        return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins))
+        return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins, streams=streams))
 
 
 def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) -> Read:
@@ -94,16 +98,17 @@ def trace_with(
     vehicle: str,
     *,
     joins: bool,
+    streams: bool,
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
-    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle)
+    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, streams=streams)
     recording = seen.tracer.recording
     seen.freeze_outputs(tensors)
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
     once = {name for name, calls in seen.ran.items() if calls == 1} - patched
     owners = once - seen.nested if joins else set()  # inside a nested one no class decides
     callers = once | recording.repeated - patched if joins else set()
-    trainings = follow_training(model, tensors, inputs, seen)
+    trainings = follow_training(model, tensors, inputs, seen, streams=streams)
     differing: dict[str, str] = {}
     if trainings:
         callers = {name for name in callers if any(training.ran[name] for training in trainings)}

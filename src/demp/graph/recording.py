@@ -95,6 +95,14 @@ class JoinSeen:
     """Carried out as planned by an earlier cut."""
 
 
+@dataclass(frozen=True)
+class StreamSeen:
+    """A norm that reads channels which no activation has touched."""
+
+    module: str
+    channels: Axis
+
+
 @dataclass
 class Recording:
     """Everything a tracer saw."""
@@ -110,6 +118,9 @@ class Recording:
     heads: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)
     """Module path -> the heads of its attention (elements, one entry each), and the channels of one."""
     joins: list[JoinSeen] = field(default_factory=list)
+    streams: list[StreamSeen] = field(default_factory=list)
+    tables: dict[str, None] = field(default_factory=dict)
+    """Parameters whose rows are looked up (embeddings)."""
     calls: list[CallSeen] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""

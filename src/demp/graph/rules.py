@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.activations import SITES, Call, activated
-from demp.graph.call_rules import reads_neutrally
+from demp.graph.call_rules import note_stream, reads_neutrally
 from demp.graph.elements import Axis, Labels
 
 if TYPE_CHECKING:
@@ -64,12 +64,22 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     if not isinstance(out, Tensor) or not operands:
         return None
-    labels = activated(tracer, call, operands, tracer.meet(operands, out.shape, call.name))
+    met = tracer.meet(operands, out.shape, call.name)
+    labels = activated(tracer, call, operands, met)
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
+    if is_square(call):
+        labels = replace(labels, squares_of=met.axes)
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
     return labels
+
+
+def is_square(call: Call) -> bool:
+    """Does the operation make squares: ``x.pow(2)``, ``x.square()``, ``x * x``?"""
+    if call.name == "pow":
+        return call.arg(1, "exponent") == 2
+    return call.name == "square" or (call.name == "mul" and call.args[0] is call.args[1])
 
 
 @rule("glu")
@@ -160,10 +170,13 @@ def mixing_norm(tracer: Tracer, call: Call) -> Any:
     """LayerNorm and RMSNorm: where statistics run over neurons, a dead one still counts; other axes are kept apart."""
     source, last = call.args[0], len(call.args[1])
     why = f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons"
+    if tracer.streams and call.name == "native_layer_norm":
+        why = "layer_norm takes the mean out of its channels: without one that is zero all others would change"
     for tensor in tracer.tensors((call.args[1:], call.kwargs)):
         tracer.freeze_tensor(tensor, why)
     labels = tracer.labels(source)
     for axis in labels.axes[source.dim() - last :]:
+        note_stream(tracer, axis)
         tracer.freeze_axis(axis, why)
     kept = Labels((*labels.axes[: source.dim() - last], *[None] * last), constant=labels.constant)
     return [kept, *[None] * (len(call.out) - 1)]
@@ -237,6 +250,8 @@ def identity(tracer: Tracer, call: Call) -> Labels:
 def embedding(tracer: Tracer, call: Call) -> Labels:
     """Rows are looked up: the row axis stays, the feature axis flows on."""
     table = tracer.labels(call.args[0])
+    if table.source is not None:
+        tracer.recording.tables[table.source] = None
     tracer.freeze_axis(table.axes[0], "rows of an embedding are looked up by index")
     lead: tuple[Axis | None, ...] = (None,) * (call.out.dim() - 1)
     return Labels((*lead, table.axes[1]))

@@ -158,6 +158,10 @@ class MethodConfig:
         self.limits()
         object.__setattr__(self, "budget", as_budget(self.budget))
 
+    def reading(self) -> dict[str, bool]:
+        """How the model is to be read: options of `demp.trace`."""
+        return {"joins": self.joins}
+
     def limits(self) -> Limits:
         """The limits of every cut; validates the knobs."""
         return Limits(floor=self.floor, multiple=self.multiple, include=self.include, exclude=self.exclude)

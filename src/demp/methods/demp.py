@@ -39,6 +39,9 @@ COLLECT = ("auto", "probe", "window")
 class DemPConfig(MethodConfig):
     """Every knob of DemP; "gap n" points to the table of ambiguities in docs/gaps.md."""
 
+    streams: bool = False
+    """Channels of streams between RMS norms (the embedding width of Llama) may go, too, as in `demp.trace`: those that
+    are dead, and with a budget those that it chooses. It needs ``joins``."""
     peak_strength: float = 1e-3
     """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
     times what SGD takes."""
@@ -153,6 +156,10 @@ class DemPConfig(MethodConfig):
             )
         check_at_least("rounds", self.rounds, 1)
         check_number("cost_power", self.cost_power)
+
+    def reading(self) -> dict[str, bool]:
+        """How the model is to be read: options of `demp.trace`."""
+        return {**super().reading(), "streams": self.streams}
 
     def phase(self) -> Phase | None:
         """The way to the budget, if there is one."""

@@ -47,8 +47,8 @@ class StillWaitingError(CutError):
 class ShrinkingModel:
     """One model under one pruner.
 
-    ``state`` is the network as it is now. ``copies`` are cut with the model (see ``add_copy``); ``forward`` and
-    ``outputs`` as in ``PrunerOptions``. Wrappers and ranks may come after the pruner: ``look_around`` finds them.
+    ``state`` is the network as it is now. ``reading`` are options of `demp.trace`; ``copies`` are cut with the model
+    (see ``add_copy``); ``forward`` and ``outputs`` as in ``PrunerOptions``. Wrappers and ranks may come after the pruner: ``look_around`` finds them.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ShrinkingModel:
         given: nn.Module,
         example_inputs: Any,
         *,
-        joins: bool,
+        reading: Mapping[str, bool],
         forward: str | Callable[..., Any] | None = None,
         outputs: Outputs = None,
         copies: Iterable[Any] = (),
@@ -68,7 +68,7 @@ class ShrinkingModel:
         shards.refuse_unfit(self.model)
         shards.rehearse(self.model)
         shards.reshard(self.model)
-        self.graph = trace(self.model, example_inputs, joins=joins)
+        self.graph = trace(self.model, example_inputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
         refuse_copy_inside(self.model, self.graph)

@@ -63,6 +63,7 @@ class DemPOptions(PrunerOptions, total=False):
     exclude: tuple[str, ...]
     joins: bool
     budget: Budget | None
+    streams: bool
     peak_strength: float
     penalty: str
     penalty_on: str

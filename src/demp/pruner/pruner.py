@@ -76,7 +76,7 @@ class Pruner(Earlier):
         optimizers = as_optimizers(optimizer)
         validate_attachment(optimizers, attach=attach)
         self._shrinking = shrinking = ShrinkingModel(
-            model, example_inputs, joins=config.joins, forward=forward, outputs=outputs, copies=holders
+            model, example_inputs, reading=config.reading(), forward=forward, outputs=outputs, copies=holders
         )
         self._stopwatch = Stopwatch(is_compiled(model))
         examples = Examples(example_inputs, batches, loss_fn)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from demp.graph import GraphState, NeuronGraph
 from demp.graph.neurons import channel_slots, making_slots, removable_classes
+from demp.graph.parts import STREAM
 from demp.parallel import ranks, shards
 from demp.regularization import penalties
 from demp.regularization.noise import Target
@@ -81,7 +82,10 @@ def candidates(model: nn.Module, graph: NeuronGraph, on: str) -> tuple[list[nn.P
         fed = {slot.tensor for slot in graph.slots if bool(removable[slot.classes].any())}
         names = [norm.scale for norm in graph.norms if norm.scale in fed]
     producers = dict.fromkeys(
-        tensor for layer in graph.layers if bool(layer.removable.any()) for tensor, _ in layer.producers
+        tensor
+        for layer in graph.layers
+        if layer.activation != STREAM and bool(layer.removable.any())
+        for tensor, _ in layer.producers
     )
     scales = [parameters[n] for n in dict.fromkeys(names) if n in parameters]
     return scales, [parameters[n] for n in producers if n in parameters]

@@ -38,6 +38,7 @@ def cut(
     constants: bool = False,
     max_drift: float | None = None,
     fold: bool = False,
+    streams: bool = False,
     graph: NeuronGraph | None = None,
     outputs: Outputs = None,
 ) -> CutReport:
@@ -55,6 +56,9 @@ def cut(
     no place stays, and the report says why. The cut is compared with the model in which each of them is replaced by
     its constant wherever it is read; with ``max_drift`` the outputs change by no more than that share of their largest
     value, and neurons wait where they would. (``fold=True`` with ``exact=False`` is an older name of it.)
+
+    With ``streams=True`` channels of streams between RMS norms (layers of kind ``stream``) may go, too: see
+    `demp.trace`. A ``graph`` that is given has them or not.
 
     ``holders`` are copies of the model that are cut with it: modules, wrappers around one (AveragedModel, EMA classes),
     dicts of tensors by the model's names, lists of tensors in the order of its parameters. The cut of those that can
@@ -79,7 +83,7 @@ def cut(
     with ranks.together(live.group):
         refuse_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)
-        graph = graph or trace(live.model, example_inputs)
+        graph = graph or trace(live.model, example_inputs, streams=streams)
         plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
     options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
     return execute(live, plan, options)[0]
