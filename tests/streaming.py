@@ -50,14 +50,14 @@ class Block(nn.Module):
     def __init__(self, norm: Any, bias: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(), norm()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=bias)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=bias)
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH, bias=bias) for _ in range(4))
         self.gate, self.up = nn.Linear(WIDTH, HIDDEN, bias=bias), nn.Linear(WIDTH, HIDDEN, bias=bias)
         self.down = nn.Linear(HIDDEN, WIDTH, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        q, k, v = (t.view(batch, length, HEADS, -1).transpose(1, 2) for t in self.qkv(self.norm1(x)).chunk(3, -1))
+        h = self.norm1(x)
+        sizes = x.shape[0], x.shape[1], HEADS, -1
+        q, k, v = (t.view(*sizes).transpose(1, 2) for t in (self.q(h), self.k(h), self.v(h)))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
         h = self.norm2(x)
@@ -65,12 +65,12 @@ class Block(nn.Module):
 
 
 class Streaming(nn.Module):
-    """A language model of two blocks; ``tied``: the embedding makes the scores, too."""
+    """A language model; ``tied``: the embedding makes the scores, too."""
 
-    def __init__(self, norm: str = "llama", *, tied: bool = False, bias: bool = False) -> None:
+    def __init__(self, norm: str = "llama", *, blocks: int = 1, tied: bool = False, bias: bool = False) -> None:
         super().__init__()
         self.embed = nn.Embedding(WORDS, WIDTH)
-        self.blocks = nn.ModuleList(Block(NORMS[norm], bias) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(NORMS[norm], bias) for _ in range(blocks))
         self.norm, self.head = NORMS[norm](), nn.Linear(WIDTH, WORDS, bias=False)
         if tied:
             self.head.weight = self.embed.weight
@@ -82,7 +82,7 @@ class Streaming(nn.Module):
         return self.head(self.norm(x))
 
 
-def network(norm: str = "llama", **options: bool) -> Any:
+def network(norm: str = "llama", **options: Any) -> Any:
     torch.manual_seed(0)
     return Streaming(norm, **options).double()
 

@@ -12,6 +12,7 @@ from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of, vie
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
 from demp.graph.signs import memory
+from demp.graph.zeros import is_bare
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -67,7 +68,7 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
 
 def note_stream(tracer: Tracer, axis: Axis | None) -> None:
     """A norm runs over channels that no activation has touched: they may be those of a stream between norms."""
-    if tracer.streams and axis is not None and bool((axis.sites == 0).any()):
+    if tracer.streams and axis is not None and is_bare(axis):
         tracer.recording.streams.append(StreamSeen(tracer.modules[-1] if tracer.modules else "", axis))
 
 

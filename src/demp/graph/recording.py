@@ -120,7 +120,9 @@ class Recording:
     joins: list[JoinSeen] = field(default_factory=list)
     streams: list[StreamSeen] = field(default_factory=list)
     tables: dict[str, None] = field(default_factory=dict)
-    """Parameters whose rows are looked up (embeddings)."""
+    """Parameters whose rows are looked up (embeddings), or that are added as they are."""
+    lifted: list[tuple[Tensor, str]] = field(default_factory=list)
+    """Channels before any activation that may no longer be zero where they were, and why."""
     calls: list[CallSeen] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""

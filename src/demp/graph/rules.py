@@ -17,6 +17,7 @@ from torch import Tensor
 from demp.graph.activations import SITES, Call, activated
 from demp.graph.call_rules import note_stream, reads_neutrally
 from demp.graph.elements import Axis, Labels
+from demp.graph.zeros import note_zeros
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -68,8 +69,9 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     labels = activated(tracer, call, operands, met)
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
-    if is_square(call):
-        labels = replace(labels, squares_of=met.axes)
+    if tracer.streams:
+        note_zeros(tracer, call, met)
+        labels = replace(labels, squares_of=met.axes) if is_square(call) else labels
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
     return labels

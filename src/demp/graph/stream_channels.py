@@ -37,6 +37,8 @@ def mark_streams(recording: Recording) -> None:
     for stream in joined(recording, root):
         number = len(recording.sites)
         recording.sites.append(Site(common_module(stream.modules), STREAM, stream.ids, called=True))
+        for ids, why in recording.lifted:
+            recording.elements.freeze(ids[torch.isin(root[ids], stream.ids)], why)
         mark = recording.elements.site_set(frozenset([number]))
         for at, seen in enumerate(recording.reads):
             bare = (seen.neurons.sites == 0) & torch.isin(root[seen.neurons.ids], stream.ids)
@@ -59,7 +61,7 @@ def joined(recording: Recording, root: Tensor) -> list[Channels]:
 
 
 def added_tensors(recording: Recording, numbering: Numbering, classes: Tensor) -> Iterator[tuple[str, int]]:
-    """(tensor, axis) of what is added to a stream as it is: rows of embeddings, positions."""
+    """(tensor, axis) of what is added to a stream as it is: rows of embeddings, positions, vectors."""
     read = {(seen.weight, seen.weight_axis) for seen in recording.reads}
     for name, axes in recording.axes.items():
         for dim, axis in enumerate(axes):

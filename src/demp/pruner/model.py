@@ -47,8 +47,9 @@ class StillWaitingError(CutError):
 class ShrinkingModel:
     """One model under one pruner.
 
-    ``state`` is the network as it is now. ``reading`` are options of `demp.trace`; ``copies`` are cut with the model
-    (see ``add_copy``); ``forward`` and ``outputs`` as in ``PrunerOptions``. Wrappers and ranks may come after the pruner: ``look_around`` finds them.
+    ``state`` is the network as it is now. ``reading`` are options of `demp.trace`. ``copies`` are cut with the model
+    (see ``add_copy``); ``forward`` and ``outputs`` as in ``PrunerOptions``. Wrappers and ranks may come after the
+    pruner: ``look_around`` finds them.
     """
 
     def __init__(

@@ -1,0 +1,71 @@
+"""Does an element-wise operation leave a channel at zero that is zero? Streams between norms may lose only such."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from demp.graph.activations import SITES, Call
+from demp.graph.elements import Axis, Labels
+
+if TYPE_CHECKING:
+    from demp.graph.tracer import Tracer
+
+KEEP = frozenset({
+    "mul", "square", "abs", "neg", "sqrt", "sign", "tanh", "sin", "tan", "asinh", "atan", "erf", "expm1", "log1p",
+    "dropout", "native_dropout", "copy", "nan_to_num", "round", "trunc", *(SITES.keys() - {"softplus", "glu"}),
+})  # fmt: skip
+"""Operations that make zero of zero, whatever their other operands are."""
+SUMS = frozenset({"add", "sub", "rsub"})
+
+
+def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> None:
+    """Remember channels before any activation that an operation may lift from zero, and vectors that are added."""
+    axes = enumerate(labels.axes)
+    bare = [(len(labels.axes) - at, axis) for at, axis in axes if axis is not None and is_bare(axis)]
+    out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    if labels.constant or not bare or out.dtype == torch.bool:
+        return
+    for from_end, axis in bare:
+        if not keeps_zeros(tracer, call, from_end):
+            why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
+            tracer.recording.lifted.append((axis.ids, why))
+
+
+def is_bare(axis: Axis) -> bool:
+    """Are there neurons on it that no activation has touched?"""
+    return bool((axis.sites == 0).any())
+
+
+def keeps_zeros(tracer: Tracer, call: Call, from_end: int) -> bool:
+    """Is the result zero where the operands are that have neurons on this axis (counted from the end)?"""
+    name = call.name.removesuffix("_")
+    if name in SUMS:
+        return all(may_be_added(tracer, side, from_end) for side in call.args[:2])
+    if name == "pow":
+        exponent = call.arg(1, "exponent")
+        return isinstance(exponent, (int, float)) and exponent > 0
+    if name == "div":
+        return carries(tracer, call.args[0], from_end)
+    if name == "masked_fill":
+        return not isinstance(call.args[2], Tensor) and call.args[2] == 0
+    return name in KEEP or call.name in KEEP
+
+
+def carries(tracer: Tracer, side: object, from_end: int) -> bool:
+    """Has this operand neurons on the axis?"""
+    if not isinstance(side, Tensor) or side.dim() < from_end:
+        return False
+    return tracer.labels(side).axes[side.dim() - from_end] is not None
+
+
+def may_be_added(tracer: Tracer, side: object, from_end: int) -> bool:
+    """Has this side of a sum neurons on the axis, or is it 0? A parameter that has is remembered as a writer."""
+    if not isinstance(side, Tensor):
+        return side == 0
+    found, source = carries(tracer, side, from_end), tracer.labels(side).source
+    if found and source is not None:
+        tracer.recording.tables[source] = None
+    return found
