@@ -221,6 +221,23 @@ def test_a_budget_takes_channels_of_a_stream():
     assert drifts and all(drift is not None and drift < 1e-10 for drift in drifts)
 
 
+def test_a_pruner_removes_dead_channels_and_keeps_constant_ones():
+    model: Any = network("llama", bias=True)
+    silence(model, [4, 6, 9])
+    with torch.no_grad():
+        model.embed.weight[:, 9] = 0.7
+    report = demp.cut(model, {STREAM: [9]}, example_inputs=(words(),), streams=True, constants=True)
+    assert report.removed == 0 and "has no bias or norm that could take their constant" in report.held[STREAM]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(words(),), total_steps=1, streams=True, batches=[words(1)], noise_on="off"
+    )
+    model(words()).sum().backward()
+    optimizer.step()
+    pruner.finish()
+    assert model.embed.weight.shape == (WORDS, WIDTH - 2) and model.embed.weight[0, 7].item() == pytest.approx(0.7)
+
+
 class Centred(Root):
     """A layer norm by hand."""
 

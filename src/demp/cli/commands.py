@@ -103,6 +103,8 @@ class Inspect(Command):
     """KEY=VALUE for an argument of the model's constructor."""
     trust: Flag = False
     """Let the folder name a model of your own (module:function): building it runs that code."""
+    streams: Flag = False
+    """Offer the channels of streams between RMS norms, too: the embedding width of Llama."""
 
     def run(self) -> dict[str, Any]:
         """Trace the network and print the table."""
@@ -123,7 +125,7 @@ class Inspect(Command):
                 **parse_settings(self.option),
             )
             usual = example_inputs(model, *shape)
-        found = demp.inspect(model, given or usual)
+        found = demp.inspect(model, given or usual, streams=self.streams)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 

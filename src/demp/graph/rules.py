@@ -81,7 +81,7 @@ def is_square(call: Call) -> bool:
     """Does the operation make squares: ``x.pow(2)``, ``x.square()``, ``x * x``?"""
     if call.name == "pow":
         return call.arg(1, "exponent") == 2
-    return call.name == "square" or (call.name == "mul" and call.args[0] is call.args[1])
+    return call.name == "square" or (call.name == "mul" and call.args[0] is call.arg(1, "other"))
 
 
 @rule("glu")

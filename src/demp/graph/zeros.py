@@ -50,7 +50,8 @@ def keeps_zeros(tracer: Tracer, call: Call, from_end: int) -> bool:
     if name == "div":
         return carries(tracer, call.args[0], from_end)
     if name == "masked_fill":
-        return not isinstance(call.args[2], Tensor) and call.args[2] == 0
+        value = call.arg(2, "value")
+        return not isinstance(value, Tensor) and value == 0
     return name in KEEP or call.name in KEEP
 
 
