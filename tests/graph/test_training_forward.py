@@ -101,6 +101,32 @@ def test_another_sum_in_training_binds_both_sides(kind):
     require_same_training(model, twin, inputs)
 
 
+class Whole(nn.Module):
+    """Checkpoints a whole block, whose forward the backward runs again."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.block, self.reentrant = Varying("the same elsewhere"), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = self.training and x.requires_grad
+        return checkpoint(self.block, x, use_reentrant=self.reentrant) if again else self.block(x)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_block_that_is_checkpointed_as_a_whole_may_add_two_widths(reentrant):
+    model, inputs = varying("dropout")
+    model[3] = Whole(reentrant)
+    model = nets.settle(model)
+    graph = demp.trace(model, inputs)
+    assert len(graph.joins) == 1 and graph.notes == ()
+    dead = {"2": [0, 1], "3.block.act": [2], "3.block.act#2": [3, 4]}
+    killing.kill(model, graph, dead)
+    twin = copy.deepcopy(model)
+    assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed == 5
+    require_same_training(model, twin, inputs)
+
+
 @pytest.mark.parametrize("kind", FREE)
 def test_the_same_sum_in_training_may_add_two_widths(kind):
     model, inputs = varying(kind)

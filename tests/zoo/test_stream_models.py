@@ -1,5 +1,6 @@
 """The embedding width of language models: it may go where RMS norms read it, and stays where layer norms do."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -80,6 +81,21 @@ def test_models_as_they_come(name: str):
     before = comparing.outputs(model, inputs)
     assert demp.cut(model, {STREAM: [3, 9]}, example_inputs=inputs, graph=graph).removed == 2
     assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
+def test_blocks_that_are_checkpointed_have_the_gradients_of_plain_ones():
+    plain = llama(tied=False)
+    inputs, found = words(plain, "llama"), []
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.gradient_checkpointing_enable()
+    for model in (plain, checkpointed):
+        graph = demp.trace(model.train(), inputs, streams=True)
+        killing.kill(model, graph, {STREAM: [3, 9]})
+        assert demp.cut(model, {STREAM: [3, 9]}, example_inputs=inputs, graph=graph).removed == 2
+        model(**inputs).logits.square().mean().backward()
+        found.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_layer_norms_keep_the_embedding_width():

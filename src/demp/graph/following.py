@@ -125,9 +125,11 @@ def follow(
     def backward(out: Any) -> None:
         drew.append(random.getstate() != random.Random(seed).getstate())
         if may_recompute and (tracer.recording.joins or any(seen.needed for seen in tracer.recording.calls)):
-            tracer.paused = True
+            tracer.paused, once = True, ran.copy()
             with Recomputed(tracer.modules, recomputed):
                 run_backward(out)
+            ran.clear()  # a module that is computed again is the same call of it
+            ran.update(once)
 
     def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal may_recompute
