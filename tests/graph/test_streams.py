@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import comparing
 import demp
+import killing
 from demp.graph.calls import calls_to_plain
 from demp.graph.rms_norms import normalized
 from demp.surgery import record_of
@@ -51,6 +52,19 @@ def test_a_cut_that_does_not_know_of_streams_keeps_their_norms(norm: str):
     assert demp.cut(model, {"blocks.0.silu": [3]}, example_inputs=(x,), graph=plain).removed == 1
     assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
     assert calls_to_plain(model) == planned
+
+
+@pytest.mark.parametrize("norm", ["torch", "gemma"])
+def test_channels_heads_and_neurons_go_together(norm: str):
+    model, x = network(norm, blocks=2, tied=True, bias=True), words()
+    for seed in range(2):
+        graph = demp.trace(model, (x,), streams=True)
+        dead = killing.killed(model, graph, 0.3, seed)
+        before, after = comparing.outputs(model, (x,)), trained(model, (x,))
+        report = demp.cut(model, dead, example_inputs=(x,), graph=graph)
+        assert report.removed == sum(map(len, dead.values())) and STREAM in dead
+        assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
+        assert comparing.gap(after, trained(model, (x,))) < 1e-10
 
 
 def test_tied_embeddings_shrink_once():
