@@ -54,6 +54,30 @@ def test_a_cut_that_does_not_know_of_streams_keeps_their_norms(norm: str):
     assert calls_to_plain(model) == planned
 
 
+class Two(nn.Module):
+    """Two streams of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = network("llama"), network("torch")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+
+def test_two_streams_lose_channels_of_their_own():
+    model, x = Two(), words()
+    graph = demp.trace(model, (x,), streams=True)
+    assert [layer.name for layer in graph.layers if layer.activation == STREAM] == ["a.stream", "b.stream"]
+    dead = {"a.stream": [2], "b.stream": [0, 5]}
+    silence(model.a, dead["a.stream"])
+    silence(model.b, dead["b.stream"])
+    before = comparing.outputs(model, (x,))
+    assert demp.cut(model, dead, example_inputs=(x,), graph=graph).removed == 3
+    assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
+    assert (model.a.embed.weight.shape[1], model.b.embed.weight.shape[1]) == (WIDTH - 1, WIDTH - 2)
+
+
 @pytest.mark.parametrize("norm", ["torch", "gemma"])
 def test_channels_heads_and_neurons_go_together(norm: str):
     model, x = network(norm, blocks=2, tied=True, bias=True), words()

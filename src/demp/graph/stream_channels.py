@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from demp.graph.assemble import Numbering
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Channels:
     """Those of one stream: their elements, and the modules that normalise them."""
 

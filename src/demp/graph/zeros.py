@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 KEEP = frozenset({
     "mul", "square", "abs", "neg", "sqrt", "sign", "tanh", "sin", "tan", "asinh", "atan", "erf", "expm1", "log1p",
-    "dropout", "native_dropout", "copy", "nan_to_num", "round", "trunc", *(SITES.keys() - {"softplus", "glu"}),
+    "dropout", "native_dropout", "copy", "nan_to_num", "round", "trunc", "zero", "zeros_like", "empty_like",
+    *(SITES.keys() - {"softplus", "glu"}),
 })  # fmt: skip
 """Operations that make zero of zero, whatever their other operands are."""
 SUMS = frozenset({"add", "sub", "rsub"})
