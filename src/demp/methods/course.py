@@ -17,6 +17,7 @@ from torch import Tensor
 from demp.budgets import Budget, Choice, Meter, Question, choose
 from demp.errors import UsageError
 from demp.methods.base import Selection, View
+from demp.methods.checks import check_at_least, check_number
 from demp.methods.reaching import goals_at
 from demp.regularization import Shrink
 from demp.surgery import Limits
@@ -25,6 +26,20 @@ LOOKS = 24
 """About so many steps of a period are looked at to learn who matters; more would only cost time."""
 MEMORY = 0.9
 """Decay of the mean of squared sensitivities from look to look."""
+
+
+def check_phase(start: float, end: float, rounds: int, power: float) -> None:
+    """Refuse knobs that make no phase.
+
+    Raises:
+        UsageError: shares out of order, no round, or an exponent that is negative or not a number.
+    """
+    if not 0 <= start < end <= 1:
+        raise UsageError(
+            f"push_from is {start} and push_until is {end}; give shares of the run in [0, 1], in this order"
+        )
+    check_at_least("rounds", rounds, 1)
+    check_number("cost_power", power)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import Advice
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
-from demp.methods.course import Course, Phase
+from demp.methods.checks import check_choice, check_number, check_share
+from demp.methods.course import Course, Phase, check_phase
 from demp.methods.reaching import refuse_two_aims
 from demp.methods.target import NeuronTarget
 from demp.regularization import Shrink, schedules
@@ -124,9 +124,8 @@ class DemPConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("peak_strength", self.peak_strength)
-        check_number("peak_noise_std", self.peak_noise_std)
-        check_number("prune_after", self.prune_after)
+        for name in ("peak_strength", "peak_noise_std", "prune_after"):
+            check_number(name, getattr(self, name))
         if not 1 <= self.target_growth < math.inf:
             raise UsageError(f"target_growth is {self.target_growth}; give a finite factor >= 1")
         check_choice("noise_on", self.noise_on, NOISE_ON)
@@ -149,13 +148,7 @@ class DemPConfig(MethodConfig):
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
         refuse_two_aims(self, math.nan)
-        if not 0 <= self.push_from < self.push_until <= 1:
-            raise UsageError(
-                f"push_from is {self.push_from} and push_until is {self.push_until}; give shares of the run in [0, 1], "
-                "in this order"
-            )
-        check_at_least("rounds", self.rounds, 1)
-        check_number("cost_power", self.cost_power)
+        check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
 
     def reading(self) -> dict[str, bool]:
         """How the model is to be read: options of `demp.trace`."""
