@@ -115,6 +115,11 @@ def vgg16_cifar10(
     )
 
 
+def _imagenet(augment: AugmentConfig) -> DataConfig:
+    """ImageNet at 224 pixels."""
+    return DataConfig(name="imagenet-1k", image_size=224, workers=8, probe_size=256, probe_batches=8, augment=augment)
+
+
 def resnet50_imagenet(
     *,
     optimizer: str = "adamw",
@@ -134,14 +139,7 @@ def resnet50_imagenet(
     return TrainConfig(
         recipe="resnet50-imagenet",
         model=ModelConfig(name="resnet50", width=width, options={"zero_init_last_scale": True}),
-        data=DataConfig(
-            name="imagenet-1k",
-            image_size=224,
-            workers=8,
-            probe_size=256,
-            probe_batches=8,
-            augment=AugmentConfig(crop="scales", flip=True),
-        ),
+        data=_imagenet(AugmentConfig(crop="scales", flip=True)),
         optimizer=_optimizer(optimizer, PAPER_RATES, weight_decay=1e-4),
         schedule=ScheduleConfig(name="step", factor=0.1, milestones=(0.3, 0.7, 0.9), warmup=0.05, warmup_lr=1e-6),
         method=_demp(
@@ -180,20 +178,15 @@ def vit_b16_imagenet(
     return TrainConfig(
         recipe="vit-b16-imagenet",
         model=ModelConfig(name="vit_b_16", width=width),
-        data=DataConfig(
-            name="imagenet-1k",
-            image_size=224,
-            workers=8,
-            probe_size=256,
-            probe_batches=8,
-            augment=AugmentConfig(
+        data=_imagenet(
+            AugmentConfig(
                 crop="resized",
                 flip=True,
                 randaugment_ops=2,
                 randaugment_magnitude=9.0,
                 mixup_alpha=0.2,
                 cutmix_alpha=1.0,
-            ),
+            )
         ),
         optimizer=_optimizer(optimizer, {"adamw": 0.003, "adam": 0.003}, weight_decay=0.3, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup=16 / 150, warmup_lr=9.9e-5),
