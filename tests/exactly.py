@@ -32,11 +32,13 @@ def trained(model: nn.Module, inputs: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
-def cut_twice(model: nn.Module, inputs: Any, *, share: float = 0.4, low: float = -100.0) -> list[int]:
+def cut_twice(
+    model: nn.Module, inputs: Any, *, share: float = 0.4, low: float = -100.0, linear: bool = False
+) -> list[int]:
     """Kill and cut some neurons, twice; outputs stay in both modes. Returns how many went each time."""
     removed = []
     for seed in range(2):
-        graph = demp.trace(model, inputs)
+        graph = demp.trace(model, inputs, linear=linear)
         dead = killing.killed(model, graph, share, seed, low)
         before, in_training = comparing.outputs(model, inputs), trained(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)

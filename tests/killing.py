@@ -65,7 +65,8 @@ def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str,
     for layer in graph.layers:
         if bool(chosen[layer.classes].all()):
             chosen[layer.classes[0]] = False
-    zero_below = {c for layer in graph.layers if layer.activation in ZERO_BELOW for c in layer.classes.tolist()}
+    above = [layer for layer in graph.layers if layer.activation not in ZERO_BELOW]
+    zero_below = set(range(graph.classes)) - {c for layer in above for c in layer.classes.tolist()}
     for join in graph.joins:  # other activations are zero behind a sum only if both sides are
         for stream, branch in zip(join.stream[join.source].tolist(), join.branch[join.target].tolist(), strict=True):
             if branch not in zero_below and not chosen[stream]:

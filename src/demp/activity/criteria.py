@@ -7,6 +7,7 @@ from torch import Tensor
 
 from demp.activity.reductions import reduced, rows
 from demp.errors import UsageError
+from demp.graph.parts import LINEAR
 
 KINDS = ("auto", "paper", "exact", "saturated", "negative-only", "epsilon", "sum")
 SATURATES_AT_ZERO = ("relu", "relu6")
@@ -23,7 +24,8 @@ class Criterion:
     is at most eps times the mean deviation of its layer's neurons, or 0; such a neuron leaves with its constant.
     ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero. ``sum``: the sum over positions
     and examples is at most eps (the authors' code). ``auto``: exact for ReLU, negative-only for LeakyReLU and ELU,
-    saturated for the others. ``paper``: the same, but epsilon for the others."""
+    saturated for the others. ``paper``: the same, but epsilon for the others. Linear neurons, which may be below zero
+    and alive, are judged as exact by ``negative-only`` and ``sum``."""
     eps: float | None = None
     """Threshold of ``saturated`` (default 0.1), ``epsilon`` (0.01, the paper's Fig. 1) and ``sum`` (0)."""
     relative: bool = True
@@ -37,6 +39,8 @@ class Criterion:
 
     def resolve(self, activation: str) -> str:
         """The criterion for a kind of activation."""
+        if activation == LINEAR and self.kind in ("negative-only", "sum"):
+            return "exact"
         if self.kind not in ("auto", "paper"):
             return self.kind
         if activation in SATURATES_AT_ZERO:

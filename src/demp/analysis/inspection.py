@@ -118,13 +118,15 @@ def human(number: float) -> str:
     return f"{number:.3g} P"
 
 
-def inspect(model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False) -> Inspection:
+def inspect(
+    model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False, linear: bool = False
+) -> Inspection:
     """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
 
-    ``joins`` and ``streams`` as in `demp.trace`.
+    ``joins``, ``streams`` and ``linear`` as in `demp.trace`.
     """
     model = wrappers.inside(model)
-    graph = trace(model, example_inputs, joins=joins, streams=streams)
+    graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
     none = graph.none_removed()

@@ -105,6 +105,8 @@ class Inspect(Command):
     """Let the folder name a model of your own (module:function): building it runs that code."""
     streams: Flag = False
     """Offer the channels of streams between RMS norms, too: the embedding width of Llama."""
+    linear: Flag = False
+    """Offer neurons that are read before any activation, too: the bottlenecks of MobileNetV2."""
 
     def run(self) -> dict[str, Any]:
         """Trace the network and print the table."""
@@ -125,7 +127,7 @@ class Inspect(Command):
                 **parse_settings(self.option),
             )
             usual = example_inputs(model, *shape)
-        found = demp.inspect(model, given or usual, streams=self.streams)
+        found = demp.inspect(model, given or usual, streams=self.streams, linear=self.linear)
         self.console().print(found.render(), markup=False, highlight=False)
         return found.to_dict()
 

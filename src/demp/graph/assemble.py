@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, unique_in_order
+from demp.graph.linear_neurons import mark_linear
 from demp.graph.neurons import NeuronGraph
-from demp.graph.parts import STREAM, Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
+from demp.graph.parts import LINEAR, STREAM, Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.stream_channels import added_tensors, mark_streams
 from demp.graph.unoffered import output_axes, unoffered
@@ -51,11 +52,21 @@ class Numbering:
 
 
 def assemble(
-    recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
+    recording: Recording,
+    shapes: dict[str, tuple[int, ...]],
+    aliases: dict[str, str],
+    vehicle: str,
+    *,
+    linear: bool = False,
 ) -> NeuronGraph:
-    """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
+    """Resolve unions and freezes, number the classes, and describe each activation site as a layer.
+
+    ``linear`` as in `demp.trace`.
+    """
     mark_streams(recording)
     forget_unread_steps(recording)
+    if linear:
+        mark_linear(recording)
     freeze_bare_reads(recording)
     numbering = numbered(recording)
     found = (*contraction_reads(recording, numbering), *join_reads(recording, numbering))
@@ -253,7 +264,7 @@ def describe(
             for c in members:
                 why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
         made_by = {pair for c in members for pair in makers.get(c, ())}
-        if recording.sites[site].kind == STREAM:
+        if recording.sites[site].kind in (STREAM, LINEAR):
             made_by |= set(added_tensors(recording, numbering, classes))
         producers = tuple(sorted(made_by))
         coupled = tuple(names[p] for p in sorted(partners))

@@ -93,13 +93,14 @@ def follow(
     training: bool = False,
     seed: int = SEED,
     streams: bool = False,
+    linear: bool = False,
 ) -> Forward:
     """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
 
     A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
     backward runs, too.
     """
-    tracer = Tracer(substitutes, training=training, streams=streams)
+    tracer = Tracer(substitutes, training=training, streams=streams, linear=linear)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     layers = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     tracer.fused = {f"{path}.self_attn".lstrip(".") for path in layers}

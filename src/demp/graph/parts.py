@@ -99,10 +99,13 @@ HEADS = "attention"
 STREAM = "stream"
 """Kind of a layer whose neurons are the channels of a stream that RMS norms read, as between the blocks of Llama."""
 
+LINEAR = "linear"
+"""Kind of a layer whose neurons are read as a weight, or the norm behind it, makes them: no activation touches them."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One activation site, the heads of one attention, or the channels of one stream between RMS norms."""
+    """One activation site, the heads of one attention, the channels of one stream, or what one weight makes."""
 
     name: str
     activation: str

@@ -38,7 +38,9 @@ logger = logging.getLogger("demp")
 Read = TypeVar("Read")
 
 
-def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False) -> NeuronGraph:
+def trace(
+    model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False, linear: bool = False
+) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
 
     With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
@@ -47,6 +49,9 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True, streams:
     With ``streams`` the channels of streams that RMS norms read (the embedding width of Llama) may go, too: those that
     every writer leaves at zero. It needs ``joins``, since a cut then plans how the norms run. Where a layer norm reads
     the stream its channels stay.
+
+    With ``linear`` neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too:
+    those that are zero, because all that makes them is, or that are constants.
 
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
     model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
@@ -58,7 +63,8 @@ def trace(model: nn.Module, example_inputs: Any, *, joins: bool = True, streams:
     refuse_no_forward(model)
     refuse_unreadable(model)
     with shards.whole(model):
-        return by_any_vehicle(model, as_inputs(example_inputs), partial(trace_with, joins=joins, streams=streams))
+        read = partial(trace_with, joins=joins, streams=streams, linear=linear)
+        return by_any_vehicle(model, as_inputs(example_inputs), read)
 
 
 def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) -> Read:
@@ -99,9 +105,10 @@ def trace_with(
     *,
     joins: bool,
     streams: bool,
+    linear: bool,
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
-    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, streams=streams)
+    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, streams=streams, linear=linear)
     recording = seen.tracer.recording
     seen.freeze_outputs(tensors)
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
@@ -123,7 +130,7 @@ def trace_with(
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(recording, owners)
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-        return rehearsal.best(assemble(recording, shapes, aliases, vehicle))
+        return rehearsal.best(assemble(recording, shapes, aliases, vehicle, linear=linear))
 
     graph, clean = rehearsed(owners)
     if not clean and any(not join.planned for join in recording.joins):

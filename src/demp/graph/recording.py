@@ -1,7 +1,8 @@
 """What one forward showed, before anything is concluded from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from demp.graph.calls import CallPlan, Seat
@@ -38,6 +39,14 @@ class ReadSeen:
     weight_axis: int
     neurons: Axis
     call: Seat | None = None
+
+
+def marked(seen: ReadSeen, marks: Tensor) -> ReadSeen:
+    """The same read, at which neurons that no activation has touched have these sets of sites."""
+    bare = (seen.neurons.sites == 0) & (marks != 0)
+    if not bool(bare.any()):
+        return seen
+    return replace(seen, neurons=replace(seen.neurons, sites=torch.where(bare, marks, seen.neurons.sites)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from demp.graph.activations import SITES, Call, activated
 from demp.graph.call_rules import note_stream, reads_neutrally
 from demp.graph.elements import Axis, Labels
-from demp.graph.zeros import note_zeros
+from demp.graph.zeros import is_bare, note_zeros
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -69,8 +69,9 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     labels = activated(tracer, call, operands, met)
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
-    if tracer.streams:
+    if tracer.streams or tracer.linear:
         note_zeros(tracer, call, met)
+    if tracer.streams:
         labels = replace(labels, squares_of=met.axes) if is_square(call) else labels
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
@@ -210,6 +211,9 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         return [standardised(tracer, labels, call.args[1]), None, None]
     names = [whole(tracer, a) if isinstance(a, Tensor) else None for a in call.args[1:3]]
     tracer.norm(names[0], names[1], sole_producer(tracer, channel))
+    if tracer.linear and names[0] is None and not measures(call) and is_bare(channel):
+        why = f"a batch norm without a scale makes other numbers of zeros (at {tracer.where()})"
+        tracer.recording.lifted.append((channel.ids, why))
     return [Labels(labels.axes, constant=labels.constant), None, None]
 
 

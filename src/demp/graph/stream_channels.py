@@ -7,7 +7,7 @@ zero, and an RMS norm keeps zeros. Where a layer norm reads the stream, too, all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from demp.graph.elements import unique_in_order
 from demp.graph.parts import STREAM
-from demp.graph.recording import Recording, Site
+from demp.graph.recording import Recording, Site, marked
 
 if TYPE_CHECKING:
     from demp.graph.assemble import Numbering
@@ -41,10 +41,7 @@ def mark_streams(recording: Recording) -> None:
             recording.elements.freeze(ids[torch.isin(root[ids], stream.ids)], why)
         mark = recording.elements.site_set(frozenset([number]))
         for at, seen in enumerate(recording.reads):
-            bare = (seen.neurons.sites == 0) & torch.isin(root[seen.neurons.ids], stream.ids)
-            if bool(bare.any()):
-                marked = replace(seen.neurons, sites=torch.where(bare, mark, seen.neurons.sites))
-                recording.reads[at] = replace(seen, neurons=marked)
+            recording.reads[at] = marked(seen, torch.isin(root[seen.neurons.ids], stream.ids) * mark)
     recording.streams.clear()
 
 

@@ -32,9 +32,11 @@ from demp.graph.sums import join
 class Tracer(TorchDispatchMode):
     """Follows neurons through one forward. What it saw ends in ``self.recording``."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, training: bool = False, streams: bool = False) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, training: bool = False, streams: bool = False, linear: bool = False
+    ) -> None:
         super().__init__()
-        self.training, self.streams = training, streams
+        self.training, self.streams, self.linear = training, streams, linear
         self.elements = Elements()
         self.recording = Recording(self.elements)
         self.modules: list[str] = []

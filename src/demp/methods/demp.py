@@ -42,6 +42,9 @@ class DemPConfig(MethodConfig):
     streams: bool = False
     """Channels of streams between RMS norms (the embedding width of Llama) may go, too, as in `demp.trace`: those that
     are dead, and with a budget those that it chooses. It needs ``joins``."""
+    linear: bool = False
+    """Neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too, as in
+    `demp.trace`: those that are zero or constant, and with a budget those that it chooses."""
     peak_strength: float = 1e-3
     """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
     times what SGD takes."""
@@ -152,7 +155,7 @@ class DemPConfig(MethodConfig):
 
     def reading(self) -> dict[str, bool]:
         """How the model is to be read: options of `demp.trace`."""
-        return {**super().reading(), "streams": self.streams}
+        return {**super().reading(), "streams": self.streams, "linear": self.linear}
 
     def phase(self) -> Phase | None:
         """The way to the budget, if there is one."""

@@ -64,6 +64,7 @@ class DemPOptions(PrunerOptions, total=False):
     joins: bool
     budget: Budget | None
     streams: bool
+    linear: bool
     peak_strength: float
     penalty: str
     penalty_on: str

@@ -16,7 +16,7 @@ from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateIm
 
 from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
-from demp.graph.parts import HEADS
+from demp.graph.parts import HEADS, LINEAR
 from demp.parallel import shards
 from demp.regularization.slices import PresentSlices, Slices
 
@@ -129,7 +129,8 @@ def summed(values: Tensor, axis: int) -> Tensor:
 def scaling_slots(graph: NeuronGraph) -> list[Slot]:
     """The slots of scale and shift of every norm over removable neurons, and of weights and biases without a norm.
 
-    Of heads the slots of the weights that read them.
+    Of heads the slots of the weights that read them. A linear neuron that an activation reads as well may be read in
+    front of its norm: there its weights count, too.
     """
     removable = removable_classes(graph)
     slots = {(s.tensor, s.axis): s for s in graph.slots if bool(removable[s.classes].any())}
@@ -143,7 +144,7 @@ def scaling_slots(graph: NeuronGraph) -> list[Slot]:
             wanted |= {(r.weight, r.weight_axis): None for r in graph.reads if number in r.layers}
             continue
         for weight, axis in layer.producers:
-            if weight not in normed:
+            if weight not in normed or (layer.activation == LINEAR and layer.coupled):
                 wanted[weight, axis] = None
                 biases = (n.shift for n in graph.norms if n.scale is None and n.producer == weight)
                 wanted |= {(name, 0): None for name in biases if name is not None}

@@ -39,6 +39,7 @@ def cut(
     max_drift: float | None = None,
     fold: bool = False,
     streams: bool = False,
+    linear: bool = False,
     graph: NeuronGraph | None = None,
     outputs: Outputs = None,
 ) -> CutReport:
@@ -58,7 +59,8 @@ def cut(
     value, and neurons wait where they would. (``fold=True`` with ``exact=False`` is an older name of it.)
 
     With ``streams=True`` channels of streams between RMS norms (layers of kind ``stream``) may go, too: see
-    `demp.trace`. A ``graph`` that is given has them or not.
+    `demp.trace`. With ``linear=True`` neurons may that are read before any activation (layers of kind ``linear``). A
+    ``graph`` that is given has them or not.
 
     ``holders`` are copies of the model that are cut with it: modules, wrappers around one (AveragedModel, EMA classes),
     dicts of tensors by the model's names, lists of tensors in the order of its parameters. The cut of those that can
@@ -83,7 +85,7 @@ def cut(
     with ranks.together(live.group):
         refuse_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)
-        graph = graph or trace(live.model, example_inputs, streams=streams)
+        graph = graph or trace(live.model, example_inputs, streams=streams, linear=linear)
         plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
     options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
     return execute(live, plan, options)[0]
