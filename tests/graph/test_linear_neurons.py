@@ -82,8 +82,24 @@ def images(seed: int = 0, count: int = 4) -> Tensor:
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+class Steps(nn.Module):
+    """Activations in several steps, most of which nothing reads, before and behind what has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(7, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(steps(self.c(self.b(steps(self.a(x))))))
+
+
+def steps(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * (x * x * x))))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {
     "linear": (two_linear, torch.randn(4, 5).double(), {"0.linear": 9, "3.linear": 6}),
+    "steps": (Steps, torch.randn(4, 5).double(), {"b.linear": 7}),
     "convolutions": (two_convolutions, images(), {"0.linear": 8, "5.linear": 5}),
     "mobile": (Mobile, images(), {"blocks.0.project.linear": 8, "blocks.1.project.linear": 16}),
     "pre-activation": (Before, images(), {"branch.linear": 8}),
@@ -123,6 +139,9 @@ def test_zeros_go_exactly_and_only_if_they_are_asked_for(name: str):
     assert {**offered(plain), **more} == {key: n for key, n in offered(graph).items() if key not in expected}
     assert sum("read before any activation" in refusal.reason for refusal in plain.refused) > 0
     assert "read before any activation" not in reasons(graph)
+    for layer in expected:
+        made_by = {weight for weight, _ in graph.layer(layer).producers}
+        assert graph.layer(layer).reads and not made_by & {weight for weight, _ in graph.layer(layer).reads}
     assert all(cut_twice(model, (x,), linear=True, low=0.0 if name == "convolutions" else -100.0))
     assert same_graph(plain, demp.trace(made(make), (x,), linear=False))
 

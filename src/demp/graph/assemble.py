@@ -52,20 +52,12 @@ class Numbering:
 
 
 def assemble(
-    recording: Recording,
-    shapes: dict[str, tuple[int, ...]],
-    aliases: dict[str, str],
-    vehicle: str,
-    *,
-    linear: bool = False,
+    recording: Recording, shapes: dict[str, tuple[int, ...]], aliases: dict[str, str], vehicle: str
 ) -> NeuronGraph:
-    """Resolve unions and freezes, number the classes, and describe each activation site as a layer.
-
-    ``linear`` as in `demp.trace`.
-    """
+    """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
     mark_streams(recording)
     forget_unread_steps(recording)
-    if linear:
+    if recording.linear:
         mark_linear(recording)
     freeze_bare_reads(recording)
     numbering = numbered(recording)

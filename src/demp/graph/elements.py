@@ -109,6 +109,7 @@ class Elements:
     def renumber_sites(self, new: dict[int, int]) -> None:
         """Give sites other numbers; those without one leave their sets."""
         self._site_sets = [frozenset(new[site] for site in one if site in new) for one in self._site_sets]
+        self._site_index = {one: number for number, one in reversed([*enumerate(self._site_sets)])}
 
     def merge_sites(self, a: Tensor, b: Tensor) -> Tensor:
         """Per position, the union of two site sets."""

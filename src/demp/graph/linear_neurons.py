@@ -5,7 +5,6 @@ to a budget. Such a neuron may go like any other.
 """
 
 import torch
-from torch import Tensor
 
 from demp.graph.elements import unique_in_order
 from demp.graph.parts import LINEAR

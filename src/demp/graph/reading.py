@@ -130,7 +130,7 @@ def trace_with(
     def rehearsed(owners: set[str]) -> tuple[NeuronGraph, bool]:
         couple(recording, owners)
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-        return rehearsal.best(assemble(recording, shapes, aliases, vehicle, linear=linear))
+        return rehearsal.best(assemble(recording, shapes, aliases, vehicle))
 
     graph, clean = rehearsed(owners)
     if not clean and any(not join.planned for join in recording.joins):

@@ -117,6 +117,8 @@ class Recording:
     """Everything a tracer saw."""
 
     elements: Elements
+    linear: bool = False
+    """May neurons go that other weights read before any activation?"""
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     reads: list[ReadSeen] = field(default_factory=list)

@@ -69,7 +69,7 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     labels = activated(tracer, call, operands, met)
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
-    if tracer.streams or tracer.linear:
+    if tracer.streams or tracer.recording.linear:
         note_zeros(tracer, call, met)
     if tracer.streams:
         labels = replace(labels, squares_of=met.axes) if is_square(call) else labels
@@ -211,7 +211,7 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         return [standardised(tracer, labels, call.args[1]), None, None]
     names = [whole(tracer, a) if isinstance(a, Tensor) else None for a in call.args[1:3]]
     tracer.norm(names[0], names[1], sole_producer(tracer, channel))
-    if tracer.linear and names[0] is None and not measures(call) and is_bare(channel):
+    if tracer.recording.linear and names[0] is None and not measures(call) and is_bare(channel):
         why = f"a batch norm without a scale makes other numbers of zeros (at {tracer.where()})"
         tracer.recording.lifted.append((channel.ids, why))
     return [Labels(labels.axes, constant=labels.constant), None, None]

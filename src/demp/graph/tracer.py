@@ -36,9 +36,9 @@ class Tracer(TorchDispatchMode):
         self, tensors: Mapping[str, Tensor], *, training: bool = False, streams: bool = False, linear: bool = False
     ) -> None:
         super().__init__()
-        self.training, self.streams, self.linear = training, streams, linear
+        self.training, self.streams = training, streams
         self.elements = Elements()
-        self.recording = Recording(self.elements)
+        self.recording = Recording(self.elements, linear=linear)
         self.modules: list[str] = []
         self.frames = Frames()
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
