@@ -113,6 +113,7 @@ def made(make: Callable[[], nn.Module]) -> Any:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             for tensor in (module.weight, module.bias, module.running_mean):
+                assert tensor is not None
                 nn.init.normal_(tensor, 0.5, 0.5)
     return model
 
@@ -267,6 +268,8 @@ class Gate(nn.Module):
             "a product": lambda: x @ x.t() @ x,
             "no scale": lambda: self.plain(x),
             "an output": lambda: x,
+            "a softmax": lambda: x.softmax(0),
+            "a border": lambda: F.pad(x, (0, 0, 1, 1), value=1.0),
         }[self.kind]()
         return torch.cat([self.read(y), x], 1) if self.kind == "an output" else self.read(y)
 
@@ -282,6 +285,8 @@ class Gate(nn.Module):
         ("a product", "product of two activations"),
         ("no scale", "a batch norm without a scale makes other numbers of zeros"),
         ("an output", ""),
+        ("a softmax", "softmax makes other numbers of zeros"),
+        ("a border", "constant_pad_nd makes other numbers of zeros"),
     ],
 )
 def test_where_they_stay(kind: str, why: str):

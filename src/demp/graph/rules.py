@@ -17,7 +17,7 @@ from torch import Tensor
 from demp.graph.activations import SITES, Call, activated
 from demp.graph.call_rules import note_stream, reads_neutrally
 from demp.graph.elements import Axis, Labels
-from demp.graph.zeros import is_bare, note_zeros
+from demp.graph.zeros import note_lifted, note_zeros
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -144,6 +144,8 @@ def reduction(tracer: Tracer, call: Call) -> Any:
                 axes.append(None)
         else:
             axes.append(axis)
+    if call.name == "logsumexp":
+        note_lifted(tracer, axes, call.name)
     result = Labels(tuple(axes), constant=labels.constant)
     if neutral and isinstance(call.out, (tuple, list)):  # values and their positions
         over = next(labels.axes[d] for d in dims if labels.axes[d] is not None)
@@ -164,6 +166,8 @@ def along_axis(tracer: Tracer, call: Call) -> Any:
     for dim in call.dims(value, source.dim()) if source.dim() else []:
         tracer.freeze_axis(axes[dim], f"{call.name} over the neuron axis mixes neurons")
         axes[dim] = None
+    if "softmax" in call.name or call.name == "logcumsumexp":
+        note_lifted(tracer, axes, call.name.strip("_"))
     result = Labels(tuple(axes), constant=labels.constant)
     return [result for _ in call.out] if isinstance(call.out, (tuple, list)) else result
 
@@ -211,9 +215,8 @@ def batch_norm(tracer: Tracer, call: Call) -> Any:
         return [standardised(tracer, labels, call.args[1]), None, None]
     names = [whole(tracer, a) if isinstance(a, Tensor) else None for a in call.args[1:3]]
     tracer.norm(names[0], names[1], sole_producer(tracer, channel))
-    if tracer.recording.linear and names[0] is None and not measures(call) and is_bare(channel):
-        why = f"a batch norm without a scale makes other numbers of zeros (at {tracer.where()})"
-        tracer.recording.lifted.append((channel.ids, why))
+    if names[0] is None and not measures(call):
+        note_lifted(tracer, [channel], "a batch norm without a scale")
     return [Labels(labels.axes, constant=labels.constant), None, None]
 
 

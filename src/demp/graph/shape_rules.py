@@ -12,6 +12,7 @@ from torch import Tensor
 from demp.graph.call_rules import note_view, plans_parts
 from demp.graph.elements import Axis, Labels
 from demp.graph.rules import Call, rule
+from demp.graph.zeros import note_lifted
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -268,6 +269,8 @@ def pad(tracer: Tracer, call: Call) -> Labels:
     source, padding = call.args[0], list(call.arg(1, "pad"))
     labels = tracer.labels(source)
     axes = list(labels.axes)
+    if call.arg(2, "value", 0) != 0:
+        note_lifted(tracer, axes, call.name)
     for at in range(len(padding) // 2):
         dim = source.dim() - 1 - at
         axis, (before, after) = axes[dim], padding[2 * at : 2 * at + 2]

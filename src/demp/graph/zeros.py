@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,13 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> None:
         if not keeps_zeros(tracer, call, from_end):
             why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
             tracer.recording.lifted.append((axis.ids, why))
+
+
+def note_lifted(tracer: Tracer, axes: Iterable[Axis | None], what: str) -> None:
+    """An operation makes other numbers of zeros: linear neurons on these axes stay."""
+    if tracer.recording.linear:
+        why = f"{what} makes other numbers of zeros (at {tracer.where()})"
+        tracer.recording.lifted += [(axis.ids, why) for axis in axes if axis is not None and is_bare(axis)]
 
 
 def is_bare(axis: Axis) -> bool:
