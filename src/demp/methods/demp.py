@@ -18,7 +18,7 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import Advice
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_choice, check_number, check_share
+from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Course, Phase, check_phase
 from demp.methods.reaching import refuse_two_aims
 from demp.methods.target import NeuronTarget
@@ -129,8 +129,7 @@ class DemPConfig(MethodConfig):
         super().__post_init__()
         for name in ("peak_strength", "peak_noise_std", "prune_after"):
             check_number(name, getattr(self, name))
-        if not 1 <= self.target_growth < math.inf:
-            raise UsageError(f"target_growth is {self.target_growth}; give a finite factor >= 1")
+        check_at_least("target_growth", self.target_growth, 1)
         check_choice("noise_on", self.noise_on, NOISE_ON)
         check_choice("live_mask", self.live_mask, LIVE_MASKS)
         check_choice("collect", self.collect, COLLECT)
@@ -145,9 +144,8 @@ class DemPConfig(MethodConfig):
         for name in (self.schedule, self.noise_schedule or self.schedule):
             schedules.make(name, span=self.span, peak_at=self.peak_at)
         for field in ("period", "window_steps"):
-            number = getattr(self, field)
-            if number is not None and number < 1:
-                raise UsageError(f"{field} is {number}; give at least 1 step")
+            if getattr(self, field) is not None:
+                check_at_least(field, getattr(self, field), 1)
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
         refuse_two_aims(self, math.nan)
