@@ -116,7 +116,7 @@ def vgg16_cifar10(
 
 
 def _imagenet(augment: AugmentConfig) -> DataConfig:
-    """ImageNet at 224 pixels."""
+    """Return the data of ImageNet at 224 pixels, with these augmentations."""
     return DataConfig(name="imagenet-1k", image_size=224, workers=8, probe_size=256, probe_batches=8, augment=augment)
 
 

@@ -182,9 +182,8 @@ class DemonPruning(Method):
     def __init__(self, config: DemPConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
         self.period = config.period or max(1, round(PERIOD_SHARE * total_steps))
-        shape = {"span": config.span, "peak_at": config.peak_at}
-        self._strength = schedules.make(config.schedule, **shape)
-        self._noise = schedules.make(config.noise_schedule or config.schedule, **shape)
+        names = (config.schedule, config.noise_schedule or config.schedule)
+        self._strength, self._noise = (schedules.make(n, span=config.span, peak_at=config.peak_at) for n in names)
         decoupled = config.penalty_in == "decoupled"
         self._way = sum(self._strength(step, total_steps) for step in range(total_steps if decoupled else 0))
         """Of the decoupled penalty over the whole run, in units of its peak."""
