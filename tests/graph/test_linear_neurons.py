@@ -174,8 +174,8 @@ def test_live_ones_stay():
         demp.cut(model, {"0.linear": [2, 3]}, example_inputs=(x,), linear=True)
     assert comparing.same_state(before, model)
     for criterion in ("negative-only", "sum", "exact"):
-        judge = demp.Criterion(kind=criterion)
-        assert judge.resolve("linear") == "exact"
+        found = demp.Criterion(kind=criterion)
+        assert found.resolve("linear") == "exact"
     out = comparing.outputs(model, (x,))
     report = demp.cut(model, {"0.linear": [2, 3, 4]}, example_inputs=(x,), linear=True, constants=True)
     assert report.removed == 3 and model[0].weight.shape == (6, 5)
