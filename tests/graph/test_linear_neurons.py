@@ -270,6 +270,7 @@ class Gate(nn.Module):
             "an output": lambda: x,
             "a softmax": lambda: x.softmax(0),
             "a border": lambda: F.pad(x, (0, 0, 1, 1), value=1.0),
+            "noise": lambda: x + 0.1 * torch.randn_like(x) if self.training else x,
         }[self.kind]()
         return torch.cat([self.read(y), x], 1) if self.kind == "an output" else self.read(y)
 
@@ -287,6 +288,7 @@ class Gate(nn.Module):
         ("an output", ""),
         ("a softmax", "softmax makes other numbers of zeros"),
         ("a border", "constant_pad_nd makes other numbers of zeros"),
+        ("noise", "(in the training forward)"),
     ],
 )
 def test_where_they_stay(kind: str, why: str):

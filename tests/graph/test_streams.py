@@ -283,12 +283,20 @@ class Centred(Root):
         return super().forward(x - x.mean(-1, keepdim=True))
 
 
+class Noisy(Root):
+    """Training adds noise to what the norm reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn_like(x) if self.training else x)
+
+
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "layer norm": (lambda model: nn.LayerNorm(WIDTH), f"{LAYER_NORM} (at blocks.0.norm1)"),
     "layer norm by hand": (
         lambda model: Centred(),
         "sub makes other numbers of zeros, as a layer norm's mean does (at blocks.0.norm1)",
     ),
+    "noise in training": (lambda model: Noisy(), "(in the training forward)"),
     "one norm for two places": (lambda model: model.blocks[0].norm2, "mean over the neuron axis mixes neurons"),
     "two axes": (lambda model: nn.Sequential(nn.RMSNorm([6, WIDTH])), "mixes neurons"),
 }

@@ -57,7 +57,7 @@ def assemble(
     """Resolve unions and freezes, number the classes, and describe each activation site as a layer."""
     mark_streams(recording)
     forget_unread_steps(recording)
-    if recording.linear:
+    if recording.offer.linear:
         mark_linear(recording)
     freeze_bare_reads(recording)
     numbering = numbered(recording)

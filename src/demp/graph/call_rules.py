@@ -52,7 +52,7 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
         return False
     if name == "mean" and call.kind != "mean":
         return False
-    measured = tracer.streams and not labels.constant and (bool(labels.squares_of) or name in NORMS)
+    measured = tracer.recording.offer.streams and not labels.constant and (bool(labels.squares_of) or name in NORMS)
     axis = (labels.squares_of if measured and labels.squares_of else labels.axes)[carried[0]]
     assert axis is not None
     if measured:
@@ -68,7 +68,7 @@ def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], 
 
 def note_stream(tracer: Tracer, axis: Axis | None) -> None:
     """A norm runs over channels that no activation has touched: they may be those of a stream between norms."""
-    if tracer.streams and axis is not None and is_bare(axis):
+    if tracer.recording.offer.streams and axis is not None and is_bare(axis):
         tracer.recording.streams.append(StreamSeen(tracer.modules[-1] if tracer.modules else "", axis))
 
 

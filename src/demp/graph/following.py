@@ -21,6 +21,7 @@ from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
 from demp.graph.random_state import SEED
+from demp.graph.recording import USUAL, Offer
 from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.rehearsal import tensors_in
 from demp.graph.repeated import merge_runs
@@ -92,15 +93,14 @@ def follow(
     *,
     training: bool = False,
     seed: int = SEED,
-    streams: bool = False,
-    linear: bool = False,
+    offer: Offer = USUAL,
 ) -> Forward:
     """Run the model's forward on ``substitutes`` in place of its tensors, and follow the neurons.
 
     A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
     backward runs, too.
     """
-    tracer = Tracer(substitutes, training=training, streams=streams, linear=linear)
+    tracer = Tracer(substitutes, training=training, offer=offer)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     layers = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     tracer.fused = {f"{path}.self_attn".lstrip(".") for path in layers}
@@ -188,9 +188,7 @@ def run_backward(out: Any) -> None:
         logger.debug("the backward does not run: %s", error)
 
 
-def follow_training(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward, *, streams: bool = False
-) -> list[Forward]:
+def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward) -> list[Forward]:
     """The forward in training mode; empty if it does not run on these inputs. ``seen`` is the evaluation forward.
 
     Where it decides by what it draws and leaves modules out, other draws follow (`DRAWS` in all) until it has run every
@@ -204,7 +202,7 @@ def follow_training(
         found: list[Forward] = []
         unseen = set(seen.ran)
         for seed in range(SEED, SEED + DRAWS):
-            one = _followed_training(model, tensors, inputs, seen.vehicle, seed=seed, streams=streams)
+            one = _followed_training(model, tensors, inputs, seen, seed=seed)
             if one is None:
                 break
             found.append(one)
@@ -217,15 +215,16 @@ def follow_training(
 
 
 def _followed_training(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, vehicle: str, *, seed: int, streams: bool
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward, *, seed: int
 ) -> Forward | None:
-    for each in dict.fromkeys((vehicle, "eager")):
+    offer = seen.tracer.recording.offer
+    for each in dict.fromkeys((seen.vehicle, "eager")):
         substitutes = stand_ins(tensors, each)
         if each == "eager":  # a training forward may update parameters in place (codebooks)
             substitutes = {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in substitutes.items()}
         try:
             with hooks_off(model):
-                return follow(model, substitutes, inputs, each, training=True, seed=seed, streams=streams)
+                return follow(model, substitutes, inputs, each, training=True, seed=seed, offer=offer)
         except Exception as error:  # it may need targets, or other examples (a batch norm of one position)
             logger.debug("the training forward does not run (%s) on the example inputs: %s", each, error)
     return None

@@ -24,7 +24,7 @@ def rms_norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapp
     given, source = named(args, kwargs), args[0]
     labels, over = tracer.labels(source), len(given["normalized_shape"])
     axis, why = labels.axes[-1], f"{MIXES} (at {tracer.where()})"
-    offered = tracer.streams and over == 1 and not labels.constant
+    offered = tracer.recording.offer.streams and over == 1 and not labels.constant
     if axis is not None and (offered or call.plan is not None):
         seen = CallSeen(call.seat, source.dim() - 1, source.dim(), axis, otherwise=why, before=call.plan)
         tracer.recording.calls.append(seen)

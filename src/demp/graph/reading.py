@@ -28,7 +28,7 @@ from demp.graph.forward import (
 )
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import HEADS
-from demp.graph.recording import Recording
+from demp.graph.recording import Offer, Recording
 from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
 from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
@@ -63,7 +63,7 @@ def trace(
     refuse_no_forward(model)
     refuse_unreadable(model)
     with shards.whole(model):
-        read = partial(trace_with, joins=joins, streams=streams, linear=linear)
+        read = partial(trace_with, offer=Offer(joins, streams, linear))
         return by_any_vehicle(model, as_inputs(example_inputs), read)
 
 
@@ -103,19 +103,17 @@ def trace_with(
     inputs: Inputs,
     vehicle: str,
     *,
-    joins: bool,
-    streams: bool,
-    linear: bool,
+    offer: Offer,
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
-    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, streams=streams, linear=linear)
+    seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, offer=offer)
     recording = seen.tracer.recording
     seen.freeze_outputs(tensors)
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
     once = {name for name, calls in seen.ran.items() if calls == 1} - patched
-    owners = once - seen.nested if joins else set()  # inside a nested one no class decides
-    callers = once | recording.repeated - patched if joins else set()
-    trainings = follow_training(model, tensors, inputs, seen, streams=streams)
+    owners = once - seen.nested if offer.joins else set()  # inside a nested one no class decides
+    callers = once | recording.repeated - patched if offer.joins else set()
+    trainings = follow_training(model, tensors, inputs, seen)
     differing: dict[str, str] = {}
     if trainings:
         callers = {name for name in callers if any(training.ran[name] for training in trainings)}

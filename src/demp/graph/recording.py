@@ -112,13 +112,29 @@ class StreamSeen:
     channels: Axis
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What a trace offers beside neurons behind an activation, and whether sums may take two widths (`demp.trace`)."""
+
+    joins: bool = True
+    streams: bool = False
+    linear: bool = False
+
+    @property
+    def bare(self) -> bool:
+        """May channels go that no activation has touched?"""
+        return self.streams or self.linear
+
+
+USUAL = Offer()
+
+
 @dataclass
 class Recording:
     """Everything a tracer saw."""
 
     elements: Elements
-    linear: bool = False
-    """May neurons go that other weights read before any activation?"""
+    offer: Offer = USUAL
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     reads: list[ReadSeen] = field(default_factory=list)

@@ -69,9 +69,9 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     labels = activated(tracer, call, operands, met)
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
-    if tracer.streams or tracer.recording.linear:
+    if tracer.recording.offer.bare:
         note_zeros(tracer, call, met)
-    if tracer.streams:
+    if tracer.recording.offer.streams:
         labels = replace(labels, squares_of=met.axes) if is_square(call) else labels
     if isinstance(call.out, (tuple, list)):
         return [labels if isinstance(o, Tensor) and o.shape == out.shape else None for o in call.out]
@@ -177,7 +177,7 @@ def mixing_norm(tracer: Tracer, call: Call) -> Any:
     """LayerNorm and RMSNorm: where statistics run over neurons, a dead one still counts; other axes are kept apart."""
     source, last = call.args[0], len(call.args[1])
     why = f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons"
-    if tracer.streams and call.name == "native_layer_norm":
+    if tracer.recording.offer.streams and call.name == "native_layer_norm":
         why = "layer_norm takes the mean out of its channels: without one that is zero all others would change"
     for tensor in tracer.tensors((call.args[1:], call.kwargs)):
         tracer.freeze_tensor(tensor, why)

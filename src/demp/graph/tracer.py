@@ -22,7 +22,7 @@ from demp.graph.drawn import FILLS, NO_NEURONS, binds, is_noise
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
-from demp.graph.recording import ContractionSeen, ReadSeen, Recording, Site
+from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
 from demp.graph.shuffle_rules import Grid, moved, settled
 from demp.graph.signs import signed
@@ -32,13 +32,11 @@ from demp.graph.sums import join
 class Tracer(TorchDispatchMode):
     """Follows neurons through one forward. What it saw ends in ``self.recording``."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], *, training: bool = False, streams: bool = False, linear: bool = False
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], *, training: bool = False, offer: Offer = USUAL) -> None:
         super().__init__()
-        self.training, self.streams = training, streams
+        self.training = training
         self.elements = Elements()
-        self.recording = Recording(self.elements, linear=linear)
+        self.recording = Recording(self.elements, offer)
         self.modules: list[str] = []
         self.frames = Frames()
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -30,6 +30,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
         if read.weight not in known:
             ids = read.neurons.ids
             here.elements.freeze(ids[ids < base], AUXILIARY)
+    here.recording.lifted += [(ids[ids < base], why + IN_TRAINING) for ids, why in there.recording.lifted]
     return other
 
 

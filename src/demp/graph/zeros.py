@@ -38,7 +38,7 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> None:
 
 def note_lifted(tracer: Tracer, axes: Iterable[Axis | None], what: str) -> None:
     """An operation makes other numbers of zeros: linear neurons on these axes stay."""
-    if tracer.recording.linear:
+    if tracer.recording.offer.linear:
         why = f"{what} makes other numbers of zeros (at {tracer.where()})"
         tracer.recording.lifted += [(axis.ids, why) for axis in axes if axis is not None and is_bare(axis)]
 
