@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import comparing
 import demp
 import killing
 import nets
+import streaming
+from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins, plain_kind
 from demp.surgery import record_of
 from demp.train.models import build
@@ -230,6 +233,37 @@ def test_a_stream_may_be_as_wide_as_a_read_that_mixes_its_channels():
 def test_a_read_that_mixes_more_channels_is_refused():
     model, inputs = mixing(2, {"blocks.0.act#2": [1]})
     wanted = answers(model, inputs)
-    with pytest.raises(demp.ExportError, match="outputs of the widened copy differ by"):
+    with pytest.raises(demp.ExportError, match="outputs of the copy differ by"):
         demp.plain(model)
     assert comparing.gap(wanted, answers(model, inputs)) == 0
+
+
+def cut_stream(norm: str) -> tuple[Any, Tensor]:
+    model, inputs = streaming.network(norm, blocks=2), streaming.words()
+    streaming.silence(model, [2, 7, 8])
+    demp.cut(model, {"stream": [2, 7, 8]}, example_inputs=(inputs,), streams=True)
+    return model.eval(), inputs
+
+
+@pytest.mark.parametrize("norm", ["torch", "torch without eps", "llama", "root"])
+def test_norms_of_a_stream_that_lost_channels_become_ordinary_ones(norm: str):
+    model, inputs = cut_stream(norm)
+    assert model_calls(model)
+    twin = demp.plain(model, (inputs,))
+    require_ordinary(twin, streaming.network(norm, blocks=2))
+    assert comparing.gap(answers(model, (inputs,)), answers(twin, (inputs,))) < 1e-10
+    with torch.no_grad():  # so that eps decides
+        model.embed.weight *= 1e-3
+        twin.embed.weight *= 1e-3
+    assert comparing.gap(answers(model, (inputs,)), answers(twin, (inputs,))) < 1e-10
+
+
+@pytest.mark.parametrize("norm", ["torch without scale", "gemma", "function"])
+def test_norms_that_cannot_say_it_are_refused(norm: str):
+    model, inputs = cut_stream(norm)
+    wanted = answers(model, (inputs,))
+    with pytest.raises(
+        demp.ExportError, match="number of neurons, in blocks.0, blocks.0.norm1"
+    ):
+        demp.plain(model, (inputs,))
+    assert comparing.gap(wanted, answers(model, (inputs,))) == 0

@@ -72,6 +72,56 @@ def test_heads_that_went_everywhere_are_in_the_config(family, tmp_path):
         assert float((loaded(**inputs).logits - expected).abs().max()) < 1e-10
 
 
+def cut_stream(family: str, channels: list[int]):
+    """A small language model whose embedding lost channels, its inputs, and its outputs before."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**HEADED, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model, inputs = getattr(transformers, f"{family}ForCausalLM")(config).eval(), tokens()
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if "norm" in name:
+                tensor.normal_(1.0, 0.3)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                tensor[channels] = 0
+        model.get_input_embeddings().weight[:, channels] = 0
+        expected = model(**inputs).logits
+    report = demp.cut(model, {"model.stream": channels}, example_inputs=inputs, streams=True)
+    assert report.removed == len(channels)
+    return model, inputs, expected
+
+
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2"])
+def test_an_embedding_that_lost_channels_is_in_the_config(family, tmp_path):
+    model, inputs, expected = cut_stream(family, [3, 5, 6, 9])
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "transformers", report.notes
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert (loaded.config.hidden_size, loaded.config.num_attention_heads) == (12, 4)
+    assert loaded.config.rms_norm_eps == pytest.approx(model.config.rms_norm_eps * 16 / 12)
+    with torch.no_grad():
+        assert_close(loaded(**inputs).logits, expected)
+    written = [m.generate(**inputs, max_new_tokens=6, do_sample=False) for m in (model, loaded)]
+    assert torch.equal(*written)
+
+
+@pytest.mark.parametrize(
+    ("family", "channels", "why"),
+    [
+        ("Gemma", [3, 5, 6, 9], "a GemmaForCausalLM of these widths computes otherwise"),  # the root of its width
+        ("Qwen3", [3, 5, 6, 9], "its norms need several eps, and a config of Qwen3ForCausalLM has one"),
+        ("Llama", [3, 5, 6], "transformers refuses a config of these widths"),  # 13 channels, 4 heads
+    ],
+)
+def test_an_embedding_that_no_config_can_say_keeps_the_spec(family, channels, why, tmp_path):
+    model, inputs, expected = cut_stream(family, channels)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "demp.load" and why in report.notes[0]
+    assert not (tmp_path / "out" / "config.json").exists()
+    if family == "Gemma":  # scales that count from one
+        with torch.no_grad():
+            assert_close(demp.plain(model, inputs)(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize(("make", "losses"), [(bert, (5, 4)), (bert, (5, 0)), (llama, (4, 7)), (tied_bert, (1, 2))])
 def test_layers_that_differ_keep_the_spec_and_load_with_the_constructor(make, losses, tmp_path):
     inputs = tokens()

@@ -14,7 +14,8 @@ from demp import __version__
 from demp.artifact import folder as artifact
 from demp.errors import ExportError
 from demp.exports import transformers_folder
-from demp.exports.examples import Answer, answers
+from demp.exports.agreement import difference, tolerance_of
+from demp.exports.examples import Answer, answers, rows
 from demp.exports.program import captured, program_answer
 from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
@@ -96,13 +97,9 @@ def state_dict(subject: Subject, folder: Path) -> Written:
 
 def safetensors(subject: Subject, folder: Path) -> Written:
     """Weights without pickle, and the spec that rebuilds the network: an ordinary config where one can say it."""
-    library, why = transformers_folder.ordinary(subject.model)
-    if library is not None:
-        transformers_folder.write(library, folder)
-        twin = transformers_folder.read(subject.model, folder)
-        require_equal(state_of(library), state_of(transformers_folder.part_of(twin)), artifact.WEIGHTS)
-        note = "an ordinary transformers folder: config.json says the widths"
-        return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), (note,))
+    written, why = library_folder(subject, folder)
+    if written is not None:
+        return written
     metadata = {"format": "pt", "class": type(subject.model).__name__, "producer": f"demp {__version__}"}
     artifact.write(subject.model, folder, example_inputs=subject.inputs, builder=subject.builder, metadata=metadata)
     spec = artifact.read_architecture(folder)
@@ -117,6 +114,30 @@ def safetensors(subject: Subject, folder: Path) -> Written:
     return Written(
         artifact.WEIGHTS, "demp.load", lambda inputs: answers(twin, inputs), kind(twin), (why,) if why else ()
     )
+
+
+def library_folder(subject: Subject, folder: Path) -> tuple[Written | None, str]:
+    """A folder that transformers loads by itself; None where no config says what the model is, and why."""
+    library, why = transformers_folder.ordinary(subject.model)
+    if library is None:
+        return None, why
+    transformers_folder.write(library, folder)
+    twin = transformers_folder.read(subject.model, folder)
+    require_equal(state_of(library), state_of(transformers_folder.part_of(twin)), artifact.WEIGHTS)
+    if not same_answers(subject, twin):
+        for name in transformers_folder.FILES:
+            (folder / name).unlink(missing_ok=True)
+        return None, f"a {kind(library)} of these widths computes otherwise: its folder loads with demp.load"
+    note = "an ordinary transformers folder: config.json says the widths"
+    return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), (note,)), ""
+
+
+def same_answers(subject: Subject, other: nn.Module) -> bool:
+    """Does another network answer as the model does?"""
+    inputs = rows(subject.inputs, TRACED_BATCH)
+    wanted = answers(subject.model, inputs)
+    allowed = tolerance_of([*subject.model.parameters(), *wanted])
+    return difference(wanted, answers(other, inputs), kind(other)) <= allowed
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

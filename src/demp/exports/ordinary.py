@@ -1,8 +1,9 @@
-"""A pruned network in which every residual sum is an ordinary one, for tools that read a module's source."""
+"""A pruned network in which every residual sum and every norm is an ordinary one, for tools that read source."""
 
 import copy
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from demp.analysis.costs import cost
 from demp.errors import ExportError, UsageError
+from demp.exports.ordinary_norms import fold_norms
 from demp.graph.calls import model_calls
 from demp.graph.elements import components
 from demp.graph.forward import as_inputs, first_names
-from demp.graph.joins import model_joins, set_joins
+from demp.graph.joins import model_joins, set_calls, set_joins
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
 from demp.graph.streams import common_order
@@ -36,8 +38,9 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     """A copy of a pruned model whose residual sums are ordinary: of the classes you wrote, with nothing of demp in it.
 
     Where a sum adds two widths, both sides and all that goes through them are widened with channels of zeros until they
-    hold the same channels in the same order. The outputs are equal; parameters and FLOPs grow, and one line of the log
-    says by how much (`demp.cost` counts either model). Tools that read source need it, such as ``torch.jit.script``;
+    hold the same channels in the same order. RMS norms of a stream that lost channels say so by another scale and eps.
+    The outputs are equal; parameters and FLOPs may grow, and one line of the log then says by how much (`demp.cost`
+    counts either model). Tools that read source need it, such as ``torch.jit.script``;
     those that run the forward (``torch.export``, ``torch.jit.trace``, ``torch.fx``) read the pruned model as it is.
 
     ``example_inputs`` as for `demp.trace`, on the model's device; without them they are made like those of the last
@@ -45,26 +48,31 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
 
     Raises:
         UsageError: no example inputs, and none are known.
-        ExportError: the sums cannot be made ordinary, or the outputs would differ. The model is untouched in any case.
+        ExportError: sums or norms cannot be made ordinary, or the outputs would differ. The model is untouched.
     """
     model = original(wrappers.inside(model))
     twin = copy.deepcopy(model)
     put_record(twin, None)
     joins = model_joins(model)
-    if calls := model_calls(model):
-        where = ", ".join(name or "the model itself" for name in calls)
-        raise ExportError(
-            f"the network cannot be made ordinary: calls that depend on the number of neurons, in {where}, only a cut "
-            f"can carry out as planned. {REMEDY}"
-        )
-    if not joins:
+    if not joins and not model_calls(model):
         return twin
     inputs = known_inputs(model) if example_inputs is None else example_inputs
-    layouts = Layouts.of(by_any_vehicle(model, as_inputs(inputs), planned_sums))
-    layouts.widen(twin)
+    fold_norms(twin)
+    calls = model_calls(twin)
+    for path in calls:  # as they are written: the proof tells whether they mean the same
+        set_calls(twin.get_submodule(path), {})
+    if joins:
+        Layouts.of(by_any_vehicle(model, as_inputs(inputs), planned_sums)).widen(twin)
     for path in joins:
         set_joins(twin.get_submodule(path), {})
-    prove(model, twin, inputs)
+    prove(model, twin, inputs, calls)
+    if joins:
+        say_cost(model, twin, inputs)
+    return twin
+
+
+def say_cost(model: nn.Module, twin: nn.Module, inputs: Any) -> None:
+    """One line of the log on what zeros cost."""
     now, then = cost(model, inputs), cost(twin, inputs)
     logger.info(
         "plain sums cost %.1f %% more parameters (%d, pruned %d) and %.1f %% more FLOPs (%d, pruned %d)",
@@ -75,7 +83,6 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
         then.flops,
         now.flops,
     )
-    return twin
 
 
 def known_inputs(model: nn.Module) -> Any:
@@ -94,20 +101,22 @@ def known_inputs(model: nn.Module) -> Any:
 
 
 def refuse(why: str) -> ExportError:
-    """The sums stay as they are."""
-    return ExportError(f"the residual sums cannot be made ordinary: {why}. {REMEDY}")
+    """The network stays as it is."""
+    return ExportError(f"the network cannot be made ordinary: {why}. {REMEDY}")
 
 
-def prove(model: nn.Module, twin: nn.Module, inputs: Any) -> None:
-    """The copy must answer as the model does."""
+def prove(model: nn.Module, twin: nn.Module, inputs: Any, calls: Iterable[str]) -> None:
+    """The copy must answer as the model does; in modules ``calls`` it makes planned calls as they are written."""
+    where = ", ".join(name or "the model itself" for name in calls)
+    planned = f"calls that depend on the number of neurons, in {where}, only a cut can carry out as planned"
     wanted = outputs_of(model, inputs)
     try:
         found = outputs_of(twin, inputs)
     except Exception as error:  # the user's forward may raise anything
-        raise refuse(f"the widened copy does not run ({str(error).strip().splitlines()[0]})") from error
+        raise refuse(planned if where else f"the copy does not run ({str(error).strip().splitlines()[0]})") from error
     gap = difference(wanted, found)
     if not gap <= tolerance_for(wanted):
-        raise refuse(f"the outputs of the widened copy differ by {gap:.1e} of their scale")
+        raise refuse(planned if where else f"the outputs of the copy differ by {gap:.1e} of their scale")
 
 
 @dataclass

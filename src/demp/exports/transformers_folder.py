@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from demp.exports.ordinary_norms import EPS, fold_norms, rescaled
 from demp.exports.program import muted
 
 FILES = ("config.json", "generation_config.json", "model.safetensors")
@@ -28,6 +29,8 @@ WIDTHS = (
 HEADS = (("num_attention_heads", "head_dim"), ("num_heads", "d_kv"))
 """Fields for heads of attention, and for the channels of one."""
 SHARED = "num_key_value_heads"
+STREAMS = (("hidden_size", "rms_norm_eps"), ("d_model", "layer_norm_epsilon"))
+"""Fields for the embedding width, and for the eps of the norms that read it."""
 
 
 def part_of(model: nn.Module) -> Any:
@@ -49,22 +52,50 @@ def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
     name = type(own).__name__
     if getattr(sys.modules["transformers"], name, None) is not type(own):
         return None, f"{name} is a class of its own: its folder loads with demp.load"
+    if rescaled(own):
+        own = with_ordinary_norms(own)
+        if len(epsilons(own)) > 1:
+            return (
+                None,
+                f"its norms need several eps, and a config of {name} has one: its folder loads with demp.load",
+            )
     dense = on_meta(own, own.config)
+    why = f"no config of transformers describes this {name} as it is now"
     for config in candidates(own, changed_widths(own, dense)):
         twin = on_meta(own, config)
-        if outline(twin) == outline(own):
+        if outline(twin) != outline(own):
+            continue
+        why = refused(config)
+        if not why:
             twin.load_state_dict(own.state_dict(), assign=True)
             twin.tie_weights()
             if hasattr(own, "generation_config"):
                 twin.generation_config = own.generation_config
             return twin, ""
-    return None, f"no config of transformers describes this {name} as it is now: its folder loads with demp.load"
+    return None, f"{why}: its folder loads with demp.load"
 
 
-def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type]]:
-    """Shapes of a state, and the classes of all modules: a module that was put in by hand is in no config."""
+def refused(config: Any) -> str:
+    """Why transformers would not write this config (Llama's width is a multiple of its heads); empty if it does."""
+    try:
+        getattr(config, "validate", lambda: None)()  # older versions ask nothing
+    except Exception as error:  # the checks of a config class may raise anything
+        return f"transformers refuses a config of these widths ({str(error).strip().splitlines()[-1].strip()})"
+    return ""
+
+
+def with_ordinary_norms(own: nn.Module) -> Any:
+    """A copy in which the norms of a stream that lost channels say so by scale and eps, where they can."""
+    twin = copy.deepcopy(own)
+    fold_norms(twin)
+    return twin
+
+
+def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type], list[Any]]:
+    """Shapes of a state, classes of all modules (one that was put in by hand is in no config), and eps of the norms."""
     kinds = [getattr(type(m), "demp_plain", type(m)) for m in model.modules()]
-    return {key: tensor.shape for key, tensor in model.state_dict().items()}, kinds
+    eps = [getattr(m, name) for m in model.modules() for name in EPS if hasattr(m, name)]
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}, kinds, eps
 
 
 def changed_widths(own: nn.Module, dense: nn.Module) -> dict[int, set[int]]:
@@ -97,11 +128,33 @@ def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
         return  # more widths than fields: the layers differ
     for name in choices:  # a size that is a width and the channels of all heads may be still that of one of them
         choices[name] += [values[name]] if isinstance(values[name], int) else []
-    for heads, widths in product(head_counts(own.config, changes), product(*choices.values())):
+    streams, heads = embedding_widths(own, changes), head_counts(own.config, changes)
+    for stream, left, widths in product(streams, heads, product(*choices.values())):
         config = copy.deepcopy(own.config)
-        for name, value in {**heads, **dict(zip(choices, widths, strict=True))}.items():
+        for name, value in {**stream, **left, **dict(zip(choices, widths, strict=True))}.items():
             setattr(config, name, value)
         yield config
+
+
+def embedding_widths(own: Any, changes: dict[int, set[int]]) -> list[dict[str, Any]]:
+    """Fields of a config for the embedding widths that may be left, with the channels of a head as they were."""
+    config, found, values = own.config, [dict[str, Any]()], epsilons(own)
+    for name, eps_name in STREAMS:
+        width = getattr(config, name, None)
+        if not isinstance(width, int) or not hasattr(config, eps_name) or len(values) != 1:
+            continue
+        fixed = {
+            size_name: getattr(config, size_name, None) or width // getattr(config, heads)
+            for heads, size_name in HEADS
+            if hasattr(config, heads)
+        }
+        found += [{name: size, eps_name: min(values), **fixed} for size in sorted(changes.get(width, ()))]
+    return found
+
+
+def epsilons(model: nn.Module) -> set[Any]:
+    """Every eps of its norms."""
+    return {getattr(m, name) for m in model.modules() for name in EPS if hasattr(m, name)}
 
 
 def head_counts(config: Any, changes: dict[int, set[int]]) -> list[dict[str, int]]:
