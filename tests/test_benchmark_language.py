@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import language
 import language_networks
 import language_text
+from thinning import mostly_slow
 
 sys.path.pop(0)
 
@@ -32,7 +33,7 @@ def command(form, out):
     return f"--form {form} --steps {STEPS} --batch-size {BATCH} --budgets 0.7 --pairs 1 --out {out} {sizes}".split()
 
 
-@pytest.mark.parametrize("form", ["gpt2", "llama"])
+@pytest.mark.parametrize("form", mostly_slow(["gpt2", "llama"], ["gpt2"]))
 def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
     language.main(command(form, tmp_path))
     printed = capsys.readouterr().out

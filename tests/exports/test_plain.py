@@ -262,8 +262,6 @@ def test_norms_of_a_stream_that_lost_channels_become_ordinary_ones(norm: str):
 def test_norms_that_cannot_say_it_are_refused(norm: str):
     model, inputs = cut_stream(norm)
     wanted = answers(model, (inputs,))
-    with pytest.raises(
-        demp.ExportError, match="number of neurons, in blocks.0, blocks.0.norm1"
-    ):
+    with pytest.raises(demp.ExportError, match="number of neurons, in blocks.0, blocks.0.norm1"):
         demp.plain(model, (inputs,))
     assert comparing.gap(wanted, answers(model, (inputs,))) == 0

@@ -157,7 +157,9 @@ def narrow50(zero: bool) -> nn.Module:
     return resnet50(10, width=4 / 64, cifar_stem=True, zero_init_last_scale=zero)
 
 
-@pytest.mark.parametrize(("name", "options"), [("snap", {}), ("cropit-s", {"score": "gate-flow"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("snap", {}), pytest.param("cropit-s", {"score": "gate-flow"}, marks=pytest.mark.slow)]
+)
 def test_a_zero_last_scale_empties_every_branch_first(name: str, options: dict):
     """Batch statistics: no neuron is dead, so that only those inside branches score 0."""
     graph = demp.trace(narrow50(True), (torch.randn(2, 3, 8, 8),))
@@ -181,6 +183,7 @@ def widths_inside(pruner: demp.Pruner) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_the_original_score_of_cropit_sees_the_last_scales_and_still_puts_branches_lowest():
     model, data = narrow50(True), torch.Generator().manual_seed(1)
     pairs = [(torch.randn(8, 3, 16, 16, generator=data), torch.randint(10, (8,), generator=data))]

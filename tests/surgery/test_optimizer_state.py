@@ -181,7 +181,8 @@ def test_a_flat_history_that_is_still_empty_is_accepted():
 @pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
 def test_muon(adjust, dtype):
     """Momentum follows exactly. The step is orthogonalised in bfloat16, whose sums round differently in other shapes
-    (2 ** -8 of the largest entry, each), and then multiplied by a factor that Muon takes from the shape.
+    (2 ** -8 of the largest entry, each), and then multiplied by a factor that Muon takes from the shape: another
+    factor would be 7 % off.
     """
     model, x = nets.mlp(12, 40, 24, 10, bias=False).to(dtype), torch.randn(64, 12, dtype=dtype)
     dead = {"1": [0, 3, 5, 17, 30], "3": [2, 4, 20]}
@@ -212,7 +213,7 @@ def test_muon(adjust, dtype):
         assert torch.allclose(*momenta, rtol=0, atol=TOLERANCE[dtype])
         ratio = factor(adjust, small.shape) / factor(adjust, large.shape)
         moved, wanted = small.detach() - was_small, (stays(name, large.detach(), kept) - was_large) * ratio
-        assert float((moved - wanted).abs().max()) <= 2**-7 * float(wanted.abs().max())
+        assert float((moved - wanted).abs().max()) <= 2**-5 * float(wanted.abs().max())
     assert factor(adjust, model[0].weight.shape) != factor(adjust, dense[0].weight.shape)
 
 

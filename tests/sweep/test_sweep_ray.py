@@ -68,6 +68,7 @@ def wait(condition, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # a cluster, and a minute
 def test_two_workers_lose_one_and_are_stopped_and_end_as_if_nothing_had_been(tmp_path, address):
     straight = [training(f"s{seed}", CONFIG.merged({"seed": seed}), labels={}) for seed in (0, 1)]
     expected = {record["name"]: record for record in Sweep(tmp_path / "straight", straight).go().records}
@@ -121,11 +122,16 @@ def test_what_ray_cannot_do_is_refused(tmp_path, monkeypatch):
         sweep.go(on="mars")
     with pytest.raises(UsageError, match="on is 'ray'; give here, or ray without devices"):
         sweep.go(on="ray", devices=["cpu"])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"this needs the package ray; install it with: pip install 'demp\[ray\]'"):
+        sweep.go(on="ray")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    sweep = Sweep(tmp_path / "s", numbers(1))
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
         with pytest.raises(DempError, match="no Ray cluster answers at RAY_ADDRESS=127.0.0.1:"):
             sweep.go(on="ray")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"this needs the package ray; install it with: pip install 'demp\[ray\]'"):
-        sweep.go(on="ray")

@@ -4,8 +4,10 @@ import pytest
 
 from architectures import names
 from features import FEATURES
+from thinning import mostly_slow
 from write_coverage import DOCUMENT, feature_row, model_row
 
+MODELS = ("timm/tinynet_e", "torchvision/squeezenet1_1", "transformers/t5")
 LINES = DOCUMENT.read_text().splitlines()
 AGAIN = f"\n{DOCUMENT.name} is behind: run python tests/zoo/write_coverage.py"
 
@@ -15,7 +17,7 @@ def test_features(name):
     assert feature_row(name) in LINES, AGAIN
 
 
-@pytest.mark.parametrize("name", ["timm/tinynet_e", "torchvision/squeezenet1_1", "transformers/t5"])
+@pytest.mark.parametrize("name", mostly_slow(MODELS, MODELS[:2]))
 def test_models(name):
     assert model_row(name) in LINES, AGAIN
 

@@ -12,11 +12,9 @@ from architectures import enliven, make, names
 
 FAST = (
     "torchvision/mobilenet_v3_small",
-    "timm/efficientvit_b0",
     "timm/tinynet_e",
     "transformers/gpt2",
     "transformers/mixtral",
-    "transformers/t5",
 )
 SWEPT = (
     "torchvision/squeezenet1_1",
