@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,42 +12,11 @@ from torch.nn import functional as F
 import comparing
 import demp
 import killing
+from bottlenecks import Mobile, images, made
 from demp.graph import NeuronGraph
 from demp.regularization.scales import OutputScales, Shrink
 from exactly import cut_twice, offered, reasons, trained
 from twins import stays
-
-
-class Inverted(nn.Module):
-    """A block of MobileNetV2: wide, depthwise, narrow without an activation, and a sum where the shapes allow it."""
-
-    def __init__(self, width: int, out: int, wide: int) -> None:
-        super().__init__()
-        self.expand = nn.Sequential(nn.Conv2d(width, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6())
-        self.deep = nn.Sequential(
-            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()
-        )
-        self.project, self.norm, self.adds = nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out), width == out
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.project(self.deep(self.expand(x))))
-        return x + y if self.adds else y
-
-
-class Mobile(nn.Module):
-    """A stem, four blocks of which two add, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU6())
-        self.blocks = nn.Sequential(
-            Inverted(12, 8, 16), Inverted(8, 16, 32), Inverted(16, 16, 48), Inverted(16, 16, 48)
-        )
-        self.last = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6())
-        self.head = nn.Linear(64, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.last(self.blocks(self.stem(x))).mean((2, 3)))
 
 
 class Before(nn.Module):
@@ -78,10 +46,6 @@ def two_convolutions() -> nn.Module:
     )  # fmt: skip
 
 
-def images(seed: int = 0, count: int = 4) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 class Steps(nn.Module):
     """Activations in several steps, most of which nothing reads, before and behind what has none."""
 
@@ -104,18 +68,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, int]]] = {
     "mobile": (Mobile, images(), {"blocks.0.project.linear": 8, "blocks.1.project.linear": 16}),
     "pre-activation": (Before, images(), {"branch.linear": 8}),
 }
-
-
-def made(make: Callable[[], nn.Module]) -> Any:
-    """In double precision, with norms that a cut of the wrong slices would show."""
-    torch.manual_seed(0)
-    model = make().double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            for tensor in (module.weight, module.bias, module.running_mean):
-                assert tensor is not None
-                nn.init.normal_(tensor, 0.5, 0.5)
-    return model
 
 
 def linear(graph: NeuronGraph) -> dict[str, int]:

@@ -1,0 +1,73 @@
+"""Channels that no activation touches, lost on a budget, on one rank or on several."""
+
+from typing import Any
+
+import torch
+from loops import world
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import demp
+from demp.parallel import shards
+from streaming import network, words
+
+TOTAL = 12
+
+
+def bottlenecks() -> Any:
+    """Linear layers with an activation behind every second one."""
+    torch.manual_seed(3)
+    layers = [nn.Linear(6, 12), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 10), nn.Linear(10, 5)]
+    return nn.Sequential(*layers).double()
+
+
+def mine(whole: Tensor) -> Tensor:
+    """This rank's share of a batch."""
+    rank, many = world()
+    return whole[rank::many]
+
+
+def loss(model: nn.Module, option: str, step: int) -> Tensor:
+    """On this rank's share of the batch of a step."""
+    if option == "streams":
+        x = mine(torch.cat([words(step), words(100 + step)]))
+        return F.cross_entropy(model(x).flatten(0, 1), x.roll(1, 1).flatten())
+    generator = torch.Generator().manual_seed(step)
+    x, goal = (torch.randn(8, size, generator=generator, dtype=torch.float64) for size in (6, 5))
+    return F.mse_loss(model(mine(x)), mine(goal))
+
+
+def on_a_budget(option: str, how: str) -> dict[str, Any]:
+    """DemP to 60 % of the FLOPs with ``option``: ``alone``, under ``ddp``, or ``sharded``."""
+    model: Any = network("torch", tied=False) if option == "streams" else bottlenecks()
+    examples = words(0) if option == "streams" else torch.zeros(2, 6, dtype=torch.float64)
+    trained: nn.Module = model
+    if how == "ddp":
+        trained = DistributedDataParallel(model)
+    elif how == "sharded":
+        fully_shard(model)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
+    options: dict[str, Any] = {"total_steps": TOTAL, "budget": demp.Budget(flops=0.6), "rounds": 2, "seed": 5}
+    pruner = demp.DemP(trained, optimizer, example_inputs=(examples,), **options, **{option: True})
+    for step in range(TOTAL):
+        loss(trained, option, step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pruner.finish()
+    kinds = {"streams": "stream", "linear": "linear"}
+    lost = {
+        layer.name: layer.width - pruner.state.widths[layer.name]
+        for layer in pruner.graph.layers
+        if layer.activation == kinds[option]
+    }
+
+    def whole(tensor: Tensor) -> Tensor:
+        return shards.whole_of(tensor.detach()).clone()
+
+    return {
+        "history": [(report.step, report.removed, report.hash) for report in pruner.history],
+        "tensors": [whole(t) for p in model.parameters() for t in (p, optimizer.state[p]["exp_avg"])],
+        "lost": lost,
+    }
