@@ -56,11 +56,28 @@ def kill(model: nn.Module, graph: NeuronGraph, dead: Mapping[str, Any], low: flo
             tensor.select(slot.axis, position).fill_(under if shifted else 0.0)
 
 
+def live_anyway(graph: NeuronGraph) -> Tensor:
+    """Heads of a query whose one key and value live on with the others: nothing that makes them makes them zero."""
+    readers = {(read.weight, read.weight_axis) for read in graph.reads}
+    found = graph.none_removed()
+    for layer in graph.layers:
+        if layer.activation == "attention":
+            made = sum(
+                int((slot.classes == layer.classes[0]).sum())
+                for slot in graph.slots
+                if (slot.tensor, slot.axis) not in readers and len(graph.shapes[slot.tensor]) > 1
+            )
+            read = sum(int((seen.classes == layer.classes[0]).sum()) for seen in graph.reads)
+            found[layer.classes] = made == read
+    return found
+
+
 def some_dead(graph: NeuronGraph, share: float, rng: random.Random) -> dict[str, list[int]]:
     """A random share of the removable neurons, coupled ones together; at least one of each layer stays."""
     removable = graph.none_removed()
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True
+    removable &= ~live_anyway(graph)
     chosen = removable & torch.tensor([rng.random() < share for _ in range(graph.classes)])
     for layer in graph.layers:
         if bool(chosen[layer.classes].all()):

@@ -70,6 +70,7 @@ def test_layer_after_layer(name):
         classes = chosen.classes[chosen.removable][::3]
         gone = graph.none_removed()
         gone[classes] = True
+        gone &= ~killing.live_anyway(graph)
         dead = {one.name: gone[one.classes].nonzero().flatten().tolist() for one in graph.layers}
         dead = {one: indices for one, indices in dead.items() if indices}
         killing.kill(model, graph, dead, low=0.0)

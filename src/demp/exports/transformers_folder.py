@@ -168,7 +168,7 @@ def head_counts(config: Any, changes: dict[int, set[int]]) -> list[dict[str, int
         shared = getattr(config, SHARED, None) or heads
         for width in sorted(changes.get(heads * size, ())):
             left = {name: width // size, size_name: size}
-            found.append(left | ({SHARED: shared * left[name] // heads} if hasattr(config, SHARED) else {}))
+            found.append(left | ({SHARED: shared * left[name] // heads or 1} if hasattr(config, SHARED) else {}))
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.heads import note_heads
+from demp.graph.heads import note_heads, shared
 from demp.graph.parts import HEADS
 from demp.graph.rules import Call, rule
 
@@ -46,6 +47,8 @@ def attention(tracer: Tracer, call: Call) -> Any:
         for dim, axis in enumerate(tracer.labels(mask).axes):
             if heads is None or dim != mask.dim() - 3:
                 tracer.freeze_axis(axis, "attention over the neuron axis of its mask")
+    if heads is not None and value.axes[at] is None:
+        value = replace(value, axes=(*value.axes[:-1], None))
     if heads is not None:
         heads = with_masks(tracer, heads, others, at)
     size = call.args[0].numel() * call.args[1].shape[-2] + out.numel() * call.args[1].shape[-2]
@@ -59,7 +62,10 @@ def attention(tracer: Tracer, call: Call) -> Any:
 def heads_of(tracer: Tracer, tensors: Any, at: int) -> Axis | None:
     """The axis of heads, of which key and value may have fewer, each for several heads in a row of the query."""
     sizes = [tensor.shape[at] for tensor in tensors]
-    axes = [tracer.labels(tensor).axes[at] for tensor in tensors]
+    every = [tracer.labels(tensor) for tensor in tensors]
+    axes = [labels.axes[at] for labels in every]
+    if at >= 1 and shared(tracer, axes[0], at, *every[1:]):
+        tensors, sizes, axes = tensors[:1], sizes[:1], axes[:1]
     if at < 1 or any(axis is None or sizes[0] % size for axis, size in zip(axes, sizes, strict=True)):
         for axis in axes:
             tracer.freeze_axis(axis, "heads of attention with a query, key or value without heads")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from demp.graph.neurons import GraphState, NeuronGraph
@@ -11,9 +12,12 @@ from demp.graph.neurons import GraphState, NeuronGraph
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads", "num_key_value_heads",
          "num_kv_heads", "n_kv_heads", "n_kv_head")  # fmt: skip
 """How the forwards of attention call the number of their heads."""
+REPEATS = ("num_key_value_groups", "n_rep")
+"""How they call the number of heads of the query for each of the key."""
 CHANNEL_COUNTS = ("attn_dim", "all_head_size", "inner_dim")
 """How they call the number of channels of all heads together."""
-COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size", *HEAD_COUNTS, *CHANNEL_COUNTS)
+COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size", *HEAD_COUNTS, *REPEATS,
+          *CHANNEL_COUNTS)  # fmt: skip
 """Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm, groups of a group
 norm, inputs and hidden units of a recurrent layer, heads of attention."""
 
@@ -29,6 +33,12 @@ def counted(module: nn.Module) -> tuple[str, str, int] | None:
     if isinstance(module, nn.RNNCellBase):
         return "input_size", "weight_ih", 1
     return None
+
+
+def attending(model: nn.Module) -> set[str]:
+    """Paths of modules that keep a number of heads."""
+    names = {*HEAD_COUNTS, *REPEATS}
+    return {path for path, module in model.named_modules() if not names.isdisjoint(vars(module))}
 
 
 def head_counts(module: nn.Module, ids: Tensor, size: int) -> dict[str, Tensor]:
@@ -52,6 +62,20 @@ def with_head_counts(graph: NeuronGraph, model: nn.Module) -> NeuronGraph | None
         for name, classes in head_counts(model.get_submodule(path), heads, size).items()
     }
     return replace(graph, attributes={**found, **graph.attributes}) if found else None
+
+
+def with_repeats(graph: NeuronGraph, model: nn.Module) -> NeuronGraph:
+    """The graph in which modules whose heads share one key count the heads that it is for.
+
+    Other code than what was traced may read that number (of ``generate``, say), so that it follows in any case.
+    """
+    found = {}
+    for path, seen in graph.heads.items():
+        heads = seen[0][0]
+        if all(torch.equal(heads, other) for other, _ in seen):  # those of the query, with no key's among them
+            numbers = vars(model.get_submodule(path))
+            found |= {(path, name): heads for name in REPEATS if numbers.get(name) == len(heads)}
+    return replace(graph, attributes={**found, **graph.attributes}) if found else graph
 
 
 def groups_of(model: nn.Module) -> dict[str, int]:

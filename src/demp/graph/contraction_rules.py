@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.heads import note_heads, paired
+from demp.graph.heads import attends, note_heads, paired, shared
 from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import Call, rule, whole
@@ -101,6 +102,11 @@ def bare(labels: Labels, axis: int) -> bool:
     return labels.axes[axis] is None
 
 
+def bare_of(labels: Labels) -> Labels:
+    """Without neurons on any axis."""
+    return replace(labels, axes=(None,) * len(labels.axes))
+
+
 def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
     """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart.
 
@@ -110,7 +116,11 @@ def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flop
         if labels.constant:
             for axis in labels.axes:
                 tracer.freeze_axis(axis, "the weight is computed in the forward")
-    batch = paired(tracer, left.axes[0], right.axes[0], BATCH) if call.name == "bmm" else None
+    batch = None
+    if call.name == "bmm" and attends(tracer) and shared(tracer, left.axes[0], 0, right):
+        batch, right = left.axes[0], bare_of(right)
+    elif call.name == "bmm":
+        batch = paired(tracer, left.axes[0], right.axes[0], BATCH)
     for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
         if batch is not None and labels.axes[0] is not None:
             note_heads(tracer, labels.axes[0], tensor.shape[2 if labels is left else 1])

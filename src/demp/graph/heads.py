@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from demp.graph.elements import Axis, unique_in_order
+from demp.graph.elements import Axis, Labels, unique_in_order
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -24,9 +24,30 @@ def latest_heads(tracer: Tracer) -> Axis | None:
     return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
 
 
+def attends(tracer: Tracer) -> bool:
+    """Does the module that runs now keep a number of heads?"""
+    return running(tracer) in tracer.attending
+
+
 def running(tracer: Tracer) -> str:
     """Path of the module that runs now."""
     return tracer.modules[-1] if tracer.modules else ""
+
+
+SHARED = "channels of the one key or value that all heads share"
+
+
+def shared(tracer: Tracer, heads: Axis | None, at: int, *others: Labels) -> bool:
+    """Do these heads have no partners on axis ``at`` of the others, which have one head for all of them?
+
+    Whether it follows when some of them go, a rehearsal has to show. The channels of that one head stay.
+    """
+    if heads is None or any(labels.axes[at] is not None for labels in others):
+        return False
+    for labels in others:
+        for axis in labels.axes:
+            tracer.freeze_axis(axis, SHARED)
+    return True
 
 
 def paired(tracer: Tracer, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from demp.errors import TraceError
 from demp.graph.assemble import assemble
-from demp.graph.attributes import with_head_counts
+from demp.graph.attributes import with_head_counts, with_repeats
 from demp.graph.call_plans import needed_alone, written_into
 from demp.graph.call_rules import bind_calls
 from demp.graph.following import Forward, follow, follow_training
@@ -153,6 +153,7 @@ class Rehearsal:
     def best(self, every: NeuronGraph) -> tuple[NeuronGraph, bool]:
         """Of a graph with all calls that may be planned: the one with most to offer, and whether it runs as read."""
         heads = {layer.name for layer in every.layers if layer.activation == HEADS}
+        every = with_repeats(every, self.model) if heads else every
         for graph in (needed_alone(every), written_into(every, heads)) if heads else ():  # most models of attention
             if graph is not None and self._survives(graph):
                 return graph, True

@@ -53,6 +53,8 @@ class Tracer(TorchDispatchMode):
         """Module path -> groups that it normalises."""
         self.parents: set[str] = set()
         """Paths of modules that have parts of their own."""
+        self.attending: set[str] = set()
+        """Paths of modules that keep a number of heads."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
         self.fused: set[str] = set()
