@@ -354,15 +354,24 @@ def test_twins_of_what_is_done_are_trained_from_scratch(tmp_path, capsys):
     (tmp_path / "base.toml").write_text(base().to_toml())
     command = [
         "compare", "--config", str(tmp_path / "base.toml"), "--methods", "demp", "--budget", "neurons=0.5",
-        "--twin", "demp", "--out", str(tmp_path / "all"),
+        "--twin", "demp", "--longer", "demp", "--out", str(tmp_path / "all"),
     ]  # fmt: skip
     assert main(command) == 0, capsys.readouterr().err
     records = {record["labels"]["method"]: record for record in Store(tmp_path / "all").records()}
-    assert set(records) == {"dense", "narrow", "demp", "twin"}
+    assert set(records) == {"dense", "narrow", "demp", "twin", "narrow, longer"}
     assert records["twin"]["labels"]["setting"] == {"of": "demp", "budget": "neurons=0.5"}
     for name in ("parameters", "neurons", "flops"):
         assert records["twin"][name] == records["demp"][name] < records["dense"][name]
     assert records["narrow"]["neurons"] == records["demp"]["neurons"] == 11
     assert "of demp" in (tmp_path / "all" / "table.md").read_text()
-    assert main([*command[:-4], "--twin", "rigl", *command[-2:]]) == 2
-    assert "--twin names 'rigl', which is not among --methods" in capsys.readouterr().err
+    longer = records["narrow, longer"]
+    assert longer["labels"]["setting"] == {"for the training FLOPs of": "demp", "budget": "neurons=0.5"}
+    assert longer["neurons"] == 11 and longer["steps"] > records["narrow"]["steps"]
+    assert longer["train_flops"] == pytest.approx(records["demp"]["train_flops"], rel=0.5 / longer["steps"])
+    row = next(row for row in table.rows(Store(tmp_path / "all").records()) if row.method == "narrow, longer")
+    assert row.train_flops == longer["train_flops"] / records["dense"]["train_flops"]
+    for option in ("--twin", "--longer"):
+        assert main([*command[:-6], option, "rigl", *command[-2:]]) == 2
+        assert f"{option} names 'rigl', which is not among --methods" in capsys.readouterr().err
+    assert main(["compare", *command[1:5], "--longer", "demp", "--strengths", "0.1", *command[-2:]]) == 2
+    assert "--longer needs a narrow network of the budget of demp" in capsys.readouterr().err

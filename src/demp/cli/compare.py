@@ -14,7 +14,8 @@ from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.experiments.compare import Comparison, picture, plan, table
 from demp.experiments.compare.missed import missed, no_budget, without_budget
-from demp.experiments.compare.plan import NO_BUDGET, Options, Planned, twins_of
+from demp.experiments.compare.opponents import longer_of, refuse_opponents, twins_of
+from demp.experiments.compare.plan import NO_BUDGET, Options, Planned
 from demp.experiments.sweep import Store
 from demp.files.results import DONE
 from demp.train.config import TrainConfig
@@ -44,6 +45,8 @@ class Compare(Sweeping):
     scratch of the same budget is always among the runs."""
     twin: Names = ""
     """Methods whose final shapes are also trained from scratch, beside them."""
+    longer: Names = ""
+    """Methods beside which a narrow network of their budget trains for as many training FLOPs as they took."""
     target: Numbers = ""
     """Target sparsities: of neurons or of weights, as each method has it."""
     strengths: Numbers = ""
@@ -98,7 +101,7 @@ class Compare(Sweeping):
         """Make what is missing of the plan; how much is still missing then."""
         runs = plan(
             base,
-            [name.strip() for name in self.methods.split(",") if name.strip()],
+            listed(self.methods),
             seeds=self.seeds,
             targets=numbers("target", self.target),
             strengths=numbers("strengths", self.strengths),
@@ -107,10 +110,14 @@ class Compare(Sweeping):
         )
         for name in dict.fromkeys(run.method for run in runs if run.setting.get("budget") == NO_BUDGET):
             console.print(f"warning: {no_budget(name)}", highlight=False)
+        twin, longer = listed(self.twin), listed(self.longer)
+        refuse_opponents(runs, twin, longer)
         left = self._go(base, out, runs, console)
-        whose = [name.strip() for name in self.twin.split(",") if name.strip()]
-        twins = twins_of(runs, Store(out), whose)
-        return left + (self._go(base, out, twins, console) if twins else 0)
+        if twins := twins_of(runs, Store(out), twin):
+            left += self._go(base, out, twins, console)
+        if narrow := longer_of(runs, Store(out), longer):
+            left += self._go(base, out, narrow, console)
+        return left
 
     def _go(self, base: TrainConfig, out: Path, runs: list[Planned], console: Console) -> int:
         """Make these runs; how many are left."""
@@ -118,6 +125,11 @@ class Compare(Sweeping):
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
         return self.run_sweep(comparison, console).left
+
+
+def listed(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def numbers(name: str, text: str) -> list[float]:

@@ -8,9 +8,8 @@ from typing import Any
 from demp import methods
 from demp.budgets import Budget
 from demp.errors import UsageError
-from demp.experiments.sweep import Job, Store, name_of, training
+from demp.experiments.sweep import Job, name_of, training
 from demp.experiments.sweep.cells import text
-from demp.files.results import DONE
 from demp.train.config import DENSE, TrainConfig
 
 TARGETS = ("weight_sparsity", "target_neuron_sparsity")
@@ -19,8 +18,8 @@ STRENGTH = "peak_strength"
 BUDGET = "budget"
 NO_BUDGET = "none"
 """In a setting: the comparison has budgets, and the method knows none. No part of the config."""
-NARROW, TWIN = "narrow", "twin"
-"""The opponents that train from scratch; the first is always among methods on a budget."""
+NARROW = "narrow"
+"""The opponent that trains from scratch; always among methods on a budget."""
 EVERY = "*"
 """In place of a method's name: options for every method that has them."""
 
@@ -103,23 +102,6 @@ def planned(base: TrainConfig, method: str, setting: dict[str, Any], seed: int) 
     config = base.merged({"method": {"name": DENSE}, "seed": seed, "out": ""}).merged({"method": values})
     parts = [method, *(f"{name}={text(value)}" for name, value in setting.items()), f"s{seed}"]
     return Planned(name_of(*parts), method, setting, seed, config)
-
-
-def twins_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> list[Planned]:
-    """The twins of all runs of these methods that are done: their final shapes from scratch, same steps and seed."""
-    for name in whose:
-        if name not in {run.method for run in runs} - {DENSE}:
-            raise UsageError(f"--twin names {name!r}, which is not among --methods; add it, or leave it out")
-    done = {record["name"] for record in store.records() if record["status"] == DONE}
-    found = []
-    for run in runs:
-        if run.method in whose and run.name in done:
-            like = str(store.runs / run.name)
-            config = run.config.merged({"method": {"name": DENSE, "options": {}}})
-            config = config.merged({"method": {"name": TWIN, "options": {"like": like}}})
-            setting = {"of": run.method, **run.setting}
-            found.append(Planned(name_of(TWIN, run.name), TWIN, setting, run.seed, config))
-    return found
 
 
 def shared_options(base: TrainConfig, method: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Row:
     masked: float | None
     """Weights that are there and held at zero, over the dense network's."""
     train_flops: float | None
-    """Over dense training's, the cost of checks and scorings included."""
+    """Over those of the dense run, the cost of checks and scorings included."""
     scoring_flops: float | None
     """The part of checks and scorings, over dense training."""
     flops: float | None
@@ -99,7 +99,7 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
         neuron_sparsity=mean([record["neuron_sparsity"] for record in done]),
         removed=mean([record["weight_sparsity"] for record in done]),
         masked=mean([record["masked_share"] for record in done]),
-        train_flops=of_dense("train_flops"),
+        train_flops=mean([record["train_flops"] / dense_flops(record, dense) for record in done]),
         scoring_flops=of_dense("scoring_flops", "train_flops_dense"),
         flops=of_dense("flops"),
         paper_flops=of_dense("paper_flops"),
@@ -109,6 +109,12 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
         step_beside=mean([record["step_over_dense"] for record in done if "step_over_dense" in record]),
         fired=" / ".join(dict.fromkeys(when(record["cut_steps"]) for record in done)) or NONE,
     )
+
+
+def dense_flops(record: Mapping[str, Any], dense: Mapping[int, Mapping[str, Any]]) -> float:
+    """Training FLOPs of the dense run of the same seed; without it, of a dense network in as many steps."""
+    beside = dense.get(label(record, "seed"))
+    return record["train_flops_dense"] if beside is None else beside["train_flops"]
 
 
 def when(steps: Sequence[int]) -> str:

@@ -1,0 +1,72 @@
+"""What a user would do instead of a finished run: its final shapes, or a narrow network for as much training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from demp.errors import UsageError
+from demp.experiments.compare.plan import BUDGET, NARROW, NO_BUDGET, Planned
+from demp.experiments.sweep import Store, name_of
+from demp.files.results import DONE
+from demp.train.config import DENSE, TrainConfig
+
+TWIN = "twin"
+LONGER = "narrow, longer"
+"""What the table calls a narrow network that trains for more steps."""
+
+
+def refuse_opponents(runs: Sequence[Planned], twin: Sequence[str], longer: Sequence[str]) -> None:
+    """Check, before anything is trained, that these methods can have a twin and a narrow network that trains longer.
+
+    Raises:
+        UsageError: a name that is not among the methods, or one without the budget that a narrow network needs.
+    """
+    for option, names in (("--twin", twin), ("--longer", longer)):
+        for name in names:
+            if name not in {run.method for run in runs} - {DENSE}:
+                raise UsageError(f"{option} names {name!r}, which is not among --methods; add it, or leave it out")
+    for run in runs:
+        if run.method in longer and run.setting.get(BUDGET, NO_BUDGET) == NO_BUDGET:
+            raise UsageError(
+                f"--longer needs a narrow network of the budget of {run.method}, which has none; give --budget, or "
+                "leave --longer out"
+            )
+
+
+def twins_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> list[Planned]:
+    """The twins of all runs of these methods that are done: their final shapes from scratch, same steps and seed."""
+    found = []
+    for run, _ in done(runs, store, whose):
+        config = from_scratch(run.config, TWIN, {"like": str(store.runs / run.name)})
+        found.append(Planned(name_of(TWIN, run.name), TWIN, {"of": run.method, **run.setting}, run.seed, config))
+    return found
+
+
+def longer_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> list[Planned]:
+    """For every run of these methods that is done: a narrow network of its budget, for as many training FLOPs.
+
+    Its steps are those of the narrow run of the same budget and seed, times what the method spent over what that
+    spent; where that is not done yet, there is none.
+    """
+    narrow = {(run.seed, run.setting.get(BUDGET)): record for run, record in done(runs, store, [NARROW])}
+    found = []
+    for run, record in done(runs, store, whose):
+        beside = narrow.get((run.seed, run.setting[BUDGET]))
+        if beside is None:
+            continue
+        steps = round(run.config.steps * record["train_flops"] / beside["train_flops"])
+        config = from_scratch(run.config, NARROW, {BUDGET: run.setting[BUDGET]}).merged({"steps": steps})
+        setting = {"for the training FLOPs of": run.method, **run.setting}
+        found.append(Planned(name_of("longer", run.name), LONGER, setting, run.seed, config))
+    return found
+
+
+def done(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> Iterator[tuple[Planned, Mapping[str, Any]]]:
+    """The finished runs of these methods, with their results."""
+    records = {record["name"]: record for record in store.records() if record["status"] == DONE}
+    yield from ((run, records[run.name]) for run in runs if run.method in whose and run.name in records)
+
+
+def from_scratch(config: TrainConfig, name: str, options: dict[str, Any]) -> TrainConfig:
+    """The same run by a method that trains from scratch."""
+    dense = config.merged({"method": {"name": DENSE, "options": {}}})
+    return dense.merged({"method": {"name": name, "options": options}})
