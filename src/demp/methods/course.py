@@ -28,15 +28,22 @@ MEMORY = 0.9
 """Decay of the mean of squared sensitivities from look to look."""
 
 
-def check_phase(start: float, end: float, rounds: int, power: float) -> None:
+USUAL_END = 0.2
+"""Share of the run by which a phase ends that was given no end."""
+STEPS_A_ROUND = 8
+"""Such a phase is longer where its rounds would have fewer steps, up to half of the run."""
+
+
+def check_phase(start: float, end: float | None, rounds: int, power: float) -> None:
     """Refuse knobs that make no phase.
 
     Raises:
         UsageError: shares out of order, no round, or an exponent that is negative or not a number.
     """
-    if not 0 <= start < end <= 1:
+    last = USUAL_END if end is None else end
+    if not 0 <= start < last <= 1:
         raise UsageError(
-            f"push_from is {start} and push_until is {end}; give shares of the run in [0, 1], in this order"
+            f"push_from is {start} and push_until is {last}; give shares of the run in [0, 1], in this order"
         )
     check_at_least("rounds", rounds, 1)
     check_number("cost_power", power)
@@ -48,7 +55,8 @@ class Phase:
 
     budget: Budget
     start: float
-    end: float
+    end: float | None
+    """None: `USUAL_END`, in short runs later."""
     rounds: int
     power: float
     """Exponent of what a neuron costs, in who goes: importance / cost ** power."""
@@ -60,14 +68,21 @@ class Phase:
         Raises:
             UsageError: the phase has no step.
         """
-        first, last = max(1, round(self.start * total_steps)), round(self.end * total_steps)
+        first = max(1, round(self.start * total_steps))
+        last = self.last(first, total_steps)
         rounds = min(self.rounds, last - first)
         if rounds < 1:
             raise UsageError(
-                f"a run of {total_steps} steps is too short to reach a budget between {self.start:g} and {self.end:g} "
+                f"a run of {total_steps} steps is too short to reach a budget between steps {first} and {last} "
                 "of it; raise total_steps, or widen push_from and push_until"
             )
         return tuple(round(first + (last - first) * k / rounds) for k in range(rounds + 1))
+
+    def last(self, first: int, total_steps: int) -> int:
+        """Steps done at the end of the last period, where the first begins after ``first``."""
+        if self.end is not None:
+            return round(self.end * total_steps)
+        return max(round(USUAL_END * total_steps), min(first + self.rounds * STEPS_A_ROUND, total_steps // 2))
 
 
 class Course:

@@ -109,17 +109,17 @@ class DemPConfig(MethodConfig):
     """The most that one check of saturated neurons may change the outputs on the proof examples, over their largest
     absolute value: the flattest go first, the rest waits. None: no bound."""
     fold: bool = False
-    """Move the mean of removed non-ReLU neurons into their readers, where that lowers the drift (gap 42). Saturated
-    neurons always leave with their constants."""
+    """Other neurons leave their mean in their readers where that lowers the drift, as saturated ones do (gap 42)."""
     target_neuron_sparsity: float | None = None
     """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
     the peak that falls short (App. H.1, gap 43)."""
     target_growth: float = 1.25
     """Factor of the strength per check that misses the target."""
-    push_from: float = 0.1
+    push_from: float = 0.05
     """With a budget: share of the run after which the first neurons begin to fade."""
-    push_until: float = 0.5
-    """With a budget: share of the run by which the network has reached it; the rest trains the network that is left."""
+    push_until: float | None = None
+    """With a budget: share of the run by which it is reached; the rest trains the network that is left. None: 0.2, or
+    as much more, up to 0.5, as gives each round of a short run eight steps."""
     rounds: int = 8
     """With a budget: periods of the way to it, each of which chooses, fades and removes."""
     cost_power: float = 1.0
@@ -238,7 +238,7 @@ class DemonPruning(Method):
         return Penalty(self.config.penalty, self.strength(step), self.config.penalty_on)
 
     def after_step(self, step: int) -> Noise | None:
-        """Return the noise of this step, xi ~ N(0, sigma_t^2)."""
+        """The noise of this step, xi ~ N(0, sigma_t^2)."""
         return Noise(self.noise_std(step), self.config.noise_times_lr)
 
     def is_due(self, step: int) -> bool:

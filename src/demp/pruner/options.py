@@ -95,7 +95,7 @@ class DemPOptions(PrunerOptions, total=False):
     target_neuron_sparsity: float | None
     target_growth: float
     push_from: float
-    push_until: float
+    push_until: float | None
     rounds: int
     cost_power: float
 
