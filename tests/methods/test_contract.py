@@ -13,9 +13,10 @@ from torch.nn import functional as F
 import contract
 import demp
 from runs import IMAGE, batch_at, examples, hooks_on
-from thinning import covering
+from thinning import covering, mostly_slow
 
-ROWS = [*contract.rows(), *contract.COMBINATIONS]
+ALONE = contract.rows()
+ROWS = [*ALONE, *contract.COMBINATIONS]
 
 
 def state_of(model, optimizer):
@@ -71,7 +72,7 @@ class TestEveryMethod:
         for key, mask in whole.pruner.masks.kept.items():
             assert not bool(parameters[key][~mask].any())
 
-    @pytest.mark.parametrize("name", ROWS)
+    @pytest.mark.parametrize("name", mostly_slow(ROWS, ALONE))
     def test_two_runs_are_equal_to_the_bit_though_one_is_saved_on_its_way(self, name: str):
         once, again = run(name), run(name, INTERRUPTED)
         assert same(state_of(once.model, once.optimizer), state_of(again.model, again.optimizer))
@@ -97,7 +98,7 @@ class TestEveryMethod:
         x = examples(IMAGE, seed=3)
         assert torch.equal(loaded(x), model.eval()(x))
 
-    @pytest.mark.parametrize("name", ROWS)
+    @pytest.mark.parametrize("name", mostly_slow(ROWS, ALONE))
     def test_it_works_with_autocast_and_single_precision(self, name: str):
         batches = [(x.float(), y) for x, y in contract.scoring_batches(0)]
         model = contract.network(torch.float32)

@@ -126,6 +126,7 @@ def test_smoke_runs_say_nothing_about_claims(place):
     assert {claim.holds for claim in Campaign([studies.find(STUDY)], cpu).show(studies.find(STUDY)).claims} != {None}
 
 
+@pytest.mark.slow  # plans all studies at all scales
 def test_the_list_says_what_exists_what_it_costs_and_what_is_at_hand(place, capsys):
     write(place.file(STUDY), *(record(job) for job in jobs()[:2]))
     arguments = ["study", "list", "--out", str(place.kept), "--runs", str(place.pool), "--seeds", "1", "--json"]

@@ -15,8 +15,8 @@ def folders(tmp_path_factory):
     return ["--out", str(folder / "results"), "--runs", str(folder / "runs")], folder
 
 
-QUICK = {"fig7", "theory"}
-"""A figure, and theory without training; the others have the slow mark."""
+QUICK = {"theory"}
+"""Theory without training; figures have the slow mark."""
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_a_study_runs_and_is_kept(name, folders, capsys):
         assert svg.name in page and svg.read_text().count("<path") > 10 and png.stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(folders, tmp_path, capsys):
     where, _ = folders
     assert main(["study", "fig7", "--scale", "smoke", *where]) == 0

@@ -84,6 +84,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
             message = b""
 
 
+@pytest.mark.slow
 def test_the_run_was_interrupted_between_its_lines(run):
     out, _ = run
     steps = [step for step, _ in written(out)]
@@ -92,6 +93,7 @@ def test_the_run_was_interrupted_between_its_lines(run):
     assert "prune/neurons_alive" in scalars(written(out))
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_every_value_once(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -101,6 +103,7 @@ def test_tensorboard_holds_every_value_once(run):
     assert found == scalars(written(out))
 
 
+@pytest.mark.slow
 def test_wandb_holds_every_value_once(run):
     out, _ = run
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
@@ -116,6 +119,7 @@ def test_wandb_holds_every_value_once(run):
     assert config["method"] == TrainConfig.from_toml(out / "config.toml").to_dict()["method"]
 
 
+@pytest.mark.slow
 def test_trackio_holds_every_line_once(run):
     out, found = run
     ((name, lines),) = found
