@@ -11,6 +11,7 @@ import torch
 import demp
 import forks
 from demp import recipes
+from demp.cli import inspect as inspect_command
 from demp.cli import main
 from demp.cli.overrides import FLAGS, free_folder, parse_settings
 from demp.train import TrainConfig, checkpoint
@@ -301,3 +302,21 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, capsys):
     code, _, err = run(capsys, "demo", "--out", str(tmp_path))
     assert code == 2 and "is not empty" in err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_inspect_builds_on_meta_where_that_does(monkeypatch, capsys):
+    made = []
+    usual = inspect_command.build
+    monkeypatch.setattr(inspect_command, "build", lambda *a, **k: made.append(usual(*a, **k)) or made[-1])
+    assert main(["inspect", "resnet18", "--width", "0.25", "--json"]) == 0
+    on_meta = json.loads(capsys.readouterr().out)
+    assert [next(model.parameters()).device.type for model in made] == ["meta"]
+
+    def needs_values(*args, **options):
+        model = usual(*args, **options)
+        float(next(model.parameters()).sum())
+        return model
+
+    monkeypatch.setattr(inspect_command, "build", needs_values)
+    assert main(["inspect", "resnet18", "--width", "0.25", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == on_meta

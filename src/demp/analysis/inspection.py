@@ -129,20 +129,19 @@ def inspect(
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
-    none = graph.none_removed()
     total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
     sizes = owned_by(graph, names)
     counted = torch.zeros(graph.classes, dtype=torch.bool)
     why: dict[str, list[str]] = {}
     for refusal in graph.refused:
         why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
+    first = first_rows(graph)
+    saved = saved_flops(graph, first)
     rows = []
-    for layer in graph.layers:
+    for number, layer in enumerate(graph.layers):
         mine = layer.classes[layer.removable]
-        fresh = mine[~counted[mine]]
+        fresh = mine[first[mine] == number]
         counted[fresh] = True
-        without = none.clone()
-        without[fresh] = True
         rows.append(
             Row(
                 layer.name,
@@ -151,7 +150,7 @@ def inspect(
                 len(mine),
                 letters.get(layer.name, ""),
                 int(sizes[fresh].sum()),
-                flops - graph.at(without).flops() if len(fresh) else 0,
+                round(float(saved[number])),
                 "; ".join(why.get(layer.name, [])),
             )
         )
@@ -168,6 +167,29 @@ def inspect(
         graph.notes,
         tuple(refusal for refusal in graph.refused if refusal.name not in graph.index),
     )
+
+
+def first_rows(graph: NeuronGraph) -> Tensor:
+    """Per class: the first layer whose removable neurons it is of; -1 for those that stay."""
+    first = torch.full((graph.classes,), -1)
+    for number in reversed(range(len(graph.layers))):
+        layer = graph.layers[number]
+        first[layer.classes[layer.removable]] = number
+    return first
+
+
+def saved_flops(graph: NeuronGraph, owner: Tensor) -> Tensor:
+    """Per layer: the FLOPs of a forward that go with all classes that are its own, and with them alone."""
+    many = len(graph.layers)
+    saved = torch.zeros(many, dtype=torch.float64)
+    for operation in graph.contractions:
+        left = torch.ones(many, dtype=torch.float64)
+        for classes in (operation.outputs, operation.inputs):
+            if classes is not None and len(classes):
+                mine = owner[classes]
+                left *= 1 - torch.bincount(mine[mine >= 0], minlength=many) / len(classes)
+        saved += operation.flops * (1 - left)
+    return saved
 
 
 def groups(graph: NeuronGraph) -> list[list[str]]:

@@ -11,11 +11,11 @@ from rich.table import Table
 
 import demp
 from demp import recipes
-from demp.cli.base import Budget, Command, Count, Flag, Folder, Inputs, Number, Settings, Text, Training
+from demp.cli.base import Budget, Command, Count, Flag, Folder, Number, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
-from demp.cli.inputs import parse_inputs, picture_of
-from demp.cli.overrides import free_folder, parse_settings, resolve
+from demp.cli.inspect import Inspect
+from demp.cli.overrides import free_folder, resolve
 from demp.cli.plan import Announcement
 from demp.cli.report import Report
 from demp.cli.study import Study
@@ -25,7 +25,6 @@ from demp.files.schema import flat
 from demp.files.suggestion import suggestion
 from demp.train import artifact, loop, torchrun
 from demp.train.config import TrainConfig
-from demp.train.models import build, example_inputs, usual_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,58 +77,6 @@ class Resume(Command):
         result = loop.resume(self.run_folder, observers=[self.view()], trust=self.trust)
         print_summary(self.console(), result.summary)
         return {**result.summary, "out": self.run_folder}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspect(Command):
-    """Show which neurons of a network could be removed, what they own, and what is refused."""
-
-    model: tyro.conf.Positional[Text]
-    """Name of a model as for `demp train`, or the folder of a run or a saved model."""
-    input: Inputs = ()
-    """Sizes of an input that is no picture, then its type: 1,16:int64; for each input, in the forward's order or with
-    names: input_ids=1,16:int64."""
-    image_size: Count = None
-    """Side of the pictures; without it, the model's usual one."""
-    channels: int = 3
-    """Channels of the pictures."""
-    classes: Count = None
-    """Size of the head; without it, the model's usual one."""
-    width: float = 1.0
-    """Factor on the network's hidden widths."""
-    activation: Text = ""
-    """relu, leaky_relu, silu or gelu."""
-    option: Settings = ()
-    """KEY=VALUE for an argument of the model's constructor."""
-    trust: Flag = False
-    """Let the folder name a model of your own (module:function): building it runs that code."""
-    streams: Flag = False
-    """Offer the channels of streams between RMS norms, too: the embedding width of Llama."""
-    linear: Flag = False
-    """Offer neurons that are read before any activation, too: the bottlenecks of MobileNetV2."""
-
-    def run(self) -> dict[str, Any]:
-        """Trace the network and print the table."""
-        given = parse_inputs(self.input) if self.input else ()
-        if Path(self.model).is_dir():
-            model, facts = artifact.load(self.model, trust=self.trust)
-            usual = example_inputs(model, facts.channels, facts.image_size)
-        else:
-            size, classes = usual_pictures(self.model)
-            shape = picture_of(given) or (self.channels, self.image_size or size)
-            model = build(
-                self.model,
-                num_classes=self.classes or classes,
-                in_channels=shape[0],
-                image_size=shape[1],
-                width=self.width,
-                activation=self.activation or None,
-                **parse_settings(self.option),
-            )
-            usual = example_inputs(model, *shape)
-        found = demp.inspect(model, given or usual, streams=self.streams, linear=self.linear)
-        self.console().print(found.render(), markup=False, highlight=False)
-        return found.to_dict()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ def positions(classes: Tensor, ranks: Tensor) -> Tensor:
     """Positions of an axis that are still there, in dense numbering, in the order in which they lie in memory."""
     rank = ranks[classes]
     here = (rank >= 0).nonzero().flatten()
-    return here[rank[here].argsort(stable=True)]
+    order = rank[here]
+    return here[order.argsort(stable=True)] if bool(order.any()) else here
 
 
 def moved(classes: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -69,7 +69,8 @@ def transformers(name: str, num_classes: int, in_channels: int, image_size: int,
         library = importlib.import_module("transformers")
     if name not in library.CONFIG_MAPPING:
         raise _unknown("transformers", "configuration type", name, library.CONFIG_MAPPING)
-    standard = library.AutoConfig.for_model(name)
+    with _package("transformers"):
+        standard = library.AutoConfig.for_model(name)
     for option in options:
         if not (hasattr(standard, option) or hasattr(standard, f"_{option}")):
             fields = suggestion(option, standard.to_dict()) or "; remove it"
@@ -78,9 +79,9 @@ def transformers(name: str, num_classes: int, in_channels: int, image_size: int,
     image = {"num_channels": in_channels, "image_size": image_size}
     arguments |= {key: value for key, value in image.items() if hasattr(standard, key)}
     config = library.AutoConfig.for_model(name, **arguments | options)
-    fitting = (head for head, served in HEADS.items() if type(config) in getattr(library, served))
-    head = next(fitting, "AutoModel")
     with _package("transformers"):
+        fitting = (head for head, served in HEADS.items() if type(config) in getattr(library, served))
+        head = next(fitting, "AutoModel")
         model = getattr(library, head).from_config(config)
     return ImageLogits(model) if head == "AutoModelForImageClassification" else model
 
