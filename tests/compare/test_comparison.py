@@ -372,6 +372,8 @@ def test_twins_of_what_is_done_are_trained_from_scratch(tmp_path, capsys):
     assert row.train_flops == longer["train_flops"] / records["dense"]["train_flops"]
     for option in ("--twin", "--longer"):
         assert main([*command[:-6], option, "rigl", *command[-2:]]) == 2
-        assert f"{option} names 'rigl', which is not among --methods" in capsys.readouterr().err
+        assert f"{option} names 'rigl', which is not among the methods compared (demp" in capsys.readouterr().err
+    assert main([*command[:-6], "--longer", "narrow", *command[-2:]]) == 2
+    assert "--longer names narrow itself" in capsys.readouterr().err
     assert main(["compare", *command[1:5], "--longer", "demp", "--strengths", "0.1", *command[-2:]]) == 2
     assert "--longer needs a narrow network of the budget of demp" in capsys.readouterr().err

@@ -258,8 +258,17 @@ def test_norms_of_a_stream_that_lost_channels_become_ordinary_ones(norm: str):
     assert comparing.gap(answers(model, (inputs,)), answers(twin, (inputs,))) < 1e-10
 
 
-@pytest.mark.parametrize("norm", ["torch without scale", "gemma", "function"])
-def test_norms_that_cannot_say_it_are_refused(norm: str):
+class Sized(streaming.Root):
+    """Runs on six positions alone, so that no trial can run it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-2] == 6
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("norm", ["torch without scale", "gemma", "function", "sized"])
+def test_norms_that_cannot_say_it_are_refused(norm: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(streaming.NORMS, "sized", Sized)
     model, inputs = cut_stream(norm)
     wanted = answers(model, (inputs,))
     with pytest.raises(demp.ExportError, match="number of neurons, in blocks.0, blocks.0.norm1"):

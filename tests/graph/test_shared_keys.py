@@ -144,6 +144,47 @@ def test_a_number_of_heads_in_the_code_keeps_them():
     assert graph.removable() == 0 and "the forward has this width written into it" in reasons(graph), reasons(graph)
 
 
+class Picked(nn.Module):
+    """Two keys for four heads, by an index, which hands on no neurons: they are not one key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.n_rep = HEADS, 2
+        self.q, self.kv, self.out = nn.Linear(6, HEADS * CHANNELS), nn.Linear(6, 4 * CHANNELS), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (-1, CHANNELS)).transpose(1, 2)
+        k, v = (t.unflatten(-1, (-1, CHANNELS)).transpose(1, 2) for t in self.kv(x).chunk(2, -1))
+        index = torch.arange(self.num_heads) // self.n_rep
+        y = F.scaled_dot_product_attention(q, k[:, index], v[:, index])
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_several_keys_without_neurons_are_not_one():
+    graph = demp.trace(Picked().double(), torch.randn(3, 7, 6, dtype=torch.float64))
+    assert attention(graph) == [], reasons(graph)
+
+
+class Repeated(nn.Module):
+    """Ordinary attention, as often as a number says that only sounds like one of heads."""
+
+    def __init__(self, many: int) -> None:
+        super().__init__()
+        self.n_rep, self.qkv, self.out = many, nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.n_rep):
+            q, k, v = self.qkv(x).unflatten(-1, (3, -1, CHANNELS)).permute(2, 0, 3, 1, 4)
+            x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x
+
+
+@pytest.mark.parametrize("many", [3, HEADS])
+def test_a_number_that_sounds_like_one_of_heads_stays(many: int):
+    graph = demp.trace(Repeated(many), torch.randn(2, 5, 16))
+    assert graph.removable() > 0 and not graph.attributes
+
+
 def test_a_budget_removes_heads_of_the_query():
     model: Any = language_model("Llama").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

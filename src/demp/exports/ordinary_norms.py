@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from demp.graph.calls import CallPlan, calls_of
+from demp.graph.forward import hooks_off
 from demp.graph.joins import set_calls
 from demp.surgery.shrink import restore
 
 logger = logging.getLogger("demp")
 EPS = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 """Names that classes of RMS norms give to what they add to the mean of squares."""
-SCALES: tuple[Callable[[Tensor, float], Tensor], ...] = (
+Scale = Callable[[Tensor, float], Tensor]
+SCALES: tuple[Scale, ...] = (
     lambda weight, factor: weight * factor,
     lambda weight, factor: (1 + weight) * factor - 1,  # Gemma's
 )
@@ -39,22 +41,35 @@ def rescaled(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def fold(module: nn.Module) -> None:
-    """One norm, if it is a module of its own with a scale and a known name of its eps."""
+    """One norm over the last axis, if it is a module of its own with a scale and a known name of its eps."""
     plans = list(calls_of(module).values())
     parameters = list(module.parameters())
     name = next((name for name in EPS if hasattr(module, name)), None)
     if len(plans) != 1 or plans[0].scale == 1.0 or len(parameters) != 1 or name is None:
         return
-    trial = copy.deepcopy(module)
-    trial = trial.float() if parameters[0].dtype.itemsize < 4 else trial
-    x = trial_inputs(next(trial.parameters()), plans[0])
-    wanted = trial(x)
+    if parameters[0].shape != (plans[0].width,) or plans[0].axis != plans[0].ndim - 1:
+        return
     for scale in SCALES:
-        attempt = copy.deepcopy(trial)
-        make_ordinary(attempt, plans[0], name, scale)
-        if alike(attempt, x, wanted):
+        if says_the_same(module, plans[0], name, scale):
             make_ordinary(module, plans[0], name, scale)
             return
+
+
+def says_the_same(module: nn.Module, plan: CallPlan, name: str, scale: Scale) -> bool:
+    """Does an ordinary copy compute what the planned norm does, each row in its own scale?"""
+    try:
+        planned = copy.deepcopy(module)
+        planned = planned.float() if next(planned.parameters()).dtype.itemsize < 4 else planned
+        attempt = copy.deepcopy(planned)
+        make_ordinary(attempt, plan, name, scale)
+        x = trial_inputs(next(planned.parameters()), plan)
+        with hooks_off(planned), hooks_off(attempt):
+            wanted, found = planned(x), attempt(x)
+        size = wanted.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(wanted.dtype).tiny)
+        return bool(((found - wanted).abs() <= TOLERANCE * size).all())
+    except Exception as error:  # the user's norm may raise anything, and then stays planned
+        logger.debug("a norm is not made an ordinary one: %s", error)
+        return False
 
 
 def trial_inputs(weight: Tensor, plan: CallPlan) -> Tensor:
@@ -64,18 +79,7 @@ def trial_inputs(weight: Tensor, plan: CallPlan) -> Tensor:
     return (x * sizes).to(weight).view(*[1] * (plan.ndim - 2), 64, plan.width)
 
 
-def alike(norm: nn.Module, x: Tensor, wanted: Tensor) -> bool:
-    """Does it run, and are all rows as they should be, each in its own scale?"""
-    try:
-        found = norm(x)
-    except Exception as error:  # the user's code may hold the old width as a number
-        logger.debug("a norm does not run on the channels that are left: %s", error)
-        return False
-    scale = wanted.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(wanted.dtype).tiny)
-    return bool(((found - wanted).abs() <= TOLERANCE * scale).all())
-
-
-def make_ordinary(module: nn.Module, plan: CallPlan, name: str, scale: Callable[[Tensor, float], Tensor]) -> None:
+def make_ordinary(module: nn.Module, plan: CallPlan, name: str, scale: Scale) -> None:
     """Without the plan: another scale and eps."""
     (weight,) = module.parameters()
     eps = getattr(module, name)

@@ -79,6 +79,7 @@ def assemble(
         aliases=aliases,
         attributes={key: numbering.class_of[ids] for key, ids in recording.attributes.items()},
         heads=heads_of(recording, numbering),
+        sharing=frozenset(recording.sharing),
         classes=numbering.classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},

@@ -64,7 +64,7 @@ def heads_of(tracer: Tracer, tensors: Any, at: int) -> Axis | None:
     sizes = [tensor.shape[at] for tensor in tensors]
     every = [tracer.labels(tensor) for tensor in tensors]
     axes = [labels.axes[at] for labels in every]
-    one = at >= 1 and all(size in (1, sizes[0]) for size in sizes)  # of which there may be copies
+    one = at >= 1 and all(size == 1 or labels.copies for size, labels in zip(sizes[1:], every[1:], strict=True))
     if one and shared(tracer, axes[0], at, *every[1:]):
         tensors, sizes, axes = tensors[:1], sizes[:1], axes[:1]
     if at < 1 or any(axis is None or sizes[0] % size for axis, size in zip(axes, sizes, strict=True)):

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from demp.graph.neurons import GraphState, NeuronGraph
@@ -33,12 +32,6 @@ def counted(module: nn.Module) -> tuple[str, str, int] | None:
     if isinstance(module, nn.RNNCellBase):
         return "input_size", "weight_ih", 1
     return None
-
-
-def attending(model: nn.Module) -> set[str]:
-    """Paths of modules that keep a number of heads."""
-    names = {*HEAD_COUNTS, *REPEATS}
-    return {path for path, module in model.named_modules() if not names.isdisjoint(vars(module))}
 
 
 def head_counts(module: nn.Module, ids: Tensor, size: int) -> dict[str, Tensor]:
@@ -70,11 +63,9 @@ def with_repeats(graph: NeuronGraph, model: nn.Module) -> NeuronGraph:
     Other code than what was traced may read that number (of ``generate``, say), so that it follows in any case.
     """
     found = {}
-    for path, seen in graph.heads.items():
-        heads = seen[0][0]
-        if all(torch.equal(heads, other) for other, _ in seen):  # those of the query, with no key's among them
-            numbers = vars(model.get_submodule(path))
-            found |= {(path, name): heads for name in REPEATS if numbers.get(name) == len(heads)}
+    for path in graph.sharing & graph.heads.keys():
+        heads, numbers = graph.heads[path][0][0], vars(model.get_submodule(path))
+        found |= {(path, name): heads for name in REPEATS if numbers.get(name) == len(heads)}
     return replace(graph, attributes={**found, **graph.attributes}) if found else graph
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.heads import attends, note_heads, paired, shared
+from demp.graph.heads import note_heads, paired, shared
 from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import Call, rule, whole
@@ -117,7 +117,7 @@ def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flop
             for axis in labels.axes:
                 tracer.freeze_axis(axis, "the weight is computed in the forward")
     batch = None
-    if call.name == "bmm" and attends(tracer) and shared(tracer, left.axes[0], 0, right):
+    if call.name == "bmm" and right.copies and shared(tracer, left.axes[0], 0, right):
         batch, right = left.axes[0], bare_of(right)
     elif call.name == "bmm":
         batch = paired(tracer, left.axes[0], right.axes[0], BATCH)

@@ -48,6 +48,8 @@ class Labels:
     scale: str | None = None
     """Of a standardised weight: the parameter that scales its slices."""
     noise: bool = False
+    copies: bool = False
+    """One head, repeated for all heads of a query."""
     """Drawn at random in a training forward."""
     uniform: bool = False
     """Made with one value everywhere, and not written into since: like noise it binds no neuron."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.graph import branches, calls, joins, sums
-from demp.graph.attributes import attending, counted, groups_of
+from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
@@ -101,7 +101,7 @@ def follow(
     backward runs, too.
     """
     tracer = Tracer(substitutes, training=training, offer=offer)
-    tracer.groups, tracer.recurrent, tracer.attending = groups_of(model), recurrent_modules(model), attending(model)
+    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
     layers = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     tracer.fused = {f"{path}.self_attn".lstrip(".") for path in layers}
     tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from demp.graph.elements import Axis, Labels, unique_in_order
 
 if TYPE_CHECKING:
+    from demp.graph.rules import Call
     from demp.graph.tracer import Tracer
 
 
@@ -24,11 +26,6 @@ def latest_heads(tracer: Tracer) -> Axis | None:
     return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
 
 
-def attends(tracer: Tracer) -> bool:
-    """Does the module that runs now keep a number of heads?"""
-    return running(tracer) in tracer.attending
-
-
 def running(tracer: Tracer) -> str:
     """Path of the module that runs now."""
     return tracer.modules[-1] if tracer.modules else ""
@@ -37,13 +34,34 @@ def running(tracer: Tracer) -> str:
 SHARED = "channels of the one key or value that all heads share"
 
 
+MOVES = frozenset((
+    "expand", "repeat", "view", "_unsafe_view", "reshape", "_reshape_alias", "clone", "contiguous", "transpose",
+    "permute", "unsqueeze", "squeeze", "_to_copy", "mul", "div",
+))  # fmt: skip
+"""What leaves copies of one head alike: to move them, or to multiply them by one number."""
+
+
+def repeats_one(call: Call, source: Labels) -> bool:
+    """Does the operation make copies of a single head, on the first axis behind that of the batch which is not 1?"""
+    if call.name not in MOVES or not isinstance(call.out, Tensor):
+        return False
+    if source.copies:
+        return all(not isinstance(other, Tensor) or other.numel() == 1 for other in call.args[1:])
+    before, after = call.args[0].shape, call.out.shape
+    if call.name not in ("expand", "repeat") or len(before) != len(after):
+        return False
+    at = next((dim for dim in range(1, len(after)) if after[dim] != 1), 0)
+    return 0 < at < len(after) - 2 and before[at] == 1
+
+
 def shared(tracer: Tracer, heads: Axis | None, at: int, *others: Labels) -> bool:
     """Do these heads have no partners on axis ``at`` of the others, which have one head for all of them?
 
-    Whether it follows when some of them go, a rehearsal has to show. The channels of that one head stay.
+    Whether copies of it follow when some of them go, a rehearsal has to show. The channels of that one head stay.
     """
     if heads is None or any(labels.axes[at] is not None for labels in others):
         return False
+    tracer.recording.sharing.add(running(tracer))
     for labels in others:
         for axis in labels.axes:
             tracer.freeze_axis(axis, SHARED)

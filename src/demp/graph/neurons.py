@@ -47,6 +47,8 @@ class NeuronGraph(EarlierMethods):
     calls: tuple[SizedCall, ...] = ()
     heads: Mapping[str, tuple[tuple[Tensor, int], ...]] = field(default_factory=dict)
     """Module path -> of its attention the class of each head, and the channels of one; by query, key and value."""
+    sharing: frozenset[str] = frozenset()
+    """Paths of modules in whose attention all heads of the query share one key and value."""
     notes: tuple[str, ...] = ()
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 

@@ -144,6 +144,8 @@ class Recording:
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     heads: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)
     """Module path -> the heads of its attention (elements, one entry each), and the channels of one."""
+    sharing: set[str] = field(default_factory=set)
+    """Modules in whose attention all heads of the query share one key and value."""
     joins: list[JoinSeen] = field(default_factory=list)
     streams: list[StreamSeen] = field(default_factory=list)
     tables: dict[str, None] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Rehearse a cut on stand-in tensors: a forward with a width written into it fails here, not in the user's run."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,8 @@ from demp.graph.parts import Refusal
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
 
+MANY = 4
+"""So many groups of the same names, and they are asked about as one."""
 COUNTS = 7
 """From one to so many neurons go from the groups of a rehearsal, one after the other."""
 
@@ -73,10 +77,22 @@ def coupled_groups(graph: NeuronGraph) -> list[list[str]]:
 
 
 def find_failing(groups: list[list[str]], survive: Callable[[list[list[str]]], bool]) -> list[list[str]]:
-    """Groups that fail, by halving; one call when all is well."""
+    """Groups that fail, by halving; one call when all is well.
+
+    Groups that have the same names in other blocks are asked about together; where the first, the middle and the last
+    of many fail by themselves, all of them count as failing.
+    """
     if not groups or survive(groups):
         return []
     if len(groups) == 1:
+        return groups
+    kinds: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
+    for group in groups:
+        kinds[tuple(re.sub(r"\d+", "", name) for name in group)].append(group)
+    if 1 < len(kinds) <= len(groups) / MANY:
+        return [group for kind in kinds.values() for group in find_failing(kind, survive)]
+    samples = (0, len(groups) // 2, -1) if len(kinds) == 1 and len(groups) >= MANY else ()
+    if samples and not any(survive([groups[at]]) for at in samples):
         return groups
     half = len(groups) // 2
     return find_failing(groups[:half], survive) + find_failing(groups[half:], survive)

@@ -20,6 +20,7 @@ from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
 from demp.graph.drawn import FILLS, NO_NEURONS, binds, is_noise
 from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.heads import repeats_one
 from demp.graph.join_rules import planned
 from demp.graph.parts import Norm
 from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
@@ -53,8 +54,6 @@ class Tracer(TorchDispatchMode):
         """Module path -> groups that it normalises."""
         self.parents: set[str] = set()
         """Paths of modules that have parts of their own."""
-        self.attending: set[str] = set()
-        """Paths of modules that keep a number of heads."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
         self.fused: set[str] = set()
@@ -101,6 +100,8 @@ class Tracer(TorchDispatchMode):
                 if self.training and is_noise(call, operands):
                     labels = Labels((None,) * tensor.dim(), noise=True)
                 labels = labels or self.bare(tensor, constant)
+                if operands and repeats_one(call, operands[0]):
+                    labels = replace(labels, copies=True)
                 if call.name in FILLS:
                     labels, self.filled = replace(labels, uniform=True), True
                 self._labels[tensor] = signed(call, operands, labels, self.written)

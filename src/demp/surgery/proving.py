@@ -141,16 +141,16 @@ class Disagreement(Exception):
         self.gap, self.limit, self.where = gap, limit, where
 
 
-def explain(live: LiveModel, plan: Plan, example_inputs: Any, error: Disagreement) -> str:
-    """Which layers were not dead, after a roll-back."""
-    mine = live_layers(live.model, plan.before, plan.layers, example_inputs)
+def explain(live: LiveModel, plan: Plan, options: VerifyOptions, error: Disagreement) -> str:
+    """What was not as it should be, after a roll-back: layers that were not dead where they had to be, or the graph."""
+    mine = live_layers(live.model, plan.before, plan.layers, options.example_inputs) if options.exact else []
     alive = dict.fromkeys(name for names in ranks.gathered(mine, live.group) for name in names)
     where = (
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive
-        else f"the neurons of {', '.join(plan.layers)} are dead at every read point, so this model's forward depends "
-        "on their number in a way the graph cannot see; exclude these layers. Where a forward sorts or selects, "
-        "rounding changes what comes out: give outputs=, what to compare instead"
+        else f"without the neurons of {', '.join(plan.layers)} the model is another than with zeros in their place, so "
+        "this model's forward depends on their number in a way the graph cannot see; exclude these layers. Where a "
+        "forward sorts or selects, rounding changes what comes out: give outputs=, what to compare instead"
     )
     return (
         f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "

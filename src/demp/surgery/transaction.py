@@ -113,7 +113,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
         return carry_out(live, settled.plan, options, settled)
     except Disagreement as error:
         if not settled.moves.shifts:
-            raise CutError(explain(live, settled.plan, options.example_inputs, error)) from None
+            raise CutError(explain(live, settled.plan, options, error)) from None
         why = f"the model takes their constants otherwise than the graph sees (outputs changed by {error.gap:.1e})"
         stay = dict.fromkeys(settled.moves.saturated.nonzero().flatten().tolist(), why)
         return operate(live, plan.without(stay), options)
@@ -155,7 +155,7 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
         for module, record in records:
             put_record(module, record)
         if isinstance(error, Disagreement) and settled is None:
-            raise CutError(explain(live, plan, options.example_inputs, error)) from None
+            raise CutError(explain(live, plan, options, error)) from None
         raise
 
 

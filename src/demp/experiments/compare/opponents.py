@@ -20,15 +20,21 @@ def refuse_opponents(runs: Sequence[Planned], twin: Sequence[str], longer: Seque
     Raises:
         UsageError: a name that is not among the methods, or one without the budget that a narrow network needs.
     """
+    known = {run.method for run in runs} - {DENSE}
     for option, names in (("--twin", twin), ("--longer", longer)):
         for name in names:
-            if name not in {run.method for run in runs} - {DENSE}:
-                raise UsageError(f"{option} names {name!r}, which is not among --methods; add it, or leave it out")
+            if name not in known:
+                rest = ", ".join(sorted(known)) or "none"
+                raise UsageError(f"{option} names {name!r}, which is not among the methods compared ({rest})")
+    if NARROW in longer:
+        raise UsageError("--longer names narrow itself; name the methods whose training FLOPs it is to have")
+    beside = {(run.seed, run.setting.get(BUDGET)) for run in runs if run.method == NARROW}
     for run in runs:
-        if run.method in longer and run.setting.get(BUDGET, NO_BUDGET) == NO_BUDGET:
+        budget = run.setting.get(BUDGET, NO_BUDGET)
+        if run.method in longer and (budget == NO_BUDGET or (run.seed, budget) not in beside):
             raise UsageError(
-                f"--longer needs a narrow network of the budget of {run.method}, which has none; give --budget, or "
-                "leave --longer out"
+                f"--longer needs a narrow network of the budget of {run.method}, and there is none; give a method that "
+                "can land on a budget, with --budget, or leave --longer out"
             )
 
 
@@ -44,17 +50,17 @@ def twins_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> lis
 def longer_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> list[Planned]:
     """For every run of these methods that is done: a narrow network of its budget, for as many training FLOPs.
 
-    Its steps are those of the narrow run of the same budget and seed, times what the method spent over what that
-    spent; where that is not done yet, there is none.
+    It is the narrow run of the same budget and seed, for its steps times what the method spent over what that spent;
+    where that is not done, there is none.
     """
-    narrow = {(run.seed, run.setting.get(BUDGET)): record for run, record in done(runs, store, [NARROW])}
+    narrow = {(run.seed, run.setting.get(BUDGET)): (run, record) for run, record in done(runs, store, [NARROW])}
     found = []
     for run, record in done(runs, store, whose):
-        beside = narrow.get((run.seed, run.setting[BUDGET]))
-        if beside is None:
+        if (run.seed, run.setting[BUDGET]) not in narrow:
             continue
-        steps = round(run.config.steps * record["train_flops"] / beside["train_flops"])
-        config = from_scratch(run.config, NARROW, {BUDGET: run.setting[BUDGET]}).merged({"steps": steps})
+        beside, its = narrow[run.seed, run.setting[BUDGET]]
+        steps = round(beside.config.steps * record["train_flops"] / its["train_flops"])
+        config = beside.config.merged({"steps": steps})
         setting = {"for the training FLOPs of": run.method, **run.setting}
         found.append(Planned(name_of("longer", run.name), LONGER, setting, run.seed, config))
     return found
