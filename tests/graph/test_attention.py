@@ -107,11 +107,15 @@ def test_an_attribute_that_counts_heads_follows_where_a_plan_does_not_do():
 def test_a_key_that_several_queries_share_goes_with_all_of_them(groups: int, fused: bool, training: bool):
     model, x = made(Attention(fused=fused, groups=groups)).train(training), examples()
     graph = demp.trace(model, (x,))
-    layer = graph.layer(NAME) if NAME in graph.index else None
-    if groups == 1:  # all of them: nothing could ever go
-        assert layer is None or layer.width == 1 or not bool(layer.removable.any())
+    layer = graph.layer(NAME)
+    if groups == 1:  # heads of the query alone: tests/graph/test_shared_keys.py
+        assert (layer.width, int(layer.removable.sum())) == (
+            HEADS,
+            HEADS if fused else 0,
+        )  # else by a number in the code
+        assert not any(slot.tensor.startswith(("attention.k.", "attention.v.")) for slot in graph.slots)
         return
-    assert layer is not None and (layer.width, int(layer.removable.sum())) == (groups, groups)
+    assert (layer.width, int(layer.removable.sum())) == (groups, groups)
     killing.kill(model, graph, {NAME: [1]})
     before = model(x).detach()
     demp.cut(model, {NAME: [1]}, example_inputs=(x,), graph=graph)

@@ -90,10 +90,7 @@ def test_transformers(kind, masked):
         assert len(hidden) == 2 and all(layer.removable.all() and layer.coupled == () for layer in hidden)
         assert seed or [layer.width for layer in hidden] == [24, 24]
         heads = [layer for layer in graph.layers if layer.activation == "attention"]
-        if kind == "llama":  # all heads share one key
-            assert not any(bool(layer.removable.any()) for layer in heads)
-        else:
-            assert len(heads) == 2 and all(layer.removable.all() for layer in heads)
+        assert len(heads) == 2 and all(layer.removable.all() for layer in heads)  # llama: of the query alone
         dead = killing.killed(model, graph, 0.4, seed)
         before = comparing.outputs(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)

@@ -246,7 +246,7 @@ def refuse_foreign(path: Path, own: Collection[str]) -> None:
             raise ArtifactError(
                 f"{path} holds other files ({', '.join(others[:3])}); give a folder of its own for the saved model"
             )
-    elif path.exists():
+    elif path.exists() and not path.is_dir():  # asked again: another writer may have put its folder there meanwhile
         raise ArtifactError(f"{path} is a file; give a folder for the saved model")
 
 
