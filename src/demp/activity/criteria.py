@@ -25,7 +25,7 @@ class Criterion:
     ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero. ``sum``: the sum over positions
     and examples is at most eps (the authors' code). ``auto``: exact for ReLU, negative-only for LeakyReLU and ELU,
     saturated for the others. ``paper``: the same, but epsilon for the others. Linear neurons, which may be below zero
-    and alive, are judged as exact by ``negative-only`` and ``sum``."""
+    and alive, are dead for ``negative-only`` and ``sum`` where they are for ``exact``."""
     eps: float | None = None
     """Threshold of ``saturated`` (default 0.1), ``epsilon`` (0.01, the paper's Fig. 1) and ``sum`` (0)."""
     relative: bool = True

@@ -7,7 +7,7 @@ from demp.errors import UsageError
 from demp.experiments.compare.plan import BUDGET, NARROW, NO_BUDGET, Planned
 from demp.experiments.sweep import Store, name_of
 from demp.files.results import DONE
-from demp.train.config import DENSE, TrainConfig
+from demp.train.config import DENSE
 
 TWIN = "twin"
 LONGER = "narrow, longer"
@@ -42,7 +42,8 @@ def twins_of(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> lis
     """The twins of all runs of these methods that are done: their final shapes from scratch, same steps and seed."""
     found = []
     for run, _ in done(runs, store, whose):
-        config = from_scratch(run.config, TWIN, {"like": str(store.runs / run.name)})
+        dense = run.config.merged({"method": {"name": DENSE, "options": {}}})
+        config = dense.merged({"method": {"name": TWIN, "options": {"like": str(store.runs / run.name)}}})
         found.append(Planned(name_of(TWIN, run.name), TWIN, {"of": run.method, **run.setting}, run.seed, config))
     return found
 
@@ -70,9 +71,3 @@ def done(runs: Sequence[Planned], store: Store, whose: Sequence[str]) -> Iterato
     """The finished runs of these methods, with their results."""
     records = {record["name"]: record for record in store.records() if record["status"] == DONE}
     yield from ((run, records[run.name]) for run in runs if run.method in whose and run.name in records)
-
-
-def from_scratch(config: TrainConfig, name: str, options: dict[str, Any]) -> TrainConfig:
-    """The same run by a method that trains from scratch."""
-    dense = config.merged({"method": {"name": DENSE, "options": {}}})
-    return dense.merged({"method": {"name": name, "options": options}})
