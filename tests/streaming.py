@@ -36,8 +36,30 @@ def torch_norm() -> nn.Module:
     return norm
 
 
+def layer_norm(*, bias: bool = True) -> nn.Module:
+    norm = nn.LayerNorm(WIDTH, eps=0.05, bias=bias)
+    nn.init.normal_(norm.weight, 1.0, 0.3)
+    if bias:
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+    return norm
+
+
+class Scaled(nn.Module):
+    """A layer norm as a function, the same in fewer words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(1 + 0.3 * torch.randn(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, x.shape[-1:], self.scale)
+
+
 NORMS: dict[str, Any] = {
     "torch": torch_norm,
+    "layer": layer_norm,
+    "layer without shift": lambda: layer_norm(bias=False),
+    "layer as a function": Scaled,
     "torch without eps": lambda: nn.RMSNorm(WIDTH),
     "torch without scale": lambda: nn.RMSNorm(WIDTH, eps=0.05, elementwise_affine=False),
     **{form: (lambda form=form: Root(form)) for form in ("llama", "gemma", "root", "norm", "normalize", "function")},
@@ -93,10 +115,14 @@ def words(seed: int = 0, length: int = 6) -> Tensor:
 
 @torch.no_grad()
 def silence(model: Any, channels: list[int]) -> None:
-    """No writer of the stream writes these channels any more."""
+    """No writer of the stream writes these channels any more; layer norms make zeros of them."""
     model.embed.weight[:, channels] = 0
     for block in model.blocks:
         for writer in (block.out, block.down):
             writer.weight[channels] = 0
             if writer.bias is not None:
                 writer.bias[channels] = 0
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, Scaled)):
+            for p in module.parameters():
+                p[channels] = 0

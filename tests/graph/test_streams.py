@@ -15,19 +15,19 @@ import comparing
 import demp
 import killing
 from demp.graph.calls import calls_to_plain
-from demp.graph.rms_norms import normalized
+from demp.graph.stream_norms import normalized
 from demp.surgery import record_of
 from exactly import reasons, trained
 from streaming import HIDDEN, NORMS, WIDTH, WORDS, Root, network, silence, words
 
 STREAM = "stream"
-LAYER_NORM = "layer_norm takes the mean out of its channels: without one that is zero all others would change"
+TWICE = ("torch", "llama", "layer", "layer as a function")
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_silent_channels_go(norm: str):
-    model, x, longer = network(norm, bias=norm == "torch"), words(), words(1, 9)
-    for silent, left in (([1, 4, 5], 9), ([0, 8], 7))[: 2 if norm in ("torch", "llama") else 1]:
+    model, x, longer = network(norm, bias=norm in ("torch", "layer")), words(), words(1, 9)
+    for silent, left in (([1, 4, 5], 9), ([0, 8], 7))[: 2 if norm in TWICE else 1]:
         graph = demp.trace(model, (x,), streams=True)
         layer = graph.layer(STREAM)
         assert (layer.activation, layer.width, int(layer.removable.sum())) == (STREAM, len(layer.classes), layer.width)
@@ -41,7 +41,7 @@ def test_silent_channels_go(norm: str):
         assert model.blocks[0].out.weight.shape == (left, WIDTH) and model.blocks[0].up.weight.shape == (HIDDEN, left)
 
 
-@pytest.mark.parametrize("norm", ["torch", "llama"])
+@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
 def test_a_cut_that_does_not_know_of_streams_keeps_their_norms(norm: str):
     model, x = narrow(norm, words()), words()
     plain = demp.trace(model, (x,))
@@ -78,7 +78,7 @@ def test_two_streams_lose_channels_of_their_own():
     assert (model.a.embed.weight.shape[1], model.b.embed.weight.shape[1]) == (WIDTH - 1, WIDTH - 2)
 
 
-@pytest.mark.parametrize("norm", ["torch", "gemma"])
+@pytest.mark.parametrize("norm", ["torch", "gemma", "layer"])
 def test_channels_heads_and_neurons_go_together(norm: str):
     model, x = network(norm, blocks=2, tied=True, bias=True), words()
     for seed in range(2):
@@ -116,14 +116,14 @@ def test_a_norm_without_eps_keeps_that_of_the_type_it_computes_in(dtype: torch.d
 
 
 class Gated(nn.Module):
-    """A norm that reads its stream behind factors: 0 is a channel that is not there."""
+    """A norm between factors of what it reads and makes: 0 is a channel that is not there."""
 
     def __init__(self, norm: nn.Module, factors: Tensor) -> None:
         super().__init__()
         self.norm, self.factors = norm, factors
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x * self.factors)
+        return self.norm(x * self.factors) * self.factors
 
 
 def gated(model: Any) -> tuple[Any, Tensor]:
@@ -135,7 +135,7 @@ def gated(model: Any) -> tuple[Any, Tensor]:
     return twin, factors
 
 
-@pytest.mark.parametrize("norm", ["torch", "llama"])
+@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
 def test_what_is_left_takes_the_steps_of_a_twin_that_keeps_all_channels(norm: str):
     model: Any = network(norm, bias=True)
     twin, factors = gated(model)
@@ -166,13 +166,16 @@ def test_what_is_left_takes_the_steps_of_a_twin_that_keeps_all_channels(norm: st
             assert float((mine - other).detach().abs().max()) < 1e-10, name
 
 
-@pytest.mark.parametrize("what", ["a bias", "the norms alone"])
+@pytest.mark.parametrize("what", ["a bias", "the norms alone", "a layer norm's scale", "a layer norm's shift"])
 def test_a_channel_that_is_not_zero_stays(what: str):
-    """Also one that nothing reads, but that counts among the squares."""
-    model, x = network("torch", bias=True), words()
+    """Also one that nothing reads, but that counts among the squares, and one of which a norm makes something else."""
+    model, x = network("layer" if "layer" in what else "torch", bias=True), words()
     silence(model, [4])
     with torch.no_grad():
-        if what == "a bias":
+        if "layer" in what:
+            norm = model.blocks[0].norm2
+            (norm.weight if "scale" in what else norm.bias)[4] = 0.5
+        elif what == "a bias":
             model.blocks[0].down.bias[4] = 0.5
         else:
             model.embed.weight[:, 4] = 1
@@ -204,7 +207,7 @@ TOOLS: dict[str, Callable[[Any, tuple[Any, ...]], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize("norm", ["torch", "llama"])
+@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
 @torch.no_grad()
 def test_other_tools_run_the_norms_that_are_left(norm: str, tool: str):
     torch._dynamo.reset()
@@ -214,7 +217,7 @@ def test_other_tools_run_the_norms_that_are_left(norm: str, tool: str):
     assert float((TOOLS[tool](model, (x,))(x) - expected).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("norm", ["torch", "llama"])
+@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
 @torch.no_grad()
 def test_saved_and_loaded(norm: str, tmp_path: Path):
     x = words()
@@ -227,8 +230,9 @@ def test_saved_and_loaded(norm: str, tmp_path: Path):
     assert float((other(x) - model(x)).abs().max()) < 1e-12
 
 
-def test_a_copy_goes_with_it():
-    model, x = network("torch"), words()
+@pytest.mark.parametrize("norm", ["torch", "layer"])
+def test_a_copy_goes_with_it(norm: str):
+    model, x = network(norm), words()
     silence(model, [1])
     average = copy.deepcopy(model)
     with torch.no_grad():
@@ -241,8 +245,9 @@ def test_a_copy_goes_with_it():
     assert average.embed.weight.shape == (WORDS, WIDTH - 1)
 
 
-def test_a_budget_takes_channels_of_a_stream():
-    model: Any = network("torch", tied=True, bias=True)
+@pytest.mark.parametrize("norm", ["torch", "layer"])
+def test_a_budget_takes_channels_of_a_stream(norm: str):
+    model: Any = network(norm, tied=True, bias=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     pruner = demp.DemP(
         model, optimizer, example_inputs=(words(),), total_steps=12, budget=demp.Budget(flops=0.75), streams=True,
@@ -291,7 +296,11 @@ class Noisy(Root):
 
 
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "layer norm": (lambda model: nn.LayerNorm(WIDTH), f"{LAYER_NORM} (at blocks.0.norm1)"),
+    "a layer norm without a scale": (
+        lambda model: nn.LayerNorm(WIDTH, elementwise_affine=False),
+        "layer_norm without a scale makes other numbers of zeros (at blocks.0.norm1)",
+    ),
+    "a layer norm over two axes": (lambda model: nn.LayerNorm([6, WIDTH]), "layer_norm over the neuron axis mixes neurons"),
     "layer norm by hand": (
         lambda model: Centred(),
         "sub makes other numbers of zeros, as a layer norm's mean does (at blocks.0.norm1)",

@@ -1,17 +1,17 @@
-"""The embedding width of language models: it may go where RMS norms read it, and stays where layer norms do."""
+"""The embedding width of language models: it may go where norms read it."""
 
 import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import comparing
 import demp
 import killing
 from demp.surgery import record_of
-from exactly import reasons, trained
+from exactly import trained
 from shim import install_torchvision_shim
 
 install_torchvision_shim()
@@ -19,6 +19,7 @@ install_torchvision_shim()
 import transformers  # noqa: E402
 from transformers.models.llama.modeling_llama import LlamaRMSNorm  # noqa: E402
 
+from architectures import enliven, make  # noqa: E402
 from language_models import GATED, from_transformers, words  # noqa: E402
 
 STREAM = "model.stream"
@@ -98,10 +99,40 @@ def test_blocks_that_are_checkpointed_have_the_gradients_of_plain_ones():
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_layer_norms_keep_the_embedding_width():
-    model, inputs = from_transformers("gpt2")
-    graph, stream = demp.trace(model, inputs, streams=True), "transformer.stream"
-    assert not bool(graph.layer(stream).removable.any())
-    why = "layer_norm takes the mean out of its channels: without one that is zero all others would change"
-    assert f"{stream}: {why} (at transformer.h.0.ln_1)" in reasons(graph)
-    assert graph.removable() == demp.trace(model, inputs).removable() > 0
+@pytest.mark.parametrize("name", ["gpt2", "bert", "bloom"])
+def test_layer_norms_lose_channels_of_their_stream_twice(name: str):
+    torch.manual_seed(0)
+    model, inputs = from_transformers(name)
+    model = model.double().eval()
+    stream = "bert.stream" if name == "bert" else "transformer.stream"
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for seed in range(2):
+        graph = demp.trace(model, inputs, streams=True)
+        assert bool(graph.layer(stream).removable.all())
+        dead = killing.killed(model, graph, 0.3, seed, low=0.0)
+        before, in_training = comparing.outputs(model, inputs), trained(model, inputs)
+        report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
+        assert report.removed == sum(map(len, dead.values())) and stream in dead
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(in_training, trained(model, inputs)) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["transformers/opt", "transformers/falcon", "transformers/gpt_neo", "transformers/gpt_neox", "transformers/electra",
+     "timm/beit_base_patch16_224", "timm/convnextv2_atto", "timm/edgenext_xx_small", "timm/efficientvit_b0",
+     "timm/mobilevit_xxs", "timm/pit_ti_224", "timm/pvt_v2_b0", "timm/vit_tiny_patch16_224"],
+)  # fmt: skip
+def test_streams_of_the_zoo(name: str):
+    model, inputs = enliven(*make(name))
+    for seed in range(2):
+        graph = demp.trace(model, inputs, streams=True)
+        dead = killing.killed(model, graph, 0.3, seed, low=0.0)
+        assert any(graph.layer(layer).activation == "stream" for layer in dead)
+        before = comparing.outputs(model, inputs)
+        demp.cut(model, dead, example_inputs=inputs, graph=graph)
+        scale = max(float(out.abs().max()) for out in before)
+        assert comparing.gap(before, comparing.outputs(model, inputs)) <= 1e-10 * scale

@@ -1,6 +1,6 @@
 """RMS norms of a stream that lost channels, as ordinary norms of those that are left: scale and eps say the others.
 
-With a share s of the channels left, the norm that a cut planned (`graph.rms_norms`) is the ordinary one with
+With a share s of the channels left, the norm that a cut planned (`graph.stream_norms`) is the ordinary one with
 ``eps / s`` and the scale over the square root of s.
 """
 

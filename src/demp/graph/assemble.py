@@ -13,7 +13,7 @@ from demp.graph.linear_neurons import mark_linear
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import LINEAR, STREAM, Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
-from demp.graph.stream_channels import added_tensors, mark_streams
+from demp.graph.stream_channels import added_tensors, layer_norms, mark_streams
 from demp.graph.unoffered import output_axes, unoffered
 
 
@@ -259,6 +259,7 @@ def describe(
         made_by = {pair for c in members for pair in makers.get(c, ())}
         if recording.sites[site].kind in (STREAM, LINEAR):
             made_by |= set(added_tensors(recording, numbering, classes))
+        made_by |= set(layer_norms(recording, numbering, classes))
         producers = tuple(sorted(made_by))
         coupled = tuple(names[p] for p in sorted(partners))
         layers.append(Layer(names[site], recording.sites[site].kind, classes, removable, producers, read_by, coupled))

@@ -13,11 +13,12 @@ from demp.graph.calls import Seat, resized
 from demp.graph.elements import Labels
 from demp.graph.heads import latest_heads
 from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
-from demp.graph.norm_rules import rms_norm
+from demp.graph.norm_rules import norm
 from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.rules import Call
 from demp.graph.shape_rules import view
+from demp.graph.stream_norms import NAMES
 from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kw
     if tracer.paused:
         return func(*args, **kwargs)
     call = UserCall(seat, args[1], args[2], args[4]) if func is resized else UserCall(seat, func, args, None)
-    if call.kind == "norm":
-        labels = rms_norm(tracer, call, (args[0], *call.args[1:]), args[3] if func is resized else kwargs)
+    if call.kind in NAMES:
+        labels = norm(tracer, call, (args[0], *call.args[1:]), args[3] if func is resized else kwargs)
         if labels is not None:
             out = unseen(tracer, func, args, kwargs)
             tracer.learn(seat, tracer.tensors((args, kwargs)), [(out, labels)])
@@ -81,7 +82,7 @@ def multihead(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: dic
 def is_offered(tracer: Tracer, call: UserCall, kwargs: dict[str, Any]) -> bool:
     """Can attention of torch's own module be carried out for fewer heads? If not, its heads stay."""
     options = given(call.args, kwargs)
-    why = "the fused inference of nn.TransformerEncoderLayer" if call.seat[0] in tracer.fused else unfit(options)
+    why = "the fused inference of nn.TransformerEncoderLayer" if call.seat[0].rpartition(".")[0] in tracer.fused else unfit(options)
     if why:
         for name in PROJECTIONS:
             if isinstance(options[name], Tensor):

@@ -57,7 +57,7 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
             sizes=(call.out_axis, left) if call.needed or call.before else (),
             expect=(call.out_axis, left, *call.inner) if call.inner else (),
         )
-    if kind in ("mean", "norm"):
+    if kind in ("mean", "norm", "layer_norm"):
         earlier = 1.0 if call.before is None else call.before.scale
         return replace(plan, scale=earlier * len(here) / dense)
     return replace(plan, **along(call, here, state))

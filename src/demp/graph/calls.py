@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from demp.graph.multihead import attended
-from demp.graph.rms_norms import normalized
+from demp.graph.stream_norms import layer_normalized, normalized
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
@@ -35,8 +35,11 @@ KINDS: dict[Any, str] = {
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
     **dict.fromkeys((F.rms_norm, torch.rms_norm), "norm"),
+    **dict.fromkeys((F.layer_norm, torch.layer_norm), "layer_norm"),
 }  # fmt: skip
 """How user code spells such a call, and its kind. ``sum``, ``recurrent`` and ``packed`` are never planned."""
+NORMALIZED = {"norm": normalized, "layer_norm": layer_normalized}
+"""How norms run over the channels that are left."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",
@@ -121,8 +124,8 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     """The same in plain operations; proxies pass, too."""
     if plan.kind == "heads":
         return attended((operand, *args[1:]), kwargs)
-    if plan.kind == "norm":
-        return normalized(operand, args, kwargs, plan.width, plan.scale)
+    if plan.kind in NORMALIZED:
+        return NORMALIZED[plan.kind](operand, args, kwargs, plan.width, plan.scale)
     if plan.kind == "split":
         return torch.split(operand, list(plan.sizes), plan.axis)
     if plan.kind == "slice":

@@ -102,8 +102,7 @@ def follow(
     """
     tracer = Tracer(substitutes, training=training, offer=offer)
     tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
-    layers = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
-    tracer.fused = {f"{path}.self_attn".lstrip(".") for path in layers}
+    tracer.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
     ran: Counter[str] = Counter()
     for path, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""What ``torch.rms_norm`` does to neurons on the axis that it runs over."""
+"""What norms do to neurons on the axis that they run over: ``torch.rms_norm`` and ``torch.layer_norm``."""
 
 from __future__ import annotations
 
@@ -7,38 +7,63 @@ from typing import TYPE_CHECKING, Any
 
 from demp.graph.call_rules import UserCall, note_read, note_stream
 from demp.graph.elements import Axis, Labels
+from demp.graph.join_rules import sites_of
+from demp.graph.parts import HEADS
 from demp.graph.recording import CallSeen
-from demp.graph.rms_norms import named
+from demp.graph.stream_norms import named
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
-MIXES = "rms_norm over the neuron axis mixes neurons"
 
+def norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Labels | None:
+    """Labels of what a norm makes of a stream; None if it must be followed by its operations.
 
-def rms_norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Labels | None:
-    """Labels of what ``torch.rms_norm`` makes of a stream; None if it must be followed by its operations.
-
-    Its channels may then not go: where streams are not asked for, or it runs over more than one axis.
+    Its channels may then not go: where streams are not asked for, it runs over more than one axis, or makes other
+    numbers of zeros whatever its parameters are.
     """
-    given, source = named(args, kwargs), args[0]
+    given, source = named(call.kind, args, kwargs), args[0]
+    name = "layer_norm" if call.kind == "layer_norm" else "rms_norm"
+    mixes = f"{name} over the neuron axis mixes neurons"
     labels, over = tracer.labels(source), len(given["normalized_shape"])
-    axis, why = labels.axes[-1], f"{MIXES} (at {tracer.where()})"
+    axis, why = labels.axes[-1], f"{mixes} (at {tracer.where()})"
     offered = tracer.recording.offer.streams and over == 1 and not labels.constant
+    if offered and call.kind == "layer_norm" and axis is not None:
+        unfit = lifts(tracer, call, given, axis)
+        if unfit:
+            offered, mixes = False, unfit
     if axis is not None and (offered or call.plan is not None):
         seen = CallSeen(call.seat, source.dim() - 1, source.dim(), axis, otherwise=why, before=call.plan)
         tracer.recording.calls.append(seen)
     if axis is None or not offered:
         for each in labels.axes[source.dim() - over :]:
-            tracer.freeze_axis(each, MIXES)
+            tracer.freeze_axis(each, mixes)
         return None
     note_stream(tracer, axis)
     note_read(tracer, call.seat, source.dim() - 1, axis)
-    weight = given["weight"]
-    if weight is not None:
-        own = tracer.labels(weight).axes[-1]
+    for vector in (given["weight"], given["bias"]):
+        if vector is None:
+            continue
+        found = tracer.labels(vector)
+        own = found.axes[-1]
         if own is None:
-            tracer.freeze_axis(axis, "rms_norm with a computed scale")
+            tracer.freeze_axis(axis, f"{name} with a computed scale or shift")
         else:
             tracer.elements.union(axis.ids, own.ids)
+            if call.kind == "layer_norm" and found.source is not None:
+                tracer.recording.normed[found.source] = None
     return Labels((*labels.axes[:-1], Axis(axis.ids, axis.sites, axis.born)))
+
+
+def lifts(tracer: Tracer, call: UserCall, given: Mapping[str, Any], axis: Axis) -> str:
+    """Why a layer norm makes other numbers of a channel of zeros, or cannot run over fewer; empty if neither holds.
+
+    Zeros lie below or above the mean. A scale and a shift of zero make zeros of them again.
+    """
+    if given["weight"] is None:
+        return "layer_norm without a scale makes other numbers of zeros"
+    if any(tracer.recording.sites[site].kind == HEADS for site in sites_of(tracer, axis)):
+        return "layer_norm over heads makes other numbers of zeros"
+    if call.seat[0].rpartition(".")[0] in tracer.fused:
+        return "the fused inference of nn.TransformerEncoderLayer runs its norms over all channels"
+    return ""

@@ -150,6 +150,8 @@ class Recording:
     streams: list[StreamSeen] = field(default_factory=list)
     tables: dict[str, None] = field(default_factory=dict)
     """Parameters whose rows are looked up (embeddings), or that are added as they are."""
+    normed: dict[str, None] = field(default_factory=dict)
+    """Scales and shifts of layer norms over neurons that may go."""
     lifted: list[tuple[Tensor, str]] = field(default_factory=list)
     """Channels before any activation that may no longer be zero where they were, and why."""
     calls: list[CallSeen] = field(default_factory=list)

@@ -81,7 +81,8 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
 def is_square(call: Call) -> bool:
     """Does the operation make squares: ``x.pow(2)``, ``x.square()``, ``x * x``?"""
     if call.name == "pow":
-        return call.arg(1, "exponent") == 2
+        exponent = call.arg(1, "exponent")
+        return isinstance(exponent, (int, float)) and exponent == 2
     return call.name == "square" or (call.name == "mul" and call.args[0] is call.arg(1, "other"))
 
 
@@ -177,8 +178,6 @@ def mixing_norm(tracer: Tracer, call: Call) -> Any:
     """LayerNorm and RMSNorm: where statistics run over neurons, a dead one still counts; other axes are kept apart."""
     source, last = call.args[0], len(call.args[1])
     why = f"{call.name.removeprefix('native_')} over the neuron axis mixes neurons"
-    if tracer.recording.offer.streams and call.name == "native_layer_norm":
-        why = "layer_norm takes the mean out of its channels: without one that is zero all others would change"
     for tensor in tracer.tensors((call.args[1:], call.kwargs)):
         tracer.freeze_tensor(tensor, why)
     labels = tracer.labels(source)

@@ -67,6 +67,14 @@ def added_tensors(recording: Recording, numbering: Numbering, classes: Tensor) -
                 yield name, dim
 
 
+def layer_norms(recording: Recording, numbering: Numbering, classes: Tensor) -> Iterator[tuple[str, int]]:
+    """(scale or shift, axis) of the layer norms over these classes, which only zeros make zeros again."""
+    for name in recording.normed:
+        axis = recording.axes[name][0]
+        if bool(torch.isin(numbering.of(axis), classes[classes > 0]).any()):
+            yield name, 0
+
+
 def common_module(paths: list[str]) -> str:
     """Path of the innermost module that holds all of these."""
     common, *others = (path.split(".") for path in paths)

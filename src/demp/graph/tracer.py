@@ -57,7 +57,7 @@ class Tracer(TorchDispatchMode):
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
         self.fused: set[str] = set()
-        """Paths of attention that torch may run in one operation together with what is around it."""
+        """Paths of modules that torch may run in one operation with all of their parts."""
         self._ticks = 0
         self._before: tuple[int, ...] = ()
         for name, tensor in tensors.items():

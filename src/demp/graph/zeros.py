@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.activations import SITES, Call
+from demp.graph.drawn import DRAWS
 from demp.graph.elements import Axis, Labels
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> None:
     axes = enumerate(labels.axes)
     bare = [(len(labels.axes) - at, axis) for at, axis in axes if axis is not None and is_bare(axis)]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
-    if labels.constant or not bare or out.dtype == torch.bool:
+    drawn = tracer.training and call.name in DRAWS  # a sum that noise enters lifts zeros, a product does not
+    if labels.constant or not bare or out.dtype == torch.bool or drawn:
         return
     for from_end, axis in bare:
         if not keeps_zeros(tracer, call, from_end):
