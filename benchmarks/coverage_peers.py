@@ -4,8 +4,9 @@
 
 Architectures of tests/zoo with random weights and small inputs: the share of channels (outputs of convolutions and
 linear layers) and of parameters of a channel that may go. demp offers what leaves the outputs as they are where it is
-dead. Torch-Pruning asks for consistent shapes alone: its groups count if they lose half of their channels and the
-network still runs, with outputs of the same shapes. It gets no settings for one model or another, as demp does not.
+dead; with ``--everything`` also streams between norms and what is read before any activation. Torch-Pruning asks for
+consistent shapes alone: its groups count if they lose half of their channels and the network still runs, with outputs
+of the same shapes. It gets no settings for one model or another, as demp does not.
 Groups that fail are found by halving; those not tried within ``--seconds`` of processor time do not count, and the row
 says so. What only Torch-Pruning removes is sorted by demp's reasons (`KINDS`).
 Torch-Pruning comes with ``pip install '.[dev]'``. Each finished architecture is a line in OUT and is not repeated.
@@ -43,8 +44,8 @@ KINDS = {
     "read before": LINEAR, "no activation": LINEAR, "product of two": LINEAR,
     "over the neuron axis": MIXED, "mixed before": MIXED, "model output": MIXED,
 }  # fmt: skip
-"""Part of demp's reason -> kind. What is linear is live wherever its weights are not zero: it never dies. Of what is
-mixed not even a zero can leave: the others are divided by a deviation in which it counts. Both change the outputs."""
+"""Part of demp's reason -> kind. What is linear is live wherever its weights are not zero: it never dies by itself.
+What is mixed changes the others as a zero, too, unless the cut plans the norm."""
 
 
 def layers(model: nn.Module) -> dict[tuple[str, int], str]:
@@ -189,13 +190,13 @@ def reasons(model: nn.Module, graph: NeuronGraph, ours: Reach, theirs: Reach) ->
     return +found
 
 
-def compared(name: str, most: float, seconds: float) -> dict[str, Any] | None:
+def compared(name: str, most: float, seconds: float, everything: bool) -> dict[str, Any] | None:
     """One architecture; None if it has too many parameters."""
     torch.manual_seed(0)
     model, inputs = ZOO.make(name)
     if sum(p.numel() for p in model.parameters()) > most:
         return None
-    graph = demp.trace(model, inputs)
+    graph = demp.trace(model, inputs, streams=everything, linear=everything)
     removable = removable_classes(graph)
     ours = {(slot.tensor, slot.axis): removable[slot.classes] for slot in graph.slots}
     theirs, note = peer_reach(model, inputs, seconds)
@@ -218,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--most-parameters", type=float, default=6e6)
     parser.add_argument("--seconds", type=float, default=60.0, help="for finding the peer's groups that fail")
+    parser.add_argument("--everything", action="store_true", help="with demp's streams and linear neurons")
     parser.add_argument("--names", nargs="*", default=[], help="architectures of the zoo; all by default")
     parser.add_argument("--out", type=Path, default=Path("runs/coverage_peers.jsonl"))
     chosen = parser.parse_args()
@@ -235,7 +237,7 @@ def main() -> None:
     for name in chosen.names or ZOO.names():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            record = done.get(name) or compared(name, chosen.most_parameters, chosen.seconds)
+            record = done.get(name) or compared(name, chosen.most_parameters, chosen.seconds, chosen.everything)
         if record is not None:
             print(row(record), flush=True)
         if record is not None and name not in done:

@@ -5,9 +5,9 @@
     python benchmarks/language.py --out runs/language --table     # the results so far, as Markdown
 
 GPT-2's and Llama's form from transformers, on the documentation and sources of this checkout (see language_text.py);
-it needs ``pip install '.[dev]'``. Three methods: ``dense``; ``demp``, which removes whatever it offers until the budget
-is met; ``narrow``, the same form with narrower MLPs (and fewer heads, where that is too little), so that its FLOPs by
-demp's counter are the budget's or just below. All see the same windows of text in the same order, with AdamW, a
+it needs ``pip install '.[dev]'``. Methods: ``dense``; ``demp``, which removes heads and neurons, and ``demp-streams``,
+which may remove channels of the embedding; from scratch ``narrow``, with narrower MLPs (and fewer heads, where that is
+too little), and ``thin``, narrower everywhere. All see the same windows of text in the same order, with AdamW, a
 warm-up and a cosine. A budget that demp cannot reach by what it removes is said, and the nearest one is taken for all.
 
 Loss: held-out text, nats per token and bits per byte. Training FLOPs: three forwards of the network that there was at
@@ -40,17 +40,17 @@ from demp.files.run import FORWARD_AND_BACKWARD
 from language_networks import (
     FORMS,
     GENERATION_BATCHES,
+    SMALLER,
     Sizes,
     flops_of,
     generation_times,
     held_by,
-    narrow,
     reachable,
     speeds,
 )
 from language_text import Text, held_out_loss, read_text
 
-METHODS = ("dense", "demp", "narrow")
+METHODS = ("dense", "demp", "demp-streams", "narrow", "thin")
 KEY = ("form", "method", "budget", "seed", "steps", "batch_size", "sizes", "text")
 """What identifies a run; ``sizes`` are the dense model's, ``text`` is the digest of its tokens."""
 SIZES = ("layers", "width", "heads", "hidden", "context", "words")
@@ -78,6 +78,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--form", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.7, 0.5], help="shares of the dense FLOPs")
     parser.add_argument("--seeds", type=int, default=1, help="seeds per method: 0, 1, ...")
     parser.add_argument("--steps", type=int, default=600)
@@ -117,8 +118,8 @@ def plan(chosen: argparse.Namespace, sizes: Sizes, text: Text) -> Iterator[dict[
     budgets = {form: [reachable(form, sizes, share) for share in chosen.budgets] for form in chosen.form}
     for seed in range(chosen.seeds):
         for form in chosen.form:
-            pairs = [("dense", 1.0), *((m, b) for b in dict.fromkeys(budgets[form]) for m in ("demp", "narrow"))]
-            for method, budget in pairs:
+            pairs = [("dense", 1.0), *((m, b) for b in dict.fromkeys(budgets[form]) for m in METHODS[1:])]
+            for method, budget in (pair for pair in pairs if pair[0] in chosen.methods):
                 values = (form, method, budget, seed, chosen.steps, chosen.batch_size, asdict(sizes), text.digest)
                 yield dict(zip(KEY, values, strict=True))
 
@@ -166,12 +167,12 @@ class Training:
 def run(key: dict[str, Any], sizes: Sizes, text: Text, pairs: int, folder: Path) -> dict[str, Any]:
     """Train one model; says what came out."""
     form, steps, example = key["form"], key["steps"], sizes.example()
-    own = narrow(form, sizes, key["budget"]) if key["method"] == "narrow" else sizes
+    own = SMALLER[key["method"]](form, sizes, key["budget"]) if key["method"] in SMALLER else sizes
     training, dense = (Training(made(form, shape, key["seed"]), text, key) for shape in (own, sizes))
     pruner = None
-    if key["method"] == "demp":
-        budget = demp.Budget(flops=key["budget"])
-        pruner = demp.DemP(training.model, training.optimizer, example_inputs=example, total_steps=steps, budget=budget)
+    if key["method"].startswith("demp"):
+        options: Any = {"budget": demp.Budget(flops=key["budget"]), "streams": key["method"] == "demp-streams"}
+        pruner = demp.DemP(training.model, training.optimizer, example_inputs=example, total_steps=steps, **options)
     spent = 0
 
     def step() -> None:

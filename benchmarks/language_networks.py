@@ -107,6 +107,28 @@ def narrow(form: str, sizes: Sizes, share: float) -> Sizes:
     raise UsageError(f"no {form} of this depth has {share:g} of the FLOPs; raise the budget")
 
 
+def thin(form: str, sizes: Sizes, share: float) -> Sizes:
+    """The sizes of a model that is narrower everywhere, embedding included, with at most this share of the FLOPs.
+
+    The MLPs are as narrow as the embedding, or a little wider where the limit allows: widths go by two entries a head.
+
+    Raises:
+        UsageError: two entries a head are too much.
+    """
+    limit = share * flops_of(form, sizes)
+    for head in range(sizes.width // sizes.heads, 1, -2):
+        width = head * sizes.heads
+        fewer = replace(sizes, width=width, head=head, hidden=sizes.hidden * width // sizes.width)
+        now, more = (flops_of(form, replace(fewer, hidden=fewer.hidden + extra)) for extra in (0, 1))
+        if now <= limit:
+            return replace(fewer, hidden=fewer.hidden + math.floor((limit - now) / (more - now)))
+    raise UsageError(f"no {form} of this depth has {share:g} of the FLOPs; raise the budget")
+
+
+SMALLER: dict[str, Callable[[str, Sizes, float], Sizes]] = {"narrow": narrow, "thin": thin}
+"""Sizes of what is trained from scratch in place of a dense model that loses neurons."""
+
+
 @cache
 def lowest_share(form: str, sizes: Sizes) -> float:
     """The least share of the FLOPs that demp can reach by what it removes of this model."""

@@ -38,14 +38,15 @@ def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
     language.main(command(form, tmp_path))
     printed = capsys.readouterr().out
     records = {record["method"]: record for record in language.read(tmp_path / "results.jsonl")}
-    assert list(records) == ["dense", "demp", "narrow"]
-    dense, pruned, narrow = records.values()
+    assert tuple(records) == language.METHODS
+    dense, pruned, streamed, narrow, thin = records.values()
     forwards = 3 * BATCH * STEPS
     assert dense["flops"] == dense["flops_dense"] == language_networks.flops_of(form, SIZES)
     assert dense["train_flops"] == dense["train_flops_dense"] == forwards * dense["flops"]
     assert narrow["train_flops"] == forwards * narrow["flops"] < pruned["train_flops"] < dense["train_flops"]
-    assert all(0.693 < record["flops"] / dense["flops"] <= 0.7 for record in (pruned, narrow))
-    assert len({record["loss"] for record in records.values()}) == 3
+    assert all(0.693 < record["flops"] / dense["flops"] <= 0.7 for record in (pruned, streamed, narrow, thin))
+    assert len({record["loss"] for record in records.values()}) == len(records)
+    assert thin["own_sizes"]["width"] < SIZES.width == narrow["own_sizes"]["width"]
     assert dense["cache_bytes"] == 2 * 4 * SIZES.layers * SIZES.width * CONTEXT
 
     text = language_text.read_text(SIZES.words)
@@ -63,7 +64,7 @@ def test_lines_hold_what_the_models_are(form, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(language, "run", lambda *_: pytest.fail("trained again"))
     language.main(command(form, tmp_path))
     again = capsys.readouterr().out
-    assert again.count("done before") == 3 and again.endswith(language.table(list(records.values())) + "\n")
+    assert again.count("done before") == 5 and again.endswith(language.table(list(records.values())) + "\n")
     assert printed.endswith(again[again.index("| form") :])
     if form == "gpt2":
         measured_again(command(form, tmp_path), list(records.values()), tmp_path / "results.jsonl")

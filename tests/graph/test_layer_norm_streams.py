@@ -7,7 +7,7 @@ from torch.nn import functional as F
 import comparing
 import demp
 import killing
-from exactly import reasons
+from exactly import reasons, trained
 from streaming import HEADS, HIDDEN, WIDTH, WORDS, layer_norm, words
 
 STREAM = "stream"
@@ -51,3 +51,34 @@ def test_the_fused_encoder_keeps_its_stream():
     assert {layer.activation for layer in graph.layers if bool(layer.removable.any())} == {"relu"}
     why = "the fused inference of nn.TransformerEncoderLayer runs its norms over all channels (at 1.norm1)"
     assert f"1.norm1.stream: {why}" in reasons(graph)
+
+
+class Literal(nn.Module):
+    """Heads as many scripts split and merge them: by the width of the stream, whatever it is now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = layer_norm(), nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.heads, self.width = HEADS, WIDTH
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(self.norm(x)).split(self.width, 2)
+        q, k, v = (t.view(batch, length, self.heads, width // self.heads).transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return x + self.out(y.transpose(1, 2).contiguous().view(batch, length, width))
+
+
+def test_heads_that_are_split_by_the_width_of_the_stream():
+    torch.manual_seed(0)
+    layers = (nn.Embedding(WORDS, WIDTH), Literal(), Literal(), layer_norm(), nn.Linear(WIDTH, 3))
+    model, x = nn.Sequential(*layers).double(), words()
+    for dead in ({STREAM: [0, 5, 7]}, {STREAM: [2], "1.attention": [1]}):
+        graph = demp.trace(model, (x,), streams=True)
+        assert graph.removable() == sum(layer.width for layer in graph.layers)
+        killing.kill(model, graph, dead)
+        before, in_training = comparing.outputs(model, (x,)), trained(model, (x,))
+        assert demp.cut(model, dead, example_inputs=(x,), graph=graph).removed == sum(map(len, dead.values()))
+        assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
+        assert comparing.gap(in_training, trained(model, (x,))) < 1e-10
+    assert model[1].qkv.weight.shape == (3 * WIDTH // 2, WIDTH - 4) and model[2].qkv.weight.shape[0] == 3 * WIDTH

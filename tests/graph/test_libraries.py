@@ -29,7 +29,7 @@ TORCHVISION = {
     "squeezenet1_1": (64, 2951, 2944, {}),
     "regnet_y_400mf": (64, 6306, 6306, {}),
     "vgg11_bn": (64, 10944, 10944, {}),
-    "vit_b_32": (64, 36864, 36864, {"image_size": 64}),
+    "vit_b_32": (64, 37008, 37008, {"image_size": 64}),
     "inception_v3": (96, 17216, 17216, {"init_weights": False}),
 }
 FAST = ("convnext_tiny", "shufflenet_v2_x0_5")

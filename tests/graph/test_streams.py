@@ -300,7 +300,10 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda model: nn.LayerNorm(WIDTH, elementwise_affine=False),
         "layer_norm without a scale makes other numbers of zeros (at blocks.0.norm1)",
     ),
-    "a layer norm over two axes": (lambda model: nn.LayerNorm([6, WIDTH]), "layer_norm over the neuron axis mixes neurons"),
+    "a layer norm over two axes": (
+        lambda model: nn.LayerNorm([6, WIDTH]),
+        "layer_norm over the neuron axis mixes neurons",
+    ),
     "layer norm by hand": (
         lambda model: Centred(),
         "sub makes other numbers of zeros, as a layer norm's mean does (at blocks.0.norm1)",

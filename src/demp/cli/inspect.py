@@ -44,7 +44,7 @@ class Inspect(Command):
     trust: Flag = False
     """Let the folder name a model of your own (module:function): building it runs that code."""
     streams: Flag = False
-    """Offer the channels of streams between RMS norms, too: the embedding width of Llama."""
+    """Offer the channels of streams between norms, too: the embedding width of a transformer."""
     linear: Flag = False
     """Offer neurons that are read before any activation, too: the bottlenecks of MobileNetV2."""
 

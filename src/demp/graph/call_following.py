@@ -18,8 +18,8 @@ from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.rules import Call
 from demp.graph.shape_rules import view
-from demp.graph.stream_norms import NAMES
 from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
+from demp.graph.stream_norms import NAMES
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -82,7 +82,11 @@ def multihead(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: dic
 def is_offered(tracer: Tracer, call: UserCall, kwargs: dict[str, Any]) -> bool:
     """Can attention of torch's own module be carried out for fewer heads? If not, its heads stay."""
     options = given(call.args, kwargs)
-    why = "the fused inference of nn.TransformerEncoderLayer" if call.seat[0].rpartition(".")[0] in tracer.fused else unfit(options)
+    why = (
+        "the fused inference of nn.TransformerEncoderLayer"
+        if call.seat[0].rpartition(".")[0] in tracer.fused
+        else unfit(options)
+    )
     if why:
         for name in PROJECTIONS:
             if isinstance(options[name], Tensor):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from demp.graph.multihead import attended
-from demp.graph.stream_norms import layer_normalized, normalized
+from demp.graph.stream_norms import NORMALIZED
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
@@ -34,12 +34,9 @@ KINDS: dict[Any, str] = {
     torch.conv1d: "conv", torch.channel_shuffle: "shuffle", F.multi_head_attention_forward: "heads",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
-    **dict.fromkeys((F.rms_norm, torch.rms_norm), "norm"),
-    **dict.fromkeys((F.layer_norm, torch.layer_norm), "layer_norm"),
+    F.rms_norm: "norm", torch.rms_norm: "norm", F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm",
 }  # fmt: skip
 """How user code spells such a call, and its kind. ``sum``, ``recurrent`` and ``packed`` are never planned."""
-NORMALIZED = {"norm": normalized, "layer_norm": layer_normalized}
-"""How norms run over the channels that are left."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",
@@ -144,8 +141,7 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
 
 def sliced(operand: Any, args: tuple[Any, ...], plan: CallPlan) -> Any:
     """An index whose slice along one axis is another one."""
-    entries = list(entries_of(args[1]))
-    at = entry_of(entries, plan.axis, plan.ndim)
+    entries, at = list(entries_of(args[1])), entry_of(entries_of(args[1]), plan.axis, plan.ndim)
     assert at is not None
     entries[at] = slice(plan.sizes[0], plan.sizes[0] + plan.sizes[1])
     return operand[tuple(entries)]
@@ -175,12 +171,13 @@ def regrouped(operand: Any, plan: CallPlan) -> Any:
 
 
 def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """A view of which one new size is another one; a size that is inferred stays so."""
+    """A view with other new sizes on one axis, or on those into which it splits; a size that is inferred stays so."""
     flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
     sizes: list[Any] = list(view_sizes(func, args) or ())
-    at = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
-    if sizes[at] != -1:
-        sizes[at] = plan.sizes[1]
+    first = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
+    for at, size in enumerate(plan.expect[1:] or plan.sizes[1:], first):
+        if sizes[at] != -1:
+            sizes[at] = size
     if flat:
         return operand.unflatten(args[1], tuple(sizes))
     view = operand.view if func is Tensor.view or func == "view" else operand.reshape

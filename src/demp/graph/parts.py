@@ -97,7 +97,7 @@ HEADS = "attention"
 """Kind of a layer whose neurons are heads of attention."""
 
 STREAM = "stream"
-"""Kind of a layer whose neurons are the channels of a stream that RMS norms read, as between the blocks of Llama."""
+"""Kind of a layer whose neurons are the channels of a stream that norms read: a transformer's embedding width."""
 
 LINEAR = "linear"
 """Kind of a layer whose neurons are read as a weight, or the norm behind it, makes them: no activation touches them."""

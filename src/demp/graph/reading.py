@@ -46,9 +46,9 @@ def trace(
     With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
     two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
 
-    With ``streams`` the channels of streams that RMS norms read (the embedding width of Llama) may go, too: those that
-    every writer leaves at zero. It needs ``joins``, since a cut then plans how the norms run. Where a layer norm reads
-    the stream its channels stay.
+    With ``streams`` the channels of streams that RMS norms and layer norms read (the embedding width of a transformer)
+    may go, too: those that every writer leaves at zero, and of which layer norms make zeros again (scale and shift are
+    zero). It needs ``joins``, since a cut then plans how the norms run.
 
     With ``linear`` neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too:
     those that are zero, because all that makes them is, or that are constants.

@@ -1,7 +1,7 @@
-"""Streams between norms: channels that no activation touches, which RMS norms read and linear layers write.
+"""Streams between norms: channels that no activation touches, which norms read and linear layers write.
 
 Such a channel may go like a neuron: it is zero where every writer (embedding, output projections and their biases) is
-zero, and an RMS norm keeps zeros. Where a layer norm reads the stream, too, all of its channels stay.
+zero. An RMS norm keeps zeros; a layer norm makes zeros of them where its scale and shift are zero.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ n' are left, an RMS norm is
     x / sqrt(sum(x^2) / n + eps) * w  =  x / sqrt(sum(x^2) / n' + eps * n / n') * w * sqrt(n / n').
 
 A layer norm has no such form: with the mean m and the variance v of the channels that are left, that of all of them is
-``v * n' / n + m^2 * (n' / n) * (1 - n' / n)``, which no scale and eps can say. It runs over the zeros, too, and what it makes
-of them is dropped: nothing, where its scale and shift are zero there.
+``v * n' / n + m^2 * (n' / n) * (1 - n' / n)``, which no scale and eps can say. It runs over the zeros, too, and what it
+makes of them is dropped: nothing, where its scale and shift are zero there.
 """
 
 from collections.abc import Mapping
@@ -50,6 +50,10 @@ def layer_normalized(operand: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     eps = {} if given["eps"] is None else {"eps": given["eps"]}
     out = F.layer_norm(F.pad(operand, (0, whole - width)), (whole,), weight, bias, **eps)
     return out.narrow(-1, 0, width).contiguous()
+
+
+NORMALIZED = {"norm": normalized, "layer_norm": layer_normalized}
+"""Kind of a call -> how it runs over the channels that are left."""
 
 
 def smallest_step(operand: Any) -> float:

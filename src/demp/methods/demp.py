@@ -40,8 +40,8 @@ class DemPConfig(MethodConfig):
     """Every knob of DemP; "gap n" points to the table of ambiguities in docs/gaps.md."""
 
     streams: bool = False
-    """Channels of streams between RMS norms (the embedding width of Llama) may go, too, as in `demp.trace`: those that
-    are dead, and with a budget those that it chooses. It needs ``joins``."""
+    """Channels of streams between norms (the embedding width of a transformer) may go, too, as in `demp.trace`: those
+    that are dead, and with a budget those that it chooses. It needs ``joins``."""
     linear: bool = False
     """Neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too, as in
     `demp.trace`: those that are zero or constant, and with a budget those that it chooses."""

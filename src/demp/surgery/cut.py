@@ -58,7 +58,7 @@ def cut(
     its constant wherever it is read; with ``max_drift`` the outputs change by no more than that share of their largest
     value, and neurons wait where they would. (``fold=True`` with ``exact=False`` is an older name of it.)
 
-    With ``streams=True`` channels of streams between RMS norms (layers of kind ``stream``) may go, too: see
+    With ``streams=True`` channels of streams between norms (layers of kind ``stream``) may go, too: see
     `demp.trace`. With ``linear=True`` neurons may that are read before any activation (layers of kind ``linear``). A
     ``graph`` that is given has them or not.
 
