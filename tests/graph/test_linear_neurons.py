@@ -213,6 +213,10 @@ class Gate(nn.Module):
         x = self.made(x)
         y = {
             "a sigmoid": lambda: x.sigmoid(),
+            "a sigmoid that is added": lambda: x + x.sigmoid(),
+            "a sigmoid that is used twice": lambda: x * (gate := x.sigmoid()[None]) + gate,
+            "a sigmoid and noise": lambda: torch.rand_like(x) * x.sigmoid() if self.training else x,
+            "a sigmoid in a norm": lambda: F.normalize(x.sigmoid()),
             "a number": lambda: x + 1,
             "a layer norm": lambda: self.norm(x),
             "both": lambda: self.norm(x) + x,
@@ -231,6 +235,10 @@ class Gate(nn.Module):
     ("kind", "why"),
     [
         ("a sigmoid", "sigmoid makes other numbers of zeros"),
+        ("a sigmoid that is added", "sigmoid makes other numbers of zeros"),
+        ("a sigmoid that is used twice", "sigmoid makes other numbers of zeros"),
+        ("a sigmoid and noise", "sigmoid makes other numbers of zeros"),
+        ("a sigmoid in a norm", "read before any activation"),
         ("a number", "add makes other numbers of zeros"),
         ("a layer norm", "layer_norm over the neuron axis mixes neurons"),
         ("both", "layer_norm over the neuron axis mixes neurons"),
@@ -246,6 +254,27 @@ class Gate(nn.Module):
 def test_where_they_stay(kind: str, why: str):
     graph = demp.trace(Gate(kind), (torch.randn(4, 5),), linear=True)
     assert graph.removable() == 0 and why in reasons(graph), reasons(graph)
+
+
+class Squeezed(nn.Module):
+    """Squeeze and excitation, as many write it, of what no activation has touched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.squeeze, self.read = nn.Conv2d(3, 8, 3), nn.Linear(8, 4), nn.Conv2d(8, 5, 3)
+        self.excite = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.make(x)
+        y = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3)))))).view(-1, x.shape[1], 1, 1)
+        return self.read(x * y.expand_as(x)).mean((2, 3))
+
+
+def test_a_gate_that_multiplies_zeros_leaves_them_zero():
+    torch.manual_seed(0)
+    model, x = Squeezed().double(), (torch.randn(3, 3, 8, 8).double(),)
+    assert demp.trace(model, x, linear=True).refused == ()
+    assert min(cut_twice(model, x, linear=True)) > 0 and model.make.out_channels == model.excite.out_features < 8
 
 
 def test_inspection_shows_them():

@@ -20,6 +20,7 @@ from demp.graph.rules import Call
 from demp.graph.shape_rules import view
 from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
 from demp.graph.stream_norms import NAMES
+from demp.graph.zeros import lift
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -30,6 +31,8 @@ def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kw
     if tracer.paused:
         return func(*args, **kwargs)
     call = UserCall(seat, args[1], args[2], args[4]) if func is resized else UserCall(seat, func, args, None)
+    if call.kind in (*NAMES, "heads"):
+        lift(tracer, tracer.tensors((args, kwargs)))
     if call.kind in NAMES:
         labels = norm(tracer, call, (args[0], *call.args[1:]), args[3] if func is resized else kwargs)
         if labels is not None:
@@ -96,6 +99,8 @@ def is_offered(tracer: Tracer, call: UserCall, kwargs: dict[str, Any]) -> bool:
 
 def may_follow(tracer: Tracer, call: UserCall, source: Tensor) -> bool:
     """Is it a kind of call that may be followed as a whole, on neurons?"""
+    if isinstance(tracer.raw(source), Labels) and tracer.labels(source).lifted:
+        return False
     if call.kind in ("conv", "shuffle"):
         return any(axis is not None for axis in tracer.labels(source).axes[1:])
     if call.kind in REGROUPS:

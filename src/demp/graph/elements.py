@@ -57,6 +57,8 @@ class Labels:
     """Certainly nowhere below zero."""
     squares_of: "tuple[Axis | None, ...]" = ()
     """Axes of the tensor of which these are the squares."""
+    lifted: str = ""
+    """Why it may be other than zero for neurons before any activation that were zero; empty if it is not."""
     chosen: Axis | None = None
     """Its values are positions along this axis: whoever uses them keeps the neurons."""
 

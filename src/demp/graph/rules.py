@@ -70,7 +70,7 @@ def pointwise(tracer: Tracer, call: Call) -> Any:
     if call.name == "mul" and len(operands) == 1:  # a number times a parameter
         labels = replace(labels, computed_from=tracer.labels(operands[0]).source)
     if tracer.recording.offer.bare:
-        note_zeros(tracer, call, met)
+        labels = replace(labels, lifted=note_zeros(tracer, call, met).lifted)
     if tracer.recording.offer.streams:
         labels = replace(labels, squares_of=met.axes) if is_square(call) else labels
     if isinstance(call.out, (tuple, list)):

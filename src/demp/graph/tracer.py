@@ -28,6 +28,7 @@ from demp.graph.rules import Call, find, unknown
 from demp.graph.shuffle_rules import Grid, moved, settled
 from demp.graph.signs import signed
 from demp.graph.sums import join
+from demp.graph.zeros import follow_lifted, lift
 
 
 class Tracer(TorchDispatchMode):
@@ -88,9 +89,9 @@ class Tracer(TorchDispatchMode):
         for labels in operands:
             if labels.chosen is not None:
                 self.freeze_axis(labels.chosen, f"{call.name} uses positions of neurons")
+        lifted = follow_lifted(self, call) if self.recording.offer.bare else ""
         constant = bool(operands) and all(labels.constant for labels in operands)
-        outs = list(out) if isinstance(out, (tuple, list)) else [out]
-        results = list(result) if isinstance(result, (tuple, list)) else [result]
+        outs, results = (list(one) if isinstance(one, (tuple, list)) else [one] for one in (out, result))
         for tensor, labels in zip(outs, results + [None] * len(outs), strict=False):
             if isinstance(tensor, Tensor):
                 if labels is not None and len(labels.axes) != tensor.dim():
@@ -100,6 +101,7 @@ class Tracer(TorchDispatchMode):
                 if self.training and is_noise(call, operands):
                     labels = Labels((None,) * tensor.dim(), noise=True)
                 labels = labels or self.bare(tensor, constant)
+                labels = replace(labels, lifted=lifted) if lifted else labels
                 if operands and repeats_one(call, operands[0]):
                     labels = replace(labels, copies=True)
                 if call.name in FILLS:
@@ -117,6 +119,7 @@ class Tracer(TorchDispatchMode):
                 return func(*args)
             finally:
                 self.sum_at = None
+        lift(self, args[:2])
         labels = planned(self, seat, args[:2], args[2])
         self.paused = True
         try:
@@ -158,8 +161,7 @@ class Tracer(TorchDispatchMode):
 
     def learn(self, seat: Seat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
         """A call of the user's code was followed as a whole: what it made."""
-        for tensor, labels in found:
-            self._labels[tensor] = labels
+        self._labels.update(found)
         before = [labels for tensor in operands if isinstance(labels := self.raw(tensor), Labels)]
         self.frames.operation(seat[0], seat[1], before, [labels for _, labels in found])
 

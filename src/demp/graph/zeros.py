@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,20 +23,70 @@ KEEP = frozenset({
 })  # fmt: skip
 """Operations that make zero of zero, whatever their other operands are."""
 SUMS = frozenset({"add", "sub", "rsub"})
+GATES = frozenset({"sigmoid", "hardsigmoid", "exp", "softplus"})
+"""Operations that make other numbers of zeros, which may come to nothing: in a product with what they were made for."""
+CARRIED = frozenset({
+    "view", "_unsafe_view", "expand", "unsqueeze", "squeeze", "permute", "transpose", "detach", "alias", "clone",
+    "_to_copy",
+})  # fmt: skip
+"""Operations that only show such numbers in another way."""
 
 
-def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> None:
-    """Remember channels before any activation that an operation may lift from zero, and vectors that are added."""
+def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> Labels:
+    """Remember channels before any activation that an operation may lift from zero, and vectors that are added.
+
+    What a gate lifts the labels say, which are returned: `follow_lifted` sees what comes of it.
+    """
     axes = enumerate(labels.axes)
     bare = [(len(labels.axes) - at, axis) for at, axis in axes if axis is not None and is_bare(axis)]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     drawn = tracer.training and call.name in DRAWS  # a sum that noise enters lifts zeros, a product does not
     if labels.constant or not bare or out.dtype == torch.bool or drawn:
-        return
+        return labels
     for from_end, axis in bare:
         if not keeps_zeros(tracer, call, from_end):
             why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
+            if call.name.removesuffix("_") in GATES:
+                return replace(labels, lifted=why)
             tracer.recording.lifted.append((axis.ids, why))
+    return labels
+
+
+def follow_lifted(tracer: Tracer, call: Call) -> str:
+    """An operation may use what a gate made of zeros. In a product with zeros it is zero; elsewhere its neurons stay.
+
+    Returns why the result is other than zero, if it is the gate itself in another form.
+    """
+    found = ""
+    for tensor in tracer.tensors((call.args, call.kwargs)):
+        labels = tracer.labels(tensor)
+        if labels.lifted and call.name in CARRIED:
+            found = labels.lifted
+        elif labels.lifted and not meets_zeros(tracer, call, tensor, labels):
+            lift(tracer, [tensor])
+    return found
+
+
+def meets_zeros(tracer: Tracer, call: Call, gate: Tensor, labels: Labels) -> bool:
+    """Is it a product of the gate and something that is zero where the gate's neurons are?"""
+    if call.name not in ("mul", "mul_"):
+        return False
+    others = [side for side in call.args[:2] if side is not gate]
+    bare = [gate.dim() - at for at, axis in enumerate(labels.axes) if axis is not None and is_bare(axis)]
+    return len(others) == 1 and all(carries(tracer, others[0], at) and is_zero(tracer, others[0]) for at in bare)
+
+
+def is_zero(tracer: Tracer, side: Tensor) -> bool:
+    """Is it certainly zero where its neurons are?"""
+    return not tracer.labels(side).lifted and not tracer.labels(side).noise
+
+
+def lift(tracer: Tracer, tensors: Iterable[Tensor]) -> None:
+    """What gates made of zeros is used as it is: the neurons stay."""
+    for labels in map(tracer.labels, tensors):
+        if labels.lifted:
+            axes = [axis for axis in labels.axes if axis is not None and is_bare(axis)]
+            tracer.recording.lifted += [(axis.ids, labels.lifted) for axis in axes]
 
 
 def note_lifted(tracer: Tracer, axes: Iterable[Axis | None], what: str) -> None:
