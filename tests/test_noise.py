@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 import demp
 from demp.errors import UsageError
-from demp.methods.demp import DemonPruning, DemPConfig
+from demp.methods.demp import DemonPruning
+from demp.methods.demp_config import DemPConfig
 from demp.regularization.noise import Noise, Target, add_noise
 from runs import (
     IMAGE,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from demp.exports import plain as plain
     from demp.graph import NeuronGraph as NeuronGraph
     from demp.graph import trace as trace
-    from demp.methods.demp import DemPConfig as DemPConfig
+    from demp.methods.demp_config import DemPConfig as DemPConfig
     from demp.pruner import Pruner as Pruner
     from demp.pruner.factory import DemP as DemP
     from demp.pruner.loading import LoadReport as LoadReport
@@ -71,7 +71,7 @@ _HOME = {
     "inspect": "demp.analysis.inspection",
     "LoadReport": "demp.pruner.loading",
     "load_state_dict": "demp.pruner.loading",
-    "DemPConfig": "demp.methods.demp",
+    "DemPConfig": "demp.methods.demp_config",
     "DemP": "demp.pruner.factory",
     "Pruner": "demp.pruner",
     "CutReport": "demp.surgery",

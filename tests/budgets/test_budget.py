@@ -7,7 +7,7 @@ from torch import nn
 import demp
 from demp.budgets import Budget, as_budget
 from demp.errors import UsageError
-from demp.methods.demp import DemPConfig
+from demp.methods.demp_config import DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, build, examples, sgd
 
 

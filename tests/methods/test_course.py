@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import demp
 from demp.methods.course import remaining
-from demp.methods.demp import DemPConfig
+from demp.methods.demp_config import DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples, same, train
 from thinning import mostly_slow
 

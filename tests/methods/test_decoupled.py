@@ -7,7 +7,7 @@ import torch
 
 import demp
 from demp.errors import UsageError
-from demp.methods.demp import DemPConfig
+from demp.methods.demp_config import DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, build, examples, loss_of
 
 STEPS = 20

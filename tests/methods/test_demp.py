@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import demp
 from demp.errors import UsageError
-from demp.methods.demp import DemonPruning, DemPConfig
+from demp.methods.demp import DemonPruning
+from demp.methods.demp_config import DemPConfig
 from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, build, examples, kill, loss_of, quiet_demp, train
 from thinning import covering, mostly_slow
 
@@ -275,6 +276,7 @@ def test_the_controllers_state_survives():
     method._target.growth, method._target.met = 3.5, True
     other = DemonPruning(DemPConfig(target_neuron_sparsity=0.5), 100)
     other.load_state_dict(method.state_dict())
-    wanted = {"growth": 3.5, "target_met": True, "advised": False, "course": None}
+    revival = {"over": False, "quiet": 0, "dead": None}
+    wanted = {"growth": 3.5, "target_met": True, "advised": False, "revival": revival, "course": None}
     assert other.state_dict() == method.state_dict() == wanted
     assert (other.strength(30), other.noise_std(30)) == (0.0, 0.0)

@@ -8,7 +8,6 @@ For t = 0 to T:
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,155 +17,17 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import Advice
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
-from demp.methods.course import Course, Phase, check_phase
-from demp.methods.reaching import refuse_two_aims
+from demp.methods.course import Course
+from demp.methods.demp_config import DemPConfig
+from demp.methods.revival import Revival
 from demp.methods.target import NeuronTarget
 from demp.regularization import Shrink, schedules
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
-from demp.surgery import ConstantRules
 
 NEGLIGIBLE = 1e-12
 """A scheduled value below this is zero (gap 7)."""
 PERIOD_SHARE = 0.05
-LIVE_MASKS = ("neuron-gradient", "weight-gradient", "last-check")
-NOISE_ON = ("live", "all", "off")
-COLLECT = ("auto", "probe", "window")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemPConfig(MethodConfig):
-    """Every knob of DemP; "gap n" points to the table of ambiguities in docs/gaps.md."""
-
-    streams: bool = False
-    """Channels of streams between norms (the embedding width of a transformer) may go, too, as in `demp.trace`: those
-    that are dead, and with a budget those that it chooses. It needs ``joins``."""
-    linear: bool = False
-    """Neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too, as in
-    `demp.trace`: those that are zero or constant, and with a budget those that it chooses."""
-    peak_strength: float = 1e-3
-    """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
-    times what SGD takes."""
-    penalty: str = "lasso"
-    """R: ``lasso`` (``sum |gamma|``, Sec. 3.1) or ``l2`` (half the sum of squares; the paper's Table 1, gap 9)."""
-    penalty_on: str = "scales"
-    """``scales``: normalisations that feed removable neurons; ``all-scales``: all of them, as the authors do;
-    ``parameters``: everything, bias and head included (Fig. 5, gap 45)."""
-    penalty_in: str = "gradient"
-    """``gradient``: added to .grad right before the optimizer step, after any clipping; ``loss``: you add
-    ``pruner.penalty_loss()`` to your loss, so that it is clipped with it; ``decoupled`` (App. F.5): outside the loss
-    and the optimizer's moments, ``gamma <- sign(gamma) max(|gamma| - kappa_t, 0)`` after each step. There
-    ``peak_strength`` is ``sum_t kappa_t``, how far a scale goes in the whole run, whatever its rate and length."""
-    penalty_times_lr: bool = False
-    """Of the decoupled penalty: ``kappa_t`` is learning rate times ``lambda_t``, as decoupled weight decay has it."""
-    schedule: str = "one-cycle"
-    """lambda_t and sigma_t: ``one-cycle`` (stock cosine), ``one-cycle-linear`` (the paper's text, gap 5),
-    ``constant``, ``cosine-decay``, ``warm-up`` (Fig. 4)."""
-    span: float = 0.87
-    """Share of the run that the schedule spans (gap 6); afterwards it keeps its last value."""
-    peak_at: float = 0.3
-    """Share of the span at which the one-cycle peaks."""
-    peak_noise_std: float = 5e-5
-    """sigma: peak of the noise, a standard deviation (gap 1). The paper's, for about 100,000 steps; in a shorter run it
-    keeps its ratio to the learning rate, and times sqrt(100,000 / steps) it would move weights as far."""
-    noise_schedule: str | None = None
-    """Schedule of the noise; None: that of the strength."""
-    noise_is_variance: bool = False
-    """Read ``peak_noise_std`` as the variance that the paper's text calls it (gap 1)."""
-    noise_times_lr: bool = False
-    """Multiply the noise by the learning rate (gap 2)."""
-    noise_on: str = "live"
-    """``live`` neurons (asymmetric noise), ``all`` (symmetric, gap 47), or ``off``."""
-    live_mask: str = "neuron-gradient"
-    """What is live (gap 3): ``neuron-gradient``: the neuron's shift has a data gradient in this step;
-    ``weight-gradient``: the weight itself has one; ``last-check``: alive at the last check."""
-    noise_weights_only: bool = False
-    """No noise on scales, shifts and biases (gap 4)."""
-    noise_others: bool = True
-    """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
-    criterion: str = "auto"
-    """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
-    authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
-    eps: float | None = None
-    """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
-    eps_relative: bool = True
-    """``eps`` in units of the layer's mean peak."""
-    collect: str = "auto"
-    """``probe``: evaluation batches at each check (needs ``batches``; gaps 15 and 16); ``window``: the training
-    forwards before each check; ``auto``: the probe if there are batches."""
-    window_steps: int | None = None
-    """Length of the passive window; None: 12 steps, at most one period."""
-    period: int | None = None
-    """tau: steps between checks; None: 5 % of the run, at least 1 (gap 17). The paper uses 5,000."""
-    dynamic: bool = True
-    """Remove neurons while training; False: one cut at the end (Fig. 7)."""
-    prune_after: int = 0
-    """No cut before this many steps (gap 29)."""
-    prune_at_start: bool = False
-    """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
-    max_drift: float | None = 0.02
-    """The most that one check of saturated neurons may change the outputs on the proof examples, over their largest
-    absolute value: the flattest go first, the rest waits. None: no bound."""
-    fold: bool = False
-    """Other neurons leave their mean in their readers where that lowers the drift, as saturated ones do (gap 42)."""
-    target_neuron_sparsity: float | None = None
-    """Stop at this share of removed neurons; until then the strength grows by ``target_growth`` at each check past
-    the peak that falls short (App. H.1, gap 43)."""
-    target_growth: float = 1.25
-    """Factor of the strength per check that misses the target."""
-    push_from: float = 0.05
-    """With a budget: share of the run after which the first neurons begin to fade."""
-    push_until: float | None = None
-    """With a budget: share of the run by which it is reached; the rest trains the network that is left. None: 0.2, or
-    as much more, up to 0.5, as gives each round of a short run eight steps."""
-    rounds: int = 8
-    """With a budget: periods of the way to it, each of which chooses, fades and removes."""
-    cost_power: float = 1.0
-    """With a budget: who goes is decided by importance / cost ** cost_power, the cost in what the budget limits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("peak_strength", "peak_noise_std", "prune_after"):
-            check_number(name, getattr(self, name))
-        check_at_least("target_growth", self.target_growth, 1)
-        check_choice("noise_on", self.noise_on, NOISE_ON)
-        check_choice("live_mask", self.live_mask, LIVE_MASKS)
-        check_choice("collect", self.collect, COLLECT)
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss", "decoupled"))
-        if self.penalty_in == "decoupled" and (self.penalty, self.penalty_on) != ("lasso", "scales"):
-            raise UsageError("penalty_in='decoupled' is a lasso on scales; leave penalty and penalty_on as they are")
-        if self.penalty_times_lr and self.penalty_in != "decoupled":
-            raise UsageError("penalty_times_lr is of the decoupled penalty; give penalty_in='decoupled', or leave it")
-        Penalty(self.penalty, self.peak_strength, self.penalty_on)
-        Criterion(kind=self.criterion, eps=self.eps)
-        ConstantRules(max_drift=self.max_drift)
-        for name in (self.schedule, self.noise_schedule or self.schedule):
-            schedules.make(name, span=self.span, peak_at=self.peak_at)
-        for field in ("period", "window_steps"):
-            if getattr(self, field) is not None:
-                check_at_least(field, getattr(self, field), 1)
-        if self.target_neuron_sparsity is not None:
-            check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, math.nan)
-        check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
-
-    def reading(self) -> dict[str, bool]:
-        """How the model is to be read: options of `demp.trace`."""
-        return {**super().reading(), "streams": self.streams, "linear": self.linear}
-
-    def phase(self) -> Phase | None:
-        """The way to the budget, if there is one."""
-        if self.budget is None:
-            return None
-        return Phase(
-            budget=self.budget,
-            start=self.push_from,
-            end=self.push_until,
-            rounds=self.rounds,
-            power=self.cost_power,
-            limits=self.limits(),
-        )
 
 
 class DemonPruning(Method):
@@ -188,7 +49,7 @@ class DemonPruning(Method):
         self._way = sum(self._strength(step, total_steps) for step in range(total_steps if decoupled else 0))
         """Of the decoupled penalty over the whole run, in units of its peak."""
         self._target = NeuronTarget(config.target_neuron_sparsity or 0.0, config.target_growth)
-        self._advice = Advice(config.peak_strength)
+        self._advice, self._revival = Advice(config.peak_strength), Revival()
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
 
@@ -245,7 +106,7 @@ class DemonPruning(Method):
         """t % tau = 0, once pruning has begun; with a budget at the marks of its course."""
         if self._course is not None:
             return self._course.is_due(step)
-        if not self.config.dynamic or step < max(1, self.config.prune_after):
+        if not self.config.dynamic or step < max(1, self.config.prune_after or 0):
             return False
         return step % self.period == 0 or (step == 1 and self.config.prune_at_start)
 
@@ -272,6 +133,10 @@ class DemonPruning(Method):
             return self._course.select(step, view)
         if self.config.target_neuron_sparsity is None:
             detection = view.detect()
+            if self.config.prune_after is None:
+                wait = self._revival.wait(view.graph, detection.dead, step / self.total_steps)
+                if wait:
+                    return Selection(notes=(wait,))
             return Selection(detection.dead, advice=self._advice.about(step, view, detection))
         past_peak = step >= self.config.peak_at * self.config.span * self.total_steps
         return self._target.select(view, self.config.limits(), past_peak=past_peak)
@@ -289,11 +154,13 @@ class DemonPruning(Method):
     def state_dict(self) -> dict[str, Any]:
         """The controller's state; schedules and noise are functions of the step."""
         course = None if self._course is None else self._course.state_dict()
-        return {**self._target.state_dict(), "advised": self._advice.given, "course": course}
+        own = {"advised": self._advice.given, "revival": self._revival.state_dict(), "course": course}
+        return {**self._target.state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the strength's growth, the target and the course from a saved state."""
         self._target.load_state_dict(state)
         self._advice.given = bool(state.get("advised", False))
+        self._revival.load_state_dict(state.get("revival", Revival().state_dict()))
         if self._course is not None and state.get("course") is not None:
             self._course.load_state_dict(state["course"])

@@ -11,7 +11,8 @@ from torch import nn
 
 from demp.errors import UsageError
 from demp.methods.base import Method
-from demp.methods.demp import DemonPruning, DemPConfig
+from demp.methods.demp import DemonPruning
+from demp.methods.demp_config import DemPConfig
 from demp.pruner import Pruner
 from demp.pruner.options import DemPOptions, with_every_option
 

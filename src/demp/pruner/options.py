@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar
 from demp.activity.detector import Batches
 from demp.budgets import Budget
 from demp.importance.gates import Loss
-from demp.methods.demp import DemPConfig
+from demp.methods.demp_config import DemPConfig
 from demp.pruner import Pruner
 from demp.surgery.compared import Outputs
 
@@ -88,7 +88,7 @@ class DemPOptions(PrunerOptions, total=False):
     window_steps: int | None
     period: int | None
     dynamic: bool
-    prune_after: int
+    prune_after: int | None
     prune_at_start: bool
     max_drift: float | None
     fold: bool
