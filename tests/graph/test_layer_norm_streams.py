@@ -1,5 +1,9 @@
 """Streams under layer norms, which make something else of a zero: it takes a scale and a shift of zero, too."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,3 +86,135 @@ def test_heads_that_are_split_by_the_width_of_the_stream():
         assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
         assert comparing.gap(in_training, trained(model, (x,))) < 1e-10
     assert model[1].qkv.weight.shape == (3 * WIDTH // 2, WIDTH - 4) and model[2].qkv.weight.shape[0] == 3 * WIDTH
+
+
+class Merged(Literal):
+    """Batch and heads share an axis, as in fairseq; ``sizes`` says how."""
+
+    def __init__(self, sizes: Callable[[int, int, int], tuple[int, ...]]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        length, batch, width = x.shape
+        q, k, v = (
+            t.contiguous().view(*self.sizes(length, batch, width)).transpose(0, 1)
+            for t in self.qkv(self.norm(x)).split(self.width, 2)
+        )
+        y = (q @ k.transpose(1, 2)).softmax(-1) @ v
+        return x + self.out(y.transpose(0, 1).reshape(length, batch, -1))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        lambda length, batch, width: (length, batch * HEADS, WIDTH // HEADS),
+        lambda length, batch, width: (length, batch * HEADS, width // HEADS),
+        lambda length, batch, width: (length, -1, width // HEADS),
+    ],
+)
+@pytest.mark.parametrize("dead", [{STREAM: [0, 5]}, {"1.attention": [1]}])
+def test_heads_that_share_an_axis_with_the_batch_take_any_batch(sizes: Any, dead: dict[str, list[int]]):
+    torch.manual_seed(0)
+    layers = (nn.Embedding(WORDS, WIDTH), Merged(sizes), layer_norm(), nn.Linear(WIDTH, 3))
+    model, x, others = nn.Sequential(*layers).double(), words(), words()[:, :2]
+    graph = demp.trace(model, (x,), streams=True)
+    killing.kill(model, graph, dead)
+    before = [comparing.outputs(model, (each,)) for each in (x, others)]
+    assert demp.cut(model, dead, example_inputs=(x,), graph=graph).removed == sum(map(len, dead.values()))
+    for wanted, each in zip(before, (x, others), strict=True):
+        assert comparing.gap(wanted, comparing.outputs(model, (each,))) < 1e-10
+
+
+class Own(nn.Module):
+    """A layer norm whose scale and shift are what ``kind`` says."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.weight, self.bias = kind, nn.Parameter(torch.zeros(WIDTH)), nn.Parameter(torch.zeros(WIDTH))
+        self.register_buffer("scale", torch.ones(WIDTH))
+        self.bias.requires_grad_(kind != "frozen")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = {"computed": self.weight + 1, "buffer": self.scale}.get(self.kind, self.weight)
+        return F.layer_norm(x, (WIDTH,), scale, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("computed", "layer_norm with a computed scale or shift"),
+        ("buffer", "layer_norm whose scale or shift is not trained makes other numbers of zeros"),
+        ("frozen", "layer_norm whose scale or shift is not trained makes other numbers of zeros"),
+    ],
+)
+def test_scales_that_cannot_fade_keep_the_stream(kind: str, why: str):
+    model = nn.Sequential(nn.Embedding(WORDS, WIDTH), Own(kind), nn.Linear(WIDTH, 3))
+    graph = demp.trace(model, (words(),), streams=True)
+    assert graph.removable() == 0 and f"1.stream: {why} (at 1)" in reasons(graph), reasons(graph)
+
+
+class Small(nn.Module):
+    """``itself``: a sum of the stream and an activation of it."""
+
+    def __init__(self, *, itself: bool, sparse: bool) -> None:
+        super().__init__()
+        self.embed, self.norm, self.last = nn.Embedding(WORDS, WIDTH, sparse=sparse), layer_norm(), layer_norm()
+        self.up, self.down, self.head = nn.Linear(WIDTH, 8), nn.Linear(8, WIDTH), nn.Linear(WIDTH, 5)
+        self.itself = itself
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.embed(words)
+        if self.itself:
+            x = x + self.down(F.gelu(self.up(x)))
+            return self.head(self.last(x + F.relu(self.norm(x))))
+        return self.head(self.last(x + self.down(F.gelu(self.up(self.norm(x))))))
+
+
+@pytest.mark.parametrize(("itself", "sparse"), [(True, False), (False, True)])
+def test_budgets_with_a_stream_that_meets_itself_and_with_sparse_gradients(itself: bool, sparse: bool):
+    torch.manual_seed(0)
+    model: Any = Small(itself=itself, sparse=sparse)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    options: Any = {"budget": demp.Budget(flops=0.6), "streams": True, "exclude": ("gelu",)}
+    pruner = demp.DemP(model, optimizer, example_inputs=(words(),), total_steps=60, **options)
+    for _ in range(60):
+        model(words()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pruner.finish()
+    assert 0.5 < pruner.flops / pruner.graph.dense.flops() <= 0.6
+    drifts = [report.drift for report in pruner.history if report.removed]
+    assert drifts and all(drift is not None and drift < 1e-5 for drift in drifts)
+
+
+class Encoding(nn.Module):
+    """Returns scores, and the hidden states that made them; looks at one channel for its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block, self.norm = nn.Embedding(WORDS, WIDTH), Literal(), layer_norm()
+        self.head = nn.Linear(WIDTH, 5)
+
+    def forward(self, words: Tensor) -> dict[str, Tensor]:
+        x = self.embed(words)
+        places = torch.arange(x[:, :, -1].shape[1])
+        hidden = self.norm(self.block(x))
+        return {"scores": self.head(hidden) + places[:, None], "hidden": hidden}
+
+
+def test_what_does_not_count_of_the_output_may_become_narrower():
+    torch.manual_seed(0)
+    model, x, outputs = Encoding().double(), words(), lambda out: out["scores"]
+    assert "stream: model output" in reasons(demp.trace(model, (x,), streams=True))
+    graph = demp.trace(model, (x,), streams=True, outputs=outputs)
+    assert bool(graph.layer(STREAM).removable.all())
+    killing.kill(model, graph, {STREAM: [3, 4]})
+    with torch.no_grad():
+        before = model(x)
+        report = demp.cut(model, {STREAM: [3, 4]}, example_inputs=(x,), streams=True, outputs=outputs)
+        after = model(x)
+    assert report.removed == 2 and after["hidden"].shape[-1] == WIDTH - 2
+    assert float((after["scores"] - before["scores"]).abs().max()) < 1e-10
+    normalised = demp.trace(model, (x,), streams=True, outputs=lambda out: out["hidden"].softmax(-1))
+    assert not bool(normalised.layer(STREAM).removable.any())

@@ -56,7 +56,7 @@ class Counting(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.relu(self.a(x.to(torch.bfloat16) if self.own_type else x))
-        return self.b(h) * (1 + 0.001 * h.shape[1])
+        return self.b(h) * torch.tensor(1 + 0.001 * h.shape[1]).to(h)
 
 
 def counting(dtype: torch.dtype, own_type: bool) -> tuple[nn.Module, torch.Tensor]:

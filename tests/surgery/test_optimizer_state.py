@@ -158,7 +158,9 @@ def test_the_history_of_lbfgs_is_forgotten_where_it_holds_steps_of_the_removed()
 @pytest.mark.parametrize("dead", [DEAD, {**DEAD, "acts.2": [1]}], ids=["sliced", "forgotten"])
 def test_a_cut_that_fails_leaves_lbfgs_as_it_was(dead):
     model, optimizer = begun()
-    model.head.register_forward_pre_hook(lambda m, args: (args[0] + m.weight.shape[1],))  # outputs differ: rolled back
+    model.head.register_forward_pre_hook(
+        lambda m, args: (args[0] + torch.tensor(m.weight.shape[1]),)
+    )  # outputs differ: rolled back
     before, state = comparing.state(model), copy.deepcopy(optimizer.state_dict())
     with pytest.raises(demp.CutError, match="rolled back"):
         demp.cut(model, dead, example_inputs=batch(0)[:1], optimizer=optimizer)

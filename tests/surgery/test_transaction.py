@@ -127,9 +127,11 @@ def test_a_model_that_does_not_run_when_it_is_too_narrow():
 
 
 def test_a_misread_model_is_never_cut():
-    """The width as a number: the graph sees a division by a constant."""
+    """The width as a tensor: the graph sees a division by a constant."""
     inputs = (torch.randn(3, 4, dtype=torch.float64),)
-    model = Forward(lambda s, x: s.head((h := F.relu(s.fc(x))) / h.shape[1]), fc=nn.Linear(4, 6), head=nn.Linear(6, 2))
+    model = Forward(
+        lambda s, x: s.head((h := F.relu(s.fc(x))) / torch.tensor(h.shape[1])), fc=nn.Linear(4, 6), head=nn.Linear(6, 2)
+    )
     nets.settle(model)
     killing.kill(model, demp.trace(model, inputs), {"relu": [1, 2]})
     before = comparing.state(model)

@@ -11,6 +11,7 @@ from demp.analysis.refusals import by_reason
 from demp.graph import NeuronGraph, trace
 from demp.graph.neurons import numel
 from demp.graph.parts import Refusal
+from demp.graph.recording import Outputs
 from demp.graph.rehearsal import coupled_groups
 from demp.parallel import wrappers
 
@@ -119,14 +120,20 @@ def human(number: float) -> str:
 
 
 def inspect(
-    model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False, linear: bool = False
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    joins: bool = True,
+    streams: bool = False,
+    linear: bool = False,
+    outputs: Outputs = None,
 ) -> Inspection:
     """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
 
-    ``joins``, ``streams`` and ``linear`` as in `demp.trace`.
+    ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
     """
     model = wrappers.inside(model)
-    graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear)
+    graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
     total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()

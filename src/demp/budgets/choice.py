@@ -173,8 +173,8 @@ def keys(
         if not question.limits.allows(layer.name):
             open_now[layer.classes] = False
     if question.streams_first and not everyone:
-        for join in meter.graph.joins:
-            open_now[join.branch[join.target[~after[join.stream[join.source]]]]] = False
+        for brought, added in passed_on(meter.graph):
+            open_now[added[~after[brought]]] = False
     importance = question.importance.double()
     key = importance.clamp(min=1e-300) / saved.clamp(min=1e-300) ** question.power
     return key.masked_fill(~open_now | importance.isnan() | (importance == math.inf), math.inf), saved
@@ -214,10 +214,8 @@ def give_back(meter: Meter, removed: Tensor, after: Tensor, goals: Goals, key: T
         candidates = candidates[small]
     order = candidates[key[candidates].argsort(descending=True, stable=True)]
     for c in order[:GIVEN_BACK].tolist():
-        if any(
-            bool(after[join.branch[join.target[join.stream[join.source] == c]]].any()) for join in meter.graph.joins
-        ):
-            continue  # a later block's output went with it
+        if carries_on(meter.graph, after, c):
+            continue
         trial = after.clone()
         trial[c] = False
         if not meter.lack(goals, trial):
@@ -227,7 +225,13 @@ def give_back(meter: Meter, removed: Tensor, after: Tensor, goals: Goals, key: T
 
 def carries_on(graph: NeuronGraph, after: Tensor, c: int) -> bool:
     """Did a later block's output lose this channel of its stream, too? Then it cannot stay alone."""
-    return any(bool(after[join.branch[join.target[join.stream[join.source] == c]]].any()) for join in graph.joins)
+    return any(bool(after[added[brought == c]].any()) for brought, added in passed_on(graph))
+
+
+def passed_on(graph: NeuronGraph) -> list[tuple[Tensor, Tensor]]:
+    """Of each residual sum the channels that its stream brings, and those of its branch that they meet, if others."""
+    pairs = [(join.stream[join.source], join.branch[join.target]) for join in graph.joins]
+    return [(brought[brought != added], added[brought != added]) for brought, added in pairs]
 
 
 def one_hot(classes: Tensor, like: Tensor) -> Tensor:

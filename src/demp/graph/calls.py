@@ -59,7 +59,7 @@ class CallPlan:
     axis: int
     """Axis of the first argument that carries the neurons."""
     width: int
-    """Positions of this axis."""
+    """Positions of this axis; in a view it may hold an axis of the examples, too."""
     sizes: tuple[int, ...] = ()
     """Lengths of the parts (``split``); first position and length (``slice``); axis and its new length (``view``)."""
     scale: float = 1.0
@@ -106,14 +106,14 @@ def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
         return handle_torch_function(resized, (operand,), operand, func, args, kwargs, plan)
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         return carried_out(operand, func, args, kwargs, plan)
-    if operand.shape[plan.axis] != plan.width:
+    if plan.kind != "view" and operand.shape[plan.axis] != plan.width:
         raise RuntimeError(
             f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
             f"{operand.shape[plan.axis]}: the model was changed behind demp's back, or its forward took another path"
         )
     out = carried_out(operand, func, args, kwargs, plan)
-    if plan.expect and tuple(out.shape[plan.expect[0] :][: len(plan.expect) - 1]) != plan.expect[1:]:
-        raise RuntimeError(f"a view made {tuple(out.shape)} of the channels that are left, not {plan.expect[1:]}")
+    if plan.expect and tuple(out.shape[plan.expect[0] + 1 :][: len(plan.expect) - 2]) != plan.expect[2:]:
+        raise RuntimeError(f"a view made {tuple(out.shape)} of the channels that are left, not {plan.expect[2:]}")
     return out
 
 
@@ -171,13 +171,14 @@ def regrouped(operand: Any, plan: CallPlan) -> Any:
 
 
 def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """A view with other new sizes on one axis, or on those into which it splits; a size that is inferred stays so."""
-    flat = func in (Tensor.unflatten, torch.unflatten) or func == "unflatten"
+    """A view of what is left: as long as the other sizes say, since an axis of the examples may be part of it."""
+    flat = func in (Tensor.unflatten, torch.unflatten, "unflatten")
     sizes: list[Any] = list(view_sizes(func, args) or ())
     first = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
-    for at, size in enumerate(plan.expect[1:] or plan.sizes[1:], first):
-        if sizes[at] != -1:
-            sizes[at] = size
+    sizes[first + 1 : first + 1 + len(plan.expect[2:])] = plan.expect[2:]
+    inferred = [at for at, size in enumerate(sizes) if isinstance(size, int) and size == -1]  # a proxy is not
+    if first not in inferred:
+        sizes[first] = plan.sizes[1] if inferred else -1
     if flat:
         return operand.unflatten(args[1], tuple(sizes))
     view = operand.view if func is Tensor.view or func == "view" else operand.reshape
@@ -186,7 +187,7 @@ def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
 
 def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The new sizes as they are written; None if they are not given as numbers by position."""
-    rest = args[2:] if func in (Tensor.unflatten, torch.unflatten) or func == "unflatten" else args[1:]
+    rest = args[2:] if func in (Tensor.unflatten, torch.unflatten, "unflatten") else args[1:]
     if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
         rest = tuple(rest[0])
     return None if not rest or isinstance(rest[0], (torch.dtype, str)) else tuple(rest)
@@ -264,11 +265,9 @@ class CallCounter:
 
     def seat(self, kind: str) -> Seat:
         """The seat of the call that runs now."""
-        for path in set(self._stack):
-            self.counts[path, kind] += 1
         own = self._stack[-1] if self._stack else ""
-        if not self._stack:
-            self.counts[own, kind] += 1
+        for path in set(self._stack) or {own}:
+            self.counts[path, kind] += 1
         return own, kind, self.counts[own, kind] - 1
 
 

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from demp.graph import branches, calls, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.forward import Inputs, hooks_off, module_stack, run, stand_ins
+from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
 from demp.graph.joins import Seat, SumWatch
+from demp.graph.numbers import Numbers
 from demp.graph.random_state import SEED
 from demp.graph.recording import USUAL, Offer
 from demp.graph.recurrent_rules import recurrent_modules
@@ -70,6 +71,8 @@ class Forward:
     """Did a training forward draw from Python's own random numbers?"""
     seed: int = SEED
     """Of what a training forward drew."""
+    numbers: frozenset[str] = frozenset()
+    """What it computed with."""
 
     def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
         """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.
@@ -140,13 +143,15 @@ def follow(
     watch = SumWatch(tracer.modules, on_sum, on_call)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
-        modes = (tracer, watch, *escapes)
+        modes = (tracer, watch, *escapes, numbers := Numbers())
         then = backward if training else None
         out, left = run(model, substitutes, inputs, vehicle, modes=modes, training=training, seed=seed, then=then)
     tracer.recording.sums.update(watch.counts)
     tracer.recording.counts.update(watch.calls.counts)
     merge_runs(tracer.recording, ran)
-    return Forward(tracer, substitutes, vehicle, ran, watch.nested, out, left, positions, recomputed, any(drew), seed)
+    out = relevant(out, offer.outputs, vehicle, (tracer,))
+    seen = (watch.nested, out, left, positions, recomputed, any(drew), seed, frozenset(numbers.found))
+    return Forward(tracer, substitutes, vehicle, ran, *seen)
 
 
 class Recomputed(TorchDispatchMode):

@@ -237,6 +237,17 @@ def run(
         return out, [t for t in left if id(t) not in own]
 
 
+def relevant(out: Any, outputs: Callable[[Any], Any] | None, vehicle: str, modes: tuple[Any, ...] = ()) -> Any:
+    """What counts of a model's output, under the modes of its forward."""
+    if outputs is None:
+        return out
+    places = (torch.device("meta"), MetaKernels()) if vehicle == "meta" else ()
+    with ExitStack() as stack:
+        for mode in (*places, *modes):
+            stack.enter_context(mode)
+        return outputs(out)
+
+
 def call(
     model: nn.Module,
     tensors: Mapping[str, Tensor],

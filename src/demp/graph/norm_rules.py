@@ -46,8 +46,10 @@ def norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapping[
             continue
         found = tracer.labels(vector)
         own = found.axes[-1]
-        if own is None:
+        if own is None or (call.kind == "layer_norm" and found.source is None):
             tracer.freeze_axis(axis, f"{name} with a computed scale or shift")
+        elif call.kind == "layer_norm" and not vector.requires_grad:
+            tracer.freeze_axis(axis, "layer_norm whose scale or shift is not trained makes other numbers of zeros")
         else:
             tracer.elements.union(axis.ids, own.ids)
             if call.kind == "layer_norm" and found.source is not None:

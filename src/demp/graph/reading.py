@@ -23,12 +23,14 @@ from demp.graph.forward import (
     first_names,
     hooks_off,
     refuse_no_forward,
+    relevant,
     run,
     stand_ins,
 )
 from demp.graph.neurons import NeuronGraph
+from demp.graph.numbers import Numbers, refuse_others
 from demp.graph.parts import HEADS
-from demp.graph.recording import Offer, Recording
+from demp.graph.recording import Offer, Outputs, Recording
 from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
 from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
@@ -39,7 +41,13 @@ Read = TypeVar("Read")
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, *, joins: bool = True, streams: bool = False, linear: bool = False
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    joins: bool = True,
+    streams: bool = False,
+    linear: bool = False,
+    outputs: Outputs = None,
 ) -> NeuronGraph:
     """The neuron graph of ``model``, read from one forward on ``example_inputs``.
 
@@ -53,6 +61,10 @@ def trace(
     With ``linear`` neurons that other weights read before any activation (the bottlenecks of MobileNetV2) may go, too:
     those that are zero, because all that makes them is, or that are constants.
 
+    ``outputs`` is a function of the model's output that returns what counts of it: neurons that only the rest shows
+    (the last hidden states of an encoder, beside scores) may go, and the rest becomes narrower. Names of modules, which
+    `demp.cut` takes, change nothing here.
+
     The forward runs on the meta device (no arithmetic, no memory), or eagerly where the model needs values. The
     model's objects, parameters, modes, buffers and attributes are untouched; its forward hooks run with it.
 
@@ -63,7 +75,7 @@ def trace(
     refuse_no_forward(model)
     refuse_unreadable(model)
     with shards.whole(model):
-        read = partial(trace_with, offer=Offer(joins, streams, linear))
+        read = partial(trace_with, offer=Offer(joins, streams, linear, outputs if callable(outputs) else None))
         return by_any_vehicle(model, as_inputs(example_inputs), read)
 
 
@@ -181,7 +193,11 @@ class Rehearsal:
         return survives(graph, self.model, self.seen.substitutes, self._forward, reference, groups)
 
     def _forward(self, tensors: Mapping[str, Tensor]) -> Any:
-        return run(self.model, tensors, self.inputs, self.seen.vehicle)
+        numbers = Numbers()
+        out, left = run(self.model, tensors, self.inputs, self.seen.vehicle, modes=(numbers,))
+        if not self.seen.by_chance:
+            refuse_others(numbers.found, self.seen.numbers)
+        return relevant(out, self.seen.tracer.recording.offer.outputs, self.seen.vehicle), left
 
 
 def couple(recording: Recording, owners: set[str]) -> None:
@@ -200,7 +216,11 @@ def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):
-            return run(model, tensors, inputs, training.vehicle, training=True, seed=training.seed)
+            numbers, how = Numbers(), {"training": True, "seed": training.seed}
+            out, left = run(model, tensors, inputs, training.vehicle, modes=(numbers,), **how)
+            if not training.by_chance:
+                refuse_others(numbers.found, training.numbers)
+            return relevant(out, training.tracer.recording.offer.outputs, training.vehicle), left
 
     reference = (training.out, training.left)
     return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)

@@ -1,6 +1,8 @@
 """What one forward showed, before anything is concluded from it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,6 +114,10 @@ class StreamSeen:
     channels: Axis
 
 
+Outputs = Callable[[Any], Any] | Sequence[str] | None
+"""A function of the model's output that returns tensors, names of modules, or None for the model's output itself."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """What a trace offers beside neurons behind an activation, and whether sums may take two widths (`demp.trace`)."""
@@ -119,6 +125,8 @@ class Offer:
     joins: bool = True
     streams: bool = False
     linear: bool = False
+    outputs: Callable[[Any], Any] | None = None
+    """What counts of the model's output; None: all of it."""
 
     @property
     def bare(self) -> bool:

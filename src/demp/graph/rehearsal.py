@@ -17,7 +17,7 @@ from demp.graph.neurons import GraphState, NeuronGraph
 from demp.graph.order import is_whole
 from demp.graph.parts import Refusal
 
-HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant)"
+HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant, or a number)"
 
 MANY = 4
 """So many groups of the same names, and they are asked about as one."""

@@ -196,6 +196,8 @@ def parts(tracer: Tracer, call: Call) -> Any:
     axis = labels.axes[dim]
     outs = list(call.out) if isinstance(call.out, (tuple, list)) else [call.out]
     rest = [a for d, a in enumerate(labels.axes) if d != dim]
+    if call.name == "select" and axis is not None:  # often for its shape alone
+        return Labels(tuple(rest), labels.source, labels.constant, chosen=axis)
     if call.name in ("select", "unbind"):
         tracer.freeze_axis(axis, f"{call.name} picks single neurons")
         result = Labels(tuple(rest), labels.source, labels.constant)

@@ -7,7 +7,9 @@ from demp.graph.call_rules import bind
 from demp.graph.following import Forward
 from demp.graph.recording import CallSeen, JoinSeen
 
-AUXILIARY = "the training forward reads these neurons where the evaluation forward does not (an auxiliary head)"
+AUXILIARY = (
+    "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
+)
 IN_TRAINING = " (in the training forward)"
 
 

@@ -69,7 +69,7 @@ class ShrinkingModel:
         shards.refuse_unfit(self.model)
         shards.rehearse(self.model)
         shards.reshard(self.model)
-        self.graph = trace(self.model, example_inputs, **reading)
+        self.graph = trace(self.model, example_inputs, outputs=outputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
         refuse_copy_inside(self.model, self.graph)

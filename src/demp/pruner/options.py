@@ -43,7 +43,8 @@ class PrunerOptions(TypedDict, total=False):
     """Runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its methods,
     or a function of the model and the example inputs. Training need not call it."""
     outputs: Outputs
-    """What a proof compares in place of the model's outputs (see ``demp.cut``)."""
+    """What a proof compares in place of the model's outputs (see ``demp.cut``). Of a function, also all that counts of
+    the model's output: what it leaves out may become narrower (see ``demp.trace``)."""
     on_error: str
     """``skip``: a cut that cannot be made at its moment, for a reason that demp knows, is tried again later, and a
     warning and a report in ``history`` say why. ``raise``: the step raises instead."""

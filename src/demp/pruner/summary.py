@@ -15,6 +15,8 @@ from demp.pruner.length import Pushes
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
+DRIFT_TO_TELL = 1e-3
+"""Cuts that changed the outputs by less, over their scale, need no word."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,10 @@ def remarks_of(graph: NeuronGraph, history: Sequence[CutReport]) -> tuple[str, .
     last = history[-1] if history else None
     if last is not None:
         found += [f"dead, but kept: {name}, {reason}" for name, reason in last.held.items()]
+    worst = max((r for r in history if r.removed), key=lambda r: r.drift or 0.0, default=None)
+    if worst is not None and (worst.drift or 0.0) > DRIFT_TO_TELL:
+        change = f"changed the outputs by {worst.drift:.1e} of their scale, the most of all"
+        found.append(f"drift: the cut at step {worst.step} {change}")
     notes = Counter(note for report in history for note in report.notes)
     for note, times in notes.items():
         if times > 1 or (last is not None and note in last.notes):

@@ -69,7 +69,7 @@ class OutputScales:
         if not slices:
             return None
         values = [shards.whole_of(one.parameter.detach()) for one in slices]
-        gradients = [shards.whole_of(one.parameter.grad) for one in slices if one.parameter.grad is not None]
+        gradients = [dense(one.parameter.grad) for one in slices if one.parameter.grad is not None]
         device = values[0].device
         products = products_of(values, gradients)
         sums = [summed(product, one.axis).to(device) for product, one in zip(products, slices, strict=True)]
@@ -119,6 +119,11 @@ class OutputScales:
                 size = summed(shards.whole_of(one.parameter.detach()).abs(), one.axis)
                 found.index_add_(0, one.classes.cpu(), size.double().cpu())
         return found
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """All of a gradient, also of an embedding with ``sparse=True``."""
+    return shards.whole_of(gradient.to_dense() if gradient.layout == torch.sparse_coo else gradient)
 
 
 def summed(values: Tensor, axis: int) -> Tensor:

@@ -1,15 +1,12 @@
 """What a proof compares of a forward: the model's outputs, what the user makes of them, or those of some modules."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.graph.recording import Outputs
 from demp.graph.rehearsal import tensors_in
-
-Outputs = Callable[[Any], Any] | Sequence[str] | None
-"""A function of the model's output that returns tensors, names of modules, or None for the model's output itself."""
 
 
 def compared(model: nn.Module, args: Any, kwargs: Any, outputs: Outputs = None) -> list[Tensor]:

@@ -68,7 +68,7 @@ def cut(
 
     ``outputs`` is what is compared where the model's own outputs do not compare (boxes after a top-k or a suppression,
     which rounding reorders): names of modules, whose outputs are compared instead, or a function of the model's output
-    that returns tensors.
+    that returns tensors. What the function leaves out may become narrower: see `demp.trace`.
 
     Around the model there may be a ``DistributedDataParallel``, also as the argument: its reducer is made anew. Among
     several ranks all must call this with the same neurons.
@@ -85,7 +85,7 @@ def cut(
     with ranks.together(live.group):
         refuse_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)
-        graph = graph or trace(live.model, example_inputs, streams=streams, linear=linear)
+        graph = graph or trace(live.model, example_inputs, streams=streams, linear=linear, outputs=outputs)
         plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
     options = VerifyOptions(example_inputs, exact and rules is None, verify, tolerance, rules, outputs)
     return execute(live, plan, options)[0]
