@@ -218,3 +218,42 @@ def test_what_does_not_count_of_the_output_may_become_narrower():
     assert float((after["scores"] - before["scores"]).abs().max()) < 1e-10
     normalised = demp.trace(model, (x,), streams=True, outputs=lambda out: out["hidden"].softmax(-1))
     assert not bool(normalised.layer(STREAM).removable.any())
+
+
+class Attending(nn.Module):
+    """A block with torch's own attention, which asks for the width that it was made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = layer_norm(), layer_norm()
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.up, self.down = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+def test_torchs_own_attention_reads_a_narrower_stream_also_with_one_head_left():
+    torch.manual_seed(0)
+    layers = (nn.Embedding(WORDS, WIDTH), Attending(), Attending(), layer_norm(), nn.Linear(WIDTH, 3))
+    model, x = nn.Sequential(*layers).double(), words()
+    for dead in ({STREAM: [0, 7]}, {STREAM: [1], "1.attention.attention": [0]}, {STREAM: [2, 3]}):
+        graph = demp.trace(model, (x,), streams=True)
+        assert bool(graph.layer(STREAM).removable.all())
+        killing.kill(model, graph, dead)
+        before, in_training = comparing.outputs(model, (x,)), trained(model, (x,))
+        assert demp.cut(model, dead, example_inputs=(x,), graph=graph).removed == sum(map(len, dead.values()))
+        assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
+        assert comparing.gap(in_training, trained(model, (x,))) < 1e-10
+    exported = torch.export.export(model.eval(), (x,)).module()
+    assert float((exported(x) - model(x)).detach().abs().max()) < 1e-12
+
+
+def test_a_norm_that_runs_twice_says_so():
+    torch.manual_seed(0)
+    norm = layer_norm()
+    model = nn.Sequential(nn.Embedding(WORDS, WIDTH), norm, nn.Linear(WIDTH, WIDTH), norm, nn.Linear(WIDTH, 3))
+    found = reasons(demp.trace(model, (words(),), streams=True))
+    assert "mixes neurons, and a cut can plan it only where its module runs once" in found, found

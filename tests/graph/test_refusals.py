@@ -114,12 +114,12 @@ CASES = {
         (Forward(lambda s, x: s.head(F.relu(s.fc(x)) + x), fc=nn.Linear(6, 6), head=nn.Linear(6, 2)), VECTOR),
         "no neurons on this axis",
     ),
-    "attention over neurons": (
+    "attention between two kinds of neurons": (
         (
             Forward(
-                lambda s, x: s.head((lambda h: s.mix(h, h, h)[0])(F.relu(s.fc(x)))),
+                lambda s, x: s.head((lambda h: s.mix(h, x, x)[0])(F.relu(s.fc(x)))),
                 fc=nn.Linear(6, WIDTH),
-                mix=nn.MultiheadAttention(WIDTH, 2, batch_first=True),
+                mix=nn.MultiheadAttention(WIDTH, 2, batch_first=True, kdim=6, vdim=6),
                 head=nn.Linear(WIDTH, 2),
             ),
             TOKENS,

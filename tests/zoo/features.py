@@ -146,8 +146,7 @@ FEATURES: dict[str, Feature] = {
             ),
             (tokens(),),
         ),
-        {"relu": 0, "mix.attention": 4},
-        "written into it",
+        {"relu": 8, "mix.attention": 4},
     ),
     "LayerNorm on the axis": Feature(
         hidden(lambda s, h: s.n(F.relu(h)), n=lambda: nn.LayerNorm(8)), {"relu": 0}, "layer_norm"

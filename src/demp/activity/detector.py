@@ -85,8 +85,8 @@ class Detector:
             found.append(f"no forward before this check reached all that reads {listed(unseen)}: nobody there is dead")
         if hidden:
             found.append(
-                f"{listed(hidden)} cannot be watched while training (read by a bare parameter or a sum alone), so "
-                "nobody there is dead; pass batches=..."
+                f"{listed(hidden)} cannot be watched while training (read by a norm, a sum or a bare parameter alone), "
+                "so nobody there is dead; pass batches=..."
             )
         if self._window is not None and self._last_inputs is None:
             found.append(

@@ -69,15 +69,16 @@ def multihead(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: dic
     finally:
         tracer.call_at = before
     shares = unseen(tracer, averaged, (shares, args, kwargs), {})
-    axis = latest_heads(tracer)
-    if axis is None:
+    axis, source, why = latest_heads(tracer), args[0], f"attention for a fixed number of heads (at {tracer.where()})"
+    read = tracer.labels(source).axes[-1]
+    followed = axis or (
+        read if tracer.recording.offer.streams else None
+    )  # of one head alone the channels that it reads
+    if followed is None:
         return out, shares
-    source, why = args[0], f"attention for a fixed number of heads (at {tracer.where()})"
-    inner = (source.shape[-1],)
-    tracer.recording.calls.append(
-        CallSeen(call.seat, source.dim() - 1, source.dim(), axis, inner=inner, otherwise=why, before=call.plan)
-    )
-    if shares is not None:
+    own: Any = {"inner": (source.shape[-1],), "out": read, "otherwise": why, "before": call.plan}
+    tracer.recording.calls.append(CallSeen(call.seat, source.dim() - 1, source.dim(), followed, **own))
+    if shares is not None and axis is not None:
         tracer.learn(call.seat, [], [(shares, replace(tracer.bare(shares), chosen=axis))])
     return out, shares
 

@@ -26,7 +26,7 @@ def norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapping[
     name = "layer_norm" if call.kind == "layer_norm" else "rms_norm"
     mixes = f"{name} over the neuron axis mixes neurons"
     labels, over = tracer.labels(source), len(given["normalized_shape"])
-    axis, why = labels.axes[-1], f"{mixes} (at {tracer.where()})"
+    axis, why = labels.axes[-1], f"{mixes}, and a cut can plan it only where its module runs once (at {tracer.where()})"
     offered = tracer.recording.offer.streams and over == 1 and not labels.constant
     if offered and call.kind == "layer_norm" and axis is not None:
         unfit = lifts(tracer, call, given, axis)

@@ -63,7 +63,7 @@ class CallSeen:
     parts: tuple[tuple[int, int], ...] = ()
     """Positions from and to of each part that is taken."""
     out: Axis | None = None
-    """Of a view: the new axis."""
+    """Of a view: the new axis; of heads: the channels that they are made of."""
     out_axis: int = 0
     inner: tuple[int, ...] = ()
     """Of a view that splits the source into the new axis and others behind it: the lengths of those."""

@@ -152,6 +152,8 @@ def explain(live: LiveModel, plan: Plan, options: VerifyOptions, error: Disagree
         "this model's forward depends on their number in a way the graph cannot see; exclude these layers. Where a "
         "forward sorts or selects, rounding changes what comes out: give outputs=, what to compare instead"
     )
+    if error.gap < TOLERANCE[torch.float32] and not alive:
+        where += "; where a float64 model computes a part in float32, give tolerance=1e-6"
     return (
         f"rolled back: outputs changed by {error.gap:.1e} of their scale{error.where} (tolerance {error.limit:.0e}); "
         f"{where}"
