@@ -88,6 +88,20 @@ class Forward:
         freeze_forks(self.tracer, {name: t for name, t in parameters.items() if name not in known}, self.ran)
 
 
+def prepared(model: nn.Module, substitutes: Mapping[str, Tensor], training: bool, offer: Offer) -> Tracer:
+    """A tracer that knows what the modules of a model say of it."""
+    tracer = Tracer(substitutes, training=training, offer=offer)
+    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
+    tracer.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
+    tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
+    for path, module in model.named_modules():
+        attribute, leaf, axis = counted(module) or ("", "", 0)
+        weight = f"{path}.{leaf}".lstrip(".")
+        if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
+            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
+    return tracer
+
+
 def follow(
     model: nn.Module,
     substitutes: Mapping[str, Tensor],
@@ -103,16 +117,7 @@ def follow(
     A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
     backward runs, too.
     """
-    tracer = Tracer(substitutes, training=training, offer=offer)
-    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
-    tracer.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
-    tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
-    ran: Counter[str] = Counter()
-    for path, module in model.named_modules():
-        attribute, leaf, axis = counted(module) or ("", "", 0)
-        weight = f"{path}.{leaf}".lstrip(".")
-        if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
-            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
+    tracer, ran = prepared(model, substitutes, training, offer), Counter[str]()
     positions: dict[Seat | calls.Seat, Position] = {}
     recomputed: set[Position] = set()
     may_recompute = False

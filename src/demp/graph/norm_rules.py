@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from demp.graph.call_rules import UserCall, note_read, note_stream
 from demp.graph.elements import Axis, Labels
 from demp.graph.join_rules import sites_of
@@ -24,37 +26,38 @@ def norm(tracer: Tracer, call: UserCall, args: tuple[Any, ...], kwargs: Mapping[
     """
     given, source = named(call.kind, args, kwargs), args[0]
     name = "layer_norm" if call.kind == "layer_norm" else "rms_norm"
-    mixes = f"{name} over the neuron axis mixes neurons"
     labels, over = tracer.labels(source), len(given["normalized_shape"])
-    axis, why = labels.axes[-1], f"{mixes}, and a cut can plan it only where its module runs once (at {tracer.where()})"
-    offered = tracer.recording.offer.streams and over == 1 and not labels.constant
-    if offered and call.kind == "layer_norm" and axis is not None:
-        unfit = lifts(tracer, call, given, axis)
-        if unfit:
-            offered, mixes = False, unfit
-    if axis is not None and (offered or call.plan is not None):
+    axis, mixes = labels.axes[-1], f"{name} over the neuron axis mixes neurons"
+    offered = axis is not None and tracer.recording.offer.streams and over == 1 and not labels.constant
+    unfit = lifts(tracer, call, given, axis) if offered and axis is not None and name == "layer_norm" else ""
+    if axis is not None and ((offered and not unfit) or call.plan is not None):
+        why = f"{mixes}, and a cut can plan it only where its module runs once (at {tracer.where()})"
         seen = CallSeen(call.seat, source.dim() - 1, source.dim(), axis, otherwise=why, before=call.plan)
         tracer.recording.calls.append(seen)
-    if axis is None or not offered:
+    if axis is None or not offered or unfit:
         for each in labels.axes[source.dim() - over :]:
-            tracer.freeze_axis(each, mixes)
+            tracer.freeze_axis(each, unfit or mixes)
         return None
     note_stream(tracer, axis)
     note_read(tracer, call.seat, source.dim() - 1, axis)
     for vector in (given["weight"], given["bias"]):
-        if vector is None:
-            continue
-        found = tracer.labels(vector)
-        own = found.axes[-1]
-        if own is None or (call.kind == "layer_norm" and found.source is None):
-            tracer.freeze_axis(axis, f"{name} with a computed scale or shift")
-        elif call.kind == "layer_norm" and not vector.requires_grad:
-            tracer.freeze_axis(axis, "layer_norm whose scale or shift is not trained makes other numbers of zeros")
-        else:
-            tracer.elements.union(axis.ids, own.ids)
-            if call.kind == "layer_norm" and found.source is not None:
-                tracer.recording.normed[found.source] = None
+        if vector is not None:
+            belong(tracer, axis, vector, name)
     return Labels((*labels.axes[:-1], Axis(axis.ids, axis.sites, axis.born)))
+
+
+def belong(tracer: Tracer, axis: Axis, vector: Tensor, name: str) -> None:
+    """Entries of a norm's scale or shift belong to the channels; of a layer norm only if they can become zeros."""
+    labels = tracer.labels(vector)
+    own = labels.axes[-1]
+    if own is None or (name == "layer_norm" and labels.source is None):
+        tracer.freeze_axis(axis, f"{name} with a computed scale or shift")
+    elif name == "layer_norm" and not vector.requires_grad:
+        tracer.freeze_axis(axis, "layer_norm whose scale or shift is not trained makes other numbers of zeros")
+    else:
+        tracer.elements.union(axis.ids, own.ids)
+        if name == "layer_norm" and labels.source is not None:
+            tracer.recording.normed[labels.source] = None
 
 
 def lifts(tracer: Tracer, call: UserCall, given: Mapping[str, Any], axis: Axis) -> str:
