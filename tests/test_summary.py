@@ -2,11 +2,15 @@
 
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 import demp
 import forks
+from demp.pruner.summary import remarks_of
 from runs import IMAGE, all_alive, examples, quiet_demp, sgd, train, with_dead
 from test_pruner_cuts import own_steps
 
@@ -125,3 +129,14 @@ def test_a_cut_is_logged_once(caplog: pytest.LogCaptureFixture, capsys: pytest.C
         own_steps(pruner, range(4))
     assert [r.getMessage() for r in caplog.records] == [str(pruner.history[0])]
     assert capsys.readouterr().err == ""
+
+
+def test_a_cut_of_live_neurons_is_told():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(8, 4)
+    report = demp.cut(model, {"1": [0, 1, 2]}, example_inputs=(x,), exact=False)
+    assert report.drift is not None and report.drift > 1e-3
+    graph = demp.trace(model, (x,))
+    line = f"drift: a cut changed the outputs by {report.drift:.1e} of their scale, the most of all"
+    assert line in remarks_of(graph, [replace(report, drift=1e-5), report])
+    assert not any("drift" in remark for remark in remarks_of(graph, [replace(report, drift=1e-5)]))

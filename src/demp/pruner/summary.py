@@ -149,7 +149,7 @@ def remarks_of(graph: NeuronGraph, history: Sequence[CutReport]) -> tuple[str, .
     worst = max((r for r in history if r.removed), key=lambda r: r.drift or 0.0, default=None)
     if worst is not None and (worst.drift or 0.0) > DRIFT_TO_TELL:
         change = f"changed the outputs by {worst.drift:.1e} of their scale, the most of all"
-        found.append(f"drift: the cut at step {worst.step} {change}")
+        found.append(f"drift: {'a cut' if worst.step is None else f'the cut at step {worst.step}'} {change}")
     notes = Counter(note for report in history for note in report.notes)
     for note, times in notes.items():
         if times > 1 or (last is not None and note in last.notes):
