@@ -106,3 +106,11 @@ def test_example_inputs_that_do_not_fit_are_refused():
     model = build(Mlp)
     with pytest.raises(demp.TraceError, match=r"Mlp does not run on the example inputs \(shapes \[\(8, 5\)\]\)"):
         attach(model, sgd(model), example_inputs=(examples((5,)),))
+
+
+def test_an_option_of_demp_alone_is_named_as_such():
+    model = build(Mlp)
+    with pytest.raises(UsageError, match="unknown option 'streams' for random, which is an option of demp alone"):
+        demp.methods.create(
+            "random", model, sgd(model), example_inputs=(examples(VECTOR),), total_steps=4, streams=True
+        )

@@ -26,9 +26,10 @@ def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> 
     for name in rest:
         if name not in known:
             near = difflib.get_close_matches(name, fields | known, n=1)
-            raise UsageError(
-                f"unknown option {name!r} for {method.name}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if name in {f.name for f in dataclasses.fields(DemPConfig)}:
+                hint = ", which is an option of demp alone"
+            raise UsageError(f"unknown option {name!r} for {method.name}{hint}")
     if config is not None and not isinstance(config, method.Config):
         raise UsageError(f"config is a {type(config).__name__}; {method.name} takes a {method.Config.__name__}")
     return dataclasses.replace(config or method.Config(), **mine), rest
