@@ -257,3 +257,45 @@ def test_a_norm_that_runs_twice_says_so():
     model = nn.Sequential(nn.Embedding(WORDS, WIDTH), norm, nn.Linear(WIDTH, WIDTH), norm, nn.Linear(WIDTH, 3))
     found = reasons(demp.trace(model, (words(),), streams=True))
     assert "mixes neurons, and a cut can plan it only where its module runs once" in found, found
+
+
+class Losing(nn.Module):
+    """In training it returns a loss alone, which reads all of the hidden neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.first(x).relu()
+        out = self.head(self.second(h).relu())
+        if self.training:
+            return {"loss": out.square().mean() + h.var(-1).mean()}
+        return {"logits": out}
+
+
+@pytest.mark.parametrize("outputs", [None, lambda out: out["logits"]])
+def test_what_training_returns_counts_where_outputs_do_not_know_it(outputs: Any):
+    graph = demp.trace(Losing(), (torch.randn(5, 4),), outputs=outputs)
+    assert graph.removable() == 8 and graph.refused_layers() == {"relu"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "why"),
+    [
+        (lambda out: out["scores"], "outputs= fails on what the model returns, dict: KeyError"),
+        (lambda out: None, "outputs= returns a NoneType without tensors"),
+    ],
+)
+def test_outputs_that_say_nothing_are_refused(outputs: Any, why: str):
+    with pytest.raises(demp.errors.UsageError, match=why):
+        demp.trace(Losing(), (torch.randn(5, 4),), outputs=outputs)
+
+
+def test_a_view_that_a_cut_planned_takes_a_batch_of_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(WORDS, WIDTH), Literal(), layer_norm(), nn.Linear(WIDTH, 3)).double()
+    graph = demp.trace(model, (words(),), streams=True)
+    killing.kill(model, graph, {STREAM: [2], "1.attention": [0]})
+    assert demp.cut(model, {STREAM: [2], "1.attention": [0]}, example_inputs=(words(),), graph=graph).removed == 2
+    assert model(words()[:0]).shape == (0, words().shape[1], 3)

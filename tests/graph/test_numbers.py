@@ -60,3 +60,23 @@ def test_other_numbers_do_not(kind: str):
     before = comparing.outputs(model, x)
     assert demp.cut(model, {"relu": [1, 5]}, example_inputs=x, graph=graph).removed == 2
     assert comparing.gap(before, comparing.outputs(model, x)) < 1e-10
+
+
+class Averaging(nn.Module):
+    """Counts its calls in a buffer, and computes with the number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.head(F.relu(self.fc(x)) / int(self.calls))
+
+
+def test_numbers_that_change_by_themselves_say_nothing():
+    assert demp.trace(Averaging(), (torch.randn(5, 4),)).removable() == 8
+    norm = nn.BatchNorm2d(8, momentum=None)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+    assert demp.trace(model, (torch.randn(2, 3, 8, 8),)).removable() == 8

@@ -32,6 +32,7 @@ def test_it_begins_after_three_checks_without_a_revival():
     assert waits([[0, 1], [0], [0], [0], [0], [0, 1]]) == [True, True, True, True, False, False]
     assert waits([[0], [0], [1], [1], [1], [1]]) == [True, True, True, True, True, False]
     assert waits([[0], [0]], progress=0.6) == [False, False]
+    assert waits([[], [], [], [], [0], [0], [0], [0]]) == [True, True, True, True, True, True, True, False]
 
 
 def test_it_does_not_wait_again():

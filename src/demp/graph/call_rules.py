@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of, view_sizes
+from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
 from demp.graph.signs import memory
+from demp.graph.view_calls import view_sizes
 from demp.graph.zeros import is_bare
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from demp.graph.multihead import attended
 from demp.graph.stream_norms import NORMALIZED
+from demp.graph.view_calls import viewed
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
@@ -168,29 +169,6 @@ def regrouped(operand: Any, plan: CallPlan) -> Any:
     if not plan.select:
         return torch.unflatten(operand, plan.axis, plan.grid)
     return taken(torch.flatten(operand, plan.axis, plan.axis + len(plan.grid) - 1), plan.axis, plan.select)
-
-
-def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """A view of what is left: as long as the other sizes say, since an axis of the examples may be part of it."""
-    flat = func in (Tensor.unflatten, torch.unflatten, "unflatten")
-    sizes: list[Any] = list(view_sizes(func, args) or ())
-    first = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
-    sizes[first + 1 : first + 1 + len(plan.expect[2:])] = plan.expect[2:]
-    inferred = [at for at, size in enumerate(sizes) if isinstance(size, int) and size == -1]  # a proxy is not
-    if first not in inferred:
-        sizes[first] = plan.sizes[1] if inferred else -1
-    if flat:
-        return operand.unflatten(args[1], tuple(sizes))
-    view = operand.view if func is Tensor.view or func == "view" else operand.reshape
-    return view(*sizes)
-
-
-def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The new sizes as they are written; None if they are not given as numbers by position."""
-    rest = args[2:] if func in (Tensor.unflatten, torch.unflatten, "unflatten") else args[1:]
-    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
-        rest = tuple(rest[0])
-    return None if not rest or isinstance(rest[0], (torch.dtype, str)) else tuple(rest)
 
 
 def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:

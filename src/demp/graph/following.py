@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from demp.errors import TraceError, UsageError
 from demp.graph import branches, calls, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
@@ -74,6 +75,24 @@ class Forward:
     numbers: frozenset[str] = frozenset()
     """What it computed with."""
 
+    def again(self, model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], training: bool) -> Any:
+        """The same forward on stand-ins of fewer neurons: what counts of its output, and what it left on modules.
+
+        Raises:
+            TraceError: it computes with numbers that the forward of the dense model does not have.
+        """
+        out, left, found = self._run(model, inputs, tensors, training)
+        if found - self.numbers and self._run(model, inputs, self.substitutes, training)[2] <= self.numbers:
+            raise TraceError(f"the forward computes with the width: {', '.join(sorted(found - self.numbers))}")
+        return all_that_counts(out, self.tracer.recording.offer, self.vehicle, training), left
+
+    def _run(
+        self, model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], training: bool
+    ) -> tuple[Any, list[Tensor], set[str]]:
+        numbers = Numbers()
+        out, left = run(model, tensors, inputs, self.vehicle, modes=(numbers,), training=training, seed=self.seed)
+        return out, left, numbers.found
+
     def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
         """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.
 
@@ -86,6 +105,19 @@ class Forward:
                     if axis is not None:
                         self.tracer.elements.freeze(axis.ids, reason)
         freeze_forks(self.tracer, {name: t for name, t in parameters.items() if name not in known}, self.ran)
+
+
+def all_that_counts(out: Any, offer: Offer, vehicle: str, training: bool, modes: tuple[Any, ...] = ()) -> Any:
+    """What counts of an output. Of a training forward that returns something else (losses), all of it."""
+    try:
+        found = relevant(out, offer.outputs, vehicle, modes)
+        if offer.outputs is not None and not tensors_in(found):
+            raise UsageError(f"outputs= returns a {type(found).__name__} without tensors; return what counts")
+        return found
+    except UsageError:
+        if not training:
+            raise
+        return out
 
 
 def prepared(model: nn.Module, substitutes: Mapping[str, Tensor], training: bool, offer: Offer) -> Tracer:
@@ -154,7 +186,7 @@ def follow(
     tracer.recording.sums.update(watch.counts)
     tracer.recording.counts.update(watch.calls.counts)
     merge_runs(tracer.recording, ran)
-    out = relevant(out, offer.outputs, vehicle, (tracer,))
+    out = all_that_counts(out, offer, vehicle, training, (tracer,))
     seen = (watch.nested, out, left, positions, recomputed, any(drew), seed, frozenset(numbers.found))
     return Forward(tracer, substitutes, vehicle, ran, *seen)
 

@@ -238,14 +238,21 @@ def run(
 
 
 def relevant(out: Any, outputs: Callable[[Any], Any] | None, vehicle: str, modes: tuple[Any, ...] = ()) -> Any:
-    """What counts of a model's output, under the modes of its forward."""
+    """What counts of a model's output, under the modes of its forward.
+
+    Raises:
+        UsageError: ``outputs`` fails on it.
+    """
     if outputs is None:
         return out
     places = (torch.device("meta"), MetaKernels()) if vehicle == "meta" else ()
     with ExitStack() as stack:
         for mode in (*places, *modes):
             stack.enter_context(mode)
-        return outputs(out)
+        try:
+            return outputs(out)
+        except Exception as error:  # the user's function may raise anything
+            raise UsageError(f"outputs= fails on what the model returns, {type(out).__name__}: {error!r}") from error
 
 
 def call(

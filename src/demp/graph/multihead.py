@@ -65,7 +65,7 @@ def by_head(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, T
     else:
         biases = [None] * 3 if bias is None else bias.chunk(3)
         made = [F.linear(t, w, b) for t, w, b in zip(inputs, weight.chunk(3), biases, strict=True)]
-    q, k, v = (t.unflatten(2, (-1, size)).permute(1, 2, 0, 3) for t in made)  # batch, heads, positions, channels
+    q, k, v = (torch.unflatten(t, 2, (-1, size)).permute(1, 2, 0, 3) for t in made)  # batch, heads, positions, channels
     padding = o["key_padding_mask"]
     mask = merged(o["attn_mask"], padding if batched or padding is None else padding.unsqueeze(0), q.dtype)
     dropout = o["dropout_p"] if o["training"] else 0.0

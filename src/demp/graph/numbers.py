@@ -10,7 +10,6 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from demp.errors import TraceError
 from demp.graph.calls import carried_out
 
 ARITHMETIC = frozenset({"mul", "div", "add", "sub", "rsub", "pow", "floor_divide", "remainder", "true_divide"})
@@ -35,16 +34,6 @@ class Numbers(TorchDispatchMode):
         if numbers and not is_planned():
             self.found |= {f"{number:.12g}" for number in numbers}
         return func(*args, **(kwargs or {}))
-
-
-def refuse_others(found: set[str], known: frozenset[str]) -> None:
-    """The forward of a narrower model must compute with the numbers of the dense one.
-
-    Raises:
-        TraceError: it has others.
-    """
-    if found - known:
-        raise TraceError(f"the forward computes with the width: {', '.join(sorted(found - known))}")
 
 
 def is_planned() -> bool:

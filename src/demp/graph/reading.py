@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp.errors import TraceError
+from demp.errors import TraceError, UsageError
 from demp.graph.assemble import assemble
 from demp.graph.attributes import with_head_counts, with_repeats
 from demp.graph.call_plans import needed_alone, written_into
@@ -23,12 +23,9 @@ from demp.graph.forward import (
     first_names,
     hooks_off,
     refuse_no_forward,
-    relevant,
-    run,
     stand_ins,
 )
 from demp.graph.neurons import NeuronGraph
-from demp.graph.numbers import Numbers, refuse_others
 from demp.graph.parts import HEADS
 from demp.graph.recording import Offer, Outputs, Recording
 from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
@@ -90,6 +87,8 @@ def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) 
         except Exception as error:  # the user's forward may raise anything; the eager attempt's error is reported
             logger.debug("reading the model by a %s forward failed: %s", vehicle, error)
             failures.append(error)
+    if isinstance(failures[-1], UsageError):
+        raise failures[-1]
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     message = str(failures[-1]).strip().split("\n")[0]
     raise TraceError(
@@ -193,11 +192,7 @@ class Rehearsal:
         return survives(graph, self.model, self.seen.substitutes, self._forward, reference, groups)
 
     def _forward(self, tensors: Mapping[str, Tensor]) -> Any:
-        numbers = Numbers()
-        out, left = run(self.model, tensors, self.inputs, self.seen.vehicle, modes=(numbers,))
-        if not self.seen.by_chance:
-            refuse_others(numbers.found, self.seen.numbers)
-        return relevant(out, self.seen.tracer.recording.offer.outputs, self.seen.vehicle), left
+        return self.seen.again(self.model, self.inputs, tensors, training=False)
 
 
 def couple(recording: Recording, owners: set[str]) -> None:
@@ -216,11 +211,7 @@ def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
         with hooks_off(model):
-            numbers, how = Numbers(), {"training": True, "seed": training.seed}
-            out, left = run(model, tensors, inputs, training.vehicle, modes=(numbers,), **how)
-            if not training.by_chance:
-                refuse_others(numbers.found, training.numbers)
-            return relevant(out, training.tracer.recording.offer.outputs, training.vehicle), left
+            return training.again(model, inputs, tensors, training=True)
 
     reference = (training.out, training.left)
     return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)

@@ -72,13 +72,18 @@ def meets_zeros(tracer: Tracer, call: Call, gate: Tensor, labels: Labels) -> boo
     if call.name not in ("mul", "mul_"):
         return False
     others = [side for side in call.args[:2] if side is not gate]
-    bare = [gate.dim() - at for at, axis in enumerate(labels.axes) if axis is not None and is_bare(axis)]
-    return len(others) == 1 and all(carries(tracer, others[0], at) and is_zero(tracer, others[0]) for at in bare)
+    bare = [(gate.dim() - at, axis) for at, axis in enumerate(labels.axes) if axis is not None and is_bare(axis)]
+    return len(others) == 1 and all(is_zero(tracer, others[0], from_end, axis) for from_end, axis in bare)
 
 
-def is_zero(tracer: Tracer, side: Tensor) -> bool:
-    """Is it certainly zero where its neurons are?"""
-    return not tracer.labels(side).lifted and not tracer.labels(side).noise
+def is_zero(tracer: Tracer, side: object, from_end: int, neurons: Axis) -> bool:
+    """Is it made by weights of the same neurons, and so zero where they are?"""
+    if not isinstance(side, Tensor) or not carries(tracer, side, from_end):
+        return False
+    labels = tracer.labels(side)
+    axis = labels.axes[side.dim() - from_end]
+    made = axis is not None and axis.born >= 0 and len(axis.ids) == len(neurons.ids)
+    return made and not (labels.lifted or labels.noise or labels.constant or labels.source)
 
 
 def lift(tracer: Tracer, tensors: Iterable[Tensor]) -> None:

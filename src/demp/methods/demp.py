@@ -131,12 +131,12 @@ class DemonPruning(Method):
         """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""
         if self._course is not None:
             return self._course.select(step, view)
+        if self.config.prune_after is None:
+            wait = self._revival.wait(view.graph, view.detect().dead, step / self.total_steps)
+            if wait:
+                return Selection(notes=(wait,))
         if self.config.target_neuron_sparsity is None:
             detection = view.detect()
-            if self.config.prune_after is None:
-                wait = self._revival.wait(view.graph, detection.dead, step / self.total_steps)
-                if wait:
-                    return Selection(notes=(wait,))
             return Selection(detection.dead, advice=self._advice.about(step, view, detection))
         past_peak = step >= self.config.peak_at * self.config.span * self.total_steps
         return self._target.select(view, self.config.limits(), past_peak=past_peak)

@@ -86,7 +86,7 @@ class DemPConfig(MethodConfig):
     """Remove neurons while training; False: one cut at the end (Fig. 7)."""
     prune_after: int | None = 0
     """No cut before this many steps (gap 29). None: before the dead neurons of the last layer have stayed dead for
-    three checks in a row, or 60 % of the run is done."""
+    three checks in a row, or 60 % of the run is done. A budget has its own course."""
     prune_at_start: bool = False
     """Check after the very first step too, as Algorithm 1 reads (gap 18)."""
     max_drift: float | None = 0.02

@@ -13,7 +13,7 @@ from demp.graph import NeuronGraph
 from demp.graph.parts import LINEAR, STREAM
 
 CHECKS = 3
-"""So many checks in a row without a revival, and removal begins."""
+"""So many checks in a row in which the dead stay dead, and removal begins."""
 LATEST = 0.6
 """Share of the run after which it begins in any case."""
 
@@ -40,7 +40,7 @@ class Revival:
             return ""
         before, self._dead = self._dead, dead[last].cpu().clone()
         back = 0 if before is None else int((before & ~self._dead).sum())
-        self.quiet = 0 if before is None or back else self.quiet + 1
+        self.quiet = 0 if before is None or back or not bool(before.any()) else self.quiet + 1
         self.over = self.quiet >= CHECKS
         if self.over:
             return ""

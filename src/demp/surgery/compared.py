@@ -14,7 +14,13 @@ def compared(model: nn.Module, args: Any, kwargs: Any, outputs: Outputs = None) 
     if outputs is None:
         return tensors_in(model(*args, **kwargs))
     if callable(outputs):
-        return tensors_in(outputs(model(*args, **kwargs)))
+        out = model(*args, **kwargs)
+        try:
+            return tensors_in(outputs(out))
+        except Exception:  # in training a model may return something else (losses), all of which counts
+            if not model.training:
+                raise
+            return tensors_in(out)
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, given: Any, out: Any) -> None:
