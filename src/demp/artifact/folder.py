@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,9 @@ def dtype_name(tensor: Tensor) -> str:
 def refuse_foreign(path: Path, own: Collection[str]) -> None:
     """A save takes the place of an earlier one, never of anything else."""
     if path.is_dir():
-        others = sorted(p.name for p in path.iterdir() if p.name not in own)
+        others: list[str] = []
+        with suppress(FileNotFoundError):  # another writer puts its folder there right now
+            others = sorted(p.name for p in path.iterdir() if p.name not in own)
         if others:
             raise ArtifactError(
                 f"{path} holds other files ({', '.join(others[:3])}); give a folder of its own for the saved model"

@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -91,9 +91,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     settled(path)
     fresh = beside(path, "new")
-    fresh.mkdir()
     try:
-        with alone_in(fresh):  # tells others that its writer lives
+        with ExitStack() as stack:
+            with alone_in(path.parent):  # so that nobody takes it for what a killed writer left
+                fresh.mkdir()
+                stack.enter_context(alone_in(fresh))  # tells others that its writer lives
             yield fresh
             for file in (*fresh.rglob("*"), fresh):
                 sync(file)
@@ -149,8 +151,11 @@ def beside(path: Path, kind: str) -> Path:
 
 def leftovers(path: Path, kind: str) -> list[Path]:
     """Return the folders of that kind beside ``path``, the latest last."""
-    found = path.parent.glob(f".{escape(path.name)}.{kind}-*")
-    return sorted(found, key=lambda folder: (folder.stat().st_mtime, folder.name))
+    found: list[tuple[float, Path]] = []
+    for folder in path.parent.glob(f".{escape(path.name)}.{kind}-*"):
+        with suppress(FileNotFoundError):  # its writer is done with it
+            found.append((folder.stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found)]
 
 
 def is_abandoned(folder: Path) -> bool:
