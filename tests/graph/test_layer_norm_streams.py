@@ -299,3 +299,30 @@ def test_a_view_that_a_cut_planned_takes_a_batch_of_nothing():
     killing.kill(model, graph, {STREAM: [2], "1.attention": [0]})
     assert demp.cut(model, {STREAM: [2], "1.attention": [0]}, example_inputs=(words(),), graph=graph).removed == 2
     assert model(words()[:0]).shape == (0, words().shape[1], 3)
+
+
+class Tabled(nn.Module):
+    """Scales of all norms in one table; ``picks``: one channel is read by its number, through a norm over positions."""
+
+    def __init__(self, *, picks: bool) -> None:
+        super().__init__()
+        self.embed, self.scales = nn.Embedding(WORDS, WIDTH), nn.Parameter(1 + torch.rand(2, WIDTH))
+        self.down, self.head, self.picks = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3), picks
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = self.embed(words)
+        x = x + self.down(F.layer_norm(x, (WIDTH,), self.scales[0]))
+        out = self.head(F.layer_norm(x, (WIDTH,), self.scales[1]))
+        return out + F.layer_norm(x[:, :, 3], (6,))[..., None] if self.picks else out
+
+
+def test_scales_in_one_table_fade_with_the_stream():
+    torch.manual_seed(0)
+    graph = demp.trace(Tabled(picks=False), (words(),), streams=True)
+    (layer,) = graph.layers
+    assert bool(layer.removable.all()) and ("scales", 1) in layer.producers
+
+
+def test_a_channel_that_is_read_by_its_number_keeps_the_stream():
+    graph = demp.trace(Tabled(picks=True), (words(),), streams=True)
+    assert graph.removable() == 0 and "positions of neurons are used" in reasons(graph), reasons(graph)

@@ -100,7 +100,8 @@ def is_offered(tracer: Tracer, call: UserCall, kwargs: dict[str, Any]) -> bool:
 
 def may_follow(tracer: Tracer, call: UserCall, source: Tensor) -> bool:
     """Is it a kind of call that may be followed as a whole, on neurons?"""
-    if isinstance(tracer.raw(source), Labels) and tracer.labels(source).lifted:
+    known_of = tracer.raw(source)
+    if isinstance(known_of, Labels) and (known_of.lifted or known_of.chosen is not None):
         return False
     if call.kind in ("conv", "shuffle"):
         return any(axis is not None for axis in tracer.labels(source).axes[1:])

@@ -70,9 +70,9 @@ def added_tensors(recording: Recording, numbering: Numbering, classes: Tensor) -
 def layer_norms(recording: Recording, numbering: Numbering, classes: Tensor) -> Iterator[tuple[str, int]]:
     """(scale or shift, axis) of the layer norms over these classes, which only zeros make zeros again."""
     for name in recording.normed:
-        axis = recording.axes[name][0]
-        if bool(torch.isin(numbering.of(axis), classes[classes > 0]).any()):
-            yield name, 0
+        for dim, axis in enumerate(recording.axes[name]):  # the scales of several norms may be one table
+            if bool(torch.isin(numbering.of(axis), classes[classes > 0]).any()):
+                yield name, dim
 
 
 def common_module(paths: list[str]) -> str:

@@ -87,8 +87,9 @@ def is_zero(tracer: Tracer, side: object, from_end: int, neurons: Axis) -> bool:
 
 
 def lift(tracer: Tracer, tensors: Iterable[Tensor]) -> None:
-    """What gates made of zeros is used as it is: the neurons stay."""
+    """What gates made of zeros, or was picked by its position, is used as it is: the neurons stay."""
     for labels in map(tracer.labels, tensors):
+        tracer.freeze_axis(labels.chosen, "positions of neurons are used")
         if labels.lifted:
             axes = [axis for axis in labels.axes if axis is not None and is_bare(axis)]
             tracer.recording.lifted += [(axis.ids, labels.lifted) for axis in axes]
