@@ -1,9 +1,12 @@
 """Union-find on whole vectors against a plain loop."""
 
+import random
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demp.graph.class_sets import ClassSets
 from demp.graph.elements import Elements, components
 
 
@@ -42,6 +45,29 @@ def test_a_freeze_reaches_everything_united():
     frozen = [int(root[i]) in reasons for i in range(9)]
     assert frozen == [False, False, True, True, False, False, True, False, False]
     assert set(reasons.values()) == {"why"}
+
+
+def test_the_first_of_several_reasons_counts():
+    elements = Elements()
+    a, b = elements.new(2), elements.new(2)
+    elements.union(a.ids[:1], b.ids[:1])
+    elements.freeze(b.ids, "first")
+    elements.freeze(a.ids, "second")
+    assert elements.resolve()[1] == {0: "first", 1: "second", 3: "first"}
+
+
+def test_sets_of_classes_are_those_of_a_dictionary():
+    draw = random.Random(0)
+    for _ in range(50):
+        size = draw.randrange(1, 12)
+        sets, expected = ClassSets(size), [set[int]() for _ in range(size)]
+        for item in range(draw.randrange(6)):
+            chosen = [draw.randrange(size) for _ in range(draw.randrange(2 * size))]
+            sets.add(torch.tensor(chosen, dtype=torch.long), item)
+            for one in chosen:
+                expected[one].add(item)
+        asked = [draw.randrange(size) for _ in range(draw.randrange(size))]
+        assert sets.of(torch.tensor(asked, dtype=torch.long)) == set().union(*(expected[one] for one in asked))
 
 
 def test_parts_balance_only_if_they_are_the_same_classes_in_the_same_order():

@@ -219,6 +219,9 @@ class Gate(nn.Module):
             "a sigmoid times a parameter": lambda: x.sigmoid() * self.read.weight[0],
             "a sigmoid times a gate of a parameter": lambda: x.sigmoid() * self.norm.weight.sigmoid(),
             "a sigmoid in a norm": lambda: F.normalize(x.sigmoid()),
+            "a comparison": lambda: (x >= 0).double(),
+            "a comparison with a parameter": lambda: (x > self.read.bias.mean()).double(),
+            "an opposite": lambda: (~(x > 0)).double(),
             "a number": lambda: x + 1,
             "a layer norm": lambda: self.norm(x),
             "both": lambda: self.norm(x) + x,
@@ -243,6 +246,9 @@ class Gate(nn.Module):
         ("a sigmoid times a parameter", "sigmoid makes other numbers of zeros"),
         ("a sigmoid times a gate of a parameter", "sigmoid makes other numbers of zeros"),
         ("a sigmoid in a norm", "read before any activation"),
+        ("a comparison", "ge makes other numbers of zeros"),
+        ("a comparison with a parameter", "gt makes other numbers of zeros"),
+        ("an opposite", "bitwise_not makes other numbers of zeros"),
         ("a number", "add makes other numbers of zeros"),
         ("a layer norm", "layer_norm over the neuron axis mixes neurons"),
         ("both", "layer_norm over the neuron axis mixes neurons"),
@@ -258,6 +264,20 @@ class Gate(nn.Module):
 def test_where_they_stay(kind: str, why: str):
     graph = demp.trace(Gate(kind), (torch.randn(4, 5),), linear=True)
     assert graph.removable() == 0 and why in reasons(graph), reasons(graph)
+
+
+@pytest.mark.parametrize("chosen", [lambda x: x * (x >= 0), lambda x: x * (x > 0), lambda x: (x > 0).to(x.dtype)])
+def test_what_a_comparison_leaves_zero_may_go(chosen: Callable[[Tensor], Tensor]):
+    class Compared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made, self.read = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(chosen(self.made(x)))
+
+    torch.manual_seed(0)
+    assert min(cut_twice(Compared().double(), (torch.randn(8, 5).double(),), linear=True)) > 0
 
 
 class Squeezed(nn.Module):

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from demp.graph.class_sets import ClassSets
 from demp.graph.elements import Axis, unique_in_order
 from demp.graph.linear_neurons import mark_linear
 from demp.graph.neurons import NeuronGraph
@@ -240,10 +241,9 @@ def describe(
     """Layers in forward order, and why some neurons are refused."""
     names = names_of(recording.sites)
     site_classes = [unique_in_order(numbering.class_of[site.ids]) for site in recording.sites]
-    carriers: dict[int, set[int]] = defaultdict(set)
+    carriers = ClassSets(numbering.classes)
     for site, classes in enumerate(site_classes):
-        for c in classes.tolist():
-            carriers[c].add(site)
+        carriers.add(classes, site)
     makers = producers_by_class(recording, numbering)
     why = reasons_by_class(numbering)
     layers, refused = [], []
@@ -251,12 +251,12 @@ def describe(
         members = classes.tolist()
         removable = ~numbering.frozen[classes]
         read_by = tuple((read.weight, read.use) for read in reads if site in read.layers)
-        partners = set().union(*(carriers[c] for c in members)) - {site} if members else set()
+        partners = carriers.of(classes) - {site}
         if not read_by and not any(is_read(reads, p) for p in partners):
             removable = torch.zeros_like(removable)
             for c in members:
                 why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
-        made_by = {pair for c in members for pair in makers.get(c, ())}
+        made_by = makers.of(classes[classes > 0])
         if recording.sites[site].kind in (STREAM, LINEAR):
             made_by |= set(added_tensors(recording, numbering, classes))
         made_by |= set(layer_norms(recording, numbering, classes))
@@ -283,12 +283,11 @@ def is_read(reads: tuple[Read, ...], site: int) -> bool:
     return any(site in read.layers for read in reads)
 
 
-def producers_by_class(recording: Recording, numbering: Numbering) -> dict[int, list[tuple[str, int]]]:
-    """Class -> (weight, axis) of the contractions that write it, from the output axes seen in the forward."""
-    makers: dict[int, list[tuple[str, int]]] = defaultdict(list)
+def producers_by_class(recording: Recording, numbering: Numbering) -> ClassSets:
+    """For every class, weight and axis of the contractions that write it, from the output axes of the forward."""
+    makers = ClassSets(numbering.classes)
     for contraction in recording.contractions:
         for dim in output_axes(recording, contraction):
             assert contraction.weight is not None
-            for c in set(numbering.of(recording.axes[contraction.weight][dim]).tolist()) - {0}:
-                makers[c].append((contraction.weight, dim))
+            makers.add(numbering.of(recording.axes[contraction.weight][dim]), (contraction.weight, dim))
     return makers

@@ -1,5 +1,9 @@
 """Tensors that a forward makes of nothing: noise, and one value everywhere."""
 
+from collections.abc import Iterable, MutableMapping
+from dataclasses import replace
+from typing import Any
+
 from torch import Tensor
 
 from demp.graph.activations import Call
@@ -30,3 +34,11 @@ NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or 
 def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
     """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
     return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
+
+
+def forget_uniform(labels_of: MutableMapping[Tensor, Any], tensors: Iterable[Tensor]) -> None:
+    """What was filled with one value may hold others from now on, by itself or through a view."""
+    for tensor in tensors:
+        labels = labels_of.get(tensor)
+        if isinstance(labels, Labels) and labels.uniform:
+            labels_of[tensor] = replace(labels, uniform=False)

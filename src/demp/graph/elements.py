@@ -119,8 +119,11 @@ class Elements:
         """Per position, the union of two site sets."""
         if torch.equal(a, b):
             return a
-        pairs, inverse = torch.stack([a, b]).unique(dim=1, return_inverse=True)
-        merged = [self.site_set(self._site_sets[x] | self._site_sets[y]) for x, y in pairs.t().tolist()]
+        count = len(self._site_sets)
+        pairs, inverse = (a * count + b).unique(return_inverse=True)
+        merged = [
+            self.site_set(self._site_sets[pair // count] | self._site_sets[pair % count]) for pair in pairs.tolist()
+        ]
         return torch.tensor(merged, device="cpu")[inverse]
 
     def roots(self) -> Tensor:
@@ -134,15 +137,16 @@ class Elements:
     def resolve(self) -> tuple[Tensor, dict[int, str]]:
         """Root of every element, and the first reason for each frozen root."""
         root = self.roots()
-        reasons: dict[int, str] = {}
         for ids, parts, reason in self._balanced:
             rows = root[ids].view(parts, -1)
             if not bool((rows == rows[0]).all()):
                 self._frozen.append((ids, reason))
-        for ids, reason in self._frozen:
-            for r in root[ids].unique().tolist():
-                reasons.setdefault(r, reason)
-        return root, reasons
+        first = torch.full((self.count,), -1, dtype=torch.long, device="cpu")
+        for number, (ids, _) in reversed([*enumerate(self._frozen)]):
+            first[root[ids]] = number
+        frozen = (first >= 0).nonzero().flatten()
+        numbers = first[frozen].tolist()
+        return root, {r: self._frozen[number][1] for r, number in zip(frozen.tolist(), numbers, strict=True)}
 
     def inherit(self, other: "Elements", shared: int, where: str) -> None:
         """What another forward united and froze holds here as well; the first ``shared`` elements are the same ones."""

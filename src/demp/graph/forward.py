@@ -140,12 +140,14 @@ def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
     """Takes away what a forward leaves on modules (caches, kept features), and lists the tensors among it."""
     spaces = [vars(module) for module in model.modules()]
     spaces += [value for space in spaces for value in space.values() if isinstance(value, (dict, list))]
-    before = [(space, space.copy()) for space in spaces]
+    before = [(space, list(space) if isinstance(space, list) else dict(space)) for space in spaces]
     left: list[Tensor] = []
     try:
         yield left
     finally:
         for space, old in before:
+            if not (space or old):
+                continue
             if list(map(id, values_of(space))) == (known := list(map(id, values_of(old)))):
                 continue
             fresh = [value for value in values_of(space) if id(value) not in known]

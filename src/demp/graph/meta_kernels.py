@@ -1,5 +1,6 @@
 """Shapes of the most frequent operations on the meta device, where torch's own kernels are slow Python."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,8 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Any = torch.ops.aten
-LIKE_FIRST = frozenset({aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
-"""Operations whose result is like their first operand where all operands are alike."""
+LIKE_FIRST = frozenset({aten.relu.default, aten.tril.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
+"""Operations whose result is like their first operand where the second is alike, repeated for it, or a number."""
+EACH = frozenset({
+    aten.gelu.default, aten.silu.default, aten.tanh.default, aten.sigmoid.default, aten.neg.default, aten.rsqrt.default,
+    aten.mul.Scalar, aten.pow.Tensor_Scalar, aten._softmax.default, aten._safe_softmax.default,
+})  # fmt: skip
+"""Operations on one tensor of floats, whose result is like it."""
 PLAIN = (Tensor, torch.nn.Parameter)
 """Types of tensors without a dispatch of their own."""
 WHOLE = frozenset({torch.float32, torch.float64})
@@ -25,6 +31,10 @@ class MetaKernels(TorchDispatchMode):
         if args and is_plain_meta(args[0]):
             if func in LIKE_FIRST and all(alike(args[0], other) for other in args[1:]):
                 return like(args[0])
+            if func in EACH and keeps_type(args, kwargs) and (args[0].is_contiguous() or "softmax" not in str(func)):
+                return like(args[0])
+            if func is aten.native_layer_norm.default and args[0].dtype in WHOLE and args[0].is_contiguous():
+                return layer_norm(*args)
             if func is aten.native_batch_norm.default and args[0].dtype in WHOLE:
                 return batch_norm(*args)
         return func(*args, **(kwargs or {}))
@@ -34,6 +44,19 @@ def batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Result, mean and inverse deviation."""
     mean = torch.empty_strided(x.shape[1:2], (1,), dtype=x.dtype, device="meta")
     return like(x), mean, torch.empty_like(mean)
+
+
+def layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Result, mean and inverse deviation."""
+    sizes = [*x.shape[: x.dim() - len(shape)], *[1] * len(shape)]
+    mean = torch.empty(sizes, dtype=x.dtype, device="meta")
+    return like(x), mean, torch.empty_like(mean)
+
+
+def keeps_type(args: Sequence[Any], kwargs: Any) -> bool:
+    """Is the result of the type of the first operand: a tensor of floats, beside it numbers and no other type?"""
+    others = [*args[1:], *(kwargs or {}).values()]
+    return args[0].is_floating_point() and not any(isinstance(other, (torch.dtype, complex)) for other in others)
 
 
 def fits(bias: Any, rows: Any, weight: Any) -> bool:
@@ -56,10 +79,13 @@ def is_plain_meta(tensor: Any) -> bool:
 
 
 def alike(first: Tensor, other: Any) -> bool:
-    """Is it a tensor of the same shape, type and order in memory?"""
-    return (
-        is_plain_meta(other)
-        and other.shape == first.shape
-        and other.dtype == first.dtype
-        and other.stride() == first.stride()
-    )
+    """Is it a tensor of the same type, shape and order in memory, one that is repeated to that shape, or a number?"""
+    if isinstance(other, (int, float)):
+        return first.is_floating_point() and not isinstance(other, bool)
+    if not is_plain_meta(other) or other.dtype != first.dtype:
+        return False
+    if other.dim() == 0 or other.shape == first.shape:
+        return other.stride() == first.stride()
+    if not (first.is_contiguous() and other.is_contiguous() and other.dim() <= first.dim()):
+        return False
+    return all(mine in (1, whole) for mine, whole in zip(other.shape, first.shape[-other.dim() :], strict=True))

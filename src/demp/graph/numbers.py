@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from demp.graph.calls import carried_out
+from demp.graph.nested import flat
 
 ARITHMETIC = frozenset({"mul", "div", "add", "sub", "rsub", "pow", "floor_divide", "remainder", "true_divide"})
 """Operations whose whole numbers count, too; elsewhere they are axes and lengths."""
@@ -29,7 +29,7 @@ class Numbers(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
         kinds = (int, float) if name in ARITHMETIC else float
         numbers = [
-            leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, kinds) and not isinstance(leaf, bool)
+            one for one in flat((*args, *(kwargs or {}).values())) if isinstance(one, kinds) and type(one) is not bool
         ]
         if numbers and not is_planned():
             self.found |= {f"{number:.12g}" for number in numbers}

@@ -122,10 +122,11 @@ def split(
     rows = grid.movedim(dim, 0).reshape(new_sizes[dim], -1)
     ids, sites = axis.ids[rows], axis.sites[rows]
     first = ids[:, :1].expand_as(ids)
-    pairs = torch.stack([ids.flatten(), first.flatten()]).unique(dim=1)
-    if pairs.shape[1] != len(pairs[0].unique()):
+    pairs = (ids * tracer.elements.count + first).unique()
+    ends = pairs.div(tracer.elements.count, rounding_mode="floor")
+    if len(ends.unique()) != len(pairs):
         return None  # some neuron lies in several of the new channels
-    tracer.elements.union(pairs[0], pairs[1])
+    tracer.elements.union(ends, pairs % tracer.elements.count)
     alike = (sites == sites[:, :1]).all(1)
     return dim, Axis(first[:, 0], torch.where(alike, sites[:, 0], 0), axis.born, axis.producer)
 

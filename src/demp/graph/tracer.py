@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from demp.graph import attention_rules, convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
@@ -18,10 +17,11 @@ from demp.graph.branches import Frames
 from demp.graph.call_following import follow_call
 from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
-from demp.graph.drawn import FILLS, NO_NEURONS, binds, is_noise
+from demp.graph.drawn import FILLS, NO_NEURONS, binds, forget_uniform, is_noise
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.heads import repeats_one
 from demp.graph.join_rules import planned
+from demp.graph.nested import tensors_among
 from demp.graph.parts import Norm
 from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
@@ -75,17 +75,23 @@ class Tracer(TorchDispatchMode):
             self._before = tuple(args[0].shape)
         out = func(*args, **kwargs)
         space, _, name = func._schema.name.partition("::")
-        call = Call(name if space == "aten" else func._schema.name, func, args, kwargs, out)
-        rule = find(func, call.name) if space in ("aten", "prims") else unknown
+        with torch._C._DisableTorchDispatch():  # what the rules compute is no operation of the model
+            self._follow(Call(name if space == "aten" else func._schema.name, func, args, kwargs, out))
+        return out
+
+    def _follow(self, call: Call) -> None:
+        """Label what came out of an operation."""
+        func, args, out = call.op, call.args, call.out
+        rule = find(func, call.name) if func.namespace in ("aten", "prims") else unknown
         grid = self.raw(args[0]) if args and isinstance(args[0], Tensor) else None
         after = moved(call, grid, settled(self, rule, call, self.call_at)) if isinstance(grid, Grid) else None
         if after is not None:
             self._labels[out] = after
-            return out
+            return
         result = rule(self, call)
         if self.filled and (func.is_view or func._schema.is_mutable):
-            self.used(call)
-        operands = [self.labels(t) for t in self.tensors((args, kwargs))]
+            forget_uniform(self._labels, self.tensors(args))
+        operands = [self.labels(t) for t in self.tensors((args, call.kwargs))]
         for labels in operands:
             if labels.chosen is not None:
                 self.freeze_axis(labels.chosen, f"{call.name} uses positions of neurons")
@@ -109,7 +115,6 @@ class Tracer(TorchDispatchMode):
                 self._labels[tensor] = signed(call, operands, labels, self.written)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
-        return out
 
     def on_sum(self, seat: tuple[str, int], func: Any, args: tuple[Any, ...]) -> Tensor:
         """A sum in the user's code: remember which while its operation runs; one planned by a cut is one step."""
@@ -134,18 +139,11 @@ class Tracer(TorchDispatchMode):
         """A call in the user's code that depends on the number of neurons: remember it while its operations run."""
         return follow_call(self, seat, func, args, kwargs)
 
-    def used(self, call: Call) -> None:
-        """What was filled with one value may hold others from now on, by itself or through a view."""
-        for tensor in self.tensors(call.args):
-            labels = self.raw(tensor)
-            if isinstance(labels, Labels) and labels.uniform:
-                self._labels[tensor] = replace(labels, uniform=False)
-
     # What rules ask for ------------------------------------------------------------------------------
 
     def tensors(self, tree: Any) -> list[Tensor]:
         """All tensors among nested arguments."""
-        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+        return [*tensors_among(tree)]
 
     def labels(self, tensor: Tensor) -> Labels:
         """What is known of a tensor; channels in a grid are followed as a view from now on."""

@@ -25,6 +25,8 @@ KEEP = frozenset({
 SUMS = frozenset({"add", "sub", "rsub"})
 GATES = frozenset({"sigmoid", "hardsigmoid", "exp", "softplus"})
 """Operations that make other numbers of zeros, which may come to nothing: in a product with what they were made for."""
+COMPARISONS = {"ge": True, "le": True, "eq": True, "gt": False, "lt": False, "ne": False}
+"""Comparisons, and whether two zeros pass."""
 CARRIED = frozenset({
     "view", "_unsafe_view", "expand", "unsqueeze", "squeeze", "permute", "transpose", "detach", "alias", "clone",
     "_to_copy",
@@ -41,12 +43,12 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> Labels:
     bare = [(len(labels.axes) - at, axis) for at, axis in axes if axis is not None and is_bare(axis)]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     drawn = tracer.training and call.name in DRAWS  # a sum that noise enters lifts zeros, a product does not
-    if labels.constant or not bare or out.dtype == torch.bool or drawn:
+    if labels.constant or not bare or drawn:
         return labels
     for from_end, axis in bare:
         if not keeps_zeros(tracer, call, from_end):
             why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
-            if call.name.removesuffix("_") in GATES:
+            if call.name.removesuffix("_") in GATES or out.dtype == torch.bool:
                 return replace(labels, lifted=why)
             tracer.recording.lifted.append((axis.ids, why))
     return labels
@@ -112,6 +114,10 @@ def keeps_zeros(tracer: Tracer, call: Call, from_end: int) -> bool:
     name = call.name.removesuffix("_")
     if name in SUMS:
         return all(may_be_added(tracer, side, from_end) for side in call.args[:2])
+    if name in COMPARISONS:
+        other = call.arg(1, "other")
+        same = carries(tracer, other, from_end) if isinstance(other, Tensor) else other == 0
+        return same and not COMPARISONS[name]
     if name == "pow":
         exponent = call.arg(1, "exponent")
         return isinstance(exponent, (int, float)) and exponent > 0
