@@ -50,7 +50,10 @@ def measure(kind: str, before: Path, turns: int, threads: int) -> list[Ratio]:
         for checkout in (before, TODAY) if turn % 2 == 0 else (TODAY, before):
             taken[checkout].append(once(kind, checkout, threads))
     names = [name for name in taken[before][0] if name in taken[TODAY][0]]
-    return [Ratio(name, *([values[name] for values in taken[at]] for at in (before, TODAY)), LIMIT) for name in names]
+    return [
+        Ratio(name, [old[name] for old in taken[before]], [new[name] for new in taken[TODAY]], limit=LIMIT)
+        for name in names
+    ]
 
 
 def once(kind: str, checkout: Path, threads: int) -> dict[str, float]:
