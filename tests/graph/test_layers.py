@@ -9,6 +9,7 @@ import comparing
 import demp
 import killing
 import nets
+from exactly import cut_twice
 from nets import Forward
 
 
@@ -206,3 +207,28 @@ def test_a_norm_over_a_join_or_a_flattened_axis_has_no_one_producer():
     graph = demp.trace(model, (torch.randn(2, 2, 4),))
     assert [norm.producer for norm in graph.norms if norm.scale] == [None]
     assert graph.layer("3").width == 3 and graph.layer("3").removable.all()
+
+
+def restrided(change):
+    """Convolution, ReLU, something that writes steps in memory anew, and a head over channels."""
+
+    def forward(self, x):
+        return self.head(change(F.relu(self.conv(x))).flatten(1))
+
+    torch.manual_seed(0)
+    return Forward(forward, conv=nn.Conv2d(3, 6, 3), head=nn.Linear(6, 4)).double()
+
+
+def test_pooling_to_one_pixel_keeps_channels_in_any_order_of_memory():
+    model = restrided(lambda x: F.adaptive_avg_pool2d(x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 1))
+    assert min(cut_twice(model, (torch.randn(3, 3, 8, 8).double(),))) > 0
+
+
+@pytest.mark.parametrize("strides", [lambda n: (1, n, n, n), lambda n: (0, 1, 1, 1), lambda n: (n, 1, 7, 7)])
+def test_other_steps_in_memory_are_other_numbers(strides):
+    def again(x):
+        x = x.mean((2, 3), keepdim=True).clone()
+        return x.as_strided_(x.shape, strides(x.shape[1]))
+
+    graph = demp.trace(restrided(again), (torch.randn(6, 3, 8, 8).double(),))
+    assert graph.removable() == (6 if strides(5) == (5, 1, 7, 7) else 0)

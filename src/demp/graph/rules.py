@@ -254,6 +254,16 @@ def identity(tracer: Tracer, call: Call) -> Labels:
     return tracer.labels(call.args[0])
 
 
+@rule("as_strided_")
+def restrided(tracer: Tracer, call: Call) -> Labels | None:
+    """Other steps in memory along axes of length one, as pooling to one pixel writes them: the same tensor."""
+    (shape, steps), out = tracer.layout_before(call), call.out
+    moves = [size != 1 and old != new for size, old, new in zip(shape, steps, out.stride(), strict=False)]
+    if shape == tuple(out.shape) and not any(moves) and call.arg(3, "storage_offset") is None:
+        return tracer.labels(call.args[0])
+    return unknown(tracer, call)
+
+
 @rule("embedding")
 def embedding(tracer: Tracer, call: Call) -> Labels:
     """Rows are looked up: the row axis stays, the feature axis flows on."""

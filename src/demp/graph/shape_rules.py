@@ -155,7 +155,7 @@ def move_axes(tracer: Tracer, call: Call) -> Any:
     elif kind == "unsqueeze":
         axes.insert(call.arg(1, "dim") % (n + 1), None)
     elif kind == "squeeze":
-        before = tracer.shape_before(call)
+        before, _ = tracer.layout_before(call)
         dims = call.dims(call.arg(1, "dim"), n) if n else []
         gone = [d for d in dims if before[d] == 1]
         for d in gone:

@@ -60,7 +60,7 @@ class Tracer(TorchDispatchMode):
         self.fused: set[str] = set()
         """Paths of modules that torch may run in one operation with all of their parts."""
         self._ticks = 0
-        self._before: tuple[int, ...] = ()
+        self._before: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
         for name, tensor in tensors.items():
             axes = tuple(self.elements.new(size) for size in tensor.shape)
             self.recording.axes[name] = axes
@@ -72,7 +72,8 @@ class Tracer(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
-            self._before = tuple(args[0].shape)
+            dense = args[0].layout is torch.strided
+            self._before = tuple(args[0].shape), args[0].stride() if dense else ()
         out = func(*args, **kwargs)
         space, _, name = func._schema.name.partition("::")
         with torch._C._DisableTorchDispatch():  # what the rules compute is no operation of the model
@@ -171,8 +172,8 @@ class Tracer(TorchDispatchMode):
         """Labels of a tensor without neurons."""
         return Labels((None,) * tensor.dim(), constant=constant)
 
-    def shape_before(self, call: Call) -> tuple[int, ...]:
-        """Shape of the first operand before the call (in-place operations change it)."""
+    def layout_before(self, call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and steps in memory of the first operand before the call (in-place operations change it)."""
         return self._before
 
     def tick(self) -> int:
