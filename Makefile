@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 # Small tensors: one thread per process is fastest. Two processes share the tests, a file at a time: what a file makes
 # once is not made in both. What they compile is kept, whatever the environment says: tests start many processes.
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
-BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale surgery_time denormals ddp_cut scoring mask_step report_scale
+BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale cut_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-browser lint bench coverage docs dist clean
