@@ -25,7 +25,7 @@ TORCHVISION = {
     "convnext_tiny": (32, 26496, 26496, {}),
     "swin_t": (32, 17802, 17802, {}),
     "shufflenet_v2_x0_5": (64, 2944, 2944, {}),
-    "googlenet": (64, 7280, 7280, {"init_weights": False}),
+    "googlenet": (64, 7280, 6240, {"init_weights": False}),
     "squeezenet1_1": (64, 2951, 2944, {}),
     "regnet_y_400mf": (64, 6306, 6306, {}),
     "vgg11_bn": (64, 10944, 10944, {}),
@@ -57,7 +57,7 @@ def test_torchvision(name):
     scale = float(before[0].abs().max())
     assert scale > 0 and comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10 * scale
     if name == "googlenet":  # its auxiliary heads run in training only
-        assert graph.refused == ()
+        assert any("training forward" in refusal.reason for refusal in graph.refused)
         assert len(model.train()(*inputs)) == 3
 
 

@@ -251,6 +251,26 @@ def test_some_hard_coded_widths_do_not_refuse_the_rest():
     assert [int(layer.removable.sum()) for layer in graph.layers] == [4, 0, 7]
 
 
+def test_a_head_that_only_trains_keeps_its_input():
+    """The evaluation forward does not show what an auxiliary head reads."""
+
+    def forward(s, x):
+        h = F.relu(s.one(x))
+        out = s.head(F.relu(s.two(h)))
+        return (out, s.aux(h)) if s.training else out
+
+    parts = {"one": nn.Linear(6, 5), "two": nn.Linear(5, 4), "head": nn.Linear(4, 2), "aux": nn.Linear(5, 2)}
+    model = nets.settle(Forward(forward, **parts))
+    inputs = (VECTOR[0].double(),)
+    graph = demp.trace(model, inputs)
+    assert [int(layer.removable.sum()) for layer in graph.layers] == [0, 4]
+    assert "training forward" in graph.refused[0].reason
+    dead = killing.killed(model, graph, 0.6)
+    assert demp.cut(model, dead, example_inputs=inputs).happened
+    model.train()
+    assert [tuple(out.shape) for out in model(*inputs)] == [(3, 2), (3, 2)]
+
+
 @pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
 def test_a_model_that_is_a_recurrent_layer_outputs_its_hidden_units(cell):
     with pytest.raises(demp.UsageError, match=f"^{cell.__name__} has no layer .*: model output"):

@@ -81,7 +81,6 @@ def assemble(
         attributes={key: numbering.class_of[ids] for key, ids in recording.attributes.items()},
         heads=heads_of(recording, numbering),
         sharing=frozenset(recording.sharing),
-        auxiliary=tuple((weight, numbering.class_of[ids]) for weight, ids in recording.auxiliary if len(ids)),
         classes=numbering.classes,
         vehicle=vehicle,
         index={layer.name: layer for layer in layers},

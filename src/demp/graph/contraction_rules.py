@@ -177,7 +177,7 @@ def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_a
         return
     groups = len(neurons.ids) // len(slices.ids)  # a grouped convolution reads with one slice in each group
     tracer.elements.union(neurons.ids, slices.ids if groups == 1 else slices.ids.repeat(groups))
-    tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons, activated=activation.activated))
+    tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
 
 
 def produced(

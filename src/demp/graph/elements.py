@@ -55,8 +55,6 @@ class Labels:
     """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
     nonnegative: bool = False
     """Certainly nowhere below zero."""
-    activated: int = 0
-    """The memory in which it lies, if it is the output of activations as they are (`as_activated`)."""
     squares_of: "tuple[Axis | None, ...]" = ()
     """Axes of the tensor of which these are the squares."""
     lifted: str = ""

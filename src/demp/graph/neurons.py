@@ -49,8 +49,6 @@ class NeuronGraph(EarlierMethods):
     """Module path -> of its attention the class of each head, and the channels of one; by query, key and value."""
     sharing: frozenset[str] = frozenset()
     """Paths of modules in whose attention all heads of the query share one key and value."""
-    auxiliary: tuple[tuple[str, Tensor], ...] = ()
-    """Weights that run in training alone (an auxiliary head), each with the classes of neurons that it reads."""
     notes: tuple[str, ...] = ()
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 
@@ -97,14 +95,6 @@ class NeuronGraph(EarlierMethods):
             if bool(after[slot.classes].all()) and not bool(before[slot.classes].all())
         )
         return sorted({int(left[0 if ranking is None else ranking[left].argmax()]) for left in emptied})
-
-    @cached_property
-    def only_zeros(self) -> Tensor:
-        """Per class: is it read by a weight that runs in training alone? It goes as a zero, not as a constant."""
-        found = self.none_removed()
-        for _, classes in self.auxiliary:
-            found[classes] = True
-        return found
 
     def voters(self) -> Tensor:
         """Per class: the number of layers that are read somewhere and carry it."""

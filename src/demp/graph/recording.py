@@ -41,8 +41,6 @@ class ReadSeen:
     weight_axis: int
     neurons: Axis
     call: Seat | None = None
-    activated: int = 0
-    """Where it reads activations as they are: their memory."""
 
 
 def marked(seen: ReadSeen, marks: Tensor) -> ReadSeen:
@@ -164,8 +162,6 @@ class Recording:
     """Scales and shifts of layer norms over neurons that may go."""
     lifted: list[tuple[Tensor, str]] = field(default_factory=list)
     """Channels before any activation that may no longer be zero where they were, and why."""
-    auxiliary: list[tuple[str, Tensor]] = field(default_factory=list)
-    """Weights that run in training alone, and the neurons that they read as evaluation does (an auxiliary head)."""
     calls: list[CallSeen] = field(default_factory=list)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""

@@ -21,7 +21,6 @@ from demp.graph.drawn import FILLS, NO_NEURONS, binds, forget_uniform, is_noise
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.heads import repeats_one
 from demp.graph.join_rules import planned
-from demp.graph.moved_activations import as_activated
 from demp.graph.nested import tensors_among
 from demp.graph.parts import Norm
 from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
@@ -51,8 +50,6 @@ class Tracer(TorchDispatchMode):
         """Was any tensor made with one value everywhere?"""
         self.written: set[int] = set()
         """See `signed`."""
-        self.rewritten: set[int] = set()
-        """See `as_activated`."""
         self.paused = False
         self.groups: dict[str, int] = {}
         """Module path -> groups that it normalises."""
@@ -75,7 +72,8 @@ class Tracer(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
-            self._before = tuple(args[0].shape), args[0].stride() if args[0].layout is torch.strided else ()
+            dense = args[0].layout is torch.strided
+            self._before = tuple(args[0].shape), args[0].stride() if dense else ()
         out = func(*args, **kwargs)
         space, _, name = func._schema.name.partition("::")
         with torch._C._DisableTorchDispatch():  # what the rules compute is no operation of the model
@@ -115,7 +113,6 @@ class Tracer(TorchDispatchMode):
                     labels = replace(labels, copies=True)
                 if call.name in FILLS:
                     labels, self.filled = replace(labels, uniform=True), True
-                labels = as_activated(call, operands, labels, self.rewritten)
                 self._labels[tensor] = signed(call, operands, labels, self.written)
         known = [self._labels[tensor] for tensor in outs if isinstance(tensor, Tensor)]
         self.frames.operation(self.modules[-1] if self.modules else "", call.name, operands, known)
@@ -259,12 +256,14 @@ class Tracer(TorchDispatchMode):
         """A site whose neurons lie on this axis."""
         axis = labels.axes[dim]
         assert axis is not None
-        mark = self.elements.site_set(frozenset([len(self.recording.sites)]))
+        number = len(self.recording.sites)
         module = self.modules[-1] if self.modules else ""
         self.recording.sites.append(Site(module, kind, axis.ids, certain, module in self.parents))
+        mark = self.elements.site_set(frozenset([number]))
+        axes = list(labels.axes)
         # what comes next reads a function of what the weight produced
-        made = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, None)
-        return Labels((*labels.axes[:dim], made, *labels.axes[dim + 1 :]), constant=labels.constant)
+        axes[dim] = Axis(axis.ids, torch.full_like(axis.sites, mark), axis.born, None)
+        return Labels(tuple(axes), constant=labels.constant)
 
     def use(self, weight: str) -> int:
         """How many times the weight was used before in this forward."""

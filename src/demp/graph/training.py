@@ -1,15 +1,11 @@
 """What the training forward says of neurons and residual sums beyond the evaluation forward."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from demp.graph.call_rules import bind
 from demp.graph.following import Forward
-from demp.graph.parts import HEADS
-from demp.graph.recording import CallSeen, JoinSeen, ReadSeen, Recording, Site
-from demp.graph.tracer import Tracer
+from demp.graph.recording import CallSeen, JoinSeen
 
 AUXILIARY = (
     "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
@@ -34,53 +30,10 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     known = {read.weight for read in here.recording.reads}
     for read in there.recording.reads:
         if read.weight not in known:
-            stored, judged = read.neurons.ids < base, judged_in_evaluation(here, there, read)
-            here.elements.freeze(read.neurons.ids[stored & ~judged], AUXILIARY)
-            here.recording.auxiliary.append((read.weight, read.neurons.ids[stored & judged]))
+            ids = read.neurons.ids
+            here.elements.freeze(ids[ids < base], AUXILIARY)
     here.recording.lifted += [(ids[ids < base], why + IN_TRAINING) for ids, why in there.recording.lifted]
     return other
-
-
-def judged_in_evaluation(here: Tracer, there: Tracer, read: ReadSeen) -> Tensor:
-    """Per position of what only training reads: is it what evaluation reads too, behind one and the same activation?
-
-    Where that is zero an auxiliary head reads zeros. A module may hold several activations of a kind; those that one
-    neuron passes are told apart by nothing else, so that there must be one. Heads fade in what reads them, and stay.
-    """
-    found = torch.zeros(len(read.neurons.ids), dtype=torch.bool)
-    for mark in read.neurons.sites.unique().tolist() if is_of_activations(there, read) else ():
-        here_too = read.neurons.sites == mark
-        ids, sites = read.neurons.ids[here_too], there.elements.sites_of(mark)
-        if len(sites) == 1:
-            site = there.recording.sites[next(iter(sites))]
-            alone = len(passed(there.recording, site, ids)) == 1
-            if alone and site.certain and site.kind != HEADS:
-                found[here_too] = torch.isin(ids, read_behind(here, site, ids))
-    return found
-
-
-def is_of_activations(tracer: Tracer, read: ReadSeen) -> bool:
-    """Are they read as an activation makes them, but for moves, with nothing written into them since?"""
-    return read.activated != 0 and read.activated not in tracer.rewritten
-
-
-def passed(recording: Recording, like: Site, ids: Tensor) -> list[int]:
-    """Activations of the same module and kind that some of these elements pass."""
-    return [
-        number
-        for number, site in enumerate(recording.sites)
-        if (site.name, site.kind) == (like.name, like.kind) and bool(torch.isin(ids, site.ids).any())
-    ]
-
-
-def read_behind(here: Tracer, like: Site, ids: Tensor) -> Tensor:
-    """Elements that evaluation reads behind the only activation of that module and kind which they pass."""
-    numbers = passed(here.recording, like, ids)
-    found = [torch.zeros(0, dtype=torch.long)]
-    for read in filter(partial(is_of_activations, here), here.recording.reads) if len(numbers) == 1 else ():
-        marks = [mark for mark in read.neurons.sites.unique().tolist() if here.elements.sites_of(mark) == {*numbers}]
-        found.append(read.neurons.ids[torch.isin(read.neurons.sites, torch.tensor(marks))])
-    return torch.cat(found)
 
 
 def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:

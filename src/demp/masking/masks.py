@@ -160,7 +160,6 @@ def left_along(mask: Tensor, axis: int, classes: Mapping[int, Tensor], going: Te
 def unread(graph: NeuronGraph, masks: Mapping[str, Tensor], axes: Axes, going: Tensor) -> Tensor:
     """Per class: no reader that stays has a weight for it."""
     read, nonzero = graph.none_removed(), graph.none_removed()
-    nonzero |= graph.only_zeros  # what an auxiliary head reads is not among these
     for one in graph.reads:
         read[one.classes] = True
         if one.seat is not None or one.weight not in masks or one.weight_axis not in axes[one.weight]:

@@ -34,8 +34,7 @@ class OutsideReaders:
         """Module -> classes that it reads."""
         self._handles: dict[str, Any] = {}
         tensors = first_names(model)[0]
-        names = {c.weight for c in graph.contractions if c.weight is not None} | {name for name, _ in graph.auxiliary}
-        used = {id(tensors[name]) for name in names}
+        used = {id(tensors[c.weight]) for c in graph.contractions if c.weight is not None}
         for name, module in followed_modules(model):
             weight: Any = module._parameters.get("weight")
             if weight is not None and reads_its_input(module) and id(weight) not in used:

@@ -20,7 +20,6 @@ ROUNDING = 1e-6
 NO_PLACE = "what {weight} makes has no bias or norm that could take their constant, and no steady neuron to carry it"
 NO_SHIFT = "nothing in the branch of {weight} could take their constant"
 NOT_SEEN = "{weight} did not run on the examples, so that their constant is not known there"
-ELSEWHERE = "the training forward reads them once more, where their constant is not known"
 SUMMED = "{weight} has no bias or norm that could take their constant"
 UNEQUAL = "{weight} is used several times and reads another constant each time"
 
@@ -70,7 +69,6 @@ def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: b
     ways = {id(group): way(group, constant, required, carry_borders) for group in groups}
     held: dict[int, str] = {}
     if required:
-        held |= dict.fromkeys((graph.only_zeros & constant).nonzero().flatten().tolist(), ELSEWHERE)
         held |= unknown(graph, readers, constant) | unequal(groups, constant) | summed_up(readers, constant)
         for group in (g for g in groups if ways[id(g)] == "none"):
             mine = group.classes[constant[group.classes]].tolist()
