@@ -69,6 +69,8 @@ OPERATIONS = {
     "softmax": lambda x: F.softmax(x, -1),
     "softmax of another type": lambda x: F.softmax(x, -1, dtype=torch.float64),
     "softmax over channels": lambda x: F.softmax(x, 1),
+    "lower triangle": lambda x: torch.tril(x),
+    "softmax from half": lambda x: torch.ops.aten._softmax(x.half(), -1, True),
     "softmax of nothing": lambda x: torch.ops.aten._safe_softmax(x, -1),
     "layer norm": lambda x: torch.native_layer_norm(x, (5,), ones(x, 5), ones(x, 5), 1e-5),
     "layer norm of maps": lambda x: torch.native_layer_norm(x, (4, 5), None, None, 1e-5),
@@ -110,6 +112,19 @@ def test_sums_of_any_shapes_are_those_of_torch(seed):
     expected = one + two
     with MetaKernels():
         assert shown(one + two) == shown(expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.native_layer_norm(x, (4,), None, None, 1e-5),
+        lambda x: torch.tril(x[0, 0, 0]),
+    ],
+)
+def test_axes_that_are_not_there_are_torchs_error(call):
+    x = torch.empty(2, 3, 4, 5, device="meta")
+    with MetaKernels(), pytest.raises((RuntimeError, IndexError)):
+        call(x)
 
 
 def test_what_does_not_fit_is_torchs_error():

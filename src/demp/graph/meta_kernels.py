@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Any = torch.ops.aten
-LIKE_FIRST = frozenset({aten.relu.default, aten.tril.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
+LIKE_FIRST = frozenset({aten.relu.default, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor})
 """Operations whose result is like their first operand where the second is alike, repeated for it, or a number."""
 EACH = frozenset({
     aten.gelu.default, aten.silu.default, aten.tanh.default, aten.sigmoid.default, aten.neg.default, aten.rsqrt.default,
-    aten.mul.Scalar, aten.pow.Tensor_Scalar, aten._softmax.default, aten._safe_softmax.default,
+    aten.mul.Scalar, aten.pow.Tensor_Scalar,
 })  # fmt: skip
 """Operations on one tensor of floats, whose result is like it."""
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -31,10 +31,10 @@ class MetaKernels(TorchDispatchMode):
         if args and is_plain_meta(args[0]):
             if func in LIKE_FIRST and all(alike(args[0], other) for other in args[1:]):
                 return like(args[0])
-            if func in EACH and keeps_type(args, kwargs) and (args[0].is_contiguous() or "softmax" not in str(func)):
+            if func in EACH and keeps_type(args, kwargs):
                 return like(args[0])
-            if func is aten.native_layer_norm.default and args[0].dtype in WHOLE and args[0].is_contiguous():
-                return layer_norm(*args)
+            if args[0].is_contiguous() and in_order(func, args, kwargs):
+                return layer_norm(*args) if func is aten.native_layer_norm.default else like(args[0])
             if func is aten.native_batch_norm.default and args[0].dtype in WHOLE:
                 return batch_norm(*args)
         return func(*args, **(kwargs or {}))
@@ -51,6 +51,17 @@ def layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Ten
     sizes = [*x.shape[: x.dim() - len(shape)], *[1] * len(shape)]
     mean = torch.empty(sizes, dtype=x.dtype, device="meta")
     return like(x), mean, torch.empty_like(mean)
+
+
+def in_order(func: Any, args: Sequence[Any], kwargs: Any) -> bool:
+    """Is it an operation that makes a contiguous result of a contiguous tensor, on axes that the tensor has?"""
+    x = args[0]
+    if func is aten.native_layer_norm.default:
+        return x.dtype in WHOLE and len(args[1]) > 0 and tuple(x.shape[-len(args[1]) :]) == tuple(args[1])
+    if func is aten.tril.default:
+        return x.dim() > 1
+    softmax = func in (aten._softmax.default, aten._safe_softmax.default)
+    return softmax and keeps_type(args, kwargs) and True not in args[2:] and -x.dim() <= args[1] < x.dim()
 
 
 def keeps_type(args: Sequence[Any], kwargs: Any) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 from demp.graph.activations import Call
@@ -28,10 +29,11 @@ LOWER = {"hardtanh": 1, "hardtanh_": 1, "clamp": 1, "clamp_": 1, "clamp_min": 1,
 """Where the lower bound stands among the arguments."""
 
 
-def signed(call: Call, operands: Sequence[Labels], labels: Labels, written: set[int]) -> Labels:
+def signed(call: Call, operands: Sequence[Labels], labels: Labels, written: dict[int, StorageWeakRef | None]) -> Labels:
     """The labels of a result, which say whether it may be negative.
 
-    ``written`` collects memory into which numbers of any sign were written: views of it have labels of their own.
+    ``written`` collects memory into which numbers of any sign were written: views of it have labels of their own. The
+    weak references keep addresses from being given to other memory.
     """
     if call.name in MAKES:
         found = bounded(call)
@@ -39,7 +41,8 @@ def signed(call: Call, operands: Sequence[Labels], labels: Labels, written: set[
         found = call.name in KEEPS and bool(operands) and all(o.nonnegative for o in operands) and not negative(call)
         found = found and not (written and any(memory(t) in written for t in tree_leaves(call.args)))
     if not found and call.name.endswith("_") and call.args:
-        written.add(memory(call.args[0]))
+        place = call.args[0]
+        written[memory(place)] = StorageWeakRef(place.untyped_storage()) if isinstance(place, Tensor) else None
     return labels if found == labels.nonnegative else replace(labels, nonnegative=found)
 
 

@@ -48,7 +48,7 @@ class Tracer(TorchDispatchMode):
         """The call of the user's code that runs now and depends on the number of neurons."""
         self.filled = False
         """Was any tensor made with one value everywhere?"""
-        self.written: set[int] = set()
+        self.written: dict[int, Any] = {}
         """See `signed`."""
         self.paused = False
         self.groups: dict[str, int] = {}
