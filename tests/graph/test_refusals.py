@@ -271,6 +271,17 @@ def test_a_head_that_only_trains_keeps_its_input():
     assert [tuple(out.shape) for out in model(*inputs)] == [(3, 2), (3, 2)]
 
 
+def test_a_weight_that_training_uses_before_the_activation_too_keeps_its_input():
+    def forward(s, x):
+        before = s.one(x)
+        out = s.two(F.relu(before))
+        return (out, s.two(before)) if s.training else out
+
+    model = nets.settle(Forward(forward, one=nn.Linear(6, 5), two=nn.Linear(5, 4)))
+    graph = demp.trace(model, (VECTOR[0].double(),))
+    assert graph.removable() == 0 and "without the activation" in graph.refused[0].reason
+
+
 @pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
 def test_a_model_that_is_a_recurrent_layer_outputs_its_hidden_units(cell):
     with pytest.raises(demp.UsageError, match=f"^{cell.__name__} has no layer .*: model output"):

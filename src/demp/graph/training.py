@@ -5,11 +5,12 @@ from torch import Tensor
 
 from demp.graph.call_rules import bind
 from demp.graph.following import Forward
-from demp.graph.recording import CallSeen, JoinSeen
+from demp.graph.recording import CallSeen, JoinSeen, Recording
 
 AUXILIARY = (
     "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
 )
+OTHERWISE = "the training forward reads these neurons without the activation behind which evaluation reads them"
 IN_TRAINING = " (in the training forward)"
 
 
@@ -29,11 +30,21 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     here.elements.inherit(there.elements, base, IN_TRAINING)
     known = {read.weight for read in here.recording.reads}
     for read in there.recording.reads:
+        ids = read.neurons.ids
         if read.weight not in known:
-            ids = read.neurons.ids
             here.elements.freeze(ids[ids < base], AUXILIARY)
+        elif bool((read.neurons.sites == 0).any()):
+            bare = ids[(read.neurons.sites == 0) & (ids < base)]
+            here.elements.freeze(bare[torch.isin(bare, activated(here.recording, read.weight))], OTHERWISE)
     here.recording.lifted += [(ids[ids < base], why + IN_TRAINING) for ids, why in there.recording.lifted]
     return other
+
+
+def activated(recording: Recording, weight: str) -> Tensor:
+    """Elements that a weight reads behind an activation wherever it reads them."""
+    seen = [read.neurons for read in recording.reads if read.weight == weight]
+    behind = torch.cat([axis.ids[axis.sites != 0] for axis in seen])
+    return behind[~torch.isin(behind, torch.cat([axis.ids[axis.sites == 0] for axis in seen]))]
 
 
 def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> set[str]:
