@@ -39,8 +39,8 @@ def main() -> None:
     )
     chosen = parsed(parser)
     threads = chosen.threads or 1
-    results = [row for kind in chosen.kinds for row in measure(kind, chosen.before, chosen.turns, threads)]
-    show(results, chosen.json)
+    for kind in chosen.kinds:
+        show(measure(kind, chosen.before, chosen.turns, threads), chosen.json)
 
 
 def measure(kind: str, before: Path, turns: int, threads: int) -> list[Ratio]:
