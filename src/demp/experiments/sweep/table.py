@@ -25,7 +25,7 @@ NUMBERS = {
 """What a row says, from the line of one run."""
 LEGEND = """\
 * Mean ± standard deviation over seeds, at the end of the run.
-* Removed: gone from the network. Masked: there, held at zero, multiplied like any number. Shares of the dense network.
+* Removed: cut from the network. Masked: there, held at zero, multiplied like any number. Shares of the dense network.
 * FLOPs of a forward, from the shapes that run, and of training with its checks and scorings: ratios to dense.
 * Step, side by side: the network that came out and the dense one in turns, both without pruner."""
 STAR = "\n* A star: no other trial is at least as good in every aim and better in one."
