@@ -1,6 +1,7 @@
 """Defaults in eight ordinary set-ups: a budget, and nothing else, beside what a user would do instead.
 
     DEMP_DATA=FOLDER python benchmarks/ordinary.py --out runs/ordinary
+    DEMP_DATA=FOLDER python benchmarks/ordinary.py --networks vit-imagenette --optimizers adamw --budgets 0.7 0.5
 
 Each set-up is a `demp compare` in a folder of its own: dense, DemP, a narrow network from scratch for as many steps and
 for as many training FLOPs, and the twin of DemP's final shapes; accuracy on a tenth of the training images that is held
@@ -23,16 +24,21 @@ from demp.experiments.sweep import Store
 
 MNIST = "--data mnist --batch-size 128"
 CIFAR = "--data cifar10 --set data.image_size=16 --batch-size 64"
+IMAGENETTE = (
+    "--data imagenette --set data.image_size=64 --set data.augment.crop=resize-pad --set data.augment.flip=true"
+)
 VIT = (
-    "--model vit_b_16 --set model.options.patch=7 --set model.options.depth=4 --set model.options.dim=96 "
+    "--model vit_b_16 --set model.options.patch={patch} --set model.options.depth=4 --set model.options.dim=96 "
     "--set model.options.heads=6"
 )
 NETWORKS = {
     "mlp": f"--model mlp {MNIST} --steps 500",
     "mlp-norm": f"--model ordinary:perceptron {MNIST} --steps 500",
     "resnet18": f"--model resnet18 --width 0.125 {CIFAR} --steps 1500",
-    "vit": f"{VIT} {MNIST} --steps 1000",
+    "vit": f"{VIT.format(patch=7)} {MNIST} --steps 1000",
 }
+LARGER = {"vit-imagenette": f"{VIT.format(patch=8)} {IMAGENETTE} --batch-size 64 --steps 1500"}
+"""Run when they are named."""
 RATES = {"adamw": 1e-3, "sgdm": 0.05}
 SHARED = "--methods demp --twin demp --longer demp --precision fp32 --set data.validation=0.1"
 
@@ -52,14 +58,15 @@ def main() -> None:
     parser = arguments(
         __doc__,
         out={"type": Path, "default": Path("runs/ordinary")},
-        networks={"nargs": "+", "choices": list(NETWORKS), "default": list(NETWORKS)},
+        networks={"nargs": "+", "choices": [*NETWORKS, *LARGER], "default": list(NETWORKS)},
+        optimizers={"nargs": "+", "choices": list(RATES), "default": list(RATES)},
         budgets={"nargs": "+", "default": ["0.5", "0.4"], "help": "shares of the dense FLOPs"},
         seeds={"type": int, "default": 2},
         table={"action": "store_true", "help": "only print the table of what is there"},
     )
     chosen = parser.parse_args()
     for network in chosen.networks:
-        for optimizer in RATES:
+        for optimizer in chosen.optimizers:
             out = chosen.out / f"{network}-{optimizer}"
             if not chosen.table:
                 run(network, optimizer, chosen.budgets, chosen.seeds, out.absolute())
@@ -69,7 +76,7 @@ def main() -> None:
 
 def run(network: str, optimizer: str, budgets: Sequence[str], seeds: int, out: Path) -> None:
     """One `demp compare`."""
-    options = f"{NETWORKS[network]} --optimizer {optimizer} --lr {RATES[optimizer]} {SHARED} --seeds {seeds}"
+    options = f"{(NETWORKS | LARGER)[network]} --optimizer {optimizer} --lr {RATES[optimizer]} {SHARED} --seeds {seeds}"
     command = [sys.executable, "-m", "demp", "compare", *options.split(), "--out", str(out)]
     for budget in budgets:
         command += ["--budget", f"flops={budget}"]
