@@ -222,7 +222,8 @@ def test_moved_takes_what_stays_from_where_it_lay(first, second):
     after = torch.where((before >= 0) & torch.tensor(second[:size]), ranks.flip(0), -1)
     classes = torch.arange(size)
     was = positions(classes, before)
-    assert torch.equal(was[moved(classes, before, after)], positions(classes, after))
+    now = positions(classes, after)
+    assert torch.equal(was[moved(was, now, size)], now)
 
 
 def test_a_class_whose_modules_are_gone_is_gone():

@@ -95,4 +95,4 @@ def test_half_precision_and_no_verification_have_no_such_proof(monkeypatch):
     model, inputs, graph = dead_in("")
     runs.clear()
     demp.cut(model, {"relu": [2, 5]}, example_inputs=inputs, graph=graph)
-    assert len(runs) == 3
+    assert len(runs) == 2  # a third one where they differ

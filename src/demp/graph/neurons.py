@@ -139,9 +139,20 @@ class GraphState:
         """Per class: -1 if it is removed, else its rank among the channels of its stream (0 for all others)."""
         return ranks_of(self.graph.streams, self.removed)
 
+    @cached_property
+    def _kept(self) -> dict[bytes, Tensor]:
+        """Positions by the classes of an axis: many tensors share theirs."""
+        return {}
+
     def kept(self, classes: Tensor) -> Tensor:
-        """Positions of an axis with these classes that are still there, dense numbering, in the order of memory."""
-        return positions(classes, self.ranks)
+        """Positions of an axis with these classes that are still there, dense numbering, in the order of memory.
+
+        Not to be written into: the next caller gets the same tensor.
+        """
+        key = classes.numpy().tobytes()
+        if key not in self._kept:
+            self._kept[key] = positions(classes, self.ranks)
+        return self._kept[key]
 
     def present(self, classes: Tensor) -> Tensor:
         """The classes of an axis that are still there, in the order in which they lie in memory."""
@@ -149,7 +160,7 @@ class GraphState:
 
     def index_into(self, before: "GraphState", classes: Tensor) -> Tensor:
         """Where what is there now lay ``before``: indices into the axis as it was."""
-        return moved(classes, before.ranks, self.ranks)
+        return moved(before.kept(classes), self.kept(classes), len(classes))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GraphState):

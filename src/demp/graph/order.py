@@ -32,12 +32,11 @@ def positions(classes: Tensor, ranks: Tensor) -> Tensor:
     return here[order.argsort(stable=True)] if bool(order.any()) else here
 
 
-def moved(classes: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Where what is there ``after`` lay ``before``: indices into the axis as it was."""
-    was, stays = positions(classes, before), positions(classes, after)
-    index = torch.full((len(classes),), -1)
+def moved(was: Tensor, now: Tensor, length: int) -> Tensor:
+    """Where the positions ``now`` lay among those that there were; -1 where one was not there. ``length``: dense."""
+    index = torch.full((length,), -1)
     index[was] = torch.arange(len(was))
-    return index[stays]
+    return index[now]
 
 
 def is_whole(index: Tensor, size: int) -> bool:

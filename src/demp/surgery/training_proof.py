@@ -1,8 +1,9 @@
 """A cut is proven in training mode, too, where that can be done: batch statistics, dropout off, a few examples.
 
-It costs three forwards of at most ``EXAMPLES`` examples, two before the cut and one after. The model after the cut is
-compared with the model in which the neurons that go are zeroed: with batch statistics a neuron may live that is dead
-in evaluation, and this asks about the surgery alone.
+It costs two forwards of at most ``EXAMPLES`` examples, one before the cut and one after, and where they differ a third
+that asks whether chance made the difference. The model after the cut is compared with the model in which the neurons
+that go are zeroed: with batch statistics a neuron may live that is dead in evaluation, and this asks about the surgery
+alone.
 """
 
 import random
@@ -36,29 +37,23 @@ def refer_training(live: LiveModel, plan: Plan, options: VerifyOptions) -> list[
     """Outputs in training mode without the neurons of a plan.
 
     None where they prove nothing: among several ranks, in half precision, and where the training forward needs more
-    than the example inputs, draws at random besides dropout, or does not end in finite numbers.
+    than the example inputs or does not end in finite numbers.
     """
     model = live.model
     if not options.verify or live.group is not None or shards.parts(model):
         return None
-    zeroed = zeroing(plan.before, plan.after)
-    found = []
-    for ahead in (False, True):
-        try:
-            with training(model, ahead), observing(model, plan.before.graph, zeroed):
-                found.append(run(model, options.example_inputs, options.outputs))
-        except Exception:  # the user's forward may raise anything; it has run in evaluation mode, and this is a bonus
-            return None
-    wanted, again = found
-    shapes = [t.shape for t in wanted] == [t.shape for t in again]
-    if not wanted or not shapes or tolerance_for(wanted) > TOLERANCE[torch.float32]:
+    try:
+        with training(model), observing(model, plan.before.graph, zeroing(plan.before, plan.after)):
+            wanted = run(model, options.example_inputs, options.outputs)
+    except Exception:  # the user's forward may raise anything; it has run in evaluation mode, and this is a bonus
         return None
-    finite = all(bool(t.isfinite().all()) for t in wanted)
-    return wanted if finite and difference(wanted, again) <= tolerance_for(wanted) else None
+    if not wanted or tolerance_for(wanted) > TOLERANCE[torch.float32]:
+        return None
+    return wanted if all(bool(t.isfinite().all()) for t in wanted) else None
 
 
 def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: VerifyOptions) -> None:
-    """Run the model after the cut in training mode.
+    """Run the model after the cut in training mode. Where it draws at random besides dropout, nothing is proven.
 
     Raises:
         CutError: it does not run, or its outputs are others.
@@ -75,11 +70,23 @@ def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: Verif
         ) from error
     limit = max([LIMIT.get(t.dtype, 0.0) for t in wanted if t.is_floating_point()] + [options.tolerance or 0.0])
     gap = difference(wanted, after) if len(wanted) == len(after) else torch.inf
-    if not gap <= limit:
+    if not gap <= limit and not by_chance(model, after, options):
         raise CutError(
             f"rolled back: in training mode (batch statistics, no dropout) outputs changed by {gap:.1e} of their scale "
             f"(tolerance {limit:.0e}) more than by the neurons that went; {HINT}"
         )
+
+
+def by_chance(model: nn.Module, outputs: list[Tensor], options: VerifyOptions) -> bool:
+    """Are the outputs in training mode others when the random numbers are?"""
+    try:
+        with training(model, ahead=True):
+            again = run(model, options.example_inputs, options.outputs)
+    except Exception:  # it has just run: only chance can have led it elsewhere
+        return True
+    if [t.shape for t in outputs] != [t.shape for t in again]:
+        return True
+    return not difference(outputs, again) <= tolerance_for(outputs)
 
 
 HINT = "its training forward reads them where the graph cannot see; exclude these layers"
