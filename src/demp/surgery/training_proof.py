@@ -1,25 +1,26 @@
 """A cut is proven in training mode, too, where that can be done: batch statistics, dropout off, a few examples.
 
-It costs two forwards of at most ``EXAMPLES`` examples, one before the cut and one after, and where they differ a third
-that asks whether chance made the difference. The model after the cut is compared with the model in which the neurons
-that go are zeroed: with batch statistics a neuron may live that is dead in evaluation, and this asks about the surgery
-alone.
+It costs two forwards of at most ``EXAMPLES`` examples, one before the cut and one after; where they differ some more
+ask whether chance or rounding made the difference. The model after the cut is compared with the model in which the
+neurons that go are zeroed: with batch statistics a neuron may live that is dead in evaluation, and this asks about the
+surgery alone.
 """
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_map_only
 
 from demp.activity.detector import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
-from demp.graph.forward import as_inputs, copied, evaluating, hooks_off, leaving_nothing
+from demp.graph.forward import as_inputs, evaluating, hooks_off, leaving_nothing
 from demp.graph.random_state import SEED, random_kept
 from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
@@ -31,6 +32,9 @@ from demp.surgery.verify import TOLERANCE, difference, tolerance_for, zeroing
 EXAMPLES = 8
 LIMIT = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Wider than in evaluation: statistics of a few examples divide by small deviations. A wrong channel is far above."""
+TRIES = 3
+NUDGE = 4.0
+"""Units in the last place."""
 
 
 def refer_training(live: LiveModel, plan: Plan, options: VerifyOptions) -> list[Tensor] | None:
@@ -53,7 +57,10 @@ def refer_training(live: LiveModel, plan: Plan, options: VerifyOptions) -> list[
 
 
 def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: VerifyOptions) -> None:
-    """Run the model after the cut in training mode. Where it draws at random besides dropout, nothing is proven.
+    """Run the model after the cut in training mode.
+
+    Nothing is proven where it draws at random besides dropout, or blows up rounding as deep stacks of batch norms over
+    two values do.
 
     Raises:
         CutError: it does not run, or its outputs are others.
@@ -70,39 +77,53 @@ def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: Verif
         ) from error
     limit = max([LIMIT.get(t.dtype, 0.0) for t in wanted if t.is_floating_point()] + [options.tolerance or 0.0])
     gap = difference(wanted, after) if len(wanted) == len(after) else torch.inf
-    if not gap <= limit and not by_chance(model, after, options):
+    if not gap <= limit and not by_itself(model, after, gap, options):
         raise CutError(
             f"rolled back: in training mode (batch statistics, no dropout) outputs changed by {gap:.1e} of their scale "
             f"(tolerance {limit:.0e}) more than by the neurons that went; {HINT}"
         )
 
 
-def by_chance(model: nn.Module, outputs: list[Tensor], options: VerifyOptions) -> bool:
-    """Are the outputs in training mode others when the random numbers are?"""
-    try:
-        with training(model, ahead=True):
-            again = run(model, options.example_inputs, options.outputs)
-    except Exception:  # it has just run: only chance can have led it elsewhere
-        return True
-    if [t.shape for t in outputs] != [t.shape for t in again]:
-        return True
-    return not difference(outputs, again) <= tolerance_for(outputs)
+def by_itself(model: nn.Module, outputs: list[Tensor], gap: float, options: VerifyOptions) -> bool:
+    """Do outputs in training mode change about as much without a cut, by other random numbers or by rounding?"""
+    for ahead in range(1, TRIES + 1):
+        try:
+            with training(model, ahead):
+                again = run(model, options.example_inputs, options.outputs, change=nudged)
+        except Exception:  # it has just run: only chance can have led it elsewhere
+            return True
+        if [t.shape for t in outputs] != [t.shape for t in again]:
+            return True
+        if not difference(outputs, again) <= max(tolerance_for(outputs), gap / 10):
+            return True
+    return False
+
+
+def nudged(tensor: Tensor) -> Tensor:
+    """Every number rounded otherwise: some units in the last place up or down."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    size = NUDGE * torch.finfo(tensor.dtype).eps
+    return tensor * (1 + size * torch.empty_like(tensor).uniform_(-1, 1).sign())
 
 
 HINT = "its training forward reads them where the graph cannot see; exclude these layers"
 
 
-def run(model: nn.Module, example_inputs: Any, outputs: Outputs) -> list[Tensor]:
-    """A forward of the first examples: what is compared."""
-    args, kwargs = copied(as_inputs(first_examples(example_inputs, EXAMPLES)))
+def run(
+    model: nn.Module, example_inputs: Any, outputs: Outputs, change: Callable[[Tensor], Tensor] = torch.clone
+) -> list[Tensor]:
+    """A forward of the first examples, each tensor of them changed: what is compared."""
+    inputs = as_inputs(first_examples(example_inputs, EXAMPLES))
+    args, kwargs = tree_map_only(Tensor, change, inputs)
     return compared(model, args, kwargs, outputs)
 
 
 @contextmanager
-def training(model: nn.Module, ahead: bool = False) -> Iterator[None]:
+def training(model: nn.Module, ahead: int = 0) -> Iterator[None]:
     """Training mode without dropout, gradients, hooks and autocast, drawing from a seed; nothing stays changed.
 
-    ``ahead``: further on in what the seed draws.
+    ``ahead``: so many numbers further on in what the seed draws.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     cuda = [device.index or 0] if device.type == "cuda" else []
@@ -118,8 +139,8 @@ def training(model: nn.Module, ahead: bool = False) -> Iterator[None]:
         for module in model.modules():
             if isinstance(module, _DropoutNd):
                 module.training = False
-        if ahead:
-            numpy: Any = sys.modules.get("numpy")
+        numpy: Any = sys.modules.get("numpy")
+        for _ in range(ahead):
             _ = (random.random(), torch.rand(1, device=device), torch.rand(1), numpy and numpy.random.rand())
         yield
 
