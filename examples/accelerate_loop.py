@@ -12,6 +12,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+import demp
 import digits
 from demp.integrations.accelerate import attach
 
@@ -28,7 +29,7 @@ def main(epochs: int, checkpoint: Path, resume: bool) -> None:
 
     example = train.tensors[0][:64]
     pruner = attach(
-        accelerator, model, optimizer, example_inputs=(example,), total_steps=steps, config=digits.config(steps)
+        accelerator, model, optimizer, example_inputs=(example,), total_steps=steps, budget=demp.Budget(flops=0.4)
     )
     if resume:
         accelerator.load_state(str(checkpoint))  # replays the cuts, then loads the weights

@@ -27,11 +27,6 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def config(steps: int) -> demp.DemPConfig:
-    """Much strength and noise, since these runs are short."""
-    return demp.DemPConfig(peak_strength=0.1, peak_noise_std=0.1 / steps**0.5)
-
-
 def show(pruner: demp.Pruner, loss: Tensor) -> None:
     """How far the run is."""
     now = pruner.metrics()

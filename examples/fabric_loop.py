@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+import demp
 import digits
 from demp.integrations.fabric import attach, load
 
@@ -28,7 +29,9 @@ def main(epochs: int, checkpoint: Path, resume: bool) -> None:
     model, optimizer = fabric.setup(net, optimizer)
 
     example = train.tensors[0][:64]
-    pruner = attach(fabric, model, optimizer, example_inputs=(example,), total_steps=steps, config=digits.config(steps))
+    pruner = attach(
+        fabric, model, optimizer, example_inputs=(example,), total_steps=steps, budget=demp.Budget(flops=0.4)
+    )
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "pruner": pruner}
     if resume:
         load(fabric, checkpoint, state)  # fabric.load, but the cuts are replayed before the weights are loaded

@@ -48,9 +48,7 @@ def main(steps: int, checkpoint: Path, resume: bool) -> None:
     train, test = Reviews(4096, seed=0), Reviews(512, seed=1)
     model = BertForSequenceClassification(config)
     trainer = Trainer(model, arguments, train_dataset=train, eval_dataset=test, compute_metrics=right)
-    callback = attach(
-        trainer, example_inputs={"input_ids": train.words[:64]}, peak_strength=1e-2, peak_noise_std=0.1 / steps**0.5
-    )
+    callback = attach(trainer, example_inputs={"input_ids": train.words[:64]}, budget=demp.Budget(flops=0.6))
     trainer.train(resume_from_checkpoint=str(checkpoint / f"checkpoint-{steps // 2}") if resume else None)
     print(callback.pruner.history[-1])
     print(f"right on {trainer.evaluate()['eval_right']:.1%} of the test sentences")

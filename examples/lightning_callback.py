@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler
 
+import demp
 import digits
 from demp.integrations.lightning import DemPCallback
 
@@ -51,7 +52,7 @@ def main(epochs: int, checkpoint: Path, resume: bool) -> None:
     shuffled = DistributedSampler(train, num_replicas=1, rank=0)  # the Trainer tells it the epoch, also after resuming
     loader = DataLoader(train, batch_size=64, sampler=shuffled)
     task = Task(epochs * len(loader))
-    pruning = DemPCallback(example_inputs=(train.tensors[0][:64],), config=digits.config(task.steps))
+    pruning = DemPCallback(example_inputs=(train.tensors[0][:64],), budget=demp.Budget(flops=0.4))
     keep = ModelCheckpoint(
         checkpoint, filename="{epoch}", save_top_k=-1, every_n_epochs=epochs // 2, enable_version_counter=False
     )

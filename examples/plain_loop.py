@@ -20,7 +20,7 @@ def main(steps: int, checkpoint: Path, resume: bool) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     example = train.tensors[0][:64]
-    pruner = demp.DemP(model, optimizer, example_inputs=(example,), total_steps=steps, config=digits.config(steps))
+    pruner = demp.DemP(model, optimizer, example_inputs=(example,), total_steps=steps, budget=demp.Budget(flops=0.4))
     parts = {"pruner": pruner, "model": model, "optimizer": optimizer, "schedule": schedule}
 
     if resume:

@@ -96,5 +96,7 @@ def test_a_short_run(name: str, tmp_path: Path, capsys: Any):
 def test_the_run_that_a_reader_sees(name: str, tmp_path: Path, capsys: Any):
     lines = run_twice(capsys, name, WHOLE[name], tmp_path)
     assert float(lines[-2].split("right on ")[1].split("%")[0]) > 94
-    before, now = dense_and_now(lines)
-    assert now < 0.8 * before
+    note = next(line for line in lines if "note: budget: " in line)
+    share, limit = float(note.split("budget: ")[1].split()[0]), 0.6 if name == "huggingface_trainer" else 0.4
+    assert 0.95 * limit < share <= limit
+    assert dense_and_now(lines)[1] < dense_and_now(lines)[0]

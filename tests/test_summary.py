@@ -10,6 +10,7 @@ from torch import nn
 
 import demp
 import forks
+from demp.pruner.past import Past
 from demp.pruner.summary import remarks_of
 from runs import IMAGE, all_alive, examples, quiet_demp, sgd, train, with_dead
 from test_pruner_cuts import own_steps
@@ -138,5 +139,19 @@ def test_a_cut_of_live_neurons_is_told():
     assert report.drift is not None and report.drift > 1e-3
     graph = demp.trace(model, (x,))
     line = f"drift: a cut changed the outputs by {report.drift:.1e} of their scale, the most of all"
-    assert line in remarks_of(graph, [replace(report, drift=1e-5), report])
-    assert not any("drift" in remark for remark in remarks_of(graph, [replace(report, drift=1e-5)]))
+    small = replace(report, drift=1e-5)
+    assert line in remarks_of(graph, Past().then([small, report]), report)
+    assert not any("drift" in remark for remark in remarks_of(graph, Past().then([small]), small))
+
+
+def test_what_was_said_before_a_restart_counts():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    cut = demp.cut(model, {"1": [0]}, example_inputs=(torch.randn(8, 4),), exact=False)
+    first, second = (replace(cut, step=step, notes=notes, drift=0.1) for step, notes in ((4, ("a", "b")), (8, ("a",))))
+    third = replace(cut, step=12, drift=0.5)
+    whole = Past().then([first, second, third])
+    assert whole == Past(3, {"a": 2, "b": 1}, 0.5, 12)
+    assert Past().then([first, second]).then([third]) == whole
+    assert Past(**whole.state_dict()) == whole
+    assert whole.without([second]) == Past(2, {"a": 1, "b": 1}, 0.5, 12)
+    assert whole.without([second]).then([second]) == whole

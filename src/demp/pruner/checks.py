@@ -7,6 +7,7 @@ from demp.errors import DempError
 from demp.parallel import ranks, wrappers
 from demp.pruner.cutter import Cutter
 from demp.pruner.model import HeldError
+from demp.pruner.past import Past
 from demp.pruner.postponement import Postponement, broken
 from demp.pruner.run import PruningRun
 from demp.pruner.skipping import Skips
@@ -24,17 +25,17 @@ class Checks:
         self._postponement, self._skips = Postponement(), Skips(on_error, run.total_steps)
         self._final_at: int | None = None
         """After which step the last check of the run was made."""
-        self._before = 0
-        """Checks before a restart."""
+        self._before = Past()
+        """Before a restart."""
 
     def plan(self) -> None:
         """Follow the run, which has taken another length: its last check is still to come."""
         self._skips.total_steps, self._final_at = self._run.total_steps, None
 
     @property
-    def count(self) -> int:
-        """How many checks the run has had, those before a restart included."""
-        return self._before + len(self._run.shrinking.history)
+    def past(self) -> Past:
+        """What the checks of the run have said, those before a restart included."""
+        return self._before.then(self._run.shrinking.history)
 
     def is_due(self, step: int) -> bool:
         """Is a check due with ``step`` steps done?"""
@@ -97,10 +98,10 @@ class Checks:
             self._cutter.nothing()
 
     def state_dict(self) -> dict[str, Any]:
-        """What waits, what was skipped, how many there were, and whether the last one was made."""
+        """What waits, what was skipped, what they said, and whether the last one was made."""
         return {
             "postponed": self._postponement.waiting,
-            "checks": self.count,
+            "past": self.past.state_dict(),
             "final": self._final_at == self._run.step,
             "skips": self._skips.state_dict(),
         }
@@ -109,9 +110,9 @@ class Checks:
         """Go on where a saved run was; ``as_planned``: it was as long as this one, so that its last check counts."""
         history = self._run.shrinking.history
         self._postponement.waiting = bool(state["postponed"])
-        checks = int(state.get("checks", len(history)))
-        del history[max(0, checks - self._before) :]  # made after the state was saved
-        self._before = max(0, checks - len(history))
+        saved = Past(**state["past"]) if "past" in state else Past(int(state.get("checks", len(history))))
+        del history[max(0, saved.checks - self._before.checks) :]  # made after the state was saved
+        self._before = saved.without(history)
         self._final_at = self._run.step if as_planned and state.get("final", False) else None
         if "skips" in state:
             self._skips.load_state_dict(state["skips"])

@@ -250,7 +250,7 @@ class Pruner(Earlier):
 
     def summary(self) -> Summary:
         """What the run has come to by now, layer by layer, and what is next; printed, a table."""
-        return summary_of(self, self._checks.count, self._shrinking.cuts)
+        return summary_of(self, self._checks.past, self._shrinking.cuts)
 
     def __repr__(self) -> str:
         return f"<Pruner {self.summary().head()}>"

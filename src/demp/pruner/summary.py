@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from demp.analysis.refusals import by_reason
 from demp.graph import GraphState, NeuronGraph
 from demp.pruner.length import Pushes
+from demp.pruner.past import Past
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
@@ -91,7 +92,7 @@ def with_run(report: CutReport, run: Summary) -> RunReport:
     return RunReport(**{field.name: getattr(report, field.name) for field in fields(CutReport)}, run=run)
 
 
-def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
+def summary_of(pruner: Any, past: Past, cuts: int) -> Summary:
     """A pruner's run as it is now."""
     step, total_steps, method = pruner.step, pruner.total_steps, pruner.method
     return Summary(
@@ -99,9 +100,9 @@ def summary_of(pruner: Any, checks: int, cuts: int) -> Summary:
         model=type(pruner.model).__name__,
         step=step,
         total_steps=total_steps,
-        checks=checks,
+        checks=past.checks,
         cuts=cuts,
-        remarks=remarks_of(pruner.graph, pruner.history),
+        remarks=remarks_of(pruner.graph, past, pruner.history[-1] if pruner.history else None),
         ahead=ended(step, total_steps, method.unfinished(step))
         if pruner.finished
         else next_check(step, total_steps, method.is_due, at_work=pruner.at_work),
@@ -136,24 +137,21 @@ def totals(model: nn.Module, now: GraphState) -> dict[str, Any]:
     }
 
 
-def remarks_of(graph: NeuronGraph, history: Sequence[CutReport]) -> tuple[str, ...]:
+def remarks_of(graph: NeuronGraph, past: Past, last: CutReport | None) -> tuple[str, ...]:
     """What was not removed and why; of the notes of all checks those that came again, and those of the last."""
     refused = Counter({why: sum(r.neurons for r in found) for why, found in by_reason(graph.refused).items()})
     found = [f"not offered: {counted(number, 'neuron')}, {reason}" for reason, number in refused.most_common(3)]
     if len(refused) > 3:
         rest = sum(number for _, number in refused.most_common()[3:])
         found.append(f"not offered: {counted(rest, 'neuron')} for {len(refused) - 3} other reasons (demp.inspect)")
-    last = history[-1] if history else None
     if last is not None:
         found += [f"dead, but kept: {name}, {reason}" for name, reason in last.held.items()]
-    worst = max((r for r in history if r.removed), key=lambda r: r.drift or 0.0, default=None)
-    if worst is not None and (worst.drift or 0.0) > DRIFT_TO_TELL:
-        change = f"changed the outputs by {worst.drift:.1e} of their scale, the most of all"
-        found.append(f"drift: {'a cut' if worst.step is None else f'the cut at step {worst.step}'} {change}")
-    notes = Counter(note for report in history for note in report.notes)
-    for note, times in notes.items():
+    if past.drift > DRIFT_TO_TELL:
+        change = f"changed the outputs by {past.drift:.1e} of their scale, the most of all"
+        found.append(f"drift: {'a cut' if past.drift_at is None else f'the cut at step {past.drift_at}'} {change}")
+    for note, times in past.notes.items():
         if times > 1 or (last is not None and note in last.notes):
-            found.append(f"note: {note}" + (f" ({times} of {len(history)} checks)" if times > 1 else ""))
+            found.append(f"note: {note}" + (f" ({times} of {past.checks} checks)" if times > 1 else ""))
     return tuple(found)
 
 
