@@ -83,7 +83,7 @@ def test_every_example_is_here():
     assert found == set(SHORT) == set(WHOLE)
 
 
-@pytest.mark.parametrize("name", mostly_slow(SHORT, ("plain_loop", "huggingface_trainer")))
+@pytest.mark.parametrize("name", mostly_slow(SHORT, ("plain_loop",)))
 def test_a_short_run(name: str, tmp_path: Path, capsys: Any):
     lines = run_twice(capsys, name, SHORT[name], tmp_path)
     assert any("right on" in line for line in lines)

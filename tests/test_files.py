@@ -14,6 +14,7 @@ from torch import nn
 import demp
 from demp.errors import ArtifactError
 from demp.files import replacement as files
+from thinning import mostly_slow
 
 X = (torch.zeros(2, 4),)
 
@@ -48,7 +49,7 @@ def names(folder) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-@pytest.mark.parametrize("what", ["folder", "first_folder", "file"])
+@pytest.mark.parametrize("what", mostly_slow(("folder", "first_folder", "file"), quick=("folder",)))
 def test_what_is_killed_at_any_line_is_whole(tmp_path, what):
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), what, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

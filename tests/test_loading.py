@@ -22,6 +22,7 @@ from demp.graph.joins import model_joins
 from demp.surgery import record_of
 from demp.surgery.beside import beside, module_sizes
 from runs import IMAGE, PlainNet, build, examples, quiet_demp, train
+from thinning import mostly_slow
 
 
 class Halves(nn.Module):
@@ -61,6 +62,9 @@ NETWORKS: dict[str, Callable[[], Made]] = {
 }
 
 
+QUICK = ("flattened, 1d", "grouped", "transposed", "joins", "branches", "tokens", "halves", "packed experts")
+
+
 def filed(model: nn.Module) -> Any:
     """A state dict as it comes back from a file."""
     file = io.BytesIO()
@@ -91,7 +95,7 @@ def facts(model: nn.Module) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", mostly_slow(NETWORKS, QUICK))
 def test_any_width_takes_any_other(name: str):
     torch.manual_seed(0)
     model, inputs = NETWORKS[name]()

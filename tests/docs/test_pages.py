@@ -20,8 +20,8 @@ TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 WITH_PYTHON = [page for page in pages.PAGES if any(kind == "python" for kind, _, _ in pages.blocks(page))]
 
 
-def named(paths):
-    return [pytest.param(path, id=path.stem) for path in paths]
+def named(paths, slow=()):
+    return [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in slow)) for path in paths]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def elsewhere(tmp_path, monkeypatch):
         distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("page", named(WITH_PYTHON))
+@pytest.mark.parametrize("page", named(WITH_PYTHON, slow=("data", "sweeps")))
 def test_the_python_of_a_page_runs(page, elsewhere):
     pages.run(page)
 
@@ -190,6 +190,7 @@ def test_pictures_have_a_title_and_load_nothing(name):
     assert root.get("viewBox")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_site_builds_without_warnings_and_offline(tmp_path):
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]

@@ -12,6 +12,7 @@ from torch import nn
 
 import demp
 from attentive import HEADS, WIDTH, Attention, Block, examples
+from thinning import covering
 
 NAME = "attention.attention"
 
@@ -50,8 +51,7 @@ def without_a_head(make: Callable[[], Any], x: torch.Tensor) -> Any:
 
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(("name", "tool"), covering(MAKERS, TOOLS))
 @torch.no_grad()
 def test_other_tools_see_the_heads_that_are_left(name: str, tool: str):
     torch._dynamo.reset()

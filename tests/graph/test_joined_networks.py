@@ -27,7 +27,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return comparing.gap([a.detach()], [b.detach()])
 
 
-@pytest.fixture(params=["slice", "index"])
+@pytest.fixture(params=mostly_slow(("slice", "index"), quick=("slice",)))
 def cut_network(request, monkeypatch) -> tuple[nn.Module, tuple[Tensor, ...]]:
     monkeypatch.setattr(sums, "MAX_RUNS", 8 if request.param == "slice" else -1)
     model, inputs = network()

@@ -32,7 +32,7 @@ TORCHVISION = {
     "vit_b_32": (64, 37008, 37008, {"image_size": 64}),
     "inception_v3": (96, 17216, 17216, {"init_weights": False}),
 }
-FAST = ("convnext_tiny", "shufflenet_v2_x0_5")
+FAST = ("shufflenet_v2_x0_5",)
 """Residual networks, and those with gates, are in test_reference_models.py and in tests/zoo."""
 
 

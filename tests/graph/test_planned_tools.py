@@ -18,6 +18,7 @@ import killing
 import nets
 from demp.graph.calls import model_calls
 from planned import Planned
+from thinning import mostly_slow
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGE, OTHER = (torch.randn(n, 3, 6, 6, dtype=torch.float64, generator=DRAW) for n in (2, 5))
@@ -74,7 +75,7 @@ def require_same(model: nn.Module, other: Any, tolerance: float = 1e-12) -> None
 # torch.compile ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", mostly_slow((False, True), quick=(True,)))
 def test_a_compiled_model_is_one_graph_after_every_cut(compiler, shuffle):
     model, counted = dense(shuffle), []
 

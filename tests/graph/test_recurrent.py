@@ -13,6 +13,7 @@ import demp
 import exactly
 import killing
 from nets import Forward
+from thinning import mostly_slow
 
 KINDS = {
     "LSTM": (nn.LSTM, {}),
@@ -35,7 +36,7 @@ def network(kind, reads=lambda s, x: s.mix(x)[0][:, -1], width=None, **options) 
     return Forward(lambda s, x: s.head(reads(s, F.relu(s.fc(x)))), **parts).double().eval()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", mostly_slow(KINDS, ("LSTM", "RNN with ReLU", "without biases")))
 def test_hidden_units_go(name):
     kind, options = KINDS[name]
     model = network(kind, **options)

@@ -19,6 +19,7 @@ from demp.graph.stream_norms import normalized
 from demp.surgery import record_of
 from exactly import reasons, trained
 from streaming import HIDDEN, NORMS, WIDTH, WORDS, Root, network, silence, words
+from thinning import covering
 
 STREAM = "stream"
 TWICE = ("torch", "llama", "layer", "layer as a function")
@@ -206,8 +207,7 @@ TOOLS: dict[str, Callable[[Any, tuple[Any, ...]], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
+@pytest.mark.parametrize(("norm", "tool"), covering(("torch", "llama", "layer"), TOOLS))
 @torch.no_grad()
 def test_other_tools_run_the_norms_that_are_left(norm: str, tool: str):
     torch._dynamo.reset()

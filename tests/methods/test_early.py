@@ -107,7 +107,7 @@ def test_at_a_high_target_the_repository_rule_never_fires_and_weights_that_rest_
 # The whole run by the book ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("network", "name", "rule"), covering((PlainNet, ResidualNet), PRUNERS, RULES, together=2))
+@pytest.mark.parametrize(("network", "name", "rule"), covering((PlainNet, ResidualNet), PRUNERS, RULES))
 def test_a_run_is_the_one_of_the_book_step_by_step(name: str, rule: str, network: type[nn.Module]):
     method, options, kind = PRUNERS[name]
     model = build(network, seed=3, act=nn.GELU)

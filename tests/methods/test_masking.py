@@ -75,7 +75,7 @@ def assert_equal_runs(mine: nn.Module, theirs: nn.Module, pruner: demp.Pruner, r
 
 @pytest.mark.parametrize(
     ("name", "distribution", "optimizer", "form"),
-    covering(GRADUAL, ("uniform", "erk", "global", "global-normalised"), OPTIMIZERS, ("exact", "plus-one"), together=2),
+    covering(GRADUAL, ("uniform", "erk", "global", "global-normalised"), OPTIMIZERS, ("exact", "plus-one")),
 )
 def test_gradual_masks_are_the_twins_step_by_step(name: str, distribution: str, optimizer: str, form: str):
     model, mine, pruner = parts(name, optimizer, distribution=distribution, cubic=form)

@@ -67,7 +67,7 @@ METHODS = {
 
 @pytest.mark.parametrize(
     ("network", "act", "name", "target"),
-    covering((PlainNet, ResidualNet, Mlp), (nn.ReLU, nn.GELU), METHODS, (0.3, 0.7), together=2),
+    covering((PlainNet, ResidualNet, Mlp), (nn.ReLU, nn.GELU), METHODS, (0.3, 0.7)),
 )
 def test_neurons_go_as_the_book_says(network: type[nn.Module], act: type[nn.Module], name: str, target: float):
     method, options, kind = METHODS[name]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attentive import HEADS
+from thinning import mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,7 @@ def alone():
     return attention_jobs.on_a_budget("alone")
 
 
-@pytest.mark.parametrize("how", ["ddp", "sharded"])
+@pytest.mark.parametrize("how", mostly_slow(("ddp", "sharded"), quick=("sharded",)))
 def test_ranks_lose_the_heads_of_one_process(fleet, alone, how):
     first, second = fleet(attention_jobs.on_a_budget, how)
     assert first["history"] == second["history"] == alone["history"]

@@ -10,6 +10,7 @@ import exactly
 from architectures import Made
 from language_models import transformers
 from nets import Forward
+from thinning import covering
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -34,8 +35,7 @@ def language_model(family: str, how: str, **changes: int) -> Made:
     return model, {"input_ids": torch.randint(0, 40, (2, 9)), "use_cache": False}
 
 
-@pytest.mark.parametrize("how", ["eager", "batched_mm"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "how"), covering(FAMILIES, ("eager", "batched_mm")))
 def test_hidden_neurons_of_experts_go(family, how):
     """Neuron j of all experts is one neuron, since they are packed in one parameter."""
     model, inputs = language_model(family, how)
