@@ -101,6 +101,26 @@ def test_tied_embeddings_shrink_once():
     assert comparing.gap(before, comparing.outputs(model, (x,))) < 1e-10
 
 
+@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
+@pytest.mark.parametrize("norm", ["torch", "llama", "layer"])
+def test_half_precision_loses_the_channels_of_single_precision(norm: str, how: str):
+    """The weights are those that bfloat16 can hold, so that only rounding on the way differs."""
+    model, x = network(norm, tied=False).bfloat16().float(), words()
+    silence(model, [2, 3])
+    wide = copy.deepcopy(model)
+    half = model.bfloat16() if how == "bfloat16" else model
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        before = comparing.outputs(half, (x,))
+        assert demp.cut(half, {STREAM: [2, 3]}, example_inputs=(x,), streams=True).removed == 2
+        after = comparing.outputs(half, (x,))
+    demp.cut(wide, {STREAM: [2, 3]}, example_inputs=(x,), streams=True)
+    exact, rounding = comparing.outputs(wide, (x,)), 8 * torch.finfo(torch.bfloat16).eps
+    for found in (before, after):
+        for one, other in zip(found, exact, strict=True):
+            assert float((one.float() - other).abs().max()) <= rounding * float(other.abs().max())
+    assert all(torch.equal(a.float(), b) for a, b in zip(half.parameters(), wide.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_norm_without_eps_keeps_that_of_the_type_it_computes_in(dtype: torch.dtype):
     """So small inputs that the eps decides."""

@@ -7,7 +7,7 @@ import unactivated_jobs
 from thinning import covering
 
 
-@pytest.mark.parametrize(("option", "how"), covering(("streams", "linear"), ("ddp", "sharded")))
+@pytest.mark.parametrize(("option", "how"), covering(("streams", "layer streams", "linear"), ("ddp", "sharded")))
 def test_ranks_lose_the_channels_of_one_process(fleet, option, how):
     alone = unactivated_jobs.on_a_budget(option, "alone")
     first, second = fleet(unactivated_jobs.on_a_budget, option, how)

@@ -14,6 +14,7 @@ from demp.parallel import shards
 from streaming import network, words
 
 TOTAL = 12
+KINDS = {"streams": "stream", "layer streams": "stream", "linear": "linear"}
 
 
 def bottlenecks() -> Any:
@@ -31,7 +32,7 @@ def mine(whole: Tensor) -> Tensor:
 
 def loss(model: nn.Module, option: str, step: int) -> Tensor:
     """On this rank's share of the batch of a step."""
-    if option == "streams":
+    if KINDS[option] == "stream":
         x = mine(torch.cat([words(step), words(100 + step)]))
         return F.cross_entropy(model(x).flatten(0, 1), x.roll(1, 1).flatten())
     generator = torch.Generator().manual_seed(step)
@@ -40,9 +41,13 @@ def loss(model: nn.Module, option: str, step: int) -> Tensor:
 
 
 def on_a_budget(option: str, how: str) -> dict[str, Any]:
-    """DemP to 60 % of the FLOPs with ``option``: ``alone``, under ``ddp``, or ``sharded``."""
-    model: Any = network("torch", tied=False) if option == "streams" else bottlenecks()
-    examples = words(0) if option == "streams" else torch.zeros(2, 6, dtype=torch.float64)
+    """DemP to 60 % of the FLOPs with ``option``: ``alone``, under ``ddp``, or ``sharded``.
+
+    ``layer streams`` are read by layer norms, ``streams`` by RMS norms.
+    """
+    norms = {"streams": "torch", "layer streams": "layer"}
+    model: Any = network(norms[option], tied=False) if option in norms else bottlenecks()
+    examples = words(0) if option in norms else torch.zeros(2, 6, dtype=torch.float64)
     trained: nn.Module = model
     if how == "ddp":
         trained = DistributedDataParallel(model)
@@ -50,17 +55,18 @@ def on_a_budget(option: str, how: str) -> dict[str, Any]:
         fully_shard(model)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     options: dict[str, Any] = {"total_steps": TOTAL, "budget": demp.Budget(flops=0.6), "rounds": 2, "seed": 5}
-    pruner = demp.DemP(trained, optimizer, example_inputs=(examples,), **options, **{option: True})
+    if option == "layer streams":
+        options["exclude"] = ("blocks.*",)  # a budget would rather take their heads and neurons
+    pruner = demp.DemP(trained, optimizer, example_inputs=(examples,), **options, **{option.split()[-1]: True})
     for step in range(TOTAL):
         loss(trained, option, step).backward()
         optimizer.step()
         optimizer.zero_grad()
     pruner.finish()
-    kinds = {"streams": "stream", "linear": "linear"}
     lost = {
         layer.name: layer.width - pruner.state.widths[layer.name]
         for layer in pruner.graph.layers
-        if layer.activation == kinds[option]
+        if layer.activation == KINDS[option]
     }
 
     def whole(tensor: Tensor) -> Tensor:
