@@ -100,3 +100,10 @@ def test_half_precision_and_no_verification_have_no_such_proof(monkeypatch):
     runs.clear()
     demp.cut(model, {"relu": [2, 5]}, example_inputs=inputs, graph=graph)
     assert len(runs) == 2  # a third one where they differ
+
+
+def test_whole_numbers_among_the_inputs_stay_what_they_are():
+    """They may be ids, and a forward may compare them."""
+    x = torch.tensor([3.0, 0.5, -2.0, 0.0, torch.inf])
+    assert (training_proof.nudged(x) != x).tolist() == [False, True, False, False, False]
+    assert torch.equal(training_proof.nudged(torch.tensor([1, 2])), torch.tensor([1, 2]))

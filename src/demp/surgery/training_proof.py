@@ -100,11 +100,12 @@ def by_itself(model: nn.Module, outputs: list[Tensor], gap: float, options: Veri
 
 
 def nudged(tensor: Tensor) -> Tensor:
-    """Every number rounded otherwise: some units in the last place up or down."""
+    """Every number rounded otherwise: some units in the last place up or down. Whole ones, which may be ids, stay."""
     if not tensor.is_floating_point():
         return tensor.clone()
     size = NUDGE * torch.finfo(tensor.dtype).eps
-    return tensor * (1 + size * torch.empty_like(tensor).uniform_(-1, 1).sign())
+    moved = tensor * (1 + size * torch.empty_like(tensor).uniform_(-1, 1).sign())
+    return torch.where(tensor == tensor.round(), tensor, moved)
 
 
 HINT = "its training forward reads them where the graph cannot see; exclude these layers"
