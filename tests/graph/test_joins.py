@@ -242,3 +242,39 @@ def test_a_class_whose_modules_are_gone_is_gone():
     kind = made()
     gc.collect()
     assert kind() is None
+
+
+class Optional(nn.Module):
+    """A block that may add something else first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x, more=None):
+        h = self.b(torch.relu(self.a(x)))
+        return torch.relu((h if more is None else h + more) + x)
+
+
+class OfOptional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.head = nn.Linear(4, 8), Optional(), Optional(), nn.Linear(8, 3)
+
+    def forward(self, x, more=None):
+        return self.head(self.two(self.one(torch.relu(self.stem(x))), more))
+
+
+def test_a_sum_that_the_trace_had_not_is_an_error_though_the_widths_are_equal():
+    torch.manual_seed(1)
+    model, x = OfOptional().double().eval(), torch.randn(50, 4).double()
+    demp.cut(model, {"one.relu#2": [1, 2, 5], "two.relu#2": [3, 4, 6]}, example_inputs=(x,), exact=False)
+    before = model(x)
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match="the forward of Optional has made 2 sums, and 1 when it was traced"):
+            model.train(training)(x, torch.zeros(1, 5).double())
+    hook = model.two.b.register_forward_hook(lambda module, given, out: (out + 1.0 * out, None)[1])
+    with pytest.raises(RuntimeError, match="a hook that adds"):
+        model(x)
+    hook.remove()
+    assert torch.equal(model(x), before)

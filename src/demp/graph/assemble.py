@@ -130,6 +130,7 @@ def joins_of(recording: Recording, numbering: Numbering) -> tuple[Join, ...]:
             seen.source,
             seen.target,
             recording.sums.get(seen.module, 0),
+            recording.most.get(seen.module, 0),
         )
         for seen in recording.joins
     )

@@ -45,10 +45,19 @@ class JoinMode(TorchFunctionMode):
         return join(args[0], args[1], plan, func in IN_PLACE, indices)
 
     def finish(self) -> None:
-        """After the call: raise if a planned sum did not run.
+        """After the call: raise if a planned sum did not run, or other sums did than in the trace.
 
         The channels that came out are then those of something else, which equal widths would hide.
         """
+        traced = 0  # all plans of a module say the same
+        for plan in self.plans.values():
+            traced = plan.most if self.module.training else plan.sums
+        if traced and self.count > traced:
+            raise RuntimeError(
+                f"the forward of {type(self.module).__name__} has made {self.count} sums, and {traced} when it was "
+                "traced (an argument that was not given then, a hook that adds, a part put in later): those that a cut "
+                "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False"
+            )
         if any(number >= self.count for number in self.plans):
             raise RuntimeError(
                 f"a residual sum that a cut planned did not run in the forward of {type(self.module).__name__}: this "
@@ -183,7 +192,7 @@ def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[i
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])
         widths = (values["widths"][0], values["widths"][1])
-        return JoinPlan(values["stream"], values["axis"], widths, runs, values.get("sums", 0))
+        return JoinPlan(values["stream"], values["axis"], widths, runs, values.get("sums", 0), values.get("most", 0))
 
     return {name: {int(n): plan(values) for n, values in plans.items()} for name, plans in plain.items()}
 

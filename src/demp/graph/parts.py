@@ -58,6 +58,8 @@ class Join:
     target: Tensor
     sums: int = 0
     """Sums in one call of ``module``."""
+    most: int = 0
+    """Sums in one call in training mode, or ``sums`` where there are more; 0: training was not seen."""
 
 
 @dataclass(frozen=True)

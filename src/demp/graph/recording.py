@@ -169,3 +169,5 @@ class Recording:
     """Modules that ran several times alike, of which ``calls`` and ``counts`` are those of one run."""
     sums: dict[str, int] = field(default_factory=dict)
     """Module -> sums of two tensors in its own code."""
+    most: dict[str, int] = field(default_factory=dict)
+    """The same, the most that any forward made; empty where no training forward was followed."""

@@ -31,6 +31,8 @@ class JoinPlan:
     runs: tuple[tuple[int, int, int], ...]
     sums: int = 0
     """Sums in one call of the module; 0 where a file of an earlier version does not say."""
+    most: int = 0
+    """The most of them that training or evaluation made when it was traced; 0: not known."""
 
     @property
     def plain(self) -> bool:

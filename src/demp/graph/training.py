@@ -23,6 +23,9 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     base = stored_elements(evaluation)
     other = differing_owners(evaluation, training, owners, base)
     here, there = evaluation.tracer, training.tracer
+    for name, sums in here.recording.sums.items():
+        most = max(sums, there.recording.sums.get(name, 0), here.recording.most.get(name, 0))
+        here.recording.most[name] = most
     may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
         if not join.planned and (join.module, join.number) not in may:
