@@ -23,7 +23,7 @@ class Net(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=dtype))
         self.calls = 0
 
-    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         h = torch.relu(self.norm(self.fc(x)))
         y = self.head(self.drop(h))
         if not self.training:
@@ -44,6 +44,8 @@ class Net(nn.Module):
             y = y + random.random()
         if "target" in self.kind:
             assert target is not None, "training needs a target"
+        if "samples" in self.kind:
+            return y, torch.randint(100, (len(x), h.shape[1]))[:, :3]
         return self.last(y) if "last" in self.kind else y
 
 
@@ -65,7 +67,9 @@ def test_a_training_forward_that_takes_it_otherwise_is_rolled_back(kind, why, dt
     assert comparing.same_state(before, model) and model.fc.out_features == 12
 
 
-@pytest.mark.parametrize("kind", ["", "counts, draws", "counts, draws in Python", "counts, target", "last", "chaos"])
+@pytest.mark.parametrize(
+    "kind", ["", "counts, draws", "counts, draws in Python", "counts, target", "last", "chaos", "samples"]
+)
 def test_others_are_cut_and_nothing_is_left_of_the_proof(kind):
     model, inputs, graph = dead_in(kind)
     model.train()

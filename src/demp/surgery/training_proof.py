@@ -1,9 +1,9 @@
 """A cut is proven in training mode, too, where that can be done: batch statistics, dropout off, a few examples.
 
-It costs two forwards of at most ``EXAMPLES`` examples, one before the cut and one after; where they differ some more
-ask whether chance or rounding made the difference. The model after the cut is compared with the model in which the
-neurons that go are zeroed: with batch statistics a neuron may live that is dead in evaluation, and this asks about the
-surgery alone.
+It costs two forwards of at most ``EXAMPLES`` examples, one before the cut and one after. Where they differ, up to
+``TRIES`` more tell whether chance or rounding makes such a difference by itself. The model after the cut is compared
+with the model in which the neurons that go are zeroed: with batch statistics a neuron may live that is dead in
+evaluation, and this asks about the surgery alone.
 """
 
 import random
@@ -85,7 +85,11 @@ def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: Verif
 
 
 def by_itself(model: nn.Module, outputs: list[Tensor], gap: float, options: VerifyOptions) -> bool:
-    """Do outputs in training mode change about as much without a cut, by other random numbers or by rounding?"""
+    """Do outputs in training mode change about as much without a cut, by other random numbers or by rounding?
+
+    ``gap``: the difference that the cut made; infinite where whole numbers or shapes differ.
+    """
+    enough = max(tolerance_for(outputs), gap / 10 if gap < torch.inf else 0.0)
     for ahead in range(1, TRIES + 1):
         try:
             with training(model, ahead):
@@ -94,7 +98,7 @@ def by_itself(model: nn.Module, outputs: list[Tensor], gap: float, options: Veri
             return True
         if [t.shape for t in outputs] != [t.shape for t in again]:
             return True
-        if not difference(outputs, again) <= max(tolerance_for(outputs), gap / 10):
+        if not difference(outputs, again) <= enough:
             return True
     return False
 
