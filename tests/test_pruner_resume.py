@@ -241,10 +241,18 @@ def test_a_run_goes_back_to_an_earlier_state_in_the_same_process(name: str):
     assert reports(run.pruner)[-1] == reports(whole.pruner)[-1]
 
 
-def test_a_finished_run_goes_back_and_stays_finished():
+def test_a_finished_run_goes_back_and_stays_finished(caplog):
     run = Run(*RUNS["window"])
     saves = run.go(keep_saves=True)
+    last = run.save()
+    caplog.clear()
+    run.load(last)
+    assert not caplog.records
     run.load(saves[3])
+    assert (
+        f"has ended (finish() or detach()): model and optimizer have the widths of step {run.pruner.step}"
+        in caplog.text
+    )
     assert run.pruner.finished and not run.pruner.at_work and hooks_on(run.model) == 0
     early = Run(*RUNS["window"])
     early.load(saves[3])

@@ -140,3 +140,36 @@ def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     model, _ = cut_once("mean over channels")
     (plan,) = model_calls(model)[""].values()
     assert plan.width == 5 and plan.scale == 5 / 8
+
+
+class Halves(nn.Module):
+    """Sums over halves that a cut leaves unequal, and over halves of something that may be given, first or last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc, self.head = False, nn.Linear(6, 8), nn.Linear(2, 2)
+
+    def forward(self, x, more=None):
+        h = torch.relu(self.fc(x))
+        before = more.chunk(2, 1)[0].sum() if more is not None and self.first else 0
+        a, b = h.chunk(2, 1)
+        behind = more.chunk(2, 1)[0].sum() if more is not None and not self.first else 0
+        return self.head(torch.stack([a.sum(1), b.sum(1)], 1)) + before + behind
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_call_that_the_trace_had_not_or_had_is_an_error_though_the_widths_are_equal(given, training):
+    torch.manual_seed(0)
+    model, x = Halves().double().eval(), torch.randn(16, 6).double()
+    more = torch.randn(16, 5).double()
+    inputs = (x, more) if given else (x,)
+    graph = demp.trace(model, inputs)
+    killing.kill(model, graph, {"relu": [1, 2, 6]})
+    demp.cut(model, {"relu": [1, 2, 6]}, example_inputs=inputs, graph=graph)
+    assert model_calls(model)
+    model.first = not given  # where it stands says nothing of which one was planned
+    model.train(training)(*inputs)
+    made, traced = (1, 2) if given else (2, 1)
+    with pytest.raises(RuntimeError, match=rf"made {made} calls \(split\), and {traced} when it was traced"):
+        model(*((x,) if given else (x, more)))

@@ -92,6 +92,12 @@ def test_channels_heads_and_neurons_go_together(norm: str):
         assert comparing.gap(after, trained(model, (x,))) < 1e-10
 
 
+def test_a_second_head_that_does_not_run_says_nothing_of_the_stream():
+    model, x = network("torch"), words()
+    model.second = nn.Linear(WIDTH, 3)
+    assert bool(demp.trace(model, (x,), streams=True).layer(STREAM).removable.all())
+
+
 def test_tied_embeddings_shrink_once():
     model, x = network("llama", tied=True), words()
     silence(model, [2, 3])

@@ -152,8 +152,11 @@ def shape_of(entry: Any, what: str) -> list[int]:
 
 def check_join(plan: Mapping[str, Any], what: str, longest: int) -> None:
     """How a residual sum is carried out."""
-    need(plan.keys() - {"sums", "most"} == {"stream", "axis", "widths", "runs"}, f"{what} has other parts than a join")
-    counts = (plan.get("sums", 0), plan.get("most", 0))
+    need(
+        plan.keys() - {"sums", "training"} == {"stream", "axis", "widths", "runs"},
+        f"{what} has other parts than a join",
+    )
+    counts = (plan.get("sums", 0), *plan.get("training", ()))
     need(all(map(is_size, counts)), f"the module of {what} has no number of sums")
     need(type(plan["stream"]) is int and plan["stream"] in (0, 1), f"the stream of {what} is neither operand")
     need(is_size(plan["axis"]) and plan["axis"] < 16, f"the axis of {what} is none")

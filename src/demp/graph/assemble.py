@@ -130,7 +130,7 @@ def joins_of(recording: Recording, numbering: Numbering) -> tuple[Join, ...]:
             seen.source,
             seen.target,
             recording.sums.get(seen.module, 0),
-            recording.most.get(seen.module, 0),
+            tuple(sorted(recording.training_sums.get(seen.module, ()))),
         )
         for seen in recording.joins
     )
@@ -181,6 +181,7 @@ def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCa
         recording.counts.get(seen.seat[:2], 0),
         seen.before,
         seen.grid,
+        tuple(sorted(recording.training_counts.get(seen.seat[:2], ()))),
     )
 
 

@@ -26,31 +26,40 @@ if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
 
+unwatched = torch._C._DisableTorchDispatch
+"""A context for what the tracer itself computes: no operation of the model."""
+
+
 def follow_call(tracer: Tracer, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call of the user's code: as a whole, or remembered while its operations run."""
     if tracer.paused:
         return func(*args, **kwargs)
     call = UserCall(seat, args[1], args[2], args[4]) if func is resized else UserCall(seat, func, args, None)
-    if call.kind in (*NAMES, "heads"):
-        lift(tracer, tracer.tensors((args, kwargs)))
+    own = args[3] if func is resized else kwargs
     if call.kind in NAMES:
-        labels = norm(tracer, call, (args[0], *call.args[1:]), args[3] if func is resized else kwargs)
+        with unwatched():
+            lift(tracer, tracer.tensors((args, kwargs)))
+            labels = norm(tracer, call, (args[0], *call.args[1:]), own)
         if labels is not None:
             out = unseen(tracer, func, args, kwargs)
             tracer.learn(seat, tracer.tensors((args, kwargs)), [(out, labels)])
             return out
     elif call.kind == "heads":
-        own = args[3] if func is resized else kwargs
-        if is_offered(tracer, call, own):
+        with unwatched():
+            lift(tracer, tracer.tensors((args, kwargs)))
+            offered = is_offered(tracer, call, own)
+        if offered:
             return multihead(tracer, call, (args[0], *call.args[1:]), own)
     elif may_follow(tracer, call, args[0]):
         out = unseen(tracer, func, args, kwargs)
-        found = known(tracer, call, func, args, out)
+        with unwatched():
+            found = known(tracer, call, func, args, out)
         if found is not None:
             if not isinstance(found, Grid):
                 tracer.learn(seat, tracer.tensors(args), found)
             return out
-    note_whole(tracer, call)
+    with unwatched():
+        note_whole(tracer, call)
     before, tracer.call_at = tracer.call_at, call
     try:
         return func(*args, **kwargs)

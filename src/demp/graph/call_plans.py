@@ -37,11 +37,11 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     kind, dense = call.seat[1], len(call.source)
     if kind == "heads":
         read = call.inner[0] if call.out is None else len(state.kept(call.out))
-        plan = CallPlan(kind, call.axis, read, calls=call.calls, ndim=call.ndim)
+        plan = CallPlan(kind, call.axis, read, calls=call.calls, training=call.training, ndim=call.ndim)
         return call.before if len(here) == dense and read == call.inner[0] else plan
     if len(here) == dense and (call.before or not may_narrow(call, state)):
         return call.before
-    plan = CallPlan(kind, call.axis, len(here), calls=call.calls, ndim=call.ndim)
+    plan = CallPlan(kind, call.axis, len(here), calls=call.calls, training=call.training, ndim=call.ndim)
     if kind in ("split", "slice"):
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]
         first = int((here < call.parts[0][0]).sum())

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from demp.graph.multihead import attended
 from demp.graph.stream_norms import NORMALIZED
+from demp.graph.sums import require_as_traced
 from demp.graph.view_calls import viewed
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
@@ -45,6 +46,8 @@ METHODS = {
     "mean": "mean",
 }
 """The same, as `torch.fx` names methods."""
+OPTIONAL = ("view", "flatten")
+"""Kinds that code leaves out where there is nothing to do (keys are repeated for no head): fewer are no error."""
 MAX_RUNS = 32
 """Positions that lie in more contiguous runs than this are taken by index."""
 
@@ -72,7 +75,9 @@ class CallPlan:
     expect: tuple[int, ...] = ()
     """Of a view that splits the neuron axis: the first of the new axes, and the lengths of all of them."""
     calls: int = 0
-    """Calls of this kind in one call of the module."""
+    """Calls of this kind in one call of the module; 0 where a file of an earlier version does not say."""
+    training: tuple[int, ...] = ()
+    """The same of each traced call in training mode; empty: not known."""
     ndim: int = 0
     """Axes of the first argument."""
     grid: tuple[int, ...] = ()
@@ -207,9 +212,9 @@ def runs_of(where: Sequence[int]) -> list[tuple[int, int]]:
 class CallMode(TorchFunctionMode):
     """Counts the calls of each kind in one call of a module, and carries out the planned ones."""
 
-    def __init__(self, plans: Mapping[str, CallPlan], name: str) -> None:
+    def __init__(self, plans: Mapping[str, CallPlan], module: nn.Module) -> None:
         super().__init__()
-        self.plans, self.name = plans, name
+        self.plans, self.module = plans, module
         self.counts: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -226,13 +231,17 @@ class CallMode(TorchFunctionMode):
         return resized(args[0], func, args, kwargs, plan)
 
     def finish(self) -> None:
-        """After the call: raise if a planned call did not run."""
+        """After the call: raise if a planned call did not run, or others did than in the trace."""
         for key, plan in self.plans.items():
             if int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
                 raise RuntimeError(
-                    f"a call ({plan.kind}) that a cut planned did not run in the forward of {self.name}: this time it "
-                    "took another path than the one that was traced. Prune such a model with joins=False"
+                    f"a call ({plan.kind}) that a cut planned did not run in the forward of "
+                    f"{type(self.module).__name__}: this time it took another path than the one that was traced. Prune "
+                    "such a model with joins=False"
                 )
+            traced, made = plan.training if self.module.training else (plan.calls,), self.counts[plan.kind]
+            if plan.kind not in OPTIONAL or made > max(traced, default=0):
+                require_as_traced(self.module, f"calls ({plan.kind})", made, traced)
 
 
 class CallCounter:

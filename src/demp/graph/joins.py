@@ -19,7 +19,7 @@ from demp.errors import UsageError
 from demp.graph import calls
 from demp.graph.alone import RUNNING, guarded, helpers
 from demp.graph.calls import CallMode
-from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join
+from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join, require_as_traced
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
 
 ATTRIBUTE = "demp_joins"
@@ -49,15 +49,8 @@ class JoinMode(TorchFunctionMode):
 
         The channels that came out are then those of something else, which equal widths would hide.
         """
-        traced = 0  # all plans of a module say the same
         for plan in self.plans.values():
-            traced = plan.most if self.module.training else plan.sums
-        if traced and self.count > traced:
-            raise RuntimeError(
-                f"the forward of {type(self.module).__name__} has made {self.count} sums, and {traced} when it was "
-                "traced (an argument that was not given then, a hook that adds, a part put in later): those that a cut "
-                "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False"
-            )
+            require_as_traced(self.module, "sums", self.count, plan.training if self.module.training else (plan.sums,))
         if any(number >= self.count for number in self.plans):
             raise RuntimeError(
                 f"a residual sum that a cut planned did not run in the forward of {type(self.module).__name__}: this "
@@ -89,7 +82,7 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
         planned = getattr(self, calls.ATTRIBUTE, {})
         tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
         if planned:
-            own = CallMode(planned, kind.__name__) if tracer is None else SymbolicCalls(planned, tracer, kind.__name__)
+            own = CallMode(planned, self) if tracer is None else SymbolicCalls(planned, tracer, kind.__name__)
             with own:
                 out = summing(self, args, kwargs, plans, tracer) if plans else kind.forward(self, *args, **kwargs)
             own.finish()
@@ -192,7 +185,9 @@ def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[i
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])
         widths = (values["widths"][0], values["widths"][1])
-        return JoinPlan(values["stream"], values["axis"], widths, runs, values.get("sums", 0), values.get("most", 0))
+        return JoinPlan(
+            values["stream"], values["axis"], widths, runs, values.get("sums", 0), tuple(values.get("training", ()))
+        )
 
     return {name: {int(n): plan(values) for n, values in plans.items()} for name, plans in plain.items()}
 

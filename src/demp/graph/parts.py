@@ -58,8 +58,8 @@ class Join:
     target: Tensor
     sums: int = 0
     """Sums in one call of ``module``."""
-    most: int = 0
-    """Sums in one call in training mode, or ``sums`` where there are more; 0: training was not seen."""
+    training: tuple[int, ...] = ()
+    """The same of calls in training mode, of which each may run other parts; empty: training was not seen."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +157,5 @@ class SizedCall:
     before: CallPlan | None
     grid: tuple[int, ...] = ()
     """See `CallPlan`; the first view has no ``out``, the last one's ``source`` are the classes that it makes."""
+    training: tuple[int, ...] = ()
+    """As ``calls``, in training mode: see `Join`."""

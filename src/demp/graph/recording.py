@@ -169,5 +169,6 @@ class Recording:
     """Modules that ran several times alike, of which ``calls`` and ``counts`` are those of one run."""
     sums: dict[str, int] = field(default_factory=dict)
     """Module -> sums of two tensors in its own code."""
-    most: dict[str, int] = field(default_factory=dict)
-    """The same, the most that any forward made; empty where no training forward was followed."""
+    training_sums: dict[str, set[int]] = field(default_factory=dict)
+    """The same of each training forward that was followed; training_counts: of calls, as ``counts``."""
+    training_counts: dict[tuple[str, str], set[int]] = field(default_factory=dict)

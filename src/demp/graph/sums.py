@@ -1,12 +1,12 @@
 """One residual sum of two widths: how it is planned, and the ways to carry it out."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 IN_PLACE = frozenset({operator.iadd, Tensor.__iadd__, Tensor.add_})
@@ -31,8 +31,8 @@ class JoinPlan:
     runs: tuple[tuple[int, int, int], ...]
     sums: int = 0
     """Sums in one call of the module; 0 where a file of an earlier version does not say."""
-    most: int = 0
-    """The most of them that training or evaluation made when it was traced; 0: not known."""
+    training: tuple[int, ...] = ()
+    """The same of each traced call in training mode; empty: not known."""
 
     @property
     def plain(self) -> bool:
@@ -66,6 +66,16 @@ def is_sum(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -
         and args[0].dim() > 1
         and args[1].dim() > 1
     )
+
+
+def require_as_traced(module: nn.Module, what: str, made: int, traced: Collection[int]) -> None:
+    """Raise if a forward has made another number of sums or calls than any traced one; 0 or none: not known."""
+    if any(traced) and made not in traced:
+        raise RuntimeError(
+            f"the forward of {type(module).__name__} has made {made} {what}, and {min(traced)} when it was traced (an "
+            "argument that is given at one time alone, a hook that adds, a part put in later): those that a cut "
+            "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False"
+        )
 
 
 def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from demp.graph import attention_rules, convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
 from demp.graph.activations import newest
 from demp.graph.branches import Frames
-from demp.graph.call_following import follow_call
+from demp.graph.call_following import follow_call, unseen
 from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
 from demp.graph.drawn import FILLS, NO_NEURONS, binds, forget_uniform, is_noise
@@ -125,13 +125,10 @@ class Tracer(TorchDispatchMode):
                 return func(*args)
             finally:
                 self.sum_at = None
-        lift(self, args[:2])
-        labels = planned(self, seat, args[:2], args[2])
-        self.paused = True
-        try:
-            out = join(*args)
-        finally:
-            self.paused = False
+        with torch._C._DisableTorchDispatch():
+            lift(self, args[:2])
+            labels = planned(self, seat, args[:2], args[2])
+        out = unseen(self, join, args, {})
         self._labels[out] = labels
         self.frames.operation(seat[0], "add", [self.labels(side) for side in args[:2]], [labels])
         return out

@@ -23,9 +23,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     base = stored_elements(evaluation)
     other = differing_owners(evaluation, training, owners, base)
     here, there = evaluation.tracer, training.tracer
-    for name, sums in here.recording.sums.items():
-        most = max(sums, there.recording.sums.get(name, 0), here.recording.most.get(name, 0))
-        here.recording.most[name] = most
+    note_counts(here.recording, training)
     may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
         if not join.planned and (join.module, join.number) not in may:
@@ -41,6 +39,17 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
             here.elements.freeze(bare[torch.isin(bare, activated(here.recording, read.weight))], OTHERWISE)
     here.recording.lifted += [(ids[ids < base], why + IN_TRAINING) for ids, why in there.recording.lifted]
     return other
+
+
+def note_counts(recording: Recording, training: Forward) -> None:
+    """How many sums and calls one call of each module makes in training, where all its calls are alike."""
+    there = training.tracer.recording
+    once = {name for name, runs in training.ran.items() if runs == 1 or name in there.repeated}
+    for name in recording.sums.keys() & once:
+        recording.training_sums.setdefault(name, set()).add(there.sums.get(name, 0))
+    for name, kind in recording.counts:
+        if name in once:
+            recording.training_counts.setdefault((name, kind), set()).add(there.counts.get((name, kind), 0))
 
 
 def activated(recording: Recording, weight: str) -> Tensor:

@@ -1,7 +1,9 @@
 """A pruner's state as plain values: what a checkpoint holds, and how a run goes on from it."""
 
+import logging
 from typing import Any
 
+from demp.parallel import ranks
 from demp.pruner.checks import Checks
 from demp.pruner.length import compare_plans
 from demp.pruner.regularizer import Regularizer
@@ -9,6 +11,7 @@ from demp.pruner.run import PruningRun
 from demp.surgery.record import described_inputs, remember_inputs
 
 STATE_VERSION = 1
+logger = logging.getLogger("demp")
 
 
 def saved_state(run: PruningRun, regularizer: Regularizer, checks: Checks) -> dict[str, Any]:
@@ -50,3 +53,15 @@ def restore(state: dict[str, Any], run: PruningRun, regularizer: Regularizer, ch
         remember_inputs(run.shrinking.model, state["inputs"])
     run.detector.seed = run.seed
     run.detector.load_state_dict(state["judge"], run.shrinking.state)
+
+
+def say_ended(run: PruningRun) -> None:
+    """A pruner that has ended took a state: it watches nothing, and says so where that state is not the run's end."""
+    run.detector.close()
+    if run.step < run.total_steps and ranks.is_main_process(run.shrinking.group):
+        logger.warning(
+            "this pruner has ended (finish() or detach()): model and optimizer have the widths of step %d of %d, and "
+            "nothing is pushed or removed from here on. To go on with the run make a new pruner and load the state "
+            "into that one",
+            *(run.step, run.total_steps),
+        )

@@ -15,7 +15,7 @@ from demp.methods.base import Method
 from demp.parallel import wrappers
 from demp.parallel.compiled import Stopwatch, is_compiled
 from demp.pruner.attachment import Attachment
-from demp.pruner.checkpoint import restore, saved_state
+from demp.pruner.checkpoint import restore, saved_state, say_ended
 from demp.pruner.checks import Checks
 from demp.pruner.copies import PrunerCopy
 from demp.pruner.cutter import Cutter
@@ -273,8 +273,7 @@ class Pruner(Earlier):
     def _look_ahead(self, *, fresh: bool = False) -> None:
         """Watch training forwards where a check is near; ``fresh``: one was just made."""
         if not self._finished:
-            detector, is_due = self._run.detector, self._checks.is_due
-            detector.look_ahead(self.state, self.step, self.total_steps, is_due, fresh=fresh)
+            self._run.detector.look_ahead(self.state, self.step, self.total_steps, self._checks.is_due, fresh=fresh)
 
     def metrics(self) -> dict[str, float]:
         """What a log line needs; cheap."""
@@ -288,7 +287,8 @@ class Pruner(Earlier):
         """Give model and optimizer the widths of a saved run: the freshly built dense model, or this run later on.
 
         Call it before ``model.load_state_dict`` and ``optimizer.load_state_dict``. Neurons that return, in the model,
-        its copies and the optimizer's state, are zero until then. A run may be resumed with another ``total_steps``.
+        its copies and the optimizer's state, are zero until then. A run may be resumed with another ``total_steps``. A
+        pruner that has ended gives back the widths alone.
 
         Raises:
             UsageError: the state is of another method or model.
@@ -296,4 +296,4 @@ class Pruner(Earlier):
         restore(state, self._run, self._regularizer, self._checks)
         self._begun = True
         if self._detached:
-            self._run.detector.close()
+            say_ended(self._run)
