@@ -87,12 +87,14 @@ def prove_training(model: nn.Module, wanted: list[Tensor] | None, options: Verif
 def by_itself(model: nn.Module, outputs: list[Tensor], gap: float, options: VerifyOptions) -> bool:
     """Do outputs in training mode change about as much without a cut, by other random numbers or by rounding?
 
+    Inputs and weights are rounded otherwise: inputs alone may be ids.
+
     ``gap``: the difference that the cut made; infinite where whole numbers or shapes differ.
     """
     enough = max(tolerance_for(outputs), gap / 10 if gap < torch.inf else 0.0)
     for ahead in range(1, TRIES + 1):
         try:
-            with training(model, ahead):
+            with training(model, ahead), replaced(model, is_weight, nudged):
                 again = run(model, options.example_inputs, options.outputs, change=nudged)
         except Exception:  # it has just run: only chance can have led it elsewhere
             return True
@@ -135,7 +137,7 @@ def training(model: nn.Module, ahead: int = 0) -> Iterator[None]:
     with (
         hooks_off(model),
         evaluating(model, training=True),
-        untrained_copied(model),
+        replaced(model, lambda tensor: not is_weight(tensor), torch.clone),
         leaving_nothing(model),
         torch.no_grad(),
         random_kept(cuda, seed=SEED),
@@ -150,17 +152,22 @@ def training(model: nn.Module, ahead: int = 0) -> Iterator[None]:
         yield
 
 
+def is_weight(tensor: Tensor) -> bool:
+    """Is it a parameter that trains? A training forward may write into all others, and into buffers."""
+    return isinstance(tensor, nn.Parameter) and tensor.requires_grad
+
+
 @contextmanager
-def untrained_copied(model: nn.Module) -> Iterator[None]:
-    """Inside, buffers and frozen parameters are copies: a training forward writes into them."""
+def replaced(model: nn.Module, which: Callable[[Tensor], bool], make: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, parameters and buffers of this kind are what ``make`` makes of them; no tensor is written into."""
     copies: dict[int, Tensor] = {}
     places = []
     for module in model.modules():
         for space in (module._buffers, module._parameters):
             for name, tensor in space.items():
-                if tensor is not None and not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
+                if tensor is not None and which(tensor):
                     places.append((space, name, tensor))
-                    copies.setdefault(id(tensor), like(tensor))
+                    copies.setdefault(id(tensor), like(tensor, make))
     try:
         for space, name, tensor in places:
             space[name] = copies[id(tensor)]
@@ -170,7 +177,7 @@ def untrained_copied(model: nn.Module) -> Iterator[None]:
             space[name] = tensor
 
 
-def like(tensor: Tensor) -> Tensor:
-    """A copy of a buffer, or of a frozen parameter."""
-    copy = tensor.detach().clone()
-    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+def like(tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is made of a buffer's or a parameter's values, of the same kind."""
+    made = make(tensor.detach())
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
