@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demp.graph.shape_rules import follow, regroup
+from demp.graph.regrouping import follow, regroup
 
 
 @st.composite

@@ -144,6 +144,25 @@ def mixes() -> nn.ModuleList:
     return nn.ModuleList(conv(2, 2) for _ in range(3))
 
 
+def gated(halves) -> tuple[nn.Module, tuple]:
+    """A gate and what it gates come out of one linear layer, and a view takes them apart."""
+
+    def forward(s, x):
+        a, b = halves(s.fc(x), x.shape[:-1])
+        return s.head(F.relu(a) * b).mean(1)
+
+    return Given(forward, fc=nn.Linear(6, 2 * WIDTH), head=nn.Linear(WIDTH, 2)), (TOKENS,)
+
+
+GATES = {
+    "unbind": lambda h, lead: h.view(*lead, 2, -1).unbind(-2),
+    "unbind, by a number": lambda h, lead: h.view(*lead, 2, WIDTH).unbind(2),
+    "unflatten": lambda h, lead: h.unflatten(-1, (2, WIDTH)).unbind(-2),
+    "index": lambda h, lead: (h.view(*lead, 2, -1)[..., 0, :], h.view(*lead, 2, -1)[..., 1, :]),
+    "axes moved": lambda h, lead: h.reshape(*lead, 2, WIDTH).permute(2, 0, 1, 3),
+    "chunk of a view": lambda h, lead: [part.squeeze(-2) for part in h.view(*lead, 2, -1).chunk(2, -2)],
+}
+
 CASES = {
     "chunk": lambda: on_map(halves, 12, one=conv(4, 4), two=conv(4, 4)),
     "split by attributes": lambda: with_numbers(on_map(sized, 9, one=conv(3, 4)), c=3, d=5),
@@ -198,6 +217,7 @@ CASES = {
         )
         for kind in (nn.RNN, nn.LSTM, nn.GRU)
     },
+    **{f"a gate by {name}": lambda halves=halves: gated(halves) for name, halves in GATES.items()},
     "into LSTMCell": lambda: on_rows(lambda s, h: s.mix(h)[0], 4, mix=nn.LSTMCell(WIDTH, 4)),
 }  # fmt: skip
 

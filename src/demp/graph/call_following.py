@@ -143,9 +143,9 @@ def known(
         if not isinstance(out, Tensor):
             return None
         step = Call("view", torch.ops.aten.view.default, (args[0],), {}, out)
-        found = regroup(tracer, call, out, settled(tracer, view, step, call))
+        found = regroup(tracer, call, out, settled(tracer, view, step, call, packed=True))
         if isinstance(found, Grid):
-            tracer.begin(out, found)
+            tracer.note(out, found)
             return found
     else:
         found = along_neurons(tracer, call, out.shape[-1] == args[0].shape[-1])

@@ -7,9 +7,8 @@ the last one makes the removed ones are dropped. Anything else that happens to t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +27,20 @@ REGROUPS = ("view", "flatten")
 """Kinds of calls that make a grid, or channels of one."""
 
 
+PICKS = frozenset({"select", "unbind", "split", "chunk", "unsafe_split", "unsafe_chunk"})
+"""ATen operations that take parts of an axis."""
+PARTS = (2, 3)
+"""So long is the first axis of a grid whose entries may be parts of one layer (a gate, and what it gates)."""
+
+
+class Settle(Protocol):
+    """Labels of a grid as an ordinary tensor; ``packed``: what lies at one place of all its parts is one neuron."""
+
+    def __call__(self, *, packed: bool = False) -> Labels:
+        """Return the labels."""
+        ...
+
+
 @dataclass(frozen=True)
 class Grid:
     """A tensor in which several axes hold one axis of neurons."""
@@ -40,11 +53,11 @@ class Grid:
     others: dict[int, Axis | None]
     """What lies on the other axes."""
     first: CallSeen
-    settle: Callable[[], Labels]
+    settle: Settle
     """Labels of the tensor if it is no shuffle after all."""
 
 
-def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Callable[[], Labels]) -> Grid | Labels | None:
+def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Settle) -> Grid | Labels | None:
     """What a view makes that begins or ends a shuffle; None if it does neither."""
     source = call.args[0]
     raw = tracer.raw(source)
@@ -99,7 +112,15 @@ def merged(tracer: Tracer, call: UserCall, grid: Grid, source: Tensor, out: Tens
     return Labels(tuple(axes[d] for d in range(out.dim())))
 
 
-def moved(call: Call, grid: Grid, settle: Callable[[], Labels]) -> Grid | None:
+def takes_parts(call: Call, grid: Grid) -> bool:
+    """Does an operation take the entries of a grid's first axis apart?"""
+    if call.name not in PICKS or len(grid.dims) != 2 or len(grid.order) not in PARTS:
+        return False
+    at = 1 if call.name in ("select", "unbind") else 2
+    return call.arg(at, "dim", 0) % call.args[0].dim() == grid.dims[0]
+
+
+def moved(call: Call, grid: Grid, settle: Settle) -> Grid | None:
     """The grid after an operation that moves axes; None for any other."""
     if call.name not in MOVES or not isinstance(call.out, Tensor):
         return None
@@ -113,13 +134,22 @@ def moved(call: Call, grid: Grid, settle: Callable[[], Labels]) -> Grid | None:
     return Grid(grid.axis, grid.order, tuple(new[d] for d in grid.dims), others, grid.first, settle)
 
 
-def settled(tracer: Tracer, rule: Any, call: Any, at: UserCall | None) -> Callable[[], Labels]:
-    """Labels by the ordinary rule, as if the call ran now."""
+def settle(tracer: Tracer, tensor: Tensor, *, packed: bool = False) -> None:
+    """Channels in a grid are followed as a view from now on: see `Settle`."""
+    found = tracer.raw(tensor)
+    if isinstance(found, Grid):
+        with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
+            tracer.note(tensor, found.settle(packed=packed))
 
-    def run() -> Labels:
+
+def settled(tracer: Tracer, rule: Any, call: Any, at: UserCall | None, **packing: Any) -> Settle:
+    """Labels by the ordinary rule, as if the call ran now; ``packing``: what it is told where parts are packed."""
+
+    def run(*, packed: bool = False) -> Labels:
         before, tracer.call_at = tracer.call_at, at
         try:
-            return rule(tracer, call) or tracer.bare(call.out)
+            settle(tracer, call.args[0], packed=packed)
+            return rule(tracer, call, **(packing if packed else {})) or tracer.bare(call.out)
         finally:
             tracer.call_at = before
 

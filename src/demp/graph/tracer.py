@@ -25,7 +25,7 @@ from demp.graph.nested import tensors_among
 from demp.graph.parts import Norm
 from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
 from demp.graph.rules import Call, find, unknown
-from demp.graph.shuffle_rules import Grid, moved, settled
+from demp.graph.shuffle_rules import Grid, moved, settle, settled, takes_parts
 from demp.graph.signs import signed
 from demp.graph.sums import join
 from demp.graph.zeros import follow_lifted, lift
@@ -85,6 +85,9 @@ class Tracer(TorchDispatchMode):
         func, args, out = call.op, call.args, call.out
         rule = find(func, call.name) if func.namespace in ("aten", "prims") else unknown
         grid = self.raw(args[0]) if args and isinstance(args[0], Tensor) else None
+        if isinstance(grid, Grid) and takes_parts(call, grid):
+            settle(self, args[0], packed=True)
+            grid = None
         after = moved(call, grid, settled(self, rule, call, self.call_at)) if isinstance(grid, Grid) else None
         if after is not None:
             self._labels[out] = after
@@ -145,11 +148,9 @@ class Tracer(TorchDispatchMode):
 
     def labels(self, tensor: Tensor) -> Labels:
         """What is known of a tensor; channels in a grid are followed as a view from now on."""
+        settle(self, tensor)
         found = self.raw(tensor)
-        if isinstance(found, Grid):
-            with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
-                self._labels[tensor] = found = found.settle()
-        return found or self.bare(tensor)
+        return found if isinstance(found, Labels) else self.bare(tensor)
 
     def raw(self, tensor: Tensor) -> Labels | Grid | None:
         """What is known of a tensor that may be on its way through a channel shuffle."""
@@ -161,9 +162,9 @@ class Tracer(TorchDispatchMode):
         before = [labels for tensor in operands if isinstance(labels := self.raw(tensor), Labels)]
         self.frames.operation(seat[0], seat[1], before, [labels for _, labels in found])
 
-    def begin(self, out: Tensor, grid: Grid) -> None:
-        """A view made a grid of channels."""
-        self._labels[out] = grid
+    def note(self, tensor: Tensor, found: Labels | Grid) -> None:
+        """What is known of a tensor from now on."""
+        self._labels[tensor] = found
 
     def bare(self, tensor: Tensor, constant: bool = False) -> Labels:
         """Labels of a tensor without neurons."""
