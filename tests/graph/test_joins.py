@@ -273,8 +273,34 @@ def test_a_sum_that_the_trace_had_not_is_an_error_though_the_widths_are_equal():
     for training in (True, False):
         with pytest.raises(RuntimeError, match="the forward of Optional has made 2 sums, and 1 when it was traced"):
             model.train(training)(x, torch.zeros(1, 5).double())
-    hook = model.two.b.register_forward_hook(lambda module, given, out: (out + 1.0 * out, None)[1])
-    with pytest.raises(RuntimeError, match="a hook that adds"):
-        model(x)
-    hook.remove()
     assert torch.equal(model(x), before)
+
+
+class Adapted(nn.Module):
+    """A layer, and what a low-rank adapter adds to it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.down = layer, nn.Linear(layer.in_features, 2, bias=False).double()
+        self.up = nn.Linear(2, layer.out_features, bias=False).double()
+
+    def forward(self, x):
+        return self.layer(x) + self.up(self.down(x))
+
+
+def test_what_hooks_and_parts_put_in_later_add_is_none_of_the_sums():
+    torch.manual_seed(1)
+    model, x = OfOptional().double().eval(), torch.randn(50, 4).double()
+    demp.cut(model, {"one.relu#2": [1, 2, 5], "two.relu#2": [3, 4, 6]}, example_inputs=(x,), exact=False)
+    before = model(x)
+    hook = model.two.b.register_forward_hook(lambda module, given, out: (out + 1.0 * out, None)[1])
+    assert torch.equal(model(x), before) and torch.equal(model.train()(x), before)
+    hook.remove()
+    model.two.b = Adapted(model.two.b)
+    adapted = model(x)
+    assert not torch.equal(adapted, before)
+    with torch.no_grad():
+        layer, more = model.two.b.layer, model.two.b.up.weight @ model.two.b.down.weight
+        layer.weight += more
+    model.two.b = layer
+    torch.testing.assert_close(model(x), adapted)

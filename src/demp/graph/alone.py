@@ -70,7 +70,7 @@ class AloneMode(TorchFunctionMode):
         planned = planned or (
             is_sum(func, args, kwargs) and any(sum_fits(plan, *args[:2]) for plan in self.joins.values())
         )
-        if planned and not in_child():
+        if planned and not in_child(globals()):
             raise UsageError(
                 f"{self.name} of {type(self.module).__name__} was called by itself. Since a cut some of its sums, or "
                 "parts of tensors, are carried out as planned, in the forward of the module alone: call the module, or "
@@ -90,10 +90,13 @@ def sum_fits(plan: JoinPlan, a: Any, b: Any) -> bool:
     return min(a.dim(), b.dim()) > plan.axis and (branch.shape[plan.axis], stream.shape[plan.axis]) == plan.widths
 
 
-def in_child() -> bool:
-    """Does a module run between the method and the call of now? Then the call is that module's."""
+def in_child(around: dict[str, Any]) -> bool:
+    """Does a module, or its hook, run between the method and the call of now? Then the call is not the method's own.
+
+    ``around``: the globals of the code that calls the method.
+    """
     frame: Any = sys._getframe(2)
-    while frame is not None and frame.f_globals is not globals():
+    while frame is not None and frame.f_globals is not around:
         if frame.f_code is nn.Module._call_impl.__code__:
             return True
         frame = frame.f_back

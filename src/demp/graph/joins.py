@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
 from demp.graph import calls
-from demp.graph.alone import RUNNING, guarded, helpers
+from demp.graph.alone import RUNNING, guarded, helpers, in_child
 from demp.graph.calls import CallMode
 from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join, require_as_traced
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
@@ -26,7 +26,10 @@ ATTRIBUTE = "demp_joins"
 
 
 class JoinMode(TorchFunctionMode):
-    """Counts the sums of one call of a module, and carries out the planned ones."""
+    """Counts the sums that a module's own code makes in one call, and carries out the planned ones.
+
+    Modules inside it make none, or nothing is planned: what they or their hooks add later is none of its sums.
+    """
 
     def __init__(self, plans: Mapping[int, JoinPlan], module: nn.Module) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class JoinMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a planned sum; let everything else pass."""
-        if not is_sum(func, args, kwargs):
+        if not is_sum(func, args, kwargs) or (not torch.compiler.is_compiling() and in_child(globals())):
             return func(*args, **(kwargs or {}))
         plan = self.plans.get(self.count)
         self.count += 1

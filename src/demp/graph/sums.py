@@ -73,7 +73,7 @@ def require_as_traced(module: nn.Module, what: str, made: int, traced: Collectio
     if any(traced) and made not in traced:
         raise RuntimeError(
             f"the forward of {type(module).__name__} has made {made} {what}, and {min(traced)} when it was traced (an "
-            "argument that is given at one time alone, a hook that adds, a part put in later): those that a cut "
+            "argument that is given at one time alone, a hook, a part put in later): those that a cut "
             "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False"
         )
 
