@@ -182,6 +182,7 @@ def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCa
         seen.before,
         seen.grid,
         tuple(sorted(recording.training_counts.get(seen.seat[:2], ()))),
+        seen.block,
     )
 
 

@@ -58,6 +58,8 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
             plan,
             sizes=(call.out_axis, left) if call.needed or call.before else (),
             expect=(call.out_axis, left, *call.inner) if call.inner else (),
+            block=call.block,
+            dense=call.before.dense if call.before else len(call.out),
         )
     if kind in ("mean", "norm", "layer_norm"):
         earlier = 1.0 if call.before is None else call.before.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,14 +111,26 @@ def note_whole(tracer: Tracer, call: UserCall) -> None:
         tracer.recording.calls.append(seen)
 
 
-def note_view(
-    tracer: Tracer, source: Tensor, dim: int, axis: Axis, out: Axis, out_dim: int, inner: tuple[int, ...] | None
-) -> bool:
+class Landing(NamedTuple):
+    """What a view makes of a neuron axis."""
+
+    out: Axis
+    dim: int
+    """Axis of the source."""
+    at: int
+    """Axis of what comes out."""
+    inner: tuple[int, ...] | None
+    """Lengths of the axes behind it, where the view splits the axis."""
+    block: tuple[int, ...]
+    """See `CallPlan`."""
+
+
+def note_view(tracer: Tracer, source: Tensor, axis: Axis, landing: Landing) -> bool:
     """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can.
 
-    Where the view splits the axis (``inner``), False if nobody could check that it does so after a cut.
+    Where the view splits the axis, False if nobody could check that it does so after a cut.
     """
-    call = tracer.call_at
+    call, (out, dim, out_dim, inner, block) = tracer.call_at, landing
     if call is not None and call.kind == "heads":
         return True
     if call is None or call.kind != "view" or view_sizes(call.func, call.args) is None:
@@ -131,9 +143,8 @@ def note_view(
             return inner is None
         tracer.recording.calls.remove(earlier)
     why = "a view splits or mixes the neuron axis" if inner is not None else ""
-    seen = CallSeen(
-        call.seat, dim, source.dim(), axis, (), out, out_dim, inner or (), needed=False, otherwise=why, before=call.plan
-    )
+    own: Any = {"needed": False, "otherwise": why, "before": call.plan, "block": block}
+    seen = CallSeen(call.seat, dim, source.dim(), axis, (), out, out_dim, inner or (), **own)
     tracer.recording.calls.append(seen)
     return True
 

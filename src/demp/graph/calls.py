@@ -82,6 +82,11 @@ class CallPlan:
     """Axes of the first argument."""
     grid: tuple[int, ...] = ()
     """Of a channel shuffle by views: the lengths of the axes that the first view makes, or that the last one merges."""
+    block: tuple[int, ...] = ()
+    """Of a view: the first of the axes that it regroups with the neurons and their number, the same of what they
+    become, and 1 if an axis of length 1 came behind them, which may have been part of it."""
+    dense: int = 0
+    """Of a view: the length of the new axis in the example before any cut."""
 
 
 def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:

@@ -159,3 +159,5 @@ class SizedCall:
     """See `CallPlan`; the first view has no ``out``, the last one's ``source`` are the classes that it makes."""
     training: tuple[int, ...] = ()
     """As ``calls``, in training mode: see `Join`."""
+    block: tuple[int, ...] = ()
+    """See `CallPlan`."""

@@ -77,6 +77,8 @@ class CallSeen:
     """What an earlier cut has planned."""
     grid: tuple[int, ...] = ()
     """Of a channel shuffle by views: see ``demp.graph.calls.SizedCall``."""
+    block: tuple[int, ...] = ()
+    """Of a view: see ``demp.graph.calls.CallPlan``."""
 
 
 @dataclass(frozen=True)

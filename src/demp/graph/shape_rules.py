@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from demp.graph.call_rules import note_view, plans_parts
+from demp.graph.call_rules import Landing, note_view, plans_parts
 from demp.graph.elements import Axis, Labels
 from demp.graph.regrouping import PACKED, follow, regroup, split
 from demp.graph.rules import Call, rule
@@ -30,16 +30,22 @@ def view(tracer: Tracer, call: Call, *, packed: bool = False) -> Labels:
             axis = labels.axes[dim]
             if axis is None:
                 continue
-            landing = follow(sizes, at, new_sizes, axis.ids)
-            if landing is not None:
-                to, made, inner = landing[0], axis.take(landing[1]), None
+            followed = follow(sizes, at, new_sizes, axis.ids)
+            if followed is not None:
+                to, made, inner = followed[0], axis.take(followed[1]), None
             else:
                 second = plan is not None and plan.sizes[:1] == (len(new) + 1,)
                 several = packed or second or (source.dim() > 2 and len(new_sizes) == 3 and new_sizes[0] in PACKED)
                 to, made = split(tracer, axis, sizes, at, new_sizes, packed=several) or (0, None)
                 inner = tuple(new_sizes[to + 1 :])
+            behind = tuple(source.shape[old_dims[-1] + 1 :][:1]) == (1,)
+            place = (old_dims[0], len(old_dims), len(new), len(new_sizes), int(behind))
             free = made is not None and block[to] is None
-            if made is not None and free and note_view(tracer, source, dim, axis, made, len(new) + to, inner):
+            if (
+                made is not None
+                and free
+                and note_view(tracer, source, axis, Landing(made, dim, len(new) + to, inner, place))
+            ):
                 block[to] = made
             else:
                 tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")

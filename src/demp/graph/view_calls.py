@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,21 +17,51 @@ def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
     """A view of what is left: as long as the other sizes say, since an axis of the examples may be part of it."""
     flat = func in (Tensor.unflatten, torch.unflatten, "unflatten")
     sizes: list[Any] = list(view_sizes(func, args) or ())
-    first = plan.sizes[0] - (int(args[1]) % plan.ndim if flat else 0)
+    skipped = int(args[1]) % plan.ndim if flat else 0
+    first = plan.sizes[0] - skipped
     sizes[first + 1 : first + 1 + len(plan.expect[2:])] = plan.expect[2:]
-    inferred = [at for at, size in enumerate(sizes) if isinstance(size, int) and size == -1]  # a proxy is not
-    if first not in inferred:
-        alone = flat or first == plan.axis  # else an axis of the examples may be part of it
-        sizes[first] = plan.sizes[1] if inferred or alone or is_empty(operand) else -1
+    if not is_inferred(sizes[first]):
+        sizes[first] = length(operand, sizes, first, skipped, plan)
     if flat:
         return operand.unflatten(args[1], tuple(sizes))
     view = operand.view if func is Tensor.view or func == "view" else operand.reshape
     return view(*sizes)
 
 
-def is_empty(operand: Any) -> bool:
-    """A batch of nothing: no size can be inferred."""
-    return isinstance(operand, Tensor) and operand.numel() == 0
+def is_inferred(size: Any) -> bool:
+    """Does torch find this size? A proxy is none."""
+    return isinstance(size, int) and size == -1
+
+
+def length(operand: Any, sizes: Sequence[Any], first: int, skipped: int, plan: CallPlan) -> Any:
+    """How long the new axis of a view is: what the axes that become it and its neighbours hold, over those neighbours.
+
+    So it is right for any number of examples, which may be merged with the neurons.
+    """
+    start, many, at, made, doubtful = plan.block
+    last = at - skipped + made - 1
+    lengths = [operand.shape[d] for d in range(start, start + many)]
+    others = [sizes[d] for d in range(at - skipped, last + 1) if d != first]
+    if start < plan.axis and first == last and others and is_inferred(others[-1]):  # torch finds what comes before them
+        lengths, others = [plan.width, *lengths[plan.axis - start + 1 :]], others[:-1]
+    if any(is_inferred(size) or (isinstance(size, int) and size == 0) for size in others):
+        return plan.sizes[1]  # the examples are one of the others, or there are none
+    found = math.prod(lengths) // math.prod(others)
+    written = sizes[first]
+    if (
+        doubtful
+        and type(written) is type(found) is int
+        and written * plan.sizes[1]
+        not in (
+            found * plan.sizes[1],
+            found * plan.dense,
+        )
+    ):
+        raise RuntimeError(
+            f"a view to {written} along axis {first} was planned for {found}: in the examples that were traced an axis "
+            "of length 1 hid that the view merges it. Trace with two examples, or prune with joins=False"
+        )
+    return found
 
 
 def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
