@@ -12,6 +12,7 @@ import comparing
 import demp
 import killing
 import nets
+from demp.graph import places
 from demp.graph.calls import model_calls
 from nets import Forward
 
@@ -159,7 +160,7 @@ class Halves(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("given", [True, False])
-def test_a_call_that_the_trace_had_not_or_had_is_an_error_though_the_widths_are_equal(given, training):
+def test_a_call_that_the_trace_had_not_or_had_is_told_by_its_place(given, training):
     torch.manual_seed(0)
     model, x = Halves().double().eval(), torch.randn(16, 6).double()
     more = torch.randn(16, 5).double()
@@ -168,8 +169,21 @@ def test_a_call_that_the_trace_had_not_or_had_is_an_error_though_the_widths_are_
     killing.kill(model, graph, {"relu": [1, 2, 6]})
     demp.cut(model, {"relu": [1, 2, 6]}, example_inputs=inputs, graph=graph)
     assert model_calls(model)
-    model.first = not given  # where it stands says nothing of which one was planned
-    model.train(training)(*inputs)
-    made, traced = (1, 2) if given else (2, 1)
-    with pytest.raises(RuntimeError, match=rf"made {made} calls \(split\), and {traced} when it was traced"):
-        model(*((x,) if given else (x, more)))
+    before = model.train(training)(x)
+    model.first = not given
+    assert torch.equal(model(x), before)
+    torch.testing.assert_close(model(x, more), before + more.chunk(2, 1)[0].sum())
+
+
+def test_without_places_another_number_of_calls_is_an_error(monkeypatch):
+    """As under torch.compile, and where the code is not that which was traced."""
+    torch.manual_seed(0)
+    model, x = Halves().double().eval(), torch.randn(16, 6).double()
+    graph = demp.trace(model, (x,))
+    killing.kill(model, graph, {"relu": [1, 2, 6]})
+    demp.cut(model, {"relu": [1, 2, 6]}, example_inputs=(x,), graph=graph)
+    before = model(x)
+    monkeypatch.setattr(places, "named", lambda code: "other")
+    assert torch.equal(model(x), before)
+    with pytest.raises(RuntimeError, match=r"made 2 calls \(split\), and 1 when it was traced"):
+        model(x, torch.randn(16, 5).double())

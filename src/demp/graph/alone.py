@@ -12,11 +12,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
-from demp.graph.calls import CallPlan, calls_of, kind_of, resized
+from demp.graph.call_mode import fits
+from demp.graph.calls import calls_of, kind_of, resized
+from demp.graph.places import running
 from demp.graph.sums import JoinPlan, is_sum
-
-RUNNING = "demp_running"
-"""Attribute of a module while its forward runs under its plans."""
 
 
 def helpers(kind: type[nn.Module]) -> dict[str, FunctionType]:
@@ -47,7 +46,7 @@ def guarded(name: str, method: FunctionType, joins_of: Callable[[nn.Module], Map
 
     @functools.wraps(method, updated=())
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or vars(self).get(RUNNING):
+        if torch.compiler.is_compiling() or running(self):
             return method(self, *args, **kwargs)
         with AloneMode(self, name, joins_of(self)):
             return method(self, *args, **kwargs)
@@ -66,11 +65,11 @@ class AloneMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Raise at a sum or call that looks like a planned one; let everything else pass."""
         kind = None if func is resized else kind_of(func, args)
-        planned = kind is not None and any(plan_fits(plan, kind, args[0]) for plan in self.calls.values())
+        planned = kind is not None and any(fits(plan, kind, args[0]) for plan in self.calls.values())
         planned = planned or (
             is_sum(func, args, kwargs) and any(sum_fits(plan, *args[:2]) for plan in self.joins.values())
         )
-        if planned and not in_child(globals()):
+        if planned and not in_child():
             raise UsageError(
                 f"{self.name} of {type(self.module).__name__} was called by itself. Since a cut some of its sums, or "
                 "parts of tensors, are carried out as planned, in the forward of the module alone: call the module, or "
@@ -79,24 +78,16 @@ class AloneMode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def plan_fits(plan: CallPlan, kind: str, operand: Any) -> bool:
-    """May this be the planned call?"""
-    return kind == plan.kind and operand.dim() == plan.ndim and operand.shape[plan.axis] == plan.width
-
-
 def sum_fits(plan: JoinPlan, a: Any, b: Any) -> bool:
     """May this be the planned sum?"""
     branch, stream = (b, a) if plan.stream == 0 else (a, b)
     return min(a.dim(), b.dim()) > plan.axis and (branch.shape[plan.axis], stream.shape[plan.axis]) == plan.widths
 
 
-def in_child(around: dict[str, Any]) -> bool:
-    """Does a module, or its hook, run between the method and the call of now? Then the call is not the method's own.
-
-    ``around``: the globals of the code that calls the method.
-    """
+def in_child() -> bool:
+    """Does a module, or its hook, run between the method and the call of now? Then the call is not the method's own."""
     frame: Any = sys._getframe(2)
-    while frame is not None and frame.f_globals is not around:
+    while frame is not None and frame.f_globals is not globals():
         if frame.f_code is nn.Module._call_impl.__code__:
             return True
         frame = frame.f_back

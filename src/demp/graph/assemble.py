@@ -183,6 +183,7 @@ def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCa
         seen.grid,
         tuple(sorted(recording.training_counts.get(seen.seat[:2], ()))),
         seen.block,
+        tuple(sorted(recording.places.get(seen.seat, ()))),
     )
 
 

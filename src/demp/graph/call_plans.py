@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Set
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,13 +36,14 @@ def plan_call(call: SizedCall, state: GraphState) -> CallPlan | None:
     """One call at the widths and in the order of a state."""
     here = state.kept(call.source)
     kind, dense = call.seat[1], len(call.source)
+    own: Any = {"calls": call.calls, "training": call.training, "ndim": call.ndim, "places": call.places}
     if kind == "heads":
         read = call.inner[0] if call.out is None else len(state.kept(call.out))
-        plan = CallPlan(kind, call.axis, read, calls=call.calls, training=call.training, ndim=call.ndim)
+        plan = CallPlan(kind, call.axis, read, **own)
         return call.before if len(here) == dense and read == call.inner[0] else plan
     if len(here) == dense and (call.before or not may_narrow(call, state)):
         return call.before
-    plan = CallPlan(kind, call.axis, len(here), calls=call.calls, training=call.training, ndim=call.ndim)
+    plan = CallPlan(kind, call.axis, len(here), **own)
     if kind in ("split", "slice"):
         lengths = [int(((here >= start) & (here < stop)).sum()) for start, stop in call.parts]
         first = int((here < call.parts[0][0]).sum())

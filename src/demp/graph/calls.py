@@ -6,7 +6,6 @@ carries the call out for the neurons that are left.
 """
 
 import operator
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from torch import _pack_padded_sequence as pack_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch import _pad_packed_sequence as pad_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 from demp.graph.multihead import attended
 from demp.graph.stream_norms import NORMALIZED
-from demp.graph.sums import require_as_traced
 from demp.graph.view_calls import viewed
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
@@ -46,8 +44,6 @@ METHODS = {
     "mean": "mean",
 }
 """The same, as `torch.fx` names methods."""
-OPTIONAL = ("view", "flatten")
-"""Kinds that code leaves out where there is nothing to do (keys are repeated for no head): fewer are no error."""
 MAX_RUNS = 32
 """Positions that lie in more contiguous runs than this are taken by index."""
 
@@ -87,6 +83,8 @@ class CallPlan:
     become, and 1 if an axis of length 1 came behind them, which may have been part of it."""
     dense: int = 0
     """Of a view: the length of the new axis in the example before any cut."""
+    places: tuple[str, ...] = ()
+    """Where it stands (``graph.places``) in the traced forwards, as ``place#turn/turns``; empty: not known."""
 
 
 def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
@@ -212,55 +210,6 @@ def runs_of(where: Sequence[int]) -> list[tuple[int, int]]:
             start, length = position, 0
         runs.append((start, length + 1))
     return runs
-
-
-class CallMode(TorchFunctionMode):
-    """Counts the calls of each kind in one call of a module, and carries out the planned ones."""
-
-    def __init__(self, plans: Mapping[str, CallPlan], module: nn.Module) -> None:
-        super().__init__()
-        self.plans, self.module = plans, module
-        self.counts: dict[str, int] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace a planned call; let everything else pass."""
-        kwargs = kwargs or {}
-        kind = kind_of(func, args)
-        if kind is None:
-            return func(*args, **kwargs)
-        number = self.counts.get(kind, 0)
-        self.counts[kind] = number + 1
-        plan = self.plans.get(f"{kind}:{number}")
-        if plan is None or func is resized:
-            return func(*args, **kwargs)
-        return resized(args[0], func, args, kwargs, plan)
-
-    def finish(self) -> None:
-        """After the call: raise if a planned call did not run, or others did than in the trace."""
-        for key, plan in self.plans.items():
-            if int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
-                raise RuntimeError(
-                    f"a call ({plan.kind}) that a cut planned did not run in the forward of "
-                    f"{type(self.module).__name__}: this time it took another path than the one that was traced. Prune "
-                    "such a model with joins=False"
-                )
-            traced, made = plan.training if self.module.training else (plan.calls,), self.counts[plan.kind]
-            if plan.kind not in OPTIONAL or made > max(traced, default=0):
-                require_as_traced(self.module, f"calls ({plan.kind})", made, traced)
-
-
-class CallCounter:
-    """Numbers the calls of each kind inside every module that runs."""
-
-    def __init__(self, stack: Sequence[str]) -> None:
-        self._stack, self.counts = stack, Counter[tuple[str, str]]()
-
-    def seat(self, kind: str) -> Seat:
-        """The seat of the call that runs now."""
-        own = self._stack[-1] if self._stack else ""
-        for path in set(self._stack) or {own}:
-            self.counts[path, kind] += 1
-        return own, kind, self.counts[own, kind] - 1
 
 
 ATTRIBUTE = "demp_calls"

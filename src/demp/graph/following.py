@@ -177,7 +177,7 @@ def follow(
         positions[seat] = position()
         return tracer.on_call(seat, func, args, kwargs)
 
-    watch = SumWatch(tracer.modules, on_sum, on_call)
+    watch = SumWatch(tracer.modules, on_sum, on_call, ran)
     escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
         modes = (tracer, watch, *escapes, numbers := Numbers())
@@ -185,6 +185,7 @@ def follow(
         out, left = run(model, substitutes, inputs, vehicle, modes=modes, training=training, seed=seed, then=then)
     tracer.recording.sums.update(watch.counts)
     tracer.recording.counts.update(watch.calls.counts)
+    tracer.recording.places.update({seat: {place} for seat, place in watch.calls.places().items()})
     merge_runs(tracer.recording, ran)
     out = all_that_counts(out, offer, vehicle, training, (tracer,))
     seen = (watch.nested, out, left, positions, recomputed, any(drew), seed, frozenset(numbers.found))

@@ -5,6 +5,7 @@ the same object; its class becomes a subclass of its own, as with a parametrizat
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
 from demp.graph import calls
-from demp.graph.alone import RUNNING, guarded, helpers, in_child
-from demp.graph.calls import CallMode
-from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join, require_as_traced
+from demp.graph.alone import guarded, helpers
+from demp.graph.call_mode import CallCounter, CallMode
+from demp.graph.places import own
+from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join, refuse_checkpointed, require_as_traced
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
 
 ATTRIBUTE = "demp_joins"
@@ -34,15 +36,23 @@ class JoinMode(TorchFunctionMode):
     def __init__(self, plans: Mapping[int, JoinPlan], module: nn.Module) -> None:
         super().__init__()
         self.plans, self.module, self.count = plans, module, 0
+        self.recorded = not torch.compiler.is_compiling() and torch.is_grad_enabled()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a planned sum; let everything else pass."""
-        if not is_sum(func, args, kwargs) or (not torch.compiler.is_compiling() and in_child(globals())):
+        if not is_sum(func, args, kwargs):
             return func(*args, **(kwargs or {}))
+        place = None
+        if not torch.compiler.is_compiling():
+            place = own(self.module)
+            if place is None:
+                return func(*args, **(kwargs or {}))
         plan = self.plans.get(self.count)
         self.count += 1
         if plan is None or func is join:
             return func(*args, **(kwargs or {}))
+        if place is not None and place.checkpointed and self.recorded:
+            refuse_checkpointed(self.module, "a residual sum")
         stored = [getattr(self.module, name, None) for name in index_names(self.count - 1)]
         indices = (stored[0], stored[1]) if stored[0] is not None and stored[1] is not None else None
         return join(args[0], args[1], plan, func in IN_PLACE, indices)
@@ -70,15 +80,7 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(kind.forward, updated=())
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return planned_forward(self, args, kwargs)
-        outermost = RUNNING not in vars(self)
-        vars(self)[RUNNING] = True
-        try:
-            return planned_forward(self, args, kwargs)
-        finally:
-            if outermost:
-                vars(self).pop(RUNNING, None)
+        return planned_forward(self, args, kwargs)
 
     def planned_forward(self: Any, args: Any, kwargs: Any) -> Any:
         plans = getattr(self, ATTRIBUTE, {})
@@ -228,10 +230,12 @@ class SumWatch(TorchFunctionMode):
     arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``).
     """
 
-    def __init__(self, stack: list[str], on_sum: OnSum, on_call: OnCall | None = None) -> None:
+    def __init__(
+        self, stack: list[str], on_sum: OnSum, on_call: OnCall | None = None, ran: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.stack, self.on_sum, self.on_call = stack, on_sum, on_call
-        self.calls = calls.CallCounter(stack)
+        self.calls = CallCounter(stack, Counter() if ran is None else ran)
         self.counts: dict[str, int] = {}
         self.nested: set[str] = set()
 

@@ -160,4 +160,5 @@ class SizedCall:
     training: tuple[int, ...] = ()
     """As ``calls``, in training mode: see `Join`."""
     block: tuple[int, ...] = ()
+    places: tuple[str, ...] = ()
     """See `CallPlan`."""

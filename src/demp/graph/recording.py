@@ -165,6 +165,8 @@ class Recording:
     lifted: list[tuple[Tensor, str]] = field(default_factory=list)
     """Channels before any activation that may no longer be zero where they were, and why."""
     calls: list[CallSeen] = field(default_factory=list)
+    places: dict[Seat, set[str]] = field(default_factory=dict)
+    """Where calls stand: see `CallPlan`."""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""
     repeated: set[str] = field(default_factory=set)

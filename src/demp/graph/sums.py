@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 IN_PLACE = frozenset({operator.iadd, Tensor.__iadd__, Tensor.add_})
@@ -78,6 +79,19 @@ def require_as_traced(module: nn.Module, what: str, made: int, traced: Collectio
         )
 
 
+def refuse_checkpointed(module: nn.Module, what: str) -> None:
+    """Raise: the backward would run again, as it is written, what a cut has planned.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(
+        f"{what} of {type(module).__name__} that a cut planned runs inside torch.utils.checkpoint, which was not so "
+        "when it was traced: the backward would run it as it is written. Checkpoint the whole module, trace it with "
+        "checkpointing switched on, or prune it with joins=False"
+    )
+
+
 def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Tensor, Tensor] | None) -> Tensor:
     """``a + b`` where one of the two is a stream of other channels: see `JoinPlan`."""
     if has_torch_function((a, b)):
@@ -94,6 +108,8 @@ def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Te
     whole = len(plan.runs) == 1 and plan.runs[0][2] == plan.widths[0]
     if whole and not in_place:
         return branch + stream.narrow(axis, plan.runs[0][1], plan.widths[0])
+    if transformed():
+        return explicit(branch, stream, plan, in_place)
     if indices is None and not torch.compiler.is_compiling():
         return Slices.apply(branch, stream, plan, in_place)
     out = branch if in_place else branch.to(torch.promote_types(branch.dtype, stream.dtype), copy=True)
@@ -104,6 +120,14 @@ def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Te
     if met.dtype == out.dtype:
         return out.index_add_(axis, target, met)
     return out.index_copy_(axis, target, (out.index_select(axis, target) + met).to(out.dtype))
+
+
+def transformed() -> bool:
+    """Does `torch.func` (vmap, jvp, jacobians) or forward-mode differentiation run, which need plain operations?"""
+    if torch.compiler.is_compiling():
+        return False
+    internal: Any = torch._C
+    return internal._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def add_runs(branch: Tensor, stream: Tensor, plan: JoinPlan) -> Tensor:

@@ -78,6 +78,7 @@ def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> se
             may.discard(seen.seat[0])
         if training.positions.get(seen.seat) in training.recomputed and seen.needed:
             may.discard(seen.seat[0])
+        here.places.setdefault(seen.seat, set()).update(there.places.get(seen.seat, ()) if other is not None else ())
     known = {seen.seat for seen in here.calls}
     for seen in there.calls:
         if seen.before is None and (seen.seat not in known or seen.seat[0] not in may):

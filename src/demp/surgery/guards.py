@@ -20,12 +20,12 @@ DEVICE_TYPES = ("cpu", "cuda")
 
 @contextmanager
 def outside_autocast() -> Iterator[None]:
-    """Inside, no autocast region is open; after, those are open that were.
+    """Inside, no autocast region and no inference mode is open; after, those are open that were.
 
     A region keeps casts of weights. They are of the weights as they were before the step and before the cut, so who
     cuts drops them (``torch.clear_autocast_cache``), and the region makes new ones when they are needed.
     """
-    with ExitStack() as stack:
+    with torch.inference_mode(False), ExitStack() as stack:
         for device in DEVICE_TYPES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

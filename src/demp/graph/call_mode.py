@@ -1,0 +1,124 @@
+"""How planned calls are found among all calls of a forward, and how a trace numbers them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from demp.graph.calls import CallPlan, Seat, kind_of, resized
+from demp.graph.places import outermost, own, traced
+from demp.graph.sums import refuse_checkpointed, require_as_traced
+
+OPTIONAL = ("view", "flatten")
+"""Kinds that code leaves out where there is nothing to do (keys are repeated for no head): fewer are no error."""
+
+
+def fits(plan: CallPlan, kind: str, operand: Any) -> bool:
+    """May this be the planned call?"""
+    return kind == plan.kind and operand.dim() == plan.ndim and operand.shape[plan.axis] == plan.width
+
+
+class CallMode(TorchFunctionMode):
+    """Carries out the planned calls of one call of a module.
+
+    They are known by their place in its code. Where there are no places (under torch.compile, or other code than was
+    traced), by their number among all calls of their kind inside the module, which then must be as traced.
+    """
+
+    def __init__(self, plans: Mapping[str, CallPlan], module: nn.Module) -> None:
+        super().__init__()
+        self.plans, self.module = plans, module
+        self.counts: dict[str, int] = {}
+        self.recorded, self.by_place = False, False
+        self.at: dict[str, str] = {}
+        self.turns: dict[str, set[int]] = {}
+        self.seen: dict[str, int] = {}
+        self.done: dict[str, bool] = {}
+        self.unknown: list[CallPlan] = []
+        if not torch.compiler.is_compiling():
+            self.recorded = torch.is_grad_enabled()
+            self.by_place = all(plan.places for plan in plans.values())
+            for key, plan in plans.items():
+                for place in plan.places:
+                    turn, _, turns = place.rpartition("/")
+                    self.at[turn] = key
+                    self.turns.setdefault(turn.rpartition("#")[0], set()).add(int(turns))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace a planned call; let everything else pass."""
+        kwargs = kwargs or {}
+        kind = kind_of(func, args)
+        if kind is None:
+            return func(*args, **kwargs)
+        number = self.counts.get(kind, 0)
+        self.counts[kind] = number + 1
+        if func is resized:
+            return func(*args, **kwargs)
+        key = self.placed(kind, number, args[0]) if self.by_place else f"{kind}:{number}"
+        plan = self.plans.get(key)
+        if plan is None:
+            return func(*args, **kwargs)
+        return resized(args[0], func, args, kwargs, plan)
+
+    def placed(self, kind: str, number: int, operand: Any) -> str:
+        """Which plan, if any, is that of the call at this place."""
+        place = own(self.module)
+        if place is None:
+            return ""
+        if not any(place.outermost == outermost(known) for known in self.turns):
+            self.by_place = False
+            return f"{kind}:{number}"
+        turn = self.seen.get(place.text, 0)
+        self.seen[place.text] = turn + 1
+        key = self.at.get(f"{place.text}#{turn}", "")
+        self.done[key] = True
+        if not key and not torch.jit.is_tracing():  # type: ignore[attr-defined]  # there sizes are tensors
+            self.unknown += [plan for plan in self.plans.values() if fits(plan, kind, operand)]
+        elif key and place.checkpointed and self.recorded:
+            refuse_checkpointed(self.module, f"a call ({kind})")
+        return key
+
+    def finish(self) -> None:
+        """After the call: raise if a planned call may have run at another place, or others than in the trace."""
+        for place, turns in self.turns.items() if self.by_place else ():
+            if self.seen.get(place, 0) not in {0, *turns}:
+                require_as_traced(self.module, f"calls in {place.partition(':')[0]}", self.seen[place], turns)
+        for key, plan in self.plans.items():
+            if self.by_place and (key in self.done or plan not in self.unknown):
+                continue
+            if self.by_place or int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
+                raise RuntimeError(
+                    f"a call ({plan.kind}) that a cut planned did not run in the forward of "
+                    f"{type(self.module).__name__}: this time it took another path than the one that was traced. Prune "
+                    "such a model with joins=False"
+                )
+            traced, made = plan.training if self.module.training else (plan.calls,), self.counts[plan.kind]
+            if plan.kind not in OPTIONAL or made > max(traced, default=0):
+                require_as_traced(self.module, f"calls ({plan.kind})", made, traced)
+
+
+class CallCounter:
+    """Numbers the calls of each kind inside every module that runs."""
+
+    def __init__(self, stack: Sequence[str], ran: Mapping[str, int]) -> None:
+        self._stack, self._ran, self.counts = stack, ran, Counter[tuple[str, str]]()
+        self._turns = Counter[tuple[str, int, str]]()
+        self._places: dict[Seat, tuple[tuple[str, int, str], int]] = {}
+
+    def seat(self, kind: str) -> Seat:
+        """The seat of the call that runs now."""
+        path = self._stack[-1] if self._stack else ""
+        for each in set(self._stack) or {path}:
+            self.counts[each, kind] += 1
+        seat = path, kind, self.counts[path, kind] - 1
+        turn = path, self._ran.get(path, 0), traced()
+        self._places[seat] = turn, self._turns[turn]
+        self._turns[turn] += 1
+        return seat
+
+    def places(self) -> dict[Seat, str]:
+        """Where each call stands: see `CallPlan`."""
+        return {seat: f"{turn[2]}#{at}/{self._turns[turn]}" for seat, (turn, at) in self._places.items()}

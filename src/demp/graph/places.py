@@ -1,0 +1,88 @@
+"""Where in a module's code a call stands: so a planned call is known, whatever else runs before it."""
+
+import functools
+import os
+import sys
+import zlib
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+BETWEEN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
+"""Code that runs between a call of the user's and what is told of it."""
+CHECKPOINT = str(Path(torch.__file__).parent / "utils" / "checkpoint.py")
+PLANNED = "planned_forward", str(Path(__file__).with_name("joins.py"))
+"""The function that runs a module's code under its plans, and its file."""
+CALL = nn.Module._call_impl.__code__
+STEP = "|"
+
+
+class Place(NamedTuple):
+    """Where a call stands."""
+
+    text: str
+    """The instructions that led to it, the innermost first: each function with a checksum, and the offset in it."""
+    checkpointed: bool
+    """Was a part of the module's forward, not the module, given to `torch.utils.checkpoint`?"""
+
+    @property
+    def outermost(self) -> str:
+        """The function that the module's call has entered."""
+        return outermost(self.text)
+
+
+def outermost(text: str) -> str:
+    """The last function of a place."""
+    return text.rpartition(STEP)[2].rpartition(":")[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def named(code: CodeType) -> str:
+    """A function's name and a checksum of its instructions: an offset means the same in every process that has them."""
+    return f"{code.co_qualname}:{zlib.crc32(code.co_code):08x}"
+
+
+def traced() -> str:
+    """The place of the call that runs now, seen from the call of the module around it."""
+    steps = []
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code is not CALL:
+        if not frame.f_code.co_filename.startswith(BETWEEN):
+            steps.append(f"{named(frame.f_code)}:{frame.f_lasti}")
+        frame = frame.f_back
+    return STEP.join(steps)
+
+
+def running(module: nn.Module) -> bool:
+    """Does the code of ``module`` run now under its plans, in this thread?"""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if is_planned(frame, module):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_planned(frame: Any, module: nn.Module) -> bool:
+    """Is this the frame in which the code of ``module`` runs under its plans?"""
+    return (frame.f_code.co_name, frame.f_code.co_filename) == PLANNED and frame.f_locals["self"] is module
+
+
+def own(module: nn.Module) -> Place | None:
+    """The place of the call that runs now in the code of ``module``; None if a module inside it, or a hook, calls."""
+    steps, checkpointed = [], False
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code is CALL:
+            return None
+        if is_planned(frame, module):
+            break
+        checkpointed = checkpointed or code.co_filename == CHECKPOINT
+        if not code.co_filename.startswith(BETWEEN):
+            steps.append(f"{named(code)}:{frame.f_lasti}")
+        frame = frame.f_back
+    return Place(STEP.join(steps), checkpointed)
