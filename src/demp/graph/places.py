@@ -1,6 +1,7 @@
 """Where in a module's code a call stands: so a planned call is known, whatever else runs before it."""
 
 import functools
+import itertools
 import os
 import sys
 import zlib
@@ -24,7 +25,7 @@ class Place(NamedTuple):
     """Where a call stands."""
 
     text: str
-    """The instructions that led to it, the innermost first: each function with a checksum, and the offset in it."""
+    """The instructions that led to it, the innermost first: each function with a checksum, and the text in it."""
     checkpointed: bool
     """Was a part of the module's forward, not the module, given to `torch.utils.checkpoint`?"""
 
@@ -41,8 +42,19 @@ def outermost(text: str) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def named(code: CodeType) -> str:
-    """A function's name and a checksum of its instructions: an offset means the same in every process that has them."""
+    """A function's name and a checksum of its instructions: a spot means the same in every process that has them."""
     return f"{code.co_qualname}:{zlib.crc32(code.co_code):08x}"
+
+
+@functools.lru_cache(maxsize=65536)
+def spot(code: CodeType, instruction: int) -> str:
+    """Lines and columns of what an instruction stands for, from the function's first line.
+
+    Not its offset: Python calls by another instruction of the same text once it has learned what is called.
+    """
+    first, last, start, end = next(itertools.islice(code.co_positions(), instruction // 2, None))
+    lines = [None if line is None else line - code.co_firstlineno for line in (first, last)]
+    return ".".join(map(str, (*lines, start, end)))
 
 
 def traced() -> str:
@@ -51,7 +63,7 @@ def traced() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code is not CALL:
         if not frame.f_code.co_filename.startswith(BETWEEN):
-            steps.append(f"{named(frame.f_code)}:{frame.f_lasti}")
+            steps.append(f"{named(frame.f_code)}:{spot(frame.f_code, frame.f_lasti)}")
         frame = frame.f_back
     return STEP.join(steps)
 
@@ -83,6 +95,6 @@ def own(module: nn.Module) -> Place | None:
             break
         checkpointed = checkpointed or code.co_filename == CHECKPOINT
         if not code.co_filename.startswith(BETWEEN):
-            steps.append(f"{named(code)}:{frame.f_lasti}")
+            steps.append(f"{named(code)}:{spot(code, frame.f_lasti)}")
         frame = frame.f_back
     return Place(STEP.join(steps), checkpointed)
