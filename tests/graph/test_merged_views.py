@@ -1,6 +1,7 @@
 """Views that merge examples or positions with neurons: what a cut plans holds for other batches and lengths."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 import comparing
 import demp
 import killing
+from demp.graph.calls import calls_of
+from demp.graph.joins import set_calls
 
 DEAD = [1, 2, 5, 7, 8, 10]
 
@@ -57,6 +60,18 @@ def test_other_batches_and_lengths_are_right(name: str, examples: int):
         for length in (4, 8, 16):
             z = torch.randn(batch, 3, length).double()
             assert comparing.gap(comparing.outputs(dense, (z,)), comparing.outputs(model, (z,))) < 1e-12
+
+
+def test_a_plan_of_an_earlier_version_holds_for_its_own_examples():
+    torch.manual_seed(0)
+    model, x = Net("-1, 12*t").double().eval(), torch.randn(1, 3, 8).double()
+    graph = demp.trace(model, (x,))
+    killing.kill(model, graph, {"relu": DEAD})
+    demp.cut(model, {"relu": DEAD}, example_inputs=(x,), graph=graph)
+    before = model(x)
+    old = {key: replace(plan, block=(), places=()) for key, plan in calls_of(model).items()}
+    set_calls(model, old)
+    assert torch.equal(model(x), before)
 
 
 def test_what_an_axis_of_length_one_hid_is_an_error():

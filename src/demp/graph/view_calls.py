@@ -38,6 +38,8 @@ def length(operand: Any, sizes: Sequence[Any], first: int, skipped: int, plan: C
 
     So it is right for any number of examples, which may be merged with the neurons.
     """
+    if not plan.block:  # a file that an earlier version wrote
+        return plan.sizes[1]
     start, many, at, made, doubtful = plan.block
     last = at - skipped + made - 1
     lengths = [operand.shape[d] for d in range(start, start + many)]
