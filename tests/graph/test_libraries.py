@@ -9,6 +9,7 @@ import comparing
 import demp
 import killing
 import nets
+from demp.graph.calls import model_calls
 from shim import install_torchvision_shim
 from thinning import mostly_slow
 
@@ -110,3 +111,17 @@ def test_gpt2_counts_its_width_in_an_attribute():
     killing.kill(model, graph, dead)
     demp.cut(model, dead, example_inputs=inputs, graph=graph)
     assert [block.mlp.c_fc.nf for block in model.transformer.h] == [22, 21]
+
+
+def test_heads_of_gpt2_leave_its_forward_as_it_is():
+    """All of its views infer the number of heads, and the one split takes it from an attribute."""
+    model, inputs = nets.settle(language_model("gpt2")), {"input_ids": torch.randint(0, 50, (2, 7))}
+    graph = demp.trace(model, inputs)
+    dead = {"transformer.h.0.attn.attention": [1]}
+    killing.kill(model, graph, dead)
+    before = comparing.outputs(model, inputs)
+    demp.cut(model, dead, example_inputs=inputs, graph=graph)
+    assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+    first, second = (block.attn for block in model.transformer.h)
+    assert first.split_size == first.c_attn.nf // 3 == second.split_size * (1 - 1 / first.num_heads)
+    assert not model_calls(model)

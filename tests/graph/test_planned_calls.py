@@ -143,6 +143,42 @@ def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     assert plan.width == 5 and plan.scale == 5 / 8
 
 
+class Written(nn.Module):
+    """Attention that has the number of heads written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+
+    def heads(self, h, shape):
+        return h.view(*shape, 4, 4)
+
+    def forward(self, x):
+        q, k, v = (self.heads(fc(x), x.shape[:2]).transpose(1, 2) for fc in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+class Inferred(Written):
+    def heads(self, h, shape):
+        return h.view(*shape, -1, 4)
+
+
+def test_a_module_whose_views_follow_a_cut_as_they_are_written_has_no_plan():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), Written(), nn.LayerNorm(16), Inferred()).double().eval()
+    x = torch.randn(2, 5, 16).double()
+    graph = demp.trace(model, (x,))
+    dead = {layer.name: [2] for layer in graph.layers}
+    assert len(dead) == 2 and {call.seat[0] for call in graph.calls if call.needed} == {"1"}
+    killing.kill(model, graph, dead)
+    dense = copy.deepcopy(model)
+    demp.cut(model, dead, example_inputs=(x,), graph=graph)
+    assert set(model_calls(model)) == {"1"}
+    for shape in ((2, 5, 16), (3, 7, 16)):
+        other = torch.randn(shape).double()
+        torch.testing.assert_close(model(other), dense(other), rtol=0, atol=1e-12)
+
+
 class Halves(nn.Module):
     """Sums over halves that a cut leaves unequal, and over halves of something that may be given, first or last."""
 

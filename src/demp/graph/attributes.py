@@ -15,8 +15,10 @@ REPEATS = ("num_key_value_groups", "n_rep")
 """How they call the number of heads of the query for each of the key."""
 CHANNEL_COUNTS = ("attn_dim", "all_head_size", "inner_dim")
 """How they call the number of channels of all heads together."""
+SPLIT_SIZES = ("split_size",)
+"""How GPT-2 and its kin call the channels of the query in one packed weight; nothing is computed with it."""
 COUNTS = ("groups", "nf", "num_features", "num_groups", "input_size", "hidden_size", *HEAD_COUNTS, *REPEATS,
-          *CHANNEL_COUNTS)  # fmt: skip
+          *CHANNEL_COUNTS, *SPLIT_SIZES)  # fmt: skip
 """Groups of a convolution, output features of transformers' Conv1D, channels of an instance norm, groups of a group
 norm, inputs and hidden units of a recurrent layer, heads of attention."""
 
@@ -57,15 +59,18 @@ def with_head_counts(graph: NeuronGraph, model: nn.Module) -> NeuronGraph | None
     return replace(graph, attributes={**found, **graph.attributes}) if found else None
 
 
-def with_repeats(graph: NeuronGraph, model: nn.Module) -> NeuronGraph:
-    """The graph in which modules whose heads share one key count the heads that it is for.
+def with_lengths(graph: NeuronGraph, model: nn.Module) -> NeuronGraph:
+    """The graph in which attributes follow that say how often a key is repeated, or how a packed weight is split.
 
-    Other code than what was traced may read that number (of ``generate``, say), so that it follows in any case.
+    No forward computes with them, and other code than what was traced may read them (of ``generate``, say).
     """
     found = {}
-    for path in graph.sharing & graph.heads.keys():
-        heads, numbers = graph.heads[path][0][0], vars(model.get_submodule(path))
-        found |= {(path, name): heads for name in REPEATS if numbers.get(name) == len(heads)}
+    for path, ((heads, size), *_) in graph.heads.items():
+        numbers = vars(model.get_submodule(path))
+        repeats = REPEATS if path in graph.sharing else ()
+        found |= {(path, name): heads for name in repeats if numbers.get(name) == len(heads)}
+        channels = heads.repeat_interleave(size)
+        found |= {(path, name): channels for name in SPLIT_SIZES if numbers.get(name) == len(channels)}
     return replace(graph, attributes={**found, **graph.attributes}) if found else graph
 
 

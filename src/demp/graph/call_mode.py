@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from demp.graph.calls import CallPlan, Seat, kind_of, resized
 from demp.graph.places import outermost, own, traced
 from demp.graph.sums import refuse_checkpointed, require_as_traced
+from demp.graph.view_calls import planned_sizes, view_sizes
 
 OPTIONAL = ("view", "flatten")
 """Kinds that code leaves out where there is nothing to do (keys are repeated for no head): fewer are no error."""
@@ -122,3 +123,27 @@ class CallCounter:
     def places(self) -> dict[Seat, str]:
         """Where each call stands: see `CallPlan`."""
         return {seat: f"{turn[2]}#{at}/{self._turns[turn]}" for seat, (turn, at) in self._places.items()}
+
+
+class WrittenViews(TorchFunctionMode):
+    """Of the planned views in a rehearsal: which would have made what is left without a plan?
+
+    They have -1 there, or a number that the cut carries to the attribute that they take it from.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._as_written: dict[tuple[str, ...], bool] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compare the sizes of a planned view; let everything pass."""
+        if func is resized:
+            operand, view, given, _, plan = args
+            if plan.kind == "view" and plan.sizes and not plan.grid and plan.sizes[1] != plan.dense:
+                same = planned_sizes(operand, view, given, plan) == list(view_sizes(view, given) or ())
+                self._as_written[plan.places] = same and self._as_written.get(plan.places, True)
+        return func(*args, **(kwargs or {}))
+
+    def following(self) -> set[tuple[str, ...]]:
+        """Places of the views that did so each time (see `CallPlan`)."""
+        return {places for places, same in self._as_written.items() if same and places}

@@ -113,3 +113,13 @@ def written_into(whole: NeuronGraph, names: Set[str]) -> NeuronGraph | None:
     more = {call.seat for call in whole.calls if not (call.needed or call.before) and bool(lost[call.source].any())}
     calls = tuple(replace(call, needed=True) if call.seat in more else call for call in whole.calls)
     return needed_alone(replace(whole, calls=calls)) if more else None
+
+
+def without_plans(graph: NeuronGraph, places: Set[tuple[str, ...]]) -> NeuronGraph:
+    """The graph without plans for the modules all of whose planned calls stand at these places.
+
+    A module with another one keeps all: what has no plan must not be taken for a planned call at another place.
+    """
+    planned = {call.seat[0] for call in graph.calls if call.needed and call.places not in places}
+    calls = tuple(replace(call, needed=call.needed and call.seat[0] in planned) for call in graph.calls)
+    return needed_alone(replace(graph, calls=calls))

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from demp.errors import TraceError, UsageError
 from demp.graph.assemble import assemble
-from demp.graph.attributes import with_head_counts, with_repeats
-from demp.graph.call_plans import needed_alone, written_into
+from demp.graph.attributes import with_head_counts, with_lengths
+from demp.graph.call_mode import WrittenViews
+from demp.graph.call_plans import needed_alone, without_plans, written_into
 from demp.graph.call_rules import bind_calls
 from demp.graph.following import Forward, follow, follow_training
 from demp.graph.forward import (
@@ -164,10 +165,11 @@ class Rehearsal:
     def best(self, every: NeuronGraph) -> tuple[NeuronGraph, bool]:
         """Of a graph with all calls that may be planned: the one with most to offer, and whether it runs as read."""
         heads = {layer.name for layer in every.layers if layer.activation == HEADS}
-        every = with_repeats(every, self.model) if heads else every
+        every = with_lengths(every, self.model) if heads else every
         for graph in (needed_alone(every), written_into(every, heads)) if heads else ():  # most models of attention
-            if graph is not None and self._survives(graph):
-                return graph, True
+            whole = None if graph is None else self._whole(graph)
+            if whole is not None:
+                return whole, True
         first, counting = self._settled(every), with_head_counts(every, self.model)
         if first[1] or counting is None:
             return first
@@ -179,8 +181,18 @@ class Rehearsal:
         graph = self._refused(whole)
         planned = None if graph is whole else written_into(every, graph.refused_layers())
         if planned is not None:
+            planned = self._whole(planned) or planned
             graph = max(graph, self._refused(planned), key=NeuronGraph.removable)
         return graph, graph is whole or graph is planned
+
+    def _whole(self, graph: NeuronGraph) -> NeuronGraph | None:
+        """None if the graph does not run; without plans where all views follow a cut as they are written, if it may."""
+        with WrittenViews() as views:
+            if not self._survives(graph):
+                return None
+        following = views.following()
+        spared = without_plans(graph, following)
+        return spared if following and self._survives(spared) else graph
 
     def _refused(self, graph: NeuronGraph) -> NeuronGraph:
         reference = (self.seen.out, self.seen.left)

@@ -12,20 +12,27 @@ from torch import Tensor
 if TYPE_CHECKING:
     from demp.graph.calls import CallPlan
 
+UNFLATTEN = (Tensor.unflatten, torch.unflatten, "unflatten")
+
 
 def viewed(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """A view of what is left: as long as the other sizes say, since an axis of the examples may be part of it."""
-    flat = func in (Tensor.unflatten, torch.unflatten, "unflatten")
+    """A view of what is left."""
+    sizes = planned_sizes(operand, func, args, plan)
+    if func in UNFLATTEN:
+        return operand.unflatten(args[1], tuple(sizes))
+    view = operand.view if func is Tensor.view or func == "view" else operand.reshape
+    return view(*sizes)
+
+
+def planned_sizes(operand: Any, func: Any, args: tuple[Any, ...], plan: CallPlan) -> list[Any]:
+    """As long as the other sizes say, since an axis of the examples may be part of it."""
     sizes: list[Any] = list(view_sizes(func, args) or ())
-    skipped = int(args[1]) % plan.ndim if flat else 0
+    skipped = int(args[1]) % plan.ndim if func in UNFLATTEN else 0
     first = plan.sizes[0] - skipped
     sizes[first + 1 : first + 1 + len(plan.expect[2:])] = plan.expect[2:]
     if not is_inferred(sizes[first]):
         sizes[first] = length(operand, sizes, first, skipped, plan)
-    if flat:
-        return operand.unflatten(args[1], tuple(sizes))
-    view = operand.view if func is Tensor.view or func == "view" else operand.reshape
-    return view(*sizes)
+    return sizes
 
 
 def is_inferred(size: Any) -> bool:
@@ -68,7 +75,7 @@ def length(operand: Any, sizes: Sequence[Any], first: int, skipped: int, plan: C
 
 def view_sizes(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The new sizes as they are written; None if they are not given as numbers by position."""
-    rest = args[2:] if func in (Tensor.unflatten, torch.unflatten, "unflatten") else args[1:]
+    rest = args[2:] if func in UNFLATTEN else args[1:]
     if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
         rest = tuple(rest[0])
     return None if not rest or isinstance(rest[0], (torch.dtype, str)) else tuple(rest)
