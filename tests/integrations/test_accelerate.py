@@ -30,6 +30,7 @@ from integration_runs import (
     plain,
     scheduler_of,
 )
+from residuals import cut_apart, network
 
 
 class Notes(GeneralTracker):
@@ -160,3 +161,15 @@ def test_the_method_is_asked_for_by_name():
     assert isinstance(run.pruner, demp.Pruner)
     with pytest.raises(UsageError, match="unknown method 'dump'; did you mean 'demp'"):
         Run("window", method="dump")
+
+
+def test_the_wrapper_of_mixed_precision_is_taken_off_a_pruned_model():
+    AcceleratorState._reset_state(True)
+    model, inputs = network()
+    cut_apart(model, inputs)
+    x = inputs[0].float()
+    before = model.float()(x)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    prepared = accelerator.prepare(model)
+    assert not torch.equal(prepared(x), before)
+    assert torch.equal(accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)(x), before)

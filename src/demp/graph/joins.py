@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from types import MappingProxyType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -112,8 +112,14 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: Any, protocol: Any) -> Any:
         return rebuild, (kind,), self.__getstate__()
 
+    def assign(self: Any, name: str, value: Any) -> None:
+        if name == "forward" and getattr(value, "__func__", None) is kind.forward:  # as tools unwrap what they wrapped
+            value = MethodType(forward, value.__self__)
+        kind.__setattr__(self, name, value)
+
     alone = {name: guarded(name, method, joins_of) for name, method in helpers(kind).items()}
-    names = alone | {"forward": forward, "__reduce_ex__": reduce, "__prepare_scriptable__": script, "demp_plain": kind}
+    names = alone | {"forward": forward, "__setattr__": assign, "__reduce_ex__": reduce, "demp_plain": kind}
+    names["__prepare_scriptable__"] = script
     made = type(kind.__name__, (kind,), names | {"__module__": kind.__module__, "__doc__": kind.__doc__})
     made.__qualname__ = kind.__qualname__
     return made
