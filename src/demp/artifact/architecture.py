@@ -8,12 +8,14 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from demp.artifact.form import Misfit, is_size, items, need, sizes, table
+from demp.artifact.plans import check_calls, check_joins
 from demp.errors import ArtifactError
 from demp.graph.attributes import COUNTS, SIZE_ATTRIBUTES
 
@@ -36,10 +38,6 @@ DTYPES = {
     if isinstance(kind, torch.dtype) and not str(kind).removeprefix("torch.").startswith(("q", "bits"))
 }
 """Types that inputs and weights can have, by name."""
-
-
-class Misfit(Exception):
-    """What is wrong with a part of the file."""
 
 
 def read_architecture(path: Path) -> dict[str, Any]:
@@ -91,34 +89,6 @@ def content_hash(architecture: dict[str, Any]) -> str:
 # The form of each part ----------------------------------------------------------------------------------
 
 
-def need(holds: object, what: str) -> None:
-    """``what`` is wrong unless it holds."""
-    if not holds:
-        raise Misfit(what)
-
-
-def is_size(value: Any, least: int = 0) -> bool:
-    """A whole number that can be the length of an axis."""
-    return type(value) is int and least <= value < 2**48
-
-
-def sizes(values: Any, what: str, least: int = 0) -> list[int]:
-    """A list of lengths or of places."""
-    need(isinstance(values, list) and all(is_size(value, least) for value in values), f"{what} is no list of sizes")
-    return values
-
-
-def table(values: Any, what: str) -> Mapping[str, Any]:
-    """Return the values if they are a JSON object, and refuse anything else."""
-    need(isinstance(values, dict), f"{what} is no object")
-    return values
-
-
-def items(values: Any, what: str) -> Iterable[tuple[str, Any]]:
-    """The entries of an object."""
-    return table(values, what).items()
-
-
 def check(values: dict[str, Any]) -> None:
     """Everything but the sizes on disk."""
     for name in ("tensors", "aliases", "modules", "record", "probe", "weights_sha256"):
@@ -132,10 +102,8 @@ def check(values: dict[str, Any]) -> None:
             need(attribute in SIZES, f"it sets {attribute!r} of {path!r}, which no cut sets")
             need(is_size(value), f"{attribute} of {path!r} is {str(value)[:40]}, and no size")
     longest = max((length for entry in values["tensors"].values() for length in entry["shape"]), default=0)
-    for path, plans in items(values.get("joins", {}), "joins"):
-        for number, plan in items(plans, f"joins.{path}"):
-            need(number.isdecimal() and len(number) < 9, f"the join {number!r} of {path!r} is no number")
-            check_join(table(plan, f"join {number}"), f"the join {number} of {path!r}", longest)
+    check_joins(values.get("joins", {}), longest)
+    check_calls(values.get("calls", {}))
     weights = sum(math.prod(entry["shape"]) for entry in values["tensors"].values())
     if values["record"] is not None:
         check_record(table(values["record"], "record"), values["tensors"], weights)
@@ -148,28 +116,6 @@ def shape_of(entry: Any, what: str) -> list[int]:
     entry = table(entry, what)
     need(isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES, f"{what} has an unknown type")
     return sizes(entry.get("shape"), f"the shape of {what}")
-
-
-def check_join(plan: Mapping[str, Any], what: str, longest: int) -> None:
-    """How a residual sum is carried out."""
-    need(
-        plan.keys() - {"sums", "training"} == {"stream", "axis", "widths", "runs"},
-        f"{what} has other parts than a join",
-    )
-    counts = (plan.get("sums", 0), *plan.get("training", ()))
-    need(all(map(is_size, counts)), f"the module of {what} has no number of sums")
-    need(type(plan["stream"]) is int and plan["stream"] in (0, 1), f"the stream of {what} is neither operand")
-    need(is_size(plan["axis"]) and plan["axis"] < 16, f"the axis of {what} is none")
-    widths = sizes(plan["widths"], f"widths of {what}")
-    need(len(widths) == 2 and max(widths) <= longest, f"{what} is wider than any tensor")
-    need(isinstance(plan["runs"], list), f"runs of {what} are no list")
-    ends = [0, 0]
-    for run in plan["runs"]:
-        to, at, length = (*sizes(run, f"a run of {what}"), 0, 0, 0)[:3]
-        need(len(run) == 3 and length, f"a run of {what} is none")
-        inside = to + length <= widths[0] and at + length <= widths[1]
-        need(inside and to >= ends[0] and at >= ends[1], f"the runs of {what} do not fit its widths")
-        ends = [to + length, at + length]
 
 
 def check_record(record: Mapping[str, Any], tensors: Mapping[str, Any], weights: int) -> None:

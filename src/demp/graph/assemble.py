@@ -15,6 +15,7 @@ from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import LINEAR, STREAM, Contraction, Join, Layer, Read, Refusal, SizedCall, Slot
 from demp.graph.recording import CallSeen, Recording, Site
 from demp.graph.stream_channels import added_tensors, layer_norms, mark_streams
+from demp.graph.sums import SUM
 from demp.graph.unoffered import output_axes, unoffered
 
 
@@ -131,6 +132,7 @@ def joins_of(recording: Recording, numbering: Numbering) -> tuple[Join, ...]:
             seen.target,
             recording.sums.get(seen.module, 0),
             tuple(sorted(recording.training_sums.get(seen.module, ()))),
+            tuple(sorted(recording.places.get((seen.module, SUM, seen.number), ()))),
         )
         for seen in recording.joins
     )

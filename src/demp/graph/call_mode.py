@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from demp.graph.calls import CallPlan, Seat, kind_of, resized
-from demp.graph.places import outermost, own, traced
-from demp.graph.sums import refuse_checkpointed, require_as_traced
+from demp.graph.lookup import Lookup
+from demp.graph.places import own, traced
+from demp.graph.sums import require_as_traced
 from demp.graph.view_calls import planned_sizes, view_sizes
 
 OPTIONAL = ("view", "flatten")
@@ -25,28 +25,15 @@ def fits(plan: CallPlan, kind: str, operand: Any) -> bool:
 class CallMode(TorchFunctionMode):
     """Carries out the planned calls of one call of a module.
 
-    They are known by their place in its code. Where there are no places (under torch.compile, or other code than was
-    traced), by their number among all calls of their kind inside the module, which then must be as traced.
+    They are known by their place in its code. Where there are no places, by their number among all calls of their kind
+    inside the module, which then must be as traced.
     """
 
     def __init__(self, plans: Mapping[str, CallPlan], module: nn.Module) -> None:
         super().__init__()
         self.plans, self.module = plans, module
+        self.lookup = Lookup(plans, module)
         self.counts: dict[str, int] = {}
-        self.recorded, self.by_place = False, False
-        self.at: dict[str, str] = {}
-        self.turns: dict[str, set[int]] = {}
-        self.seen: dict[str, int] = {}
-        self.done: dict[str, bool] = {}
-        self.unknown: list[CallPlan] = []
-        if not torch.compiler.is_compiling():
-            self.recorded = torch.is_grad_enabled()
-            self.by_place = all(plan.places for plan in plans.values())
-            for key, plan in plans.items():
-                for place in plan.places:
-                    turn, _, turns = place.rpartition("/")
-                    self.at[turn] = key
-                    self.turns.setdefault(turn.rpartition("#")[0], set()).add(int(turns))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a planned call; let everything else pass."""
@@ -58,39 +45,20 @@ class CallMode(TorchFunctionMode):
         self.counts[kind] = number + 1
         if func is resized:
             return func(*args, **kwargs)
-        key = self.placed(kind, number, args[0]) if self.by_place else f"{kind}:{number}"
-        plan = self.plans.get(key)
-        if plan is None:
+        place = own(self.module) if self.lookup.by_place else None
+        if self.lookup.by_place and place is None:
             return func(*args, **kwargs)
-        return resized(args[0], func, args, kwargs, plan)
-
-    def placed(self, kind: str, number: int, operand: Any) -> str:
-        """Which plan, if any, is that of the call at this place."""
-        place = own(self.module)
-        if place is None:
-            return ""
-        if not any(place.outermost == outermost(known) for known in self.turns):
-            self.by_place = False
-            return f"{kind}:{number}"
-        turn = self.seen.get(place.text, 0)
-        self.seen[place.text] = turn + 1
-        key = self.at.get(f"{place.text}#{turn}", "")
-        self.done[key] = True
-        if not key and not torch.jit.is_tracing():  # type: ignore[attr-defined]  # there sizes are tensors
-            self.unknown += [plan for plan in self.plans.values() if fits(plan, kind, operand)]
-        elif key and place.checkpointed and self.recorded:
-            refuse_checkpointed(self.module, f"a call ({kind})")
-        return key
+        key = self.lookup.find(place, f"{kind}:{number}", lambda plan: fits(plan, kind, args[0]), f"a call ({kind})")
+        return func(*args, **kwargs) if key is None else resized(args[0], func, args, kwargs, self.plans[key])
 
     def finish(self) -> None:
         """After the call: raise if a planned call may have run at another place, or others than in the trace."""
-        for place, turns in self.turns.items() if self.by_place else ():
-            if self.seen.get(place, 0) not in {0, *turns}:
-                require_as_traced(self.module, f"calls in {place.partition(':')[0]}", self.seen[place], turns)
+        lookup = self.lookup
+        lookup.check_turns("calls")
         for key, plan in self.plans.items():
-            if self.by_place and (key in self.done or plan not in self.unknown):
+            if lookup.by_place and (key in lookup.done or key not in lookup.unknown):
                 continue
-            if self.by_place or int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
+            if lookup.by_place or int(key.partition(":")[2]) >= self.counts.get(plan.kind, 0):
                 raise RuntimeError(
                     f"a call ({plan.kind}) that a cut planned did not run in the forward of "
                     f"{type(self.module).__name__}: this time it took another path than the one that was traced. Prune "
@@ -102,9 +70,9 @@ class CallMode(TorchFunctionMode):
 
 
 class CallCounter:
-    """Numbers the calls of each kind inside every module that runs."""
+    """Numbers the calls of each kind inside every module that runs; with ``ran``, notes where each of them stands."""
 
-    def __init__(self, stack: Sequence[str], ran: Mapping[str, int]) -> None:
+    def __init__(self, stack: Sequence[str], ran: Mapping[str, int] | None) -> None:
         self._stack, self._ran, self.counts = stack, ran, Counter[tuple[str, str]]()
         self._turns = Counter[tuple[str, int, str]]()
         self._places: dict[Seat, tuple[tuple[str, int, str], int]] = {}
@@ -115,10 +83,15 @@ class CallCounter:
         for each in set(self._stack) or {path}:
             self.counts[each, kind] += 1
         seat = path, kind, self.counts[path, kind] - 1
-        turn = path, self._ran.get(path, 0), traced()
-        self._places[seat] = turn, self._turns[turn]
-        self._turns[turn] += 1
+        self.note(seat)
         return seat
+
+    def note(self, seat: Seat) -> None:
+        """Where does what runs now at this seat stand?"""
+        if self._ran is not None:
+            turn = seat[0], self._ran.get(seat[0], 0), traced()
+            self._places[seat] = turn, self._turns[turn]
+            self._turns[turn] += 1
 
     def places(self) -> dict[Seat, str]:
         """Where each call stands: see `CallPlan`."""

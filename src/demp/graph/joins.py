@@ -5,7 +5,6 @@ the same object; its class becomes a subclass of its own, as with a parametrizat
 """
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,23 +19,25 @@ from demp.errors import UsageError
 from demp.graph import calls
 from demp.graph.alone import guarded, helpers
 from demp.graph.call_mode import CallCounter, CallMode
+from demp.graph.lookup import Lookup
 from demp.graph.places import own
-from demp.graph.sums import IN_PLACE, JoinPlan, is_sum, join, refuse_checkpointed, require_as_traced
+from demp.graph.sums import IN_PLACE, SUM, JoinPlan, is_sum, join, require_as_traced
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
 
 ATTRIBUTE = "demp_joins"
 
 
 class JoinMode(TorchFunctionMode):
-    """Counts the sums that a module's own code makes in one call, and carries out the planned ones.
+    """Carries out the planned sums of one call of a module, which its own code makes.
 
-    Modules inside it make none, or nothing is planned: what they or their hooks add later is none of its sums.
+    They are known by their place in its code, or by their number there, which then must be as traced. Modules inside it
+    make none, or nothing is planned; what they or their hooks add later is none of its sums.
     """
 
     def __init__(self, plans: Mapping[int, JoinPlan], module: nn.Module) -> None:
         super().__init__()
         self.plans, self.module, self.count = plans, module, 0
-        self.recorded = not torch.compiler.is_compiling() and torch.is_grad_enabled()
+        self.lookup = Lookup(plans, module)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a planned sum; let everything else pass."""
@@ -47,24 +48,26 @@ class JoinMode(TorchFunctionMode):
             place = own(self.module)
             if place is None:
                 return func(*args, **(kwargs or {}))
-        plan = self.plans.get(self.count)
         self.count += 1
-        if plan is None or func is join:
+        if func is join:
             return func(*args, **(kwargs or {}))
-        if place is not None and place.checkpointed and self.recorded:
-            refuse_checkpointed(self.module, "a residual sum")
-        stored = [getattr(self.module, name, None) for name in index_names(self.count - 1)]
+        number = self.lookup.find(place, self.count - 1, lambda _: False, "a residual sum")
+        if number is None:
+            return func(*args, **(kwargs or {}))
+        stored = [getattr(self.module, name, None) for name in index_names(number)]
         indices = (stored[0], stored[1]) if stored[0] is not None and stored[1] is not None else None
-        return join(args[0], args[1], plan, func in IN_PLACE, indices)
+        return join(args[0], args[1], self.plans[number], func in IN_PLACE, indices)
 
     def finish(self) -> None:
-        """After the call: raise if a planned sum did not run, or other sums did than in the trace.
+        """After the call: raise if a planned sum did not run, or, by number, other sums did than in the trace.
 
         The channels that came out are then those of something else, which equal widths would hide.
         """
-        for plan in self.plans.values():
+        lookup = self.lookup
+        lookup.check_turns("sums")
+        for plan in () if lookup.by_place else self.plans.values():
             require_as_traced(self.module, "sums", self.count, plan.training if self.module.training else (plan.sums,))
-        if any(number >= self.count for number in self.plans):
+        if any((n not in lookup.done) if lookup.by_place else n >= self.count for n in self.plans):
             raise RuntimeError(
                 f"a residual sum that a cut planned did not run in the forward of {type(self.module).__name__}: this "
                 "time it took another path (stochastic depth, a switch, another mode than the model was traced in), "
@@ -197,7 +200,13 @@ def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[i
         runs = tuple((to, at, length) for to, at, length in values["runs"])
         widths = (values["widths"][0], values["widths"][1])
         return JoinPlan(
-            values["stream"], values["axis"], widths, runs, values.get("sums", 0), tuple(values.get("training", ()))
+            values["stream"],
+            values["axis"],
+            widths,
+            runs,
+            values.get("sums", 0),
+            tuple(values.get("training", ())),
+            tuple(values.get("places", ())),
         )
 
     return {name: {int(n): plan(values) for n, values in plans.items()} for name, plans in plain.items()}
@@ -233,7 +242,8 @@ class SumWatch(TorchFunctionMode):
 
     ``stack`` holds the paths of the modules that run (see ``graph.forward.module_stack``); ``nested`` collects modules
     inside which other modules sum: their own sums cannot be distinguished by counting. ``on_call(seat, function,
-    arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``).
+    arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``). With ``ran``,
+    how often each module has run, places of both are noted.
     """
 
     def __init__(
@@ -241,7 +251,7 @@ class SumWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.stack, self.on_sum, self.on_call = stack, on_sum, on_call
-        self.calls = CallCounter(stack, Counter() if ran is None else ran)
+        self.calls = CallCounter(stack, ran)
         self.counts: dict[str, int] = {}
         self.nested: set[str] = set()
 
@@ -256,5 +266,6 @@ class SumWatch(TorchFunctionMode):
         number = self.counts.get(path, 0)
         self.counts[path] = number + 1
         self.nested.update(self.stack[:-1])
+        self.calls.note((path, SUM, number))
         result = self.on_sum((path, number), func, args)
         return func(*args, **(kwargs or {})) if result is None else result

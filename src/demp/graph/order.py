@@ -53,7 +53,9 @@ def plan_join(join: Join, ranks: Tensor) -> JoinPlan:
     where[stream] = torch.arange(len(stream))
     at = pairs[branch]
     met = torch.where(at >= 0, where[at.clamp(min=0)], -1)
-    return JoinPlan(join.operand, join.axis, (len(branch), len(stream)), runs(met), join.sums, join.training)
+    return JoinPlan(
+        join.operand, join.axis, (len(branch), len(stream)), runs(met), join.sums, join.training, join.places
+    )
 
 
 def runs(met: Tensor) -> tuple[tuple[int, int, int], ...]:

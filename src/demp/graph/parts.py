@@ -60,6 +60,8 @@ class Join:
     """Sums in one call of ``module``."""
     training: tuple[int, ...] = ()
     """The same of calls in training mode, of which each may run other parts; empty: training was not seen."""
+    places: tuple[str, ...] = ()
+    """See `JoinPlan`."""
 
 
 @dataclass(frozen=True)

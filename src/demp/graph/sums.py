@@ -13,6 +13,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 IN_PLACE = frozenset({operator.iadd, Tensor.__iadd__, Tensor.add_})
 SUMS = frozenset({operator.add, torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}) | IN_PLACE
 """How user code spells ``a + b``."""
+SUM = "add"
+"""Kind of a sum among the seats whose places a trace notes."""
 MAX_RUNS = 32
 """A join of more contiguous runs than this adds by index. See docs/numbers.md: up to there slices were never slower."""
 
@@ -34,6 +36,8 @@ class JoinPlan:
     """Sums in one call of the module; 0 where a file of an earlier version does not say."""
     training: tuple[int, ...] = ()
     """The same of each traced call in training mode; empty: not known."""
+    places: tuple[str, ...] = ()
+    """Where it stands (``graph.places``) in the traced forwards, as ``place#turn/turns``; empty: not known."""
 
     @property
     def plain(self) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor
 from demp.graph.call_rules import bind
 from demp.graph.following import Forward
 from demp.graph.recording import CallSeen, JoinSeen, Recording
+from demp.graph.sums import SUM
 
 AUXILIARY = (
     "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
@@ -26,6 +27,8 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     note_counts(here.recording, training)
     may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
+        seat = join.module, SUM, join.number
+        here.recording.places.setdefault(seat, set()).update(there.recording.places.get(seat, ()))
         if not join.planned and (join.module, join.number) not in may:
             there.elements.union(join.stream.ids, join.branch.ids)
     here.elements.inherit(there.elements, base, IN_TRAINING)

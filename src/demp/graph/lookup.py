@@ -1,0 +1,72 @@
+"""Which planned call or sum of a module runs now: known by its place in the code, or else by its number."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from demp.graph.places import Place, outermost
+from demp.graph.sums import refuse_checkpointed, require_as_traced
+
+Key = TypeVar("Key")
+
+
+class Lookup(Generic[Key]):
+    """The plans of one module during one call of it.
+
+    There are no places under torch.compile, in files of earlier versions, and where other code runs than was traced.
+    """
+
+    def __init__(self, plans: Mapping[Key, Any], module: nn.Module) -> None:
+        self.plans, self.module = plans, module
+        self.recorded, self.by_place = False, False
+        self.done: set[Key] = set()
+        self.unknown: set[Key] = set()
+        self._at: dict[str, Key] = {}
+        self._turns: dict[str, set[int]] = {}
+        self._seen: dict[str, int] = {}
+        if not torch.compiler.is_compiling():
+            self.recorded = torch.is_grad_enabled()
+            self.by_place = all(plan.places for plan in plans.values())
+            for key, plan in plans.items():
+                for place in plan.places:
+                    turn, _, turns = place.rpartition("/")
+                    self._at[turn] = key
+                    self._turns.setdefault(turn.rpartition("#")[0], set()).add(int(turns))
+
+    def find(self, place: Place | None, numbered: Key, may_be: Callable[[Any], bool], what: str) -> Key | None:
+        """The plan of what runs now, if any. ``numbered`` is its key by number; ``may_be`` asks whether it fits a plan.
+
+        Raises:
+            RuntimeError: a backward would run it again without its plan.
+        """
+        key = self._find(place, numbered, may_be)
+        if key is not None and place is not None and place.checkpointed and self.recorded:
+            refuse_checkpointed(self.module, what)
+        return key
+
+    def _find(self, place: Place | None, numbered: Key, may_be: Callable[[Any], bool]) -> Key | None:
+        if self.by_place and place is not None:
+            self.by_place = any(place.outermost == outermost(known) for known in self._turns)
+        if not self.by_place or place is None:
+            return numbered if numbered in self.plans else None
+        turn = self._seen.get(place.text, 0)
+        self._seen[place.text] = turn + 1
+        key = self._at.get(f"{place.text}#{turn}")
+        if key is not None:
+            self.done.add(key)
+        elif not torch.jit.is_tracing():  # type: ignore[attr-defined]  # there sizes are tensors
+            self.unknown |= {known for known, plan in self.plans.items() if may_be(plan)}
+        return key
+
+    def check_turns(self, what: str) -> None:
+        """After the call.
+
+        Raises:
+            RuntimeError: what is planned stands in a loop that ran more or fewer times than in the trace.
+        """
+        for place, turns in self._turns.items() if self.by_place else ():
+            if self._seen.get(place, 0) not in {0, *turns}:
+                where = place.partition(":")[0]
+                require_as_traced(self.module, f"{what} in {where}", self._seen[place], turns)
