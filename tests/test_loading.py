@@ -15,10 +15,12 @@ import demp
 import killing
 import nets
 import residuals
+import streaming
 from comparing import gap, outputs
 from demp.errors import UsageError
 from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
+from demp.graph.parts import STREAM
 from demp.surgery import record_of
 from demp.surgery.beside import beside, module_sizes
 from runs import IMAGE, PlainNet, build, examples, quiet_demp, train
@@ -126,6 +128,23 @@ def test_widths_alone_are_enough_without_residual_sums(name: str):
     report = demp.load_state_dict(other, bare, example_inputs=inputs)
     assert report.resized and gap(outputs(other, inputs), outputs(small, inputs)) == 0.0
     assert module_sizes(other) == module_sizes(small) and record_of(other) is None
+
+
+@pytest.mark.parametrize("norm", ["llama", "root", "normalize", "torch", "layer"])
+def test_widths_alone_are_enough_for_streams_and_heads(norm: str):
+    """A norm of fewer channels and a view of fewer heads are the same whichever they are."""
+    model, words = streaming.network(norm, blocks=2), streaming.words()
+    other, channels = copy.deepcopy(model), [0, 3, 7]
+    graph = demp.trace(model, (words,), streams=True)
+    dead = {layer.name: [0] if layer.width == streaming.HEADS else [0, 3] for layer in graph.layers}
+    dead |= {layer.name: channels for layer in graph.layers if layer.activation == STREAM}
+    assert len(dead) == 5
+    streaming.silence(model, channels)
+    killing.kill(model, graph, {name: at for name, at in dead.items() if at != channels})
+    demp.cut(model, dead, example_inputs=(words,), graph=graph, tolerance=1e-6)
+    report = demp.load_state_dict(other, dict(model.state_dict()), example_inputs=(words,))
+    more = streaming.words(1, 9)
+    assert report.resized and torch.equal(other(more), model(more)) and module_sizes(other) == module_sizes(model)
 
 
 def test_a_residual_sum_needs_the_record():

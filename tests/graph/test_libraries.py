@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -125,3 +126,23 @@ def test_heads_of_gpt2_leave_its_forward_as_it_is():
     first, second = (block.attn for block in model.transformer.h)
     assert first.split_size == first.c_attn.nf // 3 == second.split_size * (1 - 1 / first.num_heads)
     assert not model_calls(model)
+
+
+def image_model() -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=16, patch_size=8))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "vit"])
+def test_what_save_pretrained_wrote_loads_into_a_model_of_the_config(kind, tmp_path):
+    """Other heads, neurons and channels of the stream gone in each block; tied weights are in the file once."""
+    model, other = (nets.settle(image_model() if kind == "vit" else language_model(kind)).float() for _ in range(2))
+    inputs = {"input_ids": torch.arange(14).view(2, 7)}
+    inputs = {"pixel_values": torch.randn(2, 3, 16, 16)} if kind == "vit" else inputs
+    graph = demp.trace(model, inputs, streams=True)
+    dead = {layer.name: list(range(1 + n % 3))[: layer.width - 1] for n, layer in enumerate(graph.layers)}
+    demp.cut(model, dead, example_inputs=inputs, graph=graph, exact=False)
+    model.save_pretrained(tmp_path, save_original_format=False)
+    report = demp.load_state_dict(other, load_file(tmp_path / "model.safetensors"), example_inputs=inputs)
+    assert len(report.resized) > 20
+    assert comparing.gap(comparing.outputs(model, inputs), comparing.outputs(other, inputs)) == 0.0

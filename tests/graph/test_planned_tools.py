@@ -203,5 +203,5 @@ def test_copies_pickles_and_files(shuffle, tmp_path):
 
 def test_a_state_dict_without_what_stands_beside_it_is_refused():
     state = dict(after(1).state_dict())
-    with pytest.raises(demp.UsageError, match=r"a view in numbers depends on the widths, .* use demp\.save"):
+    with pytest.raises(demp.UsageError, match=r"a conv in numbers\.mix depends on the widths, .* use demp\.save"):
         demp.load_state_dict(dense(), state, example_inputs=(IMAGE,))

@@ -1,6 +1,6 @@
 """The widths of a model in a file, and a model that takes them: shapes, sizes that modules remember, residual sums."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from demp.activity.observe import quiet
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
+from demp.graph.call_plans import plan_calls
 from demp.graph.calls import calls_from_plain, model_calls
 from demp.graph.forward import as_inputs, first_names
 from demp.graph.joins import joins_from_plain, model_joins
@@ -99,52 +100,100 @@ def dense_sizes(record: Record) -> dict[str, dict[str, int]]:
 
 # From the widths alone ----------------------------------------------------------------------------------
 
+BY_COUNT = frozenset({"mean", "norm", "layer_norm", "view", "heads"})
+"""Kinds of planned calls to which it is the same which neurons are left."""
+
 
 def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> Widths:
     """Widths by the shapes of a file alone, for a dense model that is traced.
 
     Raises:
-        UsageError: a shape that no cut leaves, or a residual sum of which the shapes say too little.
+        UsageError: a shape that no cut leaves, or a residual sum or call of which the shapes say too little.
     """
     graph = trace(model, example_inputs)
+    if missing(graph, shapes):
+        graph = trace(model, example_inputs, streams=True, linear=True)
+    for name, axis in missing(graph, shapes):
+        raise UsageError(f"{name} is {shapes[name]} in the state dict, and no neurons lie along its axis {axis}")
+    widths = lengths(graph, shapes, set(model.state_dict(keep_vars=True)), lost)
+    smaller = graph.none_removed()
+    for whole in (False, True):
+        for along, (length, _) in widths.items():
+            if whole == (length == len(along)):
+                smaller[list(along)] = not whole
+    refuse_unclear(graph, smaller, lost)
+    state = graph.at(fewer(graph, widths))
+    for along, (length, name) in widths.items():
+        if len(state.kept(torch.tensor(along))) != length:
+            raise UsageError(f"{name} has {length} neurons in the state dict, which no cut leaves; {lost}")
+    sizes: dict[str, dict[str, int]] = {}
+    for (path, name), classes in graph.attributes.items():
+        if bool(smaller[classes].any()):
+            sizes.setdefault(path, {})[name] = len(state.kept(classes))
+    return Widths("", shapes, calls=plan_calls(state), sizes=sizes, unknown=tuple(shapes))
+
+
+def lengths(graph: NeuronGraph, shapes: Shapes, stored: Set[str], lost: str) -> dict[tuple[int, ...], tuple[int, str]]:
+    """Classes of each axis that is shorter in the file, or shares neurons with one -> its length there, and a tensor.
+
+    Raises:
+        UsageError: tensors that share neurons have other lengths, or one is not among those ``stored``.
+    """
     known = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
-    widths: dict[tuple[int, ...], tuple[int, str]] = {}
     smaller = graph.none_removed()
     for name, shape in shapes.items():
         for axis, (length, dense) in enumerate(zip(shape, graph.shapes[name], strict=True)):
-            if length == dense:
-                continue
-            if (name, axis) not in known:
-                raise UsageError(f"{name} is {shape} in the state dict, and no neurons lie along its axis {axis}")
-            smaller[known[name, axis]] = True
+            if length != dense:
+                smaller[known[name, axis]] = True
+    found: dict[tuple[int, ...], tuple[int, str]] = {}
     for (name, axis), classes in known.items():
         if not bool(smaller[classes].any()):
             continue
-        if name not in model.state_dict(keep_vars=True):
+        if name not in stored:
             raise UsageError(f"nobody knows what {name} holds at these widths, which no state dict has; {lost}")
         length = shapes.get(name, graph.shapes[name])[axis]
-        before, other = widths.setdefault(tuple(classes.tolist()), (length, name))
+        before, other = found.setdefault(tuple(classes.tolist()), (length, name))
         if before != length:
             raise UsageError(
                 f"{other} has {before} neurons in the state dict, and {name}, which holds them too, {length}"
             )
+    return found
+
+
+def refuse_unclear(graph: NeuronGraph, smaller: Tensor, lost: str) -> None:
+    """Sums and calls to which it is not the same which of these neurons are left.
+
+    Raises:
+        UsageError: there is one.
+    """
     for call in graph.calls:
-        if (call.needed or call.before) and bool(smaller[call.source].any()):
+        by_count = call.seat[1] in BY_COUNT and not call.grid
+        if (call.needed or call.before) and not by_count and bool(smaller[call.source].any()):
             raise UsageError(f"a {call.seat[1]} in {call.seat[0] or 'the model'} depends on the widths, and {lost}")
     for join in graph.joins:
         if bool(smaller[torch.cat([join.stream, join.branch])].any()):
             raise UsageError(f"a residual sum of {join.module or 'the model'} may add two widths, and {lost}")
-    return Widths("", shapes, sizes=counts(graph, widths), unknown=tuple(shapes))
 
 
-def counts(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]]) -> dict[str, dict[str, int]]:
-    """What the modules' attributes count at these widths."""
-    sizes: dict[str, dict[str, int]] = {}
-    for (path, name), classes in graph.attributes.items():
-        for along, (length, _) in widths.items():
-            if set(along) == set(classes.tolist()):  # a group may have several channels
-                sizes.setdefault(path, {})[name] = length * len(classes) // len(along)
-    return sizes
+def missing(graph: NeuronGraph, shapes: Shapes) -> list[tuple[str, int]]:
+    """Axes that are shorter in a file, and along which no neurons lie."""
+    known = {(slot.tensor, slot.axis) for slot in graph.slots}
+    return [
+        (name, axis)
+        for name, shape in shapes.items()
+        for axis, (length, dense) in enumerate(zip(shape, graph.shapes[name], strict=True))
+        if length != dense and (name, axis) not in known
+    ]
+
+
+def fewer(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]]) -> Tensor:
+    """Classes without as many as are missing: which, nobody knows."""
+    removed = graph.none_removed()
+    for along, (length, _) in sorted(widths.items(), key=lambda item: len(set(item[0]))):
+        here = list(dict.fromkeys(along))
+        left = [one for one in here if not bool(removed[one])]
+        removed[left[length * len(here) // len(along) :]] = True
+    return removed
 
 
 def refuse_broken(model: nn.Module, example_inputs: Any) -> None:

@@ -63,6 +63,7 @@ def load_state_dict(
     """
     model = wrappers.inside(model)
     state_dict = unprefixed(of_model(state_dict) if isinstance(state_dict, nn.Module) else state_dict, model)
+    state_dict = with_ties(state_dict, model)
     refuse_at_work(model)
     found = widths_of(model, state_dict, example_inputs)
     refuse_other_story(model, state_dict, found)
@@ -117,6 +118,23 @@ def unprefixed(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, 
             inner._metadata = own  # type: ignore[attr-defined]
             return unprefixed(inner, model)
     return state_dict
+
+
+def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """With all names of tensors that the model holds under several, of which a file may have one (safetensors)."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    more = {}
+    for tied in names.values():
+        given = next((name for name in tied if name in state_dict), None)
+        if given is not None:
+            more |= {name: state_dict[given] for name in tied if name not in state_dict}
+    if not more:
+        return state_dict
+    whole = OrderedDict({**state_dict, **more})
+    whole._metadata = getattr(state_dict, "_metadata", None) or {}  # type: ignore[attr-defined]
+    return whole
 
 
 def refuse_at_work(model: nn.Module) -> None:
