@@ -143,6 +143,22 @@ def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     assert plan.width == 5 and plan.scale == 5 / 8
 
 
+def test_a_mean_of_no_neurons_is_the_zero_that_it_was():
+    def forward(s, x):
+        h = F.relu(s.fc(x))
+        return s.head(torch.cat([h[:, 3:], h[:, :3].mean(1, keepdim=True)], 1))
+
+    torch.manual_seed(0)
+    model = Forward(forward, fc=nn.Linear(6, 8), head=nn.Linear(6, 2)).double()
+    graph = demp.trace(model, (ROWS.double(),))
+    killing.kill(model, graph, {"relu": [0, 1, 2]})
+    before = model(ROWS.double()).detach()
+    assert demp.cut(model, {"relu": [0, 1, 2]}, example_inputs=(ROWS.double(),), graph=graph).removed == 3
+    torch.testing.assert_close(model(ROWS.double()), before, rtol=0, atol=1e-12)
+    model(ROWS.double()).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 class Written(nn.Module):
     """Attention that has the number of heads written into it."""
 

@@ -118,7 +118,8 @@ def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     if plan.kind != "view" and operand.shape[plan.axis] != plan.width:
         raise RuntimeError(
             f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
-            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, or its forward took another path"
+            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, its forward took another path, or that "
+            "axis also holds positions, and the inputs have another size than in the trace"
         )
     out = carried_out(operand, func, args, kwargs, plan)
     if plan.expect and tuple(out.shape[plan.expect[0] + 1 :][: len(plan.expect) - 2]) != plan.expect[2:]:
@@ -143,7 +144,9 @@ def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     if plan.grid:
         return regrouped(operand, plan)
     out = func(operand, *args[1:], **kwargs)
-    if plan.scale != 1.0:
+    if plan.kind == "mean" and plan.width == 0:
+        out = torch.zeros_like(out)
+    elif plan.scale != 1.0:
         out = out * plan.scale
     return taken(out, plan.axis, plan.select) if plan.select else out
 
