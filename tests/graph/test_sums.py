@@ -10,6 +10,7 @@ from torch import nn
 
 import demp
 import killing
+from demp.activity.observe import observing
 from demp.graph import places
 from demp.graph.joins import joins_of, set_joins
 
@@ -136,3 +137,34 @@ def test_what_hooks_and_parts_put_in_later_add_is_none_of_the_sums():
         layer.weight += more
     model.two.b = layer
     torch.testing.assert_close(model(x), adapted)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_reads_of_sums_are_watched_at_their_place(optional, given):
+    """Beside a sum that the trace had not: the stream that a planned sum reads is the same tensor."""
+    model, x = optional
+    graph = demp.trace(model, (x,))
+    (read,) = (read for read in graph.reads if read.seat is not None and read.seat[0] == "two")
+    seen = []
+    with observing(model, graph, lambda read, operand: seen.append((read.seat, operand.clone()))):
+        model(x, torch.randn(50, 5).double() if given else None)
+    (operand,) = (operand for seat, operand in seen if seat == read.seat)
+    assert torch.equal(operand, model.one(torch.relu(model.stem(x))))
+
+
+def test_reads_of_means_are_watched_at_their_place():
+    class Means(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(4, 8), nn.Linear(1, 3)
+
+        def forward(self, x, more=None):
+            h = torch.relu(self.fc(x))
+            shift = 0 if more is None else more.mean(1, keepdim=True)
+            return self.head(h.mean(1, keepdim=True) + shift)
+
+    model, x = Means().double().eval(), torch.randn(20, 4).double()
+    graph, seen = demp.trace(model, (x,)), []
+    with observing(model, graph, lambda read, operand: seen.append(operand.clone())):
+        model(x, torch.randn(20, 8).double())
+    assert len(seen) == 1 and torch.equal(seen[0], torch.relu(model.fc(x)))

@@ -16,6 +16,7 @@ from demp.graph import GraphState, NeuronGraph, Read, calls
 from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import OnCall, SumWatch
+from demp.graph.lookup import Seats
 from demp.parallel import shards
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
@@ -41,8 +42,10 @@ def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator
     with ExitStack() as stack:
         called = any(read.call is not None for read in graph.reads)
         if sums or called:
-            stack.enter_context(module_stack(model, path, Counter()))
-            stack.enter_context(SumWatch(path, on_sum, call_reads(graph, on_read) if called else None))
+            ran = Counter[str]()
+            stack.enter_context(module_stack(model, path, ran))
+            on_call = call_reads(graph, on_read) if called else None
+            stack.enter_context(SumWatch(path, on_sum, on_call, seats=Seats(graph.reads, ran)))
         stack.enter_context(ReadObserver(graph, named_tensors(model), on_read))
         yield
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from demp.graph.calls import Seat
 from demp.graph.class_sets import ClassSets
 from demp.graph.elements import Axis, unique_in_order
 from demp.graph.linear_neurons import mark_linear
@@ -100,7 +101,13 @@ def contraction_reads(recording: Recording, numbering: Numbering) -> Iterator[Re
             numbering.of(seen.neurons),
             positions_by_site(recording, seen.neurons),
             call=seen.call,
+            places=places_of(recording, seen.call),
         )
+
+
+def places_of(recording: Recording, seat: Seat | None) -> tuple[str, ...]:
+    """Where a sum or call stands in all forwards that were followed."""
+    return () if seat is None else tuple(sorted(recording.places.get(seat, ())))
 
 
 def join_reads(recording: Recording, numbering: Numbering) -> Iterator[Read]:
@@ -115,6 +122,7 @@ def join_reads(recording: Recording, numbering: Numbering) -> Iterator[Read]:
             numbering.of(seen.stream),
             positions_by_site(recording, seen.stream),
             (seen.module, seen.number),
+            places=places_of(recording, (seen.module, SUM, seen.number)),
         )
 
 
@@ -132,7 +140,7 @@ def joins_of(recording: Recording, numbering: Numbering) -> tuple[Join, ...]:
             seen.target,
             recording.sums.get(seen.module, 0),
             tuple(sorted(recording.training_sums.get(seen.module, ()))),
-            tuple(sorted(recording.places.get((seen.module, SUM, seen.number), ()))),
+            places_of(recording, (seen.module, SUM, seen.number)),
         )
         for seen in recording.joins
     )

@@ -8,9 +8,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from demp.graph.calls import CallPlan, Seat, kind_of, resized
-from demp.graph.lookup import Lookup
+from demp.graph.lookup import Lookup, Turn
 from demp.graph.places import own, traced
-from demp.graph.sums import require_as_traced
+from demp.graph.sums import SUM, require_as_traced
 from demp.graph.view_calls import planned_sizes, view_sizes
 
 OPTIONAL = ("view", "flatten")
@@ -74,8 +74,8 @@ class CallCounter:
 
     def __init__(self, stack: Sequence[str], ran: Mapping[str, int] | None) -> None:
         self._stack, self._ran, self.counts = stack, ran, Counter[tuple[str, str]]()
-        self._turns = Counter[tuple[str, int, str]]()
-        self._places: dict[Seat, tuple[tuple[str, int, str], int]] = {}
+        self._turns = Counter[Turn]()
+        self._places: dict[Seat, tuple[Turn, int]] = {}
 
     def seat(self, kind: str) -> Seat:
         """The seat of the call that runs now."""
@@ -89,13 +89,13 @@ class CallCounter:
     def note(self, seat: Seat) -> None:
         """Where does what runs now at this seat stand?"""
         if self._ran is not None:
-            turn = seat[0], self._ran.get(seat[0], 0), traced()
+            turn = Turn(seat[0], self._ran.get(seat[0], 0), seat[1] == SUM, traced())
             self._places[seat] = turn, self._turns[turn]
             self._turns[turn] += 1
 
     def places(self) -> dict[Seat, str]:
         """Where each call stands: see `CallPlan`."""
-        return {seat: f"{turn[2]}#{at}/{self._turns[turn]}" for seat, (turn, at) in self._places.items()}
+        return {seat: f"{turn.text}#{at}/{self._turns[turn]}" for seat, (turn, at) in self._places.items()}
 
 
 class WrittenViews(TorchFunctionMode):

@@ -118,8 +118,8 @@ def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str,
     if plan.kind != "view" and operand.shape[plan.axis] != plan.width:
         raise RuntimeError(
             f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
-            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, its forward took another path, or that "
-            "axis also holds positions, and the inputs have another size than in the trace"
+            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, its forward took another path, or "
+            "that axis also holds positions, and the inputs have another size than in the trace"
         )
     out = carried_out(operand, func, args, kwargs, plan)
     if plan.expect and tuple(out.shape[plan.expect[0] + 1 :][: len(plan.expect) - 2]) != plan.expect[2:]:

@@ -19,7 +19,7 @@ from demp.errors import UsageError
 from demp.graph import calls
 from demp.graph.alone import guarded, helpers
 from demp.graph.call_mode import CallCounter, CallMode
-from demp.graph.lookup import Lookup
+from demp.graph.lookup import Lookup, Seats
 from demp.graph.places import own
 from demp.graph.sums import IN_PLACE, SUM, JoinPlan, is_sum, join, require_as_traced
 from demp.graph.symbolic import SymbolicCalls, SymbolicSums, tracer_of
@@ -243,13 +243,19 @@ class SumWatch(TorchFunctionMode):
     ``stack`` holds the paths of the modules that run (see ``graph.forward.module_stack``); ``nested`` collects modules
     inside which other modules sum: their own sums cannot be distinguished by counting. ``on_call(seat, function,
     arguments, keywords)`` runs each other call that depends on the number of neurons (``graph.calls``). With ``ran``,
-    how often each module has run, places of both are noted.
+    how often each module has run, places of both are noted. With ``seats`` those of a graph are known by their places.
     """
 
     def __init__(
-        self, stack: list[str], on_sum: OnSum, on_call: OnCall | None = None, ran: Mapping[str, int] | None = None
+        self,
+        stack: list[str],
+        on_sum: OnSum,
+        on_call: OnCall | None = None,
+        ran: Mapping[str, int] | None = None,
+        seats: Seats | None = None,
     ) -> None:
         super().__init__()
+        self.seats = seats
         self.stack, self.on_sum, self.on_call = stack, on_sum, on_call
         self.calls = CallCounter(stack, ran)
         self.counts: dict[str, int] = {}
@@ -261,11 +267,15 @@ class SumWatch(TorchFunctionMode):
             kind = None if self.on_call is None else calls.kind_of(func, args)
             if kind is None or self.on_call is None:
                 return func(*args, **(kwargs or {}))
-            return self.on_call(self.calls.seat(kind), func, args, kwargs or {})
+            seat = self.calls.seat(kind)
+            seat = seat if self.seats is None else self.seats.seat(seat, False)
+            return func(*args, **(kwargs or {})) if seat is None else self.on_call(seat, func, args, kwargs or {})
         path = self.stack[-1] if self.stack else ""
         number = self.counts.get(path, 0)
         self.counts[path] = number + 1
         self.nested.update(self.stack[:-1])
         self.calls.note((path, SUM, number))
-        result = self.on_sum((path, number), func, args)
+        seat: Any = (path, number)
+        seat = seat if self.seats is None else self.seats.seat(seat, True)
+        result = None if seat is None else self.on_sum(seat, func, args)
         return func(*args, **(kwargs or {})) if result is None else result

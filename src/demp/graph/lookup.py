@@ -1,12 +1,14 @@
-"""Which planned call or sum of a module runs now: known by its place in the code, or else by its number."""
+"""Which known call or sum of a module runs now: by its place in the code, or else by its number."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from demp.graph.places import Place, outermost
+from demp.graph.parts import Read
+from demp.graph.places import Place, outermost, traced
 from demp.graph.sums import refuse_checkpointed, require_as_traced
 
 Key = TypeVar("Key")
@@ -70,3 +72,44 @@ class Lookup(Generic[Key]):
             if self._seen.get(place, 0) not in {0, *turns}:
                 where = place.partition(":")[0]
                 require_as_traced(self.module, f"{what} in {where}", self._seen[place], turns)
+
+
+class Turn(NamedTuple):
+    """One of the times at which the code of a module comes by one place, which a loop does several times."""
+
+    path: str
+    run: int
+    """Which call of the module this is."""
+    is_sum: bool
+    """A residual sum, or another call."""
+    text: str
+    """See `Place`."""
+
+
+class Seats:
+    """Where the reads of a graph stand that no weight takes part in: sums and calls of the modules' own code."""
+
+    def __init__(self, reads: Iterable[Read], ran: Mapping[str, int]) -> None:
+        self._ran, self._turns = ran, Counter[Turn]()
+        self._at: dict[str, dict[tuple[bool, str], Any]] = {}
+        several = set()  # runs of one module, whose reads lie at the same places
+        for read in reads:
+            seat: Any = read.seat or read.call
+            for place in read.places if seat else ():
+                at, key = self._at.setdefault(seat[0], {}), (read.seat is not None, place.rpartition("/")[0])
+                if at.setdefault(key, seat) != seat:
+                    several.add(seat[0])
+        self._at = {path: at for path, at in self._at.items() if path not in several}
+        self._outermost = {path: {outermost(place) for _, place in at} for path, at in self._at.items()}
+
+    def seat(self, numbered: Any, is_sum: bool) -> Any:
+        """The seat at which what runs now stands; ``numbered`` where no place is known, None if it is no read."""
+        path = numbered[0]
+        if path not in self._at:
+            return numbered
+        text = traced()
+        if outermost(text) not in self._outermost[path]:
+            return numbered
+        turn = Turn(path, self._ran.get(path, 0), is_sum, text)
+        self._turns[turn] += 1
+        return self._at[path].get((is_sum, f"{text}#{self._turns[turn] - 1}"))

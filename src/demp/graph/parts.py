@@ -36,6 +36,8 @@ class Read:
     """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
     call: Seat | None = None
     """Of a sum over neurons, a mean or the like, which no weight takes part in: which call of the user's code it is."""
+    places: tuple[str, ...] = ()
+    """Where that sum or call stands: see `JoinPlan`."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,6 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     note_counts(here.recording, training)
     may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
-        seat = join.module, SUM, join.number
-        here.recording.places.setdefault(seat, set()).update(there.recording.places.get(seat, ()))
         if not join.planned and (join.module, join.number) not in may:
             there.elements.union(join.stream.ids, join.branch.ids)
     here.elements.inherit(there.elements, base, IN_TRAINING)
@@ -40,6 +38,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
         elif bool((read.neurons.sites == 0).any()):
             bare = ids[(read.neurons.sites == 0) & (ids < base)]
             here.elements.freeze(bare[torch.isin(bare, activated(here.recording, read.weight))], OTHERWISE)
+    note_places(here.recording, there.recording, base)
     here.recording.lifted += [(ids[ids < base], why + IN_TRAINING) for ids, why in there.recording.lifted]
     return other
 
@@ -53,6 +52,17 @@ def note_counts(recording: Recording, training: Forward) -> None:
     for name, kind in recording.counts:
         if name in once:
             recording.training_counts.setdefault((name, kind), set()).add(there.counts.get((name, kind), 0))
+
+
+def note_places(here: Recording, there: Recording, base: int) -> None:
+    """Where sums and calls that read neurons stand in training."""
+    theirs = {read.call: stored(read.neurons.ids, base) for read in there.reads if read.call is not None}
+    seats = [(join.module, SUM, join.number) for join in there.joins]
+    for read in here.reads:
+        if read.call is not None and theirs.get(read.call) == stored(read.neurons.ids, base):
+            seats.append(read.call)
+    for seat in seats:
+        here.places.setdefault(seat, set()).update(there.places.get(seat, ()))
 
 
 def activated(recording: Recording, weight: str) -> Tensor:

@@ -20,6 +20,7 @@ from demp.errors import UsageError
 from demp.graph import GraphState, Slot
 from demp.graph.forward import as_inputs, copied, evaluating, first_names, module_stack
 from demp.graph.joins import SumWatch
+from demp.graph.lookup import Seats
 from demp.importance.gate_slots import along, gate_slots, layer_weights, output_slots
 from demp.parallel import ranks
 
@@ -217,7 +218,8 @@ class Gated:
             through = stream * self.factor(c, Slot(read.weight, read.axis, read.classes), stream)
             return func(*args[: read.operand], through, *args[read.operand + 1 :])
 
-        with module_stack(self.model, path, Counter()), SumWatch(path, on_sum):
+        seats = Seats(self.graph.reads, ran := Counter[str]())
+        with module_stack(self.model, path, ran), SumWatch(path, on_sum, seats=seats):
             yield
 
 

@@ -17,6 +17,7 @@ from demp.graph import GraphState, NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
 from demp.graph.forward import as_inputs, copied, module_stack
 from demp.graph.joins import SumWatch
+from demp.graph.lookup import Seats
 from demp.parallel import ranks
 from demp.surgery.compared import Outputs, compared
 
@@ -179,7 +180,8 @@ def watching(model: nn.Module, graph: NeuronGraph, watch: "ReaderWatch") -> Iter
             yield
         return
     on_call = call_reads(graph, watch.on_call_read) if called else None
-    with module_stack(model, path, Counter()), SumWatch(path, watch.on_sum, on_call), watch:
+    seats = Seats(graph.reads, ran := Counter[str]())
+    with module_stack(model, path, ran), SumWatch(path, watch.on_sum, on_call, seats=seats), watch:
         yield
 
 
