@@ -1,7 +1,7 @@
 """The detector of a run: from which examples death is decided, and when to start watching."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,16 +9,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.criteria import Criterion
-from demp.activity.probe import Detection, detection_of, probe
+from demp.activity.observe import quiet
+from demp.activity.probe import Detection, detection_of, probe, tried
 from demp.activity.readers import in_backward
 from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
+from demp.graph.inputs import copied
 from demp.parallel.hooks import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12
+SOME = 8
+"""Examples of a batch that is tried before it is needed."""
 PROOF_EXAMPLES = 128
 """A cut is proven on at most this many of the examples that judged the death."""
 
@@ -47,6 +51,7 @@ class Detector:
         self._example_inputs, self._batches = example_inputs, batches
         self._length = window_steps or DEFAULT_WINDOW
         self._window = None if by_probe(batches, collect) else Window(model, graph, criterion)
+        refuse_batches(model, batches)
         self._last_inputs: Any = None
         self._in_evaluation: Any = None
         """Inputs of the last forward in evaluation mode with gradients, until the next step says what it was for."""
@@ -161,10 +166,16 @@ class Detector:
         if not torch.is_grad_enabled() or in_backward():
             return
         self.on_training()
+        if not module.training and any(p.is_meta for p in module.parameters()):
+            return  # on the meta device the model is only read
+        inputs = call_inputs(module, args, kwargs)
+        if self._window is not None and self._window.is_open:  # a check is near, and the forward may write into them
+            with torch.no_grad():
+                inputs = copied(inputs)
         if module.training:
-            self._last_inputs, self._trained = call_inputs(module, args, kwargs), True
-        elif not any(p.is_meta for p in module.parameters()):  # on the meta device the model is only read
-            self._in_evaluation = call_inputs(module, args, kwargs)
+            self._last_inputs, self._trained = inputs, True
+        else:
+            self._in_evaluation = inputs
 
     def _probe_batches(self, step: int) -> Iterable[Any]:
         """The batches of this check, made once: the first of those that judge the death also proves the cut."""
@@ -192,6 +203,23 @@ def by_probe(batches: Batches | None, collect: str) -> bool:
     if collect == "probe" and batches is None:
         raise UsageError("collect='probe' needs batches: pass batches=[...] or a callable that returns them")
     return collect in ("probe", "batches") or (collect == "auto" and batches is not None)
+
+
+def refuse_batches(model: nn.Module, batches: Batches | None) -> None:
+    """What can be known of batches before the first check.
+
+    Raises:
+        UsageError: they can be read once alone, or the model does not run on the first of them.
+    """
+    if isinstance(batches, Iterator):
+        raise UsageError(
+            f"batches is a {type(batches).__name__}, which can be read once, and every check reads them; give a list, "
+            "a DataLoader, or a function that makes the iterator"
+        )
+    if isinstance(batches, Sequence):
+        args, kwargs = copied(as_inputs(first_examples(batches[0], SOME)))
+        with quiet(model):
+            tried(model, args, kwargs)
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

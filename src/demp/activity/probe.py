@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 from demp.activity.criteria import Criterion
 from demp.activity.observe import observing, quiet
 from demp.activity.tally import Flatness, Tally, larger
-from demp.errors import UsageError
+from demp.errors import DempError, UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import as_inputs
+from demp.graph.inputs import copied
 from demp.parallel import ranks, wrappers
 from demp.parallel.compiled import original
 
@@ -75,13 +76,13 @@ def probe(
     show more neurons alive: the criterion ``saturated`` needs all of them.
 
     Raises:
-        UsageError: there is no batch.
+        UsageError: there is no batch, or the model does not run on one.
     """
     tally = Tally(state, criterion)
     count = examples = 0
     with quiet(model):
         for batch in batches:
-            args, kwargs = as_inputs(batch)
+            args, kwargs = copied(as_inputs(batch))
             watch(model, state.graph, tally, args, kwargs)
             count += 1
             examples += next((len(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 0)
@@ -107,9 +108,31 @@ def agreed(mine: Detection, group: ranks.Group) -> Detection:
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
-    """One forward whose read points go to the tally."""
+    """One forward whose read points go to the tally.
+
+    Raises:
+        UsageError: it fails.
+    """
     with observing(model, graph, lambda read, value: tally.add(read, value, read.axis)):
+        return tried(model, args, kwargs)
+
+
+def tried(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The model's output.
+
+    Raises:
+        UsageError: it does not run on these inputs.
+    """
+    try:
         return model(*args, **kwargs)
+    except DempError:
+        raise
+    except Exception as error:  # the user's forward may raise anything
+        raise UsageError(
+            f"{type(model).__name__} does not run on the examples that judge its neurons ({type(error).__name__}: "
+            f"{error}). A batch is a tuple of the model's arguments, a dict of them by name, or one tensor: without "
+            "targets"
+        ) from error
 
 
 def alive(

@@ -77,8 +77,8 @@ class Tally:
         if operand.shape[axis] != len(self._here[key]):
             raise UsageError(
                 f"{read.weight} reads {operand.shape[axis]} neurons where there were {len(self._here[key])} when "
-                "watching began: the model was cut meanwhile; start watching again after a cut, or give the monitor "
-                "the pruner"
+                "watching began. Either the model was cut meanwhile (start watching again after a cut, or give the "
+                "monitor the pruner), or its forward takes other widths than the traced one (a switch)"
             )
         self.seen.add(key)
         carried = [self._by_moments[seat.layer] for seat in self._seats[key]]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from demp.activity import reductions
 from demp.activity.observe import observing, quiet, seats
 from demp.graph import GraphState, Read
-from demp.graph.forward import as_inputs, copied
+from demp.graph.forward import as_inputs
+from demp.graph.inputs import copied
 from demp.parallel import ranks
 
 

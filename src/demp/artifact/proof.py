@@ -14,7 +14,7 @@ from demp.artifact.architecture import KEPT_VALUES as VALUES
 from demp.artifact.architecture import batch_of, fits
 from demp.errors import ArtifactError
 from demp.graph.forward import FORWARD
-from demp.graph.rehearsal import tensors_in
+from demp.graph.inputs import tensors_in
 from demp.surgery.record import describe_inputs, make_inputs, record_of
 
 logger = logging.getLogger("demp")

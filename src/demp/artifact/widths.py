@@ -14,6 +14,7 @@ from demp.graph import NeuronGraph, trace
 from demp.graph.call_plans import plan_calls
 from demp.graph.calls import calls_from_plain, model_calls
 from demp.graph.forward import as_inputs, first_names
+from demp.graph.inputs import copied
 from demp.graph.joins import joins_from_plain, model_joins
 from demp.surgery.record import Record, put_record, record_from_plain, record_of
 from demp.surgery.refit import Sources, forget_states, refit_states, refit_tensors, refuse_unsaved
@@ -202,7 +203,7 @@ def refuse_broken(model: nn.Module, example_inputs: Any) -> None:
     Raises:
         UsageError: it does not.
     """
-    args, kwargs = as_inputs(example_inputs)
+    args, kwargs = copied(as_inputs(example_inputs))
     try:
         with quiet(model):
             model(*args, **kwargs)

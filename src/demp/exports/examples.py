@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.activity.observe import quiet
 from demp.errors import ExportError, UsageError
-from demp.graph.forward import Inputs, as_inputs, copied
+from demp.graph.forward import Inputs, as_inputs
+from demp.graph.inputs import copied
 
 Answer = Callable[[Inputs], list[Tensor]]
 """From inputs to the tensors that come out."""

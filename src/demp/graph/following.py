@@ -20,12 +20,12 @@ from demp.graph import branches, calls, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
+from demp.graph.inputs import tensors_in
 from demp.graph.joins import Seat, SumWatch
 from demp.graph.numbers import Numbers
 from demp.graph.random_state import SEED
 from demp.graph.recording import USUAL, Offer
 from demp.graph.recurrent_rules import recurrent_modules
-from demp.graph.rehearsal import tensors_in
 from demp.graph.repeated import merge_runs
 from demp.graph.scripted import unfollowed
 from demp.graph.tracer import Tracer

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map_only
 
 from demp.errors import TraceError, UsageError
+from demp.graph.inputs import copied, on_meta
+from demp.graph.leftovers import leaving_nothing
 from demp.graph.meta_kernels import MetaKernels
 from demp.graph.random_state import SEED, random_kept
 from demp.graph.recurrent_rules import step_by_step
-from demp.graph.rehearsal import tensors_in
 from demp.graph.scripted import followed_modules
 from demp.parallel.compiled import eager
 
@@ -136,28 +136,6 @@ def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_nothing(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Takes away what a forward leaves on modules (caches, kept features), and lists the tensors among it."""
-    spaces = [vars(module) for module in model.modules()]
-    spaces += [value for space in spaces for value in space.values() if isinstance(value, (dict, list))]
-    before = [(space, list(space) if isinstance(space, list) else dict(space)) for space in spaces]
-    left: list[Tensor] = []
-    try:
-        yield left
-    finally:
-        for space, old in before:
-            if not (space or old):
-                continue
-            if list(map(id, values_of(space))) == (known := list(map(id, values_of(old)))):
-                continue
-            fresh = [value for value in values_of(space) if id(value) not in known]
-            if fresh or len(space) != len(old):
-                left.extend(tensors_in(fresh))
-                space.clear()
-                space.extend(old) if isinstance(space, list) else space.update(old)
-
-
-@contextmanager
 def hooks_off(model: nn.Module) -> Iterator[None]:
     """No hooks inside: those that watch the training must not see a rehearsal of it."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -170,11 +148,6 @@ def hooks_off(model: nn.Module) -> Iterator[None]:
     finally:
         for space, old in zip(hooks, before, strict=True):
             space.update(old)
-
-
-def values_of(space: Any) -> Any:
-    """What a dict or a list holds."""
-    return space.values() if isinstance(space, dict) else space
 
 
 @contextmanager
@@ -201,16 +174,6 @@ def module_stack(model: nn.Module, stack: list[str], ran: Counter[str]) -> Itera
     finally:
         for handle in handles:
             handle.remove()
-
-
-def copied(tree: Any) -> Any:
-    """The same nested structure with copies of the tensors: a forward may write into its inputs."""
-    return tree_map_only(Tensor, torch.clone, tree)
-
-
-def on_meta(tree: Any) -> Any:
-    """The same nested structure with every tensor on the meta device."""
-    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), tree)
 
 
 def run(

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from demp.graph.attributes import attributes_of
 from demp.graph.call_plans import plan_calls
+from demp.graph.inputs import tensors_in
 from demp.graph.joins import joined
 from demp.graph.neurons import GraphState, NeuronGraph
 from demp.graph.order import is_whole
@@ -148,24 +148,3 @@ def shrunken(state: GraphState, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def shapes_of(tree: Any) -> list[tuple[int, ...]]:
     """Shapes of all tensors in a nested output."""
     return [tuple(tensor.shape) for tensor in tensors_in(tree)]
-
-
-def is_cache(leaf: Any) -> bool:
-    """Is it a cache of keys and values, which a model of transformers returns to be called with it again?"""
-    return any((k.__module__, k.__name__) == ("transformers.cache_utils", "Cache") for k in type(leaf).__mro__)
-
-
-def tensors_in(tree: Any) -> list[Tensor]:
-    """All tensors of a nested output, also those that plain objects carry as attributes, but for caches."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    todo = list(tree_leaves(tree))
-    while todo:
-        leaf = todo.pop(0)
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif id(leaf) not in seen and not isinstance(leaf, (type, nn.Module)) and not is_cache(leaf):
-            seen.add(id(leaf))
-            names = getattr(leaf, "__dataclass_fields__", {}) or getattr(leaf, "__dict__", {})
-            todo.extend(tree_leaves([getattr(leaf, name, None) for name in names]))
-    return found

@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demp.errors import UsageError
 from demp.graph import GraphState, Slot
-from demp.graph.forward import as_inputs, copied, evaluating, first_names, module_stack
+from demp.graph.forward import as_inputs, evaluating, first_names, module_stack
+from demp.graph.inputs import copied
 from demp.graph.joins import SumWatch
 from demp.graph.lookup import Seats
 from demp.importance.gate_slots import along, gate_slots, layer_weights, output_slots

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from demp.activity.observe import quiet
 from demp.errors import UsageError
-from demp.graph.forward import as_inputs, copied
+from demp.graph.forward import as_inputs
+from demp.graph.inputs import copied
 from demp.parallel import ranks, shards
 from demp.pruner.model import ShrinkingModel
 from demp.surgery import LiveModel, Plan, VerifyOptions, execute

@@ -17,7 +17,8 @@ from demp.activity.observe import named_tensors, observing, quiet
 from demp.activity.tally import key_of
 from demp.errors import UsageError
 from demp.graph import Read
-from demp.graph.forward import as_inputs, copied
+from demp.graph.forward import as_inputs
+from demp.graph.inputs import copied
 from demp.parallel import ranks, shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel

@@ -15,7 +15,8 @@ from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors
 from demp.activity.tally import Key, key_of, name_of
 from demp.graph import GraphState, NeuronGraph, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
-from demp.graph.forward import as_inputs, copied, module_stack
+from demp.graph.forward import as_inputs, module_stack
+from demp.graph.inputs import copied
 from demp.graph.joins import SumWatch
 from demp.graph.lookup import Seats
 from demp.parallel import ranks

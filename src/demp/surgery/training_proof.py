@@ -21,6 +21,7 @@ from demp.activity.detector import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
 from demp.graph.forward import as_inputs, evaluating, hooks_off, leaving_nothing
+from demp.graph.inputs import copied
 from demp.graph.random_state import SEED, random_kept
 from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
@@ -122,7 +123,7 @@ def run(
 ) -> list[Tensor]:
     """A forward of the first examples, each tensor of them changed: what is compared."""
     inputs = as_inputs(first_examples(example_inputs, EXAMPLES))
-    args, kwargs = tree_map_only(Tensor, change, inputs)
+    args, kwargs = tree_map_only(Tensor, change, copied(inputs))
     return compared(model, args, kwargs, outputs)
 
 

@@ -11,7 +11,8 @@ from demp.activity.observe import OnRead, observing, quiet
 from demp.activity.tally import Tally
 from demp.errors import CutError
 from demp.graph import GraphState, Read
-from demp.graph.forward import as_inputs, copied
+from demp.graph.forward import as_inputs
+from demp.graph.inputs import copied
 from demp.surgery.compared import Outputs, compared
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -49,6 +50,11 @@ def zeroing(before: GraphState, after: GraphState) -> OnRead:
 
     def zeroed(read: Read, operand: Tensor) -> Tensor:
         stays = (~after.removed[before.present(read.classes)]).to(operand.dtype).to(operand.device)
+        if operand.shape[read.axis] != len(stays):
+            raise CutError(
+                f"{read.weight} reads {operand.shape[read.axis]} neurons where the traced one had {len(stays)}: "
+                "it takes other widths now (parts of weights, a switch). Trace it as it is trained"
+            )
         shape = [1] * operand.dim()
         shape[read.axis] = -1
         return operand * stays.view(shape)
