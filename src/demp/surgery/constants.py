@@ -22,9 +22,9 @@ from demp.graph.inputs import copied
 from demp.parallel import ranks, shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
+from demp.surgery.looking import look
 from demp.surgery.moves import Moves, Seen, plan_moves
 from demp.surgery.plan import Plan
-from demp.surgery.readers import look
 from demp.surgery.verify import difference, refuse_nan
 
 WORDS = {

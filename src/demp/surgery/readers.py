@@ -1,26 +1,19 @@
 """One forward that looks at everything that reads neurons: their moments, and where a constant could go instead."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from demp.activity.moments import Moments
-from demp.activity.observe import FUSED, ReadObserver, call_reads, named_tensors, quiet
+from demp.activity.observe import FUSED, ReadObserver
 from demp.activity.tally import Key, key_of, name_of
-from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph import GraphState, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
-from demp.graph.forward import as_inputs, module_stack
-from demp.graph.inputs import copied
-from demp.graph.joins import SumWatch
-from demp.graph.lookup import Seats
 from demp.parallel import ranks
-from demp.surgery.compared import Outputs, compared
 
 NORMS = frozenset({
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
@@ -158,32 +151,6 @@ class Readers:
                         first = first.merged(other)
                     uses.setdefault(key, []).append(Use(use.read, use.here, first, use.made, use.call))
         return Readers(uses, self.outputs, self.touched, self.weights, self.tensors)
-
-
-def look(model: nn.Module, state: GraphState, example_inputs: Any, outputs: Outputs = None) -> Readers:
-    """Run the model once in evaluation mode and look at everything that reads neurons."""
-    args, kwargs = copied(as_inputs(example_inputs))
-    with quiet(model):
-        watch = ReaderWatch(state, named_tensors(model))
-        with watching(model, state.graph, watch):
-            seen = compared(model, args, kwargs, outputs)
-    watch._now = ("", None, (), {})
-    return Readers(watch.uses, seen, watch.touched, Counter(watch._uses), watch.tensors)
-
-
-@contextmanager
-def watching(model: nn.Module, graph: NeuronGraph, watch: "ReaderWatch") -> Iterator[None]:
-    """A forward inside is watched, residual sums included."""
-    path: list[str] = []
-    called = any(read.call is not None for read in graph.reads)
-    if not graph.joins and not called:
-        with watch:
-            yield
-        return
-    on_call = call_reads(graph, watch.on_call_read) if called else None
-    seats = Seats(graph.reads, ran := Counter[str]())
-    with module_stack(model, path, ran), SumWatch(path, watch.on_sum, on_call, seats=seats), watch:
-        yield
 
 
 class ReaderWatch(ReadObserver):

@@ -6,28 +6,24 @@ with the model in which the neurons that go are zeroed: with batch statistics a 
 evaluation, and this asks about the surgery alone.
 """
 
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map_only
 
 from demp.activity.detector import first_examples
 from demp.activity.observe import observing
 from demp.errors import CutError
-from demp.graph.forward import as_inputs, evaluating, hooks_off, leaving_nothing
+from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.graph.random_state import SEED, random_kept
 from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
 from demp.surgery.proving import VerifyOptions
+from demp.surgery.training_mode import is_weight, replaced, training
 from demp.surgery.verify import TOLERANCE, difference, tolerance_for, zeroing
 
 EXAMPLES = 8
@@ -125,60 +121,3 @@ def run(
     inputs = as_inputs(first_examples(example_inputs, EXAMPLES))
     args, kwargs = tree_map_only(Tensor, change, copied(inputs))
     return compared(model, args, kwargs, outputs)
-
-
-@contextmanager
-def training(model: nn.Module, ahead: int = 0) -> Iterator[None]:
-    """Training mode without dropout, gradients, hooks and autocast, drawing from a seed; nothing stays changed.
-
-    ``ahead``: so many numbers further on in what the seed draws.
-    """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with (
-        hooks_off(model),
-        evaluating(model, training=True),
-        replaced(model, lambda tensor: not is_weight(tensor), torch.clone),
-        leaving_nothing(model),
-        torch.no_grad(),
-        random_kept(cuda, seed=SEED),
-        torch.autocast(device.type, enabled=False),
-    ):
-        for module in model.modules():
-            if isinstance(module, _DropoutNd):
-                module.training = False
-        numpy: Any = sys.modules.get("numpy")
-        for _ in range(ahead):
-            _ = (random.random(), torch.rand(1, device=device), torch.rand(1), numpy and numpy.random.rand())
-        yield
-
-
-def is_weight(tensor: Tensor) -> bool:
-    """Is it a parameter that trains? A training forward may write into all others, and into buffers."""
-    return isinstance(tensor, nn.Parameter) and tensor.requires_grad
-
-
-@contextmanager
-def replaced(model: nn.Module, which: Callable[[Tensor], bool], make: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, parameters and buffers of this kind are what ``make`` makes of them; no tensor is written into."""
-    copies: dict[int, Tensor] = {}
-    places = []
-    for module in model.modules():
-        for space in (module._buffers, module._parameters):
-            for name, tensor in space.items():
-                if tensor is not None and which(tensor):
-                    places.append((space, name, tensor))
-                    copies.setdefault(id(tensor), like(tensor, make))
-    try:
-        for space, name, tensor in places:
-            space[name] = copies[id(tensor)]
-        yield
-    finally:
-        for space, name, tensor in places:
-            space[name] = tensor
-
-
-def like(tensor: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """What is made of a buffer's or a parameter's values, of the same kind."""
-    made = make(tensor.detach())
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
