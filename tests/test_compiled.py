@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import demp
+from demp.activity.detector import UNSEEN
 from demp.errors import UsageError
 from demp.parallel import compiled
 from runs import IMAGE, examples, kill_linear, loss_of, same, with_dead
@@ -278,6 +279,6 @@ def test_a_watched_module_whose_wrapper_is_called(window_steps):
         optimizer.zero_grad()
         loss_of(called, step, IMAGE).backward()
         optimizer.step()
-    unseen = ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+    unseen = (UNSEEN,)
     found = [(report.removed, report.notes) for report in pruner.history]
     assert found == ([(0, unseen)] * 2 if window_steps == 2 else [(1, ()), (0, ())])

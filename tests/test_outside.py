@@ -146,3 +146,35 @@ def test_a_constructor_may_give_lazy_modules_again(tmp_path):
     assert demp.cut(model, {"2": [0, 3], "5": [1]}, example_inputs=(x,)).removed == 3
     loaded = demp.load(lazy, demp.save(model, tmp_path / "lazy"))
     assert comparing.gap(comparing.outputs(model, (x,)), comparing.outputs(loaded, (x,))) == 0.0
+
+
+class Domains(nn.Module):
+    """A norm for each domain, of which one runs in the trace; and a part that runs late in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norms = nn.Linear(6, 12), nn.ModuleDict({name: nn.BatchNorm1d(12) for name in "xy"})
+        self.late, self.head, self.domain, self.deep = nn.Linear(12, 12), nn.Linear(12, 3), "x", False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norms[self.domain](self.a(x)))
+        return self.head(torch.relu(self.late(h)) if self.deep else h)
+
+
+def test_a_norm_that_the_trace_did_not_run_keeps_what_it_reads_and_other_parts_are_named(caplog):
+    torch.manual_seed(0)
+    model = Domains().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pruner = demp.DemP(model, optimizer, example_inputs=(X,), batches=[X], total_steps=6, period=2, peak_strength=0.0)
+    with torch.no_grad():
+        model.norms["x"].weight[3], model.norms["x"].bias[3] = 0.0, -1.0
+    with caplog.at_level(logging.WARNING, logger="demp"):
+        for step in range(6):
+            model.domain = "xy"[step % 2]
+            optimizer.zero_grad()
+            model(X).square().mean().backward()
+            optimizer.step()
+    assert pruner.finish().removed == 0 and model.a.out_features == 12
+    said = [r.message for r in caplog.records if "penalty" not in r.message]
+    assert said[0].startswith("norms.y is not run by the forward that was traced, but reads 12 neurons: they stay")
+    assert said[1].startswith("no forward has run late so far, and what they would read may go") and len(said) == 2

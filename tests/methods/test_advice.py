@@ -3,7 +3,10 @@
 import logging
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+import demp
 from runs import IMAGE, PlainNet, all_alive, quiet_demp, train, with_dead
 
 
@@ -59,3 +62,28 @@ def test_the_advice_is_given_once_also_after_a_resume(caplog):
     with caplog.at_level(logging.WARNING, logger="demp"):
         train(again, follows, IMAGE, range(13, 17))
     assert not caplog.records and resumed.history[-1].step == 16
+
+
+class Functional(nn.Module):
+    """Its last layer is called past its module, as adapters and hand-written code do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return F.linear(torch.relu(self.a(x)), self.b.weight, self.b.bias)
+
+
+def test_where_nobody_could_be_judged_the_strength_is_not_to_blame(caplog):
+    model, x = Functional(), torch.randn(8, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = demp.DemP(model, optimizer, example_inputs=(x,), total_steps=20, period=4, peak_strength=1e-3)
+    with caplog.at_level(logging.WARNING, logger="demp"):
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    said = [r.getMessage() for r in caplog.records if "nothing was removed" in r.getMessage()]
+    assert len(said) == 2 and "Pass batches=[...]" in said[0] and "Pass batches=[...]" in str(pruner.finish())
+    assert "strength" not in "".join(said)

@@ -21,6 +21,10 @@ from demp.parallel.hooks import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12
+UNSEEN = (
+    "no training forward was seen before this check that calls the modules which read neurons, so nobody was judged "
+    "dead; pass batches=..."
+)
 SOME = 8
 """Examples of a batch that is tried before it is needed."""
 PROOF_EXAMPLES = 128
@@ -82,7 +86,7 @@ class Detector:
     def notes(self, detection: Detection) -> tuple[str, ...]:
         """What a report must say of a detection: what it does not know, and why."""
         if detection.batches == 0:
-            return ("no training forward was watched before this check, so nobody was judged dead; pass batches=...",)
+            return (UNSEEN,)
         hidden = [name for name in detection.unseen if self._window is not None and name in self._window.unwatched]
         unseen = [name for name in detection.unseen if name not in hidden]
         found = []

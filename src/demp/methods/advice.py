@@ -15,13 +15,27 @@ class Advice:
         self.given = False
 
     def about(self, step: int, view: View, detection: Detection) -> str:
-        """Empty unless examples were seen and no neuron was removed before or is dead now."""
+        """Empty if a neuron was removed before or is dead now, and before the middle of the run."""
         late = view.final or (2 * step >= view.total_steps and not self.given)
         some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in detection.dead.values())
-        if not late or some or detection.batches == 0:
+        if not late or some:
+            return ""
+        wanted = [layer.name for layer in view.graph.layers if bool(layer.removable.any())]
+        if not wanted:
             return ""
         self.given = True
+        if detection.batches == 0 or set(wanted) <= set(detection.unseen):
+            return nobody_judged(view, step)
         return nothing_removed(view, step, self.strength)
+
+
+def nobody_judged(view: View, step: int) -> str:
+    """The strength is not to blame where no neuron was looked at."""
+    return (
+        f"nothing was removed by step {step} of {view.total_steps}: no training forward was seen in which the modules "
+        "that read the neurons were called (weights used as F.linear(h, layer.weight), layer.forward(h), compiled "
+        "code), so that nobody could be judged. Pass batches=[...], examples to judge them on"
+    )
 
 
 def nothing_removed(view: View, step: int, strength: float) -> str:

@@ -1,7 +1,8 @@
 """Readers that the traced forward does not run: a head that is called by another method (an auxiliary loss, say).
 
 Nothing of such a call is in the graph, so that a cut would leave the head with the old width. Modules whose weight no
-contraction of the graph uses are watched until they first run in training; the neurons that they read then stay.
+contraction of the graph uses, and norms that it does not know, are watched until they first run in training; the
+neurons that they read then stay. Those that have not run by the first check are named.
 """
 
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demp.activity.detector import listed
 from demp.activity.window import reads_its_input
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
@@ -21,6 +23,7 @@ from demp.parallel.hooks import Hook
 logger = logging.getLogger("demp")
 CONTRACTIONS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Convolution", "Linear", "MkldnnConvolution")
 """Names of the autograd nodes of contractions."""
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 VIEWS = ("T", "Transpose", "Permute", "View", "UnsafeView", "Reshape", "Alias", "ToCopy", "Expand", "Unsqueeze")
 """Of nodes between a contraction and its weight."""
 
@@ -33,11 +36,15 @@ class OutsideReaders:
         self._stay: dict[str, Tensor] = {}
         """Module -> classes that it reads."""
         self._handles: dict[str, Any] = {}
+        self._warned = False
         tensors = first_names(model)[0]
         used = {id(tensors[c.weight]) for c in graph.contractions if c.weight is not None}
+        followed = {id(tensors[slot.tensor]) for slot in graph.slots} | used
         for name, module in followed_modules(model):
+            own = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+            norm = isinstance(module, NORMS) and own and not any(id(t) in followed for t in own)
             weight: Any = module._parameters.get("weight")
-            if weight is not None and reads_its_input(module) and id(weight) not in used:
+            if norm or (weight is not None and reads_its_input(module) and id(weight) not in used):
                 hook = Hook(self._hook(name, module))
                 self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
 
@@ -54,6 +61,14 @@ class OutsideReaders:
                     name,
                     kept,
                 )
+
+        if self._handles and not self._warned and ranks.is_main_process(group):
+            self._warned = True
+            logger.warning(
+                "no forward has run %s so far, and what they would read may go: then they do not fit any more. Let the "
+                "forward of the example inputs run them, or name what they read in exclude=",
+                listed(list(self._handles)),
+            )
 
     def close(self) -> None:
         """Remove all hooks from the watched modules."""
