@@ -34,7 +34,8 @@ def view(tracer: Tracer, call: Call, *, packed: bool = False) -> Labels:
             if followed is not None:
                 to, made, inner = followed[0], axis.take(followed[1]), None
             else:
-                second = plan is not None and plan.sizes[:1] == (len(new) + 1,)
+                ahead = new_sizes[: max(0, plan.sizes[0] - len(new))] if plan is not None and plan.sizes else []
+                second = 0 < len(ahead) < len(new_sizes) and max(ahead) > 1
                 several = packed or second or (source.dim() > 2 and len(new_sizes) == 3 and new_sizes[0] in PACKED)
                 to, made = split(tracer, axis, sizes, at, new_sizes, packed=several) or (0, None)
                 inner = tuple(new_sizes[to + 1 :])
