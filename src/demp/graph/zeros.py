@@ -48,7 +48,7 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> Labels:
     for from_end, axis in bare:
         if not keeps_zeros(tracer, call, from_end):
             why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
-            if call.name.removesuffix("_") in GATES or out.dtype == torch.bool:
+            if call.name.removesuffix("_") in GATES or out.dtype == torch.bool or adds_number(call):
                 return replace(labels, lifted=why)
             tracer.recording.lifted.append((axis.ids, why))
     return labels
@@ -62,11 +62,21 @@ def follow_lifted(tracer: Tracer, call: Call) -> str:
     found = ""
     for tensor in tracer.tensors((call.args, call.kwargs)):
         labels = tracer.labels(tensor)
-        if labels.lifted and call.name in CARRIED:
+        if labels.lifted and (call.name in CARRIED or scales(call)):
             found = labels.lifted
         elif labels.lifted and not meets_zeros(tracer, call, tensor, labels):
             lift(tracer, [tensor])
     return found
+
+
+def adds_number(call: Call) -> bool:
+    """Is it the sum of a tensor and a number, like 1 + erf(x) in a GELU that is written out?"""
+    return call.name.removesuffix("_") in SUMS and any(isinstance(side, (int, float)) for side in call.args[:2])
+
+
+def scales(call: Call) -> bool:
+    """Is it a tensor times a number, or divided by one?"""
+    return call.name in ("mul", "div") and any(isinstance(side, (int, float)) for side in call.args[:2])
 
 
 def meets_zeros(tracer: Tracer, call: Call, gate: Tensor, labels: Labels) -> bool:
