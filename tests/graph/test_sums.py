@@ -168,3 +168,24 @@ def test_reads_of_means_are_watched_at_their_place():
     with observing(model, graph, lambda read, operand: seen.append(operand.clone())):
         model(x, torch.randn(20, 8).double())
     assert len(seen) == 1 and torch.equal(seen[0], torch.relu(model.fc(x)))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_graph_that_was_compiled_behind_a_break_adds_once(backend: str):
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            y = torch.relu(self.a(x))
+            torch._dynamo.graph_break()
+            return torch.relu(self.b(y) + x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Broken(), Broken(), nn.Linear(8, 3))
+    x = torch.randn(8, 6)
+    demp.cut(model, {"2.relu#2": [0], "3.relu#2": [1, 4]}, example_inputs=(x,), exact=False)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -45,9 +46,11 @@ class CallMode(TorchFunctionMode):
         self.counts[kind] = number + 1
         if func is resized:
             return func(*args, **kwargs)
-        place = own(self.module) if self.lookup.by_place else None
-        if self.lookup.by_place and place is None:
-            return func(*args, **kwargs)
+        place = None
+        if self.lookup.by_place and not torch.compiler.is_compiling():
+            place = own(self.module)
+            if place is None:
+                return func(*args, **kwargs)
         key = self.lookup.find(place, f"{kind}:{number}", lambda plan: fits(plan, kind, args[0]), f"a call ({kind})")
         return func(*args, **kwargs) if key is None else resized(args[0], func, args, kwargs, self.plans[key])
 

@@ -52,6 +52,7 @@ class Lookup(Generic[Key]):
         if self.by_place and place is not None:
             self.by_place = any(place.outermost == outermost(known) for known in self._turns)
         if not self.by_place or place is None:
+            self.done |= {numbered} & self.plans.keys()
             return numbered if numbered in self.plans else None
         turn = self._seen.get(place.text, 0)
         self._seen[place.text] = turn + 1

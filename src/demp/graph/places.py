@@ -14,6 +14,8 @@ from torch import nn
 
 BETWEEN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
 """Code that runs between a call of the user's and what is told of it."""
+COMPILER, GENERATED = str(Path(torch.__file__).parent / "_dynamo") + os.sep, "<eval_with_key>"
+"""Code that runs a compiled graph, and that of the graph, in which what is planned was carried out when it was made."""
 CHECKPOINT = str(Path(torch.__file__).parent / "utils" / "checkpoint.py")
 PLANNED = "planned_forward", str(Path(__file__).with_name("joins.py"))
 """The function that runs a module's code under its plans, and its file."""
@@ -84,12 +86,16 @@ def is_planned(frame: Any, module: nn.Module) -> bool:
 
 
 def own(module: nn.Module) -> Place | None:
-    """The place of the call that runs now in the code of ``module``; None if a module inside it, or a hook, calls."""
-    steps, checkpointed = [], False
+    """The place of the call that runs now in the code of ``module``; None if a module in it or a hook calls.
+
+    None also in a compiled graph.
+    """
+    steps, checkpointed, generated = [], False, False
     frame: Any = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code is CALL:
+        generated = generated or code.co_filename.startswith(GENERATED)
+        if code is CALL or (generated and code.co_filename.startswith(COMPILER)):
             return None
         if is_planned(frame, module):
             break
