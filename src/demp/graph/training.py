@@ -11,7 +11,10 @@ from demp.graph.sums import SUM
 AUXILIARY = (
     "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
 )
-OTHERWISE = "the training forward reads these neurons without the activation behind which evaluation reads them"
+OTHERWISE = (
+    "the training forward, which is followed without hooks, reads these neurons without the activation behind which "
+    "evaluation reads them"
+)
 IN_TRAINING = " (in the training forward)"
 
 

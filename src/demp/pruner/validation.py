@@ -46,6 +46,11 @@ def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
         reasons = "; ".join(dict.fromkeys(f"{r.name}: {r.reason}" for r in graph.refused[:3]))
         why = reasons or "no activation function follows a convolution or linear layer"
         raise UsageError(f"{type(model).__name__} has no layer whose neurons can be removed ({why})")
+    if all(layer.width == 1 for layer in graph.layers if bool(layer.removable.any())):
+        raise UsageError(
+            f"{type(model).__name__} has one neuron in each layer that may be pruned, and one always stays: nothing "
+            "could ever be removed"
+        )
 
 
 def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]) -> None:
