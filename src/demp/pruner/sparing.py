@@ -69,7 +69,7 @@ def dead_in_copies(
             try:
                 dead = detector.detect_on_copy(copied.module, fit, shrinking.state, step).dead
             except Exception as error:  # the user's forward may raise anything
-                why = f"{error}".strip().split("\n")[0] or type(error).__name__
+                why = f"{error.__cause__ or error}".strip().split("\n")[0] or type(error).__name__
                 silent.append(f"the copy {copied.name} does not run ({why}), so nobody knows who is alive in it")
                 continue
         alive[copied.name] = sum(int((flags & ~dead[name]).sum()) for name, flags in neurons.items())
