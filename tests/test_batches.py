@@ -168,3 +168,32 @@ def test_sparse_outputs_are_compared_as_dense_ones():
     before = model(x)[1].to_dense().detach()
     assert demp.cut(model, {"relu": [3]}, example_inputs=(x,), graph=graph).difference < 1e-12
     torch.testing.assert_close(model(x)[1].to_dense(), before, rtol=0, atol=1e-12)
+
+
+class Graph(nn.Module):
+    """Nodes and the edges between them: not every first few of the nodes have theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, nodes, edges):
+        h = torch.relu(self.a(nodes))
+        return self.b(h.index_add(0, edges[1], h[edges[0]]))
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_examples_that_cannot_be_divided_prove_as_a_whole(window: bool):
+    torch.manual_seed(0)
+    model, nodes, edges = Graph(), torch.randn(200, 6), torch.randint(0, 200, (2, 500))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pruner = demp.DemP(model, optimizer, example_inputs=(nodes, edges), total_steps=4, period=2, on_error="raise",
+                       batches=None if window else [(nodes, edges)], peak_strength=0.0)  # fmt: skip
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = 0.0, -1.0
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(nodes, edges).square().mean().backward()
+        optimizer.step()
+    pruner.finish()
+    assert model.a.out_features == 11 and pruner.state.neurons == 11

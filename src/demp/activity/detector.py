@@ -25,8 +25,6 @@ UNSEEN = (
     "no training forward was seen before this check that calls the modules which read neurons, so nobody was judged "
     "dead; pass batches=..."
 )
-SOME = 8
-"""Examples of a batch that is tried before it is needed."""
 PROOF_EXAMPLES = 128
 """A cut is proven on at most this many of the examples that judged the death."""
 
@@ -62,6 +60,8 @@ class Detector:
         self._trained = False
         """Did a forward in training mode run since the last step?"""
         self._proof: Any = None
+        self._few_run: bool | None = None
+        """Does the model run on the first examples of a batch? Not where a tensor counts others (edges of a graph)."""
         self._hook: Any = None
         self.on_training: Callable[[], Any] = lambda: None
         """Called at every training forward of the whole model, where a window watches."""
@@ -124,7 +124,12 @@ class Detector:
 
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last detection."""
-        return self._example_inputs if self._proof is None else first_examples(self._proof, PROOF_EXAMPLES)
+        if self._proof is None:
+            return self._example_inputs
+        few = first_examples(self._proof, PROOF_EXAMPLES)
+        if few is not self._proof and self._few_run is None:
+            self._few_run = runs(self._model, few)
+        return few if self._few_run else self._proof
 
     def step(self) -> None:
         """An optimizer moved: what ran in evaluation mode was training if nothing ran in training mode."""
@@ -221,9 +226,20 @@ def refuse_batches(model: nn.Module, batches: Batches | None) -> None:
             "a DataLoader, or a function that makes the iterator"
         )
     if isinstance(batches, Sequence):
-        args, kwargs = copied(as_inputs(first_examples(batches[0], SOME)))
+        args, kwargs = copied(as_inputs(batches[0]))
         with quiet(model):
             tried(model, args, kwargs)
+
+
+def runs(model: nn.Module, inputs: Any) -> bool:
+    """Does the model run on these inputs?"""
+    args, kwargs = copied(as_inputs(inputs))
+    try:
+        with quiet(model):
+            model(*args, **kwargs)
+    except Exception:  # the user's forward may raise anything
+        return False
+    return True
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
