@@ -143,7 +143,7 @@ def test_a_mean_counts_a_removed_neuron_as_the_zero_it_was():
     assert plan.width == 5 and plan.scale == 5 / 8
 
 
-def test_a_mean_of_no_neurons_is_the_zero_that_it_was():
+def test_a_mean_of_no_neurons_is_the_zero_that_it_was(tmp_path):
     def forward(s, x):
         h = F.relu(s.fc(x))
         return s.head(torch.cat([h[:, 3:], h[:, :3].mean(1, keepdim=True)], 1))
@@ -155,6 +155,10 @@ def test_a_mean_of_no_neurons_is_the_zero_that_it_was():
     before = model(ROWS.double()).detach()
     assert demp.cut(model, {"relu": [0, 1, 2]}, example_inputs=(ROWS.double(),), graph=graph).removed == 3
     torch.testing.assert_close(model(ROWS.double()), before, rtol=0, atol=1e-12)
+    demp.save(model, tmp_path / "model", example_inputs=(ROWS.double(),))
+    parts = {"fc": nn.Linear(6, 8), "head": nn.Linear(6, 2)}
+    loaded = demp.load(lambda: Forward(forward, **parts).double(), tmp_path / "model")
+    assert torch.equal(loaded(ROWS.double()), model(ROWS.double()))
     model(ROWS.double()).sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 

@@ -22,7 +22,7 @@ from demp.parallel.hooks import Hook
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12
 UNSEEN = (
-    "no training forward was seen before this check that calls the modules which read neurons, so nobody was judged "
+    "no training forward was seen before this check that calls the modules which read neurons, so no neuron was found "
     "dead; pass batches=..."
 )
 PROOF_EXAMPLES = 128

@@ -129,7 +129,7 @@ def tried(model: nn.Module, args: Any, kwargs: Any) -> Any:
         raise
     except Exception as error:  # the user's forward may raise anything
         raise UsageError(
-            f"{type(model).__name__} does not run on the examples that judge its neurons ({type(error).__name__}: "
+            f"{type(model).__name__} does not run on the examples of the detector ({type(error).__name__}: "
             f"{error}). A batch is a tuple of the model's arguments, a dict of them by name, or one tensor: without "
             "targets"
         ) from error

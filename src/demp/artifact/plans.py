@@ -66,7 +66,7 @@ def check_call(plan: Mapping[str, Any], what: str, kind: str) -> None:
     need(is_size(plan["axis"]) and plan["axis"] < AXES, f"the axis of {what} is none")
     width, scale = plan["width"], plan.get("scale", 1.0)
     need(is_size(width) and all(is_size(plan.get(name, 0)) for name in COUNTS), f"{what} has no number of neurons")
-    need(type(scale) in (int, float) and math.isfinite(scale) and scale > 0, f"the scale of {what} is none")
+    need(type(scale) in (int, float) and math.isfinite(scale) and scale >= 0, f"the scale of {what} is none")
     lists = {name: sizes(plan.get(name, []), f"{name} of {what}") for name in LISTS}
     expand = plan.get("expand", [])
     need(isinstance(expand, list) and all(is_size(at, -1) and at < width for at in expand), f"{what} sees what is not")

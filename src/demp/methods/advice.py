@@ -25,16 +25,16 @@ class Advice:
             return ""
         self.given = True
         if detection.batches == 0 or set(wanted) <= set(detection.unseen):
-            return nobody_judged(view, step)
+            return nobody_watched(view, step)
         return nothing_removed(view, step, self.strength)
 
 
-def nobody_judged(view: View, step: int) -> str:
+def nobody_watched(view: View, step: int) -> str:
     """The strength is not to blame where no neuron was looked at."""
     return (
         f"nothing was removed by step {step} of {view.total_steps}: no training forward was seen in which the modules "
         "that read the neurons were called (weights used as F.linear(h, layer.weight), layer.forward(h), compiled "
-        "code), so that nobody could be judged. Pass batches=[...], examples to judge them on"
+        "code), so that no dead neuron could be found. Pass batches=[...], examples to find them on"
     )
 
 
