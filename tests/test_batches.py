@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import demp
 import killing
 from demp.errors import UsageError
+from demp.graph import inputs
 
 
 @dataclass
@@ -197,3 +198,22 @@ def test_examples_that_cannot_be_divided_prove_as_a_whole(window: bool):
         optimizer.step()
     pruner.finish()
     assert model.a.out_features == 11 and pruner.state.neurons == 11
+
+
+def test_a_copy_of_an_object_shares_its_modules_and_nothing_else():
+    """What a forward writes into a batch stays in the copy; a module that a batch carries is one and the same."""
+
+    @dataclass
+    class Carries:
+        x: Tensor
+        parts: list[nn.Module]
+        notes: dict[str, Any]
+
+    batch = Carries(torch.ones(3), [nn.Linear(2, 2)], {"seen": [torch.zeros(2)]})
+    for copy_of in (inputs.copied, inputs.on_meta):
+        other = copy_of((batch,))[0]
+        assert other is not batch and other.parts is not batch.parts and other.parts[0] is batch.parts[0]
+        other.notes["seen"].append("more")
+        assert len(batch.notes["seen"]) == 1 and other.notes["seen"][0] is not batch.notes["seen"][0]
+    inputs.copied(batch).x.zero_()
+    assert batch.x.sum() == 3

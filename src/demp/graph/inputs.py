@@ -32,10 +32,14 @@ def copy_of(leaf: Any) -> Any:
         return torch.clone(leaf)
     if leaf is None or isinstance(leaf, (*WHOLE, Iterator)):
         return leaf
-    held = tensors_in(leaf, caches=True)
-    if not held:
+    held = list(held_in(leaf, caches=True))
+    if not any(isinstance(value, Tensor) for value in held):
         return leaf
-    known: dict[int, Any] = {id(tensor): torch.clone(tensor) for tensor in held}
+    known: dict[int, Any] = {
+        id(value): torch.clone(value) if isinstance(value, Tensor) else value
+        for value in held
+        if isinstance(value, (Tensor, nn.Module))
+    }
     try:
         return copy.deepcopy(leaf, known)
     except Exception:  # an object that cannot be copied is passed as it is, as the user's own loop does
@@ -49,15 +53,19 @@ def is_cache(leaf: Any) -> bool:
 
 def tensors_in(tree: Any, *, caches: bool = False) -> list[Tensor]:
     """All tensors of a nested output, also those that plain objects carry as attributes; of caches only if asked."""
-    found: list[Tensor] = []
+    return [value for value in held_in(tree, caches=caches) if isinstance(value, Tensor)]
+
+
+def held_in(tree: Any, *, caches: bool) -> Iterator[Any]:
+    """Every value of a nested structure, then those that plain objects in it carry; nothing inside of modules."""
     seen: set[int] = set()
     todo = list(tree_leaves(tree))
     while todo:
         leaf = todo.pop(0)
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif id(leaf) not in seen and not isinstance(leaf, (type, nn.Module)) and (caches or not is_cache(leaf)):
-            seen.add(id(leaf))
+        if id(leaf) in seen and not isinstance(leaf, Tensor):
+            continue
+        seen.add(id(leaf))
+        yield leaf
+        if not isinstance(leaf, (Tensor, type, nn.Module)) and (caches or not is_cache(leaf)):
             names = getattr(leaf, "__dataclass_fields__", {}) or getattr(leaf, "__dict__", {})
             todo.extend(tree_leaves([getattr(leaf, name, None) for name in names]))
-    return found
