@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: lower rooms know nothing of higher ones."""
 
 import ast
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -8,23 +9,16 @@ from pathlib import Path
 import demp
 
 ROOT = Path(demp.__file__).parent
-ORDER = (
-    ("errors", "files", "renamed"),
-    ("parallel",),
-    ("graph",),
-    ("activity",),
-    ("surgery", "masking"),
-    ("regularization", "importance", "budgets", "artifact"),
-    ("methods",),
-    ("pruner", "analysis"),
-    ("train", "recipes", "integrations"),
-    ("exports", "experiments", "experiments.theory"),
-    ("experiments.sweep",),
-    ("experiments.compare", "experiments.report"),
-    ("experiments.studies",),
-    ("cli",),
-    ("__main__",),
-)
+DESIGN = Path(__file__).parent.parent / "docs" / "design.md"
+
+
+def order() -> list[list[str]]:
+    """The table of packages in docs/design.md, lowest first: the names in the first column of every line."""
+    table = DESIGN.read_text().partition("| packages | what they hold |")[2].partition("\n\n")[0]
+    return [re.findall(r"`([\w.]+)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+
+
+ORDER = order()
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 OUTER = ("train", "recipes", "integrations", "exports", "experiments", "cli", "__main__")
 """Everything else is the core."""

@@ -168,3 +168,8 @@ def test_refusals_have_a_name_a_reason_and_a_count():
     assert graph.layer("stem_act").coupled == ("act2",)
     with pytest.raises(demp.UsageError, match="no layer called 'stem_akt' in the graph; did you mean 'stem_act'"):
         graph.layer("stem_akt")
+
+
+def test_the_citation_names_this_version():
+    citation = (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {demp.__version__}\n" in citation

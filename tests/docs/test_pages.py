@@ -111,6 +111,13 @@ def test_links_between_files_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_source_files_named_in_pages_exist():
+    sources = {file.relative_to(pages.ROOT).as_posix() for file in pages.ROOT.glob("*/**/*.py")}
+    for page in pages.PAGES:
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+            assert any(f"/{source}".endswith(f"/{name}") for source in sources), f"{page.name}: {name}"
+
+
 # A method in one file ------------------------------------------------------------------------------
 
 
