@@ -89,6 +89,15 @@ def test_train_as_json_is_the_summary(capsys, tmp_path):
     assert (summary["seed"], summary["method"], summary["steps"]) == (3, "dense", 12)
 
 
+@pytest.mark.parametrize("command", ["train", "sweep"])
+@pytest.mark.parametrize(
+    "budgets", [("--budget", "flops=0.4", "--budget", "flops=0.2"), ("--budget=flops=0.4", "--budget=flops=0.2")]
+)
+def test_one_run_has_one_budget(capsys, command, budgets):
+    assert main([command, *budgets]) == 2
+    assert "a run has one budget" in capsys.readouterr().err
+
+
 def test_flags_win_over_file_wins_over_recipe(tmp_path, capsys):
     file, out = tmp_path / "mine.toml", tmp_path / "run"
     file.write_text('batch_size = 16\nseed = 5\n[model]\nname = "mlp"\n[schedule]\nname = "step"\n')

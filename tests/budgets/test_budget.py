@@ -1,5 +1,6 @@
 """What a budget may say, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,12 @@ def test_it_goes_through_files(budget):
     assert eval(repr(budget)) == budget
 
 
+def test_numbers_of_numpy_are_numbers():
+    budget = Budget(flops=np.float64(0.25), parameters=np.int64(700))
+    assert repr(budget) == "Budget(flops=0.25, parameters=700)"
+    assert type(budget.flops) is float and type(budget.parameters) is int
+
+
 @pytest.mark.parametrize(
     "value",
     [0.0, -0.1, 1.5, float("nan"), float("inf"), 0, -3, True, "0.4", None, [0.4]],
@@ -47,6 +54,7 @@ def test_no_limit(value):
         ("flops", "RESOURCE=NUMBER"),
         ("flops=much", "RESOURCE=NUMBER"),
         ("flop=0.4", "unknown resource 'flop'"),
+        ("flops=0.4,neurons=0.5,flops=0.5", "gives flops twice"),
         (0.4, "budget is a float"),
         ("", "at least one of"),
         ({}, "at least one of"),

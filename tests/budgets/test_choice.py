@@ -142,7 +142,7 @@ def test_a_latency_is_met_with_as_many_flops_as_it_allows():
     """A stub clock: 5 units whatever is removed, and one per share of the FLOPs."""
     plain = metered(PlainNet)
     dense = plain.spent("flops", plain.graph.none_removed())
-    meter = metered(PlainNet, clock=lambda removed: 5.0 + 5.0 * plain.spent("flops", removed) / dense)
+    meter = metered(PlainNet, clock=lambda removed: (5.0 + 5.0 * plain.spent("flops", removed) / dense, 10.0))
     goals = meter.goals(Budget(latency=0.75))
     found = choose(meter, meter.graph.none_removed(), goals, Question(importance=importance(meter), limits=Limits()))
     assert not found.lack
@@ -150,7 +150,7 @@ def test_a_latency_is_met_with_as_many_flops_as_it_allows():
 
 
 def test_a_latency_that_no_network_meets():
-    meter = metered(PlainNet, clock=lambda removed: 1.0)
+    meter = metered(PlainNet, clock=lambda removed: (1.0, 1.0))
     goals = meter.goals(Budget(latency=0.5))
     found = choose(meter, meter.graph.none_removed(), goals, Question(importance=importance(meter), limits=Limits()))
     assert found.lack == {"latency": 500_000.0}

@@ -79,7 +79,7 @@ def test_latency_is_asked_once_for_each_network_and_survives_a_save():
 
     def clock(removed):
         asked.append(int(removed.sum()))
-        return 1e-3 * (10 - int(removed.sum()))
+        return 1e-3 * (10 - int(removed.sum())), 1e-3 * 10
 
     _, _, meter = metered(Mlp, VECTOR, clock)
     dense, fewer = meter.graph.none_removed(), some(meter.graph, 0)

@@ -1,8 +1,10 @@
 """A budget: what the network that comes out may cost, as shares of the dense network or as absolute numbers."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from demp.errors import UsageError
@@ -36,7 +38,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
-            check(name, value)
+            object.__setattr__(self, name, as_limit(name, value))
         if not self.given():
             raise UsageError(f"a budget needs at least one of {', '.join(RESOURCES)}, for example Budget(flops=0.4)")
 
@@ -66,12 +68,16 @@ class Budget:
         return ", ".join(f"{name} {value}" for name, value in self.given().items())
 
 
-def check(name: str, value: Any) -> None:
-    """Raise UsageError unless ``value`` can limit a resource."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return
-    if isinstance(value, float) and math.isfinite(value) and 0 < value <= 1:
-        return
+def as_limit(name: str, value: Any) -> int | float:
+    """A share or an absolute number as Python's own number, also from NumPy's.
+
+    Raises:
+        UsageError: ``value`` cannot limit a resource.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 1:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value) and 0 < value <= 1:
+        return float(value)
     raise UsageError(
         f"the budget {name}={value!r} is no limit; give a share of the dense network as a float in (0, 1], for example "
         f"{name}=0.4, or an absolute number of {UNITS[name].split(' (')[0]} as an int of at least 1"
@@ -82,12 +88,16 @@ def as_budget(value: Any) -> Budget | None:
     """A budget from what a config, a file or a command line holds: a Budget, a mapping, or ``"flops=0.4,neurons=0.5"``.
 
     Raises:
-        UsageError: anything else, an unknown resource, a number that is no limit.
+        UsageError: anything else, an unknown resource, one that is given twice, a number that is no limit.
     """
     if value is None or isinstance(value, Budget):
         return value
     if isinstance(value, str):
-        value = dict(pair(part) for part in value.split(",") if part.strip())
+        pairs = [pair(part) for part in value.split(",") if part.strip()]
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise UsageError(f"the budget {value!r} gives {twice[0]} twice; give each resource once")
+        value = dict(pairs)
     if not isinstance(value, Mapping):
         raise UsageError(f"budget is a {type(value).__name__}; give demp.Budget(flops=0.4), for example")
     for name in value:

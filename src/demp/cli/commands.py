@@ -201,11 +201,21 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that the arguments ask for; tyro explains unknown flags and exits."""
+    """The command that the arguments ask for; tyro explains unknown flags and exits.
+
+    Raises:
+        UsageError: there is no such command, or a run is given two budgets.
+    """
     verb = arguments[0] if arguments else ""
     if verb not in COMMANDS and not verb.startswith("-"):
         meant = suggestion(verb, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise UsageError(f"there is no command {verb!r}{meant} (demp --help)")
+    budgets = [argument for argument in arguments if argument.partition("=")[0] == "--budget"]
+    if verb in ("train", "sweep") and len(budgets) > 1:
+        raise UsageError(
+            "--budget is given more than once, and a run has one budget; give several resources as "
+            "--budget flops=0.4,parameters=0.5; `demp compare` makes a run for each budget"
+        )
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="demp",

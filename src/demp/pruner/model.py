@@ -79,6 +79,8 @@ class ShrinkingModel:
         """Optimizers beside them whose state must follow a cut."""
         self.copies: list[Copy] = []
         """Of the model: they are cut with it."""
+        self.measured: list[nn.Module] = []
+        """Copies that stay as they are, which measurements are made on."""
         self.masks: Mapping[str, Tensor] = {}
         """Laid out like the parameters; they are cut too."""
         self._looked = self._may_break = self._state_known = False
@@ -128,7 +130,7 @@ class ShrinkingModel:
         if self._looked:
             return
         self._looked = True
-        found = look_alikes(self.model, self.copies)
+        found = look_alikes(self.model, [*(copied.content for copied in self.copies), *self.measured])
         if found and ranks.is_main_process(self.group):
             logger.warning(
                 "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "

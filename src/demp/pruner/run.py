@@ -41,7 +41,9 @@ class PruningRun:
         self.method.refuse_unfit(graph)
         self.wants = self.method.wants()
         refuse_pieces(method.name, self.wants, model)
-        self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
+        timed = config.budget is not None and config.budget.latency is not None
+        clock = LatencyClock(shrinking, examples.inputs).seconds if timed else None
+        self.meter = Meter(graph, sizes_of(model), clock)
         refuse_unreachable(self.method, self.meter, config)
         refuse_missing(method.name, self.wants, examples)
         self.masks = Masks(model)

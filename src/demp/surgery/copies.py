@@ -185,13 +185,13 @@ def refuse_misfit(copied: Copy, model: nn.Module, shapes: Mapping[str, tuple[int
 # Copies that nobody gave --------------------------------------------------------------------------------
 
 
-def look_alikes(model: nn.Module, copies: Iterable[Copy]) -> list[str]:
-    """Living modules of the model's class, with its parameters' names and shapes, that nobody gave and nobody trains.
+def look_alikes(model: nn.Module, known: Iterable[Any]) -> list[str]:
+    """Living modules of the model's class, with its parameters' names and shapes, not ``known`` and trained by nobody.
 
     Averages and teachers are like this. Each is described by its class and the module that holds it.
     """
     objects = gc.get_objects()
-    mine = {id(m) for m in model.modules()} | {id(copied.content) for copied in copies}
+    mine = {id(m) for m in model.modules()} | set(map(id, known))
     alike = [o for o in objects if type(o) is type(model) and id(o) not in mine]
     wanted = shapes_of(model)
     alike = [o for o in alike if shapes_of(o) == wanted]
