@@ -6,6 +6,7 @@ import torch
 import demp
 from contract import network, parts
 from demp.errors import UsageError
+from demp.methods.reaching import neuron_sparsity_of
 from runs import IMAGE, ResidualNet, build, train
 from thinning import covering
 
@@ -64,3 +65,38 @@ def test_two_aims_are_refused(name):
 def test_apoz_by_its_rule_has_no_budget():
     with pytest.raises(UsageError, match="a budget needs rule='target'"):
         demp.methods.config_class("apoz")(budget="flops=0.4", rule="deviation")
+
+
+def test_a_budget_stands_for_the_share_that_every_layer_must_lose():
+    """One hidden layer: FLOPs go with its width, and 0.25 of them are a quarter of the neurons."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    pruner = demp.methods.create(
+        "random", model, torch.optim.SGD(model.parameters(), 0.1), example_inputs=(torch.randn(2, 4),), total_steps=9
+    )
+    rho = neuron_sparsity_of(pruner._view, pruner.config, demp.Budget(flops=0.25))
+    assert rho == pytest.approx(0.75, abs=1 / 32)
+
+
+@pytest.mark.parametrize("name", ["snap", "cropit-s", "early-snap", "early-crop-s"])
+def test_rounds_and_moment_follow_from_the_budget(name):
+    """A small budget is a high neuron sparsity: several rounds, and a moment with the bound that it has there."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    x, y = torch.randn(16, 4), torch.arange(16) % 2
+    options = {"prune_by": 1.0, "epoch_steps": 1} if name.startswith("early") else {}
+    pruner = demp.methods.create(
+        name, model, torch.optim.SGD(model.parameters(), 0.1), example_inputs=(x,), total_steps=9, budget="flops=0.1",
+        batches=[(x, y)], loss_fn=torch.nn.functional.cross_entropy, **options,
+    )  # fmt: skip
+    method = pruner._run.method
+    for _ in range(9):
+        pruner.optimizers[0].zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        pruner.optimizers[0].step()
+    pruner.finish()
+    assert method.rho == pytest.approx(0.9, abs=1 / 32) and len(method.targets) == method._round == 7
+    notes = [note for report in pruner.history for note in report.notes]
+    assert any(note.startswith("round 7 of 7, to 1 of the way to the budget") for note in notes)
+    if name.startswith("early"):
+        assert method._trigger.bound == 1 - method.rho
+    assert pruner.state.neurons == 3

@@ -65,8 +65,11 @@ class Early(Scored):
         """The step at which it pruned."""
         self._come = False
         """Has the moment come?"""
-        self._trigger = Trigger(config.trigger, config.target_neuron_sparsity)
         self._why = "the run ended"
+
+    def _aim_at(self, rho: float) -> None:
+        super()._aim_at(rho)
+        self._trigger = Trigger(self.config.trigger, rho)
 
     def is_due(self, step: int) -> bool:
         """At epoch ends, the first of which is before training, and at the cap; then until it has pruned."""
@@ -76,6 +79,7 @@ class Early(Scored):
         """Return whether the moment to prune has come."""
         if self._come:
             return True
+        self._settle(view)
         asked = step % self.epoch_steps == 0 and (step > 0 or self.config.trigger == "paper")
         if asked and self._trigger.look(view.parameters()):
             self._come = True

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from demp.importance.gates import POSITIONS, Scoring
 from demp.methods.base import Method, MethodConfig, Selection, View, Wants
 from demp.methods.checks import check_at_least, check_choice, check_share
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import neuron_sparsity_of, reach, refuse_two_aims
 from demp.methods.rounds import targets
 
 
@@ -53,8 +53,19 @@ class Scored(Method):
 
     def __init__(self, config: ScoredConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        self.targets = targets(config.target_neuron_sparsity, config.start_sparsity, config.rounds)
+        self._aim_at(config.target_neuron_sparsity)
         self._round = 0
+
+    def _aim_at(self, rho: float) -> None:
+        """Set the neuron sparsity that the rounds go to; with a budget it is known once the network is."""
+        self.rho, self.targets = rho, targets(rho, self.config.start_sparsity, self.config.rounds)
+        self._aimed = False
+
+    def _settle(self, view: View) -> None:
+        """With a budget: the neuron sparsity that it stands for in this network."""
+        if self.config.budget is not None and not self._aimed:
+            self._aim_at(neuron_sparsity_of(view, self.config, self.config.budget))
+            self._aimed = True
 
     def kind(self) -> str:
         """Which derivative is the score: see ``demp.importance.gates``."""
@@ -88,9 +99,10 @@ class Scored(Method):
         """Select the neurons of one round, those with the lowest scores."""
         if self.done:
             return Selection()
+        self._settle(view)
         config, target = self.config, self.targets[self._round]
         scores = view.scores(self.scoring()).abs()
-        way = target / config.target_neuron_sparsity
+        way = target / self.rho
         neurons, notes = reach(view, config, scores, way=way)
         self._round += 1
         if len(self.targets) > 1:
@@ -99,9 +111,12 @@ class Scored(Method):
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of rounds that are done."""
-        return {"round": self._round}
+        """Return the number of rounds that are done, and the neuron sparsity that they go to."""
+        return {"round": self._round, "rho": self.rho if self._aimed else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the number of done rounds from a saved state."""
         self._round = int(state["round"])
+        if state.get("rho") is not None:
+            self._aim_at(float(state["rho"]))
+            self._aimed = True
