@@ -23,7 +23,7 @@ EXCHANGES = 16
 LATENCY_TRIALS = 8
 """Networks that are timed to meet a latency."""
 CONFIRMATIONS, NARROWER = 8, 0.95
-"""How often a network that met it is timed again, and the share of its FLOPs that the next one gets if it fails then."""
+"""How often a network that met it is timed again, and the share of its FLOPs that the next one gets if not."""
 
 
 @dataclass(frozen=True, kw_only=True)
