@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from demp.graph.call_rules import UserCall, along_neurons, note_whole
-from demp.graph.calls import Seat, resized
+from demp.graph.calls import Seat
+from demp.graph.carrying_out import resized
 from demp.graph.elements import Labels
 from demp.graph.heads import latest_heads
 from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.errors import TraceError, UsageError
-from demp.graph import branches, calls, joins, sums
+from demp.graph import branches, calls, carrying_out, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
@@ -32,7 +32,7 @@ from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
 TORCH = str(Path(torch.__file__).parent)
-BETWEEN = (TORCH, __file__, branches.__file__, calls.__file__, joins.__file__, sums.__file__)
+BETWEEN = (TORCH, __file__, branches.__file__, carrying_out.__file__, joins.__file__, sums.__file__)
 """Code that runs between a sum and what is told of it."""
 
 PLANNED = frozenset(
