@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from demp.graph.elements import Axis, Labels
+from demp.graph.elements import Labels, newest
+from demp.graph.operations import Call
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
@@ -24,27 +24,6 @@ SITES = {
 
 GATES = ("mul", "where", "maximum")
 """ATen operations that make an activation out of a tensor and a function of itself."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One ATen call: operation name, arguments, output."""
-
-    name: str
-    op: torch._ops.OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or keyword."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-    def dims(self, value: Any, ndim: int) -> list[int]:
-        """Dimension arguments as non-negative integers; None means all of them."""
-        if value is None or value == []:
-            return list(range(ndim))
-        return [d % ndim for d in ([value] if isinstance(value, int) else value)]
 
 
 def activated(tracer: Tracer, call: Call, operands: list[Tensor], labels: Labels) -> Labels:
@@ -92,9 +71,3 @@ def sites_before(tracer: Tracer, labels: Labels) -> set[int]:
     axis = newest(labels)
     marks = [] if axis is None else axis.sites.unique().tolist()
     return set().union(*(tracer.elements.sites_of(mark) for mark in marks))
-
-
-def newest(labels: Labels) -> Axis | None:
-    """The axis that the latest contraction produced: the neuron axis of an activation."""
-    axes = [axis for axis in labels.axes if axis is not None and axis.born >= 0]
-    return None if labels.constant or not axes else max(axes, key=lambda axis: axis.born)

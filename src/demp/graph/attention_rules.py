@@ -10,8 +10,9 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.heads import note_heads, shared
+from demp.graph.operations import Call
 from demp.graph.parts import HEADS
-from demp.graph.rules import Call, rule
+from demp.graph.rules import rule
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

@@ -1,6 +1,5 @@
 """What a forward hides: paths that it did not take, whose parameters may read neurons, and values that leave torch."""
 
-from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,30 +8,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from demp.graph.elements import Labels
 from demp.graph.scripted import followed_modules
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
 
 EXITS = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr})
-LOOKS = frozenset({"_local_scalar_dense", "equal", "nonzero"})
-"""ATen operations by which a forward looks at values, to decide by them."""
-
-
-class Frames:
-    """What each module's own code could see in one forward: arguments, results of calls and of operations."""
-
-    def __init__(self) -> None:
-        self.visible: dict[str, list[Labels]] = defaultdict(list)
-        self.touched: set[str] = set()
-        self.looked = False
-
-    def operation(self, frame: str, name: str, operands: list[Labels], results: list[Labels]) -> None:
-        """One operation ran in the code of the module ``frame``."""
-        self.looked = self.looked or name in LOOKS
-        self.touched.update(labels.source for labels in operands if labels.source is not None)
-        self.visible[frame].extend(results)
 
 
 @contextmanager

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from demp.graph.call_rules import UserCall, along_neurons, note_whole
+from demp.graph.call_rules import along_neurons, note_whole
 from demp.graph.calls import Seat
 from demp.graph.carrying_out import resized
 from demp.graph.elements import Labels
+from demp.graph.grids import Grid
 from demp.graph.heads import latest_heads
 from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
 from demp.graph.norm_rules import norm
+from demp.graph.operations import Call, UserCall
 from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
-from demp.graph.rules import Call
 from demp.graph.shape_rules import view
-from demp.graph.shuffle_rules import REGROUPS, Grid, regroup, settled
+from demp.graph.shuffle_rules import REGROUPS, regroup, settled
 from demp.graph.stream_norms import NAMES
 from demp.graph.zeros import lift
 

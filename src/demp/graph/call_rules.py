@@ -10,6 +10,7 @@ from torch import Tensor
 
 from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of
 from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.operations import UserCall
 from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
 from demp.graph.signs import memory
 from demp.graph.view_calls import view_sizes
@@ -25,22 +26,6 @@ NORMS = frozenset({"norm", "linalg_vector_norm"})
 LARGEST = frozenset({"amax", "max"})
 """Reductions that a zero does not change among numbers that are not negative."""
 UNEQUAL = "cuts the neuron axis into parts that could shrink unequally"
-
-
-class UserCall:
-    """The call that runs now."""
-
-    def __init__(self, seat: Seat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
-        self.seat, self.func, self.args, self.plan = seat, func, args, plan
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of the call, for example ``sum`` or ``mean``."""
-        return self.seat[1]
-
-    def on(self, tensor: Tensor) -> bool:
-        """Is this its first argument?"""
-        return bool(self.args) and self.args[0] is tensor
 
 
 def reads_neutrally(tracer: Tracer, name: str, source: Tensor, dims: list[int], labels: Labels) -> bool:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.heads import note_heads, paired, shared
+from demp.graph.operations import Call
 from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
-from demp.graph.rules import Call, rule, whole
+from demp.graph.rules import rule, whole
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from demp.graph.contraction_rules import CONVOLUTIONS, join, maker, produced, read
 from demp.graph.elements import Axis, Labels
-from demp.graph.rules import Call, rule, whole
+from demp.graph.operations import Call
+from demp.graph.rules import rule, whole
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

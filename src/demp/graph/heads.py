@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels, unique_in_order
+from demp.graph.operations import Call
 
 if TYPE_CHECKING:
-    from demp.graph.rules import Call
     from demp.graph.tracer import Tracer
 
 

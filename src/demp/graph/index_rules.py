@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.rules import Call, rule
+from demp.graph.operations import Call
+from demp.graph.rules import rule
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

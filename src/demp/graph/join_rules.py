@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
+from demp.graph.operations import Call
 from demp.graph.parts import HEADS
 from demp.graph.recording import JoinSeen
-from demp.graph.rules import Call, pointwise, rule
+from demp.graph.rules import pointwise, rule
 from demp.graph.sums import IN_PLACE, JoinPlan
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from demp.graph.call_rules import UserCall, note_read, note_stream
+from demp.graph.call_rules import note_read, note_stream
 from demp.graph.elements import Axis, Labels
 from demp.graph.join_rules import sites_of
+from demp.graph.operations import UserCall
 from demp.graph.parts import HEADS
 from demp.graph.recording import CallSeen
 from demp.graph.stream_norms import named

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from demp.graph.activations import SITES, Call, activated
+from demp.graph.activations import SITES, activated
 from demp.graph.call_rules import note_stream, reads_neutrally
 from demp.graph.elements import Axis, Labels
+from demp.graph.operations import Call
 from demp.graph.zeros import note_lifted, note_zeros
 
 if TYPE_CHECKING:

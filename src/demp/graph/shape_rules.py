@@ -9,8 +9,9 @@ import torch
 
 from demp.graph.call_rules import Landing, note_view, plans_parts
 from demp.graph.elements import Axis, Labels
+from demp.graph.operations import Call
 from demp.graph.regrouping import PACKED, follow, regroup, split
-from demp.graph.rules import Call, rule
+from demp.graph.rules import rule
 from demp.graph.zeros import note_lifted
 
 if TYPE_CHECKING:

@@ -7,18 +7,17 @@ the last one makes the removed ones are dropped. Anything else that happens to t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from demp.graph.call_rules import UserCall
-from demp.graph.elements import Axis, Labels
+from demp.graph.elements import Labels
+from demp.graph.grids import Grid, Settle
+from demp.graph.operations import Call, UserCall
 from demp.graph.recording import CallSeen
 
 if TYPE_CHECKING:
-    from demp.graph.activations import Call
     from demp.graph.tracer import Tracer
 
 MOVES = frozenset({"transpose", "permute", "clone", "contiguous", "alias", "movedim"})
@@ -31,30 +30,6 @@ PICKS = frozenset({"select", "unbind", "split", "chunk", "unsafe_split", "unsafe
 """ATen operations that take parts of an axis."""
 PARTS = (2, 3)
 """So long is the first axis of a grid whose entries may be parts of one layer (a gate, and what it gates)."""
-
-
-class Settle(Protocol):
-    """Labels of a grid as an ordinary tensor; ``packed``: what lies at one place of all its parts is one neuron."""
-
-    def __call__(self, *, packed: bool = False) -> Labels:
-        """Return the labels."""
-        ...
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A tensor in which several axes hold one axis of neurons."""
-
-    axis: Axis
-    order: Tensor
-    """Position on the axis of each entry of the grid, in the order of its axes; -1 where a neuron was removed."""
-    dims: tuple[int, ...]
-    """Axes of the tensor that make up the grid, in the order of ``order``."""
-    others: dict[int, Axis | None]
-    """What lies on the other axes."""
-    first: CallSeen
-    settle: Settle
-    """Labels of the tensor if it is no shuffle after all."""
 
 
 def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Settle) -> Grid | Labels | None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.rules import Call, rule, unknown
+from demp.graph.operations import Call
+from demp.graph.rules import rule, unknown
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer

@@ -12,20 +12,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from demp.graph import attention_rules, convolution_rules, group_rules, index_rules, shape_rules, space_rules  # noqa: F401  (rules)
-from demp.graph.activations import newest
-from demp.graph.branches import Frames
 from demp.graph.call_following import follow_call, unseen
-from demp.graph.call_rules import UserCall
 from demp.graph.calls import Seat
 from demp.graph.drawn import FILLS, NO_NEURONS, binds, forget_uniform, is_noise
-from demp.graph.elements import Axis, Elements, Labels
+from demp.graph.elements import Axis, Elements, Labels, newest
+from demp.graph.frames import Frames
+from demp.graph.grids import Grid
 from demp.graph.heads import repeats_one
 from demp.graph.join_rules import planned
 from demp.graph.nested import tensors_among
+from demp.graph.operations import Call, UserCall
 from demp.graph.parts import Norm
 from demp.graph.recording import USUAL, ContractionSeen, Offer, ReadSeen, Recording, Site
-from demp.graph.rules import Call, find, unknown
-from demp.graph.shuffle_rules import Grid, moved, settle, settled, takes_parts
+from demp.graph.rules import find, unknown
+from demp.graph.shuffle_rules import moved, settle, settled, takes_parts
 from demp.graph.signs import signed
 from demp.graph.sums import join
 from demp.graph.zeros import follow_lifted, lift

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from demp.graph.activations import SITES, Call
+from demp.graph.activations import SITES
 from demp.graph.drawn import DRAWS
 from demp.graph.elements import Axis, Labels
+from demp.graph.operations import Call
 
 if TYPE_CHECKING:
     from demp.graph.tracer import Tracer
