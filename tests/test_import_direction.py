@@ -25,6 +25,8 @@ OUTER = ("train", "recipes", "integrations", "exports", "experiments", "cli", "_
 ALLOWED = {("methods/__init__.py", "pruner")}
 """``methods.create`` makes a pruner: the one look upwards, inside a function."""
 FOR_THE_REPORT = ("experiments.report", "errors", "files", "__version__")
+CIRCLES = {"train": [["train.monitoring", "train.pruning", "train.run"]]}
+"""Packages whose modules still import one another in a circle: which. All others have none."""
 CORE_PACKAGES = {"torch", "safetensors", "demp", *sys.stdlib_module_names}
 
 
@@ -32,6 +34,15 @@ def room(module: str) -> str:
     """demp.graph.tracer -> graph, demp.experiments.sweep.job -> experiments.sweep."""
     names = module.split(".")[1:]
     return ".".join(names[:2] if names[:1] == ["experiments"] else names[:1])
+
+
+def module_of(name: str) -> str:
+    """graph/tracer.py -> graph.tracer, graph/__init__.py -> graph."""
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+FILES = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
+MODULES = {f"demp.{module_of(name)}" for name in FILES}
 
 
 @cache
@@ -47,17 +58,14 @@ def imports(file: Path) -> list[tuple[str, bool]]:
             assert node.level == 0, f"{file} imports relatively"
             module = node.module or ""
             whole = module in ("demp", "demp.experiments")
-            names = [f"{module}.{alias.name}" for alias in node.names] if whole else [module]
-            found += [(name, id(node) in inner) for name in names]
-    return found
-
-
-FILES = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            found += [(name if whole or name in MODULES else module, id(node) in inner) for name in names]
+    return [*dict.fromkeys(found)]
 
 
 def home(name: str) -> str:
     """graph/tracer.py -> graph, experiments/sweep/job.py -> experiments.sweep, errors.py -> errors."""
-    return room("demp." + name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    return room(f"demp.{module_of(name)}")
 
 
 def test_only_downwards():
@@ -74,6 +82,41 @@ def test_only_downwards():
             elif target not in ("errors",) and LEVEL[target] > LEVEL[home(name)]:
                 wrong.append(f"{name} imports {module}: upwards")
     assert not wrong, "\n".join(wrong)
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that reach one another by imports: each circle sorted."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        todo = [start]
+        while todo:
+            new = edges[todo.pop()] - found
+            found |= new
+            todo += new
+        return found
+
+    reach = {module: reached(module) for module in edges}
+    found = {frozenset(other for other in reach[one] if one in reach[other]) for one in edges if one in reach[one]}
+    return sorted(sorted(circle) for circle in found)
+
+
+def test_circles_are_found():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f"}, "f": {"e", "a"}}
+    assert circles(edges) == [["b", "c"], ["e", "f"]]
+
+
+def test_the_modules_of_a_package_import_one_another_in_no_circle():
+    """Imports for type checking and inside functions count: who reads one module of a circle has to read them all."""
+    found = {}
+    for package in {name.partition("/")[0] for name in FILES if "/" in name}:
+        own = {module_of(name): name for name in FILES if name.startswith(f"{package}/")}
+        edges = {
+            module: {target.removeprefix("demp.") for target, _ in imports(ROOT / name)} & own.keys()
+            for module, name in own.items()
+        }
+        found |= {package: here} if (here := circles(edges)) else {}
+    assert found == CIRCLES
 
 
 def packages_of(name: str) -> set[str]:

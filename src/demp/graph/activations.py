@@ -1,17 +1,11 @@
 """Which operations are activations, alone or in several steps: x * sigmoid(x), max(x, 0), the tanh form of GELU."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
-from demp.graph.elements import Axis, Labels
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.elements import Labels, newest
+from demp.graph.operations import Call
+from demp.graph.trace_state import TraceState
 
 SITES = {
     "relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6", "relu6": "relu6",
@@ -26,36 +20,15 @@ GATES = ("mul", "where", "maximum")
 """ATen operations that make an activation out of a tensor and a function of itself."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One ATen call: operation name, arguments, output."""
-
-    name: str
-    op: torch._ops.OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or keyword."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-    def dims(self, value: Any, ndim: int) -> list[int]:
-        """Dimension arguments as non-negative integers; None means all of them."""
-        if value is None or value == []:
-            return list(range(ndim))
-        return [d % ndim for d in ([value] if isinstance(value, int) else value)]
-
-
-def activated(tracer: Tracer, call: Call, operands: list[Tensor], labels: Labels) -> Labels:
+def activated(trace: TraceState, call: Call, operands: list[Tensor], labels: Labels) -> Labels:
     """Labels of an element-wise result, marked where the operation is an activation or the step of one."""
     kind = kind_of(call)
     if kind is not None:
-        return tracer.site(labels, kind)
-    step = step_of(tracer, call, operands)
-    if step is None or any(tracer.recording.sites[site].certain for site in sites_before(tracer, labels)):
+        return trace.site(labels, kind)
+    step = step_of(trace, call, operands)
+    if step is None or any(trace.recording.sites[site].certain for site in sites_before(trace, labels)):
         return labels
-    return tracer.site(labels, step, certain=False)
+    return trace.site(labels, step, certain=False)
 
 
 def kind_of(call: Call) -> str | None:
@@ -71,30 +44,24 @@ def kind_of(call: Call) -> str | None:
     return SITES.get(call.name)
 
 
-def step_of(tracer: Tracer, call: Call, operands: list[Tensor]) -> str | None:
+def step_of(trace: TraceState, call: Call, operands: list[Tensor]) -> str | None:
     """Kind of what may turn out to be an activation: a layer only if a contraction reads this very step."""
     name = call.name.rstrip("_")
     if name == "tanh":
         return "tanh"
-    if name not in GATES or not same_neurons(tracer, operands):
+    if name not in GATES or not same_neurons(trace, operands):
         return None
     return "relu" if name == "mul" and any(t.dtype == torch.bool for t in operands) else "composite"
 
 
-def same_neurons(tracer: Tracer, operands: list[Tensor]) -> bool:
+def same_neurons(trace: TraceState, operands: list[Tensor]) -> bool:
     """Do several operands carry neurons, and all the same ones?"""
-    axes = [axis for axis in (newest(tracer.labels(t)) for t in operands) if axis is not None]
+    axes = [axis for axis in (newest(trace.labels(t)) for t in operands) if axis is not None]
     return len(axes) > 1 and all(axis.ids is axes[0].ids or torch.equal(axis.ids, axes[0].ids) for axis in axes[1:])
 
 
-def sites_before(tracer: Tracer, labels: Labels) -> set[int]:
+def sites_before(trace: TraceState, labels: Labels) -> set[int]:
     """Sites whose output flows along the neuron axis."""
     axis = newest(labels)
     marks = [] if axis is None else axis.sites.unique().tolist()
-    return set().union(*(tracer.elements.sites_of(mark) for mark in marks))
-
-
-def newest(labels: Labels) -> Axis | None:
-    """The axis that the latest contraction produced: the neuron axis of an activation."""
-    axes = [axis for axis in labels.axes if axis is not None and axis.born >= 0]
-    return None if labels.constant or not axes else max(axes, key=lambda axis: axis.born)
+    return set().union(*(trace.elements.sites_of(mark) for mark in marks))

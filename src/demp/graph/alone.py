@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from demp.errors import UsageError
 from demp.graph.call_mode import fits
-from demp.graph.calls import calls_of, kind_of, resized
+from demp.graph.calls import calls_of
+from demp.graph.carrying_out import kind_of, resized
 from demp.graph.places import running
 from demp.graph.sums import JoinPlan, is_sum
 

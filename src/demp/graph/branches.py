@@ -1,54 +1,31 @@
 """What a forward hides: paths that it did not take, whose parameters may read neurons, and values that leave torch."""
 
-from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from demp.graph.elements import Labels
 from demp.graph.scripted import followed_modules
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.trace_state import TraceState
 
 EXITS = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr})
-LOOKS = frozenset({"_local_scalar_dense", "equal", "nonzero"})
-"""ATen operations by which a forward looks at values, to decide by them."""
-
-
-class Frames:
-    """What each module's own code could see in one forward: arguments, results of calls and of operations."""
-
-    def __init__(self) -> None:
-        self.visible: dict[str, list[Labels]] = defaultdict(list)
-        self.touched: set[str] = set()
-        self.looked = False
-
-    def operation(self, frame: str, name: str, operands: list[Labels], results: list[Labels]) -> None:
-        """One operation ran in the code of the module ``frame``."""
-        self.looked = self.looked or name in LOOKS
-        self.touched.update(labels.source for labels in operands if labels.source is not None)
-        self.visible[frame].extend(results)
 
 
 @contextmanager
-def frames_of(model: nn.Module, tracer: "Tracer") -> Iterator[None]:
+def frames_of(model: nn.Module, trace: TraceState) -> Iterator[None]:
     """Note the arguments and results of every module that is called inside."""
 
     def note(frame: str, tree: Any) -> None:
-        tracer.frames.visible[frame].extend(
-            tracer.labels(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)
-        )
+        trace.frames.visible[frame].extend(trace.labels(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        note(tracer.modules[-1], (args, kwargs))
+        note(trace.modules[-1], (args, kwargs))
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
-        note(tracer.modules[-1] if tracer.modules else "", out)
+        note(trace.running(), out)
 
     handles = []
     for _, module in followed_modules(model):
@@ -64,30 +41,30 @@ def frames_of(model: nn.Module, tracer: "Tracer") -> Iterator[None]:
 class Escapes(TorchFunctionMode):
     """Neurons whose values leave torch (``numpy``, ``tolist``) stay: what is done with them is not seen."""
 
-    def __init__(self, tracer: "Tracer") -> None:
+    def __init__(self, trace: TraceState) -> None:
         super().__init__()
-        self._tracer = tracer
+        self._trace = trace
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Freeze the neurons whose values leave torch, then run the function."""
         if func in EXITS and args and isinstance(args[0], Tensor):
-            self._tracer.freeze_tensor(args[0], f"values leave torch by {func.__name__}")
+            self._trace.freeze_tensor(args[0], f"values leave torch by {func.__name__}")
         return func(*args, **(kwargs or {}))
 
 
-def freeze_forks(tracer: "Tracer", parameters: Mapping[str, Tensor], ran: Container[str]) -> None:
+def freeze_forks(trace: TraceState, parameters: Mapping[str, Tensor], ran: Container[str]) -> None:
     """Where a forward decides by values, neurons in sight of parameters that it did not touch stay."""
-    if not tracer.frames.looked:
+    if not trace.frames.looked:
         return
     for name, tensor in parameters.items():
-        if not isinstance(tensor, nn.Parameter) or name in tracer.frames.touched:
+        if not isinstance(tensor, nn.Parameter) or name in trace.frames.touched:
             continue
         frame = name.rpartition(".")[0]
         while frame and frame not in ran:
             frame = frame.rpartition(".")[0]
-        for labels in tracer.frames.visible.pop(frame, []):
+        for labels in trace.frames.visible.pop(frame, []):
             for axis in labels.axes if not labels.constant else ():
                 if axis is not None:
-                    tracer.elements.freeze(
+                    trace.elements.freeze(
                         axis.ids, f"in sight of {name}, which did not run: the forward decides by values"
                     )

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from demp.graph.calls import CallPlan, Seat, kind_of, resized
+from demp.graph.calls import CallPlan, Seat
+from demp.graph.carrying_out import kind_of, resized
 from demp.graph.lookup import Lookup, Turn
 from demp.graph.places import own, traced
 from demp.graph.sums import SUM, require_as_traced

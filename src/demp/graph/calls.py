@@ -1,8 +1,8 @@
-"""Calls of the user's code whose meaning depends on how many neurons an axis has: how each is carried out since a cut.
+"""Calls of the user's code whose meaning depends on how many neurons an axis has: which they are, and what is planned.
 
 ``x.chunk(2, 1)`` takes equal parts, ``x[:, :c]`` a number that the module holds, a mean over channels divides by their
 number, a convolution along the channels reads neighbours. The module that owns such a call keeps its forward; a mode
-carries the call out for the neurons that are left.
+carries the call out for the neurons that are left (``graph.carrying_out``).
 """
 
 import operator
@@ -15,11 +15,6 @@ from torch import Tensor, nn
 from torch import _pack_padded_sequence as pack_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch import _pad_packed_sequence as pad_sequence  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
-from torch.overrides import handle_torch_function, has_torch_function
-
-from demp.graph.multihead import attended
-from demp.graph.stream_norms import NORMALIZED
-from demp.graph.view_calls import viewed
 
 INDEXING = (Tensor.__getitem__, operator.getitem)  # the second from torch.export
 KINDS: dict[Any, str] = {
@@ -44,8 +39,7 @@ METHODS = {
     "mean": "mean",
 }
 """The same, as `torch.fx` names methods."""
-MAX_RUNS = 32
-"""Positions that lie in more contiguous runs than this are taken by index."""
+ATTRIBUTE = "demp_calls"
 
 Seat = tuple[str, str, int]
 """Path of the module whose code makes the call, its kind, and its number among the calls of this kind inside it."""
@@ -87,18 +81,6 @@ class CallPlan:
     """Where it stands (``graph.places``) in the traced forwards, as ``place#turn/turns``; empty: not known."""
 
 
-def kind_of(func: Any, args: tuple[Any, ...]) -> str | None:
-    """The kind of a call; None if it is of no interest."""
-    if func is resized:
-        return args[4].kind
-    kind = KINDS.get(func)
-    if kind is None or not args or not isinstance(args[0], Tensor):
-        return None
-    if func in INDEXING and not any(is_cut(entry) for entry in entries_of(args[1])):
-        return None
-    return kind
-
-
 def entries_of(index: Any) -> tuple[Any, ...]:
     """What stands between the brackets."""
     return index if isinstance(index, tuple) else (index,)
@@ -107,56 +89,6 @@ def entries_of(index: Any) -> tuple[Any, ...]:
 def is_cut(entry: Any) -> bool:
     """Is this entry of an index a slice that may leave something out?"""
     return isinstance(entry, slice) and not (entry.start is None and entry.stop is None and entry.step is None)
-
-
-def resized(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """``func(operand, *args[1:], **kwargs)`` as planned; modes see it as one call."""
-    if has_torch_function((operand,)):
-        return handle_torch_function(resized, (operand,), operand, func, args, kwargs, plan)
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return carried_out(operand, func, args, kwargs, plan)
-    if plan.kind != "view" and operand.shape[plan.axis] != plan.width:
-        raise RuntimeError(
-            f"a call of {getattr(func, '__name__', func)} was planned for {plan.width} neurons and got "
-            f"{operand.shape[plan.axis]}: the model was changed behind demp's back, its forward took another path, or "
-            "that axis also holds positions, and the inputs have another size than in the trace"
-        )
-    out = carried_out(operand, func, args, kwargs, plan)
-    if plan.expect and tuple(out.shape[plan.expect[0] + 1 :][: len(plan.expect) - 2]) != plan.expect[2:]:
-        raise RuntimeError(f"a view made {tuple(out.shape)} of the channels that are left, not {plan.expect[2:]}")
-    return out
-
-
-def carried_out(operand: Any, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], plan: CallPlan) -> Any:
-    """The same in plain operations; proxies pass, too."""
-    if plan.kind == "heads":
-        return attended((operand, *args[1:]), kwargs)
-    if plan.kind in NORMALIZED:
-        return NORMALIZED[plan.kind](operand, args, kwargs, plan.width, plan.scale)
-    if plan.kind == "split":
-        return torch.split(operand, list(plan.sizes), plan.axis)
-    if plan.kind == "slice":
-        return sliced(operand, args, plan) if func in INDEXING else torch.narrow(operand, plan.axis, *plan.sizes)
-    if plan.kind == "view" and not plan.grid:
-        return viewed(operand, func, args, kwargs, plan) if plan.sizes else func(operand, *args[1:], **kwargs)
-    if plan.expand:
-        operand = taken(operand, plan.axis, plan.expand)
-    if plan.grid:
-        return regrouped(operand, plan)
-    out = func(operand, *args[1:], **kwargs)
-    if plan.kind == "mean" and plan.width == 0:
-        out = torch.zeros_like(out)
-    elif plan.scale != 1.0:
-        out = out * plan.scale
-    return taken(out, plan.axis, plan.select) if plan.select else out
-
-
-def sliced(operand: Any, args: tuple[Any, ...], plan: CallPlan) -> Any:
-    """An index whose slice along one axis is another one."""
-    entries, at = list(entries_of(args[1])), entry_of(entries_of(args[1]), plan.axis, plan.ndim)
-    assert at is not None
-    entries[at] = slice(plan.sizes[0], plan.sizes[0] + plan.sizes[1])
-    return operand[tuple(entries)]
 
 
 def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
@@ -173,49 +105,6 @@ def entry_of(entries: Sequence[Any], axis: int, ndim: int) -> int | None:
                 return at if isinstance(entry, slice) else None
             dim += 1
     return None
-
-
-def regrouped(operand: Any, plan: CallPlan) -> Any:
-    """Channels into a grid, or a grid into channels of which some are kept."""
-    if not plan.select:
-        return torch.unflatten(operand, plan.axis, plan.grid)
-    return taken(torch.flatten(operand, plan.axis, plan.axis + len(plan.grid) - 1), plan.axis, plan.select)
-
-
-def taken(tensor: Tensor, axis: int, where: Sequence[int]) -> Tensor:
-    """Positions along an axis, in this order; zeros at -1."""
-    runs = runs_of(where)
-    if runs == [(0, tensor.shape[axis])]:
-        return tensor
-    if len(runs) > MAX_RUNS:
-        index = torch.tensor(where, device=tensor.device)
-        out = tensor.index_select(axis, index.clamp(min=0))
-        line = [-1 if d == axis % tensor.dim() else 1 for d in range(tensor.dim())]
-        return out if min(where) >= 0 else out.masked_fill((index < 0).view(line), 0.0)
-    pieces = []
-    for start, length in runs:
-        if start >= 0:
-            pieces.append(tensor.narrow(axis, start, length))
-        else:
-            shape = list(tensor.shape)
-            shape[axis] = length
-            pieces.append(tensor.new_zeros(shape))
-    return torch.cat(pieces, axis)
-
-
-def runs_of(where: Sequence[int]) -> list[tuple[int, int]]:
-    """Contiguous runs: first position (-1: zeros), and how many. In a loop that torch.compile can follow."""
-    runs: list[tuple[int, int]] = []
-    for position in where:
-        start, length = runs.pop() if runs else (position, 0)
-        if length and position != (start if start < 0 else start + length):
-            runs.append((start, length))
-            start, length = position, 0
-        runs.append((start, length + 1))
-    return runs
-
-
-ATTRIBUTE = "demp_calls"
 
 
 def calls_of(module: nn.Module) -> dict[str, CallPlan]:

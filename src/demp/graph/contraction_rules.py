@@ -1,20 +1,17 @@
 """Axis rules for matrix products, and what all contractions share: where neurons are born and where they are read."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.heads import note_heads, paired, shared
+from demp.graph.operations import Call
 from demp.graph.parts import HEADS
 from demp.graph.recording import ReadSeen
-from demp.graph.rules import Call, rule, whole
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.rules import rule, whole
+from demp.graph.trace_state import TraceState
 
 CONVOLUTIONS = ("convolution", "convolution_overrideable", "_convolution")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear")
@@ -44,13 +41,13 @@ def operand_of(name: str, args: tuple[Any, ...], weight: int) -> tuple[int, int]
 
 
 @rule(*PRODUCTS)
-def matrix_product(tracer: Tracer, call: Call) -> Labels:
+def matrix_product(trace: TraceState, call: Call) -> Labels:
     """Products of two operands over their shared axis; one of them is usually a weight."""
     shift = call.name in SHIFTED
     first = 1 if shift else 0
     a, b = call.args[first], call.args[first + 1]
     bias = call.args[0] if shift else (call.arg(2, "bias") if call.name == "linear" else None)
-    left, right = tracer.labels(a), tracer.labels(b)
+    left, right = trace.labels(a), trace.labels(b)
     b_in = (1 if call.name == "linear" else 0) if b.dim() < 3 else b.dim() - 2
     b_out = None if b.dim() == 1 else (0 if call.name == "linear" else b.dim() - 1)
     flops = 2 * call.out.numel() * a.shape[-1]
@@ -58,24 +55,24 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
     if right.weight is not None and not left.constant:
-        made = join(tracer, right, maker(tracer, right, b_out, call.out.shape[-1]), bias)
-        read(tracer, left, a_in, right, b_in, operand=first)
-        tracer.contraction(right.weight, flops, right.axes[b_in], made)
+        made = join(trace, right, maker(trace, right, b_out, call.out.shape[-1]), bias)
+        read(trace, left, a_in, right, b_in, operand=first)
+        trace.contraction(right.weight, flops, right.axes[b_in], made)
         if call.name == "bmm" or call.name == "baddbmm":
-            freeze_batch(tracer, left, right)
-        return produced(tracer, call.out, left, a_in, made, right, at_end=b_out is not None)
+            freeze_batch(trace, left, right)
+        return produced(trace, call.out, left, a_in, made, right, at_end=b_out is not None)
     if left.source is not None and not right.constant and a_out is not None:
         made = left.axes[a_out]
         if isinstance(bias, Tensor):
-            tracer.freeze_tensor(bias, "bias of a product with the weight on the left")
-            tracer.freeze_axis(made, "bias of a product with the weight on the left")
-        read(tracer, right, b_in, left, a_in, operand=first + 1)
-        tracer.contraction(left.source, flops, left.axes[a_in], made)
+            trace.freeze_tensor(bias, "bias of a product with the weight on the left")
+            trace.freeze_axis(made, "bias of a product with the weight on the left")
+        read(trace, right, b_in, left, a_in, operand=first + 1)
+        trace.contraction(left.source, flops, left.axes[a_in], made)
         if call.name == "bmm":
-            freeze_batch(tracer, left, right)
+            freeze_batch(trace, left, right)
         if made is not None:
             out[call.out.dim() - (2 if b_out is not None else 1)] = Axis(
-                made.ids, made.sites, tracer.tick(), left.source
+                made.ids, made.sites, trace.tick(), left.source
             )
         if b_out is not None:
             out[-1] = right.axes[b_out]
@@ -83,17 +80,17 @@ def matrix_product(tracer: Tracer, call: Call) -> Labels:
     separate = bare(left, a_in) and bare(right, b_in)
     if bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
         for axis in (left.axes[a_in], right.axes[b_in]):
-            tracer.freeze_axis(axis, "product of two activations")
-        return over_positions(tracer, call, left, right, flops)
+            trace.freeze_axis(axis, "product of two activations")
+        return over_positions(trace, call, left, right, flops)
     computed = left.constant or right.constant
     why = "the weight is computed in the forward" if computed else "product of two activations"
     for tensor in (a, b, bias):
         if isinstance(tensor, Tensor):
-            tracer.freeze_tensor(tensor, why)
-    tracer.contraction(None, flops, None, None)
+            trace.freeze_tensor(tensor, why)
+    trace.contraction(None, flops, None, None)
     if right.constant and not left.constant and b_out is not None:
-        made = maker(tracer, right, b_out, call.out.shape[-1])
-        out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, tracer.tick())
+        made = maker(trace, right, b_out, call.out.shape[-1])
+        out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, trace.tick())
     return Labels(tuple(out), constant=left.constant and right.constant)
 
 
@@ -107,7 +104,7 @@ def bare_of(labels: Labels) -> Labels:
     return replace(labels, axes=(None,) * len(labels.axes))
 
 
-def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
+def over_positions(trace: TraceState, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
     """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart.
 
     What lies on the batch axis of both sides (heads of attention) is multiplied each with its own.
@@ -115,73 +112,73 @@ def over_positions(tracer: Tracer, call: Call, left: Labels, right: Labels, flop
     for labels in (left, right):
         if labels.constant:
             for axis in labels.axes:
-                tracer.freeze_axis(axis, "the weight is computed in the forward")
+                trace.freeze_axis(axis, "the weight is computed in the forward")
     batch = None
-    if call.name == "bmm" and right.copies and shared(tracer, left.axes[0], 0, right):
+    if call.name == "bmm" and right.copies and shared(trace, left.axes[0], 0, right):
         batch, right = left.axes[0], bare_of(right)
     elif call.name == "bmm":
-        batch = paired(tracer, left.axes[0], right.axes[0], BATCH)
+        batch = paired(trace, left.axes[0], right.axes[0], BATCH)
     for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
         if batch is not None and labels.axes[0] is not None:
-            note_heads(tracer, labels.axes[0], tensor.shape[2 if labels is left else 1])
-    tracer.contraction(None, flops, None, batch)
+            note_heads(trace, labels.axes[0], tensor.shape[2 if labels is left else 1])
+    trace.contraction(None, flops, None, batch)
     lead = (batch,) if call.name == "bmm" else ()
     made = Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)
-    return made if batch is None else tracer.site_on(made, 0, HEADS, certain=False)
+    return made if batch is None else trace.site_on(made, 0, HEADS, certain=False)
 
 
-def maker(tracer: Tracer, weight: Labels, axis: int | None, size: int) -> Axis | None:
+def maker(trace: TraceState, weight: Labels, axis: int | None, size: int) -> Axis | None:
     """The axis of a weight that makes neurons; neurons of a computed weight stay."""
     if axis is None:
         return None
     own = weight.axes[axis]
     if own is None:
-        return tracer.fixed(size, f"made by a computed weight (at {tracer.where()})")
-    if tracer.own_axis(weight, own) is None:
-        tracer.freeze_axis(own, "made by a computed weight or a part of one")
+        return trace.fixed(size, f"made by a computed weight (at {trace.where()})")
+    if trace.own_axis(weight, own) is None:
+        trace.freeze_axis(own, "made by a computed weight or a part of one")
     return own
 
 
-def freeze_batch(tracer: Tracer, left: Labels, right: Labels) -> None:
+def freeze_batch(trace: TraceState, left: Labels, right: Labels) -> None:
     """Neurons on the batch axis of a batched product stay."""
     for labels in (left, right):
         if len(labels.axes) == 3:
-            tracer.freeze_axis(labels.axes[0], BATCH)
+            trace.freeze_axis(labels.axes[0], BATCH)
 
 
-def join(tracer: Tracer, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
+def join(trace: TraceState, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
     """The produced axis and its bias share their fate."""
     if isinstance(bias, Tensor) and bias.dim() > 0:
-        vector = tracer.labels(bias).axes[-1]
+        vector = trace.labels(bias).axes[-1]
         if made is None or vector is None or len(vector.ids) != len(made.ids):
-            tracer.freeze_tensor(bias, "bias that does not match the produced axis")
-            tracer.freeze_axis(made, "bias that does not match the produced axis")
+            trace.freeze_tensor(bias, "bias that does not match the produced axis")
+            trace.freeze_axis(made, "bias that does not match the produced axis")
         else:
-            tracer.elements.union(made.ids, vector.ids)
-            tracer.bias(weight.weight, whole(tracer, bias))
+            trace.elements.union(made.ids, vector.ids)
+            trace.bias(weight.weight, whole(trace, bias))
     return made
 
 
-def read(tracer: Tracer, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
+def read(trace: TraceState, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
     """The contraction sums over the activation's axis: a read point of its neurons."""
     neurons, slices = activation.axes[axis], weight.axes[weight_axis]
-    use = 0 if weight.source is None else tracer.use(weight.source)
+    use = 0 if weight.source is None else trace.use(weight.source)
     if neurons is None:
-        tracer.freeze_axis(slices, "reads a model input or a tensor without neurons")
+        trace.freeze_axis(slices, "reads a model input or a tensor without neurons")
         return
-    own = tracer.own_axis(weight, slices)
+    own = trace.own_axis(weight, slices)
     if slices is None or weight.source is None or own is None:
         why = STANDARDISED if slices is None and weight.computed_from else "read by a computed weight or a part of one"
-        tracer.freeze_axis(neurons, why)
-        tracer.freeze_axis(slices, "a computed weight")
+        trace.freeze_axis(neurons, why)
+        trace.freeze_axis(slices, "a computed weight")
         return
     groups = len(neurons.ids) // len(slices.ids)  # a grouped convolution reads with one slice in each group
-    tracer.elements.union(neurons.ids, slices.ids if groups == 1 else slices.ids.repeat(groups))
-    tracer.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
+    trace.elements.union(neurons.ids, slices.ids if groups == 1 else slices.ids.repeat(groups))
+    trace.read(ReadSeen(weight.source, use, operand, axis, own, neurons))
 
 
 def produced(
-    tracer: Tracer,
+    trace: TraceState,
     out: Tensor,
     source: Labels,
     axis: int,
@@ -198,9 +195,9 @@ def produced(
         axes[dim] = kept
     if made is not None and (skip_dims or at_end):
         axes[axis if skip_dims else out.dim() - 1] = Axis(
-            made.ids, made.without_sites().sites, tracer.tick(), weight.weight
+            made.ids, made.without_sites().sites, trace.tick(), weight.weight
         )
     if skip_dims:
         for kept in source.axes[axis + 1 :]:
-            tracer.freeze_axis(kept, "convolution runs over the neuron axis")
+            trace.freeze_axis(kept, "convolution runs over the neuron axis")
     return Labels(tuple(axes))

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from demp.graph.activations import Call
 from demp.graph.elements import Labels
+from demp.graph.operations import Call
 
 DRAWS = frozenset({
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "bernoulli_", "uniform_", "normal_",

@@ -48,9 +48,9 @@ class Labels:
     scale: str | None = None
     """Of a standardised weight: the parameter that scales its slices."""
     noise: bool = False
+    """Drawn at random in a training forward."""
     copies: bool = False
     """One head, repeated for all heads of a query."""
-    """Drawn at random in a training forward."""
     uniform: bool = False
     """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
     nonnegative: bool = False
@@ -66,6 +66,12 @@ class Labels:
     def weight(self) -> str | None:
         """The parameter that makes what this tensor makes as a weight: it is one, or is computed from one."""
         return self.source or self.computed_from
+
+
+def newest(labels: Labels) -> Axis | None:
+    """The axis that the latest contraction produced: the neuron axis of an activation."""
+    axes = [axis for axis in labels.axes if axis is not None and axis.born >= 0]
+    return None if labels.constant or not axes else max(axes, key=lambda axis: axis.born)
 
 
 class Elements:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.errors import TraceError, UsageError
-from demp.graph import branches, calls, joins, sums
+from demp.graph import branches, calls, carrying_out, joins, sums
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
+from demp.graph.call_following import follow_call, follow_sum
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
 from demp.graph.inputs import tensors_in
 from demp.graph.joins import Seat, SumWatch
@@ -28,11 +29,12 @@ from demp.graph.recording import USUAL, Offer
 from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.repeated import merge_runs
 from demp.graph.scripted import unfollowed
+from demp.graph.trace_state import TraceState
 from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
 TORCH = str(Path(torch.__file__).parent)
-BETWEEN = (TORCH, __file__, branches.__file__, calls.__file__, joins.__file__, sums.__file__)
+BETWEEN = (TORCH, __file__, branches.__file__, carrying_out.__file__, joins.__file__, sums.__file__)
 """Code that runs between a sum and what is told of it."""
 
 PLANNED = frozenset(
@@ -53,7 +55,8 @@ Position = tuple[CodeType, int]
 class Forward:
     """A forward that was followed."""
 
-    tracer: Tracer
+    trace: TraceState
+    """What is known of it."""
     substitutes: Mapping[str, Tensor]
     """What stood in for the model's tensors."""
     vehicle: str
@@ -84,7 +87,7 @@ class Forward:
         out, left, found = self._run(model, inputs, tensors, training)
         if found - self.numbers and self._run(model, inputs, self.substitutes, training)[2] <= self.numbers:
             raise TraceError(f"the forward computes with the width: {', '.join(sorted(found - self.numbers))}")
-        return all_that_counts(out, self.tracer.recording.offer, self.vehicle, training), left
+        return all_that_counts(out, self.trace.recording.offer, self.vehicle, training), left
 
     def _run(
         self, model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], training: bool
@@ -100,11 +103,11 @@ class Forward:
         """
         for tree, reason in ((self.out, "model output"), (self.left, "kept on a module by the forward")):
             for tensor in tensors_in(tree):
-                labels = self.tracer.labels(tensor)
+                labels = self.trace.labels(tensor)
                 for axis in (*labels.axes, labels.chosen):
                     if axis is not None:
-                        self.tracer.elements.freeze(axis.ids, reason)
-        freeze_forks(self.tracer, {name: t for name, t in parameters.items() if name not in known}, self.ran)
+                        self.trace.elements.freeze(axis.ids, reason)
+        freeze_forks(self.trace, {name: t for name, t in parameters.items() if name not in known}, self.ran)
 
 
 def all_that_counts(out: Any, offer: Offer, vehicle: str, training: bool, modes: tuple[Any, ...] = ()) -> Any:
@@ -120,18 +123,18 @@ def all_that_counts(out: Any, offer: Offer, vehicle: str, training: bool, modes:
         return out
 
 
-def prepared(model: nn.Module, substitutes: Mapping[str, Tensor], training: bool, offer: Offer) -> Tracer:
-    """A tracer that knows what the modules of a model say of it."""
-    tracer = Tracer(substitutes, training=training, offer=offer)
-    tracer.groups, tracer.recurrent = groups_of(model), recurrent_modules(model)
-    tracer.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
-    tracer.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
+def prepared(model: nn.Module, substitutes: Mapping[str, Tensor], training: bool, offer: Offer) -> TraceState:
+    """What is known before a forward runs: the tensors of a model, and what its modules say of them."""
+    trace = TraceState(substitutes, training=training, offer=offer)
+    trace.groups, trace.recurrent = groups_of(model), recurrent_modules(model)
+    trace.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
+    trace.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
     for path, module in model.named_modules():
         attribute, leaf, axis = counted(module) or ("", "", 0)
         weight = f"{path}.{leaf}".lstrip(".")
         if attribute and weight in substitutes and substitutes[weight].shape[axis] == getattr(module, attribute):
-            tracer.attribute(weight, attribute, tracer.recording.axes[weight][axis].ids)
-    return tracer
+            trace.attribute(weight, attribute, trace.recording.axes[weight][axis].ids)
+    return trace
 
 
 def follow(
@@ -149,7 +152,7 @@ def follow(
     A training forward draws by ``seed``. After one with residual sums that a backward may run again (checkpointing) the
     backward runs, too.
     """
-    tracer, ran = prepared(model, substitutes, training, offer), Counter[str]()
+    trace, ran = prepared(model, substitutes, training, offer), Counter[str]()
     positions: dict[Seat | calls.Seat, Position] = {}
     recomputed: set[Position] = set()
     may_recompute = False
@@ -158,15 +161,15 @@ def follow(
         nonlocal may_recompute
         may_recompute = may_recompute or is_recomputed()
         positions[seat] = position()
-        return tracer.on_sum(seat, func, args)
+        return follow_sum(trace, seat, func, args)
 
     drew: list[bool] = []
 
     def backward(out: Any) -> None:
         drew.append(random.getstate() != random.Random(seed).getstate())
-        if may_recompute and (tracer.recording.joins or any(seen.needed for seen in tracer.recording.calls)):
-            tracer.paused, once = True, ran.copy()
-            with Recomputed(tracer.modules, recomputed):
+        if may_recompute and (trace.recording.joins or any(seen.needed for seen in trace.recording.calls)):
+            trace.paused, once = True, ran.copy()
+            with Recomputed(trace.modules, recomputed):
                 run_backward(out)
             ran.clear()  # a module that is computed again is the same call of it
             ran.update(once)
@@ -175,21 +178,21 @@ def follow(
         nonlocal may_recompute
         may_recompute = may_recompute or is_recomputed()
         positions[seat] = position()
-        return tracer.on_call(seat, func, args, kwargs)
+        return follow_call(trace, seat, func, args, kwargs)
 
-    watch = SumWatch(tracer.modules, on_sum, on_call, ran)
-    escapes = (Escapes(tracer),) if vehicle == "eager" else ()  # on meta there are no values
-    with module_stack(model, tracer.modules, ran), frames_of(model, tracer), unfollowed(model, tracer):
+    tracer, watch = Tracer(trace), SumWatch(trace.modules, on_sum, on_call, ran)
+    escapes = (Escapes(trace),) if vehicle == "eager" else ()  # on meta there are no values
+    with module_stack(model, trace.modules, ran), frames_of(model, trace), unfollowed(model, trace):
         modes = (tracer, watch, *escapes, numbers := Numbers())
         then = backward if training else None
         out, left = run(model, substitutes, inputs, vehicle, modes=modes, training=training, seed=seed, then=then)
-    tracer.recording.sums.update(watch.counts)
-    tracer.recording.counts.update(watch.calls.counts)
-    tracer.recording.places.update({seat: {place} for seat, place in watch.calls.places().items()})
-    merge_runs(tracer.recording, ran)
+    trace.recording.sums.update(watch.counts)
+    trace.recording.counts.update(watch.calls.counts)
+    trace.recording.places.update({seat: {place} for seat, place in watch.calls.places().items()})
+    merge_runs(trace.recording, ran)
     out = all_that_counts(out, offer, vehicle, training, (tracer,))
     seen = (watch.nested, out, left, positions, recomputed, any(drew), seed, frozenset(numbers.found))
-    return Forward(tracer, substitutes, vehicle, ran, *seen)
+    return Forward(trace, substitutes, vehicle, ran, *seen)
 
 
 class Recomputed(TorchDispatchMode):
@@ -259,7 +262,7 @@ def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inp
 def _followed_training(
     model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward, *, seed: int
 ) -> Forward | None:
-    offer = seen.tracer.recording.offer
+    offer = seen.trace.recording.offer
     for each in dict.fromkeys((seen.vehicle, "eager")):
         substitutes = stand_ins(tensors, each)
         if each == "eager":  # a training forward may update parameters in place (codebooks)

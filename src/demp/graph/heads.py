@@ -1,34 +1,23 @@
 """Heads of attention while a forward is followed: which modules attend with which, and what pairs them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels, unique_in_order
-
-if TYPE_CHECKING:
-    from demp.graph.rules import Call
-    from demp.graph.tracer import Tracer
+from demp.graph.operations import Call
+from demp.graph.trace_state import TraceState
 
 
-def note_heads(tracer: Tracer, axis: Axis, channels: int) -> None:
+def note_heads(trace: TraceState, axis: Axis, channels: int) -> None:
     """The module that runs now attends with these heads, which may be repeated over a batch."""
-    seen = tracer.recording.heads.setdefault(running(tracer), [])
+    seen = trace.recording.heads.setdefault(trace.running(), [])
     seen.append((unique_in_order(axis.ids), channels))
 
 
-def latest_heads(tracer: Tracer) -> Axis | None:
+def latest_heads(trace: TraceState) -> Axis | None:
     """The heads with which the module that runs now attended last."""
-    seen = tracer.recording.heads.get(running(tracer))
+    seen = trace.recording.heads.get(trace.running())
     return None if seen is None else Axis(seen[-1][0], torch.zeros_like(seen[-1][0]))
-
-
-def running(tracer: Tracer) -> str:
-    """Path of the module that runs now."""
-    return tracer.modules[-1] if tracer.modules else ""
 
 
 SHARED = "channels of the one key or value that all heads share"
@@ -54,24 +43,24 @@ def repeats_one(call: Call, source: Labels) -> bool:
     return 0 < at < len(after) - 2 and before[at] == 1
 
 
-def shared(tracer: Tracer, heads: Axis | None, at: int, *others: Labels) -> bool:
+def shared(trace: TraceState, heads: Axis | None, at: int, *others: Labels) -> bool:
     """Do these heads have no partners on axis ``at`` of the others, which have one head for all of them?
 
     Whether copies of it follow when some of them go, a rehearsal has to show. The channels of that one head stay.
     """
     if heads is None or any(labels.axes[at] is not None for labels in others):
         return False
-    tracer.recording.sharing.add(running(tracer))
+    trace.recording.sharing.add(trace.running())
     for labels in others:
         for axis in labels.axes:
-            tracer.freeze_axis(axis, SHARED)
+            trace.freeze_axis(axis, SHARED)
     return True
 
 
-def paired(tracer: Tracer, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:
+def paired(trace: TraceState, a: Axis | None, b: Axis | None, reason: str) -> Axis | None:
     """One axis out of two that go on only together; None, and neurons of one alone stay."""
     if a is not None and b is not None and len(a.ids) == len(b.ids):
-        return tracer.unite(a, b)
+        return trace.unite(a, b)
     for axis in (a, b):
-        tracer.freeze_axis(axis, reason)
+        trace.freeze_axis(axis, reason)
     return None

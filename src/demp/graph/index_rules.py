@@ -1,16 +1,13 @@
 """Axis rules for indices: rows of tokens are picked and put back (experts), while neurons keep their places."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.rules import Call, rule
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.operations import Call
+from demp.graph.rules import rule
+from demp.graph.trace_state import TraceState
 
 PICKS = "picks neurons by index"
 GROUPED_MM = (
@@ -20,10 +17,10 @@ GROUPED_MM = (
 
 
 @rule("index")
-def index(tracer: Tracer, call: Call) -> Any:
+def index(trace: TraceState, call: Call) -> Any:
     """Indexed axes give way to those of the indices: in their place if they are neighbours, else in front."""
     source, indices = call.args[0], list(call.args[1])
-    labels = tracer.labels(source)
+    labels = trace.labels(source)
     left: list[Axis | None] = []
     taken: list[int] = []
     dim = ranks = 0
@@ -37,7 +34,7 @@ def index(tracer: Tracer, call: Call) -> Any:
             mask = one.dtype in (torch.bool, torch.uint8)
             width, ranks = (one.dim() if mask else 1), max(ranks, 1 if mask else one.dim())
             for at in range(dim, dim + width):
-                tracer.freeze_axis(labels.axes[at], f"index {PICKS}")
+                trace.freeze_axis(labels.axes[at], f"index {PICKS}")
             taken.append(len(left))
         dim += width
     at = taken[0] if taken and len(set(taken)) == 1 else 0
@@ -46,30 +43,30 @@ def index(tracer: Tracer, call: Call) -> Any:
 
 
 @rule("_grouped_mm")
-def grouped_mm(tracer: Tracer, call: Call) -> None:
+def grouped_mm(trace: TraceState, call: Call) -> None:
     """One product per expert: its kernels take no matrix of any width."""
-    for tensor in tracer.tensors((call.args, call.kwargs)):
-        tracer.freeze_tensor(tensor, GROUPED_MM)
+    for tensor in trace.tensors((call.args, call.kwargs)):
+        trace.freeze_tensor(tensor, GROUPED_MM)
 
 
 @rule("index_select")
-def index_select(tracer: Tracer, call: Call) -> Labels:
+def index_select(trace: TraceState, call: Call) -> Labels:
     """Return the labels after ``index_select``; neurons on the picked axis must stay."""
-    labels = tracer.labels(call.args[0])
+    labels = trace.labels(call.args[0])
     axes = list(labels.axes)
     if axes:
         dim = call.arg(1, "dim") % len(axes)
-        tracer.freeze_axis(axes[dim], f"index_select {PICKS}")
+        trace.freeze_axis(axes[dim], f"index_select {PICKS}")
         axes[dim] = None
     return Labels(tuple(axes), constant=labels.constant)
 
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_")
-def index_add(tracer: Tracer, call: Call) -> Labels:
+def index_add(trace: TraceState, call: Call) -> Labels:
     """Rows are added to or written into others; along the other axes both sides meet."""
     base, source = call.args[0], call.arg(3, "source")
     dim = call.arg(1, "dim") % max(base.dim(), 1)
     for tensor in (base, source):
         if tensor.dim():
-            tracer.freeze_axis(tracer.labels(tensor).axes[dim], f"{call.name} {PICKS}")
-    return tracer.meet([base, source], base.shape, call.name, skip=dim)
+            trace.freeze_axis(trace.labels(tensor).axes[dim], f"{call.name} {PICKS}")
+    return trace.meet([base, source], base.shape, call.name, skip=dim)

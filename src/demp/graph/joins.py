@@ -19,6 +19,7 @@ from demp.errors import UsageError
 from demp.graph import calls
 from demp.graph.alone import guarded, helpers
 from demp.graph.call_mode import CallCounter, CallMode
+from demp.graph.carrying_out import kind_of
 from demp.graph.lookup import Lookup, Seats
 from demp.graph.places import own
 from demp.graph.sums import IN_PLACE, SUM, JoinPlan, is_sum, join, require_as_traced
@@ -264,7 +265,7 @@ class SumWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Report a sum; let everything else pass."""
         if not is_sum(func, args, kwargs):
-            kind = None if self.on_call is None else calls.kind_of(func, args)
+            kind = None if self.on_call is None else kind_of(func, args)
             if kind is None or self.on_call is None:
                 return func(*args, **(kwargs or {}))
             seat = self.calls.seat(kind)

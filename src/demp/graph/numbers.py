@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from demp.graph.calls import carried_out
+from demp.graph.carrying_out import carried_out
 from demp.graph.nested import flat
 
 ARITHMETIC = frozenset({"mul", "div", "add", "sub", "rsub", "pow", "floor_divide", "remainder", "true_divide"})

@@ -102,7 +102,7 @@ def planned_sums(
     model: nn.Module, tensors: dict[str, Tensor], aliases: dict[str, str], inputs: Inputs, vehicle: str
 ) -> Recording:
     """What one forward of a cut model showed; of its sums only those that a cut has planned are left apart."""
-    recording = follow(model, stand_ins(tensors, vehicle), inputs, vehicle).tracer.recording
+    recording = follow(model, stand_ins(tensors, vehicle), inputs, vehicle).trace.recording
     couple(recording, set())
     bind_calls(recording, None)
     return recording
@@ -119,7 +119,7 @@ def trace_with(
 ) -> NeuronGraph:
     """Trace by one vehicle, then rehearse a small cut to find hard-coded widths."""
     seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, offer=offer)
-    recording = seen.tracer.recording
+    recording = seen.trace.recording
     seen.freeze_outputs(tensors)
     patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
     once = {name for name, calls in seen.ran.items() if calls == 1} - patched
@@ -130,7 +130,7 @@ def trace_with(
     if trainings:
         callers = {name for name in callers if any(training.ran[name] for training in trainings)}
     for training in trainings:
-        training.freeze_outputs(tensors, known=seen.tracer.frames.touched)
+        training.freeze_outputs(tensors, known=seen.trace.frames.touched)
         callers = learn_calls(seen, training, callers)
         differing |= learn(seen, training, owners)
         owners -= differing.keys()

@@ -76,7 +76,7 @@ class CallSeen:
     before: CallPlan | None = None
     """What an earlier cut has planned."""
     grid: tuple[int, ...] = ()
-    """Of a channel shuffle by views: see ``demp.graph.calls.SizedCall``."""
+    """Of a channel shuffle by views: see ``demp.graph.parts.SizedCall``."""
     block: tuple[int, ...] = ()
     """Of a view: see ``demp.graph.calls.CallPlan``."""
 
@@ -141,7 +141,7 @@ USUAL = Offer()
 
 @dataclass
 class Recording:
-    """Everything a tracer saw."""
+    """Everything a trace saw."""
 
     elements: Elements
     offer: Offer = USUAL

@@ -9,11 +9,9 @@ unit j of the others. From a state of zeros it outputs zero at all times exactly
 before the gates) is zero in every step: sigmoid gates are never zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from demp.graph.contraction_rules import read
 from demp.graph.elements import Axis, Labels
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.trace_state import TraceState
 
 GATES = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
 """Rows of one hidden unit in each weight."""
@@ -32,100 +28,100 @@ KINDS = {torch.lstm: "lstm", torch.gru: "gru", torch.rnn_tanh: "tanh", torch.rnn
 HIDDEN = "hidden units of an RNN that {}"
 
 
-def recurrent(tracer: Tracer, func: Any, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
+def recurrent(trace: TraceState, func: Any, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
     """Labels of what the layer makes: its hidden units, which may go unless `kept` says why not."""
-    source, labels = args[0], tracer.labels(args[0])
+    source, labels = args[0], trace.labels(args[0])
     lists = [a for a in args[1:] if isinstance(a, (list, tuple)) and a and all(isinstance(t, Tensor) for t in a)]
     weights = lists[-1]
     state = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor) and not any(t is w for w in weights)]
-    named = {(tracer.labels(weight).source or "").rpartition(".")[2]: weight for weight in weights}
-    why = kept(tracer, named, state)
+    named = {(trace.labels(weight).source or "").rpartition(".")[2]: weight for weight in weights}
+    why = kept(trace, named, state)
     for tensor in state:
-        tracer.freeze_tensor(tensor, HIDDEN.format("start from a state that is computed"))
+        trace.freeze_tensor(tensor, HIDDEN.format("start from a state that is computed"))
     for axis in labels.axes[:-1]:
-        tracer.freeze_axis(axis, "a recurrent layer runs over the neuron axis")
+        trace.freeze_axis(axis, "a recurrent layer runs over the neuron axis")
     if not any(name.startswith("weight_ih_l0") for name in named):
-        tracer.freeze_tensor(source, "read by computed weights of a recurrent layer")
-    units = unite(tracer, named, GATES[func], why)
+        trace.freeze_tensor(source, "read by computed weights of a recurrent layer")
+    units = unite(trace, named, GATES[func], why)
     made = units if units is not None and why is None else None
     outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
     if made is not None:
-        made = tracer.site(Labels((Axis(made.ids, made.sites, tracer.tick()),)), KINDS[func]).axes[0]
+        made = trace.site(Labels((Axis(made.ids, made.sites, trace.tick()),)), KINDS[func]).axes[0]
     steps = source.numel() // max(source.shape[-1], 1)
     for name, weight in named.items():
-        own = tracer.labels(weight)
+        own = trace.labels(weight)
         if weight.dim() == 2:
-            reads = consume(tracer, name, labels, made, own, source.dim())
-            tracer.contraction(own.source, 2 * steps * weight.numel(), reads, own.axes[0])
+            reads = consume(trace, name, labels, made, own, source.dim())
+            trace.contraction(own.source, 2 * steps * weight.numel(), reads, own.axes[0])
             bias = name.replace("weight", "bias")
             if bias in named:
-                tracer.bias(own.source, tracer.labels(named[bias]).source)
-    return [(tensor, hidden(tracer, tensor, made)) for tensor in outs]
+                trace.bias(own.source, trace.labels(named[bias]).source)
+    return [(tensor, hidden(trace, tensor, made)) for tensor in outs]
 
 
-def kept(tracer: Tracer, named: dict[str, Tensor], state: list[Tensor]) -> str | None:
+def kept(trace: TraceState, named: dict[str, Tensor], state: list[Tensor]) -> str | None:
     """Why hidden units stay; None if they may go."""
-    path = tracer.modules[-1] if tracer.modules else ""
-    sources = {(tracer.labels(weight).source or "").rpartition(".")[0] for weight in named.values()}
-    if sources != {path} or path not in tracer.recurrent:
+    path = trace.running()
+    sources = {(trace.labels(weight).source or "").rpartition(".")[0] for weight in named.values()}
+    if sources != {path} or path not in trace.recurrent:
         return HIDDEN.format("no torch.nn.RNN, LSTM or GRU holds")
     if any(name.startswith("weight_hr") for name in named):
         return HIDDEN.format("are projected (proj_size), so that each step reads mixtures of them")
-    if any(t.is_floating_point() and not tracer.labels(t).uniform for t in state):
+    if any(t.is_floating_point() and not trace.labels(t).uniform for t in state):
         return HIDDEN.format("start from a state that is given: it need not be zero")
     return None
 
 
-def unite(tracer: Tracer, named: dict[str, Tensor], gates: int, why: str | None) -> Axis | None:
+def unite(trace: TraceState, named: dict[str, Tensor], gates: int, why: str | None) -> Axis | None:
     """All slices of a hidden unit, in every gate, layer and direction; or all of them frozen."""
     first = named.get("weight_hh_l0")
-    units = None if first is None else tracer.labels(first).axes[1]
-    path = tracer.modules[-1] if tracer.modules else ""
+    units = None if first is None else trace.labels(first).axes[1]
+    path = trace.running()
     for name, weight in named.items():
-        axes = tracer.labels(weight).axes
+        axes = trace.labels(weight).axes
         if why is not None or units is None:
             for dim, axis in enumerate(axes):
                 if not (dim == 1 and name.startswith("weight_ih_l0")):
-                    tracer.freeze_axis(axis, why or HIDDEN.format("no weight_hh_l0 reads"))
+                    trace.freeze_axis(axis, why or HIDDEN.format("no weight_hh_l0 reads"))
             continue
         for dim, axis in enumerate(axes):
             if axis is not None and not (dim == 1 and name.startswith("weight_ih_l0")):
-                tracer.elements.union(axis.ids, units.ids.repeat(len(axis.ids) // len(units.ids)))
+                trace.elements.union(axis.ids, units.ids.repeat(len(axis.ids) // len(units.ids)))
     if why is None and units is not None:
-        tracer.recording.attributes[path, "hidden_size"] = units.ids
+        trace.recording.attributes[path, "hidden_size"] = units.ids
     return units
 
 
-def consume(tracer: Tracer, name: str, source: Labels, made: Axis | None, weight: Labels, ndim: int) -> Axis | None:
+def consume(trace: TraceState, name: str, source: Labels, made: Axis | None, weight: Labels, ndim: int) -> Axis | None:
     """What one weight reads: the input, the units of the same layer in the step before, or those of the layer below."""
     slices = weight.axes[1]
     if name.startswith("weight_ih_l0"):
-        read(tracer, source, ndim - 1, weight, 1, operand=0)
+        read(trace, source, ndim - 1, weight, 1, operand=0)
     elif made is None or slices is None:
         return None
     else:
         times = len(slices.ids) // len(made.ids)
         units = Axis(made.ids.repeat(times), made.sites.repeat(times), made.born)
-        read(tracer, Labels((None, units)), 1, weight, 1, operand=0)
+        read(trace, Labels((None, units)), 1, weight, 1, operand=0)
     return slices
 
 
-def hidden(tracer: Tracer, tensor: Tensor, units: Axis | None) -> Labels:
+def hidden(trace: TraceState, tensor: Tensor, units: Axis | None) -> Labels:
     """Labels of an output: the units along its last axis, one direction after the other."""
     if units is None or not tensor.is_floating_point():
-        return tracer.bare(tensor)
+        return trace.bare(tensor)
     times = tensor.shape[-1] // len(units.ids)
     axis = Axis(units.ids.repeat(times), units.sites.repeat(times), units.born)
     return Labels((*[None] * (tensor.dim() - 1), axis))
 
 
-def packed(tracer: Tracer, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
+def packed(trace: TraceState, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
     """Sequences of several lengths, packed or padded: the axes behind batch and time stay as they are."""
     source, data = args[0], out[0]
     lead = 2 if data.dim() < source.dim() else 1
-    labels = tracer.labels(source)
+    labels = trace.labels(source)
     for axis in labels.axes[:lead]:
-        tracer.freeze_axis(axis, "neurons on the batch or time axis of a packed sequence")
+        trace.freeze_axis(axis, "neurons on the batch or time axis of a packed sequence")
     kept = labels.axes[lead:]
     return [(data, Labels((*[None] * (data.dim() - len(kept)), *kept)))]
 

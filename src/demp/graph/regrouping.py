@@ -1,17 +1,12 @@
 """Where the positions of an axis land when a view regroups axes."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from demp.graph.elements import Axis
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.trace_state import TraceState
 
 LARGEST_VIEW = 1 << 24
 """Views whose regrouped block is larger than this are not followed position by position."""
@@ -70,7 +65,7 @@ def follow(sizes: list[int], at: int, new_sizes: list[int], ids: Tensor | None =
 
 
 def split(
-    tracer: Tracer, axis: Axis, sizes: list[int], at: int, new_sizes: list[int], *, packed: bool = False
+    trace: TraceState, axis: Axis, sizes: list[int], at: int, new_sizes: list[int], *, packed: bool = False
 ) -> tuple[int, Axis] | None:
     """The first of the new dimensions that a neuron axis becomes, if what lies behind it can go as one; else None.
 
@@ -89,11 +84,11 @@ def split(
     rows = grid.movedim(dim, 0).reshape(new_sizes[dim], -1)
     ids, sites = axis.ids[rows], axis.sites[rows]
     first = ids[:, :1].expand_as(ids)
-    pairs = (ids * tracer.elements.count + first).unique()
-    ends = pairs.div(tracer.elements.count, rounding_mode="floor")
+    pairs = (ids * trace.elements.count + first).unique()
+    ends = pairs.div(trace.elements.count, rounding_mode="floor")
     if len(ends.unique()) != len(pairs):
         return None  # some neuron lies in several of the new channels
-    tracer.elements.union(ends, pairs % tracer.elements.count)
+    trace.elements.union(ends, pairs % trace.elements.count)
     alike = (sites == sites[:, :1]).all(1)
     return dim, Axis(first[:, 0], torch.where(alike, sites[:, 0], 0), axis.born, axis.producer)
 

@@ -1,10 +1,8 @@
 """What demp cannot read of a model: parts that TorchScript runs, and parameters that do not exist yet."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from demp.errors import TraceError
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.trace_state import TraceState
 
 
 def refuse_unreadable(model: nn.Module) -> None:
@@ -50,33 +46,33 @@ def scripted_parts(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def unfollowed(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+def unfollowed(model: nn.Module, trace: TraceState) -> Iterator[None]:
     """Inside, scripted parts run without being followed: what they read stays, and so do they as a whole."""
     with ExitStack() as stack:
         for path, part in scripted_parts(model).items():
-            for name, axes in tracer.recording.axes.items():
+            for name, axes in trace.recording.axes.items():
                 for axis in axes if name.startswith(f"{path}.") else ():
-                    tracer.elements.freeze(axis.ids, f"part of {path}, which is TorchScript")
+                    trace.elements.freeze(axis.ids, f"part of {path}, which is TorchScript")
             stack.callback(vars(part).pop, "forward")
-            vars(part)["forward"] = watched(tracer, path, part, part.forward)
+            vars(part)["forward"] = watched(trace, path, part, part.forward)
         yield
 
 
-def watched(tracer: Tracer, path: str, part: nn.Module, forward: Any) -> Any:
+def watched(trace: TraceState, path: str, part: nn.Module, forward: Any) -> Any:
     """The forward of a scripted part, as one step of which nothing is known."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         for tensor in operands:
-            tracer.freeze_tensor(tensor, f"read by {path}, which is TorchScript")
-        before, tracer.paused = tracer.paused, True
+            trace.freeze_tensor(tensor, f"read by {path}, which is TorchScript")
+        before, trace.paused = trace.paused, True
         try:
             out = forward(*args, **kwargs)
         finally:
-            tracer.paused = before
-        own = [tracer.labels(tensor) for tensor in (*part.parameters(), *part.buffers())]
-        known = [tracer.bare(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        tracer.frames.operation(path, "scripted", [*map(tracer.labels, operands), *own], known)
+            trace.paused = before
+        own = [trace.labels(tensor) for tensor in (*part.parameters(), *part.buffers())]
+        known = [trace.bare(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        trace.frames.operation(path, "scripted", [*map(trace.labels, operands), *own], known)
         return out
 
     return run

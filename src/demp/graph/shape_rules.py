@@ -1,27 +1,24 @@
 """Axis rules for operations that move, split and join axes without arithmetic."""
 
-from __future__ import annotations
-
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from demp.graph.call_rules import Landing, note_view, plans_parts
 from demp.graph.elements import Axis, Labels
+from demp.graph.operations import Call
 from demp.graph.regrouping import PACKED, follow, regroup, split
-from demp.graph.rules import Call, rule
+from demp.graph.rules import rule
+from demp.graph.trace_state import TraceState
 from demp.graph.zeros import note_lifted
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
-def view(tracer: Tracer, call: Call, *, packed: bool = False) -> Labels:
+def view(trace: TraceState, call: Call, *, packed: bool = False) -> Labels:
     """Regroup axes: a neuron axis may be repeated by merging; what splitting it leaves goes as `split` says."""
-    source, plan = call.args[0], tracer.call_at and tracer.call_at.plan
-    labels = tracer.labels(source)
+    source, plan = call.args[0], trace.call_at and trace.call_at.plan
+    labels = trace.labels(source)
     new: list[Axis | None] = []
     for old_dims, new_sizes in regroup(tuple(source.shape), tuple(call.out.shape)):
         sizes = [source.shape[d] for d in old_dims]
@@ -37,7 +34,7 @@ def view(tracer: Tracer, call: Call, *, packed: bool = False) -> Labels:
                 ahead = new_sizes[: max(0, plan.sizes[0] - len(new))] if plan is not None and plan.sizes else []
                 second = 0 < len(ahead) < len(new_sizes) and max(ahead) > 1
                 several = packed or second or (source.dim() > 2 and len(new_sizes) == 3 and new_sizes[0] in PACKED)
-                to, made = split(tracer, axis, sizes, at, new_sizes, packed=several) or (0, None)
+                to, made = split(trace, axis, sizes, at, new_sizes, packed=several) or (0, None)
                 inner = tuple(new_sizes[to + 1 :])
             behind = tuple(source.shape[old_dims[-1] + 1 :][:1]) == (1,)
             place = (old_dims[0], len(old_dims), len(new), len(new_sizes), int(behind))
@@ -45,19 +42,19 @@ def view(tracer: Tracer, call: Call, *, packed: bool = False) -> Labels:
             if (
                 made is not None
                 and free
-                and note_view(tracer, source, axis, Landing(made, dim, len(new) + to, inner, place))
+                and note_view(trace, source, axis, Landing(made, dim, len(new) + to, inner, place))
             ):
                 block[to] = made
             else:
-                tracer.freeze_axis(axis, "a view splits or mixes the neuron axis")
+                trace.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 @rule("t", "transpose", "permute", "unsqueeze", "squeeze", "squeeze_", "unsqueeze_", "t_", "transpose_", "movedim")
-def move_axes(tracer: Tracer, call: Call) -> Any:
+def move_axes(trace: TraceState, call: Call) -> Any:
     """Reorder, insert or drop axes; the source name survives, so a transposed weight is still the weight."""
-    labels = tracer.labels(call.args[0])
+    labels = trace.labels(call.args[0])
     axes, n = list(labels.axes), len(labels.axes)
     kind = call.name.rstrip("_")
     if kind == "t":
@@ -70,23 +67,23 @@ def move_axes(tracer: Tracer, call: Call) -> Any:
     elif kind == "unsqueeze":
         axes.insert(call.arg(1, "dim") % (n + 1), None)
     elif kind == "squeeze":
-        before, _ = tracer.layout_before(call)
+        before, _ = trace.layout_before
         dims = call.dims(call.arg(1, "dim"), n) if n else []
         gone = [d for d in dims if before[d] == 1]
         for d in gone:
-            tracer.freeze_axis(axes[d], "squeezed away")
+            trace.freeze_axis(axes[d], "squeezed away")
         axes = [axis for d, axis in enumerate(axes) if d not in gone]
     else:
-        tracer.freeze_tensor(call.args[0], f"unknown operation {call.name}")
+        trace.freeze_tensor(call.args[0], f"unknown operation {call.name}")
         return None
     return Labels(tuple(axes), labels.source, labels.constant, labels.computed_from, labels.scale)
 
 
 @rule("expand", "repeat")
-def expand(tracer: Tracer, call: Call) -> Labels:
+def expand(trace: TraceState, call: Call) -> Labels:
     """Broadcast or tile; a tiled neuron axis repeats its neurons."""
     source, out = call.args[0], call.out
-    labels = tracer.labels(source)
+    labels = trace.labels(source)
     lead = out.dim() - source.dim()
     axes: list[Axis | None] = [None] * lead
     for dim, axis in enumerate(labels.axes):
@@ -96,17 +93,17 @@ def expand(tracer: Tracer, call: Call) -> Labels:
         elif call.name == "repeat":
             axes.append(axis.take(torch.arange(target, device="cpu") % size))
         else:
-            tracer.freeze_axis(axis, "a single neuron is broadcast")
+            trace.freeze_axis(axis, "a single neuron is broadcast")
             axes.append(None)
     return Labels(tuple(axes), labels.source if call.name == "expand" else None, labels.constant)
 
 
 @rule("slice", "narrow", "select", "split", "split_with_sizes", "unbind", "chunk", "unsafe_split",
       "unsafe_split_with_sizes", "unsafe_chunk")  # fmt: skip
-def parts(tracer: Tracer, call: Call) -> Any:
+def parts(trace: TraceState, call: Call) -> Any:
     """Parts of an axis: neurons survive when all parts shrink alike (a gate packed in one matrix)."""
     source = call.args[0]
-    labels = tracer.labels(source)
+    labels = trace.labels(source)
     at = 2 if call.name not in ("slice", "select", "unbind", "narrow") else 1
     dim = call.arg(at, "dim", 0) % source.dim()
     axis = labels.axes[dim]
@@ -115,7 +112,7 @@ def parts(tracer: Tracer, call: Call) -> Any:
     if call.name == "select" and axis is not None:  # often for its shape alone
         return Labels(tuple(rest), labels.source, labels.constant, chosen=axis)
     if call.name in ("select", "unbind"):
-        tracer.freeze_axis(axis, f"{call.name} picks single neurons")
+        trace.freeze_axis(axis, f"{call.name} picks single neurons")
         result = Labels(tuple(rest), labels.source, labels.constant)
         return [result] * len(outs) if isinstance(call.out, (tuple, list)) else result
     results, start = [], 0
@@ -138,30 +135,30 @@ def parts(tracer: Tracer, call: Call) -> Any:
     if axis is not None and outs[0].shape[dim] != source.shape[dim]:
         size, whole = outs[0].shape[dim], source.shape[dim]
         ends = list(accumulate((out.shape[dim] for out in outs), initial=first))
-        if step == 1 and plans_parts(tracer, call.name, source, dim, axis, list(pairwise(ends))):
+        if step == 1 and plans_parts(trace, call.name, source, dim, axis, list(pairwise(ends))):
             return results if isinstance(call.out, (tuple, list)) else results[0]
         why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
         if step > 1 and whole == size * step:  # every second, and the others
             rows = axis.ids.view(size, step).t().flatten()
-            tracer.elements.must_balance(rows, step, why)
+            trace.elements.must_balance(rows, step, why)
         elif step == 1 and size and whole % size == 0:
-            tracer.elements.must_balance(axis.ids, whole // size, why)
+            trace.elements.must_balance(axis.ids, whole // size, why)
         else:
-            tracer.freeze_axis(axis, why)
+            trace.freeze_axis(axis, why)
     return results if isinstance(call.out, (tuple, list)) else results[0]
 
 
 @rule("cat", "concatenate", "concat")
-def concat(tracer: Tracer, call: Call) -> Labels:
+def concat(trace: TraceState, call: Call) -> Labels:
     """Join along one axis; along the others the operands meet."""
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]
     dim = call.arg(1, "dim", 0) % call.out.dim()
-    met = tracer.meet(tensors, call.out.shape, "cat", skip=dim)
-    columns = [tracer.labels(t).axes[dim] for t in tensors]
+    met = trace.meet(tensors, call.out.shape, "cat", skip=dim)
+    columns = [trace.labels(t).axes[dim] for t in tensors]
     axes = list(met.axes)
     if any(c is not None for c in columns):
         filled = [
-            c if c is not None else tracer.fixed(t.shape[dim], "joined with a tensor without neurons")
+            c if c is not None else trace.fixed(t.shape[dim], "joined with a tensor without neurons")
             for c, t in zip(columns, tensors, strict=True)
         ]
         newest = max(filled, key=lambda c: c.born)
@@ -172,33 +169,33 @@ def concat(tracer: Tracer, call: Call) -> Labels:
 
 
 @rule("stack")
-def stack(tracer: Tracer, call: Call) -> Labels:
+def stack(trace: TraceState, call: Call) -> Labels:
     """A new axis; along the old ones the operands meet."""
     tensors = list(call.args[0])
-    met = tracer.meet(tensors, tensors[0].shape, "stack")
+    met = trace.meet(tensors, tensors[0].shape, "stack")
     axes = list(met.axes)
     axes.insert(call.arg(1, "dim", 0) % call.out.dim(), None)
     return Labels(tuple(axes), constant=met.constant)
 
 
 @rule("constant_pad_nd")
-def pad(tracer: Tracer, call: Call) -> Labels:
+def pad(trace: TraceState, call: Call) -> Labels:
     """Padding of a neuron axis adds positions that never go."""
     source, padding = call.args[0], list(call.arg(1, "pad"))
-    labels = tracer.labels(source)
+    labels = trace.labels(source)
     axes = list(labels.axes)
     if call.arg(2, "value", 0) != 0:
-        note_lifted(tracer, axes, call.name)
+        note_lifted(trace, axes, call.name)
     for at in range(len(padding) // 2):
         dim = source.dim() - 1 - at
         axis, (before, after) = axes[dim], padding[2 * at : 2 * at + 2]
         if axis is None or (before == 0 and after == 0):
             continue
         if before < 0 or after < 0:
-            tracer.freeze_axis(axis, "negative padding of the neuron axis")
+            trace.freeze_axis(axis, "negative padding of the neuron axis")
             axes[dim] = None
             continue
-        ends = [tracer.fixed(n, "padded neurons") for n in (before, after)]
+        ends = [trace.fixed(n, "padded neurons") for n in (before, after)]
         axes[dim] = Axis(
             torch.cat([ends[0].ids, axis.ids, ends[1].ids]),
             torch.cat([ends[0].sites, axis.sites, ends[1].sites]),
@@ -210,5 +207,5 @@ def pad(tracer: Tracer, call: Call) -> Labels:
 
 @rule("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "new_zeros", "new_ones",
       "new_empty", "new_full", "linspace", "eye", "randperm", "randint", "tensor")  # fmt: skip
-def factory(tracer: Tracer, call: Call) -> None:
+def factory(trace: TraceState, call: Call) -> None:
     """A tensor made in the forward has no neurons."""

@@ -5,21 +5,16 @@ cut plans its two ends: the first view sees every channel at its dense place (ze
 the last one makes the removed ones are dropped. Anything else that happens to the grid is followed as a view is.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from demp.graph.call_rules import UserCall
-from demp.graph.elements import Axis, Labels
+from demp.graph.elements import Labels
+from demp.graph.grids import Grid, Settle
+from demp.graph.operations import Call, UserCall
 from demp.graph.recording import CallSeen
-
-if TYPE_CHECKING:
-    from demp.graph.activations import Call
-    from demp.graph.tracer import Tracer
+from demp.graph.trace_state import TraceState
 
 MOVES = frozenset({"transpose", "permute", "clone", "contiguous", "alias", "movedim"})
 """ATen operations that keep a grid one."""
@@ -33,37 +28,13 @@ PARTS = (2, 3)
 """So long is the first axis of a grid whose entries may be parts of one layer (a gate, and what it gates)."""
 
 
-class Settle(Protocol):
-    """Labels of a grid as an ordinary tensor; ``packed``: what lies at one place of all its parts is one neuron."""
-
-    def __call__(self, *, packed: bool = False) -> Labels:
-        """Return the labels."""
-        ...
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A tensor in which several axes hold one axis of neurons."""
-
-    axis: Axis
-    order: Tensor
-    """Position on the axis of each entry of the grid, in the order of its axes; -1 where a neuron was removed."""
-    dims: tuple[int, ...]
-    """Axes of the tensor that make up the grid, in the order of ``order``."""
-    others: dict[int, Axis | None]
-    """What lies on the other axes."""
-    first: CallSeen
-    settle: Settle
-    """Labels of the tensor if it is no shuffle after all."""
-
-
-def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Settle) -> Grid | Labels | None:
+def regroup(trace: TraceState, call: UserCall, out: Tensor, settle: Settle) -> Grid | Labels | None:
     """What a view makes that begins or ends a shuffle; None if it does neither."""
     source = call.args[0]
-    raw = tracer.raw(source)
+    raw = trace.raw(source)
     if isinstance(raw, Grid):
-        return merged(tracer, call, raw, source, out)
-    labels = tracer.labels(source)
+        return merged(trace, call, raw, source, out)
+    labels = trace.labels(source)
     for dim, axis in enumerate(labels.axes):
         more = out.dim() - source.dim()
         lengths = tuple(out.shape[dim : dim + more + 1])
@@ -76,7 +47,7 @@ def regroup(tracer: Tracer, call: UserCall, out: Tensor, settle: Settle) -> Grid
         order = torch.arange(source.shape[dim], device="cpu") if plan is None else torch.tensor(plan.expand)
         if len(order) != torch.Size(lengths).numel():
             continue
-        seen = CallSeen(call.seat, dim, source.dim(), axis, otherwise=why(tracer), before=plan, grid=lengths)
+        seen = CallSeen(call.seat, dim, source.dim(), axis, otherwise=why(trace), before=plan, grid=lengths)
         others = {d + (more if d > dim else 0): a for d, a in enumerate(labels.axes) if d != dim}
         return Grid(axis, order.view(lengths), tuple(range(dim, dim + more + 1)), others, seen, settle)
     return None
@@ -87,12 +58,12 @@ def axis_alone(labels: Labels) -> bool:
     return sum(axis is not None for axis in labels.axes) == 1
 
 
-def why(tracer: Tracer) -> str:
+def why(trace: TraceState) -> str:
     """Why neurons stay where the shuffle cannot be planned."""
-    return f"a channel shuffle made of views puts the neuron axis in another order (at {tracer.where()})"
+    return f"a channel shuffle made of views puts the neuron axis in another order (at {trace.where()})"
 
 
-def merged(tracer: Tracer, call: UserCall, grid: Grid, source: Tensor, out: Tensor) -> Labels | None:
+def merged(trace: TraceState, call: UserCall, grid: Grid, source: Tensor, out: Tensor) -> Labels | None:
     """Channels again: the axes of the grid, wherever they lie now, become one; None if others do."""
     dims = sorted(grid.dims)
     first, last = dims[0], dims[-1]
@@ -105,9 +76,9 @@ def merged(tracer: Tracer, call: UserCall, grid: Grid, source: Tensor, out: Tens
     made = grid.axis.take(kept)
     lengths = tuple(source.shape[d] for d in dims)
     seen = CallSeen(
-        call.seat, first, source.dim(), made, out=made, otherwise=why(tracer), before=call.plan, grid=lengths
+        call.seat, first, source.dim(), made, out=made, otherwise=why(trace), before=call.plan, grid=lengths
     )
-    tracer.recording.calls += [grid.first, seen]
+    trace.recording.calls += [grid.first, seen]
     axes = {d if d < first else d - (last - first): axis for d, axis in grid.others.items()} | {first: made}
     return Labels(tuple(axes[d] for d in range(out.dim())))
 
@@ -134,23 +105,15 @@ def moved(call: Call, grid: Grid, settle: Settle) -> Grid | None:
     return Grid(grid.axis, grid.order, tuple(new[d] for d in grid.dims), others, grid.first, settle)
 
 
-def settle(tracer: Tracer, tensor: Tensor, *, packed: bool = False) -> None:
-    """Channels in a grid are followed as a view from now on: see `Settle`."""
-    found = tracer.raw(tensor)
-    if isinstance(found, Grid):
-        with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
-            tracer.note(tensor, found.settle(packed=packed))
-
-
-def settled(tracer: Tracer, rule: Any, call: Any, at: UserCall | None, **packing: Any) -> Settle:
+def settled(trace: TraceState, rule: Any, call: Any, at: UserCall | None, **packing: Any) -> Settle:
     """Labels by the ordinary rule, as if the call ran now; ``packing``: what it is told where parts are packed."""
 
     def run(*, packed: bool = False) -> Labels:
-        before, tracer.call_at = tracer.call_at, at
+        before, trace.call_at = trace.call_at, at
         try:
-            settle(tracer, call.args[0], packed=packed)
-            return rule(tracer, call, **(packing if packed else {})) or tracer.bare(call.out)
+            trace.settle(call.args[0], packed=packed)
+            return rule(trace, call, **(packing if packed else {})) or trace.bare(call.out)
         finally:
-            tracer.call_at = before
+            trace.call_at = before
 
     return run

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from demp.graph.activations import Call
 from demp.graph.elements import Labels
+from demp.graph.operations import Call
 
 MAKES = frozenset({
     "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "abs",

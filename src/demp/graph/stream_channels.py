@@ -4,21 +4,16 @@ Such a channel may go like a neuron: it is zero where every writer (embedding, o
 zero. An RMS norm keeps zeros; a layer norm makes zeros of them where its scale and shift are zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from demp.graph.elements import unique_in_order
+from demp.graph.numbering import Numbering
 from demp.graph.parts import STREAM
 from demp.graph.recording import Recording, Site, marked
-
-if TYPE_CHECKING:
-    from demp.graph.assemble import Numbering
 
 
 @dataclass(frozen=True, eq=False)

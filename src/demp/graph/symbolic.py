@@ -12,8 +12,9 @@ from torch.fx.proxy import TracerBase
 from torch.utils._pytree import tree_leaves
 
 from demp.errors import UsageError
-from demp.graph.calls import KINDS, CallPlan, carried_out, entries_of, is_cut
+from demp.graph.calls import KINDS, CallPlan, entries_of, is_cut
 from demp.graph.calls import METHODS as CALL_METHODS
+from demp.graph.carrying_out import carried_out
 from demp.graph.sums import IN_PLACE, SUMS, JoinPlan, explicit
 
 METHODS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})

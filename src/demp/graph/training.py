@@ -26,7 +26,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
     """
     base = stored_elements(evaluation)
     other = differing_owners(evaluation, training, owners, base)
-    here, there = evaluation.tracer, training.tracer
+    here, there = evaluation.trace, training.trace
     note_counts(here.recording, training)
     may = {(j.module, j.number) for j in here.recording.joins if j.module in owners and j.module not in other}
     for join in there.recording.joins:
@@ -48,7 +48,7 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
 
 def note_counts(recording: Recording, training: Forward) -> None:
     """How many sums and calls one call of each module makes in training, where all its calls are alike."""
-    there = training.tracer.recording
+    there = training.trace.recording
     once = {name for name, runs in training.ran.items() if runs == 1 or name in there.repeated}
     for name in recording.sums.keys() & once:
         recording.training_sums.setdefault(name, set()).add(there.sums.get(name, 0))
@@ -82,7 +82,7 @@ def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> se
     the training forward bind without a plan, `learn` hands on.
     """
     base = stored_elements(evaluation)
-    here, there = evaluation.tracer.recording, training.tracer.recording
+    here, there = evaluation.trace.recording, training.trace.recording
     same = {seen.seat: seen for seen in there.calls}
     alike_each = {name for name in callers if training.ran[name] <= 1 or name in there.repeated}
     may = set() if training.by_chance else alike_each
@@ -98,7 +98,7 @@ def learn_calls(evaluation: Forward, training: Forward, callers: set[str]) -> se
     known = {seen.seat for seen in here.calls}
     for seen in there.calls:
         if seen.before is None and (seen.seat not in known or seen.seat[0] not in may):
-            bind(training.tracer.elements, seen)
+            bind(training.trace.elements, seen)
     return may
 
 
@@ -113,14 +113,14 @@ def alike(one: CallSeen, other: CallSeen, base: int) -> bool:
 
 def stored_elements(forward: Forward) -> int:
     """Elements of parameters and buffers: they come first, and have the same numbers in every forward."""
-    return sum(len(axis.ids) for axes in forward.tracer.recording.axes.values() for axis in axes)
+    return sum(len(axis.ids) for axes in forward.trace.recording.axes.values() for axis in axes)
 
 
 def differing_owners(evaluation: Forward, training: Forward, owners: set[str], base: int) -> dict[str, str]:
     """Modules whose residual sums the training forward does not have in the same way, and what it does instead."""
     found: dict[str, str] = {}
-    same = {(join.module, join.number): join for join in training.tracer.recording.joins}
-    for join in evaluation.tracer.recording.joins:
+    same = {(join.module, join.number): join for join in training.trace.recording.joins}
+    for join in evaluation.trace.recording.joins:
         if join.planned or join.module not in owners:
             continue
         why = difference(join, same.get((join.module, join.number)), training, base)

@@ -1,16 +1,13 @@
 """Views of the user's code, carried out for the neurons that are left."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from demp.graph.calls import CallPlan
+from demp.graph.calls import CallPlan
 
 UNFLATTEN = (Tensor.unflatten, torch.unflatten, "unflatten")
 

@@ -1,20 +1,16 @@
 """Does an element-wise operation leave a channel at zero that is zero? Streams between norms may lose only such."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from demp.graph.activations import SITES, Call
+from demp.graph.activations import SITES
 from demp.graph.drawn import DRAWS
 from demp.graph.elements import Axis, Labels
-
-if TYPE_CHECKING:
-    from demp.graph.tracer import Tracer
+from demp.graph.operations import Call
+from demp.graph.trace_state import TraceState
 
 KEEP = frozenset({
     "mul", "square", "abs", "neg", "sqrt", "sign", "tanh", "sin", "tan", "asinh", "atan", "erf", "expm1", "log1p",
@@ -34,7 +30,7 @@ CARRIED = frozenset({
 """Operations that only show such numbers in another way."""
 
 
-def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> Labels:
+def note_zeros(trace: TraceState, call: Call, labels: Labels) -> Labels:
     """Remember channels before any activation that an operation may lift from zero, and vectors that are added.
 
     What a gate lifts the labels say, which are returned: `follow_lifted` sees what comes of it.
@@ -42,30 +38,30 @@ def note_zeros(tracer: Tracer, call: Call, labels: Labels) -> Labels:
     axes = enumerate(labels.axes)
     bare = [(len(labels.axes) - at, axis) for at, axis in axes if axis is not None and is_bare(axis)]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
-    drawn = tracer.training and call.name in DRAWS  # a sum that noise enters lifts zeros, a product does not
+    drawn = trace.training and call.name in DRAWS  # a sum that noise enters lifts zeros, a product does not
     if labels.constant or not bare or drawn:
         return labels
     for from_end, axis in bare:
-        if not keeps_zeros(tracer, call, from_end):
-            why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {tracer.where()})"
+        if not keeps_zeros(trace, call, from_end):
+            why = f"{call.name} makes other numbers of zeros, as a layer norm's mean does (at {trace.where()})"
             if call.name.removesuffix("_") in GATES or out.dtype == torch.bool or adds_number(call):
                 return replace(labels, lifted=why)
-            tracer.recording.lifted.append((axis.ids, why))
+            trace.recording.lifted.append((axis.ids, why))
     return labels
 
 
-def follow_lifted(tracer: Tracer, call: Call) -> str:
+def follow_lifted(trace: TraceState, call: Call) -> str:
     """An operation may use what a gate made of zeros. In a product with zeros it is zero; elsewhere its neurons stay.
 
     Returns why the result is other than zero, if it is the gate itself in another form.
     """
     found = ""
-    for tensor in tracer.tensors((call.args, call.kwargs)):
-        labels = tracer.labels(tensor)
+    for tensor in trace.tensors((call.args, call.kwargs)):
+        labels = trace.labels(tensor)
         if labels.lifted and (call.name in CARRIED or scales(call)):
             found = labels.lifted
-        elif labels.lifted and not meets_zeros(tracer, call, tensor, labels):
-            lift(tracer, [tensor])
+        elif labels.lifted and not meets_zeros(trace, call, tensor, labels):
+            lift(trace, [tensor])
     return found
 
 
@@ -79,39 +75,39 @@ def scales(call: Call) -> bool:
     return call.name in ("mul", "div") and any(isinstance(side, (int, float)) for side in call.args[:2])
 
 
-def meets_zeros(tracer: Tracer, call: Call, gate: Tensor, labels: Labels) -> bool:
+def meets_zeros(trace: TraceState, call: Call, gate: Tensor, labels: Labels) -> bool:
     """Is it a product of the gate and something that is zero where the gate's neurons are?"""
     if call.name not in ("mul", "mul_"):
         return False
     others = [side for side in call.args[:2] if side is not gate]
     bare = [(gate.dim() - at, axis) for at, axis in enumerate(labels.axes) if axis is not None and is_bare(axis)]
-    return len(others) == 1 and all(is_zero(tracer, others[0], from_end, axis) for from_end, axis in bare)
+    return len(others) == 1 and all(is_zero(trace, others[0], from_end, axis) for from_end, axis in bare)
 
 
-def is_zero(tracer: Tracer, side: object, from_end: int, neurons: Axis) -> bool:
+def is_zero(trace: TraceState, side: object, from_end: int, neurons: Axis) -> bool:
     """Is it made by weights of the same neurons, and so zero where they are?"""
-    if not isinstance(side, Tensor) or not carries(tracer, side, from_end):
+    if not isinstance(side, Tensor) or not carries(trace, side, from_end):
         return False
-    labels = tracer.labels(side)
+    labels = trace.labels(side)
     axis = labels.axes[side.dim() - from_end]
     made = axis is not None and axis.born >= 0 and len(axis.ids) == len(neurons.ids)
     return made and not (labels.lifted or labels.noise or labels.constant or labels.source)
 
 
-def lift(tracer: Tracer, tensors: Iterable[Tensor]) -> None:
+def lift(trace: TraceState, tensors: Iterable[Tensor]) -> None:
     """What gates made of zeros, or was picked by its position, is used as it is: the neurons stay."""
-    for labels in map(tracer.labels, tensors):
-        tracer.freeze_axis(labels.chosen, "positions of neurons are used")
+    for labels in map(trace.labels, tensors):
+        trace.freeze_axis(labels.chosen, "positions of neurons are used")
         if labels.lifted:
             axes = [axis for axis in labels.axes if axis is not None and is_bare(axis)]
-            tracer.recording.lifted += [(axis.ids, labels.lifted) for axis in axes]
+            trace.recording.lifted += [(axis.ids, labels.lifted) for axis in axes]
 
 
-def note_lifted(tracer: Tracer, axes: Iterable[Axis | None], what: str) -> None:
+def note_lifted(trace: TraceState, axes: Iterable[Axis | None], what: str) -> None:
     """An operation makes other numbers of zeros: linear neurons on these axes stay."""
-    if tracer.recording.offer.linear:
-        why = f"{what} makes other numbers of zeros (at {tracer.where()})"
-        tracer.recording.lifted += [(axis.ids, why) for axis in axes if axis is not None and is_bare(axis)]
+    if trace.recording.offer.linear:
+        why = f"{what} makes other numbers of zeros (at {trace.where()})"
+        trace.recording.lifted += [(axis.ids, why) for axis in axes if axis is not None and is_bare(axis)]
 
 
 def is_bare(axis: Axis) -> bool:
@@ -119,38 +115,38 @@ def is_bare(axis: Axis) -> bool:
     return bool((axis.sites == 0).any())
 
 
-def keeps_zeros(tracer: Tracer, call: Call, from_end: int) -> bool:
+def keeps_zeros(trace: TraceState, call: Call, from_end: int) -> bool:
     """Is the result zero where the operands are that have neurons on this axis (counted from the end)?"""
     name = call.name.removesuffix("_")
     if name in SUMS:
-        return all(may_be_added(tracer, side, from_end) for side in call.args[:2])
+        return all(may_be_added(trace, side, from_end) for side in call.args[:2])
     if name in COMPARISONS:
         other = call.arg(1, "other")
-        same = carries(tracer, other, from_end) if isinstance(other, Tensor) else other == 0
+        same = carries(trace, other, from_end) if isinstance(other, Tensor) else other == 0
         return same and not COMPARISONS[name]
     if name == "pow":
         exponent = call.arg(1, "exponent")
         return isinstance(exponent, (int, float)) and exponent > 0
     if name == "div":
-        return carries(tracer, call.args[0], from_end)
+        return carries(trace, call.args[0], from_end)
     if name == "masked_fill":
         value = call.arg(2, "value")
         return not isinstance(value, Tensor) and value == 0
     return name in KEEP or call.name in KEEP
 
 
-def carries(tracer: Tracer, side: object, from_end: int) -> bool:
+def carries(trace: TraceState, side: object, from_end: int) -> bool:
     """Has this operand neurons on the axis?"""
     if not isinstance(side, Tensor) or side.dim() < from_end:
         return False
-    return tracer.labels(side).axes[side.dim() - from_end] is not None
+    return trace.labels(side).axes[side.dim() - from_end] is not None
 
 
-def may_be_added(tracer: Tracer, side: object, from_end: int) -> bool:
+def may_be_added(trace: TraceState, side: object, from_end: int) -> bool:
     """Has this side of a sum neurons on the axis, or is it 0? A parameter that has is remembered as a writer."""
     if not isinstance(side, Tensor):
         return side == 0
-    found, source = carries(tracer, side, from_end), tracer.labels(side).source
+    found, source = carries(trace, side, from_end), trace.labels(side).source
     if found and source is not None:
-        tracer.recording.tables[source] = None
+        trace.recording.tables[source] = None
     return found
