@@ -211,8 +211,9 @@ class _Session:
 
     def _look(self) -> None:
         """A line about dead neurons where one is due."""
-        if self.run.monitor.is_due():
-            self._record({"step": self.run.step, **self.run.monitor.look()})
+        run = self.run
+        if run.monitor.is_due(run.step):
+            self._record({"step": run.step, **run.monitor.look(run.step)})
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.folder is not None:

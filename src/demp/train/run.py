@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import demp
+from demp.analysis.costs import cost
 from demp.errors import UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
 from demp.parallel import ranks, wrappers
@@ -85,18 +85,22 @@ class Run:
             self.model if group is None else DistributedDataParallel(self.model, process_group=group)
         )
         self.example = (self.placed(self.data.example()),)
-        self.dense_cost = demp.cost(self.model, self.example)
+        self.dense_cost = cost(self.model, self.example)
         self.initial_weights = digest(self.model)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         began = time.perf_counter()
-        self.pruner: Any = pruner_of(self, fresh=fresh)
+        self.pruner: Any = pruner_of(
+            config, self.trained, self.optimizer, self.data, placed=self.placed, loss=self.loss, fresh=fresh
+        )
         self.seconds = time.perf_counter() - began
         self.lay_out()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.losses = LossWatch(self.device)
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(
+            config, self.trained, self.pruner, self.data, example=self.example, placed=self.placed, group=group
+        )
         self._reported = 0
         self.before = self._news()
         """Reports of what the method did before the first step."""
@@ -168,9 +172,9 @@ class Run:
         if any(report.happened for report in new) and layout_of(self.model, self.config.channels_last) != self.layout:
             self.lay_out()
         for report in new:
-            cost = report.judged.get("forwards", 0) * report.flops_before
-            self.flops_spent += cost
-            self.scoring_flops += cost
+            spent = report.judged.get("forwards", 0) * report.flops_before
+            self.flops_spent += spent
+            self.scoring_flops += spent
         return new
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
