@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demp.errors import UsageError
-from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+from demp.train.models.initial import Initialized
 
 EPS = 1e-6
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Initialized):
     """Patches to tokens, ``blocks``, and a linear head on the class token."""
 
     def __init__(
@@ -95,11 +95,6 @@ class VisionTransformer(nn.Module):
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
-
-    def reset_parameters(self) -> None:
-        """All weights as at construction, at the widths of now."""
-        reset_children(self)
-        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of a batch of images, (batch, classes)."""
