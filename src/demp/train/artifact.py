@@ -13,8 +13,9 @@ from demp import files
 from demp.artifact.architecture import ARCHITECTURE, read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
 from demp.files.schema import build as build_checked
-from demp.train.data import Facts, TestSet, load_test_set
+from demp.train.data import TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
+from demp.train.facts import Facts
 from demp.train.models import build
 from demp.train.models.trust import refuse_untrusted
 from demp.train.parts import DataConfig

@@ -16,8 +16,9 @@ from demp.errors import UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
 from demp.parallel import ranks, wrappers
 from demp.train.config import TrainConfig
-from demp.train.data import Data, Facts
+from demp.train.data import Data
 from demp.train.evaluate import evaluate
+from demp.train.facts import Facts
 from demp.train.launch import place_of, share_of
 from demp.train.layout import layout_of
 from demp.train.losses import LossWatch, TrainingDiverged
