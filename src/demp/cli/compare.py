@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from demp.cli.base import Folder, Names
-from demp.cli.overrides import parse_settings, resolve
+from demp.cli.overrides import listed, parse_settings, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
@@ -125,11 +125,6 @@ class Compare(Sweeping):
         done = len(runs) - len(comparison.missing)
         console.print(f"{len(runs)} runs in {out}, {done} of them done before", highlight=False)
         return self.run_sweep(comparison, console).left
-
-
-def listed(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def numbers(name: str, text: str) -> list[float]:

@@ -51,7 +51,7 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     if isinstance(budget, str):  # several are a comparison's, a run for each
         given["budget"] = Budget.parse(budget).text()
     if "sink" in given:
-        given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
+        given["sink"] = listed(given["sink"])
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")
     rules = {name: given.pop(name) for name in SCALES_A_RECIPE if name in given}
@@ -73,6 +73,11 @@ def file_values(flags: Any, base: TrainConfig) -> dict[str, Any]:
         if not is_foreign(flags.model):
             refuse_untrusted(asked, flags.config)
     return values
+
+
+def listed(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from demp.cli.base import Flag, Names, Number, Text, Training
+from demp.cli.overrides import listed
 from demp.errors import UsageError
 from demp.experiments.sweep import Outcome, Sweep
 from demp.experiments.sweep.devices import kind_of
@@ -36,7 +37,7 @@ class Sweeping(Training):
 
     def places(self) -> list[str]:
         """Return the names in ``--devices``, and refuse ``--device`` beside them."""
-        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
+        devices = listed(self.devices)
         if devices and self.device:
             raise UsageError("--device and --devices both say where to train; give one of them")
         return devices
