@@ -42,6 +42,9 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     """The config that the flags of `demp train` ask for, or those that another command has of them.
 
     ``over`` holds values by dotted key that come last; where a recipe has a rule for a key, they act as its flag would.
+
+    Raises:
+        UsageError: flags contradict each other, or a value does not fit.
     """
     over = dict(over or {})
     given = {name: getattr(flags, name, None) for name in FLAGS}
@@ -81,7 +84,11 @@ def listed(text: str) -> list[str]:
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; values are read as TOML, and as text where they are not."""
+    """KEY=VALUE pairs; values are read as TOML, and as text where they are not.
+
+    Raises:
+        UsageError: one of them is not of that form.
+    """
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -100,7 +107,11 @@ def parsed(text: str) -> Any:
 
 
 def parse_lists(settings: Iterable[str], example: str) -> dict[str, list[Any]]:
-    """KEY=[VALUE, VALUE] pairs; texts need no quotes."""
+    """KEY=[VALUE, VALUE] pairs; texts need no quotes.
+
+    Raises:
+        UsageError: a value is no list.
+    """
     found: dict[str, list[Any]] = {}
     for key, value in parse_settings(settings).items():
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):

@@ -63,7 +63,11 @@ class SweepCommand(Sweeping):
     """Also time each network's step beside the dense one's."""
 
     def run(self) -> dict[str, Any]:
-        """Make what is missing; write the table of all there is."""
+        """Make what is missing; write the table of all there is.
+
+        Raises:
+            UsageError: nothing is asked for, and the folder holds no run.
+        """
         console = self.console()
         left = self._make(console) if self._asked() else 0
         store = Store(self._folder())

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeping(Training):
-    """Flags of many runs."""
+    """A command that makes many runs: where they are made, how many at once, for how long."""
 
     devices: Names = ""
     """Devices, each with processes of its own: cuda:0,cuda:1"""
@@ -36,7 +36,11 @@ class Sweeping(Training):
     """Try again what failed."""
 
     def places(self) -> list[str]:
-        """Return the names in ``--devices``, and refuse ``--device`` beside them."""
+        """Return the names in ``--devices``.
+
+        Raises:
+            UsageError: ``--device`` is given beside them.
+        """
         devices = listed(self.devices)
         if devices and self.device:
             raise UsageError("--device and --devices both say where to train; give one of them")

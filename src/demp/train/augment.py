@@ -87,7 +87,11 @@ def randaugment(x: Tensor, config: AugmentConfig, generator: torch.Generator) ->
 
 
 def pad_crop(x: Tensor, padding: int, mode: str, generator: torch.Generator) -> Tensor:
-    """Pad every side, then cut the original size out of each picture at its own random place."""
+    """Pad every side, then cut the original size out of each picture at its own random place.
+
+    Raises:
+        UsageError: the padding is too wide to be reflected.
+    """
     B, C, H, W = x.shape
     if mode == "reflect" and padding >= min(H, W):
         raise UsageError(

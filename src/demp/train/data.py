@@ -82,6 +82,9 @@ def hold_out(source: sources.Source, share: float) -> sources.Source:
     """A share of the training pictures in place of the test split: the same ones in every run, evenly over the classes.
 
     Every 1/share-th picture of the split sorted by class goes, so that a class gives its share to within one picture.
+
+    Raises:
+        UsageError: the share is less than one picture.
     """
     train = source.train
     assert train is not None
@@ -179,7 +182,11 @@ class Data:
 
 
 def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
-    """The test split of ``config`` alone, prepared for a model that was trained with ``facts``."""
+    """The test split of ``config`` alone, prepared for a model that was trained with ``facts``.
+
+    Raises:
+        UsageError: its pictures have other channels, or a label is no class of the model's head.
+    """
     source = sources.load(config, train=False)
     assert source.test is not None
     if source.channels != facts.channels:

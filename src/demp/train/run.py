@@ -33,7 +33,11 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` decided; a device that is not there is an error."""
+    """The device, with ``auto`` decided.
+
+    Raises:
+        UsageError: it is not there.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -209,7 +213,11 @@ class Run:
         return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:
-        """Raise unless every weight is a number: such a state is worth no checkpoint."""
+        """Make sure that every weight is a number: another state is worth no checkpoint.
+
+        Raises:
+            TrainingDiverged: one is not.
+        """
         self.losses.flush()
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -231,7 +239,11 @@ class Run:
         }
 
     def load_state_dict(self, step: int, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint. The pruner replays its cuts first: they give the shapes."""
+        """Continue from a checkpoint. The pruner replays its cuts first: they give the shapes.
+
+        Raises:
+            UsageError: the data are not those that the run began with.
+        """
         if state["facts"] != self.data.facts.to_dict():
             raise UsageError(
                 f"the data set {self.data.facts.name} is not the one that the run began with; "

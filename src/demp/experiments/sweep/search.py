@@ -44,7 +44,11 @@ Space = Mapping[str, Range | Sequence[Any]]
 
 
 def read_range(key: str, text: str) -> Range:
-    """Read ``LOW:HIGH`` or ``log:LOW:HIGH``; whole numbers stay whole."""
+    """Read ``LOW:HIGH`` or ``log:LOW:HIGH``; whole numbers stay whole.
+
+    Raises:
+        UsageError: it is neither, or holds no number.
+    """
     *kind, low, high = text.split(":") if text.count(":") else ["", "", ""]
     try:
         ends = [int(end) if end.strip().lstrip("-").isdecimal() else float(end) for end in (low, high)]
@@ -111,7 +115,11 @@ class Search(Sweep):
 
     @cached_property
     def study(self) -> Any:
-        """The study in the journal."""
+        """The study in the journal.
+
+        Raises:
+            UsageError: the journal is damaged, or of another space.
+        """
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         journal = need("optuna.storages.journal", "search")
         file = self.store.journal_file
@@ -234,7 +242,11 @@ def fits(values: Mapping[str, Any], space: Space) -> bool:
 
 
 def validate_space(space: Space) -> None:
-    """Raise a `UsageError` for what cannot be searched."""
+    """Make sure that a space can be searched.
+
+    Raises:
+        UsageError: it is empty, or has a key or a choice that cannot be searched.
+    """
     if not space:
         raise UsageError("there is nothing to search; give --search-space method.options.peak_strength=log:1e-4:1e-1")
     for key, value in space.items():

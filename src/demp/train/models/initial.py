@@ -26,8 +26,7 @@ class Initialized(nn.Module):
     """A network with weights of its own choice, at construction and whenever they are drawn anew."""
 
     def initialize(self) -> None:
-        """Draw the weights over those that the layers have drawn for themselves."""
-        raise NotImplementedError
+        """Draw the weights, over those that the layers have drawn for themselves; by default these stay."""
 
     def reset_parameters(self) -> None:
         """All weights as at construction, at the widths of now."""
@@ -36,7 +35,11 @@ class Initialized(nn.Module):
 
 
 def drawn(model: Model, initial: str) -> Model:
-    """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own."""
+    """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own.
+
+    Raises:
+        UsageError: there is no such way.
+    """
     if initial not in INITIAL:
         raise UsageError(f"initial is {initial!r}; choose one of {', '.join(INITIAL)}")
     if initial == FAN_OUT:

@@ -121,6 +121,9 @@ def vit_b_16(
     There is one head per 64 channels (or the next smaller number of heads that divides ``dim``), so
     that widths 0.25 and 0.5 are ViT-Ti and ViT-S. Torch's fused attention has no second derivative;
     methods of second order run it under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
+    Raises:
+        UsageError: patches do not fill the picture, or heads do not divide ``dim``.
     """
     if image_size % patch:
         raise UsageError(f"image_size {image_size} is no multiple of patch {patch}; change one of them")
