@@ -14,7 +14,7 @@ import demp.experiments.sweep.job
 from demp.cli import main
 from demp.errors import UsageError
 from demp.experiments.sweep import Job, Store, Sweep
-from demp.experiments.sweep.search import Range, Search
+from demp.experiments.sweep.search import Goal, Range, Search
 from demp.files import results
 from demp.files import results as records
 from demp.files.results import TRAINING, parsed
@@ -37,24 +37,24 @@ def test_a_garbled_journal_is_one_sentence(tmp_path, text):
     def make(setting):
         return CONFIG
 
-    space, options = {"model.width": Range(0.5, 1.0)}, {"trials": 1, "aims": ["accuracy"]}
-    Search(tmp_path / "s", make, space, **options)
+    space, goal = {"model.width": Range(0.5, 1.0)}, Goal(trials=1, aims=["accuracy"])
+    Search(tmp_path / "s", make, space, goal)
     (tmp_path / "s" / "search.journal").write_bytes(text.encode("latin-1"))
     with pytest.raises(
         UsageError, match=r"search.journal is damaged \(\w+\); restore it, or give another folder"
     ) as error:
-        Search(tmp_path / "s", make, space, **options)
+        Search(tmp_path / "s", make, space, goal)
     assert "\n" not in str(error.value)
 
 
 def test_a_journal_cannot_choose_what_the_space_has_not(tmp_path):
-    options = {"trials": 1, "aims": ["accuracy"]}
-    found = Search(tmp_path / "s", lambda setting: CONFIG, {"model.name": ("mlp", "resnet18")}, **options)
+    goal = Goal(trials=1, aims=["accuracy"])
+    found = Search(tmp_path / "s", lambda setting: CONFIG, {"model.name": ("mlp", "resnet18")}, goal)
     found.study.ask(found._distributions())
     journal = tmp_path / "s" / "search.journal"
     journal.write_text(journal.read_text().replace("resnet18", "os:system").replace('\\"mlp\\"', '\\"os:system\\"'))
     with pytest.raises(UsageError, match="search.journal is damaged"):
-        Search(tmp_path / "s", lambda setting: CONFIG, {"model.name": ("mlp", "resnet18")}, **options)
+        Search(tmp_path / "s", lambda setting: CONFIG, {"model.name": ("mlp", "resnet18")}, goal)
 
 
 LINE = {

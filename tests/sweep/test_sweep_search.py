@@ -13,7 +13,7 @@ from sweepjobs import CONFIG
 
 import forks
 from demp.errors import UsageError
-from demp.experiments.sweep.search import Range, Search, front, read_range
+from demp.experiments.sweep.search import Goal, Range, Search, front, read_range
 from demp.files.results import read
 
 STRENGTH, NOISE = "method.options.peak_strength", "method.options.peak_noise_std"
@@ -30,8 +30,9 @@ def make(setting):
     return config
 
 
-def search(path, trials, *, space=SPACE, aims=("accuracy", "flops"), **options):
-    return Search(path, make, space, trials=trials, aims=aims, shared={"base": CONFIG.to_dict()}, **options)
+def search(path, trials, *, space=SPACE, aims=("accuracy", "flops"), seeds=1):
+    goal = Goal(aims=aims, trials=trials, seeds=seeds)
+    return Search(path, make, space, goal, shared={"base": CONFIG.to_dict()})
 
 
 def test_every_trial_is_told_and_a_search_goes_on_where_it_stopped(tmp_path):

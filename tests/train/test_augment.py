@@ -4,11 +4,16 @@ from torch.testing import assert_close
 
 from demp.errors import UsageError
 from demp.train import AugmentConfig, augment
+from demp.train.facts import Facts
 from demp.train.seeds import generator
 
 
 def draw(*purpose):
     return generator("cpu", 0, *purpose)
+
+
+def facts(mean, std, normalize="dataset", size=0):
+    return Facts("numbers", 2, len(mean), size, mean, std, normalize, store_size=0, train_size=1)
 
 
 def numbered(count=6, channels=2, side=5):
@@ -47,17 +52,17 @@ def test_mirror_flips_whole_pictures_about_half_of_the_time():
 def test_normalise_by_data_set_and_by_picture():
     x = numbered(channels=3) / 450
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
-    by_set = augment.normalise(x, mean, std, "dataset")
+    by_set = augment.normalise(x, facts(mean, std))
     assert_close(by_set[:, 2], (x[:, 2] - 0.3) / 0.125)
-    each = augment.normalise(x, mean, std, "image").flatten(1)
+    each = augment.normalise(x, facts(mean, std, "image")).flatten(1)
     assert_close(each.mean(1), torch.zeros(6), atol=1e-5, rtol=0)
     assert_close(each.std(1, correction=0), torch.ones(6))
 
 
 def test_an_even_picture_stays_finite():
     even = torch.full((2, 1, 4, 4), 0.5)
-    assert augment.normalise(even, (0.5,), (0.0,), "image").abs().max() == 0
-    assert augment.normalise(even, (0.5,), (0.0,), "dataset").abs().max() == 0
+    assert augment.normalise(even, facts((0.5,), (0.0,), "image")).abs().max() == 0
+    assert augment.normalise(even, facts((0.5,), (0.0,))).abs().max() == 0
 
 
 @pytest.mark.parametrize("crop", ["resized", "scales"])
@@ -110,14 +115,14 @@ def test_without_mixing_labels_stay_whole_numbers():
 def test_augmentation_is_a_function_of_its_generator_alone():
     config = AugmentConfig(crop="resized", flip=True, randaugment_ops=2)
     pictures = torch.randint(256, (4, 3, 12, 12), dtype=torch.uint8)
-    arguments = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "normalize": "dataset", "size": 8}
+    known = facts((0.5,) * 3, (0.2,) * 3, size=8)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = augment.augment(pictures, config, **arguments, generator=draw("step", 3))
+    first = augment.augment(pictures, config, known, draw("step", 3))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = augment.augment(pictures, config, **arguments, generator=draw("step", 3))
-    other = augment.augment(pictures, config, **arguments, generator=draw("step", 4))
+    again = augment.augment(pictures, config, known, draw("step", 3))
+    other = augment.augment(pictures, config, known, draw("step", 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == (4, 3, 8, 8)
@@ -139,10 +144,9 @@ def test_resize_keeps_a_picture_of_the_right_size():
 def test_padding_comes_before_or_after_the_new_size(crop):
     config = AugmentConfig(crop=crop, padding=3, padding_mode="zeros")
     pictures = torch.randint(256, (4, 3, 10, 10), dtype=torch.uint8)
-    out = augment.augment(
-        pictures, config, mean=(0.5,) * 3, std=(0.2,) * 3, normalize="dataset", size=20, generator=draw("step")
-    )
-    x = augment.normalise(augment.to_unit(pictures), (0.5,) * 3, (0.2,) * 3, "dataset")
+    known = facts((0.5,) * 3, (0.2,) * 3, size=20)
+    out = augment.augment(pictures, config, known, draw("step"))
+    x = augment.normalise(augment.to_unit(pictures), known)
     if crop == "pad":
         twin = augment.resize(augment.pad_crop(x, 3, "zeros", draw("step")), 20)
     else:

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from demp.errors import UsageError
 from demp.train import AugmentConfig, DataConfig, digits, sources
-from demp.train.data import PIECE, Data, Facts, epoch_order, load_test_set, prepare, statistics, step_indices
+from demp.train.data import PIECE, Data, epoch_order, load_test_set, prepare, statistics, step_indices
+from demp.train.facts import Facts
 
 
 @pytest.fixture(autouse=True)

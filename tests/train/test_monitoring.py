@@ -86,7 +86,7 @@ class Twin(Observer):
     def log(self, record):
         if "dead/share" not in record:
             return
-        dead = self.dead(list(self.run.monitor._pictures(self.run.config.monitor.examples)))
+        dead = self.dead(list(self.run.monitor._pictures(self.run.config.monitor.examples, self.run.step)))
         X, Y = ({key for key, flag in flags.items() if flag} for flags in (self.ever, dead))
         wanted = {
             "step": self.run.step,
@@ -163,12 +163,11 @@ def test_every_look_is_what_one_computes_by_hand(monitor, absolute):
 def test_the_same_pictures_or_others_at_every_look():
     for resample in (True, False):
         run = Run(mlp(resample=resample, examples=70))
-        first = [x for (x,) in run.monitor._pictures(70)]
+        first = [x for (x,) in run.monitor._pictures(70, 0)]
         assert [len(x) for x in first] == [64, 6]
-        run.step = 8
-        again = [x for (x,) in run.monitor._pictures(70)]
+        again = [x for (x,) in run.monitor._pictures(70, 8)]
         assert torch.equal(torch.cat(first), torch.cat(again)) != resample
-    everything = sum(len(x) for (x,) in run.monitor._pictures(0))
+    everything = sum(len(x) for (x,) in run.monitor._pictures(0, 8))
     assert everything == run.data.facts.train_size
 
 
@@ -177,7 +176,7 @@ def test_one_number_instead_of_one_per_layer_and_none_when_off(tmp_path):
     (first, *_) = looks(tmp_path / "run")
     assert sorted(first) == ["dead/neurons", "dead/revived", "dead/share", "step"]
     run = Run(mlp(every_steps=0))
-    assert not run.monitor.is_due() and run.state_dict()["monitor"] is None
+    assert not run.monitor.is_due(0) and run.state_dict()["monitor"] is None
 
 
 def test_plain_progress_says_how_many_are_dead(tmp_path):
@@ -212,12 +211,9 @@ def test_saturated_neurons_are_told_apart_from_dead_ones():
         model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-1.0, 2.0, 3.0])
     found = {}
     for criterion in ("exact", "saturated"):
-        run = SimpleNamespace(
-            config=SimpleNamespace(monitor=MonitorConfig(every_steps=1, examples=9, criterion=criterion), seed=0),
-            model=model, example=(x,), pruner=None, group=None, step=0, total_steps=2, placed=lambda t: t,
-            data=SimpleNamespace(drawn=lambda count, draw: [(x, None)]),
-        )  # fmt: skip
-        found[criterion] = Monitor(run).look()
+        config = TrainConfig(steps=2, monitor=MonitorConfig(every_steps=1, examples=9, criterion=criterion))
+        data = SimpleNamespace(drawn=lambda count, draw: [(x, None)], facts=SimpleNamespace(train_size=9))
+        found[criterion] = Monitor(config, model, None, data, example=(x,), placed=lambda t: t).look(0)
     plain, both = found["exact"], found["saturated"]
     assert not any(name.startswith("saturated") for name in plain)
     assert both["dead/share"] == plain["dead/share"] == pytest.approx(0.2) and both["dead/neurons"] == 1

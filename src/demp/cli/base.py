@@ -36,7 +36,7 @@ Inputs = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Command(ABC):
-    """What every command takes."""
+    """A verb of the command line: its fields are its flags, and every verb has these."""
 
     json: Flag = False
     """Print one JSON object and nothing else on stdout."""

@@ -47,7 +47,11 @@ class Train(Training):
     """Begin a recipe at the paper's length without asking."""
 
     def run(self) -> dict[str, Any]:
-        """Train from the first step."""
+        """Train from the first step.
+
+        Raises:
+            UsageError: several processes train, and no folder is named.
+        """
         config = resolve(self)
         if not config.out and torchrun.launched():
             raise UsageError("several processes share a run folder, also after a restart; name it with --out FOLDER")
@@ -177,7 +181,11 @@ class Demo(Command):
     """Seed of both runs."""
 
     def run(self) -> dict[str, Any]:
-        """Train both, print the table, load the artifact in a fresh process."""
+        """Train both, print the table, load the artifact in a fresh process.
+
+        Raises:
+            UsageError: the folder holds something.
+        """
         if self.out and Path(self.out).exists() and any(Path(self.out).iterdir()):
             raise UsageError(f"the folder {self.out} is not empty; give another with --out")
         out = Path(self.out) if self.out else free_folder("demo")

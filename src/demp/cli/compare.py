@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from demp.cli.base import Folder, Names
-from demp.cli.overrides import parse_settings, resolve
+from demp.cli.overrides import listed, parse_settings, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
@@ -59,7 +59,11 @@ class Compare(Sweeping):
     """Folder of the comparison; without it, one under runs/ that the same command finds again."""
 
     def run(self) -> dict[str, Any]:
-        """Make what is missing; write table and picture of all there is."""
+        """Make what is missing; write table and picture of all there is.
+
+        Raises:
+            UsageError: no methods are named, and the folder holds no run.
+        """
         console = self.console()
         base = resolve(self)
         out = Path(self.out or f"runs/compare-{base.model.name}-{Path(base.data.name).name}".replace(":", "-"))
@@ -127,13 +131,12 @@ class Compare(Sweeping):
         return self.run_sweep(comparison, console).left
 
 
-def listed(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def numbers(name: str, text: str) -> list[float]:
-    """Parse numbers separated by commas: "0.3,0.5" becomes [0.3, 0.5]."""
+    """Parse numbers separated by commas: "0.3,0.5" becomes [0.3, 0.5].
+
+    Raises:
+        UsageError: one of them is no number.
+    """
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
@@ -141,7 +144,11 @@ def numbers(name: str, text: str) -> list[float]:
 
 
 def method_options(settings: tuple[str, ...]) -> Options:
-    """METHOD.KEY=VALUE pairs, by method and key."""
+    """METHOD.KEY=VALUE pairs, by method and key.
+
+    Raises:
+        UsageError: one of them is not of that form.
+    """
     found: dict[str, dict[str, Any]] = {}
     for setting in settings:
         ((path, value),) = parse_settings([setting]).items()

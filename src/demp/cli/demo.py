@@ -42,7 +42,11 @@ with torch.no_grad():
 def run_demo(
     out: Path, *, steps: int | None, seed: int, console: Console, view: Callable[[str], Observer]
 ) -> dict[str, Any]:
-    """Train the networks, print one table, reload the pruned one in a fresh process."""
+    """Train the networks, print one table, reload the pruned one in a fresh process.
+
+    Raises:
+        DempError: the network that was loaded again answers differently.
+    """
     recipe = recipes.get("digits", steps=steps).merged({"seed": seed})
     results: dict[str, TrainResult] = {}
     for title in (DENSE, "narrow", "demp"):
@@ -112,7 +116,11 @@ def _seconds(model: nn.Module, x: Tensor) -> float:
 
 @torch.no_grad()
 def reload_difference(model: nn.Module, out: Path) -> float:
-    """Largest difference between the outputs of ``model`` and of its artifact in a new process."""
+    """Largest difference between the outputs of ``model`` and of its artifact in a new process.
+
+    Raises:
+        DempError: it does not load there.
+    """
     from safetensors.torch import load_file, save_file
 
     asked, answered = out / "asked.safetensors", out / "answered.safetensors"

@@ -33,7 +33,11 @@ def picture_of(inputs: tuple[Tensor, ...] | dict[str, Any]) -> tuple[int, int] |
 
 
 def one(sizes: str, text: str) -> Tensor:
-    """One tensor of zeros; ``text`` is what was typed."""
+    """One tensor of zeros; ``text`` is what was typed.
+
+    Raises:
+        UsageError: a size or the type is none.
+    """
     numbers, _, name = sizes.partition(":")
     dtype = getattr(torch, name.strip() or "float32", None)
     try:

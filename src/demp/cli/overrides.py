@@ -42,6 +42,9 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     """The config that the flags of `demp train` ask for, or those that another command has of them.
 
     ``over`` holds values by dotted key that come last; where a recipe has a rule for a key, they act as its flag would.
+
+    Raises:
+        UsageError: flags contradict each other, or a value does not fit.
     """
     over = dict(over or {})
     given = {name: getattr(flags, name, None) for name in FLAGS}
@@ -51,7 +54,7 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     if isinstance(budget, str):  # several are a comparison's, a run for each
         given["budget"] = Budget.parse(budget).text()
     if "sink" in given:
-        given["sink"] = [name.strip() for name in given["sink"].split(",") if name.strip()]
+        given["sink"] = listed(given["sink"])
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")
     rules = {name: given.pop(name) for name in SCALES_A_RECIPE if name in given}
@@ -75,8 +78,17 @@ def file_values(flags: Any, base: TrainConfig) -> dict[str, Any]:
     return values
 
 
+def listed(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; values are read as TOML, and as text where they are not."""
+    """KEY=VALUE pairs; values are read as TOML, and as text where they are not.
+
+    Raises:
+        UsageError: one of them is not of that form.
+    """
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -95,7 +107,11 @@ def parsed(text: str) -> Any:
 
 
 def parse_lists(settings: Iterable[str], example: str) -> dict[str, list[Any]]:
-    """KEY=[VALUE, VALUE] pairs; texts need no quotes."""
+    """KEY=[VALUE, VALUE] pairs; texts need no quotes.
+
+    Raises:
+        UsageError: a value is no list.
+    """
     found: dict[str, list[Any]] = {}
     for key, value in parse_settings(settings).items():
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as Drawn
 
 from demp.cli.base import Command, Count, Flag, Folder, Number, Text
+from demp.cli.overrides import listed
 from demp.cli.sweeping import run_jobs
 from demp.cli.tables import widen
 from demp.errors import UsageError
@@ -79,8 +80,7 @@ class Study(Command):
 
     def _go(self, campaign: Campaign, console: Console) -> int:
         """Run what is missing; return how much is left."""
-        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
-        return run_jobs(campaign.go, self, devices, console, retry=self.retry)
+        return run_jobs(campaign.go, self, listed(self.devices), console, retry=self.retry)
 
     def _chosen(self) -> list[studies.Study]:
         if not self.ids:

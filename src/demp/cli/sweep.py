@@ -9,13 +9,13 @@ import tyro
 from rich.console import Console
 
 from demp.cli.base import Budget, Command, Flag, Folder, Names, Number, Text
-from demp.cli.overrides import parse_lists, resolve
+from demp.cli.overrides import listed, parse_lists, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.experiments.sweep import Store, Sweep, table
 from demp.experiments.sweep.grid import Make, grid
-from demp.experiments.sweep.search import Search, Space, front, read_range
+from demp.experiments.sweep.search import Goal, Search, Space, front, read_range
 from demp.files.results import DONE
 from demp.train.config import TrainConfig
 from demp.train.runfolder import write_text
@@ -63,7 +63,11 @@ class SweepCommand(Sweeping):
     """Also time each network's step beside the dense one's."""
 
     def run(self) -> dict[str, Any]:
-        """Make what is missing; write the table of all there is."""
+        """Make what is missing; write the table of all there is.
+
+        Raises:
+            UsageError: nothing is asked for, and the folder holds no run.
+        """
         console = self.console()
         left = self._make(console) if self._asked() else 0
         store = Store(self._folder())
@@ -134,9 +138,7 @@ class SweepCommand(Sweeping):
             self._folder(),
             make,
             space_of(self.search_space),
-            trials=self.trials,
-            aims=[name.strip() for name in self.aims.split(",") if name.strip()],
-            seeds=self.seeds,
+            Goal(aims=listed(self.aims), trials=self.trials, seeds=self.seeds),
             shared=shared,
             measure=self.measure,
         )

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from demp.cli.base import Flag, Names, Number, Text, Training
+from demp.cli.overrides import listed
 from demp.errors import UsageError
 from demp.experiments.sweep import Outcome, Sweep
 from demp.experiments.sweep.devices import kind_of
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeping(Training):
-    """Flags of many runs."""
+    """A command that makes many runs: where they are made, how many at once, for how long."""
 
     devices: Names = ""
     """Devices, each with processes of its own: cuda:0,cuda:1"""
@@ -35,8 +36,12 @@ class Sweeping(Training):
     """Try again what failed."""
 
     def places(self) -> list[str]:
-        """Return the names in ``--devices``, and refuse ``--device`` beside them."""
-        devices = [name.strip() for name in self.devices.split(",") if name.strip()]
+        """Return the names in ``--devices``.
+
+        Raises:
+            UsageError: ``--device`` is given beside them.
+        """
+        devices = listed(self.devices)
         if devices and self.device:
             raise UsageError("--device and --devices both say where to train; give one of them")
         return devices

@@ -107,7 +107,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def exchange(path: Path, fresh: Path) -> None:
-    """Put ``fresh`` in the place of ``path`` by two renames; delete what was there and what killed writers left."""
+    """Put ``fresh`` in the place of ``path`` by two renames; delete what was there and what killed writers left.
+
+    Raises:
+        OSError: it cannot be put there; what was there is back in its place.
+    """
     old = beside(path, "old")
     if path.exists():
         path.rename(old)

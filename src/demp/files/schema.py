@@ -15,7 +15,11 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build the dataclass ``cls`` from nested ``values``; ``where`` is the path shown in errors."""
+    """Build the dataclass ``cls`` from nested ``values``; ``where`` is the path shown in errors.
+
+    Raises:
+        UsageError: a key that the class has not, with a suggestion, or a value that does not fit its field.
+    """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} is {values!r}; give a table of values")
     hints = hints_of(cls)
@@ -36,7 +40,11 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 
 def convert(kind: Any, value: Any, path: str) -> Any:
-    """Return ``value`` as the type ``kind``: whole numbers become floats, lists tuples, nothing else."""
+    """Return ``value`` as the type ``kind``: whole numbers become floats, lists tuples, nothing else.
+
+    Raises:
+        UsageError: it is of another type, or none of the choices.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
         return kind.parse(value) if isinstance(value, str) and hasattr(kind, "parse") else build(kind, value, path)  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from demp import files
 from demp.artifact.architecture import ARCHITECTURE, read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
 from demp.files.schema import build as build_checked
-from demp.train.data import Facts, TestSet, load_test_set
+from demp.train.data import TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
+from demp.train.facts import Facts
 from demp.train.models import build
 from demp.train.models.trust import refuse_untrusted
 from demp.train.parts import DataConfig
@@ -26,7 +27,11 @@ MOST_CHANNELS, LARGEST_SIDE = 64, 8192
 
 
 def find(path: str | Path) -> Path:
-    """The folder of the saved model: ``path`` itself, or ``model/`` of a finished run."""
+    """The folder of the saved model: ``path`` itself, or ``model/`` of a finished run.
+
+    Raises:
+        UsageError: the run is not finished, or there is neither a run nor a model.
+    """
     folder = RunFolder(path)
     for place in (folder.path, folder.model):
         if (files.settled(place) / ARCHITECTURE).is_file():
@@ -37,7 +42,12 @@ def find(path: str | Path) -> Path:
 
 
 def load(path: str | Path, *, trust: bool = False) -> tuple[nn.Module, Facts]:
-    """The network at ``path`` and the facts of the data that it was trained on; ``trust`` as in `builder_of`."""
+    """The network at ``path`` and the facts of the data that it was trained on; ``trust`` as in `builder_of`.
+
+    Raises:
+        ArtifactError: the files are not as they were written, or do not say how to feed the network.
+        UsageError: see `builder_of`.
+    """
     builder = builder_of(path, trust=trust)
     return demp.load(constructor(builder, path), find(path)), facts_of(builder, path)
 
@@ -61,7 +71,11 @@ def constructor(builder: dict[str, Any], path: str | Path) -> Callable[[], nn.Mo
 
 
 def facts_of(builder: dict[str, Any], path: str | Path) -> Facts:
-    """What the builder says of the data."""
+    """What the builder says of the data.
+
+    Raises:
+        ArtifactError: it says nothing of them, or nothing that can be.
+    """
     try:
         facts = build_checked(Facts, builder["data"], "data")
     except (TypeError, UsageError) as error:
@@ -122,7 +136,11 @@ def evaluate(
     device: str = "auto",
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Test the network at ``path`` on a whole test split, by default of its own data set; see `load`."""
+    """Test the network at ``path`` on a whole test split, by default of its own data set; see `load`.
+
+    Raises:
+        UsageError: the data do not fit the network; see `load`.
+    """
     model, facts = load(path, trust=trust)
     target = torch.device(resolve_device(device))
     name, test = test_set(path, facts, target, data=data, split=split)

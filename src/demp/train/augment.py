@@ -15,6 +15,7 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.train.extras import need
+from demp.train.facts import Facts
 from demp.train.parts import AugmentConfig
 
 LOG_ASPECT = math.log(4 / 3)
@@ -30,13 +31,13 @@ def to_unit(pictures: Tensor) -> Tensor:
     return pictures.float().div_(255.0)
 
 
-def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...], how: str) -> Tensor:
+def normalise(x: Tensor, facts: Facts) -> Tensor:
     """Zero mean, unit deviation: per channel of the data set, or of each picture (``image``)."""
-    if how == "image":
+    if facts.normalize == "image":
         centre = x.mean(dim=(1, 2, 3), keepdim=True)
         spread = x.std(dim=(1, 2, 3), keepdim=True, correction=0)
         return (x - centre) / spread.clamp(min=SMALLEST_DEVIATION)
-    centre, spread = x.new_tensor(mean), x.new_tensor(std).clamp(min=SMALLEST_DEVIATION)
+    centre, spread = x.new_tensor(facts.mean), x.new_tensor(facts.std).clamp(min=SMALLEST_DEVIATION)
     return (x - centre.view(1, -1, 1, 1)) / spread.view(1, -1, 1, 1)
 
 
@@ -86,7 +87,11 @@ def randaugment(x: Tensor, config: AugmentConfig, generator: torch.Generator) ->
 
 
 def pad_crop(x: Tensor, padding: int, mode: str, generator: torch.Generator) -> Tensor:
-    """Pad every side, then cut the original size out of each picture at its own random place."""
+    """Pad every side, then cut the original size out of each picture at its own random place.
+
+    Raises:
+        UsageError: the padding is too wide to be reflected.
+    """
     B, C, H, W = x.shape
     if mode == "reflect" and padding >= min(H, W):
         raise UsageError(
@@ -109,23 +114,15 @@ def mirror(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augment(
-    pictures: Tensor,
-    config: AugmentConfig,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    normalize: str,
-    size: int,
-    generator: torch.Generator,
-    regions: bool = True,
+    pictures: Tensor, config: AugmentConfig, facts: Facts, generator: torch.Generator, *, regions: bool = True
 ) -> Tensor:
     """Training pictures (B, C, H, W) from bytes; ``regions=False`` if the reader cut them."""
-    x = to_unit(pictures)
+    x, size = to_unit(pictures), facts.image_size
     if regions and config.crop in ("resized", "scales"):
         x = cut_regions(x, crop_boxes(config, len(x), *x.shape[-2:], generator), size)
     if config.randaugment_ops:
         x = randaugment(x, config, generator)
-    x = normalise(x, mean, std, normalize)
+    x = normalise(x, facts)
     if config.crop == "resize-pad":
         x = resize(x, size)
     if config.crop in ("pad", "resize-pad") and config.padding:

@@ -23,7 +23,11 @@ class CheckpointError(DempError, RuntimeError):
 
 
 def save(folder: Path, step: int, payload: dict[str, Any]) -> Path:
-    """Write ``payload`` as the checkpoint of ``step``, then delete all but the newest two."""
+    """Write ``payload`` as the checkpoint of ``step``, then delete all but the newest two.
+
+    Raises:
+        CheckpointError: it could not be written; the one before is as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}{SUFFIX}"
     try:

@@ -133,12 +133,20 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Check keys and types of nested plain values; unknown keys come with a suggestion."""
+        """Check keys and types of nested plain values.
+
+        Raises:
+            UsageError: a key that there is not, with a suggestion, or a value that does not fit.
+        """
         return build(cls, values)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "TrainConfig":
-        """Read the file at ``path``."""
+        """Read the file at ``path``.
+
+        Raises:
+            UsageError: there is no such file, or see `from_dict`.
+        """
         return cls.from_dict(read_toml(path))
 
     def merged(self, values: Mapping[str, Any]) -> "TrainConfig":
@@ -205,7 +213,11 @@ def _deep_merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The nested values of a TOML file; a missing or malformed file is one sentence."""
+    """The nested values of a TOML file.
+
+    Raises:
+        UsageError: it is missing, cannot be read, or is not TOML.
+    """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -6,9 +6,8 @@ seeded by (seed, step). A resumed run therefore sees what it would have seen, wi
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.train import sources
 from demp.train.augment import augment, mix, normalise, resize, to_unit
+from demp.train.facts import Facts
 from demp.train.parts import DataConfig
 from demp.train.seeds import derive, generator
 from demp.train.stream import read_batches, read_fitted
@@ -49,31 +49,6 @@ def step_indices(size: int, batch_size: int, seed: int, step: int) -> Tensor:
     return torch.cat(parts)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a model needs to know about its data; stored with checkpoints and artifacts."""
-
-    name: str
-    num_classes: int
-    channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    normalize: str
-    store_size: int
-    train_size: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, JSON-ready; `from_dict` reads them back."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Facts":
-        """Build the facts from a dictionary; the inverse of `to_dict`."""
-        pairs = {name: tuple(values[name]) for name in ("mean", "std")}
-        return cls(**{**values, **pairs})
-
-
 class TestSet:
     """Pictures to test on, prepared as the facts say, never augmented."""
 
@@ -99,7 +74,7 @@ def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.devi
         pictures = split.pictures[rows.to(split.pictures.device)].to(device)
     else:
         pictures = read_fitted(split.pictures, rows, facts.image_size).to(device)
-    x = normalise(to_unit(pictures), facts.mean, facts.std, facts.normalize)
+    x = normalise(to_unit(pictures), facts)
     return resize(x, facts.image_size)
 
 
@@ -107,6 +82,9 @@ def hold_out(source: sources.Source, share: float) -> sources.Source:
     """A share of the training pictures in place of the test split: the same ones in every run, evenly over the classes.
 
     Every 1/share-th picture of the split sorted by class goes, so that a class gives its share to within one picture.
+
+    Raises:
+        UsageError: the share is less than one picture.
     """
     train = source.train
     assert train is not None
@@ -148,16 +126,8 @@ class Data:
         """Augmented batches of steps ``start`` to ``stop``; mixed labels are shares of classes."""
         for step, (pictures, labels) in enumerate(self._read(start, stop), start):
             draw = generator(self.device, self.seed, "augment", step)
-            x = augment(
-                pictures,
-                self.config.augment,
-                mean=self.facts.mean,
-                std=self.facts.std,
-                normalize=self.facts.normalize,
-                size=self.facts.image_size,
-                generator=draw,
-                regions=isinstance(self.train.pictures, Tensor),
-            )
+            regions = isinstance(self.train.pictures, Tensor)
+            x = augment(pictures, self.config.augment, self.facts, draw, regions=regions)
             x, targets = mix(x, labels, self.facts.num_classes, self.config.augment, draw)
             yield x[self._mine], targets[self._mine]
 
@@ -212,7 +182,11 @@ class Data:
 
 
 def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) -> TestSet:
-    """The test split of ``config`` alone, prepared for a model that was trained with ``facts``."""
+    """The test split of ``config`` alone, prepared for a model that was trained with ``facts``.
+
+    Raises:
+        UsageError: its pictures have other channels, or a label is no class of the model's head.
+    """
     source = sources.load(config, train=False)
     assert source.test is not None
     if source.channels != facts.channels:

@@ -22,6 +22,9 @@ def evaluate(
     """Share of right answers and mean cross-entropy, in eval mode; the mode comes back.
 
     The ranks of ``group`` each bring a part of the pictures, and share the result.
+
+    Raises:
+        UsageError: a label is no class of the model's head.
     """
     was_training = model.training
     model.eval()

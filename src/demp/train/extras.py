@@ -7,7 +7,11 @@ from demp.errors import UsageError
 
 
 def need(module: str, extra: str = "train") -> Any:
-    """Import ``module``, or say that ``extra`` brings it."""
+    """Import ``module``, which the extra ``extra`` of demp brings.
+
+    Raises:
+        UsageError: it is not installed; says how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

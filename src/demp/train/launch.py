@@ -53,7 +53,11 @@ def fresh(store: Any, rank: int, many: int) -> Any:
 
 
 def place_of(device: str) -> torch.device:
-    """The device of this process: ``cuda`` is the GPU with its local number."""
+    """The device of this process: ``cuda`` is the GPU with its local number.
+
+    Raises:
+        UsageError: a device with a number, where every process needs one of its own.
+    """
     place = torch.device(device)
     if not launched() or place.type == "cpu":
         return place

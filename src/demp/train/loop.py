@@ -57,6 +57,11 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
 
     Under ``torchrun`` the processes share every batch; the first of them alone watches and writes. One that dies is
     started again by ``torchrun --max-restarts``, and then the run goes on from its last checkpoint.
+
+    Raises:
+        UsageError: the config cannot be carried out here, or the run folder holds something else.
+        TrainingDiverged: the loss or a weight is no longer a number.
+        TrainingInterrupted: a signal or an observer asked to stop; `resume` goes on.
     """
     torch.set_flush_denormal(True)
     config = replace(written_out(config), device=resolve_device(config.device))
@@ -79,6 +84,12 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = (), trust: bool 
     """Continue the run in folder ``path`` from its last checkpoint, bit-equal on a CPU.
 
     ``trust`` lets the folder name a model of your own (``module:function``), whose code building it runs.
+
+    Raises:
+        UsageError: there is no such run, it is complete, or its config, data or torch are others.
+        CheckpointError: no checkpoint is as it was written; see `demp.train.recovery`.
+        TrainingDiverged: as in `train`.
+        TrainingInterrupted: as in `train`.
     """
     torch.set_flush_denormal(True)  # as in train
     folder = RunFolder.open(path)
@@ -211,8 +222,9 @@ class _Session:
 
     def _look(self) -> None:
         """A line about dead neurons where one is due."""
-        if self.run.monitor.is_due():
-            self._record({"step": self.run.step, **self.run.monitor.look()})
+        run = self.run
+        if run.monitor.is_due(run.step):
+            self._record({"step": run.step, **run.monitor.look(run.step)})
 
     def _record(self, record: dict[str, Any]) -> None:
         if self.folder is not None:

@@ -1,44 +1,59 @@
 """The dead neurons of a run over time: looks at it between two steps, and changes nothing in it."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import demp
+from torch import Tensor, nn
+
 from demp.activity import Deaths, Detection, agreed, probe
-from demp.graph import GraphState
+from demp.graph import GraphState, trace
 from demp.parallel import ranks, wrappers
+from demp.train.config import TrainConfig
+from demp.train.data import Data
 from demp.train.seeds import generator
-
-if TYPE_CHECKING:
-    from demp.train.run import Run
 
 SHARE, WHOLE = "dead/share", "dead/share_whole"
 SATURATED = "saturated/share"
 
 
 class Monitor:
-    """Judges death on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says."""
+    """Judges death on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says.
 
-    def __init__(self, run: Run) -> None:
-        self._run, self.config = run, run.config.monitor
+    ``trained`` is the model, or what wraps it among the ranks of ``group``; ``pruner`` is None in dense training;
+    ``placed`` brings pictures into the memory layout that the model has by then.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        trained: nn.Module,
+        pruner: Any,
+        data: Data,
+        *,
+        example: tuple[Tensor, ...],
+        placed: Callable[[Tensor], Tensor],
+        group: ranks.Group = None,
+    ) -> None:
+        self.config, self._seed = config.monitor, config.seed
+        self._trained, self._model, self._group = trained, wrappers.inside(trained), group
+        self._pruner, self._data, self._placed = pruner, data, placed
+        self._total_steps = config.total_steps(data.facts.train_size)
         if not self.config.every_steps:
             return
-        self._graph = demp.trace(run.model, run.example) if run.pruner is None else run.pruner.graph
+        self._graph = trace(self._model, example) if pruner is None else pruner.graph
         self._deaths = Deaths(self._graph)
 
-    def is_due(self) -> bool:
-        """Is a look due now, between two steps?"""
-        every, step = self.config.every_steps, self._run.step
-        return bool(every) and (step % every == 0 or step == self._run.total_steps)
+    def is_due(self, step: int) -> bool:
+        """Is a look due now, between two steps, after ``step`` of them?"""
+        every = self.config.every_steps
+        return bool(every) and (step % every == 0 or step == self._total_steps)
 
-    def look(self) -> dict[str, float]:
-        """The metrics of docs/files.md; among several ranks all must ask, and all hear the same."""
-        if self._run.group is not None:
-            wrappers.share_buffers([self._run.trained])
-        found = self._deaths.add(self._detect(self.config.examples), self._state())
+    def look(self, step: int) -> dict[str, float]:
+        """The metrics of docs/files.md after so many steps; among several ranks all must ask, and all hear the same."""
+        if self._group is not None:
+            wrappers.share_buffers([self._trained])
+        found = self._deaths.add(self._detect(self.config.examples, step), self._state())
         news = {
             SHARE: found.dead_share,
             "dead/neurons": sum(layer.dead for layer in found.layers.values()),
@@ -51,8 +66,8 @@ class Monitor:
             news |= {SATURATED: found.saturated_share}
             news["saturated/neurons"] = sum(layer.saturated for layer in found.layers.values())
         whole = self.config.whole_every_steps
-        if whole and (self._run.step % whole == 0 or self._run.step == self._run.total_steps):
-            news[WHOLE] = self._share(self._detect(0))
+        if whole and (step % whole == 0 or step == self._total_steps):
+            news[WHOLE] = self._share(self._detect(0, step))
         if self.config.layers:
             news |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
             if by_moments:
@@ -61,21 +76,19 @@ class Monitor:
         return {name: value for name, value in news.items() if not math.isnan(value)}
 
     def _state(self) -> GraphState:
-        return self._graph.dense if self._run.pruner is None else self._run.pruner.state
+        return self._graph.dense if self._pruner is None else self._pruner.state
 
-    def _detect(self, examples: int) -> Detection:
+    def _detect(self, examples: int, step: int) -> Detection:
         """Who is dead now on so many pictures; 0 are all."""
-        run = self._run
-        with ranks.together(run.group):
-            mine = probe(run.model, self._state(), self._pictures(examples), self.config.judged_by())
-        return agreed(mine, run.group)
+        with ranks.together(self._group):
+            mine = probe(self._model, self._state(), self._pictures(examples, step), self.config.judged_by())
+        return agreed(mine, self._group)
 
-    def _pictures(self, examples: int) -> Iterator[Any]:
-        run = self._run
-        at = (run.step,) if self.config.resample else ()
-        draw = generator("cpu", run.config.seed, "monitor", *at)
-        for x, _ in run.data.drawn(examples or run.data.facts.train_size, draw):
-            yield (run.placed(x),)
+    def _pictures(self, examples: int, step: int) -> Iterator[tuple[Tensor]]:
+        at = (step,) if self.config.resample else ()
+        draw = generator("cpu", self._seed, "monitor", *at)
+        for x, _ in self._data.drawn(examples or self._data.facts.train_size, draw):
+            yield (self._placed(x),)
 
     def _share(self, detection: Detection) -> float:
         """Dead and removed neurons over those of the dense network."""

@@ -16,7 +16,7 @@ CROPS = ("none", "pad", "resize-pad", "resized", "scales")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network is trained."""
+    """Which network is trained: its name, how wide it is, its activation, and what else its constructor takes."""
 
     name: str = "resnet18"
     """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, torchvision:NAME, transformers:NAME, or

@@ -63,7 +63,11 @@ class LazyPictures:
         return to_bytes(fit(image, self.side) if self.side else image)
 
     def read_all(self) -> Tensor:
-        """All pictures (N, C, H, W); they must have one size."""
+        """All pictures (N, C, H, W), which must have one size.
+
+        Raises:
+            UsageError: two differ in size, or one cannot be read.
+        """
         first = self.read(0)
         stack = torch.empty(len(self), *first.shape, dtype=torch.uint8)
         row = 0

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import demp
+from demp.analysis.costs import cost
 from demp.errors import UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
 from demp.parallel import ranks, wrappers
 from demp.train.config import TrainConfig
-from demp.train.data import Data, Facts
+from demp.train.data import Data
 from demp.train.evaluate import evaluate
+from demp.train.facts import Facts
 from demp.train.launch import place_of, share_of
 from demp.train.layout import layout_of
 from demp.train.losses import LossWatch, TrainingDiverged
@@ -32,7 +33,11 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` decided; a device that is not there is an error."""
+    """The device, with ``auto`` decided.
+
+    Raises:
+        UsageError: it is not there.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -85,18 +90,22 @@ class Run:
             self.model if group is None else DistributedDataParallel(self.model, process_group=group)
         )
         self.example = (self.placed(self.data.example()),)
-        self.dense_cost = demp.cost(self.model, self.example)
+        self.dense_cost = cost(self.model, self.example)
         self.initial_weights = digest(self.model)
         self.optimizer = build_optimizer(self.model, config.optimizer)
         began = time.perf_counter()
-        self.pruner: Any = pruner_of(self, fresh=fresh)
+        self.pruner: Any = pruner_of(
+            config, self.trained, self.optimizer, self.data, placed=self.placed, loss=self.loss, fresh=fresh
+        )
         self.seconds = time.perf_counter() - began
         self.lay_out()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.losses = LossWatch(self.device)
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
-        self.monitor = Monitor(self)
+        self.monitor = Monitor(
+            config, self.trained, self.pruner, self.data, example=self.example, placed=self.placed, group=group
+        )
         self._reported = 0
         self.before = self._news()
         """Reports of what the method did before the first step."""
@@ -168,9 +177,9 @@ class Run:
         if any(report.happened for report in new) and layout_of(self.model, self.config.channels_last) != self.layout:
             self.lay_out()
         for report in new:
-            cost = report.judged.get("forwards", 0) * report.flops_before
-            self.flops_spent += cost
-            self.scoring_flops += cost
+            spent = report.judged.get("forwards", 0) * report.flops_before
+            self.flops_spent += spent
+            self.scoring_flops += spent
         return new
 
     def _backward(self, x: Tensor, y: Tensor) -> None:
@@ -204,7 +213,11 @@ class Run:
         return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:
-        """Raise unless every weight is a number: such a state is worth no checkpoint."""
+        """Make sure that every weight is a number: another state is worth no checkpoint.
+
+        Raises:
+            TrainingDiverged: one is not.
+        """
         self.losses.flush()
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -226,7 +239,11 @@ class Run:
         }
 
     def load_state_dict(self, step: int, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint. The pruner replays its cuts first: they give the shapes."""
+        """Continue from a checkpoint. The pruner replays its cuts first: they give the shapes.
+
+        Raises:
+            UsageError: the data are not those that the run began with.
+        """
         if state["facts"] != self.data.facts.to_dict():
             raise UsageError(
                 f"the data set {self.data.facts.name} is not the one that the run began with; "

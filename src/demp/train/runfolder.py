@@ -32,7 +32,11 @@ class RunFolder(RunFiles):
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> "RunFolder":
-        """Start a run in an empty or new folder, or where one was killed before it began; another is refused."""
+        """Start a run in an empty or new folder, or where one was killed before it began.
+
+        Raises:
+            UsageError: the folder holds a run or something else, or cannot be made.
+        """
         folder = cls(path)
         if folder.config_file.exists():
             raise UsageError(
@@ -52,7 +56,11 @@ class RunFolder(RunFiles):
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open the folder of an existing run, and refuse any other."""
+        """Open the folder of an existing run.
+
+        Raises:
+            UsageError: there is no run, or it was ended before its first step.
+        """
         folder = cls(path)
         if not folder.config_file.is_file():
             if folder.path.is_dir() and any(folder.path.iterdir()) and folder.never_began():
@@ -126,7 +134,11 @@ class RunFolder(RunFiles):
 
 
 def read_json(path: Path) -> Any:
-    """The values of a JSON file; a damaged file is one sentence."""
+    """The values of a JSON file.
+
+    Raises:
+        UsageError: it cannot be read, or is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -134,7 +146,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a JSON-lines file; a damaged line is one sentence."""
+    """All records of a JSON-lines file.
+
+    Raises:
+        UsageError: it cannot be read, or a line is damaged.
+    """
     records = []
     try:
         lines = path.read_bytes().split(b"\n")
@@ -185,7 +201,11 @@ def device_name(device: str) -> str:
 
 
 def write_text(path: Path, text: str | bytes) -> None:
-    """Write a small file so that it is complete or as before."""
+    """Write a small file so that it is complete or as before.
+
+    Raises:
+        RunFolderError: it could not be written.
+    """
     try:
         files.write(path, text)
     except OSError as error:

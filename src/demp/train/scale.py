@@ -42,6 +42,9 @@ class Scale:
 
         ``rate``: the paper's, so that noise over learning rate stays. ``displacement``: std x sqrt(steps) stays, so
         that noise moves the weights as far in total.
+
+        Raises:
+            UsageError: ``keeps`` is neither.
         """
         if keeps not in NOISE_KEEPS:
             raise UsageError(f"noise_keeps is {keeps!r}; choose one of {', '.join(NOISE_KEEPS)}")
@@ -87,7 +90,11 @@ def scaled(paper_steps: int, paper_epochs: float, steps: int | None, epochs: flo
 
 
 def check_length(steps: int | None, epochs: float | None) -> None:
-    """At most one of the two, and above 0."""
+    """At most one of the two, and above 0.
+
+    Raises:
+        UsageError: both are given, or one is not above 0.
+    """
     if steps is not None and epochs is not None:
         raise UsageError(f"steps is {steps} and epochs is {epochs:g}; give one of them")
     for name, value in (("steps", steps), ("epochs", epochs)):

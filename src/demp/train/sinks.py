@@ -25,7 +25,7 @@ PROJECT = "demp"
 
 
 class Sink(Protocol):
-    """Takes numbers by name."""
+    """A viewer of metrics that is open: it takes the numbers of a step by the names that they have in metrics.jsonl."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """The numbers of a step; one step may come in several parts."""

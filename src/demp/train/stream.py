@@ -69,6 +69,8 @@ class _Keys:
 
 
 class _Reader(Dataset[tuple[int, Tensor]]):
+    """What a worker process reads: the row and the bytes of one picture, cut and resized, by its key."""
+
     def __init__(self, pictures: LazyPictures, config: AugmentConfig, size: int, seed: int) -> None:
         self.pictures, self.config, self.size, self.seed = pictures, config, size, seed
 

@@ -121,13 +121,21 @@ class Aims:
     budgets: tuple[str, ...] = ()
 
     def refuse_both(self) -> None:
-        """Targets and budgets say the same thing twice."""
+        """Let only one of targets and budgets say how much may be left.
+
+        Raises:
+            UsageError: both do.
+        """
         if self.targets and self.budgets:
             raise UsageError("--target and --budget both say how much may be left; give one of them")
 
 
 def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, Any]]:
-    """Every setting of one method. One value is listed like several: later commands may add runs beside these."""
+    """Every setting of one method. One value is listed like several: later commands may add runs beside these.
+
+    Raises:
+        UsageError: targets are asked for, and the method has none.
+    """
     known = knobs(name)
     chosen = {k: v for k, v in options.get(EVERY, {}).items() if k in known} | dict(options.get(name, {}))
     several = any(isinstance(value, (list, tuple)) for value in chosen.values())
@@ -153,7 +161,11 @@ def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, A
 
 
 def refuse_unknown(options: Options, names: Sequence[str]) -> None:
-    """Options of a method that is not compared, or that no method knows."""
+    """Refuse options of a method that is not compared, or that no method knows.
+
+    Raises:
+        UsageError: there is one.
+    """
     for method, values in options.items():
         if method not in (*names, EVERY):
             raise UsageError(f"option {method}.{next(iter(values))} is for a method that is not among --methods")
@@ -163,7 +175,11 @@ def refuse_unknown(options: Options, names: Sequence[str]) -> None:
 
 
 def refuse_unused_strengths(strengths: Sequence[float], names: Sequence[str]) -> None:
-    """Raise UsageError if strengths are given but no method is DemP."""
+    """Refuse strengths where no method is DemP.
+
+    Raises:
+        UsageError: there are some.
+    """
     if strengths and not any(is_demp(name) for name in names):
         raise UsageError(
             "--strengths are peak strengths of demp, which is not among --methods; add it, or leave them out"

@@ -23,7 +23,11 @@ def write(paths: Sequence[str | Path], out: str | Path, *, refresh: float | None
 
 
 def written(material: Material, out: Path, refresh: float | None = None) -> dict[str, Any]:
-    """Write the page of what was gathered."""
+    """Write the page of what was gathered.
+
+    Raises:
+        UsageError: ``out`` cannot be written.
+    """
     if out.is_dir():
         raise UsageError(f"{out} is a folder; give a file, for example -o {out / 'report.html'}")
     text = page(material, refresh=refresh)

@@ -73,7 +73,7 @@ Words = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture's axes."""
+    """The axes of a picture: its size, and where values of x and y lie in it."""
 
     width: float
     height: float

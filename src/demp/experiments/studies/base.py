@@ -121,7 +121,11 @@ class Study(ABC):
 
 
 def check_scale(scale: str) -> None:
-    """Raise a sentence unless it is one of the three."""
+    """Make sure that it is one of the three scales.
+
+    Raises:
+        UsageError: it is not.
+    """
     if scale not in SCALES:
         hint = suggestion(scale, SCALES) or f"; choose one of {', '.join(SCALES)}"
         raise UsageError(f"unknown scale {scale!r}{hint}")

@@ -167,7 +167,11 @@ def data_of(missing: Sequence[Job], plans: Mapping[str, Sequence[Job]]) -> dict[
 
 
 def use_data(folder: str) -> None:
-    """Look for data sets in this folder, in this process and those that it starts."""
+    """Look for data sets in this folder, in this process and those that it starts.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
     if folder:
         if not Path(folder).expanduser().is_dir():
             raise UsageError(f"there is no folder {folder} with data sets; check --data")

@@ -18,13 +18,13 @@ NEAR = 0.05
 """A run further than this from the weight sparsity of a row does not stand for it in a claim."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Quoted:
-    """One row of a table of the paper; percentages as printed, costs as ratios to dense."""
+    """A row of a table of the paper in the order of its columns; percentages as printed, costs as ratios to dense."""
 
     method: str
     """The name of a line of ours."""
-    near: float | None = None
+    near: float | None
     """Weight sparsity that the row stands for; None for dense training."""
     accuracy: float
     spread: float | None = None
@@ -36,33 +36,6 @@ class Quoted:
     flops: float | None = None
     source: str = ""
     """From whom the paper has it; empty for its own runs."""
-
-
-def row(
-    method: str,
-    near: float,
-    accuracy: float,
-    spread: float | None,
-    neurons: float | None,
-    weights: float,
-    time: float | None,
-    train_flops: float | None,
-    flops: float | None,
-    source: str = "",
-) -> Quoted:
-    """A row in the order of the paper's columns."""
-    return Quoted(
-        method=method,
-        near=near,
-        accuracy=accuracy,
-        spread=spread,
-        neurons=neurons,
-        weights=weights,
-        time=time,
-        train_flops=train_flops,
-        flops=flops,
-        source=source,
-    )
 
 
 HEADINGS = (

@@ -73,6 +73,9 @@ def walked(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Obser
     """The work of a job: the dead over the steps, and the accuracy on the pictures.
 
     ``diverged_at`` is the count at which weights were no longer finite, where the walk ends; else None.
+
+    Raises:
+        TrainingInterrupted: an observer asked to stop.
     """
     torch.set_flush_denormal(True)
     walk = Walk(**{**arguments, "hidden": tuple(arguments["hidden"])})
@@ -115,7 +118,11 @@ def walking(walk: Walk) -> Iterator[tuple[int, Layers, Tensor, Tensor]]:
 
 @lru_cache(maxsize=2)
 def pictures(data: str, count: int) -> tuple[Tensor, Tensor]:
-    """``count`` training pictures as rows of values between 0 and 1, with their labels; chosen by no seed."""
+    """``count`` training pictures as rows of values between 0 and 1, with their labels; chosen by no seed.
+
+    Raises:
+        UsageError: the set has fewer.
+    """
     train = load(DataConfig(name=data)).train
     assert train is not None and isinstance(train.pictures, Tensor)
     if count > len(train):

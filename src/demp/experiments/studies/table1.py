@@ -7,7 +7,7 @@ from demp.experiments.studies import grids, imagenet
 from demp.experiments.studies.base import Claim, Records
 from demp.experiments.studies.frontier import DENSE_LINE
 from demp.experiments.studies.imagenet import Cheaper
-from demp.experiments.studies.quoted import Quoted, Quoting, row
+from demp.experiments.studies.quoted import Quoted, Quoting
 from demp.experiments.sweep.job import Job
 
 OURS = "DemP-L2"
@@ -25,17 +25,17 @@ class Table1(Quoting):
     )
     panel: ClassVar[str] = "Adam"
     rows: ClassVar[tuple[Quoted, ...]] = (
-        Quoted(method=DENSE_LINE, accuracy=74.98, spread=0.08, time=1.0, train_flops=1.0, flops=1.0),
-        row("SNAP", 0.8, 28.28, 0.08, 36.9, 81.4, 0.51, 0.32, 0.32),
-        row("SNAP", 0.9, 27.17, 0.07, 56.0, 90.1, 0.48, 0.25, 0.25),
-        row("CroPit-S", 0.8, 28.34, 0.52, 36.9, 81.4, 0.52, 0.32, 0.32),
-        row("CroPit-S", 0.9, 27.36, 0.16, 53.2, 89.9, 0.47, 0.27, 0.27),
-        row("EarlySNAP", 0.8, 68.67, 0.15, 51.70, 80.37, 0.95, 0.63, 0.63),
-        row("EarlySNAP", 0.9, 63.80, 0.58, 66.6, 90.06, 0.75, 0.46, 0.45),
-        row("EarlyCroP-S", 0.8, 68.26, 0.31, 51.60, 79.97, 0.94, 0.66, 0.66),
-        row("EarlyCroP-S", 0.9, 64.20, 0.27, 66.6, 90.37, 0.82, 0.51, 0.50),
-        row(OURS, 0.8, 71.52, 0.09, 61.83, 80.13, 0.81, 0.57, 0.49),
-        row(OURS, 0.9, 66.34, 0.16, 74.1, 89.93, 0.61, 0.42, 0.34),
+        Quoted(DENSE_LINE, None, 74.98, 0.08, time=1.0, train_flops=1.0, flops=1.0),
+        Quoted("SNAP", 0.8, 28.28, 0.08, 36.9, 81.4, 0.51, 0.32, 0.32),
+        Quoted("SNAP", 0.9, 27.17, 0.07, 56.0, 90.1, 0.48, 0.25, 0.25),
+        Quoted("CroPit-S", 0.8, 28.34, 0.52, 36.9, 81.4, 0.52, 0.32, 0.32),
+        Quoted("CroPit-S", 0.9, 27.36, 0.16, 53.2, 89.9, 0.47, 0.27, 0.27),
+        Quoted("EarlySNAP", 0.8, 68.67, 0.15, 51.70, 80.37, 0.95, 0.63, 0.63),
+        Quoted("EarlySNAP", 0.9, 63.80, 0.58, 66.6, 90.06, 0.75, 0.46, 0.45),
+        Quoted("EarlyCroP-S", 0.8, 68.26, 0.31, 51.60, 79.97, 0.94, 0.66, 0.66),
+        Quoted("EarlyCroP-S", 0.9, 64.20, 0.27, 66.6, 90.37, 0.82, 0.51, 0.50),
+        Quoted(OURS, 0.8, 71.52, 0.09, 61.83, 80.13, 0.81, 0.57, 0.49),
+        Quoted(OURS, 0.9, 66.34, 0.16, 74.1, 89.93, 0.61, 0.42, 0.34),
     )
 
     def others(self) -> Sequence[str]:

@@ -7,7 +7,7 @@ from demp.experiments.studies import grids, imagenet
 from demp.experiments.studies.base import Claim, Records
 from demp.experiments.studies.frontier import DENSE_LINE, Point, of, points
 from demp.experiments.studies.imagenet import Cheaper
-from demp.experiments.studies.quoted import Quoted, Quoting, point_text, row, standing_for
+from demp.experiments.studies.quoted import Quoted, Quoting, point_text, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
 
@@ -40,31 +40,29 @@ class Table2(Quoting):
     )
     panel: ClassVar[str] = "SGDM"
     rows: ClassVar[tuple[Quoted, ...]] = (
-        Quoted(method=DENSE_LINE, accuracy=75.62, spread=0.28, time=1.0, train_flops=1.0, flops=1.0),
-        row("SNAP", 0.8, 26.05, 0.17, 36.90, 81.40, 0.54, 0.33, 0.33),
-        row("SNAP", 0.9, 24.84, 0.11, 56.07, 90.10, 0.47, 0.25, 0.25),
-        row("CroPit-S", 0.8, 25.93, 0.06, 36.90, 81.40, 0.50, 0.31, 0.31),
-        row("CroPit-S", 0.9, 25.44, 0.05, 53.20, 89.80, 0.49, 0.26, 0.26),
-        row("EarlySNAP", 0.8, 70.06, 0.16, 38.73, 79.97, 0.87, 0.57, 0.56),
-        row("EarlySNAP", 0.9, 64.25, 0.10, 57.23, 89.73, 0.78, 0.44, 0.44),
-        row("EarlyCroP-S", 0.8, 71.45, 0.29, 41.13, 79.77, 0.86, 0.61, 0.61),
-        row("EarlyCroP-S", 0.9, 67.04, 0.18, 58.77, 90.07, 0.80, 0.48, 0.48),
-        row(OURS, 0.8, 72.21, 0.19, 53.50, 79.43, 0.88, 0.62, 0.58),
-        row(OURS, 0.9, 67.76, 0.12, 68.51, 89.73, 0.69, 0.46, 0.41),
-        Quoted(method=DENSE_LINE, accuracy=76.67, source=LEE),
-        Quoted(
-            method=DENSE_LINE, accuracy=76.8, spread=0.09, train_flops=1.0, flops=1.0, source=f"{EVCI}, {LASBY}, {YIN}"
-        ),
-        row("Mag", 0.8, 75.53, None, None, 80, None, None, None, LEE),
-        row("Sal", 0.8, 74.93, None, None, 80, None, None, None, LEE),
-        row("SET", 0.8, 72.9, 0.39, None, 80, None, 0.23, 0.23, EVCI),
-        row("SET", 0.9, 69.6, 0.23, None, 90, None, 0.10, 0.10, EVCI),
-        row("RigL (ERK)", 0.8, 75.10, 0.05, None, 80, None, 0.42, 0.42, EVCI),
-        row("RigL (ERK)", 0.9, 73.00, 0.04, None, 90, None, 0.25, 0.24, EVCI),
-        row("SRigL", 0.8, 75.01, None, 2, 80, None, 0.36, 0.41, LASBY),
-        row("SRigL", 0.9, 72.71, None, 5, 90, None, 0.24, 0.24, LASBY),
-        row("Chase", 0.8, 75.27, None, 40, 80, None, 0.39, 0.37, YIN),
-        row("Chase", 0.9, 74.03, None, 40, 90, None, 0.26, 0.23, YIN),
+        Quoted(DENSE_LINE, None, 75.62, 0.28, time=1.0, train_flops=1.0, flops=1.0),
+        Quoted("SNAP", 0.8, 26.05, 0.17, 36.90, 81.40, 0.54, 0.33, 0.33),
+        Quoted("SNAP", 0.9, 24.84, 0.11, 56.07, 90.10, 0.47, 0.25, 0.25),
+        Quoted("CroPit-S", 0.8, 25.93, 0.06, 36.90, 81.40, 0.50, 0.31, 0.31),
+        Quoted("CroPit-S", 0.9, 25.44, 0.05, 53.20, 89.80, 0.49, 0.26, 0.26),
+        Quoted("EarlySNAP", 0.8, 70.06, 0.16, 38.73, 79.97, 0.87, 0.57, 0.56),
+        Quoted("EarlySNAP", 0.9, 64.25, 0.10, 57.23, 89.73, 0.78, 0.44, 0.44),
+        Quoted("EarlyCroP-S", 0.8, 71.45, 0.29, 41.13, 79.77, 0.86, 0.61, 0.61),
+        Quoted("EarlyCroP-S", 0.9, 67.04, 0.18, 58.77, 90.07, 0.80, 0.48, 0.48),
+        Quoted(OURS, 0.8, 72.21, 0.19, 53.50, 79.43, 0.88, 0.62, 0.58),
+        Quoted(OURS, 0.9, 67.76, 0.12, 68.51, 89.73, 0.69, 0.46, 0.41),
+        Quoted(DENSE_LINE, None, 76.67, source=LEE),
+        Quoted(DENSE_LINE, None, 76.8, 0.09, train_flops=1.0, flops=1.0, source=f"{EVCI}, {LASBY}, {YIN}"),
+        Quoted("Mag", 0.8, 75.53, None, None, 80, None, None, None, LEE),
+        Quoted("Sal", 0.8, 74.93, None, None, 80, None, None, None, LEE),
+        Quoted("SET", 0.8, 72.9, 0.39, None, 80, None, 0.23, 0.23, EVCI),
+        Quoted("SET", 0.9, 69.6, 0.23, None, 90, None, 0.10, 0.10, EVCI),
+        Quoted("RigL (ERK)", 0.8, 75.10, 0.05, None, 80, None, 0.42, 0.42, EVCI),
+        Quoted("RigL (ERK)", 0.9, 73.00, 0.04, None, 90, None, 0.25, 0.24, EVCI),
+        Quoted("SRigL", 0.8, 75.01, None, 2, 80, None, 0.36, 0.41, LASBY),
+        Quoted("SRigL", 0.9, 72.71, None, 5, 90, None, 0.24, 0.24, LASBY),
+        Quoted("Chase", 0.8, 75.27, None, 40, 80, None, 0.39, 0.37, YIN),
+        Quoted("Chase", 0.9, 74.03, None, 40, 90, None, 0.26, 0.23, YIN),
     )
 
     def others(self) -> Sequence[str]:

@@ -28,7 +28,11 @@ def places_on(devices: Sequence[str], jobs: int) -> list[str]:
 
 
 def kind_of(devices: Sequence[str]) -> str:
-    """Return the kind of these devices, as a config names it: cuda for cuda:0 and cuda:1; empty for none."""
+    """Return the kind of these devices, as a config names it: cuda for cuda:0 and cuda:1; empty for none.
+
+    Raises:
+        UsageError: they are of several kinds.
+    """
     kinds = sorted({device.partition(":")[0] for device in devices})
     if len(kinds) > 1:
         raise UsageError(f"devices are {', '.join(devices)}; give those of one kind")
@@ -36,7 +40,11 @@ def kind_of(devices: Sequence[str]) -> str:
 
 
 def validate_device(device: str) -> None:
-    """Raise a `UsageError` for a device that no process could use here."""
+    """Make sure that a process can use the device here.
+
+    Raises:
+        UsageError: none can.
+    """
     kind, _, index = device.partition(":")
     if kind == "cuda":  # without touching it: that takes memory
         there = torch.cuda.device_count()
@@ -50,7 +58,11 @@ def validate_device(device: str) -> None:
 
 
 def validate_devices(devices: Sequence[str], jobs: Sequence[Job]) -> None:
-    """Raise a `UsageError` for a job whose config asks for another device than it would get."""
+    """Make sure that every job gets a device of the kind that its config asks for.
+
+    Raises:
+        UsageError: one would get another.
+    """
     kinds = {device.partition(":")[0] for device in devices}
     for job in jobs:
         asked = device_of(job)

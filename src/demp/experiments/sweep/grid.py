@@ -45,7 +45,11 @@ def point(make: Make, setting: Mapping[str, Any], seed: int, *, measure: bool = 
 
 
 def validate_key(key: str) -> None:
-    """Raise a `UsageError` for a key that is not swept in a grid."""
+    """Make sure that a key may be swept in a grid.
+
+    Raises:
+        UsageError: it has a flag of its own.
+    """
     if key in NOT_SWEPT:
         raise UsageError(f"{key} cannot be swept here; use {NOT_SWEPT[key]}")
 

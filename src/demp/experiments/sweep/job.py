@@ -65,7 +65,11 @@ def name_of(*parts: object) -> str:
 
 
 def function(work: str) -> Any:
-    """Return the function that ``module:function`` names."""
+    """Return the function that ``module:function`` names.
+
+    Raises:
+        UsageError: there is no such function.
+    """
     module, colon, name = work.partition(":")
     if not colon:
         raise UsageError(f"the work {work!r} is not module:function")

@@ -56,7 +56,11 @@ def cluster() -> Iterator[Any]:
 
 
 def validate_address(address: str) -> None:
-    """Raise a `DempError` where no cluster answers; Ray itself would wait for minutes."""
+    """Make sure that a cluster answers; Ray itself would wait for minutes.
+
+    Raises:
+        DempError: none does.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         try:
@@ -68,7 +72,11 @@ def validate_address(address: str) -> None:
 
 
 def places(ray: Any, jobs: int, gpu: bool) -> list[str]:
-    """Return a place for each of ``jobs`` at once; for 1, for each GPU or processor of the cluster."""
+    """Return a place for each of ``jobs`` at once; for 1, for each GPU or processor of the cluster.
+
+    Raises:
+        DempError: jobs need a GPU, and the cluster has none.
+    """
     there = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
     if gpu and not there:
         raise DempError("the Ray cluster has no GPU; add one, or train with --device cpu")

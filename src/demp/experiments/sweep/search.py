@@ -44,7 +44,11 @@ Space = Mapping[str, Range | Sequence[Any]]
 
 
 def read_range(key: str, text: str) -> Range:
-    """Read ``LOW:HIGH`` or ``log:LOW:HIGH``; whole numbers stay whole."""
+    """Read ``LOW:HIGH`` or ``log:LOW:HIGH``; whole numbers stay whole.
+
+    Raises:
+        UsageError: it is neither, or holds no number.
+    """
     *kind, low, high = text.split(":") if text.count(":") else ["", "", ""]
     try:
         ends = [int(end) if end.strip().lstrip("-").isdecimal() else float(end) for end in (low, high)]
@@ -55,6 +59,28 @@ def read_range(key: str, text: str) -> Range:
     if not ends[0] < ends[1] or (kind and ends[0] <= 0):
         raise UsageError(f"{key}={text} is empty; give a first end below the second{', and above 0' if kind else ''}")
     return Range(*ends, log=bool(kind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a search is for, and how long it goes on."""
+
+    aims: Sequence[str]
+    """Of `AIMS`, in the order in which trials have their values."""
+    trials: int
+    """Settings that are tried, those tried earlier among them."""
+    seeds: int = 1
+    """Trainings of each setting; its values are their means."""
+
+    def __post_init__(self) -> None:
+        for aim in self.aims:
+            if aim not in AIMS:
+                raise UsageError(f"there is no aim {aim!r}; choose among {', '.join(AIMS)}")
+        if not self.aims or len(set(self.aims)) < len(self.aims):
+            raise UsageError(f"aims are {', '.join(self.aims) or 'none'}; give one or more, each once")
+        for name, value in (("trials", self.trials), ("seeds", self.seeds)):
+            if value < 1:
+                raise UsageError(f"{name} is {value}; give at least 1")
 
 
 class Search(Sweep):
@@ -68,18 +94,17 @@ class Search(Sweep):
         path: str | Path,
         make: Make,
         space: Space,
+        goal: Goal,
         *,
-        trials: int,
-        aims: Sequence[str],
-        seeds: int = 1,
         shared: Mapping[str, Any] | None = None,
         measure: bool = False,
     ) -> None:
-        validate_search(space, trials, aims, seeds)
+        validate_space(space)
         self.optuna = need("optuna", "search")
-        self.make, self.space, self.aims, self.trials, self.seeds = make, dict(space), list(aims), trials, seeds
+        self.make, self.space, self.goal = make, dict(space), goal
         self.measure, self._known = measure, set[int]()
-        about = {"space": {key: written(value) for key, value in space.items()}, "aims": list(aims), "seeds": seeds}
+        about: dict[str, Any] = {"space": {key: written(value) for key, value in space.items()}}
+        about |= {"aims": list(goal.aims), "seeds": goal.seeds}
         super().__init__(path, [], what=WHAT, shared={**(shared or {}), "search": about})
 
     def find_missing(self) -> list[Job]:
@@ -90,7 +115,11 @@ class Search(Sweep):
 
     @cached_property
     def study(self) -> Any:
-        """The study in the journal."""
+        """The study in the journal.
+
+        Raises:
+            UsageError: the journal is damaged, or of another space.
+        """
         self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
         journal = need("optuna.storages.journal", "search")
         file = self.store.journal_file
@@ -105,7 +134,7 @@ class Search(Sweep):
             storage = self.optuna.storages.JournalStorage(backend)
         except Exception as error:  # Optuna raises whatever the lines bring about
             raise damaged(file, type(error).__name__) from error
-        directions = [AIMS[aim] for aim in self.aims]
+        directions = [AIMS[aim] for aim in self.goal.aims]
         try:
             create = self.optuna.create_study
             study = create(storage=storage, study_name="demp", directions=directions, load_if_exists=True)
@@ -136,7 +165,9 @@ class Search(Sweep):
 
     def _trials(self) -> list[Any]:
         """Return the trials that count and have all their values: a process may have died while it chose one."""
-        return [t for t in self.study.get_trials(deepcopy=False)[: self.trials] if t.params.keys() == self.space.keys()]
+        return [
+            t for t in self.study.get_trials(deepcopy=False)[: self.goal.trials] if t.params.keys() == self.space.keys()
+        ]
 
     def _discover(self) -> list[Job]:
         """Return the jobs of trials that were chosen and not known yet, and add them to all jobs."""
@@ -150,7 +181,7 @@ class Search(Sweep):
 
     def _jobs(self, trial: Any) -> list[Job]:
         """Return the trainings of a trial."""
-        jobs = [point(self.make, trial.params, seed, measure=self.measure) for seed in range(self.seeds)]
+        jobs = [point(self.make, trial.params, seed, measure=self.measure) for seed in range(self.goal.seeds)]
         stem = f"trial{trial.number:04d}"
         return [
             Job(
@@ -164,7 +195,7 @@ class Search(Sweep):
 
     def left(self) -> int:
         """Return the number of trainings of trials that are still to be chosen."""
-        return self.seeds * max(0, self.trials - len(self.study.get_trials(deepcopy=False)))
+        return self.goal.seeds * max(0, self.goal.trials - len(self.study.get_trials(deepcopy=False)))
 
     def more(self) -> list[Job]:
         """Tell the study what came out, let it choose a trial, and return its jobs."""
@@ -189,8 +220,8 @@ class Search(Sweep):
                 failed = any(record["status"] != DONE for record in ended)
                 if failed:
                     self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
-                elif len(ended) == self.seeds:
-                    self.study.tell(trial.number, values=values_of(ended, self.aims), skip_if_finished=True)
+                elif len(ended) == self.goal.seeds:
+                    self.study.tell(trial.number, values=values_of(ended, self.goal.aims), skip_if_finished=True)
 
 
 def damaged(file: Path, why: str) -> UsageError:
@@ -210,22 +241,18 @@ def fits(values: Mapping[str, Any], space: Space) -> bool:
     return True
 
 
-def validate_search(space: Space, trials: int, aims: Sequence[str], seeds: int) -> None:
-    """Raise a `UsageError` for what cannot be searched."""
+def validate_space(space: Space) -> None:
+    """Make sure that a space can be searched.
+
+    Raises:
+        UsageError: it is empty, or has a key or a choice that cannot be searched.
+    """
     if not space:
         raise UsageError("there is nothing to search; give --search-space method.options.peak_strength=log:1e-4:1e-1")
     for key, value in space.items():
         validate_key(key)
         if not isinstance(value, Range) and not all(isinstance(one, (str, int, float)) for one in value or [None]):
             raise UsageError(f"the choices of {key} are {list(value)}; give texts, numbers, true or false")
-    for aim in aims:
-        if aim not in AIMS:
-            raise UsageError(f"there is no aim {aim!r}; choose among {', '.join(AIMS)}")
-    if not aims or len(set(aims)) < len(aims):
-        raise UsageError(f"aims are {', '.join(aims) or 'none'}; give one or more, each once")
-    for name, value in (("trials", trials), ("seeds", seeds)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; give at least 1")
 
 
 def written(value: Range | Sequence[Any]) -> Any:

@@ -25,6 +25,9 @@ def step_over_dense(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Return the median over pairs of step times, pruned over dense, and the ratio of every pair.
 
     Neither has a pruner any more; zeros that masks left are multiplied, as they are in any use of the network.
+
+    Raises:
+        UsageError: the folder holds another network than the config asks for.
     """
     device = torch.device(resolve_device(config.device))
     builder = artifact.builder_of(folder, trust=True)

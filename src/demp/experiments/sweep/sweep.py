@@ -209,7 +209,11 @@ class StopOnSignal(Observer):
 
 
 def validate_names(jobs: Sequence[Job]) -> None:
-    """Raise a `UsageError` for two different jobs of one name."""
+    """Make sure that every name stands for one job.
+
+    Raises:
+        UsageError: two different jobs have one name.
+    """
     first: dict[str, Job] = {}
     for job in jobs:
         if first.setdefault(job.name, job).identity != job.identity:

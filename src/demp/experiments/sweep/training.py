@@ -35,7 +35,11 @@ def training(
 
 
 def trained(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Observer]) -> dict[str, Any]:
-    """Begin the run, or go on with it; the result of one that reaches its end."""
+    """Begin the run, or go on with it; the result of one that reaches its end.
+
+    Raises:
+        UsageError: an argument that there is not, or a run that cannot be made; see `demp.train.train`.
+    """
     unknown = arguments.keys() - {"config", "beside_dense", "series"}
     if unknown:
         raise UsageError(f"a training job has no argument {sorted(unknown)[0]!r}; it has config, beside_dense, series")

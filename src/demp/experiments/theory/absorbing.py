@@ -108,7 +108,11 @@ def deviation(count: int, of: int, probability: float) -> float:
 
 
 def positive(**values: float) -> None:
-    """All must be finite and above zero."""
+    """Make sure that all are finite and above zero.
+
+    Raises:
+        UsageError: one is not.
+    """
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise UsageError(f"{name} is {value}; give a number above 0")

@@ -171,7 +171,11 @@ def stable_above(noise: Noise, curvature: float) -> float | None:
 def geometric_walks(
     noise: Noise, rate: float, curvature: float, times: Sequence[int], *, walks: int = 100_000, seed: int = 0
 ) -> Tensor:
-    """Simulate Eq. 11: ``log|w_t / w_0|`` of every walk at each of the rising ``times``, float64 (times, walks)."""
+    """Simulate Eq. 11: ``log|w_t / w_0|`` of every walk at each of the rising ``times``, float64 (times, walks).
+
+    Raises:
+        UsageError: a step may cross zero, or ``times`` do not rise from above 0.
+    """
     _refuse_crossing(noise, rate, curvature)
     positive(walks=walks)
     if not times or any(not later > earlier for earlier, later in zip((0, *times), times, strict=False)):

@@ -21,6 +21,9 @@ def activation_site(name: str) -> nn.Module:
 
     Every site gets its own module, so that its module path names the layer. None works in place:
     methods of second order differentiate twice.
+
+    Raises:
+        UsageError: there is no such activation.
     """
     if name not in ACTIVATIONS:
         raise UsageError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
@@ -28,7 +31,11 @@ def activation_site(name: str) -> nn.Module:
 
 
 def scaled(neurons: int, width: float) -> int:
-    """The standard number of ``neurons`` times the ``width`` factor, rounded, at least one."""
+    """The standard number of ``neurons`` times the ``width`` factor, rounded, at least one.
+
+    Raises:
+        UsageError: the factor is not above 0.
+    """
     if width <= 0:
         raise UsageError(f"width is {width}; give a positive factor, 1.0 is the standard network")
     return max(1, round(neurons * width))

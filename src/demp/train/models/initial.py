@@ -1,4 +1,4 @@
-"""How the weights of convolutional networks are drawn: as torchvision draws them, or as the paper's authors did.
+"""How the weights of a network are drawn: convolutional ones as torchvision draws them, or as the paper's authors did.
 
 Before a norm the size of a weight does not change the output, but it decides what a step and a noise of a given size
 do to it. The stored versions of the authors' networks differ: ResNets with either of theirs, VGG-16 with Haiku's.
@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.pruner.initialization import reset_children
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,8 +22,24 @@ CUT = 0.87962566103423978
 """Deviation of a standard normal that is cut off at -2 and 2."""
 
 
+class Initialized(nn.Module):
+    """A network with weights of its own choice, at construction and whenever they are drawn anew."""
+
+    def initialize(self) -> None:
+        """Draw the weights, over those that the layers have drawn for themselves; by default these stay."""
+
+    def reset_parameters(self) -> None:
+        """All weights as at construction, at the widths of now."""
+        reset_children(self)
+        self.initialize()
+
+
 def drawn(model: Model, initial: str) -> Model:
-    """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own."""
+    """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own.
+
+    Raises:
+        UsageError: there is no such way.
+    """
     if initial not in INITIAL:
         raise UsageError(f"initial is {initial!r}; choose one of {', '.join(INITIAL)}")
     if initial == FAN_OUT:

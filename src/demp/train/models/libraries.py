@@ -33,7 +33,11 @@ class ImageLogits(nn.Module):
 
 
 def timm(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
-    """An architecture of timm; those that are built for one image size get ``image_size``."""
+    """An architecture of timm; those that are built for one image size get ``image_size``.
+
+    Raises:
+        UsageError: the package, the model or an option of it is not there.
+    """
     with _package("timm"):
         library = importlib.import_module("timm")
     if not library.is_model(name):
@@ -47,7 +51,11 @@ def timm(name: str, num_classes: int, in_channels: int, image_size: int, options
 
 
 def torchvision(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
-    """A classification architecture of torchvision."""
+    """A classification architecture of torchvision.
+
+    Raises:
+        UsageError: the package, the model or an option of it is not there, or the pictures have not three channels.
+    """
     with _package("torchvision"):
         library = importlib.import_module("torchvision.models")
     if name not in library.list_models(module=library):
@@ -64,7 +72,11 @@ def torchvision(name: str, num_classes: int, in_channels: int, image_size: int, 
 
 
 def transformers(name: str, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
-    """A model of transformers from the configuration type ``name``; ``options`` are its fields."""
+    """A model of transformers from the configuration type ``name``; ``options`` are its fields.
+
+    Raises:
+        UsageError: the package, the type or a field of it is not there.
+    """
     with _package("transformers"):
         library = importlib.import_module("transformers")
     if name not in library.CONFIG_MAPPING:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+from demp.train.models.initial import Initialized
 
 
-class Perceptron(nn.Sequential):
+class Perceptron(Initialized, nn.Sequential):
     """Linear layers, each but the last with an activation site behind it."""
 
     def initialize(self) -> None:
@@ -18,11 +18,6 @@ class Perceptron(nn.Sequential):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
-
-    def reset_parameters(self) -> None:
-        """All weights as at construction, at the widths of now."""
-        reset_children(self)
-        self.initialize()
 
 
 def mlp(

@@ -4,13 +4,12 @@ ResNet-18 in the CIFAR form and ResNet-50 v1.5, whose stride sits on the 3x3 con
 names follow torchvision, so that its checkpoints load.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
-from demp.train.models.initial import FAN_OUT, drawn
+from demp.train.models.initial import FAN_OUT, Initialized, drawn
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -25,10 +24,24 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-class BasicBlock(nn.Module):
+class Residual(nn.Module):
+    """A block: a branch of convolutions, added to what goes into it or to a projection of that."""
+
+    expansion: int
+    """Output channels per channel of the branch."""
+    last: str
+    """Name of the norm that scales the branch."""
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that scales the branch."""
+        return getattr(self, self.last)
+
+
+class BasicBlock(Residual):
     """Two 3x3 convolutions; ``act2`` is the output of the block."""
 
-    expansion = 1
+    expansion, last = 1, "bn2"
 
     def __init__(self, inputs: int, channels: int, stride: int, activation: str):
         super().__init__()
@@ -40,21 +53,16 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(inputs, channels, stride)
         self.act2 = activation_site(activation)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The norm that scales the residual branch."""
-        return self.bn2
-
     def forward(self, x: Tensor) -> Tensor:
         """The activated sum of branch and shortcut."""
         out = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """Convolutions 1x1, 3x3 and 1x1, the last four times as wide; ``act3`` is the output."""
 
-    expansion = 4
+    expansion, last = 4, "bn3"
 
     def __init__(self, inputs: int, channels: int, stride: int, activation: str):
         super().__init__()
@@ -70,11 +78,6 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(inputs, outputs, stride)
         self.act3 = activation_site(activation)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The norm that scales the residual branch."""
-        return self.bn3
-
     def forward(self, x: Tensor) -> Tensor:
         """The activated sum of branch and shortcut."""
         out = self.act1(self.bn1(self.conv1(x)))
@@ -82,13 +85,20 @@ class Bottleneck(nn.Module):
         return self.act3(self.bn3(self.conv3(out)) + self.downsample(x))
 
 
-class ResNet(nn.Module):
+class Stages(NamedTuple):
+    """What the four stages of a network are made of."""
+
+    block: type[Residual]
+    depths: tuple[int, ...]
+    """Blocks of each stage."""
+
+
+class ResNet(Initialized):
     """Stem, four stages of residual blocks, global average pool, linear head."""
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: Sequence[int],
+        plan: Stages,
         num_classes: int,
         in_channels: int,
         width: float,
@@ -103,13 +113,13 @@ class ResNet(nn.Module):
         self.act = activation_site(activation)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if image_stem else nn.Identity()
         stages = []
-        for stage, depth in enumerate(depths):
+        for stage, depth in enumerate(plan.depths):
             channels = scaled(64 * 2**stage, width)
             blocks = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(inputs, channels, stride, activation))
-                inputs = block.expansion * channels
+                blocks.append(plan.block(inputs, channels, stride, activation))
+                inputs = plan.block.expansion * channels
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(inputs, num_classes)
@@ -121,13 +131,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock | Bottleneck) and self.zero_init_last_scale:
+            elif isinstance(module, Residual) and self.zero_init_last_scale:
                 nn.init.zeros_(module.last_norm.weight)
-
-    def reset_parameters(self) -> None:
-        """All weights as at construction, at the widths of now."""
-        reset_children(self)
-        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of a batch of images, (batch, classes)."""
@@ -152,7 +157,7 @@ def resnet18(
     and 3,904 neurons. ``initial`` is ``fan-out``, ``fan-in`` or ``haiku`` (`demp.train.models.initial`).
     """
     shape = (num_classes, in_channels, width, activation)
-    return drawn(ResNet(BasicBlock, (2, 2, 2, 2), *shape, image_stem, zero_init_last_scale), initial)
+    return drawn(ResNet(Stages(BasicBlock, (2, 2, 2, 2)), *shape, image_stem, zero_init_last_scale), initial)
 
 
 def resnet50(
@@ -171,4 +176,4 @@ def resnet50(
     score the untrained network then see no gradient inside the blocks. ``initial`` as in `resnet18`.
     """
     shape = (num_classes, in_channels, width, activation)
-    return drawn(ResNet(Bottleneck, (3, 4, 6, 3), *shape, not cifar_stem, zero_init_last_scale), initial)
+    return drawn(ResNet(Stages(Bottleneck, (3, 4, 6, 3)), *shape, not cifar_stem, zero_init_last_scale), initial)

@@ -4,15 +4,14 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
-from demp.train.models.initial import FAN_OUT, drawn
+from demp.train.models.initial import FAN_OUT, Initialized, drawn
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HIDDEN = (4096, 4096)
 
 
-class VGG(nn.Module):
+class VGG(Initialized):
     """Five stages of 3x3 convolutions, average pool to 2x2, two hidden linear layers."""
 
     def __init__(
@@ -63,11 +62,6 @@ class VGG(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
-
-    def reset_parameters(self) -> None:
-        """All weights as at construction, at the widths of now."""
-        reset_children(self)
-        self.initialize()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of a batch of images, (batch, classes)."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demp.errors import UsageError
-from demp.pruner.initialization import reset_children
 from demp.train.models.activations import activation_site, scaled
+from demp.train.models.initial import Initialized
 
 EPS = 1e-6
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Initialized):
     """Patches to tokens, ``blocks``, and a linear head on the class token."""
 
     def __init__(
@@ -96,11 +96,6 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.patches.bias)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
-    def reset_parameters(self) -> None:
-        """All weights as at construction, at the widths of now."""
-        reset_children(self)
-        self.initialize()
-
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of a batch of images, (batch, classes)."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)
@@ -126,6 +121,9 @@ def vit_b_16(
     There is one head per 64 channels (or the next smaller number of heads that divides ``dim``), so
     that widths 0.25 and 0.5 are ViT-Ti and ViT-S. Torch's fused attention has no second derivative;
     methods of second order run it under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
+    Raises:
+        UsageError: patches do not fill the picture, or heads do not divide ``dim``.
     """
     if image_size % patch:
         raise UsageError(f"image_size {image_size} is no multiple of patch {patch}; change one of them")

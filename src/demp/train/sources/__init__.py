@@ -34,7 +34,11 @@ def load(config: DataConfig, *, train: bool = True) -> Source:
 
 
 def find(name: str) -> None:
-    """Raise a sentence that says where to get it unless the set can be opened; a large one is fetched."""
+    """Make sure that the set can be opened; a large one is fetched.
+
+    Raises:
+        UsageError: it cannot; says where to get it.
+    """
     if name == "digits":
         need("sklearn.datasets")
         return

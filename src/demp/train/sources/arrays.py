@@ -102,7 +102,11 @@ def _by_split(arrays: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]
 
 
 def as_pictures(values: Any, where: str) -> Tensor:
-    """Bytes (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, or floats from 0 to 1."""
+    """Bytes (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, or floats from 0 to 1.
+
+    Raises:
+        UsageError: the array has another shape, or other numbers.
+    """
     found = torch.as_tensor(values)
     found = found.unsqueeze(1) if found.ndim == 3 else found
     if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):

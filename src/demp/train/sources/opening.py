@@ -40,7 +40,11 @@ def names() -> list[str]:
 
 
 def open_tables(name: str) -> Any:
-    """All splits that `datasets` finds under ``name``: short name, folder, file or hub name."""
+    """All splits that `datasets` finds under ``name``: short name, folder, file or hub name.
+
+    Raises:
+        UsageError: there is no such set, or it cannot be read; says why.
+    """
     datasets = need("datasets")
     path = here(name) or Path(name).expanduser()
     local = path.exists()

@@ -43,7 +43,11 @@ class Source:
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise unless every label is a class of the head."""
+    """Make sure that every label is a class of the head.
+
+    Raises:
+        UsageError: one is not.
+    """
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
         raise UsageError(

@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Strip:
-    """Lines with one unit."""
+    """A part of the picture of a run: lines of one unit, over the same steps as the other parts."""
 
     title: str
     lines: tuple[Line, ...]

@@ -36,45 +36,59 @@ def size(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int],
 def cost(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int], split: str, shown: Sequence[Run]):
     """Accuracy against training FLOPs and wall-clock: ends of runs, and how the shown ones got there."""
     runs = [run for group in groups for run in group.done]
-    longest = max((run.value("train_seconds") or 0.0 for run in [*runs, *shown]), default=0.0)
-    seconds, unit = time_unit(longest)
-    done = {id(run) for run in runs}
-    ways = [run for run in shown if len(run.tests) > 1 and (len(runs) < 2 or id(run) in done)]
-    ways = ways[:1] + [run for run in ways[1:] if run.method == DENSE]
+    ways = ways_of(runs, shown)
     if not ways and len(runs) < 2:
         return None
-    flops_paths = [(run.method, by_flops(run)) for run in ways]
-    time_paths = [(run.method, [(t.seconds / seconds, t.accuracy) for t in run.tests if t.seconds]) for run in ways]
-    flops = Against(
+    longest = max((run.value("train_seconds") or 0.0 for run in [*runs, *shown]), default=0.0)
+    flops, clock = flops_spent(ways), time_spent(ways, longest)
+    panels = panels_of((flops, clock), groups, dense, looks, index, split)
+    if not panels:
+        return None
+    note = "Training FLOPs: three forwards per picture, and what checks and scorings cost."
+    if flops.paths or clock.paths:
+        note += f" Thin lines: tests of {listed([run.name for run in ways])} on the way."
+    note += machines_note(runs)
+    methods = [group.method for group in groups if group.values(accuracy)]
+    return Figure("cost", "What does training cost?", cost_answer(groups, dense), panels, looks.legend(methods), note)
+
+
+def ways_of(runs: Sequence[Run], shown: Sequence[Run]) -> list[Run]:
+    """The runs whose tests on the way are drawn: one that is shown, and the dense ones."""
+    done = {id(run) for run in runs}
+    ways = [run for run in shown if len(run.tests) > 1 and (len(runs) < 2 or id(run) in done)]
+    return ways[:1] + [run for run in ways[1:] if run.method == DENSE]
+
+
+def flops_spent(ways: Sequence[Run]) -> Against:
+    """Training FLOPs, with how these runs got there."""
+    paths = ((run.method, by_flops(run)) for run in ways)
+    return Against(
         share("train_flops"),
         "training FLOPs spent, of dense's whole training",
         "train_flops_share",
-        paths=tuple((method, path) for method, path in flops_paths if len(path) > 1),
+        paths=tuple((method, path) for method, path in paths if len(path) > 1),
     )
-    clock = Against(
+
+
+def time_spent(ways: Sequence[Run], longest: float) -> Against:
+    """Training time, in the unit that fits the ``longest`` in seconds, with how these runs got there."""
+    seconds, unit = time_unit(longest)
+    paths = ((run.method, [(t.seconds / seconds, t.accuracy) for t in run.tests if t.seconds]) for run in ways)
+    return Against(
         lambda run: None if (taken := run.value("train_seconds")) is None else taken / seconds,
         f"training time, {unit}",
         "train_seconds",
         words=three,
-        paths=tuple((method, path) for method, path in time_paths if len(path) > 1),
+        paths=tuple((method, path) for method, path in paths if len(path) > 1),
     )
-    panels = panels_of((flops, clock), groups, dense, looks, index, split)
-    if not panels:
-        return None
+
+
+def machines_note(runs: Sequence[Run]) -> str:
+    """Where times were measured; a sentence behind others, or nothing."""
     machines = sorted({run.machine for run in runs if run.machine})
-    note = "Training FLOPs: three forwards per picture, and what checks and scorings cost."
-    note += (
-        f" Thin lines: tests of {listed([run.name for run in ways])} on the way." if flops.paths or clock.paths else ""
-    )
-    note += (
-        f" {MIXED}{listed(machines)}."
-        if len(machines) > 1
-        else f" Times measured on {machines[0]}."
-        if machines
-        else ""
-    )
-    methods = [group.method for group in groups if group.values(accuracy)]
-    return Figure("cost", "What does training cost?", cost_answer(groups, dense), panels, looks.legend(methods), note)
+    if len(machines) > 1:
+        return f" {MIXED}{listed(machines)}."
+    return f" Times measured on {machines[0]}." if machines else ""
 
 
 def panels_of(
