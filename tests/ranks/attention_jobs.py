@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from attentive import CHANNELS, WIDTH, Attention, Block
-from demp.parallel import shards
+from demp.parallel import whole_tensor
 
 TOTAL = 10
 
@@ -47,7 +47,7 @@ def on_a_budget(how: str) -> dict[str, Any]:
     pruner.finish()
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
-        return shards.whole_of(tensor.detach()).clone()
+        return whole_tensor(tensor.detach()).clone()
 
     return {
         "history": [(report.step, report.removed, report.hash) for report in pruner.history],

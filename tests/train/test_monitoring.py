@@ -8,6 +8,7 @@ from test_checkpoint import Crash, assert_equal, assert_same_run, checkpoint, co
 from torch import nn
 
 from demp.errors import UsageError
+from demp.parallel import ALONE
 from demp.train import MonitorConfig, Observer, TrainConfig, resume, train
 from demp.train.monitoring import Monitor
 from demp.train.run import Run
@@ -214,7 +215,7 @@ def test_saturated_neurons_are_told_apart_from_dead_ones():
     for criterion in ("exact", "saturated"):
         run = SimpleNamespace(
             config=SimpleNamespace(monitor=MonitorConfig(every_steps=1, examples=9, criterion=criterion), seed=0),
-            model=model, example=(x,), pruner=None, group=None, step=0, total_steps=2, placed=lambda t: t,
+            model=model, example=(x,), pruner=None, context=ALONE, step=0, total_steps=2, placed=lambda t: t,
             data=SimpleNamespace(drawn=lambda count, draw: [(x, None)]),
         )  # fmt: skip
         found[criterion] = Monitor(run).look()

@@ -23,7 +23,7 @@ from demp.graph.attributes import SIZE_ATTRIBUTES
 from demp.graph.calls import calls_from_plain, calls_to_plain
 from demp.graph.forward import first_names
 from demp.graph.joins import joins_from_plain, joins_to_plain, set_calls, set_joins
-from demp.parallel import ranks, shards, wrappers
+from demp.parallel import context_of, user_class, user_module
 from demp.surgery.beside import module_sizes
 from demp.surgery.record import make_inputs, put_record, record_from_plain, record_of, record_to_plain
 
@@ -38,9 +38,9 @@ def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, buil
     outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
     dense model is constructed. A sharded model is saved by its first rank, and every rank must call this.
     """
-    path, model = Path(path), wrappers.inside(model)
-    with shards.whole(model):
-        if not shards.parts(model) or ranks.is_main_process(shards.group_of(model)):
+    path, context, model = Path(path), context_of(model), user_module(model)
+    with context.whole(model):
+        if not context.sharded or context.is_main_process:
             with replacing(path) as folder:
                 write(model, folder, example_inputs=example_inputs, builder=builder)
     return path
@@ -57,7 +57,7 @@ def write(
     architecture = {
         "format": FORMAT,
         "torch": torch.__version__,
-        "class": shards.kind_of(model).__name__,
+        "class": user_class(model).__name__,
         "builder": builder,
         "tensors": {name: {"shape": list(t.shape), "dtype": dtype_name(t)} for name, t in stored.items()},
         "aliases": {name: first for name, first in aliases.items() if first in stored},

@@ -20,8 +20,7 @@ from demp.graph.joins import model_joins, set_calls, set_joins
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
 from demp.graph.streams import common_order
-from demp.parallel import wrappers
-from demp.parallel.compiled import original
+from demp.parallel import user_module
 from demp.surgery.record import make_inputs, put_record, record_of
 from demp.surgery.shrink import restore, shown_sizes
 from demp.surgery.verify import difference, outputs_of, tolerance_for
@@ -50,7 +49,7 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
         UsageError: no example inputs, and none are known.
         ExportError: sums or norms cannot be made ordinary, or the outputs would differ. The model is untouched.
     """
-    model = original(wrappers.inside(model))
+    model = user_module(model)
     twin = copy.deepcopy(model)
     put_record(twin, None)
     joins = model_joins(model)

@@ -13,7 +13,6 @@ from demp.activity.observe import quiet
 from demp.errors import UsageError
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.parallel import ranks, shards
 from demp.pruner.model import ShrinkingModel
 from demp.surgery import LiveModel, Plan, VerifyOptions, execute
 
@@ -34,7 +33,7 @@ class LatencyClock:
         Among several ranks the slowest of them counts, so all must ask.
         """
         model, now = self._shrinking.model, self._shrinking.state
-        if shards.parts(model):
+        if self._shrinking.context.sharded:
             raise UsageError("a latency budget times the whole network, and fully_shard keeps pieces of it; use flops=")
         if bool((now.removed & ~removed).any()):
             raise UsageError("the latency of a network with neurons that are removed already cannot be measured")
@@ -42,7 +41,7 @@ class LatencyClock:
         plan = Plan(now, now.graph.at(removed), {})
         execute(LiveModel(other), plan, VerifyOptions(self._inputs, verify=False))
         mine = timed(other, self._inputs, self._clock)
-        slowest = ranks.highest((mine,), self._shrinking.group)[0]
+        slowest = self._shrinking.context.highest((mine,))[0]
         return mine if slowest is None else slowest
 
 

@@ -12,8 +12,7 @@ from demp.errors import UsageError
 from demp.graph import GraphState
 from demp.importance.gates import Loss
 from demp.methods.base import Method
-from demp.parallel import wrappers
-from demp.parallel.compiled import Stopwatch, is_compiled
+from demp.parallel import Stopwatch
 from demp.pruner.attachment import Attachment
 from demp.pruner.checkpoint import restore, saved_state, say_ended
 from demp.pruner.checks import Checks
@@ -78,7 +77,7 @@ class Pruner(Earlier):
         self._shrinking = shrinking = ShrinkingModel(
             model, example_inputs, reading=config.reading(), forward=forward, outputs=outputs, copies=holders
         )
-        self._stopwatch = Stopwatch(is_compiled(model))
+        self._stopwatch = Stopwatch(shrinking.context.compiled)
         examples = Examples(example_inputs, batches, loss_fn)
         self._run = run = PruningRun(shrinking, method, config, examples, total_steps=total_steps, seed=seed)
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
@@ -87,13 +86,13 @@ class Pruner(Earlier):
         self._regularizer = Regularizer(run, view)
         cutter = Cutter(run, view, self._regularizer.live, alive_in_copies, shows_cuts=shows_cuts)
         self._checks = Checks(run, view, cutter, on_error)
-        self._attachment = Attachment(lambda: shrinking.group)
+        self._attachment = Attachment(lambda: shrinking.context)
         self._start(None if optimizer is None else optimizers, attach=attach)
 
     def _start(self, optimizers: tuple[torch.optim.Optimizer, ...] | None, *, attach: bool) -> None:
         """Refuse where others prune the model in another way, and begin if the optimizers are there."""
-        wrappers.refuse_unfit(self._shrinking.wrappers)
-        refuse_other_pruner(self, self._shrinking.group)
+        self._shrinking.context.refuse_unfit_wrappers()
+        refuse_other_pruner(self, self._shrinking.context)
         refuse_second_pruner(self)
         self._look_ahead()
         if optimizers is not None:
@@ -119,7 +118,7 @@ class Pruner(Earlier):
 
     def plan(self, total_steps: int) -> None:
         """Take another length for the rest of the run: all schedules are those of the new one from this step on."""
-        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.group):
+        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.context):
             return
         self._run.plan(total_steps)
         self._regularizer.plan()

@@ -8,7 +8,7 @@ from demp.activity.detector import Detector, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.masking.masks import Masks
 from demp.methods.base import Method
-from demp.parallel.compiled import refuse_to_watch
+from demp.parallel import refuse_to_watch
 from demp.pruner.examples import Examples, refuse_missing
 from demp.pruner.latency import LatencyClock
 from demp.pruner.model import ShrinkingModel
@@ -40,7 +40,7 @@ class PruningRun:
         self.method = method(config, total_steps)
         self.method.refuse_unfit(graph)
         self.wants = self.method.wants()
-        refuse_pieces(method.name, self.wants, model)
+        refuse_pieces(method.name, self.wants, shrinking.context)
         self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
         refuse_unreachable(self.method, self.meter, config)
         refuse_missing(method.name, self.wants, examples)

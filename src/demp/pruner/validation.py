@@ -13,8 +13,7 @@ from demp.budgets import Meter, least
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Wants
-from demp.parallel import ranks, shards
-from demp.parallel.compiled import original
+from demp.parallel import Context, is_sharded, original
 
 
 def validate_total_steps(total_steps: Any) -> None:
@@ -101,7 +100,7 @@ def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
 def is_copy(part: nn.Module, other: nn.Module) -> bool:
     """Have two modules of one form the same values, of which some were drawn?"""
     pairs = list(zip(part.parameters(), other.parameters(), strict=True))
-    if any(p is q or shards.is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
+    if any(p is q or is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
         return False
     return any(p.dim() > 1 and bool((p != p.flatten()[0]).any()) for p, _ in pairs)
 
@@ -128,9 +127,9 @@ def refuse_second_pruner(pruner: Any) -> None:
         )
 
 
-def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
+def refuse_pieces(name: str, wants: Wants, context: Context) -> None:
     """What needs whole parameters, where ``fully_shard`` keeps pieces of them."""
-    if not shards.parts(model):
+    if not context.sharded:
         return
     if wants.penalty_in == "loss":
         raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
@@ -140,9 +139,9 @@ def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
         raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 
-def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
+def refuse_other_pruner(pruner: Any, context: Context) -> None:
     """All ranks must prune the same model in the same way, or their noise and their cuts would differ."""
-    if group is None:
+    if context.alone:
         return
     layers = [(layer.name, layer.width) for layer in pruner.graph.layers]
     for what, value in (
@@ -152,7 +151,7 @@ def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
         ("has another seed", pruner.seed),
     ):
         remedy = "build the pruner with the same model, options, total_steps and seed on every rank"
-        ranks.refuse_disagreement(what, value, group, remedy=remedy, kind=UsageError)
+        context.refuse_disagreement(what, value, remedy=remedy, kind=UsageError)
 
 
 def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> None:

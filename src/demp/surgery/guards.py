@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError
 from demp.graph.joins import plain_kind
-from demp.parallel import shards
+from demp.parallel import is_sharded
 
 DEVICE_TYPES = ("cpu", "cuda")
 
@@ -57,7 +57,7 @@ def parts_of(model: nn.Module) -> Parts:
 
 def held(part: Any) -> Callable[[], Any]:
     """How to reach a module or parameter later."""
-    return (lambda: part) if shards.is_sharded(part) else weakref.ref(part)
+    return (lambda: part) if is_sharded(part) else weakref.ref(part)
 
 
 def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import CutError
-from demp.parallel import ranks
+from demp.parallel import Context
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.live import LiveModel
@@ -125,12 +125,12 @@ def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Pro
     return Proof(gap, limit, drift)
 
 
-def refuse_difference(proof: Proof, group: ranks.Group) -> None:
+def refuse_difference(proof: Proof, context: Context) -> None:
     """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
-    failed = {rank: other for rank, other in enumerate(ranks.gathered(proof, group)) if not other.gap <= other.limit}
+    failed = {rank: other for rank, other in enumerate(context.gathered(proof)) if not other.gap <= other.limit}
     if failed:
         worst = next(iter(failed.values()))
-        raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
+        raise Disagreement(worst.gap, worst.limit, context.where(failed))
 
 
 class Disagreement(Exception):
@@ -144,7 +144,7 @@ class Disagreement(Exception):
 def explain(live: LiveModel, plan: Plan, options: VerifyOptions, error: Disagreement) -> str:
     """What was not as it should be, after a roll-back: layers that were not dead where they had to be, or the graph."""
     mine = live_layers(live.model, plan.before, plan.layers, options.example_inputs) if options.exact else []
-    alive = dict.fromkeys(name for names in ranks.gathered(mine, live.group) for name in names)
+    alive = dict.fromkeys(name for names in live.context.gathered(mine) for name in names)
     where = (
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive

@@ -1,17 +1,15 @@
 """The cut as one transaction on a live run: it ends proven, or it did not happen."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demp.errors import CutError
 from demp.graph import GraphState
-from demp.parallel import ranks, shards
-from demp.parallel.wrappers import renewed
+from demp.parallel import Context
 from demp.surgery.constants import Settled, counts, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -39,20 +37,20 @@ def execute(
     With the report the plan that was carried out: where constants move, some neurons may have to stay.
     """
     start = time.perf_counter()
-    refuse_other_plans(plan, live.group)
-    with ranks.together(live.group):
+    refuse_other_plans(plan, live.context)
+    with live.context.together():
         refuse_changed_model(live.tensors, plan.before)
     parameters = live.entries
     outcome = Outcome(plan)
     if not plan.empty:
-        with renewed(live.wrappers):
+        with live.context.renewed():
             outcome = operate(live, plan, options)
     plan = outcome.plan
     before, after = plan.before, plan.after
     removed = before.neurons - after.neurons
     dead, saturated = (removed, 0) if options.exact or not removed else outcome.apart or (None, None)
-    seconds, surgery, gap, drift = ranks.highest(
-        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), live.group
+    seconds, surgery, gap, drift = live.context.highest(
+        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift)
     )
     report = CutReport(
         step=step,
@@ -80,10 +78,10 @@ def execute(
     return report, plan
 
 
-def refuse_other_plans(plan: Plan, group: ranks.Group) -> None:
+def refuse_other_plans(plan: Plan, context: Context) -> None:
     """Every rank must be about to make the same cut."""
     remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
-    ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
+    context.refuse_disagreement("planned another cut", plan.hash, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
     if options.constants is None:
         return carry_out(live, plan, options, None)
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
-    refuse_other_plans(settled.plan, live.group)
+    refuse_other_plans(settled.plan, live.context)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
@@ -121,9 +119,9 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
 
 def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
     """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back."""
-    with ranks.together(live.group):
+    with live.context.together():
         change = checked_change(live, plan)
-    with whole(live.modules), ranks.together(live.group):
+    with live.context.whole(*live.modules), live.context.together():
         reference = refer(live.model, plan, options, settled)
         in_training = None if settled is not None else refer_training(live, plan, options)
         copies = refer_copies(live, plan, options, constants=settled is not None)
@@ -131,7 +129,7 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
     undo_log = UndoLog(keep_undo=options.verify)
     start = time.perf_counter()
     try:
-        with ranks.together(live.group):
+        with live.context.together():
             if settled is not None:
                 add_constants(settled, live, undo_log)
             shrink_all(change, undo_log)
@@ -140,16 +138,16 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
             remember(live.model, plan.after, options.example_inputs, live.base)
             for module in live.modules:  # a copy can be saved too
                 put_record(module, record_of(live.model))
-        with whole(live.modules), ranks.together(live.group):
+        with live.context.whole(*live.modules), live.context.together():
             found = None if reference is None else prove(live.model, reference, options)
             drifts = prove_copies(copies, options)
         notes = change.notes + notes_on(copies) + (() if settled is None else settled.notes)
         apart = None if settled is None else counts(settled)
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=notes, apart=apart)
-        refuse_difference(found, live.group)
+        refuse_difference(found, live.context)
         prove_training(live.model, in_training, options)
-        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.group))
+        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.context))
     except BaseException as error:
         undo_log.roll_back()
         for module, record in records:
@@ -186,15 +184,6 @@ def checked_change(live: LiveModel, plan: Plan) -> Change:
     for tensors in models:
         refuse_unshrinkable(tensors, keeps)
     return Change(keeps, models, states)
-
-
-@contextmanager
-def whole(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, no parameter of these is in pieces."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(shards.whole(module))
-        yield
 
 
 @torch.no_grad()

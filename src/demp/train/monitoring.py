@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import demp
 from demp.activity import Deaths, Detection, agreed, probe
 from demp.graph import GraphState
-from demp.parallel import ranks, wrappers
 from demp.train.seeds import generator
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ class Monitor:
 
     def look(self) -> dict[str, float]:
         """The metrics of docs/files.md; among several ranks all must ask, and all hear the same."""
-        if self._run.group is not None:
-            wrappers.share_buffers([self._run.trained])
+        self._run.context.share_buffers()
         found = self._deaths.add(self._detect(self.config.examples), self._state())
         news = {
             SHARE: found.dead_share,
@@ -66,9 +64,9 @@ class Monitor:
     def _detect(self, examples: int) -> Detection:
         """Who is dead now on so many pictures; 0 are all."""
         run = self._run
-        with ranks.together(run.group):
+        with run.context.together():
             mine = probe(run.model, self._state(), self._pictures(examples), self.config.judged_by())
-        return agreed(mine, run.group)
+        return agreed(mine, run.context)
 
     def _pictures(self, examples: int) -> Iterator[Any]:
         run = self._run
