@@ -14,30 +14,25 @@ A model that ``fully_shard`` keeps in pieces: `is_sharded_model`, `whole_paramet
 
 Compiled code: `eager`, `uncompiled`, `refuse_to_watch`, `forget_compiled_code`, `Stopwatch`.
 
-Inside, `ranks` is what processes tell each other, `wrappers` is DistributedDataParallel, `shards` is ``fully_shard``,
-`compiled` is ``torch.compile``.
+Inside, `ranks` is what processes tell each other, `wrappers` is DistributedDataParallel, `pieces` and `shards` are
+``fully_shard``, `compiled` is ``torch.compile``.
 """
 
 from demp.parallel.compiled import Stopwatch, eager, forget_compiled_code, original, refuse_to_watch, uncompiled
 from demp.parallel.context import ALONE, Context, context_of, everyone
 from demp.parallel.hooks import Hook
+from demp.parallel.pieces import is_sharded, local_piece, nonzero_along, sharded_like, swap_in, whole_tensor
 from demp.parallel.ranks import ElsewhereError
 from demp.parallel.shards import (
     accumulates,
     autograd_leaves,
-    is_sharded,
     is_sharded_model,
-    local_piece,
-    nonzero_along,
     refuse_unfit_sharding,
     rehearse_renewal,
     renew_shards,
     reshard,
-    sharded_like,
-    swap_in,
     user_class,
     whole_parameters,
-    whole_tensor,
 )
 from demp.parallel.wrappers import user_module
 

@@ -31,6 +31,9 @@ class LatencyClock:
         """Median seconds of one forward of the network without ``removed``, which must include what is removed by now.
 
         Among several ranks the slowest of them counts, so all must ask.
+
+        Raises:
+            UsageError: the model is sharded, or ``removed`` gives back what is removed already.
         """
         model, now = self._shrinking.model, self._shrinking.state
         if self._shrinking.context.sharded:

@@ -33,7 +33,7 @@ LOST = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_state_dict` did."""
+    """What `demp.load_state_dict` did to the model: names that did not match, and tensors that changed their widths."""
 
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
@@ -137,7 +137,11 @@ def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
 
 
 def refuse_at_work(model: nn.Module) -> None:
-    """A model whose widths somebody else keeps account of."""
+    """A model whose widths somebody else keeps account of.
+
+    Raises:
+        UsageError: the model is sharded, or a pruner is at work on it.
+    """
     if is_sharded_model(model):
         raise UsageError("fully_shard keeps this model in pieces; load the state dict before you shard it")
     mine = {id(p) for p in model.parameters()}

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from demp.activity.detector import Detector, by_probe
 from demp.budgets import Meter, sizes_of
+from demp.graph import GraphState
 from demp.masking.masks import Masks
 from demp.methods.base import Method
 from demp.parallel import refuse_to_watch
@@ -81,3 +82,24 @@ class PruningRun:
         """Groups of the parameters that the optimizers are about to move, by id: trainable, held, with a gradient."""
         groups = [group for optimizer in self.shrinking.optimizers for group in optimizer.param_groups]
         return {id(p): g for g in groups for p in g["params"] if p.requires_grad and p.grad is not None}
+
+
+class OfRun:
+    """What a pruner and the view that its method has both say of their run."""
+
+    _run: PruningRun
+
+    @property
+    def state(self) -> GraphState:
+        """The network as it is now."""
+        return self._run.shrinking.state
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps of the whole run."""
+        return self._run.total_steps
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise and of the examples that are drawn."""
+        return self._run.seed

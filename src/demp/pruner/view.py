@@ -10,18 +10,17 @@ from demp.activity import Detection, agreed
 from demp.activity.detector import made
 from demp.activity.zeros import share_of_zeros
 from demp.errors import UsageError
-from demp.graph import GraphState
 from demp.graph.forward import first_names
 from demp.importance.gates import Gated, Scoring, first, scores, size_of
 from demp.masking.masks import maskable
 from demp.parallel import whole_tensor
 from demp.pruner.earlier import EarlierView
-from demp.pruner.run import PruningRun
+from demp.pruner.run import OfRun, PruningRun
 
 NOTHING_JUDGED = {"batches": 0, "examples": 0, "forwards": 0}
 
 
-class LiveView(EarlierView):
+class LiveView(OfRun, EarlierView):
     """One run as its method sees it. ``final`` and what a check has found last as long as that check."""
 
     def __init__(self, run: PruningRun) -> None:
@@ -32,21 +31,6 @@ class LiveView(EarlierView):
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
         self.found: Detection | None = None
         self._judged_at = -1
-
-    @property
-    def state(self) -> GraphState:
-        """Return the network as it is now."""
-        return self._shrinking.state
-
-    @property
-    def total_steps(self) -> int:
-        """Return the optimizer steps of the whole run."""
-        return self._run.total_steps
-
-    @property
-    def seed(self) -> int:
-        """Return the random seed of the run."""
-        return self._run.seed
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -100,7 +84,11 @@ class LiveView(EarlierView):
         return float(context.mean(torch.stack(found).mean()))
 
     def zeros(self, batches: int) -> Tensor:
-        """Share of zeros per class."""
+        """Share of zeros per class.
+
+        Raises:
+            UsageError: there is no batch of training examples.
+        """
         source = self._examples.unlabelled()
         assert source is not None, "a method that looks at activations says so in wants()"
         model, context = self._shrinking.model, self._shrinking.context

@@ -114,14 +114,22 @@ def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -
 
 
 def rules_of(constants: bool, max_drift: float | None) -> ConstantRules | None:
-    """How constants move in this cut; a bound without constants is a UsageError."""
+    """How constants move in this cut.
+
+    Raises:
+        UsageError: a bound on what constants change, without constants.
+    """
     if max_drift is not None and not constants:
         raise UsageError("max_drift bounds what constants change; pass constants=True with it")
     return ConstantRules(max_drift=max_drift) if constants else None
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Indices or masks per layer -> masks per layer."""
+    """Indices or masks per layer -> masks per layer.
+
+    Raises:
+        UsageError: a mask of another width, or an index outside of the layer.
+    """
     flags = {}
     for name, chosen in dead.items():
         layer = graph.layer(name)
@@ -148,7 +156,11 @@ def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def refuse_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """An optimizer of another model: the state of the right one would go stale."""
+    """An optimizer of another model: the state of the right one would go stale.
+
+    Raises:
+        UsageError: one of them holds none of the model's parameters.
+    """
     mine = {id(p) for p in model.parameters()}
     for one in optimizers:
         if not any(id(p) in mine for group in one.param_groups for p in group["params"]):

@@ -87,6 +87,9 @@ def refuse_alive(model: nn.Module, plan: Plan, options: VerifyOptions, plain: li
     """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
 
     Zeroing dead neurons changes nothing, to the bit, and neither does zeroing those that zero weights read.
+
+    Raises:
+        CutError: a neuron of the plan is not dead on the example inputs.
     """
     gap = difference(plain, zeroed(model, plan, options))
     alive = live_layers(model, plan.before, plan.layers, options.example_inputs) if gap else []
@@ -107,7 +110,11 @@ class Proof:
 
 
 def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Proof:
-    """Run the model after the cut."""
+    """Run the model after the cut.
+
+    Raises:
+        CutError: it does not run.
+    """
     try:
         after = outputs_of(model, options.example_inputs, options.outputs)
     except Exception as error:  # the user's forward may raise anything
@@ -126,7 +133,11 @@ def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Pro
 
 
 def refuse_difference(proof: Proof, context: Context) -> None:
-    """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
+    """Outputs must agree on every rank; if they do not on one, all ranks roll back.
+
+    Raises:
+        Disagreement: they do not on some rank; every rank raises it.
+    """
     failed = {rank: other for rank, other in enumerate(context.gathered(proof)) if not other.gap <= other.limit}
     if failed:
         worst = next(iter(failed.values()))
