@@ -52,7 +52,7 @@ def imports(file: Path) -> list[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
             module = node.module or ""
-            whole = module in ("demp", "demp.experiments")
+            whole = module in ("demp", "demp.experiments", "demp.parallel")
             names = [f"{module}.{alias.name}" for alias in node.names] if whole else [module]
             found += [(name, id(node) in inner) for name in names]
     return found
@@ -79,6 +79,17 @@ def test_only_downwards():
                 wrong.append(f"{name} imports {module}, which has no place in the order")
             elif target not in ("errors",) and LEVEL[target] > LEVEL[home(name)]:
                 wrong.append(f"{name} imports {module}: upwards")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_parallel_is_imported_as_one():
+    inner = {file.stem for file in (ROOT / "parallel").glob("[a-z]*.py")}
+    wrong = [
+        f"{name} imports {module}; take what it needs from demp.parallel"
+        for name in FILES
+        for module, _ in imports(ROOT / name)
+        if home(name) != "parallel" and module.startswith("demp.parallel.") and module.split(".")[2] in inner
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -21,8 +21,8 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(4, 5, WIDTH, generator=generator, dtype=torch.float64)
     goal = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
-    rank, many = world()
-    return x[rank::many], goal[rank::many]
+    rank, world_size = world()
+    return x[rank::world_size], goal[rank::world_size]
 
 
 def on_a_budget(how: str) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
     """This rank's share of the batch of a step."""
     x = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
-    rank, many = world()
-    return x[rank::many], y[rank::many]
+    rank, world_size = world()
+    return x[rank::world_size], y[rank::world_size]
 
 
 def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -26,8 +26,8 @@ def bottlenecks() -> Any:
 
 def mine(whole: Tensor) -> Tensor:
     """This rank's share of a batch."""
-    rank, many = world()
-    return whole[rank::many]
+    rank, world_size = world()
+    return whole[rank::world_size]
 
 
 def loss(model: nn.Module, option: str, step: int) -> Tensor:
