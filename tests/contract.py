@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from demp import methods
-from demp.parallel import ranks
+from demp.parallel import everyone
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill
 
 STEPS = 24
@@ -40,9 +40,9 @@ def network(dtype: torch.dtype = torch.float64) -> ResidualNet:
 
 def scoring_batches(seed: int) -> list[tuple[Tensor, Tensor]]:
     """Labelled batches of this rank."""
-    rank, many = ranks.place(ranks.everyone())
+    rank, world_size = everyone().rank, everyone().world_size
     pairs = [batch_at(10_000 + seed * 10 + i, IMAGE) for i in range(3)]
-    return [(x[rank::many], y[rank::many]) for x, y in pairs]
+    return [(x[rank::world_size], y[rank::world_size]) for x, y in pairs]
 
 
 @cache
@@ -76,12 +76,12 @@ def parts(
 
 def steps(model: nn.Module, optimizer: torch.optim.Optimizer, chosen: range) -> list[float]:
     """A plain loop on this rank's share of the batches."""
-    rank, many = ranks.place(ranks.everyone())
+    rank, world_size = everyone().rank, everyone().world_size
     losses = []
     for step in chosen:
         x, y = batch_at(step, IMAGE)
         optimizer.zero_grad()
-        losses.append(backward(F.cross_entropy(model(x[rank::many]), y[rank::many])))
+        losses.append(backward(F.cross_entropy(model(x[rank::world_size]), y[rank::world_size])))
         optimizer.step()
     return losses
 

@@ -117,6 +117,17 @@ def test_the_modules_of_a_package_import_one_another_in_no_circle():
     assert found == {}
 
 
+def test_parallel_is_imported_as_one():
+    inner = {file.stem for file in (ROOT / "parallel").glob("[a-z]*.py")}
+    wrong = [
+        f"{name} imports {module}; take what it needs from demp.parallel"
+        for name in FILES
+        for module, _ in imports(ROOT / name)
+        if home(name) != "parallel" and module.startswith("demp.parallel.") and module.split(".")[2] in inner
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def packages_of(name: str) -> set[str]:
     """The packages that a file imports."""
     return {module.split(".")[0] for module, _ in imports(ROOT / name)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import comparing
 import demp
 from demp.errors import CutError, UsageError
-from demp.parallel import ranks
+from demp.parallel import ElsewhereError
 from demp.surgery import denormals, transaction
 from runs import IMAGE, PlainNet, build, examples, loss_of, quiet_demp, same, sgd, widths, with_dead
 from runs import train as train_steps
@@ -93,8 +93,8 @@ def test_errors_of_the_users_own_code_are_not_hidden():
 
 def test_an_error_of_another_rank_is_skipped_only_if_it_is_demps_own():
     skips = demp.pruner.skipping.Skips("skip", 10)
-    assert skips.covers(ranks.ElsewhereError("rank 1 failed")) and skips.covers(CutError("no"))
-    assert not skips.covers(ranks.ElsewhereError("rank 1 failed", fault=True))
+    assert skips.covers(ElsewhereError("rank 1 failed")) and skips.covers(CutError("no"))
+    assert not skips.covers(ElsewhereError("rank 1 failed", fault=True))
 
 
 def test_a_method_that_was_kept_from_cutting_selects_again():

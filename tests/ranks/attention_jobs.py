@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import demp
 from attentive import CHANNELS, WIDTH, Attention, Block
-from demp.parallel import shards
+from demp.parallel import whole_tensor
 
 TOTAL = 10
 
@@ -21,8 +21,8 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(4, 5, WIDTH, generator=generator, dtype=torch.float64)
     goal = torch.randn(4, 5, 5, generator=generator, dtype=torch.float64)
-    rank, many = world()
-    return x[rank::many], goal[rank::many]
+    rank, world_size = world()
+    return x[rank::world_size], goal[rank::world_size]
 
 
 def on_a_budget(how: str) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def on_a_budget(how: str) -> dict[str, Any]:
     pruner.finish()
 
     def whole(tensor: torch.Tensor) -> torch.Tensor:
-        return shards.whole_of(tensor.detach()).clone()
+        return whole_tensor(tensor.detach()).clone()
 
     return {
         "history": [(report.step, report.removed, report.hash) for report in pruner.history],

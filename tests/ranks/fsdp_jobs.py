@@ -12,20 +12,20 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp.parallel import shards
+from demp.parallel import local_piece, nonzero_along, sharded_like, whole_tensor
 
 
 @torch.no_grad()
 def kill(layer: nn.Linear, neuron: int) -> None:
     """As ``runs.kill_linear``, whether the layer is sharded or not."""
     for tensor, values in ((layer.weight, 0.01), (layer.bias, -5.0)):
-        full = shards.whole_of(tensor).clone()
+        full = whole_tensor(tensor).clone()
         full[neuron] = full[neuron] * values if full.dim() > 1 else values
-        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
+        local_piece(tensor).copy_(local_piece(sharded_like(full, tensor)))
 
 
 def full(tensors: Any) -> list[Tensor]:
-    return [shards.whole_of(tensor.detach()).clone() for tensor in tensors]
+    return [whole_tensor(tensor.detach()).clone() for tensor in tensors]
 
 
 def sharded(model: Net, how: str) -> Net:
@@ -73,7 +73,7 @@ def six_cuts(how: str, optimizer_kind: str = "Adam") -> dict[str, Any]:
         "moments": full(optimizer.state[p][key] for p in model.parameters()),
         "same objects": {name: id(p) for name, p in model.named_parameters()} == objects,
         "mark": model.fc1.weight.mark,  # type: ignore[attr-defined]
-        "local": tuple(shards.local(model.fc1.weight).shape),
+        "local": tuple(local_piece(model.fc1.weight).shape),
     }
 
 
@@ -107,9 +107,9 @@ def rolled_back() -> list[dict[str, Any]]:
         model, optimizer = ready()
         with torch.no_grad():
             for tensor, row in ((model.fc1.weight, [1.0, 0, 0, 0, 0, 0]), (model.fc1.bias, 0.0)):
-                whole = shards.whole_of(tensor).clone()
+                whole = whole_tensor(tensor).clone()
                 whole[2] = torch.tensor(row, dtype=whole.dtype)
-                shards.local(tensor).copy_(shards.local(shards.spread(whole, tensor)))
+                local_piece(tensor).copy_(local_piece(sharded_like(whole, tensor)))
         x = torch.ones(4, 6, dtype=torch.float64) * (-1.0 if world()[0] == 0 else 1.0)
 
         def work(model: Net = model, optimizer: Any = optimizer, x: Tensor = x) -> None:
@@ -231,9 +231,9 @@ def flags() -> list[bool]:
     torch.manual_seed(1)
     wholes = [(torch.rand(5, 3) > 0.7).double(), (torch.rand(5, 3) > 0.7).double(), (torch.rand(3) > 0.5).double()]
     axes = [0, 1, 0]
-    wanted = shards.set_along(list(zip(wholes, axes, strict=True)))
+    wanted = nonzero_along(list(zip(wholes, axes, strict=True)))
     pieces: list[Any] = [distribute_tensor(t, mesh, [Shard(0)], src_data_rank=None) for t in wholes]
-    found = shards.set_along([*zip(pieces, axes, strict=True), (wholes[0], 1)])
+    found = nonzero_along([*zip(pieces, axes, strict=True), (wholes[0], 1)])
     return [torch.equal(a, b) for a, b in zip(found, [*wanted, (wholes[0] != 0).any(0)], strict=True)]
 
 

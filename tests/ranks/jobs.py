@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import demp
 from demp.graph.calls import model_calls
 from demp.graph.joins import model_joins
-from demp.parallel import shards
+from demp.parallel import whole_tensor
 from planned import Rows
 from runs import IMAGE, ResidualNet, batch_at, build, examples, kill_linear, quiet_demp
 
@@ -117,7 +117,7 @@ def residual(shard: Any = None) -> dict[str, Any]:
     return {
         "removed": [report.removed for report in pruner.history],
         "joined": sorted(model_joins(model)),
-        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+        "parameters": [whole_tensor(p.detach()).clone() for p in model.parameters()],
     }
 
 
@@ -139,7 +139,7 @@ def in_parts(wrap: Any = lambda model: model) -> dict[str, Any]:
     return {
         "history": [report.to_dict() for report in pruner.history],
         "parts": parts["split:0"].sizes,
-        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+        "parameters": [whole_tensor(p.detach()).clone() for p in model.parameters()],
     }
 
 
@@ -177,7 +177,7 @@ def saturated(shard: Any = None, wrap: bool = True) -> dict[str, Any]:
     detection = pruner.detect()
     return {
         "history": [report.to_dict() for report in pruner.history],
-        "parameters": [shards.whole_of(p.detach()).clone() for p in model.parameters()],
+        "parameters": [whole_tensor(p.detach()).clone() for p in model.parameters()],
         "deviations": [d.nan_to_num(-1.0) for d in detection.deviations.values()],
     }
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp.parallel import ranks, shards
+from demp.parallel import everyone, local_piece, sharded_like, whole_tensor
 
 WIDTH, CUTS, PERIOD, BATCH = 24, 6, 2, 16
 TOTAL = 20
@@ -42,15 +42,15 @@ def net(act: type[nn.Module] = nn.ReLU, dtype: torch.dtype = torch.float64) -> N
 
 
 def world() -> tuple[int, int]:
-    return ranks.place(ranks.everyone())
+    return everyone().rank, everyone().world_size
 
 
 def batch(step: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """This rank's share of the batch of a step."""
     x = torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
-    rank, many = world()
-    return x[rank::many], y[rank::many]
+    rank, world_size = world()
+    return x[rank::world_size], y[rank::world_size]
 
 
 def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -95,15 +95,15 @@ def refused(work: Any) -> tuple[str, str]:
 def kill_rows(layer: nn.Linear, neurons: list[int]) -> None:
     """As ``runs.kill_linear``, whether the layer is sharded or not."""
     for tensor, value in ((layer.weight, 0.0), (layer.bias, -5.0)):
-        full = shards.whole_of(tensor).clone()
+        full = whole_tensor(tensor).clone()
         full[neurons] = value
-        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
+        local_piece(tensor).copy_(local_piece(sharded_like(full, tensor)))
 
 
 @torch.no_grad()
 def kill_norm(norm: nn.Module, neuron: int) -> None:
     """As ``runs.kill``, whether the norm is sharded or not."""
     for tensor, value in ((norm.weight, 0.0), (norm.bias, -5.0)):
-        full = shards.whole_of(tensor).clone()
+        full = whole_tensor(tensor).clone()
         full[neuron] = value
-        shards.local(tensor).copy_(shards.local(shards.spread(full, tensor)))
+        local_piece(tensor).copy_(local_piece(sharded_like(full, tensor)))

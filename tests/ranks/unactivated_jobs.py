@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import demp
-from demp.parallel import shards
+from demp.parallel import whole_tensor
 from streaming import network, words
 
 TOTAL = 12
@@ -26,8 +26,8 @@ def bottlenecks() -> Any:
 
 def mine(whole: Tensor) -> Tensor:
     """This rank's share of a batch."""
-    rank, many = world()
-    return whole[rank::many]
+    rank, world_size = world()
+    return whole[rank::world_size]
 
 
 def loss(model: nn.Module, option: str, step: int) -> Tensor:
@@ -70,7 +70,7 @@ def on_a_budget(option: str, how: str) -> dict[str, Any]:
     }
 
     def whole(tensor: Tensor) -> Tensor:
-        return shards.whole_of(tensor.detach()).clone()
+        return whole_tensor(tensor.detach()).clone()
 
     return {
         "history": [(report.step, report.removed, report.hash) for report in pruner.history],

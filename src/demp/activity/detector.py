@@ -17,7 +17,7 @@ from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph
 from demp.graph.forward import as_inputs, call_inputs
 from demp.graph.inputs import copied
-from demp.parallel.hooks import Hook
+from demp.parallel import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 DEFAULT_WINDOW = 12

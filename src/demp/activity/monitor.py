@@ -10,9 +10,7 @@ from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import call_inputs
-from demp.parallel import shards, wrappers
-from demp.parallel.compiled import refuse_to_watch
-from demp.parallel.hooks import Hook
+from demp.parallel import Hook, is_sharded_model, refuse_to_watch, user_module
 
 
 class Shrinking(Protocol):
@@ -47,7 +45,7 @@ class NeuronMonitor:
         pruner: Shrinking | None = None,
     ) -> None:
         refuse_to_watch(model)
-        self._model = model = wrappers.inside(model)
+        self._model = model = user_module(model)
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None
         self._deaths: Deaths | None = None
@@ -61,7 +59,7 @@ class NeuronMonitor:
             self._handle = model.register_forward_pre_hook(Hook(lambda *_: self._follow()))
         elif example_inputs is not None:
             self._start(trace(model, example_inputs))
-        elif shards.parts(model):
+        elif is_sharded_model(model):
             raise UsageError("a model sharded by fully_shard cannot be read during its forward; pass example_inputs")
         else:
             self._handle = model.register_forward_pre_hook(Hook(self._first_forward), with_kwargs=True)

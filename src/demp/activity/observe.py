@@ -17,7 +17,7 @@ from demp.graph.contraction_rules import CONTRACTIONS, operand_of
 from demp.graph.forward import evaluating, module_stack
 from demp.graph.joins import OnCall, SumWatch
 from demp.graph.lookup import Seats
-from demp.parallel import shards
+from demp.parallel import whole_parameters
 
 OnRead = Callable[[Read, Tensor], Tensor | None]
 RENAMES = {"_to_copy", "clone", "contiguous", "index"}
@@ -202,7 +202,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     with (
-        shards.whole(model),
+        whole_parameters(model),
         evaluating(model),
         torch.no_grad(),
         torch.random.fork_rng(devices=devices),

@@ -15,8 +15,7 @@ from demp.errors import DempError, UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.parallel import ranks, wrappers
-from demp.parallel.compiled import original
+from demp.parallel import Context, user_module
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,13 @@ def probe(
     return detection_of((tally,), count, examples)
 
 
-def agreed(mine: Detection, group: ranks.Group) -> Detection:
+def agreed(mine: Detection, context: Context) -> Detection:
     """The detection of all ranks: dead on each of them, saturated over the examples of all of them together."""
-    if group is None:
+    if context.alone:
         return mine
-    counts = ranks.gathered((mine.batches, mine.examples), group)
+    counts = context.gathered((mine.batches, mine.examples))
     batches, examples = sum(b for b, _ in counts), sum(e for _, e in counts)
-    states = ranks.gathered([tally.state_dict() for tally in mine.tallies], group)
+    states = context.gathered([tally.state_dict() for tally in mine.tallies])
     if not all(len(of_rank) == len(states[0]) > 0 for of_rank in states):  # some rank has seen nothing
         nobody = {name: torch.zeros_like(flags) for name, flags in mine.dead.items()}
         return Detection(nobody, batches, examples)
@@ -144,10 +143,10 @@ def alive(
     arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
     """
     judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
-    model, batches = original(model), list(batches)
+    batches = list(batches)
     if not batches:
         raise UsageError("no batches to judge death on; give at least one batch of training examples")
-    model = wrappers.inside(model)
+    model = user_module(model)
     graph = graph or trace(model, batches[0])
     detection = probe(model, graph.dense, batches, judged)
     return {name: ~dead for name, dead in detection.dead.items()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from demp.activity.observe import OnRead, ReadObserver
 from demp.graph import NeuronGraph, Read
-from demp.parallel import shards
+from demp.parallel import is_sharded_model, user_class
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -20,7 +20,7 @@ def readers_of(model: nn.Module, graph: NeuronGraph) -> dict[str, dict[str, dict
     operations can be looked at one by one.
     """
     found: dict[str, dict[str, dict[int, Read]]] = {}
-    sharded = bool(shards.parts(model))
+    sharded = is_sharded_model(model)
     for read in graph.reads:
         if read.seat is not None:
             continue
@@ -34,7 +34,7 @@ def readers_of(model: nn.Module, graph: NeuronGraph) -> dict[str, dict[str, dict
 
 def reads_its_input(module: nn.Module) -> bool:
     """Is the module's input what its weight is contracted with? In torch's classes, and where the forward is theirs."""
-    kind = shards.kind_of(module)
+    kind = user_class(module)
     for base in (nn.Linear, *CONVOLUTIONS):
         if issubclass(kind, base):
             names = [name for name in ("forward", "_conv_forward") if hasattr(base, name)]

@@ -11,7 +11,7 @@ from demp.activity.probe import Detection, detection_of
 from demp.activity.readers import first_length, in_backward, input_axis, operations_of, readers_of, reads_its_input
 from demp.activity.tally import Tally
 from demp.graph import GraphState, NeuronGraph, Read
-from demp.parallel.hooks import Hook
+from demp.parallel import Hook
 
 
 class Window:

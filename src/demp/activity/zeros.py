@@ -11,11 +11,11 @@ from demp.activity.observe import observing, quiet, seats
 from demp.graph import GraphState, Read
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.parallel import ranks
+from demp.parallel import ALONE, Context
 
 
 def share_of_zeros(
-    model: nn.Module, state: GraphState, batches: Iterable[Any], group: ranks.Group = None
+    model: nn.Module, state: GraphState, batches: Iterable[Any], context: Context = ALONE
 ) -> tuple[Tensor, int, int]:
     """Per class, float64: zeros among what its readers see, over all examples and positions; 1 where nothing is read.
 
@@ -40,6 +40,6 @@ def share_of_zeros(
             model(*args, **kwargs)
             count += 1
             examples += next((len(t) for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), 0)
-    zeros, total = (ranks.mean(values, group) for values in (zeros, total))
-    counts = ranks.total([count, examples], group)
+    zeros, total = (context.mean(values) for values in (zeros, total))
+    counts = context.total([count, examples])
     return torch.where(total > 0, zeros / total.clamp(min=1e-300), 1.0), int(counts[0]), int(counts[1])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from demp.graph import NeuronGraph, trace
 from demp.graph.forward import first_names
-from demp.parallel import wrappers
+from demp.parallel import user_module
 from demp.surgery import record_of
 
 
@@ -32,7 +32,7 @@ class Cost:
 
 def cost(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = None) -> Cost:
     """The cost of ``model`` as it stands, for one forward on ``example_inputs``."""
-    model = wrappers.inside(model)
+    model = user_module(model)
     graph = graph or trace(model, example_inputs)
     flops = graph.dense.flops()
     record = record_of(model)
@@ -52,7 +52,7 @@ def flops_if_zeros_were_free(model: nn.Module, example_inputs: Any, *, graph: Ne
 
     What papers on masks report. What runs the model as it is multiplies by these zeros; ``Cost.flops`` counts that.
     """
-    model = wrappers.inside(model)
+    model = user_module(model)
     graph = graph or trace(model, example_inputs)
     tensors, _ = first_names(model)
     flops = graph.dense.flops_by_operation()

@@ -13,7 +13,7 @@ from demp.graph.neurons import numel
 from demp.graph.parts import Refusal
 from demp.graph.recording import Outputs
 from demp.graph.rehearsal import coupled_groups
-from demp.parallel import wrappers
+from demp.parallel import user_module
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def inspect(
 
     ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
     """
-    model = wrappers.inside(model)
+    model = user_module(model)
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
     names = {name for name, _ in model.named_parameters()}
     letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}

@@ -64,7 +64,11 @@ def read_architecture(path: Path) -> dict[str, Any]:
 
 
 def parsed(file: Path) -> dict[str, Any]:
-    """The values of the file, which must be as they were when it was saved."""
+    """The values of the file, which must be as they were when it was saved.
+
+    Raises:
+        ArtifactError: the file is missing, too large, truncated or altered.
+    """
     try:
         if file.stat().st_size > LARGEST:
             raise ArtifactError(f"{file} has more than {LARGEST >> 20} MB, which no {ARCHITECTURE} has")
@@ -78,6 +82,11 @@ def parsed(file: Path) -> dict[str, Any]:
     if claimed != actual:
         raise ArtifactError(f"{file} was altered after it was saved; save the model again")
     return values
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The dtype's name: float32, int64."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def content_hash(architecture: dict[str, Any]) -> str:
@@ -191,7 +200,12 @@ def check_probe(probe: Mapping[str, Any], weights: int) -> None:
 
 
 def check_sizes(file: Path, tensors: Mapping[str, Any]) -> None:
-    """The header of the weights must name these tensors, and the file be as long as they are."""
+    """The header of the weights must name these tensors, and the file be as long as they are.
+
+    Raises:
+        ArtifactError: the file is truncated or altered.
+        Misfit: its tensors are others.
+    """
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(0)

@@ -9,7 +9,11 @@ class Misfit(Exception):
 
 
 def need(holds: object, what: str) -> None:
-    """``what`` is wrong unless it holds."""
+    """A file is as it must be if this ``holds``; ``what`` is wrong with it otherwise.
+
+    Raises:
+        Misfit: it does not hold.
+    """
     if not holds:
         raise Misfit(what)
 

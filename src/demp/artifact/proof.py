@@ -84,7 +84,11 @@ def probe_outputs(model: nn.Module, probe: dict[str, Any]) -> list[Tensor]:
 
 
 def prove(model: nn.Module, probe: dict[str, Any] | None, path: Path) -> None:
-    """Outputs on the probe must be those that were saved: to the bit, or to rounding on another machine."""
+    """Outputs on the probe must be those that were saved: to the bit, or to rounding on another machine.
+
+    Raises:
+        ArtifactError: they are others, or the model does not run.
+    """
     if probe is None:
         return
     other = "the constructor builds another network than the one that was saved"

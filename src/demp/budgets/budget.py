@@ -1,6 +1,5 @@
 """A budget: what the network that comes out may cost, as shares of the dense network or as absolute numbers."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -74,9 +73,10 @@ def as_limit(name: str, value: Any) -> int | float:
     Raises:
         UsageError: ``value`` cannot limit a resource.
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= 1:
+    whole = isinstance(value, Integral)
+    if whole and not isinstance(value, bool) and int(value) >= 1:
         return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value) and 0 < value <= 1:
+    if isinstance(value, Real) and not whole and 0 < float(value) <= 1:
         return float(value)
     raise UsageError(
         f"the budget {name}={value!r} is no limit; give a share of the dense network as a float in (0, 1], for example "

@@ -48,7 +48,11 @@ def proven(model: nn.Module, answer: Answer, example_inputs: Any, what: str) -> 
 
 
 def difference(wanted: list[Tensor], found: list[Tensor], what: str) -> float:
-    """Largest difference over the scale of each output; endless where one side is no number and the other is."""
+    """Largest difference over the scale of each output; endless where one side is no number and the other is.
+
+    Raises:
+        ExportError: the shapes differ.
+    """
     if [t.shape for t in wanted] != [t.shape for t in found]:
         shapes = [[tuple(t.shape) for t in side] for side in (found, wanted)]
         raise ExportError(f"{what} returns tensors of shape {shapes[0]}, the model {shapes[1]}; nothing was kept")

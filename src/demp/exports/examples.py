@@ -19,7 +19,11 @@ Answer = Callable[[Inputs], list[Tensor]]
 
 
 def batch_of(inputs: Inputs) -> int:
-    """Examples in ``inputs``: the first axis of their first tensor."""
+    """Examples in ``inputs``: the first axis of their first tensor.
+
+    Raises:
+        UsageError: no tensor has such an axis.
+    """
     first = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
     if first is None or not first.dim() or not len(first):
         raise UsageError("example_inputs hold no tensor with a batch axis; give a batch of real inputs")
@@ -111,7 +115,11 @@ def output_of(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors of the model's plain output."""
+    """The tensors of the model's plain output.
+
+    Raises:
+        ExportError: the model returns no tensor.
+    """
     tensors = [leaf for leaf in tree_leaves(plain(output_of(model, inputs), [])) if isinstance(leaf, Tensor)]
     if not tensors:
         raise ExportError(f"{type(model).__name__} returns no tensor, so that nothing can be compared; return one")

@@ -20,7 +20,7 @@ from demp.exports.examples import batch_of, rows
 from demp.exports.formats import FORMATS, Subject, Written, size_of
 from demp.exports.report import ExportReport, Timing
 from demp.graph.forward import as_inputs, call_inputs
-from demp.parallel.compiled import original
+from demp.parallel import original
 from demp.pruner.validation import refuse_wrapper
 from demp.surgery.record import record_of
 

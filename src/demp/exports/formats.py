@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from demp import __version__
 from demp.artifact import folder as artifact
+from demp.artifact import rebuilding
 from demp.errors import ExportError
 from demp.exports import transformers_folder
 from demp.exports.agreement import difference, tolerance_of
@@ -54,7 +55,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of export."""
+    """One kind of file that `demp.export` can write: what it leaves in the folder, and how it is written."""
 
     files: tuple[str, ...]
     """Every file that it may leave in its folder."""
@@ -110,7 +111,7 @@ def safetensors(subject: Subject, folder: Path) -> Written:
         twin = artifact.load(subject.build, folder)
     else:
         twin = blanked(subject.model)
-        artifact.put(twin, read, spec)
+        rebuilding.put(twin, read, spec)
     return Written(
         artifact.WEIGHTS, "demp.load", lambda inputs: answers(twin, inputs), kind(twin), (why,) if why else ()
     )
@@ -141,7 +142,11 @@ def same_answers(subject: Subject, other: nn.Module) -> bool:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict; what is no tensor in it has no place in a file of weights."""
+    """The state dict; what is no tensor in it has no place in a file of weights.
+
+    Raises:
+        ExportError: the state holds something that is no tensor.
+    """
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -155,7 +160,11 @@ def kind(model: nn.Module) -> str:
 
 
 def require_equal(wanted: dict[str, Tensor], found: dict[str, Tensor], file: str) -> None:
-    """Every tensor came back to the bit."""
+    """Every tensor came back to the bit.
+
+    Raises:
+        ExportError: a tensor differs, is missing, or was not there before.
+    """
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found or not alike(wanted[name], found[name]):
             raise ExportError(f"{file}: {name} did not come back as it was written; nothing was kept")

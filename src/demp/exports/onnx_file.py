@@ -73,7 +73,11 @@ def output_names(model: nn.Module, inputs: Inputs) -> list[str]:
 
 
 def session(file: Path, what: str) -> Any:
-    """The file in onnxruntime on the processor, with as many threads as torch uses."""
+    """The file in onnxruntime on the processor, with as many threads as torch uses.
+
+    Raises:
+        ExportError: onnxruntime cannot run it.
+    """
     runtime = need("onnxruntime", EXTRA)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

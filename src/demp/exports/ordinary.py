@@ -20,8 +20,7 @@ from demp.graph.joins import model_joins, set_calls, set_joins
 from demp.graph.reading import by_any_vehicle, planned_sums
 from demp.graph.recording import JoinSeen, Recording
 from demp.graph.streams import common_order
-from demp.parallel import wrappers
-from demp.parallel.compiled import original
+from demp.parallel import user_module
 from demp.surgery.record import make_inputs, put_record, record_of
 from demp.surgery.shrink import restore, shown_sizes
 from demp.surgery.verify import difference, outputs_of, tolerance_for
@@ -50,7 +49,7 @@ def plain(model: nn.Module, example_inputs: Any = None) -> nn.Module:
         UsageError: no example inputs, and none are known.
         ExportError: sums or norms cannot be made ordinary, or the outputs would differ. The model is untouched.
     """
-    model = original(wrappers.inside(model))
+    model = user_module(model)
     twin = copy.deepcopy(model)
     put_record(twin, None)
     joins = model_joins(model)
@@ -86,7 +85,11 @@ def say_cost(model: nn.Module, twin: nn.Module, inputs: Any) -> None:
 
 
 def known_inputs(model: nn.Module) -> Any:
-    """Inputs like those of the last cut."""
+    """Inputs like those of the last cut.
+
+    Raises:
+        UsageError: none are known, or they cannot be given again.
+    """
     record = record_of(model)
     described = None if record is None else record.inputs
     if described is None:
@@ -106,7 +109,11 @@ def refuse(why: str) -> ExportError:
 
 
 def prove(model: nn.Module, twin: nn.Module, inputs: Any, calls: Iterable[str]) -> None:
-    """The copy must answer as the model does; in modules ``calls`` it makes planned calls as they are written."""
+    """The copy must answer as the model does; in modules ``calls`` it makes planned calls as they are written.
+
+    Raises:
+        ExportError: it does not run, or answers otherwise.
+    """
     where = ", ".join(name or "the model itself" for name in calls)
     planned = f"calls that depend on the number of neurons, in {where}, only a cut can carry out as planned"
     wanted = outputs_of(model, inputs)
@@ -182,7 +189,11 @@ class Layouts:
                 setattr(model.get_submodule(path), attribute, length)
 
     def positions(self, elements: list[int], what: str) -> tuple[list[int], int]:
-        """Where the entries of an axis go, and how long it becomes. It may hold several sides, and repeat channels."""
+        """Where the entries of an axis go, and how long it becomes. It may hold several sides, and repeat channels.
+
+        Raises:
+            ExportError: it holds a part of a side, or another order.
+        """
         to: list[int] = []
         start = at = 0
         while start < len(elements):
@@ -204,7 +215,11 @@ class Layouts:
 
 
 def layout_of(pairs: list[tuple[Channels, Channels]], same: Tensor) -> Layout:
-    """One position for all channels that some sum adds, in an order that suits all sides if there is one."""
+    """One position for all channels that some sum adds, in an order that suits all sides if there is one.
+
+    Raises:
+        ExportError: some channels of a stream share one position.
+    """
     sides = list(dict.fromkeys(side for pair in pairs for side in pair))
     channels = {side: tuple(same[torch.tensor(side)].tolist()) for side in sides}
     if any(len(set(each)) < len(each) for each in channels.values()):
@@ -220,6 +235,9 @@ def refuse_leftovers(pairs: list[tuple[Channels, Channels]], seen: list[JoinSeen
     """A channel that a block's output does not keep flows on there, unread; no later sum may take it up.
 
     Along a chain of blocks none does: a channel that comes back later has a position of its own.
+
+    Raises:
+        ExportError: a later sum does.
     """
     left: dict[Channels, set[int]] = defaultdict(set)
     for (stream, branch), join in zip(pairs, seen, strict=True):

@@ -18,7 +18,7 @@ from demp.graph.meta_kernels import MetaKernels
 from demp.graph.random_state import SEED, random_kept
 from demp.graph.recurrent_rules import step_by_step
 from demp.graph.scripted import followed_modules
-from demp.parallel.compiled import eager
+from demp.parallel import eager
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -32,7 +32,7 @@ from demp.graph.recording import Offer, Outputs, Recording
 from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
 from demp.graph.scripted import refuse_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
-from demp.parallel import shards, wrappers
+from demp.parallel import user_class, user_module, whole_parameters
 
 logger = logging.getLogger("demp")
 Read = TypeVar("Read")
@@ -69,10 +69,10 @@ def trace(
     Raises:
         TraceError: the model does not run on the example inputs.
     """
-    model = wrappers.inside(model)
+    model = user_module(model)
     refuse_no_forward(model)
     refuse_unreadable(model)
-    with shards.whole(model):
+    with whole_parameters(model):
         read = partial(trace_with, offer=Offer(joins, streams, linear, outputs if callable(outputs) else None))
         return by_any_vehicle(model, as_inputs(example_inputs), read)
 
@@ -93,7 +93,7 @@ def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) 
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     message = str(failures[-1]).strip().split("\n")[0]
     raise TraceError(
-        f"{shards.kind_of(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
+        f"{user_class(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
         "Pass example_inputs as a tuple of the arguments that the model's forward takes"
     ) from failures[-1]
 

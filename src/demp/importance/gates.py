@@ -23,7 +23,7 @@ from demp.graph.inputs import copied
 from demp.graph.joins import SumWatch
 from demp.graph.lookup import Seats
 from demp.importance.gate_slots import along, gate_slots, layer_weights, output_slots
-from demp.parallel import ranks
+from demp.parallel import ALONE, Context
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss_fn(output of the model, targets)``: the mean loss of a batch."""
@@ -77,7 +77,7 @@ def scores(
     scoring: Scoring,
     batches: Iterable[Any],
     loss_fn: Loss,
-    group: ranks.Group = None,
+    context: Context = ALONE,
 ) -> Scores:
     """The derivative of each class's gate: signed, float64, 0 where a class is removed or carries no neuron.
 
@@ -89,15 +89,15 @@ def scores(
     """
     gated = Gated(model, state, scoring)
     derivative = {"sensitivity": sensitivity, "weight-flow": weight_flow, "gate-flow": gate_flow}[scoring.kind]
-    with ranks.together(group):
+    with context.together():
         chosen = first(batches, scoring.batches)
     with gated.ready():
-        values = derivative(gated, chosen, loss_fn, group)
-    values = ranks.mean(values, group)
+        values = derivative(gated, chosen, loss_fn, context)
+    values = context.mean(values)
     if not bool(values.isfinite().all()):
         raise UsageError("a score is not finite: the loss on the scoring batches, or its gradient, is not a number")
-    examples = int(ranks.total([sum(size_of(inputs) for inputs, _ in chosen)], group)[0])
-    counted = int(ranks.total([len(chosen)], group)[0])
+    examples = int(context.total([sum(size_of(inputs) for inputs, _ in chosen)])[0])
+    counted = int(context.total([len(chosen)])[0])
     return Scores(values, counted, examples, examples * FORWARDS[scoring.kind])
 
 
@@ -242,7 +242,7 @@ def refuse_unmoved() -> None:
     )
 
 
-def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group: ranks.Group) -> Tensor:
+def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, context: Context) -> Tensor:
     """Return the derivative dL/dc of each class, summed over batches."""
     total = torch.zeros(gated.graph.classes, dtype=torch.float64)
     for batch in batches:
@@ -251,7 +251,7 @@ def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, gro
     return total
 
 
-def gate_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group: ranks.Group) -> Tensor:
+def gate_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, context: Context) -> Tensor:
     """Hessian of the loss in the gates times its gradient in the gates, summed over batches."""
     total = torch.zeros(gated.graph.classes, dtype=torch.float64)
     for batch in batches:
@@ -261,7 +261,7 @@ def gate_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group
     return total
 
 
-def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, group: ranks.Group) -> Tensor:
+def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, context: Context) -> Tensor:
     """d/dc of <g, dL/dW>, summed over batches; g is dL/dW summed over all batches (of all ranks), a constant."""
     weights = gated.weights()
     names = list(weights)
@@ -270,7 +270,7 @@ def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, gro
         loss = gated.loss(torch.ones_like(gated.gates()), batch, loss_fn, weights)
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         constant = [b if a is None else a if b is None else a + b for a, b in zip(constant, found, strict=True)]
-    known = {name: ranks.mean(g, group) for name, g in zip(names, constant, strict=True) if g is not None}
+    known = {name: context.mean(g) for name, g in zip(names, constant, strict=True) if g is not None}
     total = torch.zeros(gated.graph.classes, dtype=torch.float64)
     for batch in batches:
         c = gated.gates()

@@ -36,7 +36,7 @@ def uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compiler.disable(hook) if in_use() else hook  # type: ignore[return-value]
 
 
-def forget() -> None:
+def forget_compiled_code() -> None:
     """Drop all compiled code of the process, so that the next calls compile for the new shapes.
 
     Dynamo compiles one piece of code 8 times and then runs it eagerly for good, with a warning. Nothing narrower is
@@ -62,7 +62,11 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def refuse_to_watch(model: nn.Module) -> None:
-    """Compiled code does not see hooks that come and go, so that watching it by hooks would find nobody."""
+    """Compiled code does not see hooks that come and go, so that watching it by hooks would find nobody.
+
+    Raises:
+        UsageError: the model, or a part of it, is compiled.
+    """
     if is_compiled(model):
         raise UsageError(
             "the model is compiled, and the forwards of a compiled model cannot be watched; give training examples to "

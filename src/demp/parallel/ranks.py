@@ -20,10 +20,10 @@ Group = Any
 
 def everyone() -> Group:
     """The group of all ranks, if there are several."""
-    return of_many(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else None
+    return unless_alone(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else None
 
 
-def of_many(group: Group) -> Group:
+def unless_alone(group: Group) -> Group:
     """The group itself, or None if this process is alone in it."""
     return group if group is not None and dist.get_world_size(group) > 1 else None
 

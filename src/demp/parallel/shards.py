@@ -2,89 +2,24 @@
 
 The user's parameter objects stay: a new piece is swapped into the old object, so that optimizers, schedulers and hooks
 keep what they hold. What ``fully_shard`` knows of a parameter's shape is computed anew by its own code, with the mesh,
-the placement and all policies that it has. That code is private to torch: ``rehearse`` tries it before it is needed.
+the placement and all policies that it has. That code is private to torch: ``rehearse_renewal`` tries it before it is
+needed.
 """
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from demp.errors import UsageError
 from demp.parallel import ranks
-
-# One tensor ---------------------------------------------------------------------------------------------
-
-
-def is_sharded(tensor: Any) -> bool:
-    """Return whether the tensor is a ``DTensor``, sharded over several ranks."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def local(tensor: Any) -> Any:
-    """The piece on this rank, in the same memory; any other tensor is its own piece."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
-
-
-def whole_of(tensor: Any) -> Tensor:
-    """All pieces together; every rank must ask."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
-
-
-def spread(whole: Tensor, like: Any) -> Tensor:
-    """A tensor that every rank holds, in pieces on the mesh of another."""
-    if not is_sharded(like) or is_sharded(whole):
-        return whole
-    distribute = sys.modules["torch.distributed.tensor"].distribute_tensor
-    return distribute(whole, like.device_mesh, like.placements, src_data_rank=None)
-
-
-@torch.no_grad()
-def put(tensor: Tensor, value: Tensor) -> None:
-    """Swap another sharded value into a tensor object; its attributes and hooks stay with the object."""
-    kept = dict(vars(tensor))
-    hooks = {name: getattr(tensor, name) for name in ("_backward_hooks", "_post_accumulate_grad_hooks")}
-    fresh = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value.detach()
-    torch.utils.swap_tensors(tensor, fresh)
-    vars(tensor).clear()
-    vars(tensor).update(kept)
-    for name, value_of_hook in hooks.items():
-        setattr(tensor, name, value_of_hook)
-
-
-def set_along(tensors: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
-    """Per index of one axis of each tensor: is any entry different from zero, in whichever piece?"""
-    found = [where_set(local(tensor), axis) for tensor, axis in tensors]
-    pieces = [at for at, (tensor, _) in enumerate(tensors) if is_sharded(tensor)]
-    if not pieces:
-        return found
-    for at in pieces:
-        tensor: Any = tensors[at][0]
-        axis, flags = tensors[at][1], found[at]
-        found[at] = flags.new_zeros(tensor.shape[axis])
-        rows = local(spread(torch.arange(tensor.shape[0], device=flags.device), tensor)) if axis == 0 else slice(None)
-        found[at][rows] = flags
-    mesh = tensors[pieces[0]][0].device_mesh  # pyright: ignore[reportAttributeAccessIssue]
-    flat = torch.cat([found[at] for at in pieces]).to(torch.uint8)
-    dist.all_reduce(flat, dist.ReduceOp.MAX, group=mesh.get_group(mesh.ndim - 1))
-    for at, flags in zip(pieces, flat.split([len(found[at]) for at in pieces]), strict=True):
-        found[at] = flags.bool()
-    return found
-
-
-def where_set(tensor: Tensor, axis: int) -> Tensor:
-    """Per index of one axis: is any entry different from zero?"""
-    flags = tensor != 0
-    return flags if tensor.dim() == 1 else flags.movedim(axis, 0).flatten(1).any(1)
-
-
-# A model ------------------------------------------------------------------------------------------------
+from demp.parallel.pieces import is_sharded, local_piece, swap_in, whole_tensor
 
 
 def states(model: nn.Module) -> list[Any]:
@@ -96,7 +31,7 @@ def states(model: nn.Module) -> list[Any]:
     return list({id(state): state for state in found}.values())
 
 
-def kind_of(module: nn.Module) -> type:
+def user_class(module: nn.Module) -> type:
     """The user's class: ``fully_shard`` gives a module a class of its own, derived from it."""
     line = type(module).__mro__
     mixed = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
@@ -112,13 +47,18 @@ def parts(model: nn.Module) -> list[Any]:
     return [part for group in groups if group is not None for part in group.fsdp_params]
 
 
+def is_sharded_model(model: nn.Module) -> bool:
+    """Does ``fully_shard`` keep parameters of this model in pieces?"""
+    return bool(parts(model))
+
+
 def group_of(model: nn.Module) -> ranks.Group:
     """The ranks among which the model is sharded."""
     mesh = parts(model)[0].mesh_info.mesh
-    return ranks.of_many(mesh.get_group()) if mesh.ndim == 1 else ranks.everyone()
+    return ranks.unless_alone(mesh.get_group()) if mesh.ndim == 1 else ranks.everyone()
 
 
-def leaves(model: nn.Module) -> list[nn.Parameter]:
+def autograd_leaves(model: nn.Module) -> list[nn.Parameter]:
     """The parameters from which autograd graphs of this model hang: the pieces, and the whole ones of its forwards."""
     wholes = [vars(part)["_unsharded_param"] for part in parts(model) if "_unsharded_param" in vars(part)]
     return [*model.parameters(), *wholes]
@@ -131,8 +71,12 @@ def accumulates(model: nn.Module) -> bool:
     return any(gradient is not None for gradient in held)
 
 
-def refuse_unfit(model: nn.Module) -> None:
-    """Ways of sharding that demp cannot renew after a cut."""
+def refuse_unfit_sharding(model: nn.Module) -> None:
+    """Ways of sharding that demp cannot renew after a cut.
+
+    Raises:
+        UsageError: the model is sharded in one of them.
+    """
     mine = parts(model)
     known = {id(part.sharded_param) for part in mine}
     for name, parameter in model.named_parameters():
@@ -160,8 +104,8 @@ def unfit(part: Any) -> str:
         return "holds parameters on the meta device"
     if not all(p.is_replicate() or p.is_shard(0) for p in part.sharded_param.placements):
         return "splits a parameter along another axis than 0"
-    if hasattr(local(part.sharded_param), "fsdp_pre_all_gather"):
-        return f"gathers a {type(local(part.sharded_param)).__name__} in its own way"
+    if hasattr(local_piece(part.sharded_param), "fsdp_pre_all_gather"):
+        return f"gathers a {type(local_piece(part.sharded_param)).__name__} in its own way"
     return ""
 
 
@@ -172,11 +116,20 @@ def reshard(model: nn.Module) -> None:
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
-    """Inside, every sharded parameter of the model is a plain one on every rank, and its forward gathers nothing.
+def whole_parameters(*models: nn.Module) -> Iterator[None]:
+    """Inside, every sharded parameter of these models is a plain one on every rank, and their forwards gather nothing.
 
     All ranks must enter; inside, none waits for another.
     """
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(whole_parameters_of(model))
+        yield
+
+
+@contextmanager
+def whole_parameters_of(model: nn.Module) -> Iterator[None]:
+    """The same for one model."""
     if not any(is_sharded(p) for p in model.parameters()) and not states(model):
         yield
         return
@@ -188,7 +141,7 @@ def whole(model: nn.Module) -> Iterator[None]:
     wholes: dict[int, nn.Parameter] = {}
     for _, _, piece in places:
         if id(piece) not in wholes:
-            wholes[id(piece)] = nn.Parameter(whole_of(piece.detach()), piece.requires_grad)  # type: ignore[union-attr]
+            wholes[id(piece)] = nn.Parameter(whole_tensor(piece.detach()), piece.requires_grad)  # type: ignore[union-attr]
     with ExitStack() as stack:
         for state in states(model):
             for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
@@ -224,6 +177,13 @@ def outdated(model: nn.Module) -> list[Any]:
     return [part for part in parts(model) if part.sharded_param.shape != part._orig_size]
 
 
+def renew_shards(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Let ``fully_shard`` know the new shapes, one parameter after the other; before each, what takes it back."""
+    for part in outdated(model):
+        yield partial(revert, part, vars(part).copy())
+        fit(part)
+
+
 def revert(part: Any, before: dict[str, Any]) -> None:
     """What ``fully_shard`` knew of a parameter before."""
     vars(part).clear()
@@ -235,7 +195,7 @@ def revert(part: Any, before: dict[str, Any]) -> None:
 def fit(part: Any) -> None:
     """Let ``fully_shard`` take a parameter as it is now; the piece moves into memory that it has padded."""
     piece = part.sharded_param
-    value, gradient, placement = local(piece).clone(), piece.grad, part.fsdp_placement
+    value, gradient, placement = local_piece(piece).clone(), piece.grad, part.fsdp_placement
     stand_in = nn.Parameter(torch.empty(piece.shape, dtype=piece.dtype, device=part.device), piece.requires_grad)
     offered = {
         "param": stand_in,
@@ -247,9 +207,9 @@ def fit(part: Any) -> None:
     part._init_sharded_param(**{name: offered[name] for name in wanted})
     if part.post_forward_mesh_info:
         part._init_sharded_post_forward_param_metadata(stand_in)
-    local(part.sharded_param).copy_(value)
+    local_piece(part.sharded_param).copy_(value)
     piece.grad = None
-    put(piece, part.sharded_param.detach())
+    swap_in(piece, part.sharded_param.detach())
     piece.grad = gradient
     part.sharded_param = piece
     part._setattr_on_modules(piece)
@@ -257,8 +217,12 @@ def fit(part: Any) -> None:
     vars(part).pop("_unsharded_param", None)
 
 
-def rehearse(model: nn.Module) -> None:
-    """Renew one parameter as it is, so that a torch whose ``fully_shard`` works otherwise is noticed at once."""
+def rehearse_renewal(model: nn.Module) -> None:
+    """Renew one parameter as it is, so that a torch whose ``fully_shard`` works otherwise is noticed at once.
+
+    Raises:
+        UsageError: it works otherwise.
+    """
     for part in parts(model)[:1]:
         before = vars(part).copy()
         try:

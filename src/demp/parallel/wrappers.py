@@ -23,8 +23,8 @@ from demp.parallel.hooks import Hook
 Wrappers = Sequence[DistributedDataParallel]
 
 
-def inside(model: nn.Module) -> nn.Module:
-    """The user's module inside a wrapper, compiled or not; any other module itself."""
+def user_module(model: nn.Module) -> nn.Module:
+    """The user's module inside a ``DistributedDataParallel``, compiled or not; any other module itself."""
     model = original(model)
     return original(model.module) if isinstance(model, DistributedDataParallel) else model
 
@@ -45,11 +45,15 @@ def around(model: nn.Module) -> list[DistributedDataParallel]:
 
 def group_of(wrappers: Wrappers) -> ranks.Group:
     """The ranks that train this model together."""
-    return ranks.of_many(wrappers[0].process_group) if wrappers else ranks.everyone()
+    return ranks.unless_alone(wrappers[0].process_group) if wrappers else ranks.everyone()
 
 
-def refuse_unfit(wrappers: Wrappers) -> None:
-    """Settings whose memory of old shapes demp cannot renew."""
+def refuse_unfit_wrappers(wrappers: Wrappers) -> None:
+    """Settings whose memory of old shapes demp cannot renew.
+
+    Raises:
+        UsageError: a wrapper has one of them, or some ranks take fewer steps than others.
+    """
     for wrapper in wrappers:
         for hook, state in getattr(wrapper, "_comm_hooks", ()):
             if state is not None and not isinstance(state, dist.ProcessGroup):

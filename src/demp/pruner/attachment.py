@@ -6,8 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from demp.errors import UsageError
-from demp.parallel import ranks, shards
-from demp.parallel.compiled import uncompiled
+from demp.parallel import Context, local_piece, uncompiled
 
 
 class Steps(Protocol):
@@ -27,16 +26,16 @@ class Steps(Protocol):
 
 
 class Attachment:
-    """The hooks on one optimizer's step, which may move to another's; ``group`` says which ranks take it together."""
+    """The hooks on one optimizer's step, which may move to another's; ``context`` says which ranks take it together."""
 
-    def __init__(self, group: Callable[[], ranks.Group]) -> None:
-        self._group = group
+    def __init__(self, context: Callable[[], Context]) -> None:
+        self._context = context
         self._handles: list[Any] = []
 
     def move(self, optimizer: torch.optim.Optimizer, steps: Steps) -> None:
         """Hook the step of this optimizer, and of no other."""
         self.remove()
-        self._handles = hooked(optimizer, steps, self._group)
+        self._handles = hooked(optimizer, steps, self._context)
 
     def remove(self) -> None:
         """Remove the hooks from the optimizer it is at."""
@@ -45,14 +44,14 @@ class Attachment:
         self._handles.clear()
 
 
-def hooked(optimizer: torch.optim.Optimizer, steps: Steps, group: Callable[[], ranks.Group]) -> list[Any]:
+def hooked(optimizer: torch.optim.Optimizer, steps: Steps, context: Callable[[], Context]) -> list[Any]:
     """Hook the optimizer's step; the handles of the hooks."""
     counts = True
 
     def before(opt: Any, args: Any, kwargs: Any) -> Any:
         nonlocal counts
         closure, *others = args[1:] or (kwargs.pop("closure", None),)
-        counts = closure is not None or not creates_state(opt, group())
+        counts = closure is not None or not creates_state(opt, context())
         if closure is None:
             return steps.before_step() if counts else None
         if isinstance(opt, torch.optim.LBFGS):
@@ -84,9 +83,9 @@ def overflowed(optimizer: Any) -> bool:
     return found is not None and bool(found)
 
 
-def creates_state(optimizer: torch.optim.Optimizer, group: ranks.Group) -> bool:
+def creates_state(optimizer: torch.optim.Optimizer, context: Context) -> bool:
     """Is this the step that torch's distributed checkpoints take to create state: the first, rate 0, no gradient?"""
     if optimizer.state or any(float(group["lr"]) != 0 for group in optimizer.param_groups):
         return False
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return not ranks.any_of(any(bool(shards.local(g).count_nonzero()) for g in gradients), group)
+    return not context.any_of(any(bool(local_piece(g).count_nonzero()) for g in gradients))

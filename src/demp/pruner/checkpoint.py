@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from demp.parallel import ranks
 from demp.pruner.checks import Checks
 from demp.pruner.length import compare_plans
 from demp.pruner.regularizer import Regularizer
@@ -40,7 +39,7 @@ def restore(state: dict[str, Any], run: PruningRun, regularizer: Regularizer, ch
     Raises:
         UsageError: the state is of another method or model.
     """
-    as_planned = compare_plans(state, run.method.name, run.total_steps, run.shrinking.group)
+    as_planned = compare_plans(state, run.method.name, run.total_steps, run.shrinking.context)
     run.shrinking.replay(state["gone"], run.detector.proof())
     run.step, run.seed = int(state["step"]), int(state["seed"])
     run.method.load_state_dict(state["method_state"])
@@ -58,7 +57,7 @@ def restore(state: dict[str, Any], run: PruningRun, regularizer: Regularizer, ch
 def say_ended(run: PruningRun) -> None:
     """A pruner that has ended took a state: it watches nothing, and says so where that state is not the run's end."""
     run.detector.close()
-    if run.step < run.total_steps and ranks.is_main_process(run.shrinking.group):
+    if run.step < run.total_steps and run.shrinking.context.is_main_process:
         logger.warning(
             "this pruner has ended (finish() or detach()): model and optimizer have the widths of step %d of %d, and "
             "nothing is pushed or removed from here on. To go on with the run make a new pruner and load the state "

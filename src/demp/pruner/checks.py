@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from demp.errors import DempError
-from demp.parallel import ranks, wrappers
 from demp.pruner.cutter import Cutter
 from demp.pruner.model import HeldError
 from demp.pruner.past import Past
@@ -63,17 +62,17 @@ class Checks:
         again = self._made_again(run.step)
         shrinking.look_around()
         shrinking.refuse_unready()
-        if not (final or again or ranks.any_of(run.method.ready(run.step, self._view), shrinking.group)):
+        context = shrinking.context
+        if not (final or again or context.any_of(run.method.ready(run.step, self._view))):
             return None
-        says = ranks.is_main_process(shrinking.group)
         try:
             report = self._cut(final=final, finishing=finishing)
         except HeldError as error:
             self._view.forget()
-            self._postponement.put_off(run.step, f"{error}", says=says)
+            self._postponement.put_off(run.step, f"{error}", logs=context.is_main_process)
             return None
         self._postponement.end()
-        if shrinking.held_by and report.happened and says:
+        if shrinking.held_by and report.happened and context.is_main_process:
             logger.warning("%s", broken(shrinking.held_by))
         self._skips.settle()
         self._final_at = run.step if final else None
@@ -84,7 +83,7 @@ class Checks:
         run = self._run
         notes = self._skips.summary() if final else ()
         run.shrinking.begin_check(finishing=finishing, at_once=self._postponement.waiting)
-        wrappers.share_buffers(run.shrinking.wrappers)
+        run.shrinking.context.share_buffers()
         report = self._cutter.cut(final=final, notes=notes)
         while run.method.again(run.step):
             report = self._cutter.cut(final=final, notes=notes)

@@ -5,7 +5,7 @@ from copy import deepcopy
 from demp.activity import Detection, ranked
 from demp.errors import DempError
 from demp.methods.base import Selection
-from demp.parallel import ranks
+from demp.pruner.model import CutRequest
 from demp.pruner.run import PruningRun
 from demp.pruner.sparing import Sparing, warn_of_changes
 from demp.pruner.strictness import constant_rules, is_exact
@@ -37,10 +37,9 @@ class Cutter:
 
     def nothing(self) -> None:
         """A report of the final check, which was made before a restart."""
-        how = {"exact": True, "constants": None, "ranking": None, "step": self._run.step, "judged": {}}
+        run = self._run
         notes = ("made before the restart",)
-        examples, limits = self._run.detector.proof(), self._run.config.limits()
-        self._run.shrinking.cut({}, limits, examples=examples, notes=notes, **how)
+        run.shrinking.cut(CutRequest({}, run.config.limits(), run.detector.proof(), step=run.step, notes=notes))
 
     def _select_and_cut(self, final: bool, notes: tuple[str, ...]) -> CutReport:
         run, shrinking = self._run, self._run.shrinking
@@ -53,20 +52,21 @@ class Cutter:
         notes = (*of_copies, *self._notes(selection, detection), *notes)
         rules = constant_rules(run.method, run.wants, shrinking.graph, selection)
         if rules is not None and detection is None:
-            with ranks.together(shrinking.group):
+            with shrinking.context.together():
                 run.detector.draw(run.step)
         deviations = None if detection is None else detection.deviations
-        report = shrinking.cut(
+        request = CutRequest(
             neurons,
             run.config.limits(),
-            examples=run.detector.proof(),
+            run.detector.proof(),
+            step=run.step,
             exact=is_exact(run.method, shrinking.graph, selection),
             constants=rules,
             ranking=ranked(shrinking.graph, deviations) if deviations else None,
-            step=run.step,
             judged=self._view.judged,
             notes=notes,
         )
+        report = shrinking.cut(request)
         self._view.forget()
         self._show(report, selection)
         return report
@@ -89,7 +89,7 @@ class Cutter:
         return notes + run.others.notes(left_out(shrinking.model, shrinking.graph, optimizers))
 
     def _show(self, report: CutReport, selection: Selection) -> None:
-        group = self._run.shrinking.group
-        warn_of_changes(report, group)
-        if ranks.is_main_process(group):
+        context = self._run.shrinking.context
+        warn_of_changes(report, context)
+        if context.is_main_process:
             show(report, selection.advice, bool(selection.notes), on_stderr=self._shows_cuts)

@@ -34,7 +34,11 @@ class Examples:
 
 
 def refuse_missing(name: str, wants: Wants, examples: Examples) -> None:
-    """A method that scores needs something to score on."""
+    """A method that looks at training examples, or measures the loss on them, needs some.
+
+    Raises:
+        UsageError: the method needs labelled or unlabelled batches that were not given.
+    """
     if wants.scores and (examples.batches is None or examples.loss_fn is None):
         raise UsageError(
             f"{name} measures the loss on training examples; pass loss_fn=... (of output and targets) and "

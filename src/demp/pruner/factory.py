@@ -18,7 +18,11 @@ from demp.pruner.options import DemPOptions, with_every_option
 
 
 def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Split keyword options into the method's config fields and the pruner's arguments."""
+    """Split keyword options into the method's config fields and the pruner's arguments.
+
+    Raises:
+        UsageError: an option that neither of them has, or the config of another method.
+    """
     fields = {f.name for f in dataclasses.fields(method.Config)}
     mine = {k: v for k, v in options.items() if k in fields}
     rest = {k: v for k, v in options.items() if k not in fields}

@@ -28,7 +28,11 @@ def draw_weights(model: nn.Module, seed: int) -> None:
 
 
 def resetting(module: nn.Module, path: str = "") -> Iterator[Callable[[], object]]:
-    """The methods to call, in the order of the modules."""
+    """The methods to call, in the order of the modules.
+
+    Raises:
+        UsageError: a module holds parameters and has no such method.
+    """
     reset = next((getattr(module, name) for name in RESETS if callable(getattr(module, name, None))), None)
     if reset is None and (own := [name for name, _ in module.named_parameters(recurse=False)]):
         raise UsageError(

@@ -13,7 +13,6 @@ from demp.activity.observe import quiet
 from demp.errors import UsageError
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied, tensors_in
-from demp.parallel import ranks, shards
 from demp.pruner.model import ShrinkingModel
 from demp.surgery import LiveModel, Plan, VerifyOptions, execute
 
@@ -39,7 +38,7 @@ class LatencyClock:
     ) -> None:
         self._shrinking, self._inputs, self._clock = shrinking, example_inputs, clock
         model = shrinking.model
-        if shards.parts(model):
+        if shrinking.context.sharded:
             raise UsageError("a latency budget times the whole network, and fully_shard keeps pieces of it; use flops=")
         validate_devices(model, example_inputs)
         self._dense = copy.deepcopy(model)
@@ -49,6 +48,9 @@ class LatencyClock:
         """Median seconds of one forward without ``removed``, which must include what is removed by now, and dense.
 
         Among several ranks the slowest of them counts, so all must ask.
+
+        Raises:
+            UsageError: ``removed`` gives back what is removed already.
         """
         model, now = self._shrinking.model, self._shrinking.state
         if bool((now.removed & ~removed).any()):
@@ -57,7 +59,7 @@ class LatencyClock:
         plan = Plan(now, now.graph.at(removed), {})
         execute(LiveModel(other), plan, VerifyOptions(self._inputs, verify=False))
         mine = in_turns((other, self._dense), self._inputs, self._clock)
-        slowest = ranks.highest(mine, self._shrinking.group)
+        slowest = self._shrinking.context.highest(mine)
         return slowest[0] or mine[0], slowest[1] or mine[1]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.methods.base import Method
-from demp.parallel import ranks
+from demp.parallel import Context
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -27,11 +27,11 @@ class Pushes:
         """Is the planned run over after ``step`` steps?"""
         return step >= self._total_steps
 
-    def say_past(self, step: int, group: ranks.Group) -> None:
+    def say_past(self, step: int, context: Context) -> None:
         """Once, when a step beyond the plan begins."""
         if self.over(step) and not self._logged:
             self._logged = True
-            if ranks.is_main_process(group):
+            if context.is_main_process:
                 logger.warning(
                     "training goes on after the total_steps of %d: nothing is pushed any more, and neurons that are "
                     "dead still go at the checks",
@@ -59,7 +59,7 @@ class Pushes:
         return not self.over(step) and self._method.masks_due(step)
 
 
-def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ranks.Group) -> bool:
+def compare_plans(state: dict[str, Any], name: str, total_steps: int, context: Context) -> bool:
     """Is a saved run as long as this one? Another length is logged: schedules follow the new one from here on.
 
     Raises:
@@ -69,12 +69,12 @@ def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ran
         raise UsageError(
             f"the saved run has method {state['method']!r}, this pruner {name!r}; build it with the method of the run"
         )
-    return same_plan(int(state["total_steps"]), total_steps, int(state["step"]), group)
+    return same_plan(int(state["total_steps"]), total_steps, int(state["step"]), context)
 
 
-def same_plan(before: int, now: int, step: int, group: ranks.Group) -> bool:
+def same_plan(before: int, now: int, step: int, context: Context) -> bool:
     """Is a run as long as it was planned? If not, a line says what that means."""
-    if before != now and ranks.is_main_process(group):
+    if before != now and context.is_main_process:
         logger.warning(
             "the saved run was planned for %d steps, this one for %d: from step %d on all schedules are those of %d",
             *(before, now, step, now),

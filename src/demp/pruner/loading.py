@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from demp.artifact.widths import Widths, fit, recorded, refuse_broken, traced, whole_name
 from demp.errors import UsageError
 from demp.graph.forward import first_names
-from demp.parallel import shards, wrappers
-from demp.parallel.compiled import forget as forget_compiled_code
+from demp.parallel import forget_compiled_code, is_sharded_model, user_module
 from demp.pruner import Pruner
 from demp.surgery.beside import announce, beside
 from demp.surgery.record import put_record, record_of
@@ -34,7 +33,7 @@ LOST = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_state_dict` did."""
+    """What `demp.load_state_dict` did to the model: names that did not match, and tensors that changed their widths."""
 
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
@@ -61,7 +60,7 @@ def load_state_dict(
         UsageError: a tensor fits no widths of this model, the record is needed and lost, a pruner is at work on the
             model, or names differ. Nothing has changed then.
     """
-    model = wrappers.inside(model)
+    model = user_module(model)
     state_dict = unprefixed(of_model(state_dict) if isinstance(state_dict, nn.Module) else state_dict, model)
     state_dict = with_ties(state_dict, model)
     refuse_at_work(model)
@@ -138,8 +137,12 @@ def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
 
 
 def refuse_at_work(model: nn.Module) -> None:
-    """A model whose widths somebody else keeps account of."""
-    if shards.parts(model):
+    """A model whose widths somebody else keeps account of.
+
+    Raises:
+        UsageError: the model is sharded, or a pruner is at work on it.
+    """
+    if is_sharded_model(model):
         raise UsageError("fully_shard keeps this model in pieces; load the state dict before you shard it")
     mine = {id(p) for p in model.parameters()}
     for one in [o for o in gc.get_objects() if type(o) is Pruner and o.at_work]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 from demp.errors import CutError, UsageError
 from demp.graph import trace
 from demp.graph.forward import first_names, set_forward
-from demp.parallel import ranks, shards, wrappers
+from demp.parallel import (
+    accumulates,
+    autograd_leaves,
+    context_of,
+    refuse_unfit_sharding,
+    rehearse_renewal,
+    reshard,
+    user_module,
+)
 from demp.pruner.outside import OutsideReaders
 from demp.pruner.validation import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
 from demp.surgery import (
@@ -37,11 +46,33 @@ logger = logging.getLogger("demp")
 
 
 class HeldError(CutError):
-    """A forward may still get its backward, so that the check must wait; what holds it."""
+    """A forward may still get its backward, so that the check must wait; the message is what holds it."""
 
 
 class StillWaitingError(CutError):
     """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
+
+
+@dataclass(frozen=True)
+class CutRequest:
+    """One cut that a check asks of a model: which neurons, how it is proven, and what its report says beside it."""
+
+    neurons: Mapping[str, Tensor]
+    """Layer -> boolean per neuron, dense numbering."""
+    limits: Limits
+    examples: Any
+    """Inputs on which the cut is proven."""
+    step: int
+    exact: bool = True
+    """Outputs must not change: all of these neurons are dead."""
+    constants: ConstantRules | None = None
+    """How the constants of neurons that are the same for every example move; None: they are zeros."""
+    ranking: Tensor | None = None
+    """One number per class: of neurons that could go, those that it puts highest stay for floors and the like."""
+    judged: Mapping[str, int] = field(default_factory=dict)
+    """What the detection behind it looked at: batches, examples, forwards."""
+    notes: tuple[str, ...] = ()
+    """What the report says besides its own notes."""
 
 
 class ShrinkingModel:
@@ -62,13 +93,13 @@ class ShrinkingModel:
         outputs: Outputs = None,
         copies: Iterable[Any] = (),
     ) -> None:
-        self.given, self.model, self._outputs = given, wrappers.inside(given), outputs
+        self.given, self.model, self._outputs = given, user_module(given), outputs
         set_forward(self.model, forward)
         refuse_unknown_outputs(self.model, outputs)
         refuse_wrapper(self.model)
-        shards.refuse_unfit(self.model)
-        shards.rehearse(self.model)
-        shards.reshard(self.model)
+        refuse_unfit_sharding(self.model)
+        rehearse_renewal(self.model)
+        reshard(self.model)
         self.graph = trace(self.model, example_inputs, outputs=outputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         refuse_nothing_removable(self.model, self.graph)
@@ -95,20 +126,18 @@ class ShrinkingModel:
             self.add_copy(copied)
 
     def look_around(self) -> None:
-        """Find the wrappers around the model, and the ranks that train it."""
-        self.wrappers = wrappers.around(self.given)
-        sharded = bool(shards.parts(self.model))
-        self.group = shards.group_of(self.model) if sharded else wrappers.group_of(self.wrappers)
+        """Find out anew who trains the model: wrappers and ranks."""
+        self.context = context_of(self.given)
 
     def refuse_unready(self) -> None:
         """A model that is not what was traced, or a moment that would meet old weights."""
-        with ranks.together(self.group):
+        with self.context.together():
             torch.clear_autocast_cache()
-            shards.reshard(self.model)
+            reshard(self.model)
             refuse_replaced_parts(self.model, self._parts)
             refuse_not_finite(self.model)
-            wrappers.refuse_unfit(self.wrappers)
-        self.outside.settle(self.group)
+            self.context.refuse_unfit_wrappers()
+        self.outside.settle(self.context)
 
     def add_copy(self, given: Any) -> None:
         """Cut this copy of the model with it, from now on.
@@ -131,7 +160,7 @@ class ShrinkingModel:
             return
         self._looked = True
         found = look_alikes(self.model, [*(copied.content for copied in self.copies), *self.measured])
-        if found and ranks.is_main_process(self.group):
+        if found and self.context.is_main_process:
             logger.warning(
                 "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
                 "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "
@@ -166,7 +195,7 @@ class ShrinkingModel:
                     "finish() was called while gradients wait to be averaged; call it after the last step"
                 )
             raise HeldError("an unfinished accumulation of gradients")
-        if at_once or self.group is not None:
+        if at_once or not self.context.alone:
             self._refuse_held()
 
     def _refuse_held(self) -> None:
@@ -177,40 +206,28 @@ class ShrinkingModel:
 
     def accumulates(self) -> bool:
         """Do gradients wait on any rank to be averaged later?"""
-        return ranks.any_of(shards.accumulates(self.model), self.group)
+        return self.context.any_of(accumulates(self.model))
 
     def held(self) -> str:
         """What holds a forward that may still get its backward, on any rank; empty if nothing does."""
-        with ranks.together(self.group):
+        with self.context.together():
             names = {id(p): name for name, p in self.model.named_parameters()}
-            mine = held_forward((names.get(id(p), "a parameter"), p) for p in shards.leaves(self.model))
-        return next((text for text in ranks.gathered(mine, self.group) if text), "")
+            mine = held_forward((names.get(id(p), "a parameter"), p) for p in autograd_leaves(self.model))
+        return next((text for text in self.context.gathered(mine) if text), "")
 
-    def cut(
-        self,
-        neurons: Mapping[str, Tensor],
-        limits: Limits,
-        *,
-        examples: Any,
-        exact: bool,
-        constants: ConstantRules | None,
-        ranking: Tensor | None,
-        step: int,
-        judged: dict[str, int],
-        notes: tuple[str, ...],
-    ) -> CutReport:
-        """Take these neurons, proven on the examples; the report joins the history.
+    def cut(self, request: CutRequest) -> CutReport:
+        """Take the neurons of a request, proven on its examples; the report joins the history.
 
-        Of neurons that could go, those that ``ranking`` (one number per class) puts highest stay for floors and the
-        like.
+        Raises:
+            CutError: refused, or rolled back; the model is as before.
         """
-        plan = plan_cut(self.state, neurons, limits, ranking)
+        plan = plan_cut(self.state, request.neurons, request.limits, request.ranking)
         if not plan.empty:
             self._refuse_held()
             self.warn_of_copies()
-        options = VerifyOptions(examples, exact, constants=constants, outputs=self._outputs)
-        report, plan = execute(self._live(), plan, options, step=step, judged=judged)
-        report = dataclasses.replace(report, notes=(*report.notes, *notes))
+        options = VerifyOptions(request.examples, request.exact, constants=request.constants, outputs=self._outputs)
+        report, plan = execute(self._live(), plan, options, step=request.step, judged=request.judged)
+        report = dataclasses.replace(report, notes=(*report.notes, *request.notes))
         self.state = plan.after
         self._parts = parts_of(self.model)
         self.history.append(report)
@@ -243,4 +260,4 @@ class ShrinkingModel:
     def _live(self) -> LiveModel:
         """The model as it is now, with all that must follow when it takes other widths."""
         optimizers, copies = (*self.optimizers, *self.others()), (*self.copies, Copy("masks", self.masks))
-        return LiveModel(self.model, optimizers, copies, self._base, self.wrappers, self.group)
+        return LiveModel(self.model, optimizers, copies, self._base, self.context)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from demp.graph import NeuronGraph
-from demp.parallel import ranks
+from demp.parallel import everyone
 
 logger = logging.getLogger("demp")
 
@@ -65,7 +65,7 @@ class OtherOptimizers:
         if self._idle or self._forwards <= PATIENCE * max(self._most, USUAL if self._steps else PATIENCE * USUAL):
             return
         self._idle = True
-        if ranks.is_main_process(ranks.everyone()):
+        if everyone().is_main_process:
             logger.warning(
                 "%s ran %d training forwards without a step of the optimizer that its pruner is attached to (%s): "
                 "nothing is pushed, checked or cut. Step it, hand over with pruner.attach_to(optimizer), or call "
@@ -84,7 +84,7 @@ class OtherOptimizers:
         known = self._seen.get(key)
         if known is not None and known() is optimizer and self._steps_at.get(key) == steps and key not in self._named:
             self._named[key] = type(optimizer).__name__
-            if ranks.is_main_process(ranks.everyone()):
+            if everyone().is_main_process:
                 logger.warning("%s", self._sentence(type(optimizer).__name__))
         self._seen[key], self._steps_at[key] = weakref.ref(optimizer), steps
 
@@ -97,7 +97,7 @@ class OtherOptimizers:
 
     def notes(self, left_out: str = "") -> tuple[str, ...]:
         """What a report must say: who steps the model instead, and which parameter nobody steps (logged once)."""
-        if left_out and left_out != self._left_out and ranks.is_main_process(ranks.everyone()):
+        if left_out and left_out != self._left_out and everyone().is_main_process:
             logger.warning("%s", left_out)
         self._left_out = left_out
         found = tuple(self._sentence(name) for name in dict.fromkeys(self._named.values()))

@@ -17,8 +17,7 @@ from demp.activity.window import reads_its_input
 from demp.graph import NeuronGraph
 from demp.graph.forward import first_names
 from demp.graph.scripted import followed_modules
-from demp.parallel import ranks
-from demp.parallel.hooks import Hook
+from demp.parallel import Context, Hook
 
 logger = logging.getLogger("demp")
 CONTRACTIONS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Convolution", "Linear", "MkldnnConvolution")
@@ -48,13 +47,13 @@ class OutsideReaders:
                 hook = Hook(self._hook(name, module))
                 self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def settle(self, group: ranks.Group) -> None:
+    def settle(self, context: Context) -> None:
         """Neurons that were found since the last time, on any rank, stay from now on."""
-        found = [one for of_rank in ranks.gathered(self._stay, group) for one in of_rank.items()]
+        found = [one for of_rank in context.gathered(self._stay) for one in of_rank.items()]
         self._stay = {}
         for name, classes in found:
             kept = self._graph.keep(classes)
-            if kept and ranks.is_main_process(group):
+            if kept and context.is_main_process:
                 logger.warning(
                     "%s is not run by the forward that was traced, but reads %d neurons: they stay. Let the forward "
                     "of the example inputs run it, and they may go",
@@ -62,7 +61,7 @@ class OutsideReaders:
                     kept,
                 )
 
-        if self._handles and not self._warned and ranks.is_main_process(group):
+        if self._handles and not self._warned and context.is_main_process:
             self._warned = True
             logger.warning(
                 "no forward has run %s so far, and what they would read may go: then they do not fit any more. Let the "

@@ -14,12 +14,12 @@ class Postponement:
     def __init__(self) -> None:
         self.count, self.waiting = 0, False
 
-    def put_off(self, step: int, held: str, *, says: bool) -> None:
-        """One more; ``held`` is what holds the forward. Only one process ``says`` so."""
+    def put_off(self, step: int, held: str, *, logs: bool) -> None:
+        """One more; ``held`` is what holds the forward. Only the main process ``logs`` it."""
         self.count, self.waiting = self.count + 1, True
-        if says and self.count == 1:
+        if logs and self.count == 1:
             logger.info("cut at step %d postponed: a forward still waits for its backward", step)
-        if says and self.count == PATIENCE:
+        if logs and self.count == PATIENCE:
             logger.warning("%s", advice(step, held))
 
     def end(self) -> None:

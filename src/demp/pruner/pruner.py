@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from demp.activity import Detection
 from demp.activity.detector import Batches
 from demp.errors import UsageError
-from demp.graph import GraphState
 from demp.importance.gates import Loss
 from demp.methods.base import Method
-from demp.parallel import wrappers
-from demp.parallel.compiled import Stopwatch, is_compiled
+from demp.parallel import Stopwatch
 from demp.pruner.attachment import Attachment
 from demp.pruner.checkpoint import restore, saved_state, say_ended
 from demp.pruner.checks import Checks
@@ -25,7 +23,7 @@ from demp.pruner.initialization import draw_weights
 from demp.pruner.length import same_plan
 from demp.pruner.model import ShrinkingModel
 from demp.pruner.regularizer import Regularizer
-from demp.pruner.run import PruningRun
+from demp.pruner.run import OfRun, PruningRun
 from demp.pruner.summary import Summary, metrics_of, summary_of, with_run
 from demp.pruner.validation import (
     refuse_foreign_optimizer,
@@ -40,7 +38,7 @@ from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
 
 
-class Pruner(Earlier):
+class Pruner(OfRun, Earlier):
     """Runs one method on one training run. What each option means: ``help(demp.DemP)``.
 
     A method that prunes or masks before training does so here (or in ``attach_to``). Where a trainer makes the
@@ -78,7 +76,7 @@ class Pruner(Earlier):
         self._shrinking = shrinking = ShrinkingModel(
             model, example_inputs, reading=config.reading(), forward=forward, outputs=outputs, copies=holders
         )
-        self._stopwatch = Stopwatch(is_compiled(model))
+        self._stopwatch = Stopwatch(shrinking.context.compiled)
         examples = Examples(example_inputs, batches, loss_fn)
         self._run = run = PruningRun(shrinking, method, config, examples, total_steps=total_steps, seed=seed)
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
@@ -87,13 +85,13 @@ class Pruner(Earlier):
         self._regularizer = Regularizer(run, view)
         cutter = Cutter(run, view, self._regularizer.live, alive_in_copies, shows_cuts=shows_cuts)
         self._checks = Checks(run, view, cutter, on_error)
-        self._attachment = Attachment(lambda: shrinking.group)
+        self._attachment = Attachment(lambda: shrinking.context)
         self._start(None if optimizer is None else optimizers, attach=attach)
 
     def _start(self, optimizers: tuple[torch.optim.Optimizer, ...] | None, *, attach: bool) -> None:
         """Refuse where others prune the model in another way, and begin if the optimizers are there."""
-        wrappers.refuse_unfit(self._shrinking.wrappers)
-        refuse_other_pruner(self, self._shrinking.group)
+        self._shrinking.context.refuse_unfit_wrappers()
+        refuse_other_pruner(self, self._shrinking.context)
         refuse_second_pruner(self)
         self._look_ahead()
         if optimizers is not None:
@@ -106,6 +104,9 @@ class Pruner(Earlier):
         """Hook the step of an optimizer that was made after the pruner: the first, or another for a second phase.
 
         The optimizer before it is let go; as long as it lives its state still follows the cuts.
+
+        Raises:
+            UsageError: the pruner has ended, or this optimizer is its own already.
         """
         if self._detached:
             raise UsageError("this pruner has ended (finish() or detach()); make another one for another run")
@@ -119,7 +120,7 @@ class Pruner(Earlier):
 
     def plan(self, total_steps: int) -> None:
         """Take another length for the rest of the run: all schedules are those of the new one from this step on."""
-        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.group):
+        if same_plan(self.total_steps, total_steps, self.step, self._shrinking.context):
             return
         self._run.plan(total_steps)
         self._regularizer.plan()
@@ -165,16 +166,6 @@ class Pruner(Earlier):
         self._run.step = step
 
     @property
-    def total_steps(self) -> int:
-        """Return the optimizer steps of the whole run."""
-        return self._run.total_steps
-
-    @property
-    def seed(self) -> int:
-        """Return the seed of the noise and of the examples that are drawn."""
-        return self._run.seed
-
-    @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
         """Those that hold the parameters; none yet where a trainer makes them later."""
         return self._shrinking.optimizers
@@ -188,11 +179,6 @@ class Pruner(Earlier):
     def at_work(self) -> bool:
         """Is it attached, or driven by hand, and neither finished nor detached?"""
         return not self._detached
-
-    @property
-    def state(self) -> GraphState:
-        """The network as it is now."""
-        return self._shrinking.state
 
     @property
     def flops(self) -> int:
@@ -237,6 +223,9 @@ class Pruner(Earlier):
         """The final check and cut, unless it was just made; all hooks are removed. Again: the last report.
 
         A check that falls on the last of ``total_steps`` is the final one.
+
+        Raises:
+            UsageError: it never had an optimizer.
         """
         if self._finished:
             return self.history[-1]

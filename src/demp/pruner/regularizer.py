@@ -48,7 +48,7 @@ class Regularizer:
     def before_step(self) -> None:
         """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
         run, step = self._run, self._run.step
-        self.pushes.say_past(step, run.shrinking.group)
+        self.pushes.say_past(step, run.shrinking.context)
         noise = self.pushes.noise(step)
         if noise is not None and noise.std > 0:
             self.live.look()

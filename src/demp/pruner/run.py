@@ -6,9 +6,10 @@ from torch import Tensor
 
 from demp.activity.detector import Detector, by_probe
 from demp.budgets import Meter, sizes_of
+from demp.graph import GraphState
 from demp.masking.masks import Masks
 from demp.methods.base import Method
-from demp.parallel.compiled import refuse_to_watch
+from demp.parallel import refuse_to_watch
 from demp.pruner.examples import Examples, refuse_missing
 from demp.pruner.latency import LatencyClock
 from demp.pruner.model import ShrinkingModel
@@ -40,7 +41,7 @@ class PruningRun:
         self.method = method(config, total_steps)
         self.method.refuse_unfit(graph)
         self.wants = self.method.wants()
-        refuse_pieces(method.name, self.wants, model)
+        refuse_pieces(method.name, self.wants, shrinking.context)
         timed = config.budget is not None and config.budget.latency is not None
         clock = LatencyClock(shrinking, examples.inputs).seconds if timed else None
         self.meter = Meter(graph, sizes_of(model), clock)
@@ -83,3 +84,24 @@ class PruningRun:
         """Groups of the parameters that the optimizers are about to move, by id: trainable, held, with a gradient."""
         groups = [group for optimizer in self.shrinking.optimizers for group in optimizer.param_groups]
         return {id(p): g for g in groups for p in g["params"] if p.requires_grad and p.grad is not None}
+
+
+class OfRun:
+    """What a pruner and the view that its method has both say of their run."""
+
+    _run: PruningRun
+
+    @property
+    def state(self) -> GraphState:
+        """The network as it is now."""
+        return self._run.shrinking.state
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps of the whole run."""
+        return self._run.total_steps
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise and of the examples that are drawn."""
+        return self._run.seed

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from demp.errors import DempError, UsageError
-from demp.parallel import ranks
+from demp.parallel import ElsewhereError
 from demp.pruner.model import ShrinkingModel, StillWaitingError
 from demp.surgery import CutReport
 
@@ -30,7 +30,7 @@ class Skips:
 
     def covers(self, error: DempError) -> bool:
         """Is the check to be skipped for this error? Errors that are not demp's own, on whichever rank, are not."""
-        if isinstance(error, StillWaitingError) or (isinstance(error, ranks.ElsewhereError) and error.fault):
+        if isinstance(error, StillWaitingError) or (isinstance(error, ElsewhereError) and error.fault):
             return False
         return self._skips
 
@@ -49,7 +49,7 @@ class Skips:
         self.steps.append(step)
         self._reason = f"{error}"
         self._retry = step + max(1, self.total_steps // RETRIES)
-        if ranks.is_main_process(shrinking.group):
+        if shrinking.context.is_main_process:
             later = "" if finishing else "; training goes on, and the cut is tried again"
             logger.log(self._level(), "cut at step %d skipped: %s%s", step, self._reason, later)
         return shrinking.skip(step, f"skipped: {self._reason}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from demp.activity.detector import Detector
 from demp.errors import UsageError
-from demp.parallel import ranks, shards
+from demp.parallel import Context
 from demp.pruner.model import ShrinkingModel
 from demp.surgery import CutReport
 from demp.surgery.copy_proof import inputs_for
@@ -45,7 +45,7 @@ class Sparing:
         if not alive:
             return going, silent
         note = f"neurons that are dead in the model are alive in copies of it, {alive}: {CHOICES[self._choice]}"
-        if not self._logged and ranks.is_main_process(shrinking.group):
+        if not self._logged and shrinking.context.is_main_process:
             others = "; ".join(f"{choice!r}, {what}" for choice, what in CHOICES.items() if choice != self._choice)
             logger.warning("%s. With alive_in_copies=%s", note, others)
         self._logged = True
@@ -65,7 +65,7 @@ def dead_in_copies(
         if copied.module is None:
             continue
         fit = partial(inputs_for, copied.module, shrinking.model)
-        with shards.whole(copied.module):
+        with shrinking.context.whole(copied.module):
             try:
                 dead = detector.detect_on_copy(copied.module, fit, shrinking.state, step).dead
             except Exception as error:  # the user's forward may raise anything
@@ -74,18 +74,18 @@ def dead_in_copies(
                 continue
         alive[copied.name] = sum(int((flags & ~dead[name]).sum()) for name, flags in neurons.items())
         going = {name: flags & dead[name] for name, flags in going.items()}
-    if shrinking.group is not None:
-        going = ranks.common(going, shrinking.group)
-        of_ranks = ranks.gathered(alive, shrinking.group)
+    if not shrinking.context.alone:
+        going = shrinking.context.common(going)
+        of_ranks = shrinking.context.gathered(alive)
         alive = {name: max(one.get(name, 0) for one in of_ranks) for of_rank in of_ranks for name in of_rank}
     return going, alive, tuple(silent)
 
 
-def warn_of_changes(report: CutReport, group: ranks.Group) -> None:
+def warn_of_changes(report: CutReport, context: Context) -> None:
     """Copies whose outputs changed where those of the model did not."""
     least = max(CHANGE, 10 * (report.drift or 0.0))
     changed = {name: drift for name, drift in report.copies.items() if drift is not None and drift > least}
-    if changed and ranks.is_main_process(group):
+    if changed and context.is_main_process:
         changes = ", ".join(f"{name} by {drift:.2g}" for name, drift in changed.items())
         logger.warning(
             "the cut at step %s changed outputs of copies of the model, over their scale: %s", report.step, changes

@@ -13,24 +13,35 @@ from demp.budgets import Meter, least
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.base import Method, MethodConfig, Wants
-from demp.parallel import ranks, shards
-from demp.parallel.compiled import original
+from demp.parallel import Context, is_sharded, original
 
 
 def validate_total_steps(total_steps: Any) -> None:
-    """Raise UsageError unless the length of the run is a whole number of steps, at least one."""
+    """The length of a run is a whole number of steps, at least one.
+
+    Raises:
+        UsageError: it is anything else.
+    """
     if not isinstance(total_steps, Integral) or total_steps <= 0:
         raise UsageError(f"total_steps is {total_steps}; give the number of optimizer steps of the run, at least 1")
 
 
 def validate_attachment(optimizers: Sequence[torch.optim.Optimizer], *, attach: bool) -> None:
-    """Raise UsageError if there are several optimizers whose step could be hooked."""
+    """Only one optimizer's step can be hooked.
+
+    Raises:
+        UsageError: there are several.
+    """
     if attach and len(optimizers) > 1:
         raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
 
 
 def refuse_wrapper(model: nn.Module) -> None:
-    """The pruner works on the module itself, which it finds inside a compiled one or a DistributedDataParallel."""
+    """The pruner works on the module itself, which it finds inside a compiled one or a DistributedDataParallel.
+
+    Raises:
+        UsageError: it is no module, or wrapped in something else.
+    """
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a {type(model).__name__}; pass a torch.nn.Module")
     kind = type(original(model)).__name__
@@ -41,7 +52,11 @@ def refuse_wrapper(model: nn.Module) -> None:
 
 
 def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
-    """A model without removable neurons has nothing to gain."""
+    """A model without removable neurons has nothing to gain.
+
+    Raises:
+        UsageError: it has none, with the reasons of the graph.
+    """
     if not any(bool(layer.removable.any()) for layer in graph.layers):
         reasons = "; ".join(dict.fromkeys(f"{r.name}: {r.reason}" for r in graph.refused[:3]))
         why = reasons or "no activation function follows a convolution or linear layer"
@@ -54,7 +69,11 @@ def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
 
 
 def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Parameters that shrink must be in the optimizers that were given, or their state would go stale."""
+    """Parameters that shrink must be in the optimizers that were given, or their state would go stale.
+
+    Raises:
+        UsageError: a trainable one is in none of them.
+    """
     held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
     shrinking = {slot.tensor for slot in graph.slots}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -79,7 +98,11 @@ def left_out(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.op
 
 
 def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
-    """A momentum copy of a part of the model inside the model: its own neurons would go at other times."""
+    """A momentum copy of a part of the model inside the model: its own neurons would go at other times.
+
+    Raises:
+        UsageError: there is one, and its neurons could go.
+    """
     shrinking = {slot.tensor for slot in graph.slots}
     kinds: dict[Any, list[tuple[str, nn.Module]]] = {}
     for name, part in model.named_modules():
@@ -101,7 +124,7 @@ def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
 def is_copy(part: nn.Module, other: nn.Module) -> bool:
     """Have two modules of one form the same values, of which some were drawn?"""
     pairs = list(zip(part.parameters(), other.parameters(), strict=True))
-    if any(p is q or shards.is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
+    if any(p is q or is_sharded(p) or p.is_meta or not torch.equal(p, q) for p, q in pairs):
         return False
     return any(p.dim() > 1 and bool((p != p.flatten()[0]).any()) for p, _ in pairs)
 
@@ -110,6 +133,9 @@ def refuse_second_pruner(pruner: Any) -> None:
     """Two pruners of one model would penalise it twice, and each would cut behind the other's back.
 
     The first is found among the objects that Python holds; one that finished or was detached does not count.
+
+    Raises:
+        UsageError: another pruner is at work on this model.
     """
     mine, kind = {id(p) for p in pruner.model.parameters()}, type(pruner)
 
@@ -128,9 +154,13 @@ def refuse_second_pruner(pruner: Any) -> None:
         )
 
 
-def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
-    """What needs whole parameters, where ``fully_shard`` keeps pieces of them."""
-    if not shards.parts(model):
+def refuse_pieces(name: str, wants: Wants, context: Context) -> None:
+    """What needs whole parameters, where ``fully_shard`` keeps pieces of them.
+
+    Raises:
+        UsageError: the method needs them, and the model is sharded.
+    """
+    if not context.sharded:
         return
     if wants.penalty_in == "loss":
         raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
@@ -140,9 +170,13 @@ def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
         raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 
-def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
-    """All ranks must prune the same model in the same way, or their noise and their cuts would differ."""
-    if group is None:
+def refuse_other_pruner(pruner: Any, context: Context) -> None:
+    """All ranks must prune the same model in the same way, or their noise and their cuts would differ.
+
+    Raises:
+        UsageError: they differ, on all ranks.
+    """
+    if context.alone:
         return
     layers = [(layer.name, layer.width) for layer in pruner.graph.layers]
     for what, value in (
@@ -152,11 +186,15 @@ def refuse_other_pruner(pruner: Any, group: ranks.Group) -> None:
         ("has another seed", pruner.seed),
     ):
         remedy = "build the pruner with the same model, options, total_steps and seed on every rank"
-        ranks.refuse_disagreement(what, value, group, remedy=remedy, kind=UsageError)
+        context.refuse_disagreement(what, value, remedy=remedy, kind=UsageError)
 
 
 def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> None:
-    """A budget that the method cannot aim at, or that no network of these layers meets."""
+    """A budget that the method cannot aim at, or that no network of these layers meets.
+
+    Raises:
+        UsageError: the method takes no budget, or every layer at its floor is still above it.
+    """
     if config.budget is None:
         return
     if not method.takes_budget:

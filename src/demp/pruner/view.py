@@ -10,18 +10,17 @@ from demp.activity import Detection, agreed
 from demp.activity.detector import made
 from demp.activity.zeros import share_of_zeros
 from demp.errors import UsageError
-from demp.graph import GraphState
 from demp.graph.forward import first_names
 from demp.importance.gates import Gated, Scoring, first, scores, size_of
 from demp.masking.masks import maskable
-from demp.parallel import ranks, shards
+from demp.parallel import whole_tensor
 from demp.pruner.earlier import EarlierView
-from demp.pruner.run import PruningRun
+from demp.pruner.run import OfRun, PruningRun
 
 NOTHING_JUDGED = {"batches": 0, "examples": 0, "forwards": 0}
 
 
-class LiveView(EarlierView):
+class LiveView(OfRun, EarlierView):
     """One run as its method sees it. ``final`` and what a check has found last as long as that check."""
 
     def __init__(self, run: PruningRun) -> None:
@@ -32,21 +31,6 @@ class LiveView(EarlierView):
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
         self.found: Detection | None = None
         self._judged_at = -1
-
-    @property
-    def state(self) -> GraphState:
-        """Return the network as it is now."""
-        return self._shrinking.state
-
-    @property
-    def total_steps(self) -> int:
-        """Return the optimizer steps of the whole run."""
-        return self._run.total_steps
-
-    @property
-    def seed(self) -> int:
-        """Return the random seed of the run."""
-        return self._run.seed
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -66,9 +50,10 @@ class LiveView(EarlierView):
         """Who is dead now. Among several ranks all must ask."""
         if self.found is None or self._judged_at != self._run.step:
             self._judged_at = self._run.step
-            with shards.whole(self._shrinking.model), ranks.together(self._shrinking.group):
+            context = self._shrinking.context
+            with context.whole(self._shrinking.model), context.together():
                 mine = self._run.detector.detect(self.state, self._run.step)
-            self.found = agreed(mine, self._shrinking.group)
+            self.found = agreed(mine, context)
             self._count(self.found.batches, self.found.examples, self.found.examples)
         return self.found
 
@@ -76,9 +61,10 @@ class LiveView(EarlierView):
         """Return one derivative per class, computed on labelled batches."""
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that scores says so in wants()"
-        with shards.whole(self._shrinking.model):
-            pairs, group = self._examples.pairs(self.seed + self._run.step), self._shrinking.group
-            found = scores(self._shrinking.model, self.state, scoring, pairs, loss_fn, group)
+        model, context = self._shrinking.model, self._shrinking.context
+        with context.whole(model):
+            pairs = self._examples.pairs(self.seed + self._run.step)
+            found = scores(model, self.state, scoring, pairs, loss_fn, context)
         self._count(found.batches, found.examples, found.forwards)
         return found.values
 
@@ -86,25 +72,31 @@ class LiveView(EarlierView):
         """Mean loss as training sees it. Among several ranks all must ask."""
         loss_fn = self._examples.loss_fn
         assert loss_fn is not None, "a method that asks for the loss says scores=True in wants()"
-        with shards.whole(self._shrinking.model):
-            gated = Gated(self._shrinking.model, self.state, Scoring(batches=batches, batch_statistics=True))
-            with ranks.together(self._shrinking.group):
+        model, context = self._shrinking.model, self._shrinking.context
+        with context.whole(model):
+            gated = Gated(model, self.state, Scoring(batches=batches, batch_statistics=True))
+            with context.together():
                 pairs = first(self._examples.pairs(self.seed + self._run.step), batches)
             with gated.ready(), torch.no_grad():
                 found = [gated.loss(gated.gates(), pair, loss_fn).double().cpu() for pair in pairs]
-        examples = int(ranks.total([sum(size_of(inputs) for inputs, _ in pairs)], self._shrinking.group)[0])
-        self._count(int(ranks.total([len(pairs)], self._shrinking.group)[0]), examples, examples)
-        return float(ranks.mean(torch.stack(found).mean(), self._shrinking.group))
+        examples = int(context.total([sum(size_of(inputs) for inputs, _ in pairs)])[0])
+        self._count(int(context.total([len(pairs)])[0]), examples, examples)
+        return float(context.mean(torch.stack(found).mean()))
 
     def zeros(self, batches: int) -> Tensor:
-        """Share of zeros per class."""
+        """Share of zeros per class.
+
+        Raises:
+            UsageError: there is no batch of training examples.
+        """
         source = self._examples.unlabelled()
         assert source is not None, "a method that looks at activations says so in wants()"
-        with ranks.together(self._shrinking.group):
+        model, context = self._shrinking.model, self._shrinking.context
+        with context.together():
             chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self._run.step), strict=False)]
             if not chosen:
                 raise UsageError("there is no batch to look at; give at least one batch of training examples")
-        found, count, examples = share_of_zeros(self._shrinking.model, self.state, chosen, self._shrinking.group)
+        found, count, examples = share_of_zeros(model, self.state, chosen, context)
         self._count(count, examples, examples)
         return found
 
@@ -116,7 +108,7 @@ class LiveView(EarlierView):
         """Trainable parameters by first name."""
         tensors, _ = first_names(self._shrinking.model)
         named = {n: p for n, p in tensors.items() if isinstance(p, nn.Parameter) and p.requires_grad}
-        return {name: shards.whole_of(p.detach()) for name, p in named.items()}
+        return {name: whole_tensor(p.detach()) for name, p in named.items()}
 
     def maskable(self) -> Mapping[str, Tensor]:
         """Weights that a mask may thin out."""

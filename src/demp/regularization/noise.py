@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.parallel import shards
+from demp.parallel import local_piece, sharded_like
 
 SEED_STRIDE = 1_000_003
 
@@ -63,12 +63,12 @@ def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int, scra
         weight = target.parameter
         scale = noise.std * target.factor
         deviates = room_for(weight, scratch).normal_(generator=sources[weight.device])
-        place, mine = shards.local(weight), shards.local(shards.spread(deviates, weight))
+        place, mine = local_piece(weight), local_piece(sharded_like(deviates, weight))
         if target.mask is None:
             place.add_(mine, alpha=scale)
         else:
             repeated = target.mask.shape[0] == 1
-            mask = target.mask if repeated else shards.local(shards.spread(target.mask, weight))
+            mask = target.mask if repeated else local_piece(sharded_like(target.mask, weight))
             place.addcmul_(mine, mask.to(weight.dtype), value=scale)
 
 

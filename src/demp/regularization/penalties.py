@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.parallel import shards
+from demp.parallel import local_piece
 from demp.regularization.slices import Slices
 
 KINDS = ("lasso", "l2", "group-lasso")
@@ -66,7 +66,7 @@ def add_gradient(
     parameters = [p for p in parameters if p.requires_grad]
     if penalty.strength == 0 or not parameters:
         return
-    values: list[Tensor] = [shards.local(p.detach()) for p in parameters]
+    values: list[Tensor] = [local_piece(p.detach()) for p in parameters]
     signs = torch._foreach_sign  # pyright: ignore[reportPrivateImportUsage]
     slopes = list(signs(values)) if penalty.kind == "lasso" else values
     add(parameters, slopes, penalty.strength, loss_scale, rising)
@@ -87,7 +87,7 @@ def add(
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [shards.local(p.grad) for p in parameters if p.grad is not None]
+    gradients = [local_piece(p.grad) for p in parameters if p.grad is not None]
     torch._foreach_add_(gradients, slopes, alpha=strength)  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -120,7 +120,7 @@ def add_slice_gradient(
     factors = {} if penalty.kind == "group-lasso" else factors_of(penalty, slices)
     found: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for one in slices:
-        weight = shards.local(one.parameter.detach())
+        weight = local_piece(one.parameter.detach())
         slope = weight * one.spread(factors[weight.device]) if factors else one.over_norms(weight)
         _, before = found.get(id(one.parameter), (None, None))
         found[id(one.parameter)] = (one.parameter, slope if before is None else before.add_(slope))

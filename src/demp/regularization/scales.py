@@ -17,7 +17,7 @@ from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateIm
 from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS, LINEAR
-from demp.parallel import shards
+from demp.parallel import local_piece, whole_tensor
 from demp.regularization.slices import PresentSlices, Slices
 
 
@@ -68,7 +68,7 @@ class OutputScales:
         slices = [one for one in self.slices(state) if one.parameter.grad is not None]
         if not slices:
             return None
-        values = [shards.whole_of(one.parameter.detach()) for one in slices]
+        values = [whole_tensor(one.parameter.detach()) for one in slices]
         gradients = [dense(one.parameter.grad) for one in slices if one.parameter.grad is not None]
         device = values[0].device
         products = products_of(values, gradients)
@@ -95,17 +95,17 @@ class OutputScales:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
                 factors = [one.spread(shrink.factors.to(one.parameter.device)) for one in touched]
-                scale_each([shards.local(one.parameter.detach()) for one in touched], factors)
+                scale_each([local_piece(one.parameter.detach()) for one in touched], factors)
                 names = {id(parameter): slot.tensor for parameter, slot in self._slices.axes}
                 for one, factor in zip(touched, factors, strict=True):
                     for copied in copies:
                         theirs = copied.get(names[id(one.parameter)])
                         if theirs is not None and theirs is not one.parameter:
-                            shards.local(theirs.detach()).mul_(factor.to(theirs.device))
+                            local_piece(theirs.detach()).mul_(factor.to(theirs.device))
         if shrink.amounts is not None:
             for one in slices:
                 if id(one.parameter) in self._norm_scales and (moving is None or id(one.parameter) in moving):
-                    place, amount = shards.local(one.parameter.detach()), shrink.amounts
+                    place, amount = local_piece(one.parameter.detach()), shrink.amounts
                     amount = one.spread(amount.to(place.device)) if isinstance(amount, Tensor) else amount
                     amount = amount * moving[id(one.parameter)] if shrink.times_lr and moving is not None else amount
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
@@ -116,14 +116,14 @@ class OutputScales:
         found = torch.zeros(self._graph.classes, dtype=torch.float64)
         for one in self.slices(state):
             if id(one.parameter) in self._norm_scales or one.parameter.dim() > 1:
-                size = summed(shards.whole_of(one.parameter.detach()).abs(), one.axis)
+                size = summed(whole_tensor(one.parameter.detach()).abs(), one.axis)
                 found.index_add_(0, one.classes.cpu(), size.double().cpu())
         return found
 
 
 def dense(gradient: Tensor) -> Tensor:
     """All of a gradient, also of an embedding with ``sparse=True``."""
-    return shards.whole_of(gradient.to_dense() if gradient.layout == torch.sparse_coo else gradient)
+    return whole_tensor(gradient.to_dense() if gradient.layout == torch.sparse_coo else gradient)
 
 
 def summed(values: Tensor, axis: int) -> Tensor:

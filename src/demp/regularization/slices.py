@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.graph import GraphState, Slot
-from demp.parallel import shards
+from demp.parallel import local_piece, sharded_like
 
 
 class Slices:
@@ -50,7 +50,7 @@ class Slices:
         """One factor per class, as a tensor that broadcasts against this rank's piece of the weight."""
         mine = factors.to(self.parameter.dtype)[self.classes]
         if self.axis == 0:
-            mine = shards.local(shards.spread(mine, self.parameter))
+            mine = local_piece(sharded_like(mine, self.parameter))
         return mine.view(self._shape)
 
 

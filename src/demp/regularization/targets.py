@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from demp.graph import GraphState, NeuronGraph
 from demp.graph.neurons import channel_slots, making_slots, removable_classes
 from demp.graph.parts import STREAM
-from demp.parallel import ranks, shards
+from demp.parallel import everyone, nonzero_along, user_class
 from demp.regularization import penalties
 from demp.regularization.noise import Target
 from demp.regularization.penalties import SLICED, Penalty
@@ -40,8 +40,8 @@ def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Paramete
     """
     scales, producers = candidates(model, graph, on)
     chosen = trainable(scales, producers)
-    text = unusual(scales, producers, shards.kind_of(model).__name__)
-    if on not in ("parameters", NOTHING_PENALISED) and text and ranks.is_main_process(ranks.everyone()):
+    text = unusual(scales, producers, user_class(model).__name__)
+    if on not in ("parameters", NOTHING_PENALISED) and text and everyone().is_main_process:
         logger.warning("%s", text)
     return chosen
 
@@ -175,7 +175,7 @@ class LiveNeurons:
             seen = {id(u.maker): (u.maker.grad, u.maker_axis) for u in self._units if u.witness.grad is None}
             seen |= {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
             looked = {key: (grad, axis) for key, (grad, axis) in seen.items() if grad is not None}
-            self._live = dict(zip(looked, shards.set_along(list(looked.values())), strict=True))
+            self._live = dict(zip(looked, nonzero_along(list(looked.values())), strict=True))
 
     def checked(self, dead: dict[str, Tensor]) -> None:
         """Take the detection of a check, for the mask ``last-check``."""

@@ -19,7 +19,7 @@ from demp.errors import UsageError
 from demp.graph import Read
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.parallel import ranks, shards
+from demp.parallel import whole_tensor
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
 from demp.surgery.looking import look
@@ -72,20 +72,20 @@ def settle(live: LiveModel, plan: Plan, rules: ConstantRules, example_inputs: An
 
     Masked weights cannot take anything up. All ranks come to the same answer.
     """
-    model, group = live.model, live.group
+    model, context = live.model, live.context
     masked = masked_weights(copied.content for copied in live.copies)
-    with shards.whole(model), ranks.together(group):
+    with context.whole(model), context.together():
         mine = look(model, plan.before, example_inputs, outputs)
         refuse_nan(mine.outputs)
-    readers = mine.shared(group)
+    readers = mine.shared(context)
 
     def attempt(plan: Plan, carry_borders: bool = False, drop: bool = False) -> Settled:
-        with shards.whole(model), ranks.together(group):
+        with context.whole(model), context.together():
             moves = plan_moves(plan, readers, required=rules.required, carry_borders=carry_borders, masked=masked)
             moves = dropped(moves) if drop else moves
             wanted = outputs_after(model, moves, example_inputs, outputs)
             change = difference(mine.outputs, wanted)
-        worst = ranks.highest((change,), group)[0]
+        worst = context.highest((change,))[0]
         assert worst is not None
         return Settled(moves, mine.outputs, wanted, worst)
 
@@ -174,7 +174,7 @@ def masked_weights(contents: Iterable[Any]) -> set[str]:
     found = set()
     for content in contents:
         if isinstance(content, Mapping):
-            found |= {n for n, t in content.items() if t.dtype == torch.bool and not bool(shards.whole_of(t).all())}
+            found |= {n for n, t in content.items() if t.dtype == torch.bool and not bool(whole_tensor(t).all())}
     return found
 
 

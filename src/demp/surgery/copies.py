@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from demp.errors import CutError, UsageError
 from demp.graph.forward import first_names
 from demp.graph.joins import plain_kind
-from demp.parallel.compiled import original
+from demp.parallel import original
 
 Content = nn.Module | Mapping[str, Tensor]
 """A copy of the model: a module like it, or tensors by its names."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from demp.errors import CutError
-from demp.parallel import ranks
+from demp.parallel import Context
 from demp.surgery.copies import Copy
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
@@ -85,10 +85,10 @@ def notes_on(references: Sequence[CopyReference]) -> tuple[str, ...]:
     )
 
 
-def worst(drifts: dict[str, float | None], group: ranks.Group) -> dict[str, float | None]:
+def worst(drifts: dict[str, float | None], context: Context) -> dict[str, float | None]:
     """The largest change of each copy on any rank; a copy may be on some ranks only."""
     found: dict[str, float | None] = {}
-    for of_rank in ranks.gathered(drifts, group):
+    for of_rank in context.gathered(drifts):
         for name, drift in of_rank.items():
             known = found.get(name)
             found[name] = drift if known is None else known if drift is None else max(known, drift)

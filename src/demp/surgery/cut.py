@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
-from demp.parallel import ranks, shards, wrappers
+from demp.parallel import context_of, refuse_unfit_sharding, reshard, user_module
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies
@@ -82,7 +82,7 @@ def cut(
         UsageError: unknown layer or index.
     """
     live = live_model(model, optimizer, holders)
-    with ranks.together(live.group):
+    with live.context.together():
         refuse_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)
         graph = graph or trace(live.model, example_inputs, streams=streams, linear=linear, outputs=outputs)
@@ -98,32 +98,38 @@ def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -
         CutError: it waits for a backward, or for a step.
         UsageError: it is wrapped or sharded as no cut can follow, or an optimizer or copy is another model's.
     """
-    around = wrappers.around(model)
-    group, model = wrappers.group_of(around), wrappers.inside(model)
-    shards.refuse_unfit(model)
-    if shards.parts(model):
-        shards.reshard(model)
-        group = shards.group_of(model)
-    with ranks.together(group):
+    given, model = model, user_module(model)
+    refuse_unfit_sharding(model)
+    reshard(model)
+    context = context_of(given)
+    with context.together():
         torch.clear_autocast_cache()
         refuse_pending_gradients(model)
         refuse_pending_backward(model)
-        wrappers.refuse_unfit(around)
+        context.refuse_unfit_wrappers()
         optimizers = as_optimizers(optimizer)
         refuse_other_optimizers(model, optimizers)
-        given = as_copies(copies, model)
-    return LiveModel(model, optimizers, tuple(given), record_of(model), around, group)
+        followers = as_copies(copies, model)
+    return LiveModel(model, optimizers, tuple(followers), record_of(model), context)
 
 
 def rules_of(constants: bool, max_drift: float | None) -> ConstantRules | None:
-    """How constants move in this cut; a bound without constants is a UsageError."""
+    """How constants move in this cut.
+
+    Raises:
+        UsageError: a bound on what constants change, without constants.
+    """
     if max_drift is not None and not constants:
         raise UsageError("max_drift bounds what constants change; pass constants=True with it")
     return ConstantRules(max_drift=max_drift) if constants else None
 
 
 def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Indices or masks per layer -> masks per layer."""
+    """Indices or masks per layer -> masks per layer.
+
+    Raises:
+        UsageError: a mask of another width, or an index outside of the layer.
+    """
     flags = {}
     for name, chosen in dead.items():
         layer = graph.layer(name)
@@ -150,7 +156,11 @@ def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def refuse_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """An optimizer of another model: the state of the right one would go stale."""
+    """An optimizer of another model: the state of the right one would go stale.
+
+    Raises:
+        UsageError: one of them holds none of the model's parameters.
+    """
     mine = {id(p) for p in model.parameters()}
     for one in optimizers:
         if not any(id(p) in mine for group in one.param_groups for p in group["params"]):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from demp.parallel import shards
+from demp.parallel import local_piece
 
 EVERY_STEPS = 100
 """A momentum of 0.9 takes 175 steps from ``TINY`` to the first denormal number."""
@@ -26,7 +26,7 @@ def sweep(optimizers: Iterable[torch.optim.Optimizer]) -> int:
     found = 0
     for optimizer in optimizers:
         for state in optimizer.state.values():
-            for value in map(shards.local, state.values()):
+            for value in map(local_piece, state.values()):
                 if type(value) in ORDINARY and value.dtype == torch.float32 and value.dim() and not value.is_cuda:
                     small = (value.abs() < TINY) & (value != 0)
                     found += int(small.sum())

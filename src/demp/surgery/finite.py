@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import CutError
-from demp.parallel import shards
+from demp.parallel import local_piece
 
 
 def refuse_not_finite(model: nn.Module) -> None:
@@ -40,5 +40,5 @@ def watched(model: nn.Module) -> list[tuple[str, Tensor]]:
                 continue
             seen.add(id(tensor))
             if tensor.requires_grad or leaf in stats:
-                found.append((f"{path}.{leaf}" if path else leaf, shards.local(tensor.detach())))
+                found.append((f"{path}.{leaf}" if path else leaf, local_piece(tensor.detach())))
     return found

@@ -4,8 +4,6 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.graph import GraphState
-from demp.parallel import shards
-from demp.parallel.wrappers import renewed
 from demp.surgery.copies import fitting_tensors
 from demp.surgery.live import LiveModel
 from demp.surgery.record import put_record, record_of, remember
@@ -23,7 +21,7 @@ def go_back(live: LiveModel, before: GraphState, after: GraphState, *, example_i
         UsageError: the model is sharded, or has a buffer that is not saved and would have to grow.
         CutError: a copy does not fit.
     """
-    if shards.parts(live.model):
+    if live.context.sharded:
         raise UsageError("neurons cannot return to a model that fully_shard keeps in pieces; build it anew and resume")
     sources = keeps_of(before, after)
     refuse_unsaved(live.model, sources)
@@ -31,7 +29,7 @@ def go_back(live: LiveModel, before: GraphState, after: GraphState, *, example_i
     records = [(module, record_of(module)) for module in live.modules]
     undo_log = UndoLog()
     try:
-        with renewed(live.wrappers):
+        with live.context.renewed():
             forgot = refit_states(live.optimizers, live.tensors, sources, undo_log)
             refit_tensors((live.tensors, *theirs), sources, undo_log)
             follow(live, after, sources, undo_log)

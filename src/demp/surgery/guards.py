@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError
 from demp.graph.joins import plain_kind
-from demp.parallel import shards
+from demp.parallel import is_sharded
 
 DEVICE_TYPES = ("cpu", "cuda")
 
@@ -33,7 +33,11 @@ def outside_autocast() -> Iterator[None]:
 
 
 def refuse_pending_gradients(model: nn.Module) -> None:
-    """Gradients that no step has used belong to an open accumulation window."""
+    """Gradients that no step has used belong to an open accumulation window.
+
+    Raises:
+        CutError: a parameter holds a gradient that is not zero.
+    """
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not is_zero(parameter.grad):
             raise CutError(
@@ -57,13 +61,16 @@ def parts_of(model: nn.Module) -> Parts:
 
 def held(part: Any) -> Callable[[], Any]:
     """How to reach a module or parameter later."""
-    return (lambda: part) if shards.is_sharded(part) else weakref.ref(part)
+    return (lambda: part) if is_sharded(part) else weakref.ref(part)
 
 
 def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
     """The model must still consist of the objects that were traced, whatever their shapes.
 
     Optimizers, hooks, penalties and averages hold the old ones.
+
+    Raises:
+        CutError: a module or parameter was added, taken away or replaced.
     """
     now = parts_of(model)
     for name in (*parts, *now):
@@ -84,7 +91,11 @@ def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
 
 
 def refuse_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """Tensors that cannot take another size in place would stop a cut half-way."""
+    """Tensors that cannot take another size in place would stop a cut half-way.
+
+    Raises:
+        CutError: one of those named cannot.
+    """
     for name in names:
         tensor = tensors.get(name)
         if tensor is not None and (tensor.is_inference() or tensor.layout != torch.strided):
@@ -102,7 +113,11 @@ def is_zero(gradient: Tensor) -> bool:
 
 
 def refuse_pending_backward(model: nn.Module) -> None:
-    """A forward whose backward is still to come needs the uncut weights."""
+    """A forward whose backward is still to come needs the uncut weights.
+
+    Raises:
+        CutError: there is such a forward; the message is what holds it.
+    """
     held = held_forward(model.named_parameters())
     if held:
         raise CutError(

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.graph.forward import first_names
-from demp.parallel import ranks
-from demp.parallel.wrappers import Wrappers
+from demp.parallel import ALONE, Context
 from demp.surgery.copies import Copy
 from demp.surgery.record import Record
 
@@ -23,10 +22,8 @@ class LiveModel:
     """Of the model: they are cut with it."""
     base: Record | None = None
     """What the model remembered when its graph was traced."""
-    wrappers: Wrappers = ()
-    """Those around the model."""
-    group: ranks.Group = None
-    """The ranks that train it together."""
+    context: Context = ALONE
+    """Who trains it."""
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import CutError
-from demp.parallel import ranks
+from demp.parallel import Context
 from demp.surgery.compared import Outputs
 from demp.surgery.constants import ConstantRules, Settled
 from demp.surgery.live import LiveModel
@@ -87,6 +87,9 @@ def refuse_alive(model: nn.Module, plan: Plan, options: VerifyOptions, plain: li
     """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
 
     Zeroing dead neurons changes nothing, to the bit, and neither does zeroing those that zero weights read.
+
+    Raises:
+        CutError: a neuron of the plan is not dead on the example inputs.
     """
     gap = difference(plain, zeroed(model, plan, options))
     alive = live_layers(model, plan.before, plan.layers, options.example_inputs) if gap else []
@@ -107,7 +110,11 @@ class Proof:
 
 
 def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Proof:
-    """Run the model after the cut."""
+    """Run the model after the cut.
+
+    Raises:
+        CutError: it does not run.
+    """
     try:
         after = outputs_of(model, options.example_inputs, options.outputs)
     except Exception as error:  # the user's forward may raise anything
@@ -125,12 +132,16 @@ def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Pro
     return Proof(gap, limit, drift)
 
 
-def refuse_difference(proof: Proof, group: ranks.Group) -> None:
-    """Outputs must agree on every rank; if they do not on one, all ranks roll back."""
-    failed = {rank: other for rank, other in enumerate(ranks.gathered(proof, group)) if not other.gap <= other.limit}
+def refuse_difference(proof: Proof, context: Context) -> None:
+    """Outputs must agree on every rank; if they do not on one, all ranks roll back.
+
+    Raises:
+        Disagreement: they do not on some rank; every rank raises it.
+    """
+    failed = {rank: other for rank, other in enumerate(context.gathered(proof)) if not other.gap <= other.limit}
     if failed:
         worst = next(iter(failed.values()))
-        raise Disagreement(worst.gap, worst.limit, "" if group is None else f" on {ranks.named(failed)}")
+        raise Disagreement(worst.gap, worst.limit, context.where(failed))
 
 
 class Disagreement(Exception):
@@ -144,7 +155,7 @@ class Disagreement(Exception):
 def explain(live: LiveModel, plan: Plan, options: VerifyOptions, error: Disagreement) -> str:
     """What was not as it should be, after a roll-back: layers that were not dead where they had to be, or the graph."""
     mine = live_layers(live.model, plan.before, plan.layers, options.example_inputs) if options.exact else []
-    alive = dict.fromkeys(name for names in ranks.gathered(mine, live.group) for name in names)
+    alive = dict.fromkeys(name for names in live.context.gathered(mine) for name in names)
     where = (
         f"neurons of {', '.join(alive)} are not dead on the example inputs; pass exact=False to remove such neurons"
         if alive

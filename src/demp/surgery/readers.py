@@ -13,7 +13,7 @@ from demp.activity.observe import FUSED, ReadObserver
 from demp.activity.tally import Key, key_of, name_of
 from demp.graph import GraphState, Read
 from demp.graph.contraction_rules import CONVOLUTIONS, SHIFTED
-from demp.parallel import ranks
+from demp.parallel import Context
 
 NORMS = frozenset({
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
@@ -134,19 +134,19 @@ class Readers:
             return Home(made.added, 1.0, self.tensors[made.added].numel())
         return made.taken[0] if only and use.read.seat is None else None
 
-    def shared(self, group: ranks.Group) -> "Readers":
+    def shared(self, context: Context) -> "Readers":
         """With the moments of all ranks, merged in their order; what did not run on one of them is left out."""
-        if group is None:
+        if context.alone:
             return self
         mine = {f"{name_of(key)}#{n}": use.moments.to_plain() for key, some in self.uses.items()
                 for n, use in enumerate(some)}  # fmt: skip
-        everyone = ranks.gathered(mine, group)
+        of_ranks = context.gathered(mine)
         uses: dict[Key, list[Use]] = {}
         for key, some in self.uses.items():
             for n, use in enumerate(some):
                 name = f"{name_of(key)}#{n}"
-                if all(name in other for other in everyone):
-                    first, *others = (Moments(*other[name]) for other in everyone)
+                if all(name in other for other in of_ranks):
+                    first, *others = (Moments(*other[name]) for other in of_ranks)
                     for other in others:
                         first = first.merged(other)
                     uses.setdefault(key, []).append(Use(use.read, use.here, first, use.made, use.call))

@@ -14,8 +14,7 @@ from demp.graph.calls import CallPlan, calls_of
 from demp.graph.joins import joins_of, set_calls, set_joins
 from demp.graph.order import is_whole
 from demp.graph.sums import JoinPlan
-from demp.parallel import shards
-from demp.parallel.compiled import forget as forget_compiled_code
+from demp.parallel import forget_compiled_code, is_sharded, renew_shards, sharded_like, swap_in, whole_tensor
 from demp.surgery.live import LiveModel
 
 Keeps = dict[str, dict[int, Tensor]]
@@ -34,8 +33,8 @@ def keeps_of(before: GraphState, after: GraphState) -> Keeps:
 
 def narrowed(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
     """A copy with only the kept indices, in the memory format of the original, and on its mesh if it is sharded."""
-    if shards.is_sharded(tensor):
-        return shards.spread(narrowed(shards.whole_of(tensor), keep), tensor)
+    if is_sharded(tensor):
+        return sharded_like(narrowed(whole_tensor(tensor), keep), tensor)
     out = tensor
     for axis, indices in keep.items():
         out = out.index_select(axis, indices.to(tensor.device))
@@ -108,14 +107,13 @@ class UndoLog:
         """Add to a tensor in place."""
         if self._keep_undo:
             self._undo.append(partial(overwrite, tensor, tensor.detach().clone()))
-        tensor.add_(shards.spread(values.to(tensor.dtype), tensor))
+        tensor.add_(sharded_like(values.to(tensor.dtype), tensor))
 
     def renew(self, model: nn.Module) -> None:
         """Let ``fully_shard`` know the new shapes."""
-        for part in shards.outdated(model):
+        for undo in renew_shards(model):
             if self._keep_undo:
-                self._undo.append(partial(shards.revert, part, vars(part).copy()))
-            shards.fit(part)
+                self._undo.append(undo)
 
     def roll_back(self) -> None:
         """Take back everything, last change first."""
@@ -133,8 +131,8 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 def restore(tensor: Tensor, value: Tensor, grad: Tensor | None) -> None:
     """Give a tensor object other contents and another gradient."""
     tensor.grad = None
-    if shards.is_sharded(tensor):
-        shards.put(tensor, value)
+    if is_sharded(tensor):
+        swap_in(tensor, value)
     else:
         tensor.set_(value)  # type: ignore[arg-type]
     tensor.grad = grad

@@ -18,7 +18,6 @@ from demp.activity.observe import observing
 from demp.errors import CutError
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
-from demp.parallel import shards
 from demp.surgery.compared import Outputs, compared
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
@@ -41,7 +40,7 @@ def refer_training(live: LiveModel, plan: Plan, options: VerifyOptions) -> list[
     than the example inputs or does not end in finite numbers.
     """
     model = live.model
-    if not options.verify or live.group is not None or shards.parts(model):
+    if not options.verify or not live.context.alone or live.context.sharded:
         return None
     try:
         with training(model), observing(model, plan.before.graph, zeroing(plan.before, plan.after)):

@@ -1,17 +1,15 @@
 """The cut as one transaction on a live run: it ends proven, or it did not happen."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from demp.errors import CutError
 from demp.graph import GraphState
-from demp.parallel import ranks, shards
-from demp.parallel.wrappers import renewed
+from demp.parallel import Context
 from demp.surgery.constants import Settled, counts, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
@@ -26,69 +24,9 @@ from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.training_proof import prove_training, refer_training
 
 
-def execute(
-    live: LiveModel,
-    plan: Plan,
-    options: VerifyOptions,
-    *,
-    step: int | None = None,
-    judged: Mapping[str, int] | None = None,
-) -> tuple[CutReport, Plan]:
-    """Carry out a plan as a transaction and report it; the ranks of the model's group do so together, or not at all.
-
-    With the report the plan that was carried out: where constants move, some neurons may have to stay.
-    """
-    start = time.perf_counter()
-    refuse_other_plans(plan, live.group)
-    with ranks.together(live.group):
-        refuse_changed_model(live.tensors, plan.before)
-    parameters = live.entries
-    outcome = Outcome(plan)
-    if not plan.empty:
-        with renewed(live.wrappers):
-            outcome = operate(live, plan, options)
-    plan = outcome.plan
-    before, after = plan.before, plan.after
-    removed = before.neurons - after.neurons
-    dead, saturated = (removed, 0) if options.exact or not removed else outcome.apart or (None, None)
-    seconds, surgery, gap, drift = ranks.highest(
-        (time.perf_counter() - start, outcome.seconds, outcome.difference, outcome.drift), live.group
-    )
-    report = CutReport(
-        step=step,
-        removed=removed,
-        layers=layer_cuts(before, after),
-        neurons_before=before.neurons,
-        neurons_after=after.neurons,
-        parameters_before=parameters,
-        parameters_after=live.entries,
-        flops_before=before.flops(),
-        flops_after=after.flops(),
-        seconds=seconds or 0.0,
-        surgery_seconds=surgery or 0.0,
-        difference=gap,
-        drift=drift,
-        held=plan.held,
-        hash=plan.hash,
-        judged=dict(judged or {}),
-        notes=outcome.notes,
-        depths=depths(after, {name for name, _ in live.model.named_parameters()}),
-        dead=dead,
-        saturated=saturated,
-        copies=outcome.copies,
-    )
-    return report, plan
-
-
-def refuse_other_plans(plan: Plan, group: ranks.Group) -> None:
-    """Every rank must be about to make the same cut."""
-    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
-    ranks.refuse_disagreement("planned another cut", plan.hash, group, remedy=remedy)
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of an operation."""
+    """What came out of an operation: the plan that was carried out, and what its proof measured."""
 
     plan: Plan
     seconds: float = 0.0
@@ -101,12 +39,88 @@ class Outcome:
     """Copy -> by how much its outputs changed."""
 
 
+def execute(
+    live: LiveModel,
+    plan: Plan,
+    options: VerifyOptions,
+    *,
+    step: int | None = None,
+    judged: Mapping[str, int] | None = None,
+) -> tuple[CutReport, Plan]:
+    """Carry out a plan as a transaction and report it; the ranks of the model's group do so together, or not at all.
+
+    With the report the plan that was carried out: where constants move, some neurons may have to stay.
+
+    Raises:
+        CutError: refused, or rolled back; the model is as before, on every rank.
+    """
+    began = time.perf_counter()
+    refuse_other_plans(plan, live.context)
+    with live.context.together():
+        refuse_changed_model(live.tensors, plan.before)
+    entries, outcome = live.entries, Outcome(plan)
+    if not plan.empty:
+        with live.context.renewed():
+            outcome = operate(live, plan, options)
+    report = report_of(live, outcome, options, began, entries)
+    return replace(report, step=step, judged=dict(judged or {})), outcome.plan
+
+
+def report_of(live: LiveModel, outcome: Outcome, options: VerifyOptions, began: float, entries: int) -> CutReport:
+    """The report on a cut that ``began`` then, when the parameters had so many ``entries``.
+
+    Seconds, difference and drift are those of the rank where they are largest.
+    """
+    plan, before, after = outcome.plan, outcome.plan.before, outcome.plan.after
+    removed = before.neurons - after.neurons
+    dead, saturated = (removed, 0) if options.exact or not removed else outcome.apart or (None, None)
+    seconds, surgery, gap, drift = live.context.highest(
+        (time.perf_counter() - began, outcome.seconds, outcome.difference, outcome.drift)
+    )
+    return CutReport(
+        step=None,
+        removed=removed,
+        layers=layer_cuts(before, after),
+        neurons_before=before.neurons,
+        neurons_after=after.neurons,
+        parameters_before=entries,
+        parameters_after=live.entries,
+        flops_before=before.flops(),
+        flops_after=after.flops(),
+        seconds=seconds or 0.0,
+        surgery_seconds=surgery or 0.0,
+        difference=gap,
+        drift=drift,
+        held=plan.held,
+        hash=plan.hash,
+        notes=outcome.notes,
+        depths=depths(after, {name for name, _ in live.model.named_parameters()}),
+        dead=dead,
+        saturated=saturated,
+        copies=outcome.copies,
+    )
+
+
+def refuse_other_plans(plan: Plan, context: Context) -> None:
+    """Every rank must be about to make the same cut.
+
+    Raises:
+        CutError: the ranks have different plans.
+    """
+    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
+    context.refuse_disagreement("planned another cut", plan.hash, remedy=remedy)
+
+
 def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
-    """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back."""
+    """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back.
+
+    Raises:
+        CutError: refused, or rolled back.
+    """
     if options.constants is None:
         return carry_out(live, plan, options, None)
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
-    refuse_other_plans(settled.plan, live.group)
+    refuse_other_plans(settled.plan, live.context)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
@@ -120,10 +134,15 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
 
 
 def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
-    """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back."""
-    with ranks.together(live.group):
+    """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back.
+
+    Raises:
+        CutError: some of it cannot shrink, or the proof failed.
+        Disagreement: outputs differ after a cut in which constants moved.
+    """
+    with live.context.together():
         change = checked_change(live, plan)
-    with whole(live.modules), ranks.together(live.group):
+    with live.context.whole(*live.modules), live.context.together():
         reference = refer(live.model, plan, options, settled)
         in_training = None if settled is not None else refer_training(live, plan, options)
         copies = refer_copies(live, plan, options, constants=settled is not None)
@@ -131,7 +150,7 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
     undo_log = UndoLog(keep_undo=options.verify)
     start = time.perf_counter()
     try:
-        with ranks.together(live.group):
+        with live.context.together():
             if settled is not None:
                 add_constants(settled, live, undo_log)
             shrink_all(change, undo_log)
@@ -140,16 +159,16 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
             remember(live.model, plan.after, options.example_inputs, live.base)
             for module in live.modules:  # a copy can be saved too
                 put_record(module, record_of(live.model))
-        with whole(live.modules), ranks.together(live.group):
+        with live.context.whole(*live.modules), live.context.together():
             found = None if reference is None else prove(live.model, reference, options)
             drifts = prove_copies(copies, options)
         notes = change.notes + notes_on(copies) + (() if settled is None else settled.notes)
         apart = None if settled is None else counts(settled)
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=notes, apart=apart)
-        refuse_difference(found, live.group)
+        refuse_difference(found, live.context)
         prove_training(live.model, in_training, options)
-        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.group))
+        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.context))
     except BaseException as error:
         undo_log.roll_back()
         for module, record in records:
@@ -188,15 +207,6 @@ def checked_change(live: LiveModel, plan: Plan) -> Change:
     return Change(keeps, models, states)
 
 
-@contextmanager
-def whole(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, no parameter of these is in pieces."""
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(shards.whole(module))
-        yield
-
-
 @torch.no_grad()
 def add_constants(settled: Settled, live: LiveModel, undo_log: UndoLog) -> None:
     """Give tensors what the constants of neurons that are removed are worth; copies gain the same amounts."""
@@ -222,7 +232,11 @@ def shrink_all(change: Change, undo_log: UndoLog) -> None:
 
 
 def refuse_changed_model(tensors: Mapping[str, Tensor], state: GraphState) -> None:
-    """The model must have the widths of the state."""
+    """The model must have the widths of the state.
+
+    Raises:
+        CutError: a tensor has another shape, or is missing.
+    """
     for name, shape in state.shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape) if name in tensors else "nothing"

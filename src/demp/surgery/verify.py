@@ -92,7 +92,11 @@ def live_layers(model: nn.Module, before: GraphState, planned: Mapping[str, Tens
 
 
 def refuse_nan(outputs: list[Tensor]) -> None:
-    """A model without outputs, or whose outputs are not finite, proves nothing."""
+    """A model without outputs, or whose outputs are not finite, proves nothing.
+
+    Raises:
+        CutError: there are no outputs, or some are not finite.
+    """
     if not outputs:
         raise CutError("the model returns no tensors, so a cut cannot be verified; nothing was cut")
     if any(not bool(t.isfinite().all()) for t in outputs):

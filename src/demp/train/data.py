@@ -28,7 +28,7 @@ CHUNK = 4096
 
 
 Share = tuple[int, int]
-"""Every ``many``-th picture from ``first``: what one of ``many`` processes works on."""
+"""(rank, world size): every world-size-th picture from the rank on, what one of so many processes works on."""
 ALL: Share = (0, 1)
 
 
@@ -62,8 +62,8 @@ class TestSet:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All pictures of this process's share once, in order, in batches of ``size``."""
-        first, many = self.share
-        for rows in torch.arange(first, len(self), many).split(size):
+        rank, world_size = self.share
+        for rows in torch.arange(rank, len(self), world_size).split(size):
             labels = self.split.labels[rows].to(self.device)
             yield prepare(self.split, rows, self.facts, self.device), labels
 
@@ -133,8 +133,8 @@ class Data:
 
     @property
     def _mine(self) -> slice:
-        first, many = self.share
-        return slice(first, None, many)
+        rank, world_size = self.share
+        return slice(rank, None, world_size)
 
     def _read(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         pictures, size = self.train.pictures, len(self.train)

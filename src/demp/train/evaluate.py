@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from demp.errors import UsageError
 from demp.files.run import ACCURACY
-from demp.parallel import ranks
+from demp.parallel import ALONE, Context
 
 
 @torch.no_grad()
@@ -17,11 +17,11 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    group: ranks.Group = None,
+    context: Context = ALONE,
 ) -> dict[str, float]:
     """Share of right answers and mean cross-entropy, in eval mode; the mode comes back.
 
-    The ranks of ``group`` each bring a part of the pictures, and share the result.
+    The ranks that train the model each bring a part of the pictures, and share the result.
 
     Raises:
         UsageError: a label is no class of the model's head.
@@ -41,5 +41,5 @@ def evaluate(
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
         count += len(y)
     model.train(was_training)
-    right, loss, count = ranks.total((right, loss, count), group)
+    right, loss, count = context.total((right, loss, count))
     return {ACCURACY: right / count, "eval/loss": loss / count}

@@ -13,28 +13,28 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 from torch.distributed.rendezvous import rendezvous
 
 from demp.errors import UsageError
-from demp.parallel import ranks
+from demp.parallel import Context, everyone
 from demp.train.torchrun import launched
 
 
 @contextmanager
-def joined(device: str) -> Iterator[ranks.Group]:
-    """The process group of this run: that of the caller, or one that ends with it; None for a single process."""
+def joined(device: str) -> Iterator[Context]:
+    """All processes of this run, in the caller's process group or in one that ends with it; or one process alone."""
     if not launched() or dist.is_initialized():
-        yield ranks.everyone()
+        yield everyone()
         return
     place_of(device)  # a wrong device is reported before anyone waits
     kind = torch.device(device).type
     backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
-    store, rank, many = next(rendezvous("env://"))
-    dist.init_process_group(backend, store=fresh(store, rank, many), rank=rank, world_size=many)
+    store, rank, world_size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=fresh(store, rank, world_size), rank=rank, world_size=world_size)
     try:
-        yield ranks.everyone()
+        yield everyone()
     finally:
         dist.destroy_process_group()
 
 
-def fresh(store: Any, rank: int, many: int) -> Any:
+def fresh(store: Any, rank: int, world_size: int) -> Any:
     """A part of the store that only these processes use.
 
     torchrun may give restarted processes the store of the dead ones, with their addresses in it. Each process writes a
@@ -42,11 +42,11 @@ def fresh(store: Any, rank: int, many: int) -> Any:
     """
     store.set(f"demp/name/{rank}", uuid.uuid4().hex)
     while True:
-        names = [store.get(f"demp/name/{other}").decode() for other in range(many)]
+        names = [store.get(f"demp/name/{other}").decode() for other in range(world_size)]
         prefix = "demp/" + "-".join(names)
         store.set(f"{prefix}/{rank}", "here")
         try:
-            store.wait([f"{prefix}/{other}" for other in range(many)], timedelta(seconds=1))
+            store.wait([f"{prefix}/{other}" for other in range(world_size)], timedelta(seconds=1))
             return PrefixStore(prefix, store)
         except dist.DistStoreError:  # some name was that of a dead process: read again
             continue
@@ -68,17 +68,17 @@ def place_of(device: str) -> torch.device:
     return place
 
 
-def share_of(batch_size: int, accumulate: int, group: ranks.Group) -> tuple[int, int]:
-    """Which pictures of every batch are this process's: every ``many``-th from ``first``.
+def share_of(batch_size: int, accumulate: int, context: Context) -> tuple[int, int]:
+    """Which pictures of every batch are this process's: every ``world_size``-th from ``rank``; the two numbers.
 
     Raises:
         UsageError: the shares would not be equal, and the mean of gradients not that of the batch.
     """
-    first, many = ranks.place(group)
-    if batch_size % (many * accumulate):
+    rank, world_size = context.rank, context.world_size
+    if batch_size % (world_size * accumulate):
         parts = f", in {accumulate} parts each" if accumulate > 1 else ""
         raise UsageError(
-            f"batch_size is {batch_size}, which {many} processes{parts} cannot share equally; set --batch-size to a "
-            f"multiple of {many * accumulate}"
+            f"batch_size is {batch_size}, which {world_size} processes{parts} cannot share equally; set --batch-size "
+            f"to a multiple of {world_size * accumulate}"
         )
-    return first, many
+    return rank, world_size

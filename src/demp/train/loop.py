@@ -21,7 +21,7 @@ from torch import nn
 import demp
 from demp.errors import UsageError
 from demp.files.run import SECONDS
-from demp.parallel import ranks
+from demp.parallel import Context
 from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant, written_out
@@ -66,15 +66,15 @@ def train(config: TrainConfig, *, observers: Sequence[Observer] = ()) -> TrainRe
     torch.set_flush_denormal(True)
     config = replace(written_out(config), device=resolve_device(config.device))
     observers = [*observers, *sinks.watchers(config)]
-    with launch.joined(config.device) as group, ExitStack() as held:
-        if ranks.any_of(torchrun.restarted(), group) and _is_same_run(config):
-            return _continued(config.out, observers, group)
-        run = Run(config, group)
+    with launch.joined(config.device) as context, ExitStack() as held:
+        if context.any_of(torchrun.restarted()) and _is_same_run(config):
+            return _continued(config.out, observers, context)
+        run = Run(config, context)
         folder = None
-        with ranks.together(group):
+        with context.together():
             for observer in observers:
                 observer.built(run)
-            if config.out and ranks.is_main_process(group):
+            if config.out and context.is_main_process:
                 held.enter_context(RunFolder(config.out).held())
                 folder = RunFolder.create(config.out, run.config)
         return _Session(run, folder, observers).go()
@@ -97,22 +97,22 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = (), trust: bool 
         model = folder.config().model
         refuse_untrusted({"name": model.name, **model.options}, folder.config_file)
     observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
-    with launch.joined(resolve_device(folder.config().device)) as group:
-        if folder.summary() is not None and not ranks.any_of(torchrun.restarted(), group):
+    with launch.joined(resolve_device(folder.config().device)) as context:
+        if folder.summary() is not None and not context.any_of(torchrun.restarted()):
             raise UsageError(f"the run {path} is complete; test it with: demp eval {path}")
-        return _continued(path, observers, group)
+        return _continued(path, observers, context)
 
 
-def _continued(path: str | Path, observers: Sequence[Observer], group: ranks.Group) -> TrainResult:
+def _continued(path: str | Path, observers: Sequence[Observer], context: Context) -> TrainResult:
     """The run from its last checkpoint on, or from the start if there is none."""
     with ExitStack() as held:
-        return _resumed(path, observers, group, held)
+        return _resumed(path, observers, context, held)
 
 
-def _resumed(path: str | Path, observers: Sequence[Observer], group: ranks.Group, held: ExitStack) -> TrainResult:
-    with ranks.together(group):
+def _resumed(path: str | Path, observers: Sequence[Observer], context: Context, held: ExitStack) -> TrainResult:
+    with context.together():
         folder = RunFolder.open(path)
-        if ranks.is_main_process(group):
+        if context.is_main_process:
             held.enter_context(folder.held())
         config = folder.config()
         found = last_state(folder)
@@ -121,11 +121,11 @@ def _resumed(path: str | Path, observers: Sequence[Observer], group: ranks.Group
             _check_same(path, config, state)
     remedy = "the run folder must be on a disk that all processes share"
     step = None if state is None else state["step"]
-    ranks.refuse_disagreement("found another checkpoint", step, group, remedy=remedy, kind=UsageError)
-    run = Run(config, group, fresh=state is None)
+    context.refuse_disagreement("found another checkpoint", step, remedy=remedy, kind=UsageError)
+    run = Run(config, context, fresh=state is None)
     if state is not None:
         run.load_state_dict(state["step"], state)
-    if not ranks.is_main_process(group):
+    if not context.is_main_process:
         return _Session(run, None, observers).go()
     folder.rewind(state["lines"] if state else {})
     return _Session(run, folder, observers).go()
@@ -156,7 +156,7 @@ class _Session:
 
     def __init__(self, run: Run, folder: RunFolder | None, observers: Sequence[Observer]) -> None:
         self.run, self.folder = run, folder
-        self.observers = observers if ranks.is_main_process(run.group) else ()
+        self.observers = observers if run.context.is_main_process else ()
         self.recent: deque[float] = deque(maxlen=TIMED_STEPS)
         self.window: list[float] = []
 
@@ -190,7 +190,7 @@ class _Session:
                 observer.step(run, seconds)
             last = run.step == run.total_steps
             own = stop() or ASKED * any(observer.asks_to_stop() for observer in self.observers)
-            asked = max(ranks.gathered(own, run.group))  # a signal reaches the processes in different steps
+            asked = max(run.context.gathered(own))  # a signal reaches the processes in different steps
             self._cuts(reports)
             self._look()
             if last or run.step % every.log_every_steps == 0:
@@ -204,7 +204,7 @@ class _Session:
 
     def _log(self) -> None:
         run = self.run
-        run.losses.share(run.group)
+        run.losses.share(run.context)
         losses, run.losses.values = run.losses.values, []
         typical = statistics.median(self.window)
         self.window.clear()
@@ -242,7 +242,7 @@ class _Session:
     def _checkpoint(self) -> None:
         run = self.run
         run.check_finite()
-        run.losses.share(run.group)
+        run.losses.share(run.context)
         if self.folder is None:
             return
         about = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from demp.errors import DempError
-from demp.parallel import ranks
+from demp.parallel import Context
 
 
 class TrainingDiverged(DempError, RuntimeError):
@@ -36,11 +36,11 @@ class LossWatch:
         event.record()
         self._pending = (step, host, event)
 
-    def share(self, group: ranks.Group) -> None:
+    def share(self, context: Context) -> None:
         """Every rank takes the mean over ranks of each loss."""
         self.flush()
-        if group is not None:
-            by_step = zip(*ranks.gathered(self.values, group), strict=True)
+        if not context.alone:
+            by_step = zip(*context.gathered(self.values), strict=True)
             self.values = [sum(losses) / len(losses) for losses in by_step]
 
     def flush(self) -> None:

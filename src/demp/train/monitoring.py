@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from demp.activity import Deaths, Detection, agreed, probe
 from demp.graph import GraphState, trace
-from demp.parallel import ranks, wrappers
+from demp.parallel import ALONE, Context, user_module
 from demp.train.config import TrainConfig
 from demp.train.data import Data
 from demp.train.seeds import generator
@@ -20,7 +20,7 @@ SATURATED = "saturated/share"
 class Monitor:
     """Judges death on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says.
 
-    ``trained`` is the model, or what wraps it among the ranks of ``group``; ``pruner`` is None in dense training;
+    ``trained`` is the model, or what wraps it, and ``context`` who trains it; ``pruner`` is None in dense training;
     ``placed`` brings pictures into the memory layout that the model has by then.
     """
 
@@ -33,10 +33,10 @@ class Monitor:
         *,
         example: tuple[Tensor, ...],
         placed: Callable[[Tensor], Tensor],
-        group: ranks.Group = None,
+        context: Context = ALONE,
     ) -> None:
         self.config, self._seed = config.monitor, config.seed
-        self._trained, self._model, self._group = trained, wrappers.inside(trained), group
+        self._model, self._context = user_module(trained), context
         self._pruner, self._data, self._placed = pruner, data, placed
         self._total_steps = config.total_steps(data.facts.train_size)
         if not self.config.every_steps:
@@ -51,8 +51,7 @@ class Monitor:
 
     def look(self, step: int) -> dict[str, float]:
         """The metrics of docs/files.md after so many steps; among several ranks all must ask, and all hear the same."""
-        if self._group is not None:
-            wrappers.share_buffers([self._trained])
+        self._context.share_buffers()
         found = self._deaths.add(self._detect(self.config.examples, step), self._state())
         news = {
             SHARE: found.dead_share,
@@ -80,9 +79,9 @@ class Monitor:
 
     def _detect(self, examples: int, step: int) -> Detection:
         """Who is dead now on so many pictures; 0 are all."""
-        with ranks.together(self._group):
+        with self._context.together():
             mine = probe(self._model, self._state(), self._pictures(examples, step), self.config.judged_by())
-        return agreed(mine, self._group)
+        return agreed(mine, self._context)
 
     def _pictures(self, examples: int, step: int) -> Iterator[tuple[Tensor]]:
         at = (step,) if self.config.resample else ()

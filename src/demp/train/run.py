@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from demp.analysis.costs import cost
 from demp.errors import UsageError
 from demp.files.run import FORWARD_AND_BACKWARD
-from demp.parallel import ranks, wrappers
+from demp.parallel import ALONE, Context
 from demp.train.config import TrainConfig
 from demp.train.data import Data
 from demp.train.evaluate import evaluate
@@ -72,23 +72,25 @@ def digest(model: nn.Module) -> str:
 class Run:
     """State of a run between steps. ``step`` counts the steps that are done.
 
-    The ranks of ``group`` train one network: each takes its share of every batch, gradients are averaged. A method that
-    prunes before training does so here, unless ``fresh`` is False: then a saved state is loaded next.
+    The ranks of ``context`` train one network: each takes its share of every batch, gradients are averaged. A method
+    that prunes before training does so here, unless ``fresh`` is False: then a saved state is loaded next.
     """
 
-    def __init__(self, config: TrainConfig, group: ranks.Group = None, *, fresh: bool = True) -> None:
+    def __init__(self, config: TrainConfig, context: Context = ALONE, *, fresh: bool = True) -> None:
         self.config = config = replace(config, device=resolve_device(config.device))
-        self.device, self.group = place_of(config.device), group
-        share = share_of(config.batch_size, config.accumulate, group)
+        self.device = place_of(config.device)
+        share = share_of(config.batch_size, config.accumulate, context)
         self.data = Data(config.data, batch_size=config.batch_size, seed=config.seed, device=self.device, share=share)
         self.total_steps = config.total_steps(self.data.facts.train_size)
         torch.manual_seed(derive(config.seed, "model"))
         model = build(**model_arguments(config.model, self.data.facts))
         self.model: nn.Module = model.to(self.device)
         self.lay_out()
-        self.trained: nn.Module = (
-            self.model if group is None else DistributedDataParallel(self.model, process_group=group)
-        )
+        self.trained: nn.Module = self.model
+        self.context = context
+        if not context.alone:
+            self.trained = wrapper = DistributedDataParallel(self.model, process_group=context.group)
+            self.context = replace(context, wrappers=(wrapper,))
         self.example = (self.placed(self.data.example()),)
         self.dense_cost = cost(self.model, self.example)
         self.initial_weights = digest(self.model)
@@ -104,7 +106,7 @@ class Run:
         self.step = 0
         self.flops_spent = self.scoring_flops = 0.0
         self.monitor = Monitor(
-            config, self.trained, self.pruner, self.data, example=self.example, placed=self.placed, group=group
+            config, self.trained, self.pruner, self.data, example=self.example, placed=self.placed, context=self.context
         )
         self._reported = 0
         self.before = self._news()
@@ -139,13 +141,12 @@ class Run:
 
     def train_step(self, x: Tensor, y: Tensor) -> list[Any]:
         """One optimizer step; the reports of what the pruner checked and cut then, mostly none."""
-        rank, many = ranks.place(self.group)
-        torch.manual_seed(
-            derive(self.config.seed, "step", self.step, *([rank] if rank else []))
-        )  # dropout and the like
+        rank, world_size = self.context.rank, self.context.world_size
+        own = [rank] if rank else []
+        torch.manual_seed(derive(self.config.seed, "step", self.step, *own))  # dropout and the like
         self.model.train()
         set_lr(self.optimizer, self.lr())
-        self.flops_spent += FORWARD_AND_BACKWARD * many * len(x) * self.flops()
+        self.flops_spent += FORWARD_AND_BACKWARD * world_size * len(x) * self.flops()
         self._backward(x, y)
         self.scaler.unscale_(self.optimizer)
         if self.config.optimizer.clip_norm:
@@ -206,10 +207,9 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Accuracy and loss on the whole test set, of which each rank takes its share, and which split that is."""
-        if isinstance(self.trained, DistributedDataParallel):
-            wrappers.share_buffers([self.trained])
+        self.context.share_buffers()
         batches = self.data.test.batches(self.config.eval_batch_size)
-        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast, self.group)
+        scores = evaluate(self.model, ((self.placed(x), y) for x, y in batches), self.autocast, self.context)
         return {"split": self.data.tested_on, **scores}
 
     def check_finite(self) -> None:

@@ -16,7 +16,7 @@ import torch
 from demp import files
 from demp.errors import DempError, UsageError
 from demp.files.run import RunFiles
-from demp.parallel import ranks
+from demp.parallel import everyone
 from demp.train.config import TrainConfig, read_toml
 from demp.train.defaults import as_meant
 
@@ -176,7 +176,7 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "device": config.device,
         "device_name": device_name(config.device),
         "threads": torch.get_num_threads(),
-        "processes": ranks.place(ranks.everyone())[1],
+        "processes": everyone().world_size,
         "command": sys.argv,
         "seed": config.seed,
         "config_hash": config.identity(),
