@@ -65,9 +65,20 @@ class Detector:
         self._hook: Any = None
         self.on_training: Callable[[], Any] = lambda: None
         """Called at every training forward of the whole model, where a window watches."""
+        self._near = False
+        """Is a check due after the next step?"""
         if self._window is not None:
-            hook = Hook(self._remember)
-            self._hook = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+            self._watch()
+
+    def _watch(self) -> None:
+        hook = Hook(self._remember)
+        self._hook = self._model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+
+    def watch_others(self) -> None:
+        """Remember the last training batch before a check on batches, where neurons leave with constants."""
+        constants = any(self._criterion.of_moments(layer.activation) for layer in self._graph.layers)
+        if self._window is None and constants:
+            self._watch()
 
     def detect(self, state: GraphState, step: int) -> Detection:
         """Detect which neurons are dead now, by a probe or the window."""
@@ -131,6 +142,12 @@ class Detector:
             self._few_run = runs(self._model, few)
         return few if self._few_run else self._proof
 
+    def others(self) -> Any:
+        """The last training batch, where the detection looked at batches of its own; None if there was none."""
+        if self._window is not None or self._last_inputs is None:
+            return None
+        return first_examples(self._last_inputs, PROOF_EXAMPLES)
+
     def step(self) -> None:
         """An optimizer moved: what ran in evaluation mode was training if nothing ran in training mode."""
         if self._window is not None:
@@ -144,6 +161,8 @@ class Detector:
     ) -> None:
         """Open the window when a check is near, so that most steps pay nothing; ``fresh``: one was just made."""
         if self._window is None:
+            self._near = due(step + 1) or step + 1 == last_step
+            self._last_inputs = self._last_inputs if self._near else None
             return
         ahead = range(step + 1, min(step + self._length, last_step) + 1)
         near = any(due(s) or s == last_step for s in ahead) or (step >= last_step and not fresh)
@@ -174,11 +193,14 @@ class Detector:
     def _remember(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not torch.is_grad_enabled() or in_backward():
             return
-        self.on_training()
+        if self._window is None and not self._near:
+            return
+        if self._window is not None:
+            self.on_training()
         if not module.training and any(p.is_meta for p in module.parameters()):
             return  # on the meta device the model is only read
         inputs = call_inputs(module, args, kwargs)
-        if self._window is not None and self._window.is_open:  # a check is near, and the forward may write into them
+        if self._window is None or self._window.is_open:  # a check is near, and the forward may write into them
             with torch.no_grad():
                 inputs = copied(inputs)
         if module.training:

@@ -59,6 +59,7 @@ class Cutter:
             neurons,
             run.config.limits(),
             run.detector.proof(),
+            others=None if rules is None else run.detector.others(),
             step=run.step,
             exact=is_exact(run.method, shrinking.graph, selection),
             constants=rules,

@@ -62,6 +62,8 @@ class CutRequest:
     limits: Limits
     examples: Any
     """Inputs on which the cut is proven."""
+    others: Any = field(kw_only=True, default=None)
+    """Inputs that nobody looked at, on which what constants change is measured, too."""
     step: int
     exact: bool = True
     """Outputs must not change: all of these neurons are dead."""
@@ -225,7 +227,9 @@ class ShrinkingModel:
         if not plan.empty:
             self._refuse_held()
             self.warn_of_copies()
-        options = VerifyOptions(request.examples, request.exact, constants=request.constants, outputs=self._outputs)
+        options = VerifyOptions(
+            request.examples, request.exact, constants=request.constants, outputs=self._outputs, others=request.others
+        )
         report, plan = execute(self._live(), plan, options, step=request.step, judged=request.judged)
         report = dataclasses.replace(report, notes=(*report.notes, *request.notes))
         self.state = plan.after

@@ -50,6 +50,8 @@ class PruningRun:
         self.masks = Masks(model)
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
+        if not shrinking.context.compiled:
+            self.detector.watch_others()
         self.scales = OutputScales(model, graph)
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward

@@ -38,6 +38,8 @@ class VerifyOptions:
     constants: ConstantRules | None = None
     outputs: Outputs = None
     """What is compared."""
+    others: Any = None
+    """Inputs that nobody looked at for dead neurons: what constants change on them is measured, too."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ def refer(model: nn.Module, plan: Plan, options: VerifyOptions, settled: Settled
         refuse_alive(model, plan, options, plain)
     wanted = plain if options.exact else zeroed(model, plan, options)
     return Reference(plain, wanted, precise(model, options, partial(zeroed, model, plan)) if coarse else None)
+
+
+def outputs_on_others(model: nn.Module, options: VerifyOptions) -> list[Tensor] | None:
+    """Outputs on the inputs that nobody looked at; None if there are none, or the model does not run on them so."""
+    if options.others is None:
+        return None
+    try:
+        return outputs_of(model, options.others, options.outputs)
+    except Exception:  # a training batch may be such that the forward in evaluation mode does not take it
+        return None
 
 
 def precise(

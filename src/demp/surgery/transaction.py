@@ -16,12 +16,25 @@ from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
 from demp.surgery.guards import refuse_unshrinkable
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
-from demp.surgery.proving import Disagreement, VerifyOptions, explain, prove, refer, refuse_difference
+from demp.surgery.proving import (
+    Disagreement,
+    Proof,
+    VerifyOptions,
+    explain,
+    outputs_on_others,
+    prove,
+    refer,
+    refuse_difference,
+)
 from demp.surgery.record import put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, UndoLog, follow, keeps_of
 from demp.surgery.state import StateEntry, state_entries
 from demp.surgery.training_proof import prove_training, refer_training
+from demp.surgery.verify import difference
+
+SAME = 3.0
+"""A drift on other examples up to so many times that of the proof is no news."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,7 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
     with live.context.whole(*live.modules), live.context.together():
         reference = refer(live.model, plan, options, settled)
         in_training = None if settled is not None else refer_training(live, plan, options)
+        others = None if settled is None else outputs_on_others(live.model, options)
         copies = refer_copies(live, plan, options, constants=settled is not None)
     records = [(module, record_of(module)) for module in live.modules]
     undo_log = UndoLog(keep_undo=options.verify)
@@ -162,13 +176,17 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
         with live.context.whole(*live.modules), live.context.together():
             found = None if reference is None else prove(live.model, reference, options)
             drifts = prove_copies(copies, options)
+            beyond = None if others is None else outputs_on_others(live.model, options)
         notes = change.notes + notes_on(copies) + (() if settled is None else settled.notes)
         apart = None if settled is None else counts(settled)
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=notes, apart=apart)
         refuse_difference(found, live.context)
         prove_training(live.model, in_training, options)
-        return Outcome(plan, seconds, found.gap, found.drift, notes, apart, worst(drifts, live.context))
+        drift, more = found.drift, ()
+        if settled is not None:
+            drift, more = drift_of(found, others, beyond, live.context)
+        return Outcome(plan, seconds, found.gap, drift, (*notes, *more), apart, worst(drifts, live.context))
     except BaseException as error:
         undo_log.roll_back()
         for module, record in records:
@@ -176,6 +194,25 @@ def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Sett
         if isinstance(error, Disagreement) and settled is None:
             raise CutError(explain(live, plan, options, error)) from None
         raise
+
+
+def drift_of(
+    proof: Proof, before: list[Tensor] | None, after: list[Tensor] | None, context: Context
+) -> tuple[float, tuple[str, ...]]:
+    """By how much a cut changed outputs: on the examples of its proof, or on others if they changed more there.
+
+    With a note where constants held on the examples that were looked at, and not elsewhere. Equal on all ranks.
+    """
+    mine = None if before is None or after is None else difference(before, after)
+    found = context.highest((proof.drift, mine))
+    drift, elsewhere = (number or 0.0 for number in found)
+    if elsewhere <= max(SAME * drift, proof.limit):
+        return max(drift, elsewhere), ()
+    note = (
+        f"neurons that are constant on the examples looked at are not on the last training batch: outputs changed by "
+        f"{elsewhere:.1e} there, by {drift:.1e} on these examples. Give batches that are like the training data"
+    )
+    return elsewhere, (note,)
 
 
 @dataclass(frozen=True)
