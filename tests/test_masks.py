@@ -9,7 +9,7 @@ import demp
 import nets
 from demp.errors import UsageError
 from demp.masking.masks import Masks, emptied, maskable
-from demp.methods import Method, MethodConfig, Selection, View, Wants
+from demp.methods import Method, MethodConfig, Requirements, Selection, View
 from runs import IMAGE, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
 from thinning import mostly_slow
 
@@ -31,8 +31,8 @@ class Random(Method):
     Config = MethodConfig
     name = "random-masks"
 
-    def wants(self) -> Wants:
-        return Wants(masks=True)
+    def requirements(self) -> Requirements:
+        return Requirements(masks=True)
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         return halves(view, 0)
@@ -175,8 +175,8 @@ def test_the_optimizer_may_be_kept_still_while_masks_change():
     class Still(Random):
         is_due = Method.is_due
 
-        def wants(self) -> Wants:
-            return Wants(masks=True, skip_updates=True)
+        def requirements(self) -> Requirements:
+            return Requirements(masks=True, skip_updates=True)
 
         def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
             return dict(view.masks)

@@ -15,7 +15,7 @@ import demp
 from demp import methods
 from demp.errors import UsageError
 from demp.masking.distributions import kept
-from demp.methods import Method, MethodConfig, Selection, Wants
+from demp.methods import Method, MethodConfig, Requirements, Selection
 from demp.methods.combination import Combination, combined, union
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -107,8 +107,8 @@ def test_penalty_and_noise_are_the_first_ones_and_masks_the_second_ones():
     both = methods.find("demp+rigl")(config, TOTAL)
     demp_alone, rigl_alone = (methods.find(name)(config, TOTAL) for name in ("demp", "rigl"))
     assert both.criterion() == demp_alone.criterion()
-    assert both.wants() == dataclasses.replace(demp_alone.wants(), masks=True, skip_updates=True)
-    assert both.wants() == Wants(masks=True, skip_updates=True, live_mask="last-check", max_drift=0.02)
+    assert both.requirements() == dataclasses.replace(demp_alone.requirements(), masks=True, skip_updates=True)
+    assert both.requirements() == Requirements(masks=True, skip_updates=True, live_mask="last-check", max_drift=0.02)
     for step in range(TOTAL):
         assert isinstance(both.penalty(step), Penalty)
         assert isinstance(both.after_step(step), Noise)

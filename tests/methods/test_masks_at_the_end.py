@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import demp
-from demp.methods import Method, MethodConfig, View, Wants
+from demp.methods import Method, MethodConfig, Requirements, View
 from demp.methods.sparse import MaskMethod
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, train
 
@@ -171,8 +171,8 @@ def test_a_method_that_wants_batches_only_if_there_are_some_says_so():
         Config = MethodConfig
         name = "plain"
 
-        def wants(self) -> Wants:
-            return Wants(collect="batches")
+        def requirements(self) -> Requirements:
+            return Requirements(collect="batches")
 
     for batches, judges in ((None, False), ([examples(IMAGE)], True)):
         model = build(PlainNet)

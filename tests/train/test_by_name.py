@@ -11,7 +11,7 @@ from demp import methods, recipes
 from demp.analysis.costs import flops_if_zeros_were_free
 from demp.errors import UsageError
 from demp.importance.gates import Scoring
-from demp.methods import Method, Selection, Wants
+from demp.methods import Method, Requirements, Selection
 from demp.train import DataConfig, Observer, TrainConfig, TrainingInterrupted, resume, train
 from demp.train.data import Data
 from demp.train.run import Run
@@ -38,8 +38,8 @@ class Once(Method):
     summary = reference = "for tests"
     Config = OnceConfig
 
-    def wants(self):
-        return Wants(scores=True, masks=True)
+    def requirements(self):
+        return Requirements(scores=True, masks=True)
 
     def is_due(self, step):
         return step == 0

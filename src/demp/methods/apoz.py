@@ -21,7 +21,7 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.graph import GraphState
 from demp.importance.ranking import RANKINGS
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 
@@ -85,9 +85,9 @@ class Apoz(Method):
         self.moments = tuple(round((config.prune_from + i * step_of) * total_steps) for i in range(config.rounds))
         self._done = 0
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Batches to look at activations on."""
-        return Wants(zeros=True, constants=self.config.constants)
+        return Requirements(zeros=True, constants=self.config.constants)
 
     def is_due(self, step: int) -> bool:
         """Return whether a pruning round is due at this step."""

@@ -10,6 +10,8 @@ from demp.activity import Criterion, Detection
 from demp.budgets import Budget, Meter, as_budget
 from demp.graph import GraphState, NeuronGraph
 from demp.importance.gates import Scoring
+from demp.methods.earlier import EarlierMethod, moved_name
+from demp.methods.requirements import Requirements
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -107,35 +109,6 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wants:
-    """How a method's answers are to be carried out."""
-
-    penalty_on: str = "scales"
-    penalty_in: str = "gradient"
-    live_mask: str = "none"
-    """Which entries get noise: ``none`` means all of them."""
-    noise_weights_only: bool = False
-    noise_others: bool = True
-    collect: str = "auto"
-    """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nobody is judged or watched."""
-    window_steps: int | None = None
-    constants: bool = False
-    """Neurons that it selects leave with their means as constants, where that changes the outputs less."""
-    max_drift: float | None = None
-    """The most that one cut of saturated neurons may change the outputs: see ``ConstantRules``."""
-    scores: bool = False
-    """It scores on labelled batches: needs ``loss_fn`` and ``batches``."""
-    zeros: bool = False
-    """It looks at activations: needs ``batches``."""
-    masks: bool = False
-    """It masks weights."""
-    new_weights: bool = False
-    """All weights are drawn anew after what it removed before training."""
-    skip_updates: bool = False
-    """The optimizer moves nothing on the steps on which masks change."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Knobs that every method has."""
 
@@ -167,7 +140,7 @@ class MethodConfig:
         return Limits(floor=self.floor, multiple=self.multiple, include=self.include, exclude=self.exclude)
 
 
-class Method:
+class Method(EarlierMethod):
     """A pruning method. It never touches modules, optimizers or files; it returns what should happen."""
 
     name: ClassVar[str]
@@ -188,9 +161,9 @@ class Method:
         """Return the criterion by which neurons count as dead."""
         return Criterion()
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """How penalty, noise and checks are to be carried out."""
-        return Wants()
+        return Requirements()
 
     def penalty(self, step: int) -> Penalty | None:
         """What is added to the loss at this step?"""
@@ -257,3 +230,8 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a saved state back."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return what version 0.1 called ``Wants``, with a DeprecationWarning."""
+    return moved_name(__name__, name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -39,9 +39,9 @@ class Combination(Method):
         """Return the first method's criterion of death."""
         return self.first.criterion()
 
-    def wants(self) -> Wants:
-        """What the first wants, and masks."""
-        mine, theirs = self.first.wants(), self.second.wants()
+    def requirements(self) -> Requirements:
+        """Return what the first requires, and what the second does for its masks and its choice."""
+        mine, theirs = self.first.requirements(), self.second.requirements()
         return dataclasses.replace(
             mine,
             masks=True,

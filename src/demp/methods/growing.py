@@ -11,7 +11,7 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
 from demp.importance.ranking import RANKINGS, flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.penalties import Penalty
@@ -150,9 +150,9 @@ class GrowingRegularisation(Method):
         if not bool(pushable(graph, self.config.limits()).any()):
             raise UsageError(f"{self.name} pushes the weights that make neurons, and none here makes one that may go")
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
-        return Wants(
+        return Requirements(
             penalty_on="producers",
             penalty_in=self.config.penalty_in,
             collect="batches",

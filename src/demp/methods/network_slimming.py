@@ -24,7 +24,7 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.importance.ranking import RANKINGS
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.penalties import Penalty
@@ -90,9 +90,9 @@ class NetworkSlimming(Method):
                 "choose another method, for example greg-1 or prune-train"
             )
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
-        return Wants(
+        return Requirements(
             penalty_on=self.config.penalty_on,
             penalty_in=self.config.penalty_in,
             collect="batches",

@@ -28,7 +28,7 @@ from demp.errors import UsageError
 from demp.graph import GraphState
 from demp.graph.neurons import channel_slots
 from demp.importance.ranking import flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.regularization.penalties import Penalty, slice_value
 from demp.regularization.slices import Slices
@@ -80,10 +80,10 @@ class PruneTrain(Method):
         self.period = config.period or max(1, round(PERIOD_SHARE * total_steps))
         self._strength = config.strength
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
         scores = self.config.strength is None
-        return Wants(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
+        return Requirements(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
 
     def penalty(self, step: int) -> Penalty | None:
         """Return the group lasso on channels, ``lambda * sum_g ||W_g||``."""

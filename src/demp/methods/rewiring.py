@@ -7,7 +7,7 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.masking.distributions import kept
-from demp.methods.base import MethodConfig, View, Wants
+from demp.methods.base import MethodConfig, Requirements, View
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, dropped, grown, random_masks, thinned
 from demp.regularization.schedules import cosine
@@ -43,9 +43,9 @@ class Rewiring(MaskMethod):
     Config: ClassVar[type[MethodConfig]] = RewiringConfig
     config: RewiringConfig
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """It masks, and may keep the optimizer still."""
-        return Wants(masks=True, collect="batches", skip_updates=self.config.skip_updates)
+        return Requirements(masks=True, collect="batches", skip_updates=self.config.skip_updates)
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
         """Return a score per weight; those with the highest scores grow first."""

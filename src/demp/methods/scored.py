@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from demp.importance.gates import POSITIONS, Scoring
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.methods.rounds import targets
@@ -72,9 +72,9 @@ class Scored(Method):
         """Has every round taken place?"""
         return self._round >= len(self.targets)
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Labelled batches and a loss."""
-        return Wants(scores=True)
+        return Requirements(scores=True)
 
     def is_due(self, step: int) -> bool:
         """Return whether this is step 0, before training."""

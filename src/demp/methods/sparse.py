@@ -17,7 +17,7 @@ from demp.errors import UsageError
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top
 from demp.masking.masks import emptied
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_share
 
 MASK_SHARE = 0.005
@@ -104,9 +104,9 @@ class MaskMethod(Method):
         """Neurons whose inputs are masked go only if they say nothing at all."""
         return Criterion(kind="exact")
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """It masks; batches are looked at where there are some."""
-        return Wants(masks=True, collect="batches")
+        return Requirements(masks=True, collect="batches")
 
     def masks_due(self, step: int) -> bool:
         """Return whether masks change: t % f = 0 inside the window."""

@@ -26,7 +26,7 @@ from demp.graph import NeuronGraph
 from demp.importance.ranking import flags
 from demp.masking.distributions import kept, top
 from demp.masking.masks import constant
-from demp.methods.base import MethodConfig, Selection, View, Wants
+from demp.methods.base import MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
 from demp.regularization.schedules import cosine
@@ -90,9 +90,9 @@ class SRigL(MaskMethod):
         first, last = round(config.mask_from * total_steps), round(config.mask_until * total_steps)
         self.window = Window(every, max(first, 1), last - 1)
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """It masks; what ablated neurons still say moves to their readers."""
-        return Wants(masks=True, collect="batches", constants=self.config.remove_ablated)
+        return Requirements(masks=True, collect="batches", constants=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
         """Return f_t, the share of weights that an update exchanges."""

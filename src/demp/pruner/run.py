@@ -39,11 +39,11 @@ class PruningRun:
         self.step, self.total_steps, self.seed = 0, int(total_steps), seed
         self.method = method(config, total_steps)
         self.method.refuse_unfit(graph)
-        self.wants = self.method.wants()
-        refuse_pieces(method.name, self.wants, model)
+        self.requirements = self.method.requirements()
+        refuse_pieces(method.name, self.requirements, model)
         self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
         refuse_unreachable(self.method, self.meter, config)
-        refuse_missing(method.name, self.wants, examples)
+        refuse_missing(method.name, self.requirements, examples)
         self.masks = Masks(model)
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
@@ -52,8 +52,8 @@ class PruningRun:
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
 
     def _new_detector(self) -> Detector:
-        shrinking, examples, wants = self.shrinking, self.examples, self.wants
-        if not by_probe(examples.batches, wants.collect):
+        shrinking, examples, requirements = self.shrinking, self.examples, self.requirements
+        if not by_probe(examples.batches, requirements.collect):
             refuse_to_watch(shrinking.given)
         return Detector(
             shrinking.model,
@@ -61,8 +61,8 @@ class PruningRun:
             self.method.criterion(),
             example_inputs=examples.inputs,
             batches=examples.unlabelled(),
-            collect=wants.collect,
-            window_steps=wants.window_steps,
+            collect=requirements.collect,
+            window_steps=requirements.window_steps,
             seed=self.seed,
         )
 

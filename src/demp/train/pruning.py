@@ -64,8 +64,8 @@ def examples(run: Run, config: Any) -> Callable[[int], Iterator[Batch]]:
     Death is judged on ``data.probe_batches`` of them. A method that scores takes as many as its config says, from a
     stream that ends with the training split.
     """
-    wants = methods.find(run.config.method.name)(config, run.total_steps).wants()
-    whole = wants.scores or wants.zeros
+    requirements = methods.find(run.config.method.name)(config, run.total_steps).requirements()
+    whole = requirements.scores or requirements.zeros
 
     def drawn(check_seed: int) -> Iterator[Batch]:
         for x, y in run.data.labelled_batches(check_seed, whole=whole):
