@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 import demp
 from demp.methods import Method, MethodConfig, Requirements, View
-from demp.methods.sparse import MaskMethod
+from demp.methods.sparse import SparseMethod
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, train
 
 METHODS = ("magnitude", "saliency", "set", "rigl")
 
 
-class Given(MaskMethod):
+class Given(SparseMethod):
     """Masks that a test sets before the first step; nothing changes them."""
 
     Config = demp.methods.config_class("set")

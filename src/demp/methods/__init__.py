@@ -10,8 +10,20 @@ from demp.errors import UsageError
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.combination import combined
 from demp.methods.earlier import moved_name
+from demp.methods.masks import MaskMethod
 
-__all__ = ["Method", "MethodConfig", "Selection", "View", "Requirements", "config_class", "create", "find", "names"]
+__all__ = [
+    "MaskMethod",
+    "Method",
+    "MethodConfig",
+    "Selection",
+    "View",
+    "Requirements",
+    "config_class",
+    "create",
+    "find",
+    "names",
+]
 
 
 @cache

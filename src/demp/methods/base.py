@@ -1,4 +1,7 @@
-"""The contract of a method: one file, a config, and a few answers. Every default does nothing."""
+"""The contract of a method: one file, a config, and a few answers. Every default does nothing.
+
+What is here concerns training and neurons; a method that also masks single weights is a `demp.methods.MaskMethod`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -207,22 +210,6 @@ class Method(EarlierMethod):
     def unfinished(self, step: int) -> str:
         """What of the method's plan was still to come when the run ended after ``step`` steps; empty if nothing."""
         return ""
-
-    def masks_due(self, step: int) -> bool:
-        """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""
-        return False
-
-    def initial_masks(self, view: View) -> dict[str, Tensor]:
-        """Masks before the first step: parameter name -> which entries are there."""
-        return {}
-
-    def initial_factors(self, view: View) -> dict[str, float]:
-        """By what are parameters multiplied before the first step, where their initial masks ask for it?"""
-        return {}
-
-    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
-        """Masks from this step on; parameters that are not named keep theirs."""
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart."""

@@ -33,7 +33,7 @@ from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, Selection, View
 from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, random_masks, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, random_masks, thinned
 from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.004
@@ -98,7 +98,7 @@ class ChaseConfig(MaskConfig):
             check_at_least("channel_every", self.channel_every, 1)
 
 
-class Chase(MaskMethod):
+class Chase(SparseMethod):
     """Channel-aware dynamic sparse training."""
 
     name: ClassVar[str] = "chase"

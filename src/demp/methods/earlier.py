@@ -10,7 +10,12 @@ from demp.methods.requirements import Requirements
 
 @dataclass(frozen=True, kw_only=True)
 class Wants(Requirements):
-    """`Requirements` under its earlier name."""
+    """`Requirements` under its earlier name, with what a `MaskMethod` says otherwise today."""
+
+    masks: bool = False
+    """It masks weights: read no more, since its class says so."""
+    skip_updates: bool = False
+    """The optimizer moves nothing on the steps on which masks change."""
 
 
 class EarlierMethod:

@@ -9,7 +9,7 @@ from demp.errors import UsageError
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, View
 from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, thinned
 
 TINY_NORM = 1e-8
 """Added to the norm of a tensor's scores, as in jaxpruner."""
@@ -53,7 +53,7 @@ def progress(step: int, window: Window, total_steps: int, form: str) -> float:
     return (step - updates[0]) / length if length else 1.0
 
 
-class Gradual(MaskMethod):
+class Gradual(SparseMethod):
     """Masks grow in the window; a weight's score decides, and who is masked scores zero."""
 
     Config: ClassVar[type[MethodConfig]] = GradualConfig

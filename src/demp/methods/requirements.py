@@ -24,9 +24,5 @@ class Requirements:
     """It scores on labelled batches: needs ``loss_fn`` and ``batches``."""
     zeros: bool = False
     """It looks at activations: needs ``batches``."""
-    masks: bool = False
-    """It masks weights."""
     new_weights: bool = False
     """All weights are drawn anew after what it removed before training."""
-    skip_updates: bool = False
-    """The optimizer moves nothing on the steps on which masks change."""

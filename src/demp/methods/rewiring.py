@@ -7,9 +7,9 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.masking.distributions import kept
-from demp.methods.base import MethodConfig, Requirements, View
+from demp.methods.base import MethodConfig, View
 from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, dropped, grown, random_masks, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, dropped, grown, random_masks, thinned
 from demp.regularization.schedules import cosine
 
 
@@ -34,7 +34,7 @@ class RewiringConfig(MaskConfig):
             raise UsageError(f"drop_fraction is {self.drop_fraction}; give a share in [0, 1]")
 
 
-class Rewiring(MaskMethod):
+class Rewiring(SparseMethod):
     """Sparse from the first step; an update drops the smallest weights and grows as many where a score is highest.
 
     After a cut each tensor is brought back to its own density: an update drops and grows what that takes.
@@ -43,9 +43,9 @@ class Rewiring(MaskMethod):
     Config: ClassVar[type[MethodConfig]] = RewiringConfig
     config: RewiringConfig
 
-    def requirements(self) -> Requirements:
-        """It masks, and may keep the optimizer still."""
-        return Requirements(masks=True, collect="batches", skip_updates=self.config.skip_updates)
+    def skips_updates(self) -> bool:
+        """Return whether the optimizer moves nothing while masks change, as the config says."""
+        return self.config.skip_updates
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
         """Return a score per weight; those with the highest scores grow first."""

@@ -17,8 +17,9 @@ from demp.errors import UsageError
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top
 from demp.masking.masks import emptied
-from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
+from demp.methods.base import MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.methods.masks import MaskMethod
 
 MASK_SHARE = 0.005
 """The authors' 500 steps of 97,656 between updates."""
@@ -93,8 +94,8 @@ class Window:
         return range(-(-self.first // self.every) * self.every, min(self.last, total_steps - 1) + 1, self.every)
 
 
-class MaskMethod(Method):
-    """What all mask methods do alike: when masks change, how dense tensors are to be, and what goes in the end."""
+class SparseMethod(MaskMethod):
+    """What all mask methods here do alike: when masks change, how dense tensors are to be, and what goes in the end."""
 
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
@@ -105,8 +106,8 @@ class MaskMethod(Method):
         return Criterion(kind="exact")
 
     def requirements(self) -> Requirements:
-        """It masks; batches are looked at where there are some."""
-        return Requirements(masks=True, collect="batches")
+        """Return that batches are looked at where there are some."""
+        return Requirements(collect="batches")
 
     def masks_due(self, step: int) -> bool:
         """Return whether masks change: t % f = 0 inside the window."""

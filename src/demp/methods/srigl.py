@@ -28,7 +28,7 @@ from demp.masking.distributions import kept, top
 from demp.masking.masks import constant
 from demp.methods.base import MethodConfig, Requirements, Selection, View
 from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, matches, thinned, uniform_scores
 from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.001
@@ -75,7 +75,7 @@ class SRigLConfig(MaskConfig):
             raise UsageError(f"spare is the string {self.spare!r}; give a tuple of globs")
 
 
-class SRigL(MaskMethod):
+class SRigL(SparseMethod):
     """Constant fan-in with neuron ablation."""
 
     name: ClassVar[str] = "srigl"
@@ -91,8 +91,8 @@ class SRigL(MaskMethod):
         self.window = Window(every, max(first, 1), last - 1)
 
     def requirements(self) -> Requirements:
-        """It masks; what ablated neurons still say moves to their readers."""
-        return Requirements(masks=True, collect="batches", constants=self.config.remove_ablated)
+        """Return that what ablated neurons still say moves to their readers, if they go."""
+        return Requirements(collect="batches", constants=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
         """Return f_t, the share of weights that an update exchanges."""

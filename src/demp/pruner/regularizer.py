@@ -42,7 +42,9 @@ class Regularizer:
 
     def begin(self) -> None:
         """Multiply and mask weights as the method asks before the first step."""
-        method, shrinking = self._run.method, self._run.shrinking
+        method, shrinking = self._run.mask_method, self._run.shrinking
+        if method is None:
+            return
         masks, factors = method.initial_masks(self._view), method.initial_factors(self._view)
         with torch.no_grad():
             for name, factor in factors.items():
@@ -86,14 +88,14 @@ class Regularizer:
 
         Gradients that are not finite (an overflow that a fused optimizer is about to skip) say nothing: the next do.
         """
-        run = self._run
-        if not (self._masks_wait or self.pushes.masks_due(run.step)):
+        run, method = self._run, self._run.mask_method
+        if method is None or not (self._masks_wait or self.pushes.masks_due(run.step, method)):
             return False
         self._masks_wait = not all(bool(g.isfinite().all()) for g in self._view.gradients().values())
         if self._masks_wait:
             return False
-        run.masks.put(run.method.update_masks(run.step, self._view), run.shrinking.optimizers)
-        return run.requirements.skip_updates
+        run.masks.put(method.update_masks(run.step, self._view), run.shrinking.optimizers)
+        return method.skips_updates()
 
     def after_step(self) -> None:
         """After the optimizer moved: noise on the live, scales shrink, masked weights are zero again."""

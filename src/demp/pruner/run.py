@@ -8,6 +8,7 @@ from demp.activity.detector import Detector, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.masking.masks import Masks
 from demp.methods.base import Method
+from demp.methods.masks import MaskMethod, of_today
 from demp.parallel.compiled import refuse_to_watch
 from demp.pruner.examples import Examples, refuse_missing
 from demp.pruner.latency import LatencyClock
@@ -37,10 +38,10 @@ class PruningRun:
         model, graph = shrinking.model, shrinking.graph
         self.shrinking, self.config, self.examples = shrinking, config, examples
         self.step, self.total_steps, self.seed = 0, int(total_steps), seed
-        self.method = method(config, total_steps)
+        self.method = of_today(method)(config, total_steps)
         self.method.refuse_unfit(graph)
         self.requirements = self.method.requirements()
-        refuse_pieces(method.name, self.requirements, model)
+        refuse_pieces(method.name, self.requirements, model, masks=self.mask_method is not None)
         self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
         refuse_unreachable(self.method, self.meter, config)
         refuse_missing(method.name, self.requirements, examples)
@@ -65,6 +66,11 @@ class PruningRun:
             window_steps=requirements.window_steps,
             seed=self.seed,
         )
+
+    @property
+    def mask_method(self) -> MaskMethod | None:
+        """The method, if it masks single weights."""
+        return self.method if isinstance(self.method, MaskMethod) else None
 
     def plan(self, total_steps: int) -> None:
         """Take another length: the method goes on, and its schedules are those of the new one from this step on."""

@@ -128,7 +128,7 @@ def refuse_second_pruner(pruner: Any) -> None:
         )
 
 
-def refuse_pieces(name: str, requirements: Requirements, model: nn.Module) -> None:
+def refuse_pieces(name: str, requirements: Requirements, model: nn.Module, *, masks: bool) -> None:
     """What needs whole parameters, where ``fully_shard`` keeps pieces of them."""
     if not shards.parts(model):
         return
@@ -136,7 +136,7 @@ def refuse_pieces(name: str, requirements: Requirements, model: nn.Module) -> No
         raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
     if requirements.penalty_on == "channels":
         raise UsageError(f"{name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
-    if requirements.masks:
+    if masks:
         raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 
