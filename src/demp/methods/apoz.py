@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice, check_share
 from demp.graph import GraphState
 from demp.importance.ranking import RANKINGS
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 
 RULES = ("target", "deviation")

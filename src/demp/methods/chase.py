@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice
 from demp.graph import GraphState, NeuronGraph, Slot
 from demp.importance.ranking import flags, take
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, Selection, View
-from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
 from demp.methods.sparse import MaskConfig, SparseMethod, Window, random_masks, thinned
 from demp.regularization.schedules import cosine

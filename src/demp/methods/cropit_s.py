@@ -17,9 +17,9 @@ smaller than those of the stream, and still go almost first.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from demp.files.checks import check_choice
 from demp.importance.gates import Scoring
 from demp.methods.base import MethodConfig
-from demp.methods.checks import check_choice
 from demp.methods.scored import Scored, ScoredConfig
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from demp.activity import Criterion
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.base import MethodConfig
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Phase, check_phase
 from demp.methods.reaching import refuse_two_aims
 from demp.regularization import schedules

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice
 from demp.methods.base import MethodConfig, Selection, View
-from demp.methods.checks import check_at_least, check_choice
 from demp.methods.scored import Scored, ScoredConfig
 from demp.methods.trigger import RULES, Trigger
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from demp.artifact import read_architecture
 from demp.errors import UsageError
+from demp.files.checks import check_share
 from demp.graph import NeuronGraph
 from demp.graph.streams import strands_and_families
 from demp.importance.ranking import flags
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_share
 from demp.methods.reaching import goals_at, missed, refuse_two_aims
 from demp.surgery import Limits, plan_cut
 from demp.surgery.record import record_from_plain

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice, check_share
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
 from demp.importance.ranking import RANKINGS, flags
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.penalties import Penalty
 from demp.surgery import Limits, plan_cut

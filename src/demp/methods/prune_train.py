@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice, check_number, check_share
 from demp.graph import GraphState
 from demp.graph.neurons import channel_slots
 from demp.importance.ranking import flags
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.regularization.penalties import Penalty, slice_value
 from demp.regularization.slices import Slices
 from demp.surgery import plan_cut

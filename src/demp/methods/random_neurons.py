@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice, check_share
 from demp.importance.ranking import RANKINGS
 from demp.methods.base import Method, MethodConfig, Selection, View
-from demp.methods.checks import check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.noise import SEED_STRIDE
 

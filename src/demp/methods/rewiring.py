@@ -6,9 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice
 from demp.masking.distributions import kept
 from demp.methods.base import MethodConfig, View
-from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, SparseMethod, dropped, grown, random_masks, thinned
 from demp.regularization.schedules import cosine
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from demp.files.checks import check_at_least, check_choice, check_share
 from demp.importance.gates import POSITIONS, Scoring
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.methods.rounds import targets
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from demp.activity import Criterion
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_choice, check_share
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top
 from demp.masking.masks import emptied
 from demp.methods.base import MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_at_least, check_choice, check_share
 from demp.methods.masks import MaskMethod
 
 MASK_SHARE = 0.005

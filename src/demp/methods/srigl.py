@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice
 from demp.graph import NeuronGraph
 from demp.importance.ranking import flags
 from demp.masking.distributions import kept, top
 from demp.masking.masks import constant
 from demp.methods.base import MethodConfig, Requirements, Selection, View
-from demp.methods.checks import check_choice
 from demp.methods.sparse import MaskConfig, SparseMethod, Window, matches, thinned, uniform_scores
 from demp.regularization.schedules import cosine
 

@@ -5,9 +5,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from demp.activity.criteria import Criterion
+from demp.files.checks import check, check_above, check_at_least, check_choice, check_number
 from demp.files.run import DENSE
 from demp.files.schema import build
-from demp.methods.checks import check, check_above, check_at_least, check_choice, check_number
 
 OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
 LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
