@@ -11,6 +11,7 @@ from torch import Tensor
 
 from demp.activity import Criterion, Detection
 from demp.budgets import Budget, Meter, as_budget
+from demp.files.checks import check_choices
 from demp.graph import GraphState, NeuronGraph
 from demp.importance.gates import Scoring
 from demp.methods.earlier import EarlierMethod, moved_name
@@ -131,6 +132,7 @@ class MethodConfig:
     "flops=0.4". It takes the place of a method's own target."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self.limits()
         object.__setattr__(self, "budget", as_budget(self.budget))
 

@@ -19,13 +19,13 @@ and see docs/numbers.md for values that worked in 800 steps.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.files.checks import check_at_least, check_choice, check_number, check_share
+from demp.files.checks import check_at_least, check_number, check_share
 from demp.graph import GraphState
 from demp.graph.neurons import channel_slots
 from demp.importance.ranking import flags
@@ -51,7 +51,7 @@ class PruneTrainConfig(MethodConfig):
     period: int | None = None
     """Steps between removals, the reconfiguration interval; None: 5 % of the run, at least 1 (the paper: about 10 of
     182 epochs)."""
-    penalty_in: str = "gradient"
+    penalty_in: Literal["gradient", "loss"] = "gradient"
     """``gradient``: added to .grad right before the optimizer step; ``loss``: you add ``pruner.penalty_loss()`` to your
     loss, as in the authors' code."""
 
@@ -63,7 +63,6 @@ class PruneTrainConfig(MethodConfig):
         check_number("threshold", self.threshold)
         if self.period is not None:
             check_at_least("period", self.period, 1)
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
 
 
 class PruneTrain(Method):

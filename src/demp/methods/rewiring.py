@@ -1,12 +1,11 @@
 """What sparse training from start to end shares: random masks at first; then drop by magnitude, grow by a score."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from demp.errors import UsageError
-from demp.files.checks import check_choice
+from demp.files.checks import check_portion
 from demp.masking.distributions import kept
 from demp.methods.base import MethodConfig, View
 from demp.methods.sparse import MaskConfig, SparseMethod, dropped, grown, random_masks, thinned
@@ -19,7 +18,7 @@ class RewiringConfig(MaskConfig):
 
     drop_fraction: float = 0.3
     """alpha: share of a tensor's weights that an update drops and grows elsewhere; its peak for ``cosine``."""
-    drop_schedule: str = "constant"
+    drop_schedule: Literal["constant", "cosine"] = "constant"
     """``constant``, or ``cosine``: alpha / 2 (1 + cos(pi t / T_end)), zero at ``mask_until``."""
     regrow_dropped: bool = True
     """A weight that an update drops may be one of those that it grows, and then stays as it was, as published; False:
@@ -29,9 +28,7 @@ class RewiringConfig(MaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("drop_schedule", self.drop_schedule, ("constant", "cosine"))
-        if not 0 <= self.drop_fraction <= 1:
-            raise UsageError(f"drop_fraction is {self.drop_fraction}; give a share in [0, 1]")
+        check_portion("drop_fraction", self.drop_fraction)
 
 
 class Rewiring(SparseMethod):

@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from demp.activity import Criterion
 from demp.errors import UsageError
-from demp.files.checks import check_at_least, check_choice, check_share
+from demp.files.checks import check_at_least, check_share
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top
 from demp.masking.masks import emptied
@@ -32,7 +33,7 @@ class MaskConfig(MethodConfig):
     weight_sparsity: float = 0.8
     """S: share of the weights that masks may thin out which is zero in the end. Norms, biases and embeddings, and what
     ``mask_exclude`` names, are not counted."""
-    distribution: str = "uniform"
+    distribution: Literal["uniform", "erk"] = "uniform"
     """``uniform``: S in every tensor; ``erk``: Erdos-Renyi-Kernel, density by sum over product of the axes."""
     mask_include: tuple[str, ...] = ("*",)
     """Globs of parameter names that masks may thin out."""
@@ -52,7 +53,6 @@ class MaskConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("weight_sparsity", self.weight_sparsity)
-        check_choice("distribution", self.distribution, self.distributions())
         check_at_least("weight_floor", self.weight_floor, 1)
         for name in ("mask_include", "mask_exclude"):
             if isinstance(getattr(self, name), str):
@@ -66,10 +66,6 @@ class MaskConfig(MethodConfig):
             )
         if self.dense_first and self.distribution != "uniform":
             raise UsageError("dense_first goes with distribution='uniform'; else name the first weight in mask_exclude")
-
-    def distributions(self) -> tuple[str, ...]:
-        """Return the permitted values of ``distribution``."""
-        return ("uniform", "erk")
 
 
 @dataclass(frozen=True)
