@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.files.checks import check_at_least, check_share
+from demp.files.checks import check_at_least
 from demp.graph import GraphState
 from demp.importance.ranking import RANKINGS, RankingName
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import TargetConfig, reach
 
 NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this activation choose another method"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApozConfig(MethodConfig):
+class ApozConfig(TargetConfig):
     """How many, when, and judged on what."""
 
     target_neuron_sparsity: float = 0.5
@@ -53,8 +53,6 @@ class ApozConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         if self.budget is not None and self.rule != "target":
             raise UsageError(f"a budget needs rule='target'; with {self.rule!r} the rule itself says how many go")
         check_at_least("scoring_batches", self.scoring_batches, 1)

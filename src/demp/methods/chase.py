@@ -19,7 +19,7 @@ met; the published schedule stops just below.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -33,11 +33,9 @@ from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, Selection, View
 from demp.methods.gradual import cubic
-from demp.methods.sparse import MaskConfig, SparseMethod, Window, random_masks, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, random_masks, thinned
 from demp.regularization.schedules import cosine
 
-UPDATE_SHARE = 0.004
-"""1,000 of the 250,000 steps on ImageNet."""
 CHANNEL_SHARE = 0.02
 """2 of 100 epochs."""
 SHARES = ("channel_floor", "channel_until", "exchange_from", "extra_first", "extra_last", "drop_first", "drop_last")
@@ -101,14 +99,14 @@ class Chase(SparseMethod):
     summary: ClassVar[str] = "sparse from the start; small channels are removed while weights are dropped and re-grown"
     reference: ClassVar[str] = "Dynamic Sparsity Is Channel-Level Sparsity Learner (Yin 2023)"
     Config: ClassVar[type[MethodConfig]] = ChaseConfig
+    update_share: ClassVar[float] = 0.004
+    """1,000 of the 250,000 steps on ImageNet."""
     config: ChaseConfig
 
     def __init__(self, config: ChaseConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        every = config.mask_every or max(1, round(UPDATE_SHARE * total_steps))
-        first, last = round(config.mask_from * total_steps), round(config.mask_until * total_steps)
-        self.window = Window(every, max(first, 1), last)
-        self.channel_steps = removals(config, total_steps, every)
+        self.window = replace(self.window, first=max(self.window.first, 1))
+        self.channel_steps = removals(config, total_steps, self.window.every)
 
     def is_due(self, step: int) -> bool:
         """Every Delta T, half a Delta T_p before an update of the masks."""

@@ -1,6 +1,5 @@
 """Every knob of Demon Pruning, and which of them fit together."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -126,7 +125,7 @@ class DemPConfig(MethodConfig):
                 check_at_least(field, getattr(self, field), 1)
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, math.nan)
+        refuse_two_aims(self)
         check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
 
     def reading(self) -> dict[str, bool]:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from demp.artifact import read_architecture
 from demp.errors import UsageError
-from demp.files.checks import check_share
 from demp.graph import NeuronGraph
 from demp.graph.streams import strands_and_families
 from demp.importance.ranking import flags
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.reaching import goals_at, missed, refuse_two_aims
+from demp.methods.reaching import TargetConfig, goals_at, missed
 from demp.surgery import Limits, plan_cut
 from demp.surgery.record import record_from_plain
 
@@ -64,16 +63,11 @@ class FromScratch(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowConfig(MethodConfig):
+class NarrowConfig(TargetConfig):
     """How narrow: a budget, or a share of the neurons."""
 
     target_neuron_sparsity: float = 0.5
     """Share of all neurons that is left out, without a budget."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
 
 
 class Narrow(FromScratch):

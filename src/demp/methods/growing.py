@@ -8,22 +8,20 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.files.checks import check_above, check_at_least, check_portion, check_share
+from demp.files.checks import check_above, check_at_least, check_portion
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
 from demp.importance.ranking import RankingName, flags
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import TargetConfig, reach
 from demp.regularization.penalties import Penalty
 from demp.surgery import Limits, plan_cut
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowingConfig(MethodConfig):
+class GrowingConfig(TargetConfig):
     """Knobs of both; phases are shares of the run and follow one another, the rest of the run fine-tunes."""
 
-    target_neuron_sparsity: float = 0.5
-    """Share of neurons that go."""
     ranking: RankingName = "layer"
     """``layer``: this share of every layer, as the paper's given ratios; ``global``: of the network, by the mean size
     of a neuron's weights."""
@@ -51,8 +49,6 @@ class GrowingConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         for name in ("start_at", "stabilise", "grow"):
             check_portion(name, getattr(self, name), "a share of the run")
         for name in ("delta", "ceiling"):

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
-from demp.files.checks import check_at_least, check_number, check_share
+from demp.files.checks import check_at_least, check_number
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.importance.ranking import RankingName
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import TargetConfig, reach
 from demp.regularization.penalties import Penalty
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSlimmingConfig(MethodConfig):
+class NetworkSlimmingConfig(TargetConfig):
     """Knobs of Network Slimming, with the names of the paper."""
 
     target_neuron_sparsity: float = 0.5
@@ -55,8 +55,6 @@ class NetworkSlimmingConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         check_number("strength", self.strength)
         if not 0 < self.prune_at <= 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in (0, 1]")

@@ -10,19 +10,16 @@ from typing import Any, ClassVar
 import torch
 
 from demp.errors import UsageError
-from demp.files.checks import check_share
 from demp.importance.ranking import RankingName
 from demp.methods.base import Method, MethodConfig, Selection, View
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import TargetConfig, reach
 from demp.regularization.noise import SEED_STRIDE
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomConfig(MethodConfig):
+class RandomConfig(TargetConfig):
     """How many, when, and over what."""
 
-    target_neuron_sparsity: float = 0.5
-    """rho: share of all neurons that goes."""
     prune_at: float = 0.0
     """Share of the run after which they go; 0: before training."""
     ranking: RankingName = "global"
@@ -30,8 +27,6 @@ class RandomConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         if not 0 <= self.prune_at < 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in [0, 1)")
 

@@ -6,16 +6,14 @@ from typing import Any, ClassVar
 from demp.files.checks import check_at_least, check_share
 from demp.importance.gates import GatePosition, Scoring, ScoringKind
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
-from demp.methods.reaching import reach, refuse_two_aims
+from demp.methods.reaching import TargetConfig, reach
 from demp.methods.rounds import targets
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredConfig(MethodConfig):
+class ScoredConfig(TargetConfig):
     """Target and scoring; the defaults are those of the DemP paper's own runs of these methods."""
 
-    target_neuron_sparsity: float = 0.5
-    """rho: share of all neurons that is removed in the end."""
     scoring_batches: int = 10
     """Training batches behind each score; the originals take 5."""
     gate: GatePosition = "activation"
@@ -32,8 +30,6 @@ class ScoredConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         check_share("start_sparsity", self.start_sparsity)
         check_at_least("scoring_batches", self.scoring_batches, 1)
         check_at_least("rounds", self.rounds, 0)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -77,9 +77,9 @@ class Window:
     last: int
 
     @classmethod
-    def of(cls, config: MaskConfig, total_steps: int) -> "Window":
-        """The window of a run."""
-        every = config.mask_every or max(1, round(MASK_SHARE * total_steps))
+    def of(cls, config: MaskConfig, total_steps: int, usual: float = MASK_SHARE) -> "Window":
+        """The window of a run; ``usual`` is the share of it between updates where the config has no number of steps."""
+        every = config.mask_every or max(1, round(usual * total_steps))
         return cls(every, round(config.mask_from * total_steps), round(config.mask_until * total_steps))
 
     def __contains__(self, step: int) -> bool:
@@ -93,9 +93,12 @@ class Window:
 class SparseMethod(MaskMethod):
     """What all mask methods here do alike: when masks change, how dense tensors are to be, and what goes in the end."""
 
+    update_share: ClassVar[float] = MASK_SHARE
+    """Share of the run between updates of the masks, where ``mask_every`` is None."""
+
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        self.window = Window.of(config, total_steps)
+        self.window = Window.of(config, total_steps, self.update_share)
 
     def criterion(self) -> Criterion:
         """Neurons whose inputs are masked go only if they say nothing at all."""

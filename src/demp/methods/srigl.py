@@ -15,7 +15,7 @@ largest. In both a weight that is dropped and grown in one update keeps its valu
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -28,11 +28,8 @@ from demp.importance.ranking import flags
 from demp.masking.distributions import kept, top
 from demp.masking.masks import constant
 from demp.methods.base import MethodConfig, Requirements, Selection, View
-from demp.methods.sparse import MaskConfig, SparseMethod, Window, matches, thinned, uniform_scores
+from demp.methods.sparse import MaskConfig, SparseMethod, matches, thinned, uniform_scores
 from demp.regularization.schedules import cosine
-
-UPDATE_SHARE = 0.001
-"""The authors' 100 steps of the 97,656 on CIFAR-10; on ImageNet 800 of 256,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +76,13 @@ class SRigL(SparseMethod):
     summary: ClassVar[str] = "sparse from the start, the same fan-in for every neuron; neurons that lose it are ablated"
     reference: ClassVar[str] = "Dynamic Sparse Training with Structured Sparsity (Lasby 2024)"
     Config: ClassVar[type[MethodConfig]] = SRigLConfig
+    update_share: ClassVar[float] = 0.001
+    """The authors' 100 steps of the 97,656 on CIFAR-10; on ImageNet 800 of 256,000."""
     config: SRigLConfig
 
     def __init__(self, config: SRigLConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        every = config.mask_every or max(1, round(UPDATE_SHARE * total_steps))
-        first, last = round(config.mask_from * total_steps), round(config.mask_until * total_steps)
-        self.window = Window(every, max(first, 1), last - 1)
+        self.window = replace(self.window, first=max(self.window.first, 1), last=self.window.last - 1)
 
     def requirements(self) -> Requirements:
         """Return that what ablated neurons still say moves to their readers, if they go."""
