@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from demp.activity.detector import Detector, by_probe
+from demp.activity.detector import Detector, Sources, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.masking.masks import Masks
 from demp.methods.base import Method
@@ -56,16 +56,14 @@ class PruningRun:
         shrinking, examples, requirements = self.shrinking, self.examples, self.requirements
         if not by_probe(examples.batches, requirements.collect):
             refuse_to_watch(shrinking.given)
-        return Detector(
-            shrinking.model,
-            shrinking.graph,
-            self.method.criterion(),
+        sources = Sources(
             example_inputs=examples.inputs,
             batches=examples.unlabelled(),
             collect=requirements.collect,
             window_steps=requirements.window_steps,
             seed=self.seed,
         )
+        return Detector(shrinking.model, shrinking.graph, self.method.criterion(), sources)
 
     @property
     def mask_method(self) -> MaskMethod | None:
