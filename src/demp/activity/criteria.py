@@ -93,7 +93,11 @@ class Peaks:
 
     @classmethod
     def along(cls, values: Tensor, axis: int, needs_total: bool) -> "Peaks":
-        """Reduce an activation over all axes but one."""
+        """Reduce an activation over all axes but one.
+
+        Raises:
+            UsageError: the batch is empty.
+        """
         if values.numel() == 0 and values.shape[axis]:
             raise UsageError("cannot judge neurons on an empty batch")
         top, bottom = reduced(values, axis, torch.amax), reduced(values, axis, torch.amin)

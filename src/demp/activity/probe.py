@@ -146,6 +146,9 @@ def alive(
 
     A neuron is alive if any batch shows it alive at any of its read points. Each batch is a tuple of the model's
     arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
+
+    Raises:
+        UsageError: there is no batch, or the model does not run on one.
     """
     judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
     model, batches = original(model), list(batches)

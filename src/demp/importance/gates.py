@@ -103,7 +103,11 @@ def scores(
 
 
 def first(batches: Iterable[Any], count: int) -> list[tuple[Any, Any]]:
-    """The first batches, as pairs of inputs and targets."""
+    """The first batches, as pairs of inputs and targets.
+
+    Raises:
+        UsageError: there is no batch, or one is no pair.
+    """
     chosen = []
     for batch in batches:
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
@@ -180,7 +184,11 @@ class Gated:
     def loss(
         self, c: Tensor, batch: tuple[Any, Any], loss_fn: Loss, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Loss of one batch with the gates ``c``, as a function of them and of ``weights``."""
+        """Loss of one batch with the gates ``c``, as a function of them and of ``weights``.
+
+        Raises:
+            UsageError: ``loss_fn`` returns anything but one number.
+        """
         tensors = {name: t.detach() for name, t in self.tensors.items()} | dict(weights or {})
         if self.scoring.batch_statistics:
             tensors |= {
@@ -236,7 +244,11 @@ def of_gates(value: Tensor, c: Tensor, *, higher: bool = False) -> Tensor:
 
 
 def refuse_unmoved() -> None:
-    """Without a path from a gate to the loss there is no score."""
+    """Say that there is no score, since no path leads from a gate to the loss.
+
+    Raises:
+        UsageError: always.
+    """
     raise UsageError(
         "the loss does not depend on any gate: its gradient is cut off (no_grad, detach, frozen second derivatives) "
         "in the model or in loss_fn; score another way, for example with method 'random' or 'apoz'"

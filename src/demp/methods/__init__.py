@@ -60,7 +60,11 @@ def find(name: str) -> type[Method]:
 
 
 def single(part: str, name: str) -> type[Method]:
-    """The registered method called ``part``, for one who asked for ``name``."""
+    """The registered method called ``part``, for one who asked for ``name``.
+
+    Raises:
+        UsageError: there is none (with a suggestion).
+    """
     methods = registry()
     if part not in methods:
         near = difflib.get_close_matches(part, methods, n=1)

@@ -30,7 +30,7 @@ NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this acti
 
 @dataclass(frozen=True, kw_only=True)
 class ApozConfig(TargetConfig):
-    """How many, when, and judged on what."""
+    """How many neurons go, in which rounds of the run, and on how many batches their zeros are counted."""
 
     target_neuron_sparsity: float = 0.5
     """Share of all neurons that is removed after the last round; with ``deviation`` at most."""

@@ -100,7 +100,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which neurons go now."""
+    """Which neurons a method wants removed now, and how their cut is to be proven and reported."""
 
     neurons: dict[str, Tensor] = field(default_factory=dict)
     """Layer name -> boolean per neuron, dense numbering."""

@@ -93,7 +93,7 @@ class ChaseConfig(MaskConfig):
 
 
 class Chase(SparseMethod):
-    """Channel-aware dynamic sparse training."""
+    """Sparse training that also removes channels: the smallest ones go while weights are dropped and re-grown."""
 
     name: ClassVar[str] = "chase"
     summary: ClassVar[str] = "sparse from the start; small channels are removed while weights are dropped and re-grown"

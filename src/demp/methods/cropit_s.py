@@ -24,7 +24,7 @@ from demp.methods.scored import Scored, ScoredConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CropItSConfig(ScoredConfig):
-    """Scoring by gradient flow."""
+    """Which flow of the gradient scores a neuron, and how it is summed; the rest as all scored methods have it."""
 
     score: Literal["weight-flow", "gate-flow"] = "weight-flow"
     """``weight-flow`` (the original) or ``gate-flow`` (the DemP authors' variant, cheaper)."""

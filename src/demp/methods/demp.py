@@ -54,7 +54,11 @@ class DemonPruning(Method):
         self._course = None if phase is None else Course(phase, total_steps)
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """The decoupled penalty acts on scales alone."""
+        """Refuse the decoupled penalty, which acts on scales alone, where there are none.
+
+        Raises:
+            UsageError: no normalisation has a scale.
+        """
         if self.config.penalty_in == "decoupled" and not any(norm.scale for norm in graph.norms):
             raise UsageError(
                 "penalty_in='decoupled' needs normalisations with a scale, and there are none; use 'gradient'"

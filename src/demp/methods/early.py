@@ -23,7 +23,7 @@ EPOCH_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyConfig(ScoredConfig):
-    """The moment; the rest as before training."""
+    """When the training has settled enough to prune; the rest is as for pruning before training."""
 
     trigger: Rule = "paper"
     """``paper``: the weights' distance from the initial ones changes by less than 1 - rho of their norm in an epoch;
@@ -47,7 +47,11 @@ class EarlyConfig(ScoredConfig):
 
 
 class Early(Scored):
-    """The rounds of a scored method, all at the moment at which the trigger fires."""
+    """The rounds of a scored method, all at the moment at which the trigger fires.
+
+    Raises:
+        UsageError: epochs are passes over the data, and nobody says how many steps one has.
+    """
 
     Config: ClassVar[type[MethodConfig]] = EarlyConfig
     config: EarlyConfig  # pyright: ignore[reportIncompatibleVariableOverride]

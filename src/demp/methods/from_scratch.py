@@ -64,7 +64,7 @@ class FromScratch(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class NarrowConfig(TargetConfig):
-    """How narrow: a budget, or a share of the neurons."""
+    """How narrow the network is to be: what a budget allows, or a share of the neurons."""
 
     target_neuron_sparsity: float = 0.5
     """Share of all neurons that is left out, without a budget."""
@@ -130,7 +130,7 @@ def together(graph: NeuronGraph) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinConfig(MethodConfig):
-    """Whose twin."""
+    """The network whose final widths the new one gets."""
 
     like: str = ""
     """A run folder, or a saved model (``demp.save``), of the same dense architecture."""
@@ -151,7 +151,11 @@ class Twin(FromScratch):
     config: TwinConfig
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """Nobody's twin, or that of another dense architecture."""
+        """Refuse to train nobody's twin, or that of another dense architecture.
+
+        Raises:
+            UsageError: ``like`` is empty, or what lies there was made from another dense network.
+        """
         if not self.config.like:
             raise UsageError("whose twin? give like=, the run folder or the saved model whose shapes it is to have")
         removed_of(graph, self.config.like)

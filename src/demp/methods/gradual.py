@@ -16,7 +16,7 @@ TINY_NORM = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class GradualConfig(MaskConfig):
-    """Knobs of gradual masking."""
+    """Where the final sparsity lies in the network, and along which cubic curve masks come to it."""
 
     distribution: Literal["uniform", "erk", "global", "global-normalised"] = "uniform"  # pyright: ignore[reportIncompatibleVariableOverride]
     """``uniform``: S in every tensor; ``erk``: Erdos-Renyi-Kernel; ``global``: one ranking of all tensors;
@@ -45,7 +45,11 @@ def progress(step: int, window: Window, total_steps: int, form: str) -> float:
 
 
 class Gradual(SparseMethod):
-    """Masks grow in the window; a weight's score decides, and who is masked scores zero."""
+    """Masks grow in the window; a weight's score decides, and who is masked scores zero.
+
+    Raises:
+        UsageError: no update of the masks falls into the window.
+    """
 
     Config: ClassVar[type[MethodConfig]] = GradualConfig
     config: GradualConfig

@@ -23,7 +23,7 @@ from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp
 
 @dataclass(frozen=True, kw_only=True)
 class GReg2Config(GrowingConfig):
-    """Knobs of GReg-2."""
+    """Knobs of GReg-2: those of GReg-1, and of the phase in which all neurons are pushed to see who is weak."""
 
     grow: float = 0.3
     """Share of the run in which the factors of the picked neurons grow up to ``ceiling``."""

@@ -85,7 +85,11 @@ class Ramp:
 
 
 class GrowingRegularisation(Method):
-    """An L2 factor per neuron that grows until the neuron's weights are nearly zero, then the neuron is removed."""
+    """An L2 factor per neuron that grows until the neuron's weights are nearly zero, then the neuron is removed.
+
+    Raises:
+        UsageError: the phases take more than the run has.
+    """
 
     Config: ClassVar[type[MethodConfig]] = GrowingConfig
     takes_budget: ClassVar[bool] = True
@@ -133,7 +137,11 @@ class GrowingRegularisation(Method):
         return Ramp(start, end, base, delta, ceiling)
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """A model in which no weight makes a neuron that may go."""
+        """Refuse a model without anything to push.
+
+        Raises:
+            UsageError: no weight makes a neuron that may go.
+        """
         if not bool(pushable(graph, self.config.limits()).any()):
             raise UsageError(f"{self.name} pushes the weights that make neurons, and none here makes one that may go")
 

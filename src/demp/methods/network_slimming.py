@@ -78,7 +78,11 @@ class NetworkSlimming(Method):
         self._passed = 0
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """A model in which no neuron that may go has a scale."""
+        """Refuse a model without anything to rank.
+
+        Raises:
+            UsageError: no neuron that may go has the scale of a normalisation.
+        """
         if not bool(ranked(graph).any()):
             raise UsageError(
                 "no neuron that may go has a normalisation scale, which network-slimming ranks by; add batch norms, or "

@@ -122,7 +122,11 @@ class PruneTrain(Method):
 
 
 def strength_for(share: float, view: View) -> float:
-    """``share * loss / ((1 - share) * sum_g ||W_g||)``, at which the penalty is this share of loss + penalty."""
+    """``share * loss / ((1 - share) * sum_g ||W_g||)``, at which the penalty is this share of loss + penalty.
+
+    Raises:
+        UsageError: the loss is not positive, or all weights are zero.
+    """
     parameters, slots = view.parameters(), channel_slots(view.graph)
     named = [(parameters[slot.tensor], slot) for slot in slots if slot.tensor in parameters]
     classes = view.state.owners(slot for _, slot in named)

@@ -18,7 +18,7 @@ from demp.regularization.noise import SEED_STRIDE
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(TargetConfig):
-    """How many, when, and over what."""
+    """How many neurons go, when, and whether they are drawn from the whole network or in each layer."""
 
     prune_at: float = 0.0
     """Share of the run after which they go; 0: before training."""

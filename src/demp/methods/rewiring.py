@@ -14,7 +14,7 @@ from demp.regularization.schedules import cosine
 
 @dataclass(frozen=True, kw_only=True)
 class RewiringConfig(MaskConfig):
-    """Knobs of sparse training."""
+    """How many weights an update moves elsewhere, and what the optimizer does meanwhile."""
 
     drop_fraction: float = 0.3
     """alpha: share of a tensor's weights that an update drops and grows elsewhere; its peak for ``cosine``."""

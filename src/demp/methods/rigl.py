@@ -18,7 +18,7 @@ from demp.methods.rewiring import Rewiring, RewiringConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RigLConfig(RewiringConfig):
-    """Knobs of RigL."""
+    """Knobs of RigL: those of sparse training, with the distribution and the schedule that it published."""
 
     distribution: Literal["uniform", "erk"] = "erk"
     """``erk``: Erdos-Renyi-Kernel, density by sum over product of the axes; ``uniform``: S in every tensor."""
@@ -27,7 +27,7 @@ class RigLConfig(RewiringConfig):
 
 
 class RigL(Rewiring):
-    """Grow by gradient."""
+    """Sparse training that grows weights where the loss is steepest."""
 
     name: ClassVar[str] = "rigl"
     summary: ClassVar[str] = "sparse from the start; drop the smallest weights, grow as many by gradient"

@@ -34,7 +34,7 @@ from demp.regularization.schedules import cosine
 
 @dataclass(frozen=True, kw_only=True)
 class SRigLConfig(MaskConfig):
-    """Every knob of SRigL."""
+    """Every knob of SRigL: when masks change, and when a neuron has too few salient weights to stay."""
 
     distribution: Literal["uniform", "erk"] = "erk"
     """``erk``, or ``uniform``, which the authors take for ViT."""
@@ -70,7 +70,7 @@ class SRigLConfig(MaskConfig):
 
 
 class SRigL(SparseMethod):
-    """Constant fan-in with neuron ablation."""
+    """Sparse training with the same number of weights for every neuron; one without salient weights has none."""
 
     name: ClassVar[str] = "srigl"
     summary: ClassVar[str] = "sparse from the start, the same fan-in for every neuron; neurons that lose it are ablated"

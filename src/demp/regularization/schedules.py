@@ -56,7 +56,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The peak throughout."""
+    """The peak strength at every step of the run."""
 
     def at(self, share: float) -> float:
         """Return the factor 1 at every share of the span."""
