@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from demp.graph.inputs import copied
 from demp.parallel import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
+Collect = Literal["auto", "probe", "window", "batches"]
+"""Where death is judged: ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nowhere."""
 DEFAULT_WINDOW = 12
 UNSEEN = (
     "no training forward was seen before this check that calls the modules which read neurons, so no neuron was found "
@@ -29,31 +32,38 @@ PROOF_EXAMPLES = 128
 """A cut is proven on at most this many of the examples that judged the death."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """From which examples death is decided: batches that the user gives, or what training shows anyway."""
+
+    example_inputs: Any
+    """Inputs of one forward: a cut is proven on them where no batch was seen."""
+    batches: Batches | None = None
+    collect: Collect = "auto"
+    window_steps: int | None = None
+    """Steps before a check whose training forwards are watched; None: `DEFAULT_WINDOW`."""
+    seed: int = 0
+    """With the step it decides which examples a callable draws."""
+
+
 class Detector:
     """Says who is dead: by a probe on ``batches``, or by a window over the training forwards before a check.
 
     What the window finds dead must also be dead in evaluation mode on the last training batch, because that is what a
     cut is proven on.
+
+    Raises:
+        UsageError: a probe without batches, or batches that cannot be read at every check.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: NeuronGraph,
-        criterion: Criterion,
-        *,
-        example_inputs: Any,
-        batches: Batches | None = None,
-        collect: str = "auto",
-        window_steps: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.seed = seed
-        self._model, self._graph, self._criterion = model, graph, criterion
-        self._example_inputs, self._batches = example_inputs, batches
-        self._length = window_steps or DEFAULT_WINDOW
-        self._window = None if by_probe(batches, collect) else Window(model, graph, criterion)
-        refuse_batches(model, batches)
+    def __init__(self, model: nn.Module, graph: NeuronGraph, criterion: Criterion, sources: Sources) -> None:
+        self._model, self._graph, self._criterion, self._sources = model, graph, criterion, sources
+        self.seed = sources.seed
+        """A run that is loaded brings its own."""
+        self._length = sources.window_steps or DEFAULT_WINDOW
+        probes = by_probe(sources.batches, sources.collect)
+        self._window = None if probes else Window(model, graph, criterion)
+        refuse_batches(model, sources.batches)
         self._last_inputs: Any = None
         self._in_evaluation: Any = None
         """Inputs of the last forward in evaluation mode with gradients, until the next step says what it was for."""
@@ -90,7 +100,7 @@ class Detector:
         if not seen.tallies:
             return seen
         self._proof = self._last_inputs
-        inputs = self._example_inputs if self._last_inputs is None else self._last_inputs
+        inputs = self._sources.example_inputs if self._last_inputs is None else self._last_inputs
         still = probe(self._model, state, [inputs], self._criterion)
         return detection_of((*seen.tallies, *still.tallies), seen.batches, seen.examples)
 
@@ -126,7 +136,7 @@ class Detector:
     @property
     def has_examples(self) -> bool:
         """Are there batches, or a window that watches?"""
-        return self._window is not None or self._batches is not None
+        return self._window is not None or self._sources.batches is not None
 
     def draw(self, step: int) -> None:
         """Take examples of the batches of this step for the proof of a cut that no detection was asked for."""
@@ -136,7 +146,7 @@ class Detector:
     def proof(self) -> Any:
         """Examples for the proof of a cut: some of those behind the last detection."""
         if self._proof is None:
-            return self._example_inputs
+            return self._sources.example_inputs
         few = first_examples(self._proof, PROOF_EXAMPLES)
         if few is not self._proof and self._few_run is None:
             self._few_run = runs(self._model, few)
@@ -210,7 +220,8 @@ class Detector:
 
     def _probe_batches(self, step: int) -> Iterable[Any]:
         """The batches of this check, made once: the first of those that judge the death also proves the cut."""
-        for batch in () if self._batches is None else made(self._batches, self.seed + step):
+        batches = self._sources.batches
+        for batch in () if batches is None else made(batches, self.seed + step):
             self._proof = batch if self._proof is None else self._proof
             yield batch
 
@@ -223,7 +234,7 @@ def made(batches: Batches, seed: int) -> Iterable[Any]:
     return batches(seed) if takes_seed else batches()  # type: ignore[call-arg]
 
 
-def by_probe(batches: Batches | None, collect: str) -> bool:
+def by_probe(batches: Batches | None, collect: Collect) -> bool:
     """Probe or window?
 
     Raises:

@@ -37,6 +37,9 @@ class Moments:
 
         Sums run in float32 or wider around a value of each place, so that a constant has deviation 0 exactly and a
         large mean costs no digits; where that value lies far off the mean they run again around the mean.
+
+        Raises:
+            UsageError: the batch is empty.
         """
         size = values.shape[axis]
         if values.numel() == 0 and size:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp.activity.criteria import Criterion
+from demp.activity.criteria import Criterion, CriterionKind
 from demp.activity.observe import observing, quiet
 from demp.activity.tally import Flatness, Tally, larger
 from demp.errors import DempError, UsageError
@@ -135,12 +135,19 @@ def tried(model: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def alive(
-    model: nn.Module, batches: Iterable[Any], *, criterion: Criterion | str = "auto", graph: NeuronGraph | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    criterion: Criterion | CriterionKind = "auto",
+    graph: NeuronGraph | None = None,
 ) -> dict[str, Tensor]:
     """Layer name -> boolean per neuron: alive on these batches.
 
     A neuron is alive if any batch shows it alive at any of its read points. Each batch is a tuple of the model's
     arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
+
+    Raises:
+        UsageError: there is no batch, or the model does not run on one.
     """
     judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
     batches = list(batches)

@@ -70,7 +70,11 @@ class Tally:
         )
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Look at one batch at one read point; nothing is known of an expert that gets no rows."""
+        """Look at one batch at one read point; nothing is known of an expert that gets no rows.
+
+        Raises:
+            UsageError: there are more or fewer neurons than when watching began.
+        """
         if operand.numel() == 0 and operand.shape[axis]:
             return
         key = key_of(read)

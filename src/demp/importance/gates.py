@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demp.errors import UsageError
+from demp.files.checks import check_choices
 from demp.graph import GraphState, Slot
 from demp.graph.forward import as_inputs, evaluating, first_names, module_stack
 from demp.graph.inputs import copied
@@ -28,9 +29,11 @@ from demp.parallel import ALONE, Context
 Loss = Callable[[Any, Any], Tensor]
 """``loss_fn(output of the model, targets)``: the mean loss of a batch."""
 
-POSITIONS = ("activation", "norm", "producer")
-KINDS = ("sensitivity", "weight-flow", "gate-flow")
-FORWARDS = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
+GatePosition = Literal["activation", "norm", "producer"]
+"""What `Scoring.at` may be."""
+ScoringKind = Literal["sensitivity", "weight-flow", "gate-flow"]
+"""What `Scoring.kind` may be."""
+FORWARDS: dict[ScoringKind, int] = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
 """Cost of a batch in forwards: a backward is two, a backward through a forward and backward six."""
 
 
@@ -38,10 +41,10 @@ FORWARDS = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
 class Scoring:
     """Which derivative, with the gate where, over how many batches."""
 
-    kind: str = "sensitivity"
+    kind: ScoringKind = "sensitivity"
     """``sensitivity``: dL/dc, summed over batches. ``weight-flow``: d/dc of <g, dL/dW>, g the gradient of the weights
     summed over batches and held constant. ``gate-flow``: (d2L/dc2 dL/dc), summed over batches."""
-    at: str = "activation"
+    at: GatePosition = "activation"
     """Where the gate multiplies: the neuron's output (``activation``), the output of its ``norm``, or what its
     ``producer`` gives, before the norm. For ReLU the first two are the same; a neuron without norm has the last two in
     common."""
@@ -54,9 +57,7 @@ class Scoring:
     gates too, which have no scores."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", KINDS), ("at", POSITIONS)):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        check_choices(self, "scoring")
         if self.batches < 1:
             raise UsageError(f"scoring batches is {self.batches}; give at least 1")
 
@@ -102,7 +103,11 @@ def scores(
 
 
 def first(batches: Iterable[Any], count: int) -> list[tuple[Any, Any]]:
-    """The first batches, as pairs of inputs and targets."""
+    """The first batches, as pairs of inputs and targets.
+
+    Raises:
+        UsageError: there is no batch, or one is no pair.
+    """
     chosen = []
     for batch in batches:
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
@@ -179,7 +184,11 @@ class Gated:
     def loss(
         self, c: Tensor, batch: tuple[Any, Any], loss_fn: Loss, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Loss of one batch with the gates ``c``, as a function of them and of ``weights``."""
+        """Loss of one batch with the gates ``c``, as a function of them and of ``weights``.
+
+        Raises:
+            UsageError: ``loss_fn`` returns anything but one number.
+        """
         tensors = {name: t.detach() for name, t in self.tensors.items()} | dict(weights or {})
         if self.scoring.batch_statistics:
             tensors |= {
@@ -235,7 +244,11 @@ def of_gates(value: Tensor, c: Tensor, *, higher: bool = False) -> Tensor:
 
 
 def refuse_unmoved() -> None:
-    """Without a path from a gate to the loss there is no score."""
+    """Say that there is no score, since no path leads from a gate to the loss.
+
+    Raises:
+        UsageError: always.
+    """
     raise UsageError(
         "the loss does not depend on any gate: its gradient is cut off (no_grad, detach, frozen second derivatives) "
         "in the model or in loss_fn; score another way, for example with method 'random' or 'apoz'"

@@ -14,7 +14,7 @@ from demp.methods.early import Early, EarlyConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyCropSConfig(EarlyConfig, CropItSConfig):
-    """Scoring by gradient flow, at EarlyCroP's moment."""
+    """Which flow of the gradient scores a neuron, and when the training has settled enough to prune by it."""
 
 
 class EarlyCropS(Early, CropItS):

@@ -17,9 +17,8 @@ from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.graph.streams import strands_and_families
 from demp.importance.ranking import flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_share
-from demp.methods.reaching import goals_at, missed, refuse_two_aims
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
+from demp.methods.reaching import TargetConfig, goals_at, missed
 from demp.surgery import Limits, plan_cut
 from demp.surgery.record import record_from_plain
 
@@ -34,9 +33,9 @@ class FromScratch(Method):
         super().__init__(config, total_steps)
         self._done = False
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """New weights, at the new widths."""
-        return Wants(penalty_on="nothing", collect="batches", new_weights=True)
+        return Requirements(penalty_on="nothing", collect="batches", new_weights=True)
 
     def is_due(self, step: int) -> bool:
         """Return whether this is step 0, before training."""
@@ -64,16 +63,11 @@ class FromScratch(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowConfig(MethodConfig):
-    """How narrow: a budget, or a share of the neurons."""
+class NarrowConfig(TargetConfig):
+    """How narrow the network is to be: what a budget allows, or a share of the neurons."""
 
     target_neuron_sparsity: float = 0.5
     """Share of all neurons that is left out, without a budget."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
 
 
 class Narrow(FromScratch):
@@ -136,7 +130,7 @@ def together(graph: NeuronGraph) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinConfig(MethodConfig):
-    """Whose twin."""
+    """The network whose final widths the new one gets."""
 
     like: str = ""
     """A run folder, or a saved model (``demp.save``), of the same dense architecture."""
@@ -157,7 +151,11 @@ class Twin(FromScratch):
     config: TwinConfig
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
-        """Nobody's twin, or that of another dense architecture."""
+        """Refuse to train nobody's twin, or that of another dense architecture.
+
+        Raises:
+            UsageError: ``like`` is empty, or what lies there was made from another dense network.
+        """
         if not self.config.like:
             raise UsageError("whose twin? give like=, the run folder or the saved model whose shapes it is to have")
         removed_of(graph, self.config.like)

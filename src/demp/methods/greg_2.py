@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from demp.errors import UsageError
+from demp.files.checks import check_above, check_portion
 from demp.methods.base import MethodConfig
-from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp, check_positive
+from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp
 
 
 @dataclass(frozen=True, kw_only=True)
 class GReg2Config(GrowingConfig):
-    """Knobs of GReg-2."""
+    """Knobs of GReg-2: those of GReg-1, and of the phase in which all neurons are pushed to see who is weak."""
 
     grow: float = 0.3
     """Share of the run in which the factors of the picked neurons grow up to ``ceiling``."""
@@ -38,10 +39,9 @@ class GReg2Config(GrowingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.pick <= 1:
-            raise UsageError(f"pick is {self.pick}; give a share of the run in [0, 1]")
+        check_portion("pick", self.pick, "a share of the run")
         for name in ("pick_delta", "pick_ceiling"):
-            check_positive(name, getattr(self, name))
+            check_above(name, getattr(self, name))
         if self.pick_ceiling >= self.ceiling:
             raise UsageError(f"pick_ceiling is {self.pick_ceiling}; give a factor below ceiling, {self.ceiling}")
         if not math.isfinite(self.kept_factor):

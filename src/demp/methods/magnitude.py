@@ -12,7 +12,7 @@ from demp.methods.gradual import Gradual
 
 
 class Magnitude(Gradual):
-    """Score |w|."""
+    """Masks the weights that are smallest by size, a few more at each update."""
 
     name: ClassVar[str] = "magnitude"
     summary: ClassVar[str] = "mask the smallest weights along a cubic schedule"

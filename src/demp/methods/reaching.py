@@ -1,44 +1,38 @@
 """How a method with a target removes the lowest of a ranking: down to a share of the neurons, or to a budget."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from demp.budgets import Budget, Meter, Question, choose
 from demp.errors import UsageError
-from demp.importance.ranking import RANKINGS, flags
-from demp.methods.base import View
-from demp.surgery import Limits
+from demp.files.checks import check_share
+from demp.importance.ranking import RANKINGS, Found, RankingName, flags
+from demp.methods.base import MethodConfig, View
 
 LAYER_TRIALS = 24
 """Halvings of the share that every layer loses, where each layer is ranked on its own."""
 
 
-class Targeted(Protocol):
-    """A config with a target of its own, and perhaps a budget in its place."""
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig(MethodConfig):
+    """Knobs of a method that removes a share of the neurons, or with a budget as many as that asks for."""
 
-    @property
-    def target_neuron_sparsity(self) -> float:
-        """Share of the neurons that goes."""
-        ...
+    target_neuron_sparsity: float = 0.5
+    """Share of all neurons that is removed in the end."""
 
-    @property
-    def budget(self) -> Budget | None:
-        """What may be left, in place of the target."""
-        ...
-
-    def limits(self) -> Limits:
-        """The limits of every cut."""
-        ...
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
+        refuse_two_aims(self)
 
 
-Found = tuple[dict[str, Tensor], tuple[str, ...]]
-"""Layer name -> neurons to remove, and the notes of the report."""
-
-
-def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ranking: str = "global") -> Found:
+def reach(
+    view: View, config: TargetConfig, scores: Tensor, *, way: float = 1.0, ranking: RankingName = "global"
+) -> Found:
     """The neurons with the lowest scores, so many that ``way`` of the way to the target or to the budget is made.
 
     ``scores`` has one number per class, infinite where it stays. Without a budget see
@@ -59,14 +53,14 @@ def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ran
     return flags(view.graph, found.chosen), notes
 
 
-def reach_by_layer(view: View, config: Targeted, scores: Tensor, goals: Mapping[str, float]) -> Found:
+def reach_by_layer(view: View, config: TargetConfig, scores: Tensor, goals: Mapping[str, float]) -> Found:
     """The lowest scores of every layer, the smallest share of each with which the goals hold."""
     _, best = smallest_share(view, config, scores, goals)
     notes = () if best else (missed(view.meter, goals, view.state.removed),)
     return best, notes
 
 
-def neuron_sparsity_of(view: View, config: Targeted, budget: Budget) -> float:
+def neuron_sparsity_of(view: View, config: TargetConfig, budget: Budget) -> float:
     """The neuron sparsity that a budget stands for, where a method needs one: what every layer must lose alike.
 
     For a network that is dense: 0.29 for half of the FLOPs of equally wide layers, since FLOPs go with its square.
@@ -76,7 +70,7 @@ def neuron_sparsity_of(view: View, config: Targeted, budget: Budget) -> float:
 
 
 def smallest_share(
-    view: View, config: Targeted, scores: Tensor, goals: Mapping[str, float]
+    view: View, config: TargetConfig, scores: Tensor, goals: Mapping[str, float]
 ) -> tuple[float, dict[str, Tensor]]:
     """The smallest share of every layer with which the goals hold, and the neurons; (1, nobody) if they never do."""
     few, many = 0.0, 1.0
@@ -107,13 +101,14 @@ def missed(meter: Meter, goals: Mapping[str, float], removed: Tensor) -> str:
     return f"stopped at {left}: every layer left is at its floor, excluded or refused"
 
 
-def refuse_two_aims(config: Any, default: float) -> None:
-    """A target of one's own beside a budget.
+def refuse_two_aims(config: Any) -> None:
+    """Refuse a target of one's own beside a budget; the default of its class does not count as one's own.
 
     Raises:
         UsageError: the config has both.
     """
     target = config.target_neuron_sparsity
+    (default,) = (entry.default for entry in fields(config) if entry.name == "target_neuron_sparsity")
     if config.budget is not None and target is not None and target != default:
         raise UsageError(
             "budget and target_neuron_sparsity exclude each other; give "

@@ -8,7 +8,7 @@ in the uniform setting (``dense_first``).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -18,16 +18,16 @@ from demp.methods.rewiring import Rewiring, RewiringConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RigLConfig(RewiringConfig):
-    """Knobs of RigL."""
+    """Knobs of RigL: those of sparse training, with the distribution and the schedule that it published."""
 
-    distribution: str = "erk"
+    distribution: Literal["uniform", "erk"] = "erk"
     """``erk``: Erdos-Renyi-Kernel, density by sum over product of the axes; ``uniform``: S in every tensor."""
-    drop_schedule: str = "cosine"
+    drop_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine``: alpha / 2 (1 + cos(pi t / T_end)), zero at ``mask_until``; or ``constant``."""
 
 
 class RigL(Rewiring):
-    """Grow by gradient."""
+    """Sparse training that grows weights where the loss is steepest."""
 
     name: ClassVar[str] = "rigl"
     summary: ClassVar[str] = "sparse from the start; drop the smallest weights, grow as many by gradient"

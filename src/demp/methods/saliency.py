@@ -13,7 +13,7 @@ from demp.methods.gradual import Gradual
 
 
 class Saliency(Gradual):
-    """Score |w dL/dw|."""
+    """Masks the weights whose size times gradient is smallest, a few more at each update."""
 
     name: ClassVar[str] = "saliency"
     summary: ClassVar[str] = "mask the weights of the smallest |weight x gradient| along a cubic schedule"

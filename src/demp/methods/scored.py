@@ -3,22 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from demp.importance.gates import POSITIONS, Scoring
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_share
-from demp.methods.reaching import neuron_sparsity_of, reach, refuse_two_aims
+from demp.files.checks import check_at_least, check_share
+from demp.importance.gates import GatePosition, Scoring, ScoringKind
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
+from demp.methods.reaching import TargetConfig, neuron_sparsity_of, reach
 from demp.methods.rounds import targets
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredConfig(MethodConfig):
+class ScoredConfig(TargetConfig):
     """Target and scoring; the defaults are those of the DemP paper's own runs of these methods."""
 
-    target_neuron_sparsity: float = 0.5
-    """rho: share of all neurons that is removed in the end."""
     scoring_batches: int = 10
     """Training batches behind each score; the originals take 5."""
-    gate: str = "activation"
+    gate: GatePosition = "activation"
     """Where the factor c = 1 on a neuron multiplies: its output (``activation``), its ``norm``'s output, or what its
     ``producer`` gives, before the norm, as in the original repositories."""
     batch_statistics: bool = False
@@ -32,12 +30,9 @@ class ScoredConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self, 0.5)
         check_share("start_sparsity", self.start_sparsity)
         check_at_least("scoring_batches", self.scoring_batches, 1)
         check_at_least("rounds", self.rounds, 0)
-        check_choice("gate", self.gate, POSITIONS)
 
 
 class Scored(Method):
@@ -67,7 +62,7 @@ class Scored(Method):
             self._aim_at(neuron_sparsity_of(view, self.config, self.config.budget))
             self._aimed = True
 
-    def kind(self) -> str:
+    def kind(self) -> ScoringKind:
         """Which derivative is the score: see ``demp.importance.gates``."""
         raise NotImplementedError
 
@@ -83,9 +78,9 @@ class Scored(Method):
         """Has every round taken place?"""
         return self._round >= len(self.targets)
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Labelled batches and a loss."""
-        return Wants(scores=True)
+        return Requirements(scores=True)
 
     def is_due(self, step: int) -> bool:
         """Return whether this is step 0, before training."""

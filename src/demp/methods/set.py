@@ -15,7 +15,7 @@ from demp.methods.sparse import uniform_scores
 
 
 class SparseEvolutionaryTraining(Rewiring):
-    """Grow at random."""
+    """Sparse training that grows weights at random places."""
 
     name: ClassVar[str] = "set"
     summary: ClassVar[str] = "sparse from the start; drop the smallest weights, grow as many at random"

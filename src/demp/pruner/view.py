@@ -60,7 +60,7 @@ class LiveView(OfRun, EarlierView):
     def scores(self, scoring: Scoring) -> Tensor:
         """Return one derivative per class, computed on labelled batches."""
         loss_fn = self._examples.loss_fn
-        assert loss_fn is not None, "a method that scores says so in wants()"
+        assert loss_fn is not None, "a method that scores says so in requirements()"
         model, context = self._shrinking.model, self._shrinking.context
         with context.whole(model):
             pairs = self._examples.pairs(self.seed + self._run.step)
@@ -71,7 +71,7 @@ class LiveView(OfRun, EarlierView):
     def loss(self, batches: int) -> float:
         """Mean loss as training sees it. Among several ranks all must ask."""
         loss_fn = self._examples.loss_fn
-        assert loss_fn is not None, "a method that asks for the loss says scores=True in wants()"
+        assert loss_fn is not None, "a method that asks for the loss says scores=True in requirements()"
         model, context = self._shrinking.model, self._shrinking.context
         with context.whole(model):
             gated = Gated(model, self.state, Scoring(batches=batches, batch_statistics=True))
@@ -90,7 +90,7 @@ class LiveView(OfRun, EarlierView):
             UsageError: there is no batch of training examples.
         """
         source = self._examples.unlabelled()
-        assert source is not None, "a method that looks at activations says so in wants()"
+        assert source is not None, "a method that looks at activations says so in requirements()"
         model, context = self._shrinking.model, self._shrinking.context
         with context.together():
             chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self._run.step), strict=False)]
