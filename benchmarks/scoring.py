@@ -34,7 +34,7 @@ def main() -> None:
         __doc__,
         batch={"type": int, "default": 16},
         pixels={"type": int, "default": 96, "help": "height and width of the pictures"},
-        measured={"choices": ["training", *gates.KINDS, "check"], "help": argparse.SUPPRESS},
+        measured={"choices": ["training", *gates.FORWARDS, "check"], "help": argparse.SUPPRESS},
     )
     chosen = parsed(parser)
     if chosen.measured:
@@ -43,7 +43,7 @@ def main() -> None:
     results = [passes("snap", target) for target in (0.5, 0.8)]
     results += [passes("cropit-s", 0.5, **more) for more in ({"score": "weight-flow"}, {"score": "gate-flow"})]
     training = in_process("training", chosen)
-    for kind in (*gates.KINDS, "check"):
+    for kind in (*gates.FORWARDS, "check"):
         mine = in_process(kind, chosen)
         name = "a whole check of EarlyCroP-S (weight-flow, cut, proof)" if kind == "check" else f"scoring by {kind}"
         ratio = mine / training
@@ -123,8 +123,9 @@ def peak(what: str, batch: int, pixels: int) -> int:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    if graph is not None and what != "check":
-        scoring = gates.Scoring(kind=what, batches=2)
+    kind: gates.ScoringKind | None = next((kind for kind in gates.FORWARDS if kind == what), None)
+    if graph is not None and kind is not None:
+        scoring = gates.Scoring(kind=kind, batches=2)
         gates.scores(model, graph.dense, scoring, [(x, y)] * 2, F.cross_entropy)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 

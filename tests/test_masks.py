@@ -9,7 +9,7 @@ import demp
 import nets
 from demp.errors import UsageError
 from demp.masking.masks import Masks, emptied, maskable
-from demp.methods import Method, MethodConfig, Selection, View, Wants
+from demp.methods import MaskMethod, Method, MethodConfig, Selection, View
 from runs import IMAGE, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
 from thinning import mostly_slow
 
@@ -25,14 +25,11 @@ def halves(view: View, seed: int) -> dict[str, Tensor]:
     return {name: torch.rand(w.shape, generator=generator) < 0.5 for name, w in view.maskable().items()}
 
 
-class Random(Method):
+class Random(MaskMethod):
     """New random masks every fourth step; a neuron goes at step 6."""
 
     Config = MethodConfig
     name = "random-masks"
-
-    def wants(self) -> Wants:
-        return Wants(masks=True)
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         return halves(view, 0)
@@ -97,7 +94,7 @@ def test_dense_masks_change_nothing_to_the_bit():
         def initial_masks(self, view: View) -> dict[str, Tensor]:
             return {name: torch.ones(w.shape, dtype=torch.bool) for name, w in view.maskable().items()}
 
-        update_masks = Method.update_masks
+        update_masks = MaskMethod.update_masks
         is_due = Method.is_due
 
     models = [build(PlainNet) for _ in range(2)]
@@ -109,7 +106,7 @@ def test_dense_masks_change_nothing_to_the_bit():
 
 def test_a_masked_run_is_a_run_on_the_products_of_masks_and_weights():
     class Still(Random):
-        masks_due = Method.masks_due
+        masks_due = MaskMethod.masks_due
         is_due = Method.is_due
 
     model, twin = build(PlainNet), build(PlainNet)
@@ -175,8 +172,8 @@ def test_the_optimizer_may_be_kept_still_while_masks_change():
     class Still(Random):
         is_due = Method.is_due
 
-        def wants(self) -> Wants:
-            return Wants(masks=True, skip_updates=True)
+        def skips_updates(self) -> bool:
+            return True
 
         def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
             return dict(view.masks)

@@ -321,6 +321,8 @@ def test_names_of_version_0_1_warn():
     assert pruner._view.can_detect
     with pytest.warns(DeprecationWarning, match="can_judge is now can_detect"):
         assert pruner._view.can_judge
+    with pytest.warns(DeprecationWarning, match="wants is now requirements"):
+        assert pruner.wants is pruner.requirements
     for old in (pruner, pruner._view):
         with pytest.warns(DeprecationWarning, match=r"verdict\(\) is now detect\(\)"):
             assert old.verdict().dead.keys() == {layer.name for layer in pruner.graph.layers}

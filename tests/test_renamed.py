@@ -30,6 +30,8 @@ def test_modules_inside_a_moved_package_are_found_and_are_no_copies():
 
 def test_other_names_are_let_alone():
     assert renamed("demp.sweep.training") == "demp.experiments.sweep.training"
+    assert renamed("demp.methods.checks") == "demp.files.checks"
+    assert renamed("demp.methods.checks_of") is renamed("demp.methods") is None
     assert renamed("demp.graph") is renamed("torch.sweep") is renamed("demp") is None
     with pytest.raises(ModuleNotFoundError, match=r"demp\.nothing"):
         importlib.import_module("demp.nothing")

@@ -26,6 +26,7 @@ MOVED = {
     "latency": "pruner.latency",
     "loading": "pruner.loading",
     "masks": "masking.masks",
+    "methods.checks": "files.checks",
     "noise": "regularization.noise",
     "options": "pruner.options",
     "penalties": "regularization.penalties",
@@ -50,8 +51,10 @@ MOVED = {
 def renamed(name: str) -> str | None:
     """The present full name of a module of this package that has moved; None of any other."""
     package, _, rest = name.partition(".")
-    first, dot, inner = rest.partition(".")
-    return f"{package}.{MOVED[first]}{dot}{inner}" if package == "demp" and first in MOVED else None
+    for old, new in MOVED.items() if package == "demp" else ():
+        if rest == old or rest.startswith(f"{old}."):
+            return f"{package}.{new}{rest.removeprefix(old)}"
+    return None
 
 
 class Renamed(MetaPathFinder, Loader):
@@ -65,7 +68,7 @@ class Renamed(MetaPathFinder, Loader):
         """The module under its present name."""
         name = renamed(spec.name)
         assert name is not None
-        if spec.name.count(".") == 1:
+        if spec.name.removeprefix("demp.") in MOVED:
             warnings.warn(f"{spec.name} is now {name}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(name)
         spec.loader_state = module.__spec__

@@ -15,7 +15,7 @@ import demp
 from demp import methods
 from demp.errors import UsageError
 from demp.masking.distributions import kept
-from demp.methods import Method, MethodConfig, Selection, Wants
+from demp.methods import MaskMethod, Method, MethodConfig, Requirements, Selection
 from demp.methods.combination import Combination, combined, union
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -89,13 +89,10 @@ def test_two_settings_of_one_name_are_refused():
     class Config(MethodConfig):
         peak_strength: float = 1.0
 
-    class Masker(Method):
+    class Masker(MaskMethod):
         name = "masker"
         summary = reference = "-"
         Config = MethodConfig
-
-        def masks_due(self, step: int) -> bool:
-            return False
 
     Masker.Config = Config
     with pytest.raises(UsageError, match=r"'demp\+masker': both methods have a setting called peak_strength"):
@@ -107,8 +104,8 @@ def test_penalty_and_noise_are_the_first_ones_and_masks_the_second_ones():
     both = methods.find("demp+rigl")(config, TOTAL)
     demp_alone, rigl_alone = (methods.find(name)(config, TOTAL) for name in ("demp", "rigl"))
     assert both.criterion() == demp_alone.criterion()
-    assert both.wants() == dataclasses.replace(demp_alone.wants(), masks=True, skip_updates=True)
-    assert both.wants() == Wants(masks=True, skip_updates=True, live_mask="last-check", max_drift=0.02)
+    assert both.requirements() == demp_alone.requirements() == Requirements(live_mask="last-check", max_drift=0.02)
+    assert both.skips_updates()
     for step in range(TOTAL):
         assert isinstance(both.penalty(step), Penalty)
         assert isinstance(both.after_step(step), Noise)
@@ -118,7 +115,8 @@ def test_penalty_and_noise_are_the_first_ones_and_masks_the_second_ones():
 
 
 def test_every_question_goes_to_a_part():
-    questions = {name for name, value in vars(Method).items() if inspect.isfunction(value)}
+    answers = {**vars(Method), **vars(MaskMethod)}
+    questions = {name for name, value in answers.items() if inspect.isfunction(value)}
     assert questions <= set(vars(Combination))
 
 

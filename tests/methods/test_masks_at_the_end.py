@@ -8,14 +8,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import demp
-from demp.methods import Method, MethodConfig, View, Wants
-from demp.methods.sparse import MaskMethod
+from demp.methods import Method, MethodConfig, Requirements, View
+from demp.methods.sparse import SparseMethod
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, train
 
 METHODS = ("magnitude", "saliency", "set", "rigl")
 
 
-class Given(MaskMethod):
+class Given(SparseMethod):
     """Masks that a test sets before the first step; nothing changes them."""
 
     Config = demp.methods.config_class("set")
@@ -171,8 +171,8 @@ def test_a_method_that_wants_batches_only_if_there_are_some_says_so():
         Config = MethodConfig
         name = "plain"
 
-        def wants(self) -> Wants:
-            return Wants(collect="batches")
+        def requirements(self) -> Requirements:
+            return Requirements(collect="batches")
 
     for batches, judges in ((None, False), ([examples(IMAGE)], True)):
         model = build(PlainNet)

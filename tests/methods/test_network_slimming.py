@@ -134,7 +134,7 @@ def test_when_it_cuts_and_where_the_penalty_acts():
     assert NetworkSlimming(NetworkSlimmingConfig(), 1).cuts == [1]
     assert find("network-slimming") is NetworkSlimming
     model, optimizer = plain(0.01)
-    assert slimming(model, optimizer, penalty_on="all-scales").wants.penalty_on == "all-scales"
+    assert slimming(model, optimizer, penalty_on="all-scales").requirements.penalty_on == "all-scales"
 
 
 @pytest.mark.parametrize(

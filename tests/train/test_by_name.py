@@ -11,7 +11,7 @@ from demp import methods, recipes
 from demp.analysis.costs import flops_if_zeros_were_free
 from demp.errors import UsageError
 from demp.importance.gates import Scoring
-from demp.methods import Method, Selection, Wants
+from demp.methods import MaskMethod, Requirements, Selection
 from demp.train import DataConfig, Observer, TrainConfig, TrainingInterrupted, resume, train
 from demp.train.data import Data
 from demp.train.run import Run
@@ -31,15 +31,15 @@ class OnceConfig(methods.MethodConfig):
     """Share of each weight that stays."""
 
 
-class Once(Method):
+class Once(MaskMethod):
     """Half of the first layer goes before training, by its scores; the upper half of every weight is masked."""
 
     name = "once"
     summary = reference = "for tests"
     Config = OnceConfig
 
-    def wants(self):
-        return Wants(scores=True, masks=True)
+    def requirements(self):
+        return Requirements(scores=True)
 
     def is_due(self, step):
         return step == 0

@@ -3,7 +3,7 @@
 import warnings
 from typing import Any
 
-from demp.activity.criteria import Criterion
+from demp.activity.criteria import Criterion, CriterionKind
 from demp.activity.deaths import Deaths, LayerActivity, Snapshot
 from demp.activity.monitor import NeuronMonitor
 from demp.activity.probe import Detection, agreed, alive, probe, ranked
@@ -11,6 +11,7 @@ from demp.activity.window import Window
 
 __all__ = [
     "Criterion",
+    "CriterionKind",
     "Deaths",
     "LayerActivity",
     "NeuronMonitor",

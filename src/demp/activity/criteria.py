@@ -1,15 +1,18 @@
 """When may a neuron go? Criteria on the values that its readers see (paper, Sec. 2, App. A, F.3 and F.7)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from demp.activity.reductions import reduced, rows
 from demp.errors import UsageError
+from demp.files.checks import check_choices
 from demp.graph.parts import LINEAR
 
-KINDS = ("auto", "paper", "exact", "saturated", "negative-only", "epsilon", "sum")
+CriterionKind = Literal["auto", "paper", "exact", "saturated", "negative-only", "epsilon", "sum"]
+"""What `Criterion.kind` may be."""
 SATURATES_AT_ZERO = ("relu", "relu6")
 NEGATIVE_TAIL = ("leaky_relu", "elu")
 DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
@@ -19,7 +22,7 @@ DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
 class Criterion:
     """Decides which neurons are dead or saturated; a neuron must be so in every batch and at every read point."""
 
-    kind: str = "auto"
+    kind: CriterionKind = "auto"
     """``exact``: zero everywhere. ``saturated``: a constant, zero or not: its deviation over all examples and positions
     is at most eps times the mean deviation of its layer's neurons, or 0; such a neuron leaves with its constant.
     ``negative-only``: never positive (App. F.7). ``epsilon``: ``|a| < eps``, or zero. ``sum``: the sum over positions
@@ -32,8 +35,7 @@ class Criterion:
     """``epsilon`` is measured in units of the layer's mean peak ``|a|``; False: in absolute units."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(f"unknown death criterion {self.kind!r}; choose one of {', '.join(KINDS)}")
+        check_choices(self, "criterion")
         if self.eps is not None and not self.eps >= 0:
             raise UsageError(f"criterion eps is {self.eps}; give a number >= 0")
 

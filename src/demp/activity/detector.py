@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from demp.graph.inputs import copied
 from demp.parallel.hooks import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
+Collect = Literal["auto", "probe", "window", "batches"]
+"""Where death is judged: ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nowhere."""
 DEFAULT_WINDOW = 12
 UNSEEN = (
     "no training forward was seen before this check that calls the modules which read neurons, so no neuron was found "
@@ -44,7 +46,7 @@ class Detector:
         *,
         example_inputs: Any,
         batches: Batches | None = None,
-        collect: str = "auto",
+        collect: Collect = "auto",
         window_steps: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -201,7 +203,7 @@ def made(batches: Batches, seed: int) -> Iterable[Any]:
     return batches(seed) if takes_seed else batches()  # type: ignore[call-arg]
 
 
-def by_probe(batches: Batches | None, collect: str) -> bool:
+def by_probe(batches: Batches | None, collect: Collect) -> bool:
     """Probe or window?
 
     Raises:

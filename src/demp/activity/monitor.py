@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from demp.activity.criteria import Criterion
+from demp.activity.criteria import Criterion, CriterionKind
 from demp.activity.deaths import Deaths, Snapshot
 from demp.activity.window import Window
 from demp.errors import UsageError
@@ -42,7 +42,7 @@ class NeuronMonitor:
         self,
         model: nn.Module,
         *,
-        criterion: Criterion | str = "auto",
+        criterion: Criterion | CriterionKind = "auto",
         example_inputs: Any = None,
         pruner: Shrinking | None = None,
     ) -> None:

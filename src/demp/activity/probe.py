@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from demp.activity.criteria import Criterion
+from demp.activity.criteria import Criterion, CriterionKind
 from demp.activity.observe import observing, quiet
 from demp.activity.tally import Flatness, Tally, larger
 from demp.errors import DempError, UsageError
@@ -136,7 +136,11 @@ def tried(model: nn.Module, args: Any, kwargs: Any) -> Any:
 
 
 def alive(
-    model: nn.Module, batches: Iterable[Any], *, criterion: Criterion | str = "auto", graph: NeuronGraph | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    criterion: Criterion | CriterionKind = "auto",
+    graph: NeuronGraph | None = None,
 ) -> dict[str, Tensor]:
     """Layer name -> boolean per neuron: alive on these batches.
 

@@ -1,4 +1,4 @@
-"""Files: names and formats of what runs and sweeps leave, and how a file is replaced; readable without torch."""
+"""Files: names and formats of what runs and sweeps leave, how a file is replaced, what a value may be; torch-free."""
 
 from demp.files.replacement import (
     HALVES,

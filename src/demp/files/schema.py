@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice
 
 T = TypeVar("T")
 
@@ -51,8 +52,7 @@ def convert(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, UnionType):
         return _convert_union(inner, value, path)
     if origin is Literal:
-        if value not in inner:
-            raise UsageError(f"{path} is {value!r}; choose one of {', '.join(map(str, inner))}")
+        check_choice(path, value, inner)
         return value
     if origin is tuple:
         return _convert_tuple(inner, value, path)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from demp.errors import UsageError
+from demp.files.checks import check_choices
 from demp.graph import GraphState, Slot
 from demp.graph.forward import as_inputs, evaluating, first_names, module_stack
 from demp.graph.inputs import copied
@@ -28,9 +29,11 @@ from demp.parallel import ranks
 Loss = Callable[[Any, Any], Tensor]
 """``loss_fn(output of the model, targets)``: the mean loss of a batch."""
 
-POSITIONS = ("activation", "norm", "producer")
-KINDS = ("sensitivity", "weight-flow", "gate-flow")
-FORWARDS = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
+GatePosition = Literal["activation", "norm", "producer"]
+"""What `Scoring.at` may be."""
+ScoringKind = Literal["sensitivity", "weight-flow", "gate-flow"]
+"""What `Scoring.kind` may be."""
+FORWARDS: dict[ScoringKind, int] = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
 """Cost of a batch in forwards: a backward is two, a backward through a forward and backward six."""
 
 
@@ -38,10 +41,10 @@ FORWARDS = {"sensitivity": 3, "weight-flow": 12, "gate-flow": 9}
 class Scoring:
     """Which derivative, with the gate where, over how many batches."""
 
-    kind: str = "sensitivity"
+    kind: ScoringKind = "sensitivity"
     """``sensitivity``: dL/dc, summed over batches. ``weight-flow``: d/dc of <g, dL/dW>, g the gradient of the weights
     summed over batches and held constant. ``gate-flow``: (d2L/dc2 dL/dc), summed over batches."""
-    at: str = "activation"
+    at: GatePosition = "activation"
     """Where the gate multiplies: the neuron's output (``activation``), the output of its ``norm``, or what its
     ``producer`` gives, before the norm. For ReLU the first two are the same; a neuron without norm has the last two in
     common."""
@@ -54,9 +57,7 @@ class Scoring:
     gates too, which have no scores."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("kind", KINDS), ("at", POSITIONS)):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        check_choices(self, "scoring")
         if self.batches < 1:
             raise UsageError(f"scoring batches is {self.batches}; give at least 1")
 

@@ -1,7 +1,8 @@
 """Which neurons a ranking removes: the lowest scores of the whole network, or of each layer, down to a target."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from torch import Tensor
 from demp.graph import GraphState, Layer, NeuronGraph
 from demp.surgery import Limits
 
+Found = tuple[dict[str, Tensor], tuple[str, ...]]
+"""Layer name -> neurons to remove, and the notes of the report."""
 
-def lowest(
-    state: GraphState, scores: Tensor, target: float, limits: Limits
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+
+def lowest(state: GraphState, scores: Tensor, target: float, limits: Limits) -> Found:
     """Layer name -> neurons to remove so that ``target`` of the dense neurons is; and the notes of the report.
 
     ``scores`` has one number per class, infinite where it is not ranked and stays; all layers share one ranking, and
@@ -27,9 +29,7 @@ def lowest(
     return flags(graph, chosen), notes
 
 
-def lowest_of_each_layer(
-    state: GraphState, scores: Tensor, target: float, limits: Limits
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def lowest_of_each_layer(state: GraphState, scores: Tensor, target: float, limits: Limits) -> Found:
     """The same with ``target`` reached in every layer on its own."""
     after, missed = state, False
     for layer in state.graph.layers:
@@ -40,7 +40,12 @@ def lowest_of_each_layer(
     return flags(state.graph, after.removed & ~state.removed), notes
 
 
-RANKINGS = {"global": lowest, "layer": lowest_of_each_layer}
+RankingName = Literal["global", "layer"]
+"""What `RANKINGS` has."""
+RANKINGS: dict[RankingName, Callable[[GraphState, Tensor, float, Limits], Found]] = {
+    "global": lowest,
+    "layer": lowest_of_each_layer,
+}
 
 
 def take(

@@ -7,10 +7,23 @@ from functools import cache
 from typing import Any
 
 from demp.errors import UsageError
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.combination import combined
+from demp.methods.earlier import moved_name
+from demp.methods.masks import MaskMethod
 
-__all__ = ["Method", "MethodConfig", "Selection", "View", "Wants", "config_class", "create", "find", "names"]
+__all__ = [
+    "MaskMethod",
+    "Method",
+    "MethodConfig",
+    "Selection",
+    "View",
+    "Requirements",
+    "config_class",
+    "create",
+    "find",
+    "names",
+]
 
 
 @cache
@@ -22,6 +35,11 @@ def registry() -> dict[str, type[Method]]:
             if isinstance(value, type) and issubclass(value, Method) and "name" in vars(value):
                 found[value.name] = value
     return dict(sorted(found.items()))
+
+
+def __getattr__(name: str) -> Any:
+    """Return what version 0.1 called ``Wants``, with a DeprecationWarning."""
+    return moved_name(__name__, name)
 
 
 def names() -> list[str]:

@@ -13,19 +13,18 @@ never exactly zero (GELU, SiLU) has APoZ 0 and gives no ranking; the report says
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_share
 from demp.graph import GraphState
-from demp.importance.ranking import RANKINGS
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.importance.ranking import RANKINGS, RankingName
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import reach, refuse_two_aims
 
-RULES = ("target", "deviation")
 NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this activation choose another method"
 
 
@@ -35,10 +34,10 @@ class ApozConfig(MethodConfig):
 
     target_neuron_sparsity: float = 0.5
     """Share of all neurons that is removed after the last round; with ``deviation`` at most."""
-    rule: str = "target"
+    rule: Literal["target", "deviation"] = "target"
     """``target``: the highest APoZ goes, the same number in every round; ``deviation``: as in the paper, what exceeds
     the mean of its layer by more than one standard deviation."""
-    ranking: str = "global"
+    ranking: RankingName = "global"
     """``global``: one ranking over the network; ``layer``: the target in every layer."""
     scoring_batches: int = 10
     """Training batches behind each APoZ."""
@@ -58,8 +57,6 @@ class ApozConfig(MethodConfig):
         refuse_two_aims(self, 0.5)
         if self.budget is not None and self.rule != "target":
             raise UsageError(f"a budget needs rule='target'; with {self.rule!r} the rule itself says how many go")
-        check_choice("rule", self.rule, RULES)
-        check_choice("ranking", self.ranking, tuple(RANKINGS))
         check_at_least("scoring_batches", self.scoring_batches, 1)
         check_at_least("rounds", self.rounds, 1)
         if not 0 <= self.prune_from <= self.prune_to <= 1:
@@ -85,9 +82,9 @@ class Apoz(Method):
         self.moments = tuple(round((config.prune_from + i * step_of) * total_steps) for i in range(config.rounds))
         self._done = 0
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Batches to look at activations on."""
-        return Wants(zeros=True, constants=self.config.constants)
+        return Requirements(zeros=True, constants=self.config.constants)
 
     def is_due(self, step: int) -> bool:
         """Return whether a pruning round is due at this step."""

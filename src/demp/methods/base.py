@@ -1,4 +1,7 @@
-"""The contract of a method: one file, a config, and a few answers. Every default does nothing."""
+"""The contract of a method: one file, a config, and a few answers. Every default does nothing.
+
+What is here concerns training and neurons; a method that also masks single weights is a `demp.methods.MaskMethod`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +11,11 @@ from torch import Tensor
 
 from demp.activity import Criterion, Detection
 from demp.budgets import Budget, Meter, as_budget
+from demp.files.checks import check_choices
 from demp.graph import GraphState, NeuronGraph
 from demp.importance.gates import Scoring
+from demp.methods.earlier import EarlierMethod, moved_name
+from demp.methods.requirements import Requirements
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
@@ -107,35 +113,6 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wants:
-    """How a method's answers are to be carried out."""
-
-    penalty_on: str = "scales"
-    penalty_in: str = "gradient"
-    live_mask: str = "none"
-    """Which entries get noise: ``none`` means all of them."""
-    noise_weights_only: bool = False
-    noise_others: bool = True
-    collect: str = "auto"
-    """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nobody is judged or watched."""
-    window_steps: int | None = None
-    constants: bool = False
-    """Neurons that it selects leave with their means as constants, where that changes the outputs less."""
-    max_drift: float | None = None
-    """The most that one cut of saturated neurons may change the outputs: see ``ConstantRules``."""
-    scores: bool = False
-    """It scores on labelled batches: needs ``loss_fn`` and ``batches``."""
-    zeros: bool = False
-    """It looks at activations: needs ``batches``."""
-    masks: bool = False
-    """It masks weights."""
-    new_weights: bool = False
-    """All weights are drawn anew after what it removed before training."""
-    skip_updates: bool = False
-    """The optimizer moves nothing on the steps on which masks change."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Knobs that every method has."""
 
@@ -155,6 +132,7 @@ class MethodConfig:
     "flops=0.4". It takes the place of a method's own target."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self.limits()
         object.__setattr__(self, "budget", as_budget(self.budget))
 
@@ -167,7 +145,7 @@ class MethodConfig:
         return Limits(floor=self.floor, multiple=self.multiple, include=self.include, exclude=self.exclude)
 
 
-class Method:
+class Method(EarlierMethod):
     """A pruning method. It never touches modules, optimizers or files; it returns what should happen."""
 
     name: ClassVar[str]
@@ -188,9 +166,9 @@ class Method:
         """Return the criterion by which neurons count as dead."""
         return Criterion()
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """How penalty, noise and checks are to be carried out."""
-        return Wants()
+        return Requirements()
 
     def penalty(self, step: int) -> Penalty | None:
         """What is added to the loss at this step?"""
@@ -235,25 +213,14 @@ class Method:
         """What of the method's plan was still to come when the run ended after ``step`` steps; empty if nothing."""
         return ""
 
-    def masks_due(self, step: int) -> bool:
-        """Do masks change in this step, the first of which is 0, between its gradients and the optimizer?"""
-        return False
-
-    def initial_masks(self, view: View) -> dict[str, Tensor]:
-        """Masks before the first step: parameter name -> which entries are there."""
-        return {}
-
-    def initial_factors(self, view: View) -> dict[str, float]:
-        """By what are parameters multiplied before the first step, where their initial masks ask for it?"""
-        return {}
-
-    def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
-        """Masks from this step on; parameters that are not named keep theirs."""
-        return {}
-
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take a saved state back."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return what version 0.1 called ``Wants``, with a DeprecationWarning."""
+    return moved_name(__name__, name)

@@ -20,20 +20,20 @@ met; the published schedule stops just below.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_portion
 from demp.graph import GraphState, NeuronGraph, Slot
-from demp.importance.ranking import flags, take
+from demp.importance.ranking import RankingName, flags, take
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, Selection, View
-from demp.methods.checks import check_at_least, check_choice
 from demp.methods.gradual import cubic
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, random_masks, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, random_masks, thinned
 from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.004
@@ -47,7 +47,7 @@ SHARES = ("channel_floor", "channel_until", "exchange_from", "extra_first", "ext
 class ChaseConfig(MaskConfig):
     """Every knob of Chase; the defaults are those of ResNet-50 on ImageNet, as shares of the run."""
 
-    distribution: str = "erk"
+    distribution: Literal["uniform", "erk"] = "erk"
     """How the first masks, and layers with ``ranking="layer"``, share the weights: ``erk`` or ``uniform``."""
     mask_every: int | None = None
     """Delta T_p: steps between updates of the masks; None: 0.4 % of the run, at least 1 (1,000 of 250,000)."""
@@ -57,11 +57,11 @@ class ChaseConfig(MaskConfig):
     """Share of the run after which the masks stay as they are."""
     channel_sparsity: float = 0.4
     """S_c: share of the prunable channels that goes; 0 keeps them all."""
-    channels: str = "inner"
+    channels: Literal["inner", "all"] = "inner"
     """Prunable: ``inner``, those that a single weight makes and no residual sum carries, as published (the inner
     convolutions of blocks, all of a plain network); or ``all`` that the graph lets go. ``include`` and ``exclude``
     narrow both."""
-    channel_score: str = "filter"
+    channel_score: Literal["filter", "active"] = "filter"
     """Mean |w| over the whole ``filter``, zeros included ("mag-wise", as published), or over its ``active`` weights
     ("mask-wise")."""
     channel_floor: float = 0.2
@@ -70,7 +70,7 @@ class ChaseConfig(MaskConfig):
     """Delta T: steps between removals, half an update of the masks off; None: 2 % of the run, at least 1."""
     channel_until: float = 0.8
     """Share of the run at which S_c is reached."""
-    ranking: str = "global"
+    ranking: RankingName = "global"
     """Weights are dropped and grown in one ranking (``global``, the published CIFAR settings), or in each ``layer`` to
     its share of the present weights (the published ImageNet settings)."""
     extra_first: float = 0.05
@@ -86,19 +86,15 @@ class ChaseConfig(MaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("channels", self.channels, ("inner", "all"))
-        check_choice("channel_score", self.channel_score, ("filter", "active"))
-        check_choice("ranking", self.ranking, ("global", "layer"))
         if not 0 <= self.channel_sparsity < 1:
             raise UsageError(f"channel_sparsity is {self.channel_sparsity}; give a share in [0, 1)")
         for name in SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; give a share in [0, 1]")
+            check_portion(name, getattr(self, name))
         if self.channel_every is not None:
             check_at_least("channel_every", self.channel_every, 1)
 
 
-class Chase(MaskMethod):
+class Chase(SparseMethod):
     """Channel-aware dynamic sparse training."""
 
     name: ClassVar[str] = "chase"

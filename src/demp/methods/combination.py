@@ -15,20 +15,22 @@ from torch import Tensor
 from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
+from demp.methods.masks import MaskMethod, of_today
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
 
 
-class Combination(Method):
+class Combination(MaskMethod):
     """Base of all combinations; ``combined`` makes one."""
 
-    parts: ClassVar[tuple[type[Method], type[Method]]]
+    parts: ClassVar[tuple[type[Method], type[MaskMethod]]]
 
     def __init__(self, config: Any, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        self.first, self.second = (part(config, total_steps) for part in self.parts)
+        first, second = self.parts
+        self.first, self.second = first(config, total_steps), second(config, total_steps)
 
     def refuse_unfit(self, graph: NeuronGraph) -> None:
         """Raise UsageError if either method does not fit the network."""
@@ -39,13 +41,11 @@ class Combination(Method):
         """Return the first method's criterion of death."""
         return self.first.criterion()
 
-    def wants(self) -> Wants:
-        """What the first wants, and masks."""
-        mine, theirs = self.first.wants(), self.second.wants()
+    def requirements(self) -> Requirements:
+        """Return what the first requires, and what the second does to choose."""
+        mine, theirs = self.first.requirements(), self.second.requirements()
         return dataclasses.replace(
             mine,
-            masks=True,
-            skip_updates=theirs.skip_updates,
             constants=mine.constants or theirs.constants,
             max_drift=mine.max_drift,
             scores=mine.scores or theirs.scores,
@@ -93,10 +93,6 @@ class Combination(Method):
         due = [part for part in (self.first, self.second) if part.is_due(step) and not view.final]
         return union(*(part.select(step, view) for part in due or (self.first, self.second)))
 
-    def masks_due(self, step: int) -> bool:
-        """Return whether the second method changes masks at this step."""
-        return self.second.masks_due(step)
-
     def initial_masks(self, view: View) -> dict[str, Tensor]:
         """Return the second method's masks before the first step."""
         return self.second.initial_masks(view)
@@ -105,9 +101,17 @@ class Combination(Method):
         """Return the second method's factors on initial parameters."""
         return self.second.initial_factors(view)
 
+    def masks_due(self, step: int) -> bool:
+        """Return whether the second method changes masks at this step."""
+        return self.second.masks_due(step)
+
     def update_masks(self, step: int, view: View) -> dict[str, Tensor]:
         """Return the second method's masks from this step on."""
         return self.second.update_masks(step, view)
+
+    def skips_updates(self) -> bool:
+        """Return whether the optimizer moves nothing while the second method changes masks."""
+        return self.second.skips_updates()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of both methods as a dictionary."""
@@ -130,11 +134,6 @@ def union(*selections: Selection) -> Selection:
     return Selection(neurons, exact, tuple(note for one in selections for note in one.notes))
 
 
-def masks(method: type[Method]) -> bool:
-    """Does a method mask weights?"""
-    return method.masks_due is not Method.masks_due
-
-
 @cache
 def combined(first: type[Method], second: type[Method]) -> type[Method]:
     """The method that runs both, called ``first+second``, with the settings of both.
@@ -143,7 +142,8 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
         UsageError: the first masks weights, the second does not, or both have a setting of the same name.
     """
     name = f"{first.name}+{second.name}"
-    if masks(first) or not masks(second):
+    masking = of_today(second)
+    if masks_weights(first) or not issubclass(masking, MaskMethod):
         raise UsageError(
             f"{name!r} is not a combination: {first.name} {does(first)} and {second.name} {does(second)}; give a "
             "method that removes neurons, a plus, and a method that masks weights, as in demp+rigl"
@@ -162,7 +162,7 @@ def combined(first: type[Method], second: type[Method]) -> type[Method]:
         "summary": f"{first.summary}; and {second.summary}",
         "reference": f"{first.reference}; {second.reference}",
         "Config": dataclasses.dataclass(frozen=True, kw_only=True)(config),
-        "parts": (first, second),
+        "parts": (first, masking),
         "takes_budget": first.takes_budget,
         "__doc__": f"{first.summary}; and {second.summary}.",
     }
@@ -179,6 +179,11 @@ def config_of(first: type[Method], second: type[Method], values: dict[str, Any])
     return combined(first, second).Config(**values)
 
 
+def masks_weights(method: type[Method]) -> bool:
+    """Does a method mask single weights?"""
+    return issubclass(of_today(method), MaskMethod)
+
+
 def does(method: type[Method]) -> str:
     """Return in words whether the method masks weights."""
-    return "masks weights" if masks(method) else "masks no weights"
+    return "masks weights" if masks_weights(method) else "masks no weights"

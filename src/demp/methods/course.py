@@ -16,8 +16,8 @@ from torch import Tensor
 
 from demp.budgets import Budget, Choice, Meter, Question, choose
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_number
 from demp.methods.base import Selection, View
-from demp.methods.checks import check_at_least, check_number
 from demp.methods.reaching import goals_at
 from demp.regularization import Shrink
 from demp.surgery import Limits

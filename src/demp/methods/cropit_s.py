@@ -15,11 +15,10 @@ smaller than those of the stream, and still go almost first.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from demp.importance.gates import Scoring
+from demp.importance.gates import Scoring, ScoringKind
 from demp.methods.base import MethodConfig
-from demp.methods.checks import check_choice
 from demp.methods.scored import Scored, ScoredConfig
 
 
@@ -27,16 +26,12 @@ from demp.methods.scored import Scored, ScoredConfig
 class CropItSConfig(ScoredConfig):
     """Scoring by gradient flow."""
 
-    score: str = "weight-flow"
+    score: Literal["weight-flow", "gate-flow"] = "weight-flow"
     """``weight-flow`` (the original) or ``gate-flow`` (the DemP authors' variant, cheaper)."""
     as_published: bool = True
     """As the published codes sum the flow: through the weights of linear layers and convolutions; in ``gate-flow``
     through gates on the classifier's outputs, too. False: through all trainable parameters, biases and norms among
     them; through the gates of neurons alone."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("score", self.score, ("weight-flow", "gate-flow"))
 
 
 class CropItS(Scored):
@@ -50,7 +45,7 @@ class CropItS(Scored):
     Config: ClassVar[type[MethodConfig]] = CropItSConfig
     config: CropItSConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def kind(self) -> str:
+    def kind(self) -> ScoringKind:
         """Return the kind of derivative that the config names."""
         return self.config.score
 

@@ -16,7 +16,7 @@ from demp.activity import Criterion
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
 from demp.methods.advice import Advice
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.course import Course
 from demp.methods.demp_config import DemPConfig
 from demp.methods.revival import Revival
@@ -78,9 +78,9 @@ class DemonPruning(Method):
         """Return the criterion of death that the config describes."""
         return Criterion(kind=self.config.criterion, eps=self.config.eps, relative=self.config.eps_relative)
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how penalty, noise and checks are to be carried out."""
-        return Wants(
+        return Requirements(
             penalty_on=self.config.penalty_on if self._course is None else "nothing",
             penalty_in=self.config.penalty_in,
             live_mask=self.config.live_mask if self.config.noise_on == "live" else "none",

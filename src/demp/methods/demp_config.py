@@ -2,20 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from demp.activity import Criterion
+from demp.activity import Criterion, CriterionKind
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_number, check_share
 from demp.methods.base import MethodConfig
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
 from demp.methods.course import Phase, check_phase
 from demp.methods.reaching import refuse_two_aims
 from demp.regularization import schedules
-from demp.regularization.penalties import Penalty
+from demp.regularization.penalties import Penalty, PenaltyKind, PenaltyTarget
 from demp.surgery import ConstantRules
-
-LIVE_MASKS = ("neuron-gradient", "weight-gradient", "last-check")
-NOISE_ON = ("live", "all", "off")
-COLLECT = ("auto", "probe", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +28,19 @@ class DemPConfig(MethodConfig):
     peak_strength: float = 1e-3
     """lambda: peak of the penalty's strength, a sum over scales that enters the loss (gap 8). Adam takes 10 to 30
     times what SGD takes."""
-    penalty: str = "lasso"
+    penalty: PenaltyKind = "lasso"
     """R: ``lasso`` (``sum |gamma|``, Sec. 3.1) or ``l2`` (half the sum of squares; the paper's Table 1, gap 9)."""
-    penalty_on: str = "scales"
+    penalty_on: PenaltyTarget = "scales"
     """``scales``: normalisations that feed removable neurons; ``all-scales``: all of them, as the authors do;
     ``parameters``: everything, bias and head included (Fig. 5, gap 45)."""
-    penalty_in: str = "gradient"
+    penalty_in: Literal["gradient", "loss", "decoupled"] = "gradient"
     """``gradient``: added to .grad right before the optimizer step, after any clipping; ``loss``: you add
     ``pruner.penalty_loss()`` to your loss, so that it is clipped with it; ``decoupled`` (App. F.5): outside the loss
     and the optimizer's moments, ``gamma <- sign(gamma) max(|gamma| - kappa_t, 0)`` after each step. There
     ``peak_strength`` is ``sum_t kappa_t``, how far a scale goes in the whole run, whatever its rate and length."""
     penalty_times_lr: bool = False
     """Of the decoupled penalty: ``kappa_t`` is learning rate times ``lambda_t``, as decoupled weight decay has it."""
-    schedule: str = "one-cycle"
+    schedule: schedules.ScheduleName = "one-cycle"
     """lambda_t and sigma_t: ``one-cycle`` (stock cosine), ``one-cycle-linear`` (the paper's text, gap 5),
     ``constant``, ``cosine-decay``, ``warm-up`` (Fig. 4)."""
     span: float = 0.87
@@ -53,29 +50,29 @@ class DemPConfig(MethodConfig):
     peak_noise_std: float = 5e-5
     """sigma: peak of the noise, a standard deviation (gap 1). The paper's, for about 100,000 steps; in a shorter run it
     keeps its ratio to the learning rate, and times sqrt(100,000 / steps) it would move weights as far."""
-    noise_schedule: str | None = None
+    noise_schedule: schedules.ScheduleName | None = None
     """Schedule of the noise; None: that of the strength."""
     noise_is_variance: bool = False
     """Read ``peak_noise_std`` as the variance that the paper's text calls it (gap 1)."""
     noise_times_lr: bool = False
     """Multiply the noise by the learning rate (gap 2)."""
-    noise_on: str = "live"
+    noise_on: Literal["live", "all", "off"] = "live"
     """``live`` neurons (asymmetric noise), ``all`` (symmetric, gap 47), or ``off``."""
-    live_mask: str = "neuron-gradient"
+    live_mask: Literal["neuron-gradient", "weight-gradient", "last-check"] = "neuron-gradient"
     """What is live (gap 3): ``neuron-gradient``: the neuron's shift has a data gradient in this step;
     ``weight-gradient``: the weight itself has one; ``last-check``: alive at the last check."""
     noise_weights_only: bool = False
     """No noise on scales, shifts and biases (gap 4)."""
     noise_others: bool = True
     """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
-    criterion: str = "auto"
+    criterion: CriterionKind = "auto"
     """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
     authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
     eps: float | None = None
     """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
     """``eps`` in units of the layer's mean peak."""
-    collect: str = "auto"
+    collect: Literal["auto", "probe", "window"] = "auto"
     """``probe``: evaluation batches at each check (needs ``batches``; gaps 15 and 16); ``window``: the training
     forwards before each check; ``auto``: the probe if there are batches."""
     window_steps: int | None = None
@@ -115,10 +112,6 @@ class DemPConfig(MethodConfig):
             check_number(name, getattr(self, name))
         check_number("prune_after", self.prune_after or 0)
         check_at_least("target_growth", self.target_growth, 1)
-        check_choice("noise_on", self.noise_on, NOISE_ON)
-        check_choice("live_mask", self.live_mask, LIVE_MASKS)
-        check_choice("collect", self.collect, COLLECT)
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss", "decoupled"))
         if self.penalty_in == "decoupled" and (self.penalty, self.penalty_on) != ("lasso", "scales"):
             raise UsageError("penalty_in='decoupled' is a lasso on scales; leave penalty and penalty_on as they are")
         if self.penalty_times_lr and self.penalty_in != "decoupled":

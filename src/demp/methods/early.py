@@ -10,26 +10,25 @@ pass over the data, whatever the length of the run: in a run of a few passes the
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least
 from demp.methods.base import MethodConfig, Selection, View
-from demp.methods.checks import check_at_least, check_choice
 from demp.methods.scored import Scored, ScoredConfig
-from demp.methods.trigger import RULES, Trigger
+from demp.methods.trigger import Rule, Trigger
 
 EPOCH_SHARE = 0.01
-EPOCHS_OF = ("run", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyConfig(ScoredConfig):
     """The moment; the rest as before training."""
 
-    trigger: str = "paper"
+    trigger: Rule = "paper"
     """``paper``: the weights' distance from the initial ones changes by less than 1 - rho of their norm in an epoch;
     ``repository``: the published code's rule, with its own reference and bound. See ``demp.methods.trigger``."""
-    epoch_of: str = "run"
+    epoch_of: Literal["run", "data"] = "run"
     """At the end of which epochs the rule is asked. ``run``: shares of the run, as many as the published run has epochs
     (the trainer takes them from the recipe), else 1 % of it; ``data``: passes over the data set, which the trainer
     counts; in a loop of your own say ``epoch_steps``."""
@@ -41,8 +40,6 @@ class EarlyConfig(ScoredConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("trigger", self.trigger, RULES)
-        check_choice("epoch_of", self.epoch_of, EPOCHS_OF)
         if self.epoch_steps is not None:
             check_at_least("epoch_steps", self.epoch_steps, 1)
         if not 0 < self.prune_by <= 1:

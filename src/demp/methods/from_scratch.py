@@ -14,11 +14,11 @@ from torch import Tensor
 
 from demp.artifact import read_architecture
 from demp.errors import UsageError
+from demp.files.checks import check_share
 from demp.graph import NeuronGraph
 from demp.graph.streams import strands_and_families
 from demp.importance.ranking import flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_share
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import goals_at, missed, refuse_two_aims
 from demp.surgery import Limits, plan_cut
 from demp.surgery.record import record_from_plain
@@ -34,9 +34,9 @@ class FromScratch(Method):
         super().__init__(config, total_steps)
         self._done = False
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """New weights, at the new widths."""
-        return Wants(penalty_on="nothing", collect="batches", new_weights=True)
+        return Requirements(penalty_on="nothing", collect="batches", new_weights=True)
 
     def is_due(self, step: int) -> bool:
         """Return whether this is step 0, before training."""

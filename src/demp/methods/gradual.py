@@ -1,15 +1,14 @@
 """Gradual masking: from dense to sparse by a score per weight, along a cubic schedule (Zhu & Gupta 2017)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from demp.errors import UsageError
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, View
-from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, thinned
 
 TINY_NORM = 1e-8
 """Added to the norm of a tensor's scores, as in jaxpruner."""
@@ -19,20 +18,12 @@ TINY_NORM = 1e-8
 class GradualConfig(MaskConfig):
     """Knobs of gradual masking."""
 
-    distribution: str = "uniform"
+    distribution: Literal["uniform", "erk", "global", "global-normalised"] = "uniform"  # pyright: ignore[reportIncompatibleVariableOverride]
     """``uniform``: S in every tensor; ``erk``: Erdos-Renyi-Kernel; ``global``: one ranking of all tensors;
     ``global-normalised``: the same with each tensor's scores divided by their norm (jaxpruner's global form)."""
-    cubic: str = "exact"
+    cubic: Literal["exact", "plus-one"] = "exact"
     """``exact``: the first update of the window masks nothing and the last one reaches S; ``plus-one``: jaxpruner's
     form, which is one step ahead and reaches S only if an update falls on t1 or on the step before."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("cubic", self.cubic, ("exact", "plus-one"))
-
-    def distributions(self) -> tuple[str, ...]:
-        """Return the permitted values of ``distribution``."""
-        return ("uniform", "erk", "global", "global-normalised")
 
 
 def cubic(progress: float) -> float:
@@ -53,7 +44,7 @@ def progress(step: int, window: Window, total_steps: int, form: str) -> float:
     return (step - updates[0]) / length if length else 1.0
 
 
-class Gradual(MaskMethod):
+class Gradual(SparseMethod):
     """Masks grow in the window; a weight's score decides, and who is masked scores zero."""
 
     Config: ClassVar[type[MethodConfig]] = GradualConfig

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from demp.errors import UsageError
+from demp.files.checks import check_above, check_portion
 from demp.methods.base import MethodConfig
-from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp, check_positive
+from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,9 @@ class GReg2Config(GrowingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.pick <= 1:
-            raise UsageError(f"pick is {self.pick}; give a share of the run in [0, 1]")
+        check_portion("pick", self.pick, "a share of the run")
         for name in ("pick_delta", "pick_ceiling"):
-            check_positive(name, getattr(self, name))
+            check_above(name, getattr(self, name))
         if self.pick_ceiling >= self.ceiling:
             raise UsageError(f"pick_ceiling is {self.pick_ceiling}; give a factor below ceiling, {self.ceiling}")
         if not math.isfinite(self.kept_factor):

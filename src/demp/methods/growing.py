@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_above, check_at_least, check_portion, check_share
 from demp.graph import NeuronGraph
 from demp.graph.neurons import making_slots, removable_classes
-from demp.importance.ranking import RANKINGS, flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.importance.ranking import RankingName, flags
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.penalties import Penalty
 from demp.surgery import Limits, plan_cut
@@ -24,7 +24,7 @@ class GrowingConfig(MethodConfig):
 
     target_neuron_sparsity: float = 0.5
     """Share of neurons that go."""
-    ranking: str = "layer"
+    ranking: RankingName = "layer"
     """``layer``: this share of every layer, as the paper's given ratios; ``global``: of the network, by the mean size
     of a neuron's weights."""
     start_at: float = 0.25
@@ -43,7 +43,7 @@ class GrowingConfig(MethodConfig):
     ImageNet (100,000 and 50,000 steps)."""
     stabilise_steps: int | None = None
     """Steps in place of ``stabilise``; 5,000 on CIFAR, 40,000 on ImageNet."""
-    penalty_in: str = "gradient"
+    penalty_in: Literal["gradient", "loss"] = "gradient"
     """``gradient``: added to .grad right before the optimizer step, as in the authors' code; ``loss``: you add
     ``pruner.penalty_loss()`` to your loss."""
     constants: bool = False
@@ -53,23 +53,14 @@ class GrowingConfig(MethodConfig):
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
         refuse_two_aims(self, 0.5)
-        check_choice("ranking", self.ranking, tuple(RANKINGS))
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
         for name in ("start_at", "stabilise", "grow"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; give a share of the run in [0, 1]")
+            check_portion(name, getattr(self, name), "a share of the run")
         for name in ("delta", "ceiling"):
-            check_positive(name, getattr(self, name))
+            check_above(name, getattr(self, name))
         if self.update_every is not None:
             check_at_least("update_every", self.update_every, 1)
         if self.stabilise_steps is not None:
             check_at_least("stabilise_steps", self.stabilise_steps, 0)
-
-
-def check_positive(name: str, number: float) -> None:
-    """Raise UsageError unless the number is finite and above 0."""
-    if not 0 < number < math.inf:
-        raise UsageError(f"{name} is {number}; give a finite number > 0")
 
 
 @dataclass(frozen=True)
@@ -150,9 +141,9 @@ class GrowingRegularisation(Method):
         if not bool(pushable(graph, self.config.limits()).any()):
             raise UsageError(f"{self.name} pushes the weights that make neurons, and none here makes one that may go")
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
-        return Wants(
+        return Requirements(
             penalty_on="producers",
             penalty_in=self.config.penalty_in,
             collect="batches",

@@ -15,17 +15,17 @@ the same. The original keeps what is above the percentile even if a layer loses 
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_number, check_share
 from demp.graph import NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
-from demp.importance.ranking import RANKINGS
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
+from demp.importance.ranking import RankingName
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.penalties import Penalty
 
@@ -43,11 +43,11 @@ class NetworkSlimmingConfig(MethodConfig):
     passes: int = 1
     """Cuts, at equal distances up to ``prune_at``; each removes the same share of what is left (the multi-pass scheme,
     there with fine-tuning in between)."""
-    ranking: str = "global"
+    ranking: RankingName = "global"
     """``global``: one percentile for the network; ``layer``: the same share of every layer."""
-    penalty_on: str = "scales"
+    penalty_on: Literal["scales", "all-scales"] = "scales"
     """``scales``: those that feed removable neurons; ``all-scales``: every normalisation, as in the authors' code."""
-    penalty_in: str = "gradient"
+    penalty_in: Literal["gradient", "loss"] = "gradient"
     """``gradient``: the sub-gradient is added to .grad right before the optimizer step, as in the authors' code;
     ``loss``: you add ``pruner.penalty_loss()`` to your loss."""
     constants: bool = False
@@ -61,9 +61,6 @@ class NetworkSlimmingConfig(MethodConfig):
         if not 0 < self.prune_at <= 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in (0, 1]")
         check_at_least("passes", self.passes, 1)
-        check_choice("ranking", self.ranking, tuple(RANKINGS))
-        check_choice("penalty_on", self.penalty_on, ("scales", "all-scales"))
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
 
 
 class NetworkSlimming(Method):
@@ -90,9 +87,9 @@ class NetworkSlimming(Method):
                 "choose another method, for example greg-1 or prune-train"
             )
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
-        return Wants(
+        return Requirements(
             penalty_on=self.config.penalty_on,
             penalty_in=self.config.penalty_in,
             collect="batches",

@@ -19,17 +19,17 @@ and see docs/numbers.md for values that worked in 800 steps.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_number, check_share
 from demp.graph import GraphState
 from demp.graph.neurons import channel_slots
 from demp.importance.ranking import flags
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_number, check_share
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.regularization.penalties import Penalty, slice_value
 from demp.regularization.slices import Slices
 from demp.surgery import plan_cut
@@ -51,7 +51,7 @@ class PruneTrainConfig(MethodConfig):
     period: int | None = None
     """Steps between removals, the reconfiguration interval; None: 5 % of the run, at least 1 (the paper: about 10 of
     182 epochs)."""
-    penalty_in: str = "gradient"
+    penalty_in: Literal["gradient", "loss"] = "gradient"
     """``gradient``: added to .grad right before the optimizer step; ``loss``: you add ``pruner.penalty_loss()`` to your
     loss, as in the authors' code."""
 
@@ -63,7 +63,6 @@ class PruneTrainConfig(MethodConfig):
         check_number("threshold", self.threshold)
         if self.period is not None:
             check_at_least("period", self.period, 1)
-        check_choice("penalty_in", self.penalty_in, ("gradient", "loss"))
 
 
 class PruneTrain(Method):
@@ -80,10 +79,10 @@ class PruneTrain(Method):
         self.period = config.period or max(1, round(PERIOD_SHARE * total_steps))
         self._strength = config.strength
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Return how the penalty and the checks are to be carried out."""
         scores = self.config.strength is None
-        return Wants(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
+        return Requirements(penalty_on="channels", penalty_in=self.config.penalty_in, collect="batches", scores=scores)
 
     def penalty(self, step: int) -> Penalty | None:
         """Return the group lasso on channels, ``lambda * sum_g ||W_g||``."""

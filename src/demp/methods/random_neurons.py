@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from demp.errors import UsageError
-from demp.importance.ranking import RANKINGS
+from demp.files.checks import check_share
+from demp.importance.ranking import RankingName
 from demp.methods.base import Method, MethodConfig, Selection, View
-from demp.methods.checks import check_choice, check_share
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.regularization.noise import SEED_STRIDE
 
@@ -25,14 +25,13 @@ class RandomConfig(MethodConfig):
     """rho: share of all neurons that goes."""
     prune_at: float = 0.0
     """Share of the run after which they go; 0: before training."""
-    ranking: str = "global"
+    ranking: RankingName = "global"
     """``global``: drawn from the whole network, as the scored methods rank; ``layer``: the same share of each layer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
         refuse_two_aims(self, 0.5)
-        check_choice("ranking", self.ranking, tuple(RANKINGS))
         if not 0 <= self.prune_at < 1:
             raise UsageError(f"prune_at is {self.prune_at}; give a share of the run in [0, 1)")
 

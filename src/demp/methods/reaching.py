@@ -8,7 +8,7 @@ from torch import Tensor
 
 from demp.budgets import Budget, Meter, Question, choose
 from demp.errors import UsageError
-from demp.importance.ranking import RANKINGS, flags
+from demp.importance.ranking import RANKINGS, Found, RankingName, flags
 from demp.methods.base import View
 from demp.surgery import Limits
 
@@ -34,11 +34,7 @@ class Targeted(Protocol):
         ...
 
 
-Found = tuple[dict[str, Tensor], tuple[str, ...]]
-"""Layer name -> neurons to remove, and the notes of the report."""
-
-
-def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ranking: str = "global") -> Found:
+def reach(view: View, config: Targeted, scores: Tensor, *, way: float = 1.0, ranking: RankingName = "global") -> Found:
     """The neurons with the lowest scores, so many that ``way`` of the way to the target or to the budget is made.
 
     ``scores`` has one number per class, infinite where it stays. Without a budget see

@@ -1,15 +1,14 @@
 """What sparse training from start to end shares: random masks at first; then drop by magnitude, grow by a score."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from demp.errors import UsageError
+from demp.files.checks import check_portion
 from demp.masking.distributions import kept
-from demp.methods.base import MethodConfig, View, Wants
-from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, dropped, grown, random_masks, thinned
+from demp.methods.base import MethodConfig, View
+from demp.methods.sparse import MaskConfig, SparseMethod, dropped, grown, random_masks, thinned
 from demp.regularization.schedules import cosine
 
 
@@ -19,7 +18,7 @@ class RewiringConfig(MaskConfig):
 
     drop_fraction: float = 0.3
     """alpha: share of a tensor's weights that an update drops and grows elsewhere; its peak for ``cosine``."""
-    drop_schedule: str = "constant"
+    drop_schedule: Literal["constant", "cosine"] = "constant"
     """``constant``, or ``cosine``: alpha / 2 (1 + cos(pi t / T_end)), zero at ``mask_until``."""
     regrow_dropped: bool = True
     """A weight that an update drops may be one of those that it grows, and then stays as it was, as published; False:
@@ -29,12 +28,10 @@ class RewiringConfig(MaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("drop_schedule", self.drop_schedule, ("constant", "cosine"))
-        if not 0 <= self.drop_fraction <= 1:
-            raise UsageError(f"drop_fraction is {self.drop_fraction}; give a share in [0, 1]")
+        check_portion("drop_fraction", self.drop_fraction)
 
 
-class Rewiring(MaskMethod):
+class Rewiring(SparseMethod):
     """Sparse from the first step; an update drops the smallest weights and grows as many where a score is highest.
 
     After a cut each tensor is brought back to its own density: an update drops and grows what that takes.
@@ -43,9 +40,9 @@ class Rewiring(MaskMethod):
     Config: ClassVar[type[MethodConfig]] = RewiringConfig
     config: RewiringConfig
 
-    def wants(self) -> Wants:
-        """It masks, and may keep the optimizer still."""
-        return Wants(masks=True, collect="batches", skip_updates=self.config.skip_updates)
+    def skips_updates(self) -> bool:
+        """Return whether the optimizer moves nothing while masks change, as the config says."""
+        return self.config.skip_updates
 
     def growth(self, step: int, name: str, weight: Tensor, gradient: Tensor, view: View) -> Tensor:
         """Return a score per weight; those with the highest scores grow first."""

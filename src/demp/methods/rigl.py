@@ -8,7 +8,7 @@ in the uniform setting (``dense_first``).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,9 +20,9 @@ from demp.methods.rewiring import Rewiring, RewiringConfig
 class RigLConfig(RewiringConfig):
     """Knobs of RigL."""
 
-    distribution: str = "erk"
+    distribution: Literal["uniform", "erk"] = "erk"
     """``erk``: Erdos-Renyi-Kernel, density by sum over product of the axes; ``uniform``: S in every tensor."""
-    drop_schedule: str = "cosine"
+    drop_schedule: Literal["constant", "cosine"] = "cosine"
     """``cosine``: alpha / 2 (1 + cos(pi t / T_end)), zero at ``mask_until``; or ``constant``."""
 
 

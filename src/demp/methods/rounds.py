@@ -1,6 +1,6 @@
 """The list of targets of an iterative pruning: in each round half of what is still missing goes."""
 
-from demp.methods.checks import check_at_least
+from demp.files.checks import check_at_least
 
 
 def targets(target: float, start: float = 0.5, rounds: int = 5) -> tuple[float, ...]:

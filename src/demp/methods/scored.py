@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from demp.importance.gates import POSITIONS, Scoring
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.files.checks import check_at_least, check_share
+from demp.importance.gates import GatePosition, Scoring, ScoringKind
+from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import reach, refuse_two_aims
 from demp.methods.rounds import targets
 
@@ -18,7 +18,7 @@ class ScoredConfig(MethodConfig):
     """rho: share of all neurons that is removed in the end."""
     scoring_batches: int = 10
     """Training batches behind each score; the originals take 5."""
-    gate: str = "activation"
+    gate: GatePosition = "activation"
     """Where the factor c = 1 on a neuron multiplies: its output (``activation``), its ``norm``'s output, or what its
     ``producer`` gives, before the norm, as in the original repositories."""
     batch_statistics: bool = False
@@ -37,7 +37,6 @@ class ScoredConfig(MethodConfig):
         check_share("start_sparsity", self.start_sparsity)
         check_at_least("scoring_batches", self.scoring_batches, 1)
         check_at_least("rounds", self.rounds, 0)
-        check_choice("gate", self.gate, POSITIONS)
 
 
 class Scored(Method):
@@ -56,7 +55,7 @@ class Scored(Method):
         self.targets = targets(config.target_neuron_sparsity, config.start_sparsity, config.rounds)
         self._round = 0
 
-    def kind(self) -> str:
+    def kind(self) -> ScoringKind:
         """Which derivative is the score: see ``demp.importance.gates``."""
         raise NotImplementedError
 
@@ -72,9 +71,9 @@ class Scored(Method):
         """Has every round taken place?"""
         return self._round >= len(self.targets)
 
-    def wants(self) -> Wants:
+    def requirements(self) -> Requirements:
         """Labelled batches and a loss."""
-        return Wants(scores=True)
+        return Requirements(scores=True)
 
     def is_due(self, step: int) -> bool:
         """Return whether this is step 0, before training."""

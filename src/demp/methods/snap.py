@@ -18,6 +18,7 @@ sets it to True.
 
 from typing import ClassVar
 
+from demp.importance.gates import ScoringKind
 from demp.methods.scored import Scored
 
 
@@ -28,6 +29,6 @@ class Snap(Scored):
     summary: ClassVar[str] = "before training, the neurons that the loss is least sensitive to go"
     reference: ClassVar[str] = "Pruning via Iterative Ranking of Sensitivity Statistics (Verdenius et al. 2020)"
 
-    def kind(self) -> str:
+    def kind(self) -> ScoringKind:
         """Return the kind of derivative: the sensitivity dL/dc."""
         return "sensitivity"

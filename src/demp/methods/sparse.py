@@ -8,17 +8,19 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from demp.activity import Criterion
 from demp.errors import UsageError
+from demp.files.checks import check_at_least, check_share
 from demp.masking import distributions as densities
 from demp.masking.distributions import kept, top
 from demp.masking.masks import emptied
-from demp.methods.base import Method, MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_at_least, check_choice, check_share
+from demp.methods.base import MethodConfig, Requirements, Selection, View
+from demp.methods.masks import MaskMethod
 
 MASK_SHARE = 0.005
 """The authors' 500 steps of 97,656 between updates."""
@@ -31,7 +33,7 @@ class MaskConfig(MethodConfig):
     weight_sparsity: float = 0.8
     """S: share of the weights that masks may thin out which is zero in the end. Norms, biases and embeddings, and what
     ``mask_exclude`` names, are not counted."""
-    distribution: str = "uniform"
+    distribution: Literal["uniform", "erk"] = "uniform"
     """``uniform``: S in every tensor; ``erk``: Erdos-Renyi-Kernel, density by sum over product of the axes."""
     mask_include: tuple[str, ...] = ("*",)
     """Globs of parameter names that masks may thin out."""
@@ -51,7 +53,6 @@ class MaskConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("weight_sparsity", self.weight_sparsity)
-        check_choice("distribution", self.distribution, self.distributions())
         check_at_least("weight_floor", self.weight_floor, 1)
         for name in ("mask_include", "mask_exclude"):
             if isinstance(getattr(self, name), str):
@@ -65,10 +66,6 @@ class MaskConfig(MethodConfig):
             )
         if self.dense_first and self.distribution != "uniform":
             raise UsageError("dense_first goes with distribution='uniform'; else name the first weight in mask_exclude")
-
-    def distributions(self) -> tuple[str, ...]:
-        """Return the permitted values of ``distribution``."""
-        return ("uniform", "erk")
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,8 @@ class Window:
         return range(-(-self.first // self.every) * self.every, min(self.last, total_steps - 1) + 1, self.every)
 
 
-class MaskMethod(Method):
-    """What all mask methods do alike: when masks change, how dense tensors are to be, and what goes in the end."""
+class SparseMethod(MaskMethod):
+    """What all mask methods here do alike: when masks change, how dense tensors are to be, and what goes in the end."""
 
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
@@ -104,9 +101,9 @@ class MaskMethod(Method):
         """Neurons whose inputs are masked go only if they say nothing at all."""
         return Criterion(kind="exact")
 
-    def wants(self) -> Wants:
-        """It masks; batches are looked at where there are some."""
-        return Wants(masks=True, collect="batches")
+    def requirements(self) -> Requirements:
+        """Return that batches are looked at where there are some."""
+        return Requirements(collect="batches")
 
     def masks_due(self, step: int) -> bool:
         """Return whether masks change: t % f = 0 inside the window."""

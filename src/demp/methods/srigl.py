@@ -16,31 +16,30 @@ largest. In both a weight that is dropped and grown in one update keeps its valu
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.files.checks import check_portion
 from demp.graph import NeuronGraph
 from demp.importance.ranking import flags
 from demp.masking.distributions import kept, top
 from demp.masking.masks import constant
-from demp.methods.base import MethodConfig, Selection, View, Wants
-from demp.methods.checks import check_choice
-from demp.methods.sparse import MaskConfig, MaskMethod, Window, matches, thinned, uniform_scores
+from demp.methods.base import MethodConfig, Requirements, Selection, View
+from demp.methods.sparse import MaskConfig, SparseMethod, Window, matches, thinned, uniform_scores
 from demp.regularization.schedules import cosine
 
 UPDATE_SHARE = 0.001
 """The authors' 100 steps of the 97,656 on CIFAR-10; on ImageNet 800 of 256,000."""
-REFERENCES = ("constant", "dense")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRigLConfig(MaskConfig):
     """Every knob of SRigL."""
 
-    distribution: str = "erk"
+    distribution: Literal["uniform", "erk"] = "erk"
     """``erk``, or ``uniform``, which the authors take for ViT."""
     mask_every: int | None = None
     """Delta T: steps between updates; None: 0.1 % of the run, at least 1 (the authors' 100 on CIFAR-10)."""
@@ -53,7 +52,7 @@ class SRigLConfig(MaskConfig):
     min_salient: float = 0.3
     """gamma_sal: share of the fan-in that must be salient for a neuron to stay; 0 ablates none. The authors take 0.95
     for ViT."""
-    min_salient_of: str = "constant"
+    min_salient_of: Literal["constant", "dense"] = "constant"
     """Of which fan-in: ``constant``, the one that all neurons have before any is ablated (the published settings), or
     ``dense`` (the default of the authors' class)."""
     spare: tuple[str, ...] = ()
@@ -68,14 +67,12 @@ class SRigLConfig(MaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("drop_fraction", "min_salient"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; give a share in [0, 1]")
-        check_choice("min_salient_of", self.min_salient_of, REFERENCES)
+            check_portion(name, getattr(self, name))
         if isinstance(self.spare, str):
             raise UsageError(f"spare is the string {self.spare!r}; give a tuple of globs")
 
 
-class SRigL(MaskMethod):
+class SRigL(SparseMethod):
     """Constant fan-in with neuron ablation."""
 
     name: ClassVar[str] = "srigl"
@@ -90,9 +87,9 @@ class SRigL(MaskMethod):
         first, last = round(config.mask_from * total_steps), round(config.mask_until * total_steps)
         self.window = Window(every, max(first, 1), last - 1)
 
-    def wants(self) -> Wants:
-        """It masks; what ablated neurons still say moves to their readers."""
-        return Wants(masks=True, collect="batches", constants=self.config.remove_ablated)
+    def requirements(self) -> Requirements:
+        """Return that what ablated neurons still say moves to their readers, if they go."""
+        return Requirements(collect="batches", constants=self.config.remove_ablated)
 
     def fraction(self, step: int) -> float:
         """Return f_t, the share of weights that an update exchanges."""

@@ -10,12 +10,13 @@ Both rules look at all trainable parameters as one vector w at epoch ends. With 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-RULES = ("paper", "repository")
+Rule = Literal["paper", "repository"]
+"""Which of the two formulas above decides."""
 MARGIN, MOST = 0.1, 0.99
 """The repository's factor for neurons: min(1 - rho - MARGIN, MOST)."""
 
@@ -23,7 +24,7 @@ MARGIN, MOST = 0.1, 0.99
 class Trigger:
     """One rule over the epochs of one run. It keeps a copy of the weights of its first look."""
 
-    def __init__(self, rule: str, target: float) -> None:
+    def __init__(self, rule: Rule, target: float) -> None:
         self.rule, self.target = rule, target
         self.reference: dict[str, Tensor] | None = None
         self.previous: float | None = None

@@ -51,7 +51,7 @@ class Cutter:
             spared = self._sparing.spared
             neurons, of_copies = spared(run.detector, shrinking, neurons, step=run.step, final=final)
         notes = (*of_copies, *self._notes(selection, detection), *notes)
-        rules = constant_rules(run.method, run.wants, shrinking.graph, selection)
+        rules = constant_rules(run.method, run.requirements, shrinking.graph, selection)
         if rules is not None and detection is None:
             with ranks.together(shrinking.group):
                 run.detector.draw(run.step)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from demp.activity.probe import Detection
 from demp.graph import GraphState
+from demp.methods.requirements import Requirements
 
 
 class Current(Protocol):
@@ -32,6 +33,16 @@ class Earlier:
         """Who is dead now: ``detect()``."""
         _warn("verdict()", "detect()")
         return self.detect()
+
+
+class EarlierPruner(Earlier):
+    """The same for the pruner."""
+
+    @property
+    def wants(self: Any) -> Requirements:
+        """Return how the method's answers are carried out, and warn that ``requirements`` replaces this name."""
+        _warn("wants", "requirements")
+        return self.requirements
 
 
 class EarlierView(Earlier):

@@ -6,7 +6,7 @@ from typing import Any
 from demp.activity.detector import Batches, made
 from demp.errors import UsageError
 from demp.importance.gates import Loss
-from demp.methods.base import Wants
+from demp.methods.base import Requirements
 
 
 class Examples:
@@ -33,12 +33,12 @@ class Examples:
             yield batch[0]
 
 
-def refuse_missing(name: str, wants: Wants, examples: Examples) -> None:
+def refuse_missing(name: str, requirements: Requirements, examples: Examples) -> None:
     """A method that scores needs something to score on."""
-    if wants.scores and (examples.batches is None or examples.loss_fn is None):
+    if requirements.scores and (examples.batches is None or examples.loss_fn is None):
         raise UsageError(
             f"{name} measures the loss on training examples; pass loss_fn=... (of output and targets) and "
             "batches=... (pairs of inputs and targets: a list, a DataLoader, or a callable that takes a seed)"
         )
-    if wants.zeros and examples.batches is None:
+    if requirements.zeros and examples.batches is None:
         raise UsageError(f"{name} looks at activations on training examples; pass batches=...")

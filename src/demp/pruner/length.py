@@ -5,6 +5,7 @@ from typing import Any
 
 from demp.errors import UsageError
 from demp.methods.base import Method
+from demp.methods.masks import MaskMethod
 from demp.parallel import ranks
 from demp.regularization import Shrink
 from demp.regularization.noise import Noise
@@ -54,9 +55,9 @@ class Pushes:
         """Return whether the method needs the sensitivity at this step."""
         return not self.over(step) and self._method.watches(step)
 
-    def masks_due(self, step: int) -> bool:
+    def masks_due(self, step: int, method: MaskMethod) -> bool:
         """Return whether masks change at this step, never after the planned end."""
-        return not self.over(step) and self._method.masks_due(step)
+        return not self.over(step) and method.masks_due(step)
 
 
 def compare_plans(state: dict[str, Any], name: str, total_steps: int, group: ranks.Group) -> bool:

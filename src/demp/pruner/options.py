@@ -9,13 +9,16 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
+from demp.activity.criteria import CriterionKind
 from demp.activity.detector import Batches
 from demp.budgets import Budget
 from demp.importance.gates import Loss
 from demp.methods.demp_config import DemPConfig
 from demp.pruner import Pruner
+from demp.regularization.penalties import PenaltyKind, PenaltyTarget
+from demp.regularization.schedules import ScheduleName
 from demp.surgery.compared import Outputs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -67,25 +70,25 @@ class DemPOptions(PrunerOptions, total=False):
     streams: bool
     linear: bool
     peak_strength: float
-    penalty: str
-    penalty_on: str
-    penalty_in: str
+    penalty: PenaltyKind
+    penalty_on: PenaltyTarget
+    penalty_in: Literal["gradient", "loss", "decoupled"]
     penalty_times_lr: bool
-    schedule: str
+    schedule: ScheduleName
     span: float
     peak_at: float
     peak_noise_std: float
-    noise_schedule: str | None
+    noise_schedule: ScheduleName | None
     noise_is_variance: bool
     noise_times_lr: bool
-    noise_on: str
-    live_mask: str
+    noise_on: Literal["live", "all", "off"]
+    live_mask: Literal["neuron-gradient", "weight-gradient", "last-check"]
     noise_weights_only: bool
     noise_others: bool
-    criterion: str
+    criterion: CriterionKind
     eps: float | None
     eps_relative: bool
-    collect: str
+    collect: Literal["auto", "probe", "window"]
     window_steps: int | None
     period: int | None
     dynamic: bool

@@ -19,7 +19,7 @@ from demp.pruner.checkpoint import restore, saved_state, say_ended
 from demp.pruner.checks import Checks
 from demp.pruner.copies import PrunerCopy
 from demp.pruner.cutter import Cutter
-from demp.pruner.earlier import Earlier
+from demp.pruner.earlier import EarlierPruner
 from demp.pruner.examples import Examples
 from demp.pruner.initialization import draw_weights
 from demp.pruner.length import same_plan
@@ -40,7 +40,7 @@ from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
 
 
-class Pruner(Earlier):
+class Pruner(EarlierPruner):
     """Runs one method on one training run. What each option means: ``help(demp.DemP)``.
 
     A method that prunes or masks before training does so here (or in ``attach_to``). Where a trainer makes the
@@ -82,7 +82,7 @@ class Pruner(Earlier):
         examples = Examples(example_inputs, batches, loss_fn)
         self._run = run = PruningRun(shrinking, method, config, examples, total_steps=total_steps, seed=seed)
         self.model, self.graph, self.history = shrinking.model, shrinking.graph, shrinking.history
-        self.config, self.wants, self.masks = config, run.wants, run.masks
+        self.config, self.requirements, self.masks = config, run.requirements, run.masks
         self._view = view = LiveView(run)
         self._regularizer = Regularizer(run, view)
         cutter = Cutter(run, view, self._regularizer.live, alive_in_copies, shows_cuts=shows_cuts)
@@ -146,7 +146,7 @@ class Pruner(Earlier):
         self._begun = True
         if self.method.is_due(0):
             self._checks.attempt()
-        if self.wants.new_weights:
+        if self.requirements.new_weights:
             draw_weights(self.model, self.seed)
         self._regularizer.begin()
 

@@ -20,12 +20,16 @@ class Regularizer:
     """
 
     def __init__(self, run: PruningRun, view: LiveView) -> None:
-        model, graph, wants = run.shrinking.model, run.shrinking.graph, run.wants
+        model, graph, requirements = run.shrinking.model, run.shrinking.graph, run.requirements
         self._run, self._view = run, view
         self.pushes = Pushes(run.method, run.total_steps)
-        self._penalised = Penalised(model, graph, wants.penalty_on)
+        self._penalised = Penalised(model, graph, requirements.penalty_on)
         self.live = LiveNeurons(
-            model, graph, mask=wants.live_mask, weights_only=wants.noise_weights_only, others=wants.noise_others
+            model,
+            graph,
+            mask=requirements.live_mask,
+            weights_only=requirements.noise_weights_only,
+            others=requirements.noise_others,
         )
         self._scratch: noise_module.Scratch = {}
         self._masks_wait = False
@@ -38,7 +42,9 @@ class Regularizer:
 
     def begin(self) -> None:
         """Multiply and mask weights as the method asks before the first step."""
-        method, shrinking = self._run.method, self._run.shrinking
+        method, shrinking = self._run.mask_method, self._run.shrinking
+        if method is None:
+            return
         masks, factors = method.initial_masks(self._view), method.initial_factors(self._view)
         with torch.no_grad():
             for name, factor in factors.items():
@@ -65,7 +71,7 @@ class Regularizer:
     def _add_penalty(self) -> None:
         run = self._run
         penalty = self.pushes.penalty(run.step)
-        if penalty is not None and run.wants.penalty_in == "gradient":
+        if penalty is not None and run.requirements.penalty_in == "gradient":
             moved = run.moved()
             rising = frozenset(p for p, group in moved.items() if group.get("maximize"))
             self._penalised.add_gradient(penalty, run.shrinking.state, run.loss_scale(), moved.keys(), rising)
@@ -82,14 +88,14 @@ class Regularizer:
 
         Gradients that are not finite (an overflow that a fused optimizer is about to skip) say nothing: the next do.
         """
-        run = self._run
-        if not (self._masks_wait or self.pushes.masks_due(run.step)):
+        run, method = self._run, self._run.mask_method
+        if method is None or not (self._masks_wait or self.pushes.masks_due(run.step, method)):
             return False
         self._masks_wait = not all(bool(g.isfinite().all()) for g in self._view.gradients().values())
         if self._masks_wait:
             return False
-        run.masks.put(run.method.update_masks(run.step, self._view), run.shrinking.optimizers)
-        return run.wants.skip_updates
+        run.masks.put(method.update_masks(run.step, self._view), run.shrinking.optimizers)
+        return method.skips_updates()
 
     def after_step(self) -> None:
         """After the optimizer moved: noise on the live, scales shrink, masked weights are zero again."""

@@ -8,6 +8,7 @@ from demp.activity.detector import Detector, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.masking.masks import Masks
 from demp.methods.base import Method
+from demp.methods.masks import MaskMethod, of_today
 from demp.parallel.compiled import refuse_to_watch
 from demp.pruner.examples import Examples, refuse_missing
 from demp.pruner.latency import LatencyClock
@@ -37,13 +38,13 @@ class PruningRun:
         model, graph = shrinking.model, shrinking.graph
         self.shrinking, self.config, self.examples = shrinking, config, examples
         self.step, self.total_steps, self.seed = 0, int(total_steps), seed
-        self.method = method(config, total_steps)
+        self.method = of_today(method)(config, total_steps)
         self.method.refuse_unfit(graph)
-        self.wants = self.method.wants()
-        refuse_pieces(method.name, self.wants, model)
+        self.requirements = self.method.requirements()
+        refuse_pieces(method.name, self.requirements, model, masks=self.mask_method is not None)
         self.meter = Meter(graph, sizes_of(model), LatencyClock(shrinking, examples.inputs).seconds)
         refuse_unreachable(self.method, self.meter, config)
-        refuse_missing(method.name, self.wants, examples)
+        refuse_missing(method.name, self.requirements, examples)
         self.masks = Masks(model)
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
@@ -52,8 +53,8 @@ class PruningRun:
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
 
     def _new_detector(self) -> Detector:
-        shrinking, examples, wants = self.shrinking, self.examples, self.wants
-        if not by_probe(examples.batches, wants.collect):
+        shrinking, examples, requirements = self.shrinking, self.examples, self.requirements
+        if not by_probe(examples.batches, requirements.collect):
             refuse_to_watch(shrinking.given)
         return Detector(
             shrinking.model,
@@ -61,10 +62,15 @@ class PruningRun:
             self.method.criterion(),
             example_inputs=examples.inputs,
             batches=examples.unlabelled(),
-            collect=wants.collect,
-            window_steps=wants.window_steps,
+            collect=requirements.collect,
+            window_steps=requirements.window_steps,
             seed=self.seed,
         )
+
+    @property
+    def mask_method(self) -> MaskMethod | None:
+        """The method, if it masks single weights."""
+        return self.method if isinstance(self.method, MaskMethod) else None
 
     def plan(self, total_steps: int) -> None:
         """Take another length: the method goes on, and its schedules are those of the new one from this step on."""

@@ -1,7 +1,7 @@
 """How a selection's cut is proven: exactly, or as a cut of constants."""
 
 from demp.graph import NeuronGraph
-from demp.methods.base import Method, Selection, Wants
+from demp.methods.base import Method, Requirements, Selection
 from demp.surgery import ConstantRules
 
 
@@ -13,7 +13,9 @@ def is_exact(method: Method, graph: NeuronGraph, selection: Selection) -> bool:
     return all(criterion.is_exact(layer.activation) for layer in graph.layers if layer.name in chosen)
 
 
-def constant_rules(method: Method, wants: Wants, graph: NeuronGraph, selection: Selection) -> ConstantRules | None:
+def constant_rules(
+    method: Method, requirements: Requirements, graph: NeuronGraph, selection: Selection
+) -> ConstantRules | None:
     """How constants move: those of saturated neurons must, those of neurons chosen otherwise may."""
     criterion, chosen = method.criterion(), selection.neurons
     if selection.exact is None and any(
@@ -21,5 +23,5 @@ def constant_rules(method: Method, wants: Wants, graph: NeuronGraph, selection: 
         for layer in graph.layers
         if layer.name in chosen
     ):
-        return ConstantRules(max_drift=wants.max_drift)
-    return ConstantRules(required=False) if wants.constants else None
+        return ConstantRules(max_drift=requirements.max_drift)
+    return ConstantRules(required=False) if requirements.constants else None

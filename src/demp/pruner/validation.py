@@ -12,7 +12,7 @@ from torch import nn
 from demp.budgets import Meter, least
 from demp.errors import UsageError
 from demp.graph import NeuronGraph
-from demp.methods.base import Method, MethodConfig, Wants
+from demp.methods.base import Method, MethodConfig, Requirements
 from demp.parallel import ranks, shards
 from demp.parallel.compiled import original
 
@@ -128,15 +128,15 @@ def refuse_second_pruner(pruner: Any) -> None:
         )
 
 
-def refuse_pieces(name: str, wants: Wants, model: nn.Module) -> None:
+def refuse_pieces(name: str, requirements: Requirements, model: nn.Module, *, masks: bool) -> None:
     """What needs whole parameters, where ``fully_shard`` keeps pieces of them."""
     if not shards.parts(model):
         return
-    if wants.penalty_in == "loss":
+    if requirements.penalty_in == "loss":
         raise UsageError("penalty_in='loss' needs whole parameters, and fully_shard keeps pieces; use 'gradient'")
-    if wants.penalty_on == "channels":
+    if requirements.penalty_on == "channels":
         raise UsageError(f"{name} needs the norm of whole slices, and fully_shard keeps pieces; use DDP")
-    if wants.masks:
+    if masks:
         raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 

@@ -75,7 +75,7 @@ class LiveView(EarlierView):
     def scores(self, scoring: Scoring) -> Tensor:
         """Return one derivative per class, computed on labelled batches."""
         loss_fn = self._examples.loss_fn
-        assert loss_fn is not None, "a method that scores says so in wants()"
+        assert loss_fn is not None, "a method that scores says so in requirements()"
         with shards.whole(self._shrinking.model):
             pairs, group = self._examples.pairs(self.seed + self._run.step), self._shrinking.group
             found = scores(self._shrinking.model, self.state, scoring, pairs, loss_fn, group)
@@ -85,7 +85,7 @@ class LiveView(EarlierView):
     def loss(self, batches: int) -> float:
         """Mean loss as training sees it. Among several ranks all must ask."""
         loss_fn = self._examples.loss_fn
-        assert loss_fn is not None, "a method that asks for the loss says scores=True in wants()"
+        assert loss_fn is not None, "a method that asks for the loss says scores=True in requirements()"
         with shards.whole(self._shrinking.model):
             gated = Gated(self._shrinking.model, self.state, Scoring(batches=batches, batch_statistics=True))
             with ranks.together(self._shrinking.group):
@@ -99,7 +99,7 @@ class LiveView(EarlierView):
     def zeros(self, batches: int) -> Tensor:
         """Share of zeros per class."""
         source = self._examples.unlabelled()
-        assert source is not None, "a method that looks at activations says so in wants()"
+        assert source is not None, "a method that looks at activations says so in requirements()"
         with ranks.together(self._shrinking.group):
             chosen = [batch for _, batch in zip(range(batches), made(source, self.seed + self._run.step), strict=False)]
             if not chosen:

@@ -3,17 +3,21 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.files.checks import check_choices
 from demp.parallel import shards
 from demp.regularization.slices import Slices
 
-KINDS = ("lasso", "l2", "group-lasso")
-TARGETS = ("scales", "all-scales", "parameters", "channels", "producers")
-SLICED = {"channels": "group-lasso", "producers": "l2"}
+PenaltyKind = Literal["lasso", "l2", "group-lasso"]
+"""What `Penalty.kind` may be."""
+PenaltyTarget = Literal["scales", "all-scales", "parameters", "channels", "producers"]
+"""What `Penalty.on` may be."""
+SLICED: dict[PenaltyTarget, PenaltyKind] = {"channels": "group-lasso", "producers": "l2"}
 """Where a penalty acts on slices of weights that belong to neurons, and which kind acts there."""
 
 
@@ -25,17 +29,14 @@ class Penalty:
     ``strength / 2 * sum_c factors[c] * sum p_c^2``. ``group-lasso``, over ``channels``: ``strength * sum_g ||p_g||``.
     """
 
-    kind: str
+    kind: PenaltyKind
     strength: float
-    on: str = "scales"
+    on: PenaltyTarget = "scales"
     factors: Tensor | None = field(default=None, compare=False)
     """One number per class of the graph; None: 1 for all."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(f"unknown penalty {self.kind!r}; choose one of {', '.join(KINDS)}")
-        if self.on not in TARGETS:
-            raise UsageError(f"unknown penalty target {self.on!r}; choose one of {', '.join(TARGETS)}")
+        check_choices(self, "penalty")
         if self.kind != SLICED.get(self.on, self.kind) or (self.kind == "group-lasso" and self.on not in SLICED):
             raise UsageError(
                 f"penalty {self.kind!r} does not act on {self.on!r}; group-lasso acts on 'channels', only l2 on "

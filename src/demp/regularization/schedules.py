@@ -7,10 +7,15 @@ runs of any length.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice, check_choices
 
+ScheduleName = Literal["one-cycle", "one-cycle-linear", "constant", "cosine-decay", "warm-up"]
+"""What ``make`` knows."""
 START_DIV = 25.0
 """The stock one-cycle starts at peak / 25."""
 END_DIV = 1e4
@@ -95,15 +100,14 @@ class OneCycle(Schedule):
 
     peak_at: float = 0.3
     """Share of the span at which the peak is reached."""
-    rise: str = "cosine"
+    rise: Literal["cosine", "linear"] = "cosine"
     """``cosine`` (the stock form) or ``linear`` (the paper's text)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.peak_at < 1.0:
             raise UsageError(f"peak_at is {self.peak_at}; give a share of the span in [0, 1)")
-        if self.rise not in ("cosine", "linear"):
-            raise UsageError(f"rise is {self.rise!r}; choose 'cosine' or 'linear'")
+        check_choices(self, "schedule")
 
     @property
     def peak_share(self) -> float:
@@ -119,15 +123,18 @@ class OneCycle(Schedule):
         return cosine(1.0, end, (share - self.peak_at) / (1.0 - self.peak_at))
 
 
-def make(name: str, *, span: float = 1.0, peak_at: float = 0.3) -> Schedule:
-    """The schedule called ``name``: one-cycle, one-cycle-linear, constant, cosine-decay or warm-up."""
-    shapes = {
+def make(name: ScheduleName, *, span: float = 1.0, peak_at: float = 0.3) -> Schedule:
+    """The schedule called ``name``: one-cycle, one-cycle-linear, constant, cosine-decay or warm-up.
+
+    Raises:
+        UsageError: there is no schedule of this name, or a share is out of range.
+    """
+    shapes: dict[ScheduleName, Callable[[], Schedule]] = {
         "one-cycle": lambda: OneCycle(span=span, peak_at=peak_at),
         "one-cycle-linear": lambda: OneCycle(span=span, peak_at=peak_at, rise="linear"),
         "constant": lambda: Constant(span=span),
         "cosine-decay": lambda: CosineDecay(span=span),
         "warm-up": lambda: WarmUp(span=span),
     }
-    if name not in shapes:
-        raise UsageError(f"unknown schedule {name!r}; choose one of {', '.join(shapes)}")
+    check_choice("schedule", name, shapes)
     return shapes[name]()

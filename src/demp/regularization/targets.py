@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from demp.graph.parts import STREAM
 from demp.parallel import ranks, shards
 from demp.regularization import penalties
 from demp.regularization.noise import Target
-from demp.regularization.penalties import SLICED, Penalty
+from demp.regularization.penalties import SLICED, Penalty, PenaltyTarget
 from demp.regularization.slices import PresentSlices, Slices
 
 logger = logging.getLogger("demp")
@@ -30,9 +31,13 @@ NORMS = (
 
 NOTHING_PENALISED = "nothing"
 """In place of a penalty's target: the method has no penalty."""
+TargetOrNothing = Literal[PenaltyTarget, "nothing"]
+"""What `Requirements.penalty_on` may be."""
+LiveMask = Literal["none", "neuron-gradient", "weight-gradient", "last-check"]
+"""How it is known which entries are live: see ``DemPConfig.live_mask``; ``none``: all of them count as live."""
 
 
-def penalised(model: nn.Module, graph: NeuronGraph, on: str) -> list[nn.Parameter]:
+def penalised(model: nn.Module, graph: NeuronGraph, on: TargetOrNothing) -> list[nn.Parameter]:
     """Trainable parameters that the penalty acts on now: see DemPConfig.penalty_on.
 
     A model in which no trainable normalisation feeds removable neurons is penalised on the weights that produce them,
@@ -68,7 +73,9 @@ def trainable(scales: list[nn.Parameter], producers: list[nn.Parameter]) -> list
     return [p for p in scales if p.requires_grad] or [p for p in producers if p.requires_grad]
 
 
-def candidates(model: nn.Module, graph: NeuronGraph, on: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def candidates(
+    model: nn.Module, graph: NeuronGraph, on: TargetOrNothing
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What a penalty acts on while it is trained, and the weights in its place while nothing of it is."""
     parameters = dict(model.named_parameters())
     if on == NOTHING_PENALISED:
@@ -94,7 +101,7 @@ def candidates(model: nn.Module, graph: NeuronGraph, on: str) -> tuple[list[nn.P
 class Penalised:
     """What the penalty of one run acts on: parameters, or slices of them that belong to neurons."""
 
-    def __init__(self, model: nn.Module, graph: NeuronGraph, on: str) -> None:
+    def __init__(self, model: nn.Module, graph: NeuronGraph, on: TargetOrNothing) -> None:
         self._graph, self._sliced = graph, on in SLICED
         if not self._sliced:
             penalised(model, graph, on)  # says so where there is nothing but weights
@@ -150,7 +157,9 @@ class Unit:
 class LiveNeurons:
     """Which entries of which parameters belong to live neurons, step by step."""
 
-    def __init__(self, model: nn.Module, graph: NeuronGraph, *, mask: str, weights_only: bool, others: bool) -> None:
+    def __init__(
+        self, model: nn.Module, graph: NeuronGraph, *, mask: LiveMask, weights_only: bool, others: bool
+    ) -> None:
         self._mask = mask
         self._graph = graph
         parameters = dict(model.named_parameters())

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
+from demp.files.checks import check, check_at_least, check_choice, check_number
 from demp.files.schema import build, flat
-from demp.methods.checks import check, check_at_least, check_choice, check_number
 from demp.train.extras import need
 from demp.train.parts import (
     DENSE,

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from demp.activity.criteria import Criterion
+from demp.activity.criteria import Criterion, CriterionKind
+from demp.files.checks import check, check_above, check_at_least, check_choice, check_number
 from demp.files.run import DENSE
 from demp.files.schema import build
-from demp.methods.checks import check, check_above, check_at_least, check_choice, check_number
 
 OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
 LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
@@ -214,7 +214,7 @@ class MonitorConfig:
     """Steps between two looks at the whole training split besides, as ``dead/share_whole``; 0 never takes it."""
     resample: bool = True
     """Other pictures at every look, as a death check has; False: the same ones throughout."""
-    criterion: str = "auto"
+    criterion: CriterionKind = "auto"
     """When a neuron counts as dead or saturated: auto, paper, exact, saturated, negative-only, epsilon or sum
     (`demp.Criterion`)."""
     eps: float = 0.0

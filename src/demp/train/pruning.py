@@ -37,7 +37,7 @@ def pruner_of(
         return None
     total_steps = config.total_steps(data.facts.train_size)
     options = build(methods.config_class(name), options_of(config, data.facts.train_size), "method.options")
-    wants = methods.find(name)(options, total_steps).wants()
+    needs = methods.find(name)(options, total_steps).requirements()
     return methods.create(
         name,
         trained,
@@ -46,7 +46,7 @@ def pruner_of(
         total_steps=total_steps,
         config=options,
         attach=False,
-        batches=examples(data, placed, whole=wants.scores or wants.zeros),
+        batches=examples(data, placed, whole=needs.scores or needs.zeros),
         loss_fn=loss,
         seed=derive(config.seed, "pruner"),
         fresh=fresh,
