@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import demp
@@ -18,7 +18,7 @@ from demp import methods, recipes
 from demp.cli import commands
 from demp.pruner.options import all_meanings
 from demp.train import TrainConfig
-from demp.train.config import SINKS
+from demp.train.choices import SinkName
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WIDTH = "84"
@@ -121,7 +121,9 @@ def config_page() -> str:
     parts = [
         "# Training config",
         "Written from the docstrings. `config.toml` in a run folder has these fields, `--set FIELD=VALUE` sets one, "
-        "`demp train --config FILE` reads some from a file. Sinks: " + ", ".join(f"`{name}`" for name in SINKS) + ".",
+        "`demp train --config FILE` reads some from a file. Sinks: "
+        + ", ".join(f"`{name}`" for name in get_args(SinkName))
+        + ".",
         "## The run",
         table(TrainConfig),
     ]

@@ -27,6 +27,7 @@ class Paint:
     layers: Literal[1, 2] = 1
     name: str = "pink"
     sizes: tuple[int, ...] = ()
+    stripes: tuple[Colour, ...] = ()
     spots: list[Any] = field(default_factory=list)
 
 
@@ -37,7 +38,7 @@ class Wider(Paint):
 
 def test_the_choices_are_those_of_the_annotation():
     two = ("red", "green")
-    expected = {"colour": two, "second": (*two, None), "third": (*two, "blue"), "layers": (1, 2)}
+    expected = {"colour": two, "second": (*two, None), "third": (*two, "blue"), "layers": (1, 2), "stripes": two}
     assert choices_of(Paint) == expected
     assert choices_of(Wider) == {**expected, "colour": ("red", "green", "grey")}
     assert literals(int | None) == literals(Colour | int) == literals(str) == ()
@@ -55,6 +56,8 @@ def test_a_near_miss_gets_a_suggestion_and_none_is_no_word():
         assert str(refused.value) == message
     with pytest.raises(UsageError, match="paint third is 'x'; choose one of red, green, blue"):
         check_choices(Paint(third="x"), "paint")  # pyright: ignore
+    with pytest.raises(UsageError, match=r"^wall\.paint\.stripes is 'gren'; choose one of red, green; did you mean"):
+        check_choices(Paint(stripes=("red", "gren")), "wall.paint.")  # pyright: ignore
 
 
 def test_a_config_file_gets_the_same_sentence():

@@ -267,7 +267,7 @@ def test_the_demo_compares_and_reloads(tmp_path, capsys):
         (["train", "--noise", "-0.1"], "peak_noise_std is -0.1"),
         (["train", "--method", "dense", "--strength", "1"], "dense training takes no options"),
         (["train", "--lr", "-1"], "optimizer.lr is -1"),
-        (["train", "--optimizer", "sgd"], "no optimizer 'sgd'"),
+        (["train", "--optimizer", "sgd"], "choose one of adam, adamw, sgdm, sgdw; did you mean 'sgdw'?"),
         (["train", "--precision", "int8"], "precision is 'int8'"),
         (["train", "--device", "cuda:9"], "'cuda:9' cannot be used here"),
         (["train", "--config", "absent.toml"], "there is no config file absent.toml"),

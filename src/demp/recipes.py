@@ -26,6 +26,8 @@ from difflib import get_close_matches
 from typing import Any, TypedDict, Unpack
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice, check_choices
+from demp.train.choices import NoiseKeeps, OptimizerName
 from demp.train.config import (
     AugmentConfig,
     DataConfig,
@@ -35,7 +37,7 @@ from demp.train.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from demp.train.scale import DISPLACEMENT, PUBLISHED, RATE, Scale, check_length, of_recipe, scaled
+from demp.train.scale import PUBLISHED, Scale, check_length, of_recipe, scaled
 
 PAPER_RATES = {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}
 """Learning rates of the paper; the default is decoupled decay, as in its runs of DemP."""
@@ -44,7 +46,7 @@ PAPER_RATES = {"adamw": 0.005, "adam": 0.005, "sgdm": 0.1, "sgdw": 0.1}
 class Wishes(TypedDict, total=False):
     """What every recipe may be asked for, by keyword."""
 
-    optimizer: str
+    optimizer: OptimizerName
     """adam, adamw, sgdm or sgdw, with the learning rate that the recipe has for it; adamw if none is named."""
     steps: int | None
     """Length in optimizer steps; without it and ``epochs``, the paper's."""
@@ -52,7 +54,7 @@ class Wishes(TypedDict, total=False):
     """Length in passes over the training split, in place of steps."""
     width: float
     """Factor on the network's hidden widths."""
-    noise_keeps: str
+    noise_keeps: NoiseKeeps
     """What the noise of a shorter run keeps: rate or displacement (see above)."""
 
 
@@ -60,16 +62,18 @@ class Wishes(TypedDict, total=False):
 class _Asked:
     """The `Wishes`, with what holds where they say nothing."""
 
-    optimizer: str = "adamw"
+    optimizer: OptimizerName = "adamw"
     steps: int | None = None
     epochs: float | None = None
     width: float = 1.0
-    noise_keeps: str = RATE
+    noise_keeps: NoiseKeeps = "rate"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
-def _optimizer(name: str, choices: dict[str, float], **constants: Any) -> OptimizerConfig:
-    if name not in choices:
-        raise UsageError(f"this recipe has no optimizer {name!r}; choose one of {', '.join(choices)}")
+def _optimizer(name: OptimizerName, choices: dict[str, float], **constants: Any) -> OptimizerConfig:
+    check_choice("the optimizer of this recipe", name, choices)
     return OptimizerConfig(name=name, lr=choices[name], **constants)
 
 
@@ -201,7 +205,7 @@ def digits(**wishes: Unpack[Wishes]) -> TrainConfig:
     far as the paper's.
     """
     batch_size, train_size, own_steps = 128, 1442, 400
-    asked = _Asked(**{"width": 0.5, "noise_keeps": DISPLACEMENT, **wishes})
+    asked = _Asked(**{"width": 0.5, "noise_keeps": "displacement", **wishes})
     scale = scaled(own_steps, own_steps * batch_size / train_size, asked.steps, asked.epochs)
     return TrainConfig(
         recipe="digits",

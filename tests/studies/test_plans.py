@@ -56,7 +56,7 @@ def test_an_unknown_study_is_a_suggestion():
 
 
 def test_bad_scales_and_seeds_are_sentences():
-    with pytest.raises(UsageError, match="unknown scale 'cpus'; did you mean 'cpu'"):
+    with pytest.raises(UsageError, match="scale is 'cpus'; choose one of smoke, cpu, paper; did you mean 'cpu'"):
         studies.find("fig3").plan("cpus")
     with pytest.raises(UsageError, match="seeds is 0; give at least 1"):
         studies.find("fig3").plan("cpu", 0)

@@ -156,7 +156,7 @@ def test_mistakes_are_sentences(place, capsys):
     for arguments, words in (
         (["study"], "name a study, for example fig3"),
         (["study", "fgi3"], "unknown study 'fgi3'; did you mean 'fig3'?"),
-        (["study", "fig3", "--scale", "papr"], "unknown scale 'papr'; did you mean 'paper'?"),
+        (["study", "fig3", "--scale", "papr"], "choose one of smoke, cpu, paper; did you mean 'paper'?"),
         (["study", "fig3", "--seeds", "0"], "seeds is 0; give at least 1"),
         (["study", "fig3", "--data", str(place.kept / "nowhere")], "there is no folder"),
     ):

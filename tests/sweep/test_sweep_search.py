@@ -131,7 +131,7 @@ def test_ranges_and_what_cannot_be_searched(tmp_path):
         ({"space": {}}, "nothing to search; give --search-space"),
         ({"space": {"seed": Range(0, 1)}}, "seed cannot be swept here; use --seeds"),
         ({"space": {STRENGTH: ()}}, r"the choices of method.options.peak_strength are \[\]"),
-        ({"aims": ["acuracy"]}, "there is no aim 'acuracy'; choose among accuracy"),
+        ({"aims": ["acuracy"]}, "aims is 'acuracy'; choose one of accuracy, .*; did you mean 'accuracy'"),
         ({"aims": []}, "aims are none"),
         ({"trials": 0}, "trials is 0; give at least 1"),
     ):

@@ -196,7 +196,7 @@ def test_plain_progress_says_how_many_are_dead(tmp_path):
         ({"examples": -5}, "monitor.examples is -5"),
         ({"every_steps": 10, "whole_every_steps": 15}, "monitor.whole_every_steps is 15; give a multiple"),
         ({"whole_every_steps": 15}, "must be above 0"),
-        ({"criterion": "quiet"}, "criterion kind is 'quiet'; choose one of auto, paper"),
+        ({"criterion": "quiet"}, "monitor.criterion is 'quiet'; choose one of auto, paper, exact"),
         ({"eps": -0.1}, "monitor.eps is -0.1"),
     ],
 )

@@ -157,8 +157,8 @@ def test_options_are_those_of_the_method(name):
     [
         ("resnet18-cifar", {}, "did you mean 'resnet18-cifar10'"),
         ("nothing", {}, "recipes: plain, digits"),
-        ("digits", {"optimizer": "sgd"}, "no optimizer 'sgd'; choose one of adamw"),
-        ("vit-b16-imagenet", {"optimizer": "sgdm"}, "no optimizer 'sgdm'"),
+        ("digits", {"optimizer": "sgd"}, "optimizer is 'sgd'; choose one of adam"),
+        ("vit-b16-imagenet", {"optimizer": "sgdm"}, "optimizer of this recipe is 'sgdm'; choose one of adamw, adam"),
         ("digits", {"steps": 5, "epochs": 1.0}, "give one of them"),
         ("digits", {"steps": -5}, "give a number above 0"),
         ("plain", {"steps": 5, "epochs": 1.0}, "give one of them"),

@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import forks
 from demp.cli import main
 from demp.errors import UsageError
 from demp.train import TrainConfig, train
-from demp.train.config import SINKS as NAMES
+from demp.train.choices import SinkName
 from demp.train.runfolder import read_lines
 from demp.train.sinks import SINKS, Feed
 
@@ -129,7 +129,7 @@ def test_trackio_holds_every_line_once(run):
 
 
 def test_names_of_config_and_of_sinks_are_the_same():
-    assert tuple(SINKS) == NAMES
+    assert tuple(SINKS) == get_args(SinkName)
 
 
 def test_the_flag_sets_the_config_and_the_outcome_stays(monkeypatch, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_the_flag_sets_the_config_and_the_outcome_stays(monkeypatch, tmp_path, c
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", get_args(SinkName))
 def test_an_absent_package_is_one_sentence_and_nothing_is_written(name, monkeypatch, tmp_path):
     package = "tensorboard" if name == "tensorboard" else name
     for module in [module for module in sys.modules if module.split(".")[0] == package]:

@@ -4,19 +4,29 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 from rich.console import Console
 
+from demp.train.choices import Activation, NoiseKeeps, OptimizerName, Precision, SinkName
 from demp.train.torchrun import is_main_process
 
 if TYPE_CHECKING:
     from demp.train.observer import Observer
 
+
+def shown(choices: Any, between: str = "|") -> Any:
+    """How the help shows a flag that takes words of a ``Literal``; any other is refused where the word is used."""
+    return tyro.conf.arg(metavar=between.join(get_args(choices)), help_behavior_hint="")
+
+
 Text = Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Optimizer = Annotated[str, shown(OptimizerName)]
+Activations = Annotated[str, shown(Activation)]
+Keeps = Annotated[str, shown(NoiseKeeps)]
 Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="NUMBER", help_behavior_hint="")]
@@ -79,29 +89,29 @@ class Training(Command):
     data: Text = ""
     """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures, or a file of them
     (.parquet, .csv, .npz, .pt)."""
-    optimizer: Text = ""
-    """adam, adamw, sgdm or sgdw."""
+    optimizer: Optimizer = ""
+    """Optimizer, with the learning rate that the recipe has for it."""
     lr: Number = None
     """Peak learning rate."""
     steps: Count = None
     """Optimizer steps; a recipe is scaled to them."""
     epochs: Number = None
     """Passes over the training data, instead of steps."""
-    noise_keeps: Text = ""
+    noise_keeps: Keeps = ""
     """What the noise of a shorter run keeps: rate (noise over learning rate, the default) or displacement (how far it
     moves weights in all)."""
     batch_size: Count = None
     """Pictures per step."""
     width: Number = None
     """Factor on the network's hidden widths."""
-    activation: Text = ""
-    """relu, leaky_relu, silu or gelu."""
+    activation: Activations = ""
+    """Activation of a model of the paper."""
     device: Text = ""
     """cpu, cuda, ...; without it, the GPU if there is one."""
-    precision: Text = ""
-    """fp32, bf16 or fp16."""
-    sink: Names = ""
-    """tensorboard, wandb, trackio: viewers that get the metrics, too."""
+    precision: Annotated[str, shown(Precision)] = ""
+    """Format of the numbers in forwards and backwards."""
+    sink: Annotated[str, shown(SinkName, ",")] = ""
+    """Viewers that get the metrics, too."""
     trust: Flag = False
     """Let the file of --config name a model of your own (module:function): building it runs that code."""
     set: Settings = ()

@@ -11,7 +11,7 @@ from rich.table import Table
 
 import demp
 from demp import recipes
-from demp.cli.base import Budget, Command, Count, Flag, Folder, Number, Text, Training
+from demp.cli.base import Budget, Command, Count, Flag, Folder, Keeps, Number, Optimizer, Text, Training
 from demp.cli.compare import Compare
 from demp.cli.demo import run_demo
 from demp.cli.inspect import Inspect
@@ -143,14 +143,14 @@ class Recipes(Command):
 
     name: tyro.conf.Positional[Text] = ""
     """Recipe to print as TOML."""
-    optimizer: Text = ""
+    optimizer: Optimizer = ""
     """Its optimizer."""
     steps: Count = None
     """Its length."""
     width: Number = None
     """Its width."""
-    noise_keeps: Text = ""
-    """What its noise keeps at another length: rate or displacement."""
+    noise_keeps: Keeps = ""
+    """What its noise keeps at another length."""
 
     def run(self) -> dict[str, Any]:
         """Print names, or a whole config."""

@@ -11,7 +11,7 @@ from torch import nn
 
 import demp
 from demp.analysis.inspection import Inspection
-from demp.cli.base import Command, Count, Flag, Inputs, Settings, Text
+from demp.cli.base import Activations, Command, Count, Flag, Inputs, Settings, Text
 from demp.cli.inputs import parse_inputs, picture_of
 from demp.cli.overrides import parse_settings
 from demp.train import artifact
@@ -37,8 +37,8 @@ class Inspect(Command):
     """Size of the head; without it, the model's usual one."""
     width: float = 1.0
     """Factor on the network's hidden widths."""
-    activation: Text = ""
-    """relu, leaky_relu, silu or gelu."""
+    activation: Activations = ""
+    """Activation of a model of the paper."""
     option: Settings = ()
     """KEY=VALUE for an argument of the model's constructor."""
     trust: Flag = False

@@ -54,14 +54,23 @@ def check_choice(name: str, choice: object, choices: Collection[Any]) -> None:
 
 
 def check_choices(values: object, of: str = "") -> None:
-    """Every field of a dataclass whose type is a ``Literal`` must have one of its values; ``of`` precedes its name."""
+    """Every field of a dataclass whose type is a ``Literal``, or a tuple of one, must have one of its values.
+
+    ``of`` precedes the field's name: a word, or a path that ends in a dot.
+    """
+    before = f"{of} " if of and not of.endswith(".") else of
     for name, choices in choices_of(type(values)).items():
-        check_choice(f"{of} {name}" if of else name, getattr(values, name), choices)
+        value = getattr(values, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            check_choice(f"{before}{name}", one, choices)
 
 
 @cache
 def choices_of(cls: Any) -> Mapping[str, tuple[Any, ...]]:
-    """Field name -> the values that it may have, for those fields of a dataclass whose type is a ``Literal``."""
+    """Field name -> the values that it may have, for those fields of a dataclass whose type is a ``Literal``.
+
+    Of a tuple of them, the values that each of its entries may have.
+    """
     try:
         hints = get_type_hints(cls)
     except NameError:  # a class of the user's, whose names are known to a type checker alone
@@ -74,6 +83,8 @@ def literals(kind: Any) -> tuple[Any, ...]:
     """The values of a ``Literal``, with None where the type allows that; nothing for any other type."""
     if get_origin(kind) is Literal:
         return get_args(kind)
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,):
+        return literals(get_args(kind)[0])
     if get_origin(kind) not in (Union, UnionType):
         return ()
     parts = [(None,) if part is type(None) else literals(part) for part in get_args(kind)]

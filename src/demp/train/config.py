@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.files.checks import check, check_at_least, check_choice, check_number
+from demp.files.checks import check, check_at_least, check_choices, check_number
 from demp.files.schema import build, flat
+from demp.train.choices import Precision, SinkName
 from demp.train.extras import need
 from demp.train.parts import (
     DENSE,
@@ -40,8 +41,6 @@ __all__ = [
     "read_toml",
 ]
 
-PRECISIONS = ("fp32", "bf16", "fp16")
-SINKS = ("tensorboard", "wandb", "trackio")
 NOT_IDENTITY = ("seed", "out", "sinks")
 """Fields that do not change *which* experiment a run is; runs are grouped over them."""
 
@@ -75,7 +74,7 @@ class TrainConfig:
     """Parts into which a batch is split to fit in memory; their gradients add up."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes."""
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     """fp32, bf16 (autocast) or fp16 (autocast with a gradient scaler)."""
     channels_last: bool = True
     """Memory layout of pictures and convolutions."""
@@ -85,7 +84,7 @@ class TrainConfig:
     """Seed of the weights, the order of the data, its augmentation and the noise."""
     out: str = ""
     """Run folder; empty writes nothing (library) or runs/NAME (command line)."""
-    sinks: tuple[str, ...] = ()
+    sinks: tuple[SinkName, ...] = ()
     """Viewers that get the metrics besides metrics.jsonl: tensorboard, wandb, trackio."""
     log_every_steps: int = 50
     """Steps between lines of metrics.jsonl."""
@@ -114,9 +113,7 @@ class TrainConfig:
         check(even, "accumulate", self.accumulate, f"it must divide batch_size, {self.batch_size}")
         below_one = 0.0 <= self.label_smoothing < 1.0
         check(below_one, "label_smoothing", self.label_smoothing, "give a share in [0, 1)")
-        check_choice("precision", self.precision, PRECISIONS)
-        for sink in self.sinks:
-            check_choice("sinks", sink, SINKS)
+        check_choices(self)
 
     def total_steps(self, train_size: int) -> int:
         """Optimizer steps of the run on ``train_size`` pictures."""

@@ -5,13 +5,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from demp.activity.criteria import Criterion, CriterionKind
-from demp.files.checks import check, check_above, check_at_least, check_choice, check_number
+from demp.files.checks import check, check_above, check_at_least, check_choices, check_number
 from demp.files.run import DENSE
 from demp.files.schema import build
-
-OPTIMIZERS = ("adam", "adamw", "sgdm", "sgdw")
-LR_SCHEDULES = ("constant", "step", "cosine", "one-cycle")
-CROPS = ("none", "pad", "resize-pad", "resized", "scales")
+from demp.train.choices import Crop, Normalize, OptimizerName, PaddingMode, ScheduleName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +34,13 @@ class ModelConfig:
 class AugmentConfig:
     """How training pictures are varied; test and probe pictures never are."""
 
-    crop: str = "none"
+    crop: Crop = "none"
     """none; pad (pad, then crop at random, at the size of the stored picture); resize-pad (the same at the size that
     the network sees); resized (random area and aspect, resized back); scales (a random crop of the picture at one of
     two sizes: the paper's 256 or 480 for 224)."""
     padding: int = 4
     """Pixels added on each side before the crop of ``pad`` and ``resize-pad``."""
-    padding_mode: str = "reflect"
+    padding_mode: PaddingMode = "reflect"
     """reflect or zeros; zeros are put in after normalisation."""
     min_area: float = 0.08
     """Smallest share of the picture that ``resized`` may show."""
@@ -59,8 +56,7 @@ class AugmentConfig:
     """Parameter of cutmix's Beta distribution; 0 is off. With mixup, a batch takes one of both."""
 
     def __post_init__(self) -> None:
-        check_choice("data.augment.crop", self.crop, CROPS)
-        check_choice("data.augment.padding_mode", self.padding_mode, ("reflect", "zeros"))
+        check_choices(self, "data.augment.")
         check_number("data.augment.padding", self.padding)
         check(0 < self.min_area <= 1, "data.augment.min_area", self.min_area, "give a share in (0, 1]")
         check_number("data.augment.randaugment_ops", self.randaugment_ops)
@@ -94,7 +90,7 @@ class DataConfig:
     """Side of the picture that the network sees; 0 is the side of the stored pictures."""
     store_size: int = 0
     """Short side to which pictures are resized when read, then cut square; 0 keeps their size."""
-    normalize: str = "dataset"
+    normalize: Normalize = "dataset"
     """dataset (mean and deviation of the training split) or image (each picture by its own)."""
     memory_mb: int = 1024
     """Sets whose decoded pictures fit in this live on the device as bytes; larger ones stream."""
@@ -114,7 +110,7 @@ class DataConfig:
             self.name,
             "name a data set, for example digits or cifar10",
         )
-        check_choice("data.normalize", self.normalize, ("dataset", "image"))
+        check_choices(self, "data.")
         for name in ("num_classes", "image_size", "store_size", "memory_mb", "workers"):
             check_number(f"data.{name}", getattr(self, name))
         below_one = 0.0 <= self.validation < 1.0
@@ -127,7 +123,7 @@ class DataConfig:
 class OptimizerConfig:
     """Which optimizer, and its constants."""
 
-    name: str = "adamw"
+    name: OptimizerName = "adamw"
     """adam, adamw, sgdm (decay in the gradient) or sgdw (decay after the momentum)."""
     lr: float = 0.0
     """Peak learning rate; 0 takes the paper's 0.005 for Adam(W) and 0.1 for SGD."""
@@ -143,7 +139,7 @@ class OptimizerConfig:
     """Largest norm of the gradient; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check_choices(self, "optimizer.")
         if self.lr == 0.0:
             object.__setattr__(self, "lr", 0.005 if self.name.startswith("adam") else 0.1)
         check_above("optimizer.lr", self.lr)
@@ -158,7 +154,7 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over the run; times are shares of it, so that a recipe fits any length."""
 
-    name: str = "constant"
+    name: ScheduleName = "constant"
     """constant, step, cosine or one-cycle."""
     milestones: tuple[float, ...] = ()
     """Shares of the run at which ``step`` multiplies the rate by ``factor``."""
@@ -170,7 +166,7 @@ class ScheduleConfig:
     """Learning rate at the first step of the warm-up."""
 
     def __post_init__(self) -> None:
-        check_choice("schedule.name", self.name, LR_SCHEDULES)
+        check_choices(self, "schedule.")
         check_above("schedule.factor", self.factor)
         check_number("schedule.warmup_lr", self.warmup_lr)
         for milestone in self.milestones:
@@ -225,6 +221,7 @@ class MonitorConfig:
     """One number per layer, too."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "monitor.")
         for name in ("every_steps", "examples", "whole_every_steps", "eps"):
             check_number(f"monitor.{name}", getattr(self, name))
         fits = not self.whole_every_steps or (self.every_steps > 0 and self.whole_every_steps % self.every_steps == 0)

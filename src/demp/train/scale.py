@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice
+from demp.train.choices import NoiseKeeps
 
 PUBLISHED = {
     "resnet18-cifar10": (97_656, 250),
@@ -17,7 +19,7 @@ OTHER_EPOCHS = 100
 """Epochs into which a run is divided that has no published length."""
 PAPER_NOISE_STD = 5e-5
 """Peak of the noise in the final runs; a standard deviation, whatever the paper's text calls it."""
-RATE, DISPLACEMENT = NOISE_KEEPS = ("rate", "displacement")
+RATE, DISPLACEMENT = get_args(NoiseKeeps)
 """What the noise of a shorter run has in common with the paper's."""
 SHARE_BETWEEN_CUTS = 0.05
 """Period of a scaled run, as a share of it."""
@@ -37,7 +39,7 @@ class Scale:
         """Whether nothing has to be scaled."""
         return self.steps == self.paper_steps
 
-    def noise_std(self, keeps: str) -> float:
+    def noise_std(self, keeps: NoiseKeeps) -> float:
         """The peak of the noise.
 
         ``rate``: the paper's, so that noise over learning rate stays. ``displacement``: std x sqrt(steps) stays, so
@@ -46,8 +48,7 @@ class Scale:
         Raises:
             UsageError: ``keeps`` is neither.
         """
-        if keeps not in NOISE_KEEPS:
-            raise UsageError(f"noise_keeps is {keeps!r}; choose one of {', '.join(NOISE_KEEPS)}")
+        check_choice("noise_keeps", keeps, get_args(NoiseKeeps))
         return PAPER_NOISE_STD * (1.0 if keeps == RATE else math.sqrt(self.paper_steps / self.steps))
 
     def period(self, paper_period: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from demp.errors import UsageError
+from demp.train.choices import SinkName
 from demp.train.config import TrainConfig
 from demp.train.extras import need
 from demp.train.observer import Observer
@@ -117,7 +118,7 @@ def _written(trackio: Any, name: str) -> list[Any]:
         return []
 
 
-SINKS: dict[str, tuple[str, Callable[[Path, str, TrainConfig], Sink]]] = {
+SINKS: dict[SinkName, tuple[str, Callable[[Path, str, TrainConfig], Sink]]] = {
     "tensorboard": ("tensorboard", TensorBoard),
     "wandb": ("wandb", WandB),
     "trackio": ("trackio", Trackio),
@@ -128,7 +129,7 @@ SINKS: dict[str, tuple[str, Callable[[Path, str, TrainConfig], Sink]]] = {
 class Feed(Observer):
     """Feeds the lines of metrics.jsonl to sinks."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[SinkName, ...]) -> None:
         self.names = names
         self.sinks: list[Sink] = []
 

@@ -10,8 +10,8 @@ from demp.errors import UsageError
 from demp.experiments.studies.costs import Cost, of_training
 from demp.experiments.sweep import cells
 from demp.experiments.sweep.job import Job
+from demp.files.checks import check_choice
 from demp.files.study import SCALES
-from demp.files.suggestion import suggestion
 
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
 """How many a study takes by default."""
@@ -126,9 +126,7 @@ def check_scale(scale: str) -> None:
     Raises:
         UsageError: it is not.
     """
-    if scale not in SCALES:
-        hint = suggestion(scale, SCALES) or f"; choose one of {', '.join(SCALES)}"
-        raise UsageError(f"unknown scale {scale!r}{hint}")
+    check_choice("scale", scale, SCALES)
 
 
 def data_read(one: Job) -> str:

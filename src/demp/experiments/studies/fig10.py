@@ -9,9 +9,10 @@ from demp.experiments.studies.drawing import COLOURS, SOFT, band, frame, legend,
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.train.choices import OptimizerName
 from demp.train.config import DENSE, TrainConfig
 
-LINES = (("adamw", 0.05), ("sgdw", 0.3), ("adamw", 0.01), ("sgdw", 0.5))
+LINES: tuple[tuple[OptimizerName, float], ...] = (("adamw", 0.05), ("sgdw", 0.3), ("adamw", 0.01), ("sgdw", 0.5))
 STEMS = {"smoke": (4, 8), "cpu": (4, 16), "paper": (10, 64, 30, 20, 45)}
 """Channels of the first convolution."""
 RATES = {"smoke": (0.01, 0.05), "cpu": (0.01, 0.05, 0.1), "paper": (0.01, 0.025, 0.05, 0.075, 0.1)}

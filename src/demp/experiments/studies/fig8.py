@@ -11,6 +11,7 @@ from demp.experiments.studies.drawing import COLOURS, frame, legend, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.train.choices import OptimizerName
 
 STRENGTHS = {
     ("smoke", "adamw"): (5e-2,),
@@ -115,7 +116,7 @@ class Fig8(Study):
         ]
 
 
-def job_of(scale: str, optimizer: str, strength: float, seed: int) -> Job:
+def job_of(scale: str, optimizer: OptimizerName, strength: float, seed: int) -> Job:
     """One run, watched on 512 pictures and now and then on all."""
     config = watched(base("resnet18", scale, optimizer, cpu_steps=CPU_STEPS), scale, whole=True)
     labels = {"optimizer": grids.PANELS[optimizer], "strength": strength}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from demp.experiments.studies.base import NONE, Claim, Record, Records, Study, Table, job
 from demp.experiments.studies.costs import Cost
 from demp.experiments.studies.drawing import COLOURS, SOFT, frame, legend, panels
-from demp.experiments.studies.small_mlp import WORK, Walk
+from demp.experiments.studies.small_mlp import WORK, Regime, Walk
 from demp.experiments.sweep.job import Job
 
 RATES = (0.01, 0.025, 0.05, 0.075, 0.1)
@@ -17,7 +17,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "cpu": {"full": 64},
     "paper": {},
 }
-NAMES = {
+NAMES: dict[Regime, str] = {
     "sgd-noise": "noise of minibatches alone",
     "gaussian-asymmetric": "Gaussian noise, live weights only",
     "gaussian-symmetric": "Gaussian noise, all weights",
@@ -89,7 +89,7 @@ class Fig9(Study):
         ]
 
 
-def one(regime: str, rate: float, scale: str, seed: int) -> Job:
+def one(regime: Regime, rate: float, scale: str, seed: int) -> Job:
     """The job of one walk."""
     walk = Walk(regime=regime, rate=rate, seed=seed, **(SIZES[scale] if regime == "sgd-noise" else without_full(scale)))
     return job(WORK, walk.arguments(), {"regime": regime, "rate": rate, "seed": seed}, f"{regime}-{rate:g}-s{seed}")
@@ -121,9 +121,9 @@ def weights(walk: Walk) -> int:
     return sum(a * b for a, b in pairwise(widths))
 
 
-def grouped(records: Records) -> dict[tuple[str, float], list[Record]]:
+def grouped(records: Records) -> dict[tuple[Regime, float], list[Record]]:
     """The seeds of each walk at each rate, in the order of the panels."""
-    found: dict[tuple[str, float], list[Record]] = {(regime, rate): [] for regime in NAMES for rate in RATES}
+    found: dict[tuple[Regime, float], list[Record]] = {(regime, rate): [] for regime in NAMES for rate in RATES}
     for record in records:
         found[record["labels"]["regime"], record["labels"]["rate"]].append(record)
     return {key: runs for key, runs in found.items() if runs}
@@ -145,7 +145,7 @@ def draw(axes: Any, records: Records, regime: str) -> None:
             axes.plot(*zip(*ends, strict=True), marker="x", linestyle="none", color=SOFT, label="diverged")
 
 
-def cells(regime: str, rate: float, runs: Sequence[Record]) -> tuple[str, ...]:
+def cells(regime: Regime, rate: float, runs: Sequence[Record]) -> tuple[str, ...]:
     """A row of the table."""
     dead = [run["dead"] for run in runs]
     spread = f" ± {statistics.stdev(dead):.1f}" if len(dead) > 1 else ""

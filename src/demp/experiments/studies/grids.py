@@ -7,6 +7,7 @@ from typing import Any
 from demp.experiments.studies.frontier import DENSE_LINE, Point
 from demp.experiments.studies.training import base, noise, training
 from demp.experiments.sweep.job import Job
+from demp.train.choices import OptimizerName
 from demp.train.config import DENSE, TrainConfig
 
 STRENGTHS: dict[tuple[str, str, str], tuple[float, ...]] = {
@@ -69,7 +70,7 @@ SWEPT = {"distribution": "uniform", "dense_first": True}
 """What the authors of DemP gave all four of them in their sweep: S in every tensor, the stem spared."""
 REWIRED = {"drop_fraction": 0.3, "drop_schedule": "constant"}
 """What their SET and RigL did besides: the defaults of jaxpruner's classes."""
-PANELS = {"adamw": "Adam", "sgdw": "SGDM"}
+PANELS: dict[OptimizerName, str] = {"adamw": "Adam", "sgdw": "SGDM"}
 """The paper's word for each optimizer. Decay is decoupled in every run, whatever the method (gaps 10 and 11)."""
 
 

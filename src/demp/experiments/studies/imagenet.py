@@ -10,6 +10,7 @@ from demp.experiments.studies.frontier import Point, of, points
 from demp.experiments.studies.quoted import against, closest, dense_of, point_text, speed, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
+from demp.train.choices import OptimizerName
 
 TARGETS = {"smoke": (0.5,), "cpu": (0.5, 0.37, 0.65), "paper": (0.4, 0.5, 0.6, 0.7, 0.25)}
 """Neuron sparsities near which structured methods remove 80 and 90 % of the weights."""
@@ -26,7 +27,7 @@ EARLY = ("EarlyCroP-S", "EarlySNAP")
 """Methods that prune early in training, and keep their accuracy."""
 
 
-def structured(scale: str, optimizer: str, panel: str, ours: str, seed: int) -> list[Job]:
+def structured(scale: str, optimizer: OptimizerName, panel: str, ours: str, seed: int) -> list[Job]:
     """Dense, DemP over strengths, the structured methods over targets."""
     config = base("resnet50", scale, optimizer)
     lines = [grids.demp_line(config, grids.strengths(scale, "resnet50", optimizer), panel=panel, line=ours, seed=seed)]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
+from demp.files.checks import check_choices
 from demp.train import Observer, TrainingInterrupted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
@@ -21,7 +22,8 @@ from demp.train.sources import load
 from demp.train.stopping import ASKED
 
 WORK = "demp.studies.small_mlp:walked"
-REGIMES = ("sgd", "sgd-noise", "gaussian-asymmetric", "gaussian-symmetric")
+Regime = Literal["sgd", "sgd-noise", "gaussian-asymmetric", "gaussian-symmetric"]
+"""What moves the network; see `Walk`."""
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weight (out, in) and bias of each layer."""
@@ -31,7 +33,7 @@ Layers = list[tuple[Tensor, Tensor]]
 class Walk:
     """One network and its walk."""
 
-    regime: str
+    regime: Regime
     """``sgd``: w' = w - rate g^. ``sgd-noise``: w' = w - rate (g^ - g), the noisy part alone. ``gaussian-symmetric``:
     w' = w + rate sqrt(rate / batch) z with normal z, as in the authors' code. ``gaussian-asymmetric``: the same where
     g^ is not zero. g^ is the gradient of a batch, g that of ``full`` pictures."""
@@ -56,8 +58,7 @@ class Walk:
     """Steps between two counts of the dead, on all pictures."""
 
     def __post_init__(self) -> None:
-        if self.regime not in REGIMES:
-            raise UsageError(f"regime is {self.regime!r}; choose one of {', '.join(REGIMES)}")
+        check_choices(self)
         for name in ("rate", "pictures", "batch", "steps", "count_every"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; give a number above 0")

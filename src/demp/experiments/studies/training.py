@@ -9,6 +9,7 @@ from demp.experiments.studies.base import job
 from demp.experiments.sweep.job import Job
 from demp.files.results import TRAINING
 from demp.files.schema import build
+from demp.train.choices import OptimizerName
 from demp.train.config import DENSE, MethodConfig, TrainConfig
 from demp.train.scale import DISPLACEMENT, PAPER_NOISE_STD, PUBLISHED, Scale
 
@@ -51,7 +52,7 @@ SMOKE = {
 SMOKE_STEPS = 8
 
 
-def base(network: str, scale: str, optimizer: str = "adamw", *, cpu_steps: int = 0) -> TrainConfig:
+def base(network: str, scale: str, optimizer: OptimizerName = "adamw", *, cpu_steps: int = 0) -> TrainConfig:
     """The paper's recipe for a network at a scale; its method is DemP with the recipe's own options.
 
     All fractions of the run are the recipe's; the noise of a shorter one moves weights as far (`demp.recipes`). A smoke

@@ -14,6 +14,7 @@ from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.store import drop_unfinished
 from demp.experiments.sweep.sweep import Outcome, Sweep
 from demp.experiments.sweep.table import NUMBERS
+from demp.files.checks import check_choice
 from demp.files.results import DONE, Record
 from demp.train.extras import need
 
@@ -74,8 +75,7 @@ class Goal:
 
     def __post_init__(self) -> None:
         for aim in self.aims:
-            if aim not in AIMS:
-                raise UsageError(f"there is no aim {aim!r}; choose among {', '.join(AIMS)}")
+            check_choice("aims", aim, AIMS)
         if not self.aims or len(set(self.aims)) < len(self.aims):
             raise UsageError(f"aims are {', '.join(self.aims) or 'none'}; give one or more, each once")
         for name, value in (("trials", self.trials), ("seeds", self.seeds)):

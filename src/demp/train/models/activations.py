@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 from torch import nn
 
 from demp.errors import UsageError
+from demp.files.checks import check_choice
+from demp.train.choices import Activation
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": partial(nn.LeakyReLU, negative_slope=0.05),
     "silu": nn.SiLU,
@@ -16,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """The paper's nonlinearities; its LeakyReLU has slope 0.05, its Swish is ``silu``."""
 
 
-def activation_site(name: str) -> nn.Module:
+def activation_site(name: Activation) -> nn.Module:
     """A new module for one activation site.
 
     Every site gets its own module, so that its module path names the layer. None works in place:
@@ -25,8 +28,7 @@ def activation_site(name: str) -> nn.Module:
     Raises:
         UsageError: there is no such activation.
     """
-    if name not in ACTIVATIONS:
-        raise UsageError(f"unknown activation {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    check_choice("activation", name, get_args(Activation))
     return ACTIVATIONS[name]()
 
 

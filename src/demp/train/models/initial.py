@@ -5,16 +5,17 @@ do to it. The stored versions of the authors' networks differ: ResNets with eith
 """
 
 import math
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from torch import Tensor, nn
 
-from demp.errors import UsageError
+from demp.files.checks import check_choice
 from demp.pruner.initialization import reset_children
+from demp.train.choices import Initial
 
 Model = TypeVar("Model", bound=nn.Module)
 
-FAN_OUT, FAN_IN, HAIKU = INITIAL = ("fan-out", "fan-in", "haiku")
+FAN_OUT, FAN_IN, HAIKU = get_args(Initial)
 """``fan-out``: the model's own, Kaiming's normal of variance 2 / fan-out in convolutions, as torchvision. ``fan-in``:
 Kaiming's of variance 2 / fan-in, cut off at two deviations, in convolutions, and ``haiku`` in linear layers. ``haiku``:
 that library's default, a normal of deviation 1 / sqrt(fan-in) cut off at two. The last two have no bias at first."""
@@ -34,14 +35,13 @@ class Initialized(nn.Module):
         self.initialize()
 
 
-def drawn(model: Model, initial: str) -> Model:
+def drawn(model: Model, initial: Initial) -> Model:
     """The model with the weights of its convolutions and linear layers drawn anew, unless ``initial`` is its own.
 
     Raises:
         UsageError: there is no such way.
     """
-    if initial not in INITIAL:
-        raise UsageError(f"initial is {initial!r}; choose one of {', '.join(INITIAL)}")
+    check_choice("initial", initial, get_args(Initial))
     if initial == FAN_OUT:
         return model
     for module in model.modules():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from demp.train.choices import Activation
 from demp.train.models.activations import activation_site, scaled
 from demp.train.models.initial import Initialized
 
@@ -26,7 +27,7 @@ def mlp(
     in_channels: int = 1,
     image_size: int = 28,
     width: float = 1.0,
-    activation: str = "relu",
+    activation: Activation = "relu",
     hidden: Sequence[int] = (100, 300),
 ) -> Perceptron:
     """A perceptron without normalization; ``hidden`` lists the neurons of its layers.

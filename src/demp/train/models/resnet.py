@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from demp.train.choices import Activation, Initial
 from demp.train.models.activations import activation_site, scaled
-from demp.train.models.initial import FAN_OUT, Initialized, drawn
+from demp.train.models.initial import Initialized, drawn
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -43,7 +44,7 @@ class BasicBlock(Residual):
 
     expansion, last = 1, "bn2"
 
-    def __init__(self, inputs: int, channels: int, stride: int, activation: str):
+    def __init__(self, inputs: int, channels: int, stride: int, activation: Activation):
         super().__init__()
         self.conv1 = conv(inputs, channels, 3, stride)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -64,7 +65,7 @@ class Bottleneck(Residual):
 
     expansion, last = 4, "bn3"
 
-    def __init__(self, inputs: int, channels: int, stride: int, activation: str):
+    def __init__(self, inputs: int, channels: int, stride: int, activation: Activation):
         super().__init__()
         outputs = self.expansion * channels
         self.conv1 = conv(inputs, channels, 1)
@@ -102,7 +103,7 @@ class ResNet(Initialized):
         num_classes: int,
         in_channels: int,
         width: float,
-        activation: str,
+        activation: Activation,
         image_stem: bool,
         zero_init_last_scale: bool,
     ):
@@ -146,10 +147,10 @@ def resnet18(
     *,
     in_channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
+    activation: Activation = "relu",
     image_stem: bool = False,
     zero_init_last_scale: bool = False,
-    initial: str = FAN_OUT,
+    initial: Initial = "fan-out",
 ) -> ResNet:
     """ResNet-18 for small images: 3x3 stem of stride 1, no max-pool.
 
@@ -165,10 +166,10 @@ def resnet50(
     *,
     in_channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
+    activation: Activation = "relu",
     cifar_stem: bool = False,
     zero_init_last_scale: bool = False,
-    initial: str = FAN_OUT,
+    initial: Initial = "fan-out",
 ) -> ResNet:
     """ResNet-50 v1.5 for ImageNet: 7x7 stem and max-pool, or ``cifar_stem`` for small images.
 

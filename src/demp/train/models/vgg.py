@@ -4,8 +4,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from demp.train.choices import Activation, Initial
 from demp.train.models.activations import activation_site, scaled
-from demp.train.models.initial import FAN_OUT, Initialized, drawn
+from demp.train.models.initial import Initialized, drawn
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HIDDEN = (4096, 4096)
@@ -19,7 +20,7 @@ class VGG(Initialized):
         num_classes: int,
         in_channels: int,
         width: float,
-        activation: str,
+        activation: Activation,
         last_conv: int,
         dropout: float,
     ):
@@ -73,10 +74,10 @@ def vgg16(
     *,
     in_channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
+    activation: Activation = "relu",
     last_conv: int = 512,
     dropout: float = 0.0,
-    initial: str = FAN_OUT,
+    initial: Initial = "fan-out",
 ) -> VGG:
     """VGG-16 for 32 or 64 pixels; 12,416 neurons at width 1.0.
 

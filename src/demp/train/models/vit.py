@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demp.errors import UsageError
+from demp.train.choices import Activation
 from demp.train.models.activations import activation_site, scaled
 from demp.train.models.initial import Initialized
 
@@ -35,7 +36,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The two linear layers of a block, with its neurons between them."""
 
-    def __init__(self, dim: int, neurons: int, activation: str):
+    def __init__(self, dim: int, neurons: int, activation: Activation):
         super().__init__()
         self.fc1 = nn.Linear(dim, neurons)
         self.act = activation_site(activation)
@@ -49,7 +50,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and around a residual sum."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation: str):
+    def __init__(self, dim: int, heads: int, mlp_dim: int, activation: Activation):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=EPS)
         self.attention = Attention(dim, heads)
@@ -109,7 +110,7 @@ def vit_b_16(
     in_channels: int = 3,
     image_size: int = 224,
     width: float = 1.0,
-    activation: str = "gelu",
+    activation: Activation = "gelu",
     patch: int = 16,
     depth: int = 12,
     dim: int = 768,
