@@ -196,7 +196,10 @@ class Detector:
     def load_state_dict(self, saved: dict[str, Any], state: GraphState) -> None:
         """Go on with what a saved detector had seen."""
         self._last_inputs = saved["last_inputs"]
-        if self._window is not None and saved["window"] is not None:
+        if self._window is None:
+            return
+        self._window.close()  # what it has seen so far is of other widths
+        if saved["window"] is not None:
             self._window.open(state)
             self._window.load_state_dict(saved["window"])
 

@@ -286,3 +286,5 @@ class Pruner(OfRun, EarlierPruner):
         self._begun = True
         if self._detached:
             say_ended(self._run)
+        else:
+            self._look_ahead()
