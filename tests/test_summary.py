@@ -1,5 +1,6 @@
 """What a run says at its end and on the way: before and after, what stayed and why, what is next."""
 
+import copy
 import logging
 import sys
 from dataclasses import replace
@@ -155,3 +156,39 @@ def test_what_was_said_before_a_restart_counts():
     assert Past(**whole.state_dict()) == whole
     assert whole.without([second]) == Past(2, {"a": 1, "b": 1}, 0.5, 12)
     assert whole.without([second]).then([second]) == whole
+
+
+def test_a_copy_that_changed_is_in_the_summary():
+    """The copy's third neuron is alive where the model's is dead: with ``cut`` it goes, and the last lines say so."""
+    model = with_dead(act1=[0, 3])
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        average.norm1.weight[3], average.norm1.bias[3] = 1.0, 2.0
+    optimizer = sgd(model)
+    pruner = quiet_demp(model, optimizer, total_steps=6, period=2, alive_in_copies="cut")
+    pruner.add_copy(average)
+    train(model, optimizer, IMAGE, range(6))
+    assert "  drift of the copy PlainNet: one cut changed its outputs by" in str(pruner.finish())
+
+
+def test_a_pruner_that_is_taken_off_says_so_once(caplog):
+    caplog.set_level(logging.INFO, "demp")
+    model = with_dead(act1=[0])
+    optimizer = sgd(model)
+    pruner = quiet_demp(model, optimizer, total_steps=6, period=2)
+    train(model, optimizer, IMAGE, range(3))
+    pruner.detach()
+    pruner.detach()
+    said = [r.message for r in caplog.records if "detached" in r.message]
+    assert said == ["detached at step 3 of 6: nothing is pushed or removed from here on"]
+
+
+def test_options_that_a_budget_replaces_are_named(caplog):
+    model = with_dead(act1=[0])
+    optimizer = sgd(model)
+    pruner = demp.DemP(model, optimizer, example_inputs=(examples(IMAGE),), total_steps=10, budget="flops=0.6",
+                       peak_strength=0.5, criterion="saturated")  # fmt: skip
+    train(model, optimizer, IMAGE, range(10))
+    notes = [note for report in pruner.history for note in report.notes]
+    said = "with a budget neurons fade, and these options do nothing: peak_strength, criterion"
+    assert notes.count(said) == 1

@@ -13,7 +13,7 @@ import demp
 from demp.errors import UsageError
 from demp.methods import create
 from demp.methods.prune_train import PruneTrain, PruneTrainConfig, small, unread
-from runs import IMAGE, VECTOR, Mlp, ResidualNet, batch_at, build, examples, loss_of, train
+from runs import IMAGE, VECTOR, Mlp, PlainNet, ResidualNet, batch_at, build, examples, loss_of, train
 
 STEPS = 24
 PAIRS = [batch_at(500, IMAGE), batch_at(501, IMAGE)]
@@ -258,3 +258,16 @@ def test_nonsense_is_refused_by_name(options: dict):
     (name,) = options
     with pytest.raises(UsageError, match=name):
         PruneTrainConfig(**options)
+
+
+def test_a_run_that_removes_nothing_says_what_to_change():
+    model = build(PlainNet)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pruner = demp.methods.create(
+        "prune-train", model, optimizer, example_inputs=(examples(IMAGE),), total_steps=4, strength=1e-9, period=2
+    )
+    train(model, optimizer, IMAGE, range(4))
+    said = str(pruner.finish())
+    assert (
+        "nothing was removed: no channel had all of its weights below the threshold of 0.0001; raise threshold" in said
+    )

@@ -50,6 +50,8 @@ def resolve(flags: Any, over: Mapping[str, Any] | None = None) -> TrainConfig:
     given = {name: getattr(flags, name, None) for name in FLAGS}
     given |= {name: over.pop(FLAGS[name]) for name in SCALES_A_RECIPE if FLAGS[name] in over}
     given = {name: value for name, value in given.items() if value is not None and value != ""}
+    if given.get("budget") and given.keys() & {"strength", "noise"}:
+        raise UsageError("with --budget neurons fade, and --strength and --noise do nothing; leave them out")
     budget = given.pop("budget", None)
     if isinstance(budget, str):  # several are a comparison's, a run for each
         given["budget"] = Budget.parse(budget).text()

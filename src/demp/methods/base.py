@@ -213,6 +213,10 @@ class Method(EarlierMethod):
         """What of the method's plan was still to come when the run ended after ``step`` steps; empty if nothing."""
         return ""
 
+    def nothing_removed(self) -> str:
+        """What to change where a whole run removed no neuron; empty if the method has said so, or removes none."""
+        return ""
+
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart."""
         return {}

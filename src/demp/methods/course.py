@@ -61,6 +61,8 @@ class Phase:
     power: float
     """Exponent of what a neuron costs, in who goes: importance / cost ** power."""
     limits: Limits
+    unused: tuple[str, ...] = ()
+    """Options that were given and do nothing on the way to a budget."""
 
     def marks(self, total_steps: int) -> tuple[int, ...]:
         """Steps done at the start of each period, and at the end of the last.
@@ -131,6 +133,8 @@ class Course:
             return Selection()
         going = torch.zeros_like(view.state.removed) if self._fading is None else self._fading & ~view.state.removed
         after, notes = view.state.removed | going, []
+        if self._next == 0 and self.phase.unused:
+            notes.append(f"with a budget neurons fade, and these options do nothing: {', '.join(self.phase.unused)}")
         self._fading = None
         while not self.done and self.marks[self._next] <= step:
             self._next += 1

@@ -1,6 +1,6 @@
 """Every knob of Demon Pruning, and which of them fit together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from demp.activity import Criterion, CriterionKind
@@ -12,6 +12,13 @@ from demp.methods.reaching import refuse_two_aims
 from demp.regularization import schedules
 from demp.regularization.penalties import Penalty, PenaltyKind, PenaltyTarget
 from demp.surgery import ConstantRules
+
+WITHOUT_BUDGET = (
+    "peak_strength", "penalty", "penalty_on", "penalty_in", "penalty_times_lr", "schedule", "span", "peak_at",
+    "peak_noise_std", "noise_schedule", "noise_is_variance", "noise_times_lr", "noise_on", "live_mask", "criterion",
+    "eps", "eps_relative", "period", "prune_after", "prune_at_start",
+)  # fmt: skip
+"""Options of the paper's method, which a budget replaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +139,12 @@ class DemPConfig(MethodConfig):
         """How the model is to be read: options of `demp.trace`."""
         return {**super().reading(), "streams": self.streams, "linear": self.linear}
 
+    def unused(self) -> tuple[str, ...]:
+        """With a budget: options that were given and have no effect, because neurons fade in place of being pushed."""
+        if self.budget is None:
+            return ()
+        return tuple(f.name for f in fields(self) if f.name in WITHOUT_BUDGET and getattr(self, f.name) != f.default)
+
     def phase(self) -> Phase | None:
         """The way to the budget, if there is one."""
         if self.budget is None:
@@ -143,4 +156,5 @@ class DemPConfig(MethodConfig):
             rounds=self.rounds,
             power=self.cost_power,
             limits=self.limits(),
+            unused=self.unused(),
         )

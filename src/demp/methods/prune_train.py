@@ -112,6 +112,14 @@ class PruneTrain(Method):
         )
         return Selection(flags(graph, going), exact=False, notes=notes)
 
+    def nothing_removed(self) -> str:
+        """The threshold was not reached."""
+        return (
+            f"nothing was removed: no channel had all of its weights below the threshold of {self.config.threshold:g}; "
+            "raise threshold or penalty_share (with Adam the threshold lies above the last learning rate), or give a "
+            "method with a target, for example demp with a budget"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """The strength, once it is set."""
         return {"strength": self._strength}

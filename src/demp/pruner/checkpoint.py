@@ -54,6 +54,12 @@ def restore(state: dict[str, Any], run: PruningRun, regularizer: Regularizer, ch
     run.detector.load_state_dict(state["judge"], run.shrinking.state)
 
 
+def say_detached(run: PruningRun) -> None:
+    """The pruner was taken off before the end of its run."""
+    if run.shrinking.context.is_main_process:
+        logger.info("detached at step %d of %d: nothing is pushed or removed from here on", run.step, run.total_steps)
+
+
 def say_ended(run: PruningRun) -> None:
     """A pruner that has ended took a state: it watches nothing, and says so where that state is not the run's end."""
     run.detector.close()

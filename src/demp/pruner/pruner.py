@@ -13,7 +13,7 @@ from demp.importance.gates import Loss
 from demp.methods.base import Method
 from demp.parallel import Stopwatch
 from demp.pruner.attachment import Attachment
-from demp.pruner.checkpoint import restore, saved_state, say_ended
+from demp.pruner.checkpoint import restore, saved_state, say_detached, say_ended
 from demp.pruner.checks import Checks
 from demp.pruner.copies import PrunerCopy
 from demp.pruner.cutter import Cutter
@@ -232,8 +232,8 @@ class Pruner(OfRun, EarlierPruner):
         if not self.optimizers:
             raise UsageError("finish() was called on a pruner without an optimizer; call attach_to(optimizer) to train")
         self._checks.finish()
-        self.detach()
         self._finished = True
+        self.detach()
         report = self.history[-1] = with_run(self.history[-1], self.summary())
         return report
 
@@ -253,6 +253,8 @@ class Pruner(OfRun, EarlierPruner):
         self._run.detector.close()
         self._run.others.close()
         self._shrinking.outside.close()
+        if not (self._detached or self._finished) and self.step < self.total_steps:
+            say_detached(self._run)
         self._detached = True
 
     def detect(self) -> Detection:

@@ -102,7 +102,10 @@ def summary_of(pruner: Any, past: Past, cuts: int) -> Summary:
         total_steps=total_steps,
         checks=past.checks,
         cuts=cuts,
-        remarks=remarks_of(pruner.graph, past, pruner.history[-1] if pruner.history else None),
+        remarks=(
+            *remarks_of(pruner.graph, past, pruner.history[-1] if pruner.history else None),
+            *([method.nothing_removed()] if pruner.finished and not cuts and method.nothing_removed() else []),
+        ),
         ahead=ended(step, total_steps, method.unfinished(step))
         if pruner.finished
         else next_check(step, total_steps, method.is_due, at_work=pruner.at_work),
@@ -149,6 +152,9 @@ def remarks_of(graph: NeuronGraph, past: Past, last: CutReport | None) -> tuple[
     if past.drift > DRIFT_TO_TELL:
         change = f"changed the outputs by {past.drift:.1e} of their scale, the most of all"
         found.append(f"drift: {'a cut' if past.drift_at is None else f'the cut at step {past.drift_at}'} {change}")
+    for name, most in past.copies.items():
+        if most > DRIFT_TO_TELL:
+            found.append(f"drift of the copy {name}: one cut changed its outputs by {most:.1e} of their scale")
     for note, times in past.notes.items():
         if times > 1 or (last is not None and note in last.notes):
             found.append(f"note: {note}" + (f" ({times} of {past.checks} checks)" if times > 1 else ""))
