@@ -193,7 +193,7 @@ def test_compiled_copies_follow(average):
     kill_linear(net.fc, [0])
     model = torch.compile(net, backend=backend)
     ema = AveragedModel(model) if average else torch.compile(copy.deepcopy(net), backend=backend)
-    demp.cut(model, {"act": [0]}, example_inputs=(X,), holders=[ema])
+    demp.cut(model, {"act": [0]}, example_inputs=(X,), copies=[ema])
     if average:
         ema.update_parameters(model)
     assert torch.equal(ema(X), model(X))

@@ -108,7 +108,7 @@ def test_a_copy_that_does_not_fit_is_refused_when_it_is_given():
         with pytest.raises(UsageError, match=message):
             pruner.add_copy(copied)
         with pytest.raises(UsageError, match=message):
-            quiet_demp(with_dead(), sgd(with_dead()), holders=[copied])
+            quiet_demp(with_dead(), sgd(with_dead()), copies=[copied])
     train(model, optimizer, IMAGE, range(2))
     assert pruner.history[0].removed == 1 and pruner.history[0].copies == {}
     with pytest.raises(UsageError, match=r"made before the model was cut, make it anew: copy\.deepcopy\(model\)"):
@@ -235,7 +235,7 @@ def test_a_watched_run_asks_its_copies_too():
 
 
 def test_a_copy_in_another_precision_is_judged_and_measured():
-    _, ema, pruner = lagging("wait", holders=())
+    _, ema, pruner = lagging("wait", copies=())
     ema.float()
     pruner.add_copy(ema)
     run(pruner, range(2))
@@ -247,7 +247,7 @@ def test_a_copy_that_does_not_run_is_cut_and_the_report_says_so():
         def forward(self, x: Tensor) -> Tensor:
             raise RuntimeError("no camera")
 
-    _, _, pruner = lagging("wait", holders=[build(Broken)])
+    _, _, pruner = lagging("wait", copies=[build(Broken)])
     run(pruner, range(2))
     report = pruner.history[0]
     assert report.removed == 2 and report.copies == {"Broken": None}
@@ -264,7 +264,7 @@ def test_a_copy_whose_cut_is_not_that_of_the_model_is_not_cut():
     model, counting = with_dead(act1=[0]), build(Counting)
     before = comparing.state(counting)
     with pytest.raises(demp.CutError, match="rolled back: outputs of the copy Counting changed by .* is its forward"):
-        demp.cut(model, {"act1": [0]}, example_inputs=INPUTS, holders=[counting])
+        demp.cut(model, {"act1": [0]}, example_inputs=INPUTS, copies=[counting])
     assert widths(model)[0] == 6 and comparing.same_state(before, counting)
 
 
@@ -273,7 +273,7 @@ def test_a_cut_by_hand_says_what_it_changes_in_copies():
     average = AveragedModel(with_dead(), multi_avg_fn=get_ema_multi_avg_fn(0.9))
     before = outputs(ema)
     inputs = (examples(IMAGE, seed=1),)
-    report = demp.cut(model, {"act1": [0]}, example_inputs=inputs, holders=[ema, average, copy.deepcopy(model), {}])
+    report = demp.cut(model, {"act1": [0]}, example_inputs=inputs, copies=[ema, average, copy.deepcopy(model), {}])
     changed = change(before, outputs(ema))
     assert report.copies == {
         "PlainNet": pytest.approx(changed, rel=1e-9),

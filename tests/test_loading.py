@@ -264,7 +264,7 @@ def test_a_part_a_wrapper_and_an_average_carry_the_record():
     outer = Outer()
     average = torch.optim.swa_utils.AveragedModel(outer.net)
     report = demp.cut(
-        outer.net, {"act1": [0, 3]}, example_inputs=(examples(IMAGE),), holders=[average], exact=False
+        outer.net, {"act1": [0, 3]}, example_inputs=(examples(IMAGE),), copies=[average], exact=False
     )  # fmt: skip
     assert report.removed == 2
     again = Outer()

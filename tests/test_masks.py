@@ -128,17 +128,17 @@ def test_a_masked_run_is_a_run_on_the_products_of_masks_and_weights():
 
 
 def test_an_interrupted_run_continues_to_the_bit():
-    def parts(fresh: bool = True):
+    def parts(resume: bool = False):
         model = build(PlainNet)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        return model, optimizer, pruner_for(model, optimizer, fresh=fresh)
+        return model, optimizer, pruner_for(model, optimizer, resume=resume)
 
     model, optimizer, _ = parts()
     train(model, optimizer, IMAGE, range(12))
     half, half_optimizer, pruner = parts()
     train(half, half_optimizer, IMAGE, range(7))
     saved = pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()
-    again, again_optimizer, pruner = parts(fresh=False)
+    again, again_optimizer, pruner = parts(resume=True)
     assert not pruner.masks
     pruner.load_state_dict(saved[0])
     again.load_state_dict(saved[1])
@@ -288,7 +288,7 @@ def test_removing_the_unread_changes_no_output(name: str, seeds: range):
         found = emptied(graph.dense, masks.kept)
         before = comparing.outputs(model, inputs)
         going = {layer.name: found[layer.classes] for layer in graph.layers}
-        report = demp.cut(model, going, example_inputs=inputs, graph=graph, holders=[masks.kept])
+        report = demp.cut(model, going, example_inputs=inputs, graph=graph, copies=[masks.kept])
         removed += report.removed
         assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
         for key, mask in masks.kept.items():

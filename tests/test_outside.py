@@ -117,7 +117,7 @@ def attached(model: nn.Module) -> demp.Pruner:
 
 
 def test_a_momentum_copy_inside_the_model_is_named():
-    with pytest.raises(UsageError, match=r"teacher is a copy of student .*: holders=\[model.teacher\]"):
+    with pytest.raises(UsageError, match=r"teacher is a copy of student .*: copies=\[model.teacher\]"):
         attached(Momentum())
     other = Momentum()
     for p in other.teacher.parameters():
@@ -127,7 +127,7 @@ def test_a_momentum_copy_inside_the_model_is_named():
     model = Momentum()
     demp.DemP(
         model.student, torch.optim.SGD(model.parameters(), 0.1), example_inputs=(X.float(),), total_steps=4,
-        holders=[model.teacher],
+        copies=[model.teacher],
     )  # fmt: skip
 
 

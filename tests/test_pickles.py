@@ -138,7 +138,7 @@ def test_a_copy_of_a_pruner_is_its_state_and_prunes_nothing():
         again = build(PlainNet)
         resumed = demp.DemP(
             again, torch.optim.SGD(again.parameters(), lr=0.01), example_inputs=(examples(IMAGE),), total_steps=8,
-            period=4, batches=[examples(IMAGE)], fresh=False,
+            period=4, batches=[examples(IMAGE)], resume=True,
         )  # fmt: skip
         resumed.load_state_dict(other.state_dict())
         assert torch.equal(resumed.state.removed, pruner.state.removed) and resumed.step == 5

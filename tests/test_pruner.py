@@ -1,5 +1,7 @@
 """The pruner: attaches in one line, looks and cuts when it should, judges on what it was given."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,9 @@ import demp
 from demp.errors import UsageError
 from runs import (
     IMAGE,
+    PlainNet,
     all_alive,
+    build,
     examples,
     hooks_on,
     kill,
@@ -89,7 +93,7 @@ def test_copies_of_the_model_follow():
     model = with_dead(act1=[0, 3])
     optimizer = sgd(model)
     average = torch.optim.swa_utils.AveragedModel(model)
-    quiet_demp(model, optimizer, period=2, holders=[average])
+    quiet_demp(model, optimizer, period=2, copies=[average])
     train(model, optimizer, IMAGE, range(2))
     assert widths(average.module) == (4, 5, 7)
     average.update_parameters(model)
@@ -326,3 +330,21 @@ def test_names_of_version_0_1_warn():
     for old in (pruner, pruner._view):
         with pytest.warns(DeprecationWarning, match=r"verdict\(\) is now detect\(\)"):
             assert old.verdict().dead.keys() == {layer.name for layer in pruner.graph.layers}
+
+
+def test_options_of_version_0_1_work_with_one_warning():
+    model = build(PlainNet)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = copy.deepcopy(model)
+    given = {"example_inputs": (examples(IMAGE),), "total_steps": 4}
+    with pytest.warns(DeprecationWarning, match=r"holders= is now copies=") as caught:
+        pruner = demp.DemP(model, optimizer, holders=[average], **given)
+    assert len(caught) == 1 and len(pruner._shrinking.copies) == 1
+    pruner.detach()
+    with pytest.warns(DeprecationWarning, match="fresh=False is now resume=True"):
+        demp.DemP(model, optimizer, fresh=False, **given).detach()
+    kill(model.norm1, [1])
+    kill(average.norm1, [1])
+    with pytest.warns(DeprecationWarning, match=r"holders= is now copies="):
+        demp.cut(model, {"act1": [1]}, example_inputs=(examples(IMAGE),), holders=[average])
+    assert len(average.norm1.weight) == len(model.norm1.weight) == 5

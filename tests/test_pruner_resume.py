@@ -148,7 +148,7 @@ def test_a_copy_of_the_model_follows_when_resuming():
     resumed = Run(kind, optimizer, options)
     pruner = demp.DemP(
         model, torch.optim.Adam(model.parameters()), example_inputs=(examples(IMAGE),), total_steps=STEPS,
-        batches=[examples(IMAGE)], holders=[average], period=5,
+        batches=[examples(IMAGE)], copies=[average], period=5,
     )  # fmt: skip
     state = torch.load(io.BytesIO(saves[-1]), weights_only=True)
     pruner.load_state_dict(state["pruner"])

@@ -129,7 +129,7 @@ def test_the_ten_lines_of_the_design(tmp_path: Path):
     assert alive["act1"].dtype == torch.bool
     kill(model.norm2, [0])
     optimizer.zero_grad()
-    cut = demp.cut(model, {"act2": [0]}, example_inputs=(x,), optimizer=optimizer, holders=[])
+    cut = demp.cut(model, {"act2": [0]}, example_inputs=(x,), optimizer=optimizer, copies=[])
     assert cut.removed == 1
 
     cost = demp.cost(model, (x,))

@@ -233,13 +233,13 @@ def test_one_of_another_model_and_one_that_was_refused_do_not_count():
 # The final check --------------------------------------------------------------------------------------
 
 
-def masked(fresh=True, period=5):
-    torch.manual_seed(0 if fresh else 9)
+def masked(resume=False, period=5):
+    torch.manual_seed(9 if resume else 0)
     model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)).double()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     options = {"weight_sparsity": 0.97, "peak_strength": 0.002, "peak_noise_std": 0.0, "period": period}
     about = {"example_inputs": (examples(VECTOR),), "total_steps": 20, "batches": [examples(VECTOR, seed=1)]}
-    return model, optimizer, demp.methods.create("demp+rigl", model, optimizer, **about, **options, fresh=fresh)
+    return model, optimizer, demp.methods.create("demp+rigl", model, optimizer, **about, **options, resume=resume)
 
 
 @pytest.mark.parametrize("period", [5, 7])
@@ -253,7 +253,7 @@ def test_a_resumed_run_ends_with_the_same_network(period, at):
     checks = len(pruner.history)
     report = pruner.finish()
     assert (len(pruner.history) == checks) == (period == 5) and report is pruner.finish()
-    again, its_optimizer, resumed = masked(fresh=False, period=period)
+    again, its_optimizer, resumed = masked(resume=True, period=period)
     for part, saved in zip((resumed, again, its_optimizer), state, strict=True):
         part.load_state_dict(saved)
     train(again, its_optimizer, VECTOR, range(at, 20))
@@ -277,7 +277,7 @@ def test_a_finished_pruner_that_was_saved_makes_no_second_final_check():
     model, optimizer, pruner = masked()
     train(model, optimizer, VECTOR, range(20))
     pruner.finish()
-    again, its_optimizer, resumed = masked(fresh=False)
+    again, its_optimizer, resumed = masked(resume=True)
     for part, saved in ((resumed, pruner), (again, model), (its_optimizer, optimizer)):
         part.load_state_dict(copy.deepcopy(saved.state_dict()))
     report = resumed.finish()
@@ -292,7 +292,7 @@ def test_the_record_remembers_the_inputs_of_its_own_cuts():
         model = build(Mlp, seed=0 if fresh else 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
         one = (examples(VECTOR, n=1),)
-        options = {"total_steps": 20, "period": 5, "peak_strength": 3.0, "peak_noise_std": 0.0, "fresh": fresh}
+        options = {"total_steps": 20, "period": 5, "peak_strength": 3.0, "peak_noise_std": 0.0, "resume": not fresh}
         return model, optimizer, demp.DemP(model, optimizer, example_inputs=one, batches=[examples(VECTOR)], **options)
 
     model, optimizer, pruner = make(True)

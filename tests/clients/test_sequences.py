@@ -142,7 +142,7 @@ def agent(folder: Path, stop: int | None = None, resume: bool = False) -> Ended:
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-3, eps=1e-5)
     states = (of(96, 16, 4),)
     pruner = demp.DemP(
-        model, optimizer, example_inputs=states, forward=both, holders=[target], batches=[states], **options()
+        model, optimizer, example_inputs=states, forward=both, copies=[target], batches=[states], **options()
     )
     start = 0
     if resume:

@@ -69,7 +69,7 @@ def image_models(folder: Path, stop: int | None = None, resume: bool = False) ->
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     ema, start = ModelEma(model), 0
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, holders=[ema], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[ema], batches=[PICTURES], **options())
     if resume:
         saved = torch.load(folder / "checkpoint.pth.tar", weights_only=True)
         pruner.load_state_dict(saved["pruner"])
@@ -112,7 +112,7 @@ def reference_imagenet(folder: Path, stop: int | None = None, resume: bool = Fal
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
     )
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, holders=[average], **options(window_steps=3))
+    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[average], **options(window_steps=3))
     start = 0
     if resume:
         saved = torch.load(folder / "checkpoint.pth", weights_only=True)
@@ -176,7 +176,7 @@ def detector(folder: Path, stop: int | None = None, resume: bool = False) -> End
     optimizer = torch.optim.SGD(others, lr=0.02, momentum=0.9, nesterov=True)
     optimizer.add_param_group({"params": decays, "weight_decay": 5e-4})
     ema, updates, start = copy.deepcopy(model).eval(), 0, 0
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, holders=[ema], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[ema], batches=[PICTURES], **options())
     if resume:
         saved = torch.load(folder / "last.pt", weights_only=False)
         pruner.load_state_dict(saved["pruner"])
@@ -236,7 +236,7 @@ def segmenter(folder: Path, stop: int | None = None, resume: bool = False) -> En
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, 0.9)
     average = torch.optim.swa_utils.AveragedModel(model)
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, holders=[average], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[average], batches=[PICTURES], **options())
     start = 0
     holders: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     if resume:
@@ -299,7 +299,7 @@ def denoiser(folder: Path, stop: int | None = None, resume: bool = False) -> End
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.95, 0.999))
     ema, start = Shadow(model.parameters()), 0
     inputs = (of(98, 8, 3, 6, 6), of(97, 8).abs())
-    pruner = demp.DemP(model, optimizer, example_inputs=inputs, holders=[ema], batches=[inputs], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=inputs, copies=[ema], batches=[inputs], **options())
     if resume:
         saved = torch.load(folder / "checkpoint.pt", weights_only=True)
         pruner.load_state_dict(saved["pruner"])

@@ -123,7 +123,7 @@ def test_all_methods_of_a_seed_begin_with_the_same_weights_and_see_the_same_pict
     seen = {}
     for run in planned:
         if run.method != "broken":
-            live = Run(run.config, fresh=False)
+            live = Run(run.config, resume=True)
             batches = [torch.cat([x.flatten(1), y[:, None]], 1) for x, y in live.data.train_batches(0, STEPS)]
             seen.setdefault(run.seed, []).append(torch.stack(batches))
             assert live.total_steps == STEPS

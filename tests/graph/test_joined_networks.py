@@ -145,7 +145,7 @@ def test_averaged_copies_follow():
     for each in (model, average.module):
         killing.kill(each, graph, dead)
     wanted = comparing.outputs(average, inputs)
-    demp.cut(model, dead, example_inputs=inputs, graph=graph, holders=[average])
+    demp.cut(model, dead, example_inputs=inputs, graph=graph, copies=[average])
     assert comparing.gap(wanted, comparing.outputs(average, inputs)) < 1e-10
     average.update_parameters(model)
 

@@ -265,7 +265,7 @@ def test_a_copy_goes_with_it(norm: str):
         for p in average.parameters():
             p.mul_(0.9)
     before = comparing.outputs(average, (x,))
-    report = demp.cut(model, {STREAM: [1]}, example_inputs=(x,), streams=True, holders=[average])
+    report = demp.cut(model, {STREAM: [1]}, example_inputs=(x,), streams=True, copies=[average])
     assert report.copies["Streaming"] is not None and report.copies["Streaming"] < 1e-12
     assert comparing.gap(before, comparing.outputs(average, (x,))) < 1e-10
     assert average.embed.weight.shape == (WORDS, WIDTH - 1)

@@ -203,10 +203,10 @@ def test_without_batches_there_is_nothing_to_look_at():
 
 @pytest.mark.parametrize("saved_at", mostly_slow((3, 6, 8, 17), quick=(6, 8)))
 def test_an_interrupted_run_continues_to_the_bit(saved_at: int):
-    def parts(fresh: bool = True):
+    def parts(resume: bool = False):
         model = build(ResidualNet)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        return model, optimizer, attached(model, optimizer, rounds=3, fresh=fresh)
+        return model, optimizer, attached(model, optimizer, rounds=3, resume=resume)
 
     model, optimizer, pruner = parts()
     train(model, optimizer, IMAGE, range(saved_at))
@@ -215,7 +215,7 @@ def test_an_interrupted_run_continues_to_the_bit(saved_at: int):
     buffer.seek(0)
     saved = torch.load(buffer, weights_only=True)
     train(model, optimizer, IMAGE, range(saved_at, STEPS))
-    again, again_optimizer, resumed = parts(fresh=False)
+    again, again_optimizer, resumed = parts(resume=True)
     for part, state in zip((resumed, again, again_optimizer), saved, strict=True):
         part.load_state_dict(state)
     train(again, again_optimizer, IMAGE, range(saved_at, STEPS))

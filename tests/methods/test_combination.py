@@ -183,10 +183,10 @@ def test_without_a_mask_update_and_without_deaths_it_is_demp_to_the_bit():
 
 
 def test_an_interrupted_run_with_cuts_continues_to_the_bit():
-    def made(fresh: bool = True):
+    def made(resume: bool = False):
         model = with_dead(act1=[1], act3=[2, 4])
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        return model, optimizer, parts("demp+rigl", model, optimizer, fresh=fresh)[1]
+        return model, optimizer, parts("demp+rigl", model, optimizer, resume=resume)[1]
 
     model, optimizer, _ = made()
     train(model, optimizer, IMAGE, range(TOTAL))
@@ -197,7 +197,7 @@ def test_an_interrupted_run_with_cuts_continues_to_the_bit():
     torch.save((pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()), buffer)
     buffer.seek(0)
     saved = torch.load(buffer, weights_only=True)
-    again, again_optimizer, pruner = made(fresh=False)
+    again, again_optimizer, pruner = made(resume=True)
     pruner.load_state_dict(saved[0])
     again.load_state_dict(saved[1])
     again_optimizer.load_state_dict(saved[2])

@@ -82,7 +82,7 @@ class TestEveryMethod:
     @pytest.mark.parametrize(("name", "at"), covering(ROWS, INTERRUPTED))
     def test_an_interrupted_run_ends_as_if_it_had_not_stopped(self, name: str, at: int):
         whole = run(name)
-        model, optimizer, pruner = contract.parts(name, fresh=False)
+        model, optimizer, pruner = contract.parts(name, resume=True)
         mine, weights, moments = torch.load(io.BytesIO(run(name, INTERRUPTED).saved[at]), weights_only=True)
         pruner.load_state_dict(mine)
         model.load_state_dict(weights)

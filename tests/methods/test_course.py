@@ -231,7 +231,7 @@ def test_a_moving_average_loses_nothing_by_the_cuts(kind):
     else:
         ema = {name: p.detach().clone() for name, p in model.named_parameters()}
     pruner = demp.DemP(
-        model, optimizer, example_inputs=(examples(IMAGE),), total_steps=STEPS, budget="flops=0.5", holders=[ema],
+        model, optimizer, example_inputs=(examples(IMAGE),), total_steps=STEPS, budget="flops=0.5", copies=[ema],
         attach=False,
     )  # fmt: skip
     changes = []

@@ -274,7 +274,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(name: str, rule: str
     fired = pruner.history[0].step
     assert 2 * EPOCH < fired < STEPS
     for step in (EPOCH + 2, fired - 1) if moments == "inside" else (EPOCH, fired):
-        again, again_optimizer, resumed = parts(fresh=False)
+        again, again_optimizer, resumed = parts(resume=True)
         saved = torch.load(io.BytesIO(saves[step]), weights_only=True)
         for part, state in zip((resumed, again, again_optimizer), saved, strict=True):
             part.load_state_dict(state)

@@ -209,7 +209,7 @@ def test_an_interrupted_run_continues_to_the_bit(name: str, stop: int):
     half, half_optimizer, pruner = parts(name, "adam")
     train(half, half_optimizer, IMAGE, range(stop))
     saved = pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()
-    again, again_optimizer, pruner = parts(name, "adam", fresh=False)
+    again, again_optimizer, pruner = parts(name, "adam", resume=True)
     pruner.load_state_dict(saved[0])
     again.load_state_dict(saved[1])
     again_optimizer.load_state_dict(saved[2])

@@ -39,7 +39,7 @@ def test_it_goes_on_to_the_bit(name: str, moments: tuple[int, ...]):
     pruner.finish()
     assert contract.did_something(pruner)
     for at, state in saved.items():
-        again, again_optimizer, other = contract.parts(name, fresh=False, **options)
+        again, again_optimizer, other = contract.parts(name, resume=True, **options)
         mine, weights, moments = torch.load(io.BytesIO(state), weights_only=True)
         other.load_state_dict(mine)
         again.load_state_dict(weights)

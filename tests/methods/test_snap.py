@@ -281,7 +281,7 @@ def test_an_interrupted_run_continues_to_the_bit(name: str):
     buffer.seek(0)
     saved = torch.load(buffer, weights_only=True)
     train(model, optimizer, IMAGE, range(4, 10))
-    again, again_optimizer, resumed = parts(fresh=False)
+    again, again_optimizer, resumed = parts(resume=True)
     assert not bool(resumed.state.removed.any())
     for part, state in zip((resumed, again, again_optimizer), saved, strict=True):
         part.load_state_dict(state)

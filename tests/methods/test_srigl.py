@@ -230,17 +230,17 @@ def test_initial_masks_are_a_function_of_the_seed():
 
 @pytest.mark.parametrize("at", mostly_slow((1, 7, 15), quick=(7,)))
 def test_an_interrupted_run_continues_to_the_bit(at: int):
-    def parts(fresh: bool = True):
+    def parts(resume: bool = False):
         model = build(PlainNet)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        return model, optimizer, pruner_for(model, optimizer, fresh=fresh, min_salient=0.9)
+        return model, optimizer, pruner_for(model, optimizer, resume=resume, min_salient=0.9)
 
     model, optimizer, whole = parts()
     train(model, optimizer, IMAGE, range(20))
     half, half_optimizer, pruner = parts()
     train(half, half_optimizer, IMAGE, range(at))
     saved = pruner.state_dict(), half.state_dict(), half_optimizer.state_dict()
-    again, again_optimizer, pruner = parts(fresh=False)
+    again, again_optimizer, pruner = parts(resume=True)
     pruner.load_state_dict(saved[0])
     again.load_state_dict(saved[1])
     again_optimizer.load_state_dict(saved[2])

@@ -121,7 +121,7 @@ def test_copies_gain_the_same():
     average = torch.optim.swa_utils.AveragedModel(model)
     plain = {name: t.detach().clone() for name, t in model.named_parameters()}
     before = comparing.outputs(average, inputs)
-    cut(model, inputs, holders=[average, plain])
+    cut(model, inputs, copies=[average, plain])
     assert comparing.gap(before, comparing.outputs(average, inputs)) < 1e-10
     assert torch.equal(plain["2.bias"], model[2].bias)
 
@@ -159,8 +159,8 @@ def test_a_masked_weight_carries_nothing():
     model, inputs = constant_neurons(nn.Linear(6, 3, bias=False))
     mask = torch.ones(3, 6, dtype=torch.bool)
     mask[0, 2] = False
-    assert not cut(copy.deepcopy(model), inputs, holders=[{"2.weight": mask}]).happened
-    assert cut(model, inputs, holders=[{"2.weight": torch.ones_like(mask)}]).removed == 2
+    assert not cut(copy.deepcopy(model), inputs, copies=[{"2.weight": mask}]).happened
+    assert cut(model, inputs, copies=[{"2.weight": torch.ones_like(mask)}]).removed == 2
 
 
 def test_a_model_that_takes_constants_otherwise_keeps_its_neurons(monkeypatch):

@@ -70,10 +70,10 @@ def test_tensors_that_cannot_shrink_in_place(verify):
         average["2.weight"] = average["2.weight"].clone()
     before = comparing.state(model)
     with pytest.raises(demp.CutError, match="2.weight is a tensor made in inference mode and cannot shrink in place"):
-        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
+        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), copies=[average], verify=verify)
     average["2.weight"] = torch.zeros(3, 6).to_sparse()
     with pytest.raises(demp.CutError, match=r"2.weight is a tensor of layout torch.sparse_coo and cannot shrink"):
-        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), holders=[average], verify=verify)
+        demp.cut(model, {"1": [0, 1]}, example_inputs=(X,), copies=[average], verify=verify)
     assert comparing.same_state(before, model) and average["0.weight"].shape == (6, 4)
 
 

@@ -38,7 +38,7 @@ def test_a_deep_copy_follows():
         for p in ema.parameters():
             p.mul_(0.5)
     before, objects = comparing.outputs(ema, X), [id(p) for p in ema.parameters()]
-    demp.cut(model, dead, example_inputs=X, holders=[ema])
+    demp.cut(model, dead, example_inputs=X, copies=[ema])
     assert comparing.gap(before, comparing.outputs(ema, X)) < 1e-10
     assert [id(p) for p in ema.parameters()] == objects and ema[3].groups == 3
     with torch.no_grad():
@@ -51,10 +51,10 @@ def test_a_copy_can_be_saved_and_loaded(average, tmp_path):
     model, dead = started()
     ema = AveragedModel(model) if average else copy.deepcopy(model)
     with pytest.raises(demp.CutError, match="rolled back"):
-        demp.cut(model, {"2": [1], "4": [1]}, example_inputs=X, holders=[ema])
+        demp.cut(model, {"2": [1], "4": [1]}, example_inputs=X, copies=[ema])
     assert demp.surgery.record_of(ema) is None
-    demp.cut(model, {"7": [1]}, example_inputs=X, holders=[ema])
-    demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, holders=[ema])
+    demp.cut(model, {"7": [1]}, example_inputs=X, copies=[ema])
+    demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, copies=[ema])
     inside = ema.module if average else ema
     with torch.no_grad():
         for p in inside.parameters():
@@ -70,7 +70,7 @@ def test_an_averaged_model_follows_and_updates(buffers):
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=buffers)
     ema.update_parameters(model)
     before = comparing.outputs(ema, X)
-    demp.cut(model, dead, example_inputs=X, holders=[ema])
+    demp.cut(model, dead, example_inputs=X, copies=[ema])
     assert comparing.gap(before, comparing.outputs(ema, X)) < 1e-10
     ema.update_parameters(model)
     assert int(ema.n_averaged) == 2
@@ -79,7 +79,7 @@ def test_an_averaged_model_follows_and_updates(buffers):
 def test_a_dict_of_averages_follows():
     model, dead = started()
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
-    demp.cut(model, dead, example_inputs=X, holders=[average])
+    demp.cut(model, dead, example_inputs=X, copies=[average])
     assert {name: t.shape for name, t in average.items()} == {name: p.shape for name, p in model.named_parameters()}
     assert all(torch.equal(average[name], p) for name, p in model.named_parameters())
 
@@ -87,7 +87,7 @@ def test_a_dict_of_averages_follows():
 def test_a_state_dict_follows_without_touching_the_model_twice():
     model, dead = started()
     snapshot = model.state_dict()
-    demp.cut(model, dead, example_inputs=X, holders=[snapshot])
+    demp.cut(model, dead, example_inputs=X, copies=[snapshot])
     assert all(torch.equal(snapshot[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -97,7 +97,7 @@ def test_holders_that_are_no_copies_are_refused_before_anything_is_touched():
     strangers = [nets.mlp(2, 3, 4), {"0.weight": torch.zeros(7, 2, 3, 3)}]
     for stranger in strangers:
         with pytest.raises(demp.CutError, match=r"the holder .* has no .*; holders must be copies of the model"):
-            demp.cut(model, dead, example_inputs=X, holders=[copy.deepcopy(model), stranger])
+            demp.cut(model, dead, example_inputs=X, copies=[copy.deepcopy(model), stranger])
         assert comparing.same_state(before, model)
 
 
@@ -106,7 +106,7 @@ def test_a_copy_that_missed_a_cut_is_refused():
     ema = copy.deepcopy(model)
     demp.cut(model, {"7": [1]}, example_inputs=X)
     with pytest.raises(demp.CutError, match="holders must be copies"):
-        demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, holders=[ema])
+        demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, copies=[ema])
 
 
 def test_a_copy_that_shares_some_tensors_with_the_model():
@@ -114,6 +114,6 @@ def test_a_copy_that_shares_some_tensors_with_the_model():
     teacher = copy.deepcopy(model)
     teacher[6].weight = model[6].weight
     before = comparing.outputs(teacher, X)
-    demp.cut(model, dead, example_inputs=X, holders=[teacher, teacher])
+    demp.cut(model, dead, example_inputs=X, copies=[teacher, teacher])
     assert teacher[6].weight is model[6].weight and model[6].weight.shape == (3, 12)
     assert comparing.gap(before, comparing.outputs(teacher, X)) < 1e-10

@@ -106,7 +106,7 @@ def test_all_at_once(precision, recompute):
         if at % 3 == 2 and at // 3 < len(DYING):
             images = batch(at, dtype)[:1]
             report = demp.cut(
-                model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, holders=cut.holders
+                model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, copies=cut.holders
             )
             assert report.removed == sum(map(len, DYING[at // 3].values()))
     assert remaining(dense.model, model) < tolerance

@@ -90,7 +90,7 @@ def one_network(rng: random.Random, cuts: int) -> int:
         dead = killing.some_dead(graph, 0.15, rng)
         killing.kill(model, graph, dead)
         wanted = comparing.outputs(model, inputs)
-        report = demp.cut(model, dead, example_inputs=inputs, optimizer=optimizer, holders=[average], graph=graph)
+        report = demp.cut(model, dead, example_inputs=inputs, optimizer=optimizer, copies=[average], graph=graph)
         assert comparing.gap(wanted, comparing.outputs(model, inputs)) < 1e-10
         assert [p.shape for p in average.parameters()] == [p.shape for p in model.parameters()]
         done += report.happened

@@ -58,7 +58,7 @@ def test_a_live_neuron_rolls_everything_back_and_names_the_layer():
     optimizer, ema = stepped(model), copy.deepcopy(model)
     before = everything(model, optimizer, ema)
     with pytest.raises(demp.CutError, match=r"rolled back: .*neurons of 2 are not dead") as caught:
-        demp.cut(model, {**DEAD, "2": [0, 1]}, example_inputs=(X,), optimizer=optimizer, holders=[ema])
+        demp.cut(model, {**DEAD, "2": [0, 1]}, example_inputs=(X,), optimizer=optimizer, copies=[ema])
     assert "neurons of 2 are" in str(caught.value) and "exact=False" in str(caught.value)
     assert comparing.same_tree(before, everything(model, optimizer, ema))
 
@@ -66,12 +66,12 @@ def test_a_live_neuron_rolls_everything_back_and_names_the_layer():
 def test_a_second_cut_that_fails_keeps_the_first():
     model = network()
     optimizer, ema = stepped(model), copy.deepcopy(model)
-    demp.cut(model, {"2": [0]}, example_inputs=(X,), optimizer=optimizer, holders=[ema])
+    demp.cut(model, {"2": [0]}, example_inputs=(X,), optimizer=optimizer, copies=[ema])
     before = everything(model, optimizer, ema)
     with pytest.raises(demp.CutError, match="neurons of 5 are not dead"):
-        demp.cut(model, {"5": [0]}, example_inputs=(X,), optimizer=optimizer, holders=[ema])
+        demp.cut(model, {"5": [0]}, example_inputs=(X,), optimizer=optimizer, copies=[ema])
     assert comparing.same_tree(before, everything(model, optimizer, ema))
-    assert demp.cut(model, {"2": [2], "5": [1]}, example_inputs=(X,), optimizer=optimizer, holders=[ema]).removed == 2
+    assert demp.cut(model, {"2": [2], "5": [1]}, example_inputs=(X,), optimizer=optimizer, copies=[ema]).removed == 2
 
 
 @pytest.mark.parametrize("failing", range(0, 11, 2))
@@ -89,7 +89,7 @@ def test_an_exception_in_the_middle_rolls_back(monkeypatch, failing):
 
     monkeypatch.setattr(shrink, "narrowed", narrowed)
     with pytest.raises(MemoryError, match="no room"):
-        demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer, holders=[ema])
+        demp.cut(model, DEAD, example_inputs=(X,), optimizer=optimizer, copies=[ema])
     assert comparing.same_tree(before, everything(model, optimizer, ema))
 
 

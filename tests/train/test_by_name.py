@@ -110,7 +110,7 @@ def test_labelled_pictures_are_those_of_the_probes_with_their_own_labels():
 
 
 def test_a_method_scores_on_labelled_training_pictures_with_the_loss_of_the_run():
-    run = Run(config(), fresh=False)
+    run = Run(config(), resume=True)
     scored = run.pruner._view.scores(Scoring(batches=SCORED))
     layer = run.pruner.graph.layers[0]
     expected = torch.zeros(layer.width)
@@ -172,7 +172,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
 
 def test_the_length_of_an_epoch_is_filled_in_where_it_is_left_open():
     def steps(**options) -> int:
-        return Run(config(**options), fresh=False).pruner.config.epoch_steps
+        return Run(config(**options), resume=True).pruner.config.epoch_steps
 
     assert steps(steps=1000) == 10
     assert steps(steps=STEPS) == 1

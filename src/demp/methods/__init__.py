@@ -85,7 +85,7 @@ def create(
     """A pruner that runs the method ``name`` on this model and optimizer: the same signature for all methods.
 
     ``config`` is the method's config; its fields may also be given as keyword arguments, next to the pruner's own
-    (``batches``, ``attach``, ``holders``, ``seed``, ``on_error``,
+    (``batches``, ``attach``, ``copies``, ``seed``, ``on_error``,
     ``alive_in_copies``).
     """
     from demp.pruner import factory as creation

@@ -15,6 +15,7 @@ from demp.methods.demp import DemonPruning
 from demp.methods.demp_config import DemPConfig
 from demp.pruner import Pruner
 from demp.pruner.options import DemPOptions, with_every_option
+from demp.surgery.earlier import of_today
 
 
 def build_config(method: type[Method], config: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -80,6 +81,10 @@ def create(
     config: Any = None,
     **options: Any,
 ) -> Pruner:
-    """A pruner with this method; ``options`` are fields of its config and arguments of Pruner."""
-    config, rest = build_config(method, config, options)
+    """A pruner with this method; ``options`` are fields of its config and arguments of Pruner.
+
+    Raises:
+        UsageError: an option that neither of them has, or the config of another method.
+    """
+    config, rest = build_config(method, config, of_today(options))
     return Pruner(model, optimizer, method, config, example_inputs=example_inputs, total_steps=total_steps, **rest)

@@ -36,12 +36,12 @@ class PrunerOptions(TypedDict, total=False):
     attach: bool
     """Hook ``optimizer.step``. False: call ``before_step()`` after backward (and unscaling) and ``after_step()`` after
     the optimizer's step yourself; ``optimizer`` may then be a list."""
-    holders: Iterable[Any]
+    copies: Iterable[Any]
     """Copies of the model (moving averages, teachers) that are cut with it; ``pruner.add_copy`` gives more."""
     seed: int
     """Seed of the noise and of the examples that are drawn."""
-    fresh: bool
-    """False: the model stays dense until a saved state is loaded, whatever the method does before training."""
+    resume: bool
+    """True: the model stays dense until a saved state is loaded, whatever the method does before training."""
     forward: str | Callable[..., Any] | None
     """Runs the whole of a model whose own forward does not (an agent, a part of a GAN): the name of one of its methods,
     or a function of the model and the example inputs. Training need not call it."""

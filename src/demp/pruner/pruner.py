@@ -35,6 +35,7 @@ from demp.pruner.validation import (
 from demp.pruner.view import LiveView
 from demp.surgery import CutReport, denormals
 from demp.surgery.cut import as_optimizers
+from demp.surgery.earlier import names_of_today
 from demp.surgery.guards import outside_autocast
 
 
@@ -48,6 +49,7 @@ class Pruner(OfRun, EarlierPruner):
     arguments but its own ``batches``, and calls what the others call; a neuron goes only if it is dead on all of them.
     """
 
+    @names_of_today
     def __init__(
         self,
         model: nn.Module,
@@ -60,21 +62,21 @@ class Pruner(OfRun, EarlierPruner):
         batches: Batches | None = None,
         loss_fn: Loss | None = None,
         attach: bool = True,
-        holders: Iterable[Any] = (),
+        copies: Iterable[Any] = (),
         seed: int = 0,
-        fresh: bool = True,
+        resume: bool = False,
         forward: str | Callable[..., Any] | None = None,
         outputs: Callable[[Any], Any] | Sequence[str] | None = None,
         on_error: str = "skip",
         alive_in_copies: str = "wait",
         shows_cuts: bool = True,
     ) -> None:
-        self._begun, self._finished, self._detached = not fresh, False, True
+        self._begun, self._finished, self._detached = resume, False, True
         validate_total_steps(total_steps)
         optimizers = as_optimizers(optimizer)
         validate_attachment(optimizers, attach=attach)
         self._shrinking = shrinking = ShrinkingModel(
-            model, example_inputs, reading=config.reading(), forward=forward, outputs=outputs, copies=holders
+            model, example_inputs, reading=config.reading(), forward=forward, outputs=outputs, copies=copies
         )
         self._stopwatch = Stopwatch(shrinking.context.compiled)
         examples = Examples(example_inputs, batches, loss_fn)

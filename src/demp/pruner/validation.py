@@ -117,7 +117,7 @@ def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
                 raise UsageError(
                     f"{other} is a copy of {name} inside the {type(model).__name__} and is not trained: the two would "
                     "lose different neurons, and what updates one from the other would meet two widths. Prune "
-                    f"model.{name} alone, and give the copy: holders=[model.{other}]"
+                    f"model.{name} alone, and give the copy: copies=[model.{other}]"
                 )
 
 

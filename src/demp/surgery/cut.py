@@ -12,6 +12,7 @@ from demp.parallel import context_of, refuse_unfit_sharding, reshard, user_modul
 from demp.surgery.compared import Outputs, refuse_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies
+from demp.surgery.earlier import names_of_today
 from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Limits, plan_cut
@@ -24,13 +25,14 @@ Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
 @outside_autocast()
+@names_of_today
 def cut(
     model: nn.Module,
     dead: Mapping[str, Any],
     *,
     example_inputs: Any,
     optimizer: Optimizers = None,
-    holders: Iterable[Any] = (),
+    copies: Iterable[Any] = (),
     limits: Limits | None = None,
     exact: bool = True,
     verify: bool = True,
@@ -62,7 +64,7 @@ def cut(
     `demp.trace`. With ``linear=True`` neurons may that are read before any activation (layers of kind ``linear``). A
     ``graph`` that is given has them or not.
 
-    ``holders`` are copies of the model that are cut with it: modules, wrappers around one (AveragedModel, EMA classes),
+    ``copies`` are copies of the model that are cut with it: modules, wrappers around one (AveragedModel, EMA classes),
     dicts of tensors by the model's names, lists of tensors in the order of its parameters. The cut of those that can
     run is proven too, and ``copies`` of the report says by how much the outputs of each changed.
 
@@ -81,7 +83,7 @@ def cut(
         CutError: refused, or rolled back; the model is as before.
         UsageError: unknown layer or index.
     """
-    live = live_model(model, optimizer, holders)
+    live = live_model(model, optimizer, copies)
     with live.context.together():
         refuse_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)

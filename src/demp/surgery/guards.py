@@ -101,7 +101,7 @@ def refuse_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> 
         if tensor is not None and (tensor.is_inference() or tensor.layout != torch.strided):
             kind = "made in inference mode" if tensor.is_inference() else f"of layout {tensor.layout}"
             raise CutError(
-                f"{name} is a tensor {kind} and cannot shrink in place; give the model and its holders ordinary "
+                f"{name} is a tensor {kind} and cannot shrink in place; give the model and its copies ordinary "
                 "tensors (clone them). Nothing was cut"
             )
 

@@ -122,7 +122,7 @@ def _resumed(path: str | Path, observers: Sequence[Observer], context: Context, 
     remedy = "the run folder must be on a disk that all processes share"
     step = None if state is None else state["step"]
     context.refuse_disagreement("found another checkpoint", step, remedy=remedy, kind=UsageError)
-    run = Run(config, context, fresh=state is None)
+    run = Run(config, context, resume=state is not None)
     if state is not None:
         run.load_state_dict(state["step"], state)
     if not context.is_main_process:

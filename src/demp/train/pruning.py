@@ -26,9 +26,9 @@ def pruner_of(
     *,
     placed: Callable[[Tensor], Tensor],
     loss: Callable[[Tensor, Tensor], Tensor],
-    fresh: bool,
+    resume: bool,
 ) -> Any:
-    """The pruner of a run, or None in dense training; ``fresh=False`` leaves the model dense for a saved state.
+    """The pruner of a run, or None in dense training; ``resume=True`` leaves the model dense for a saved state.
 
     ``trained`` is the model or what wraps it; ``placed`` brings pictures into the memory layout that it has by then.
     """
@@ -49,7 +49,7 @@ def pruner_of(
         batches=examples(data, placed, whole=requirements.scores or requirements.zeros),
         loss_fn=loss,
         seed=derive(config.seed, "pruner"),
-        fresh=fresh,
+        resume=resume,
         shows_cuts=False,  # the run's observers do
     )
 

@@ -73,10 +73,10 @@ class Run:
     """State of a run between steps. ``step`` counts the steps that are done.
 
     The ranks of ``context`` train one network: each takes its share of every batch, gradients are averaged. A method
-    that prunes before training does so here, unless ``fresh`` is False: then a saved state is loaded next.
+    that prunes before training does so here, unless ``resume`` is set: then a saved state is loaded next.
     """
 
-    def __init__(self, config: TrainConfig, context: Context = ALONE, *, fresh: bool = True) -> None:
+    def __init__(self, config: TrainConfig, context: Context = ALONE, *, resume: bool = False) -> None:
         self.config = config = replace(config, device=resolve_device(config.device))
         self.device = place_of(config.device)
         share = share_of(config.batch_size, config.accumulate, context)
@@ -97,7 +97,7 @@ class Run:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         began = time.perf_counter()
         self.pruner: Any = pruner_of(
-            config, self.trained, self.optimizer, self.data, placed=self.placed, loss=self.loss, fresh=fresh
+            config, self.trained, self.optimizer, self.data, placed=self.placed, loss=self.loss, resume=resume
         )
         self.seconds = time.perf_counter() - began
         self.lay_out()
