@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-import demp
 from demp import files
+from demp.analysis.costs import cost
+from demp.artifact import load as load_saved
 from demp.artifact.architecture import ARCHITECTURE, read_architecture
 from demp.errors import ArtifactError, DempError, UsageError
 from demp.files.schema import build as build_checked
@@ -49,7 +50,7 @@ def load(path: str | Path, *, trust: bool = False) -> tuple[nn.Module, Facts]:
         UsageError: see `builder_of`.
     """
     builder = builder_of(path, trust=trust)
-    return demp.load(constructor(builder, path), find(path)), facts_of(builder, path)
+    return load_saved(constructor(builder, path), find(path)), facts_of(builder, path)
 
 
 def constructor(builder: dict[str, Any], path: str | Path) -> Callable[[], nn.Module]:
@@ -146,7 +147,7 @@ def evaluate(
     name, test = test_set(path, facts, target, data=data, split=split)
     model = model.to(target)
     scores = run_test(model, test.batches(batch_size))
-    cost = demp.cost(model, (next(test.batches(1))[0],))
+    now = cost(model, (next(test.batches(1))[0],))
     names = ("neurons", "parameters", "flops", "paper_flops", "bytes")
     return {
         "model": str(find(path)),
@@ -154,5 +155,5 @@ def evaluate(
         "split": split or "test",
         "examples": len(test),
         **scores,
-        **{name: getattr(cost, name) for name in names},
+        **{name: getattr(now, name) for name in names},
     }

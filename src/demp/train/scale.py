@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from demp.errors import UsageError
-from demp.files.checks import check_choice
+from demp.files.checks import check_above, check_choice
 from demp.train.choices import NoiseKeeps
 
 PUBLISHED = {
@@ -99,5 +99,5 @@ def check_length(steps: int | None, epochs: float | None) -> None:
     if steps is not None and epochs is not None:
         raise UsageError(f"steps is {steps} and epochs is {epochs:g}; give one of them")
     for name, value in (("steps", steps), ("epochs", epochs)):
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{name} is {value}; give a number above 0")
+        if value is not None:
+            check_above(name, value)

@@ -10,6 +10,7 @@ from demp.budgets import Budget
 from demp.errors import UsageError
 from demp.experiments.sweep import Job, name_of, training
 from demp.experiments.sweep.cells import text
+from demp.files.checks import check_at_least
 from demp.train.config import DENSE, TrainConfig
 
 TARGETS = ("weight_sparsity", "target_neuron_sparsity")
@@ -65,8 +66,7 @@ def plan(
     names = [name for name in dict.fromkeys(names) if name != DENSE]
     if not names:
         raise UsageError("there is nothing to compare; name methods, for example --methods demp,snap,rigl")
-    if seeds < 1:
-        raise UsageError(f"seeds is {seeds}; give at least 1")
+    check_at_least("seeds", seeds, 1)
     for target in targets:
         if not 0 < target < 1:
             raise UsageError(f"target is {target:g}; give shares in (0, 1), for example --target 0.3,0.5,0.7")

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from demp.errors import UsageError
 from demp.experiments.studies.costs import Cost, of_training
 from demp.experiments.sweep import cells
 from demp.experiments.sweep.job import Job
-from demp.files.checks import check_choice
+from demp.files.checks import check_at_least, check_choice
 from demp.files.study import SCALES
 
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
@@ -111,8 +110,8 @@ class Study(ABC):
             UsageError: there is no such scale, or fewer than one seed.
         """
         check_scale(scale)
-        if seeds is not None and seeds < 1:
-            raise UsageError(f"seeds is {seeds}; give at least 1")
+        if seeds is not None:
+            check_at_least("seeds", seeds, 1)
         found: dict[str, Job] = {}
         for seed in range(SEEDS[scale] if seeds is None else seeds):
             for one in self.jobs(scale, seed):

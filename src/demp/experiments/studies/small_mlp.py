@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.files.checks import check_choices
+from demp.files.checks import check, check_above, check_choices
 from demp.train import Observer, TrainingInterrupted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
@@ -60,10 +60,8 @@ class Walk:
     def __post_init__(self) -> None:
         check_choices(self)
         for name in ("rate", "pictures", "batch", "steps", "count_every"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; give a number above 0")
-        if self.full < 0:
-            raise UsageError(f"full is {self.full}; give a number of pictures, or 0 for all")
+            check_above(name, getattr(self, name))
+        check(self.full >= 0, "full", self.full, "give a number of pictures, or 0 for all")
 
     def arguments(self) -> dict[str, Any]:
         """Of a job of `walked`."""

@@ -7,6 +7,7 @@ import torch
 
 from demp.errors import UsageError
 from demp.experiments.sweep.job import Job
+from demp.files.checks import check_at_least
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -18,8 +19,7 @@ def places_on(devices: Sequence[str], jobs: int) -> list[str]:
     Raises:
         UsageError: a device that is not there or named twice, or no process.
     """
-    if jobs < 1:
-        raise UsageError(f"jobs is {jobs}; give at least 1")
+    check_at_least("jobs", jobs, 1)
     for device in devices:
         if devices.count(device) > 1:
             raise UsageError(f"the device {device} is named twice; several processes on each device: --jobs 2")

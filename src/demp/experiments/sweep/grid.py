@@ -8,6 +8,7 @@ from demp.errors import UsageError
 from demp.experiments.sweep.cells import text
 from demp.experiments.sweep.job import Job, name_of
 from demp.experiments.sweep.training import training
+from demp.files.checks import check_at_least
 from demp.train import TrainConfig
 
 NOT_SWEPT = {"seed": "--seeds", "out": "--out", "device": "--devices"}
@@ -25,8 +26,7 @@ def grid(make: Make, axes: Mapping[str, Sequence[Any]], *, seeds: int = 1, measu
     Raises:
         UsageError: a key without values, one that is no config key, or a value that does not fit.
     """
-    if seeds < 1:
-        raise UsageError(f"seeds is {seeds}; give at least 1")
+    check_at_least("seeds", seeds, 1)
     for key, values in axes.items():
         validate_key(key)
         if not values:

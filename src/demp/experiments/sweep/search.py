@@ -14,7 +14,7 @@ from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.store import drop_unfinished
 from demp.experiments.sweep.sweep import Outcome, Sweep
 from demp.experiments.sweep.table import NUMBERS
-from demp.files.checks import check_choice
+from demp.files.checks import check_at_least, check_choice
 from demp.files.results import DONE, Record
 from demp.train.extras import need
 
@@ -78,9 +78,8 @@ class Goal:
             check_choice("aims", aim, AIMS)
         if not self.aims or len(set(self.aims)) < len(self.aims):
             raise UsageError(f"aims are {', '.join(self.aims) or 'none'}; give one or more, each once")
-        for name, value in (("trials", self.trials), ("seeds", self.seeds)):
-            if value < 1:
-                raise UsageError(f"{name} is {value}; give at least 1")
+        check_at_least("trials", self.trials, 1)
+        check_at_least("seeds", self.seeds, 1)
 
 
 class Search(Sweep):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from demp.errors import UsageError
+from demp.files.checks import check_above
 
 OVERSHOOT = 0.5825971579390107
 """-zeta(1/2) / sqrt(2 pi): how far, in deviations of one step, a boundary lies off that is looked at between steps."""
@@ -114,5 +115,4 @@ def positive(**values: float) -> None:
         UsageError: one is not.
     """
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name} is {value}; give a number above 0")
+        check_above(name, value)

@@ -6,8 +6,7 @@ from typing import get_args
 
 from torch import nn
 
-from demp.errors import UsageError
-from demp.files.checks import check_choice
+from demp.files.checks import check, check_choice
 from demp.train.choices import Activation
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -38,6 +37,5 @@ def scaled(neurons: int, width: float) -> int:
     Raises:
         UsageError: the factor is not above 0.
     """
-    if width <= 0:
-        raise UsageError(f"width is {width}; give a positive factor, 1.0 is the standard network")
+    check(width > 0, "width", width, "give a positive factor, 1.0 is the standard network")
     return max(1, round(neurons * width))
