@@ -71,7 +71,7 @@ def parameters(function: object) -> list[str]:
         ("methods.names", []),
         ("trace", ["model", "example_inputs"]),
         ("alive", ["model", "batches", "*"]),
-        ("cut", ["model", "dead", "*", "example_inputs", "optimizer", "holders"]),
+        ("cut", ["model", "dead", "*", "example_inputs", "optimizer", "copies"]),
         ("cost", ["model", "example_inputs"]),
         ("inspect", ["model", "example_inputs"]),
         ("save", ["model", "path"]),
@@ -89,7 +89,7 @@ def test_signatures(name: str, start: list[str]):
 
 def test_the_pruner_takes_its_own_arguments_next_to_the_methods():
     names = parameters(demp.Pruner)
-    assert {"batches", "attach", "holders", "seed", "example_inputs", "total_steps"} <= set(names)
+    assert {"batches", "attach", "copies", "seed", "example_inputs", "total_steps"} <= set(names)
     steps = ("before_step", "after_step", "skip_step", "finish", "detach", "penalty_loss")
     for method in (*steps, "metrics", "detect", "verdict", "state_dict", "load_state_dict"):
         assert callable(getattr(demp.Pruner, method))
