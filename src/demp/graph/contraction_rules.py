@@ -6,7 +6,7 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.operations import Call
-from demp.graph.position_rules import BATCH, BATCHED, bare, mixes_positions, over_positions, with_table
+from demp.graph.position_rules import BATCH, BATCHED, bare, by_table, over_positions, shifted
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import rule, whole
 from demp.graph.trace_state import TraceState
@@ -51,12 +51,9 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
     a_in = a.dim() - 1
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
-    last = [] if b_out is None else [right.axes[b_out]]
-    if mixes_positions(trace, right, left, a_in):
-        return with_table(trace, call, b, [*left.axes[:-1], *[None for _ in last]], bias)
-    if mixes_positions(trace, left, right, b_in):
-        lead = right.axes[:1] if call.name in BATCHED else ()
-        return with_table(trace, call, a, [*lead, *[None] * (a.dim() - 1 - len(lead)), *last], bias)
+    by_position = by_table(trace, call, (a, b), (b_in, b_out), bias)
+    if by_position is not None:
+        return by_position
     if right.weight is not None and not left.constant:
         made = join(trace, right, maker(trace, right, b_out, call.out.shape[-1]), bias)
         read(trace, left, a_in, right, b_in, operand=first)
@@ -81,6 +78,8 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
     separate = bare(left, a_in) and bare(right, b_in)
+    if call.name == "addmm" and separate and not (left.constant or right.constant):
+        return shifted(trace, call, over_positions(trace, call, left, right, flops), bias)
     if bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
         for axis in (left.axes[a_in], right.axes[b_in]):
             trace.freeze_axis(axis, "product of two activations")

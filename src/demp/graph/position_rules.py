@@ -61,10 +61,33 @@ def mixes_positions(trace: TraceState, factor: Labels, other: Labels, summed: in
     return table and any(axis is not None for axis in other.axes)
 
 
-def with_table(trace: TraceState, call: Call, table: Tensor, passing: list[Axis | None], bias: Tensor | None) -> Labels:
-    """A product of neurons and such a table: what is ``passing`` on the axes of the result passes, the table stays.
+def by_table(
+    trace: TraceState, call: Call, factors: tuple[Tensor, Tensor], at: tuple[int, int | None], bias: Tensor | None
+) -> Labels | None:
+    """Labels of a product of which one factor is such a table; None if none is.
 
-    On the batch axis each neuron is multiplied with a matrix of its own: it passes if they are all one matrix.
+    ``at``: the axis of the second factor that is summed over, and the other one, if it has one.
+    """
+    (a, b), (b_in, b_out) = factors, at
+    left, right = trace.labels(a), trace.labels(b)
+    last = [] if b_out is None else [right.axes[b_out]]
+    if mixes_positions(trace, right, left, a.dim() - 1):
+        table, passing = b, [*left.axes[:-1], *[None for _ in last]]
+    elif mixes_positions(trace, left, right, b_in):
+        lead = right.axes[:1] if call.name in BATCHED else ()
+        table, passing = a, [*lead, *[None] * (a.dim() - 1 - len(lead)), *last]
+    else:
+        return None
+    return with_table(trace, call, table, passing, a.shape[-1], bias)
+
+
+def with_table(
+    trace: TraceState, call: Call, table: Tensor, passing: list[Axis | None], summed: int, bias: Tensor | None
+) -> Labels:
+    """A product of neurons and a table: what is ``passing`` on the axes of the result passes, the table stays.
+
+    ``summed`` positions are added up. On the batch axis each neuron is multiplied with a matrix of its own: it passes
+    if they are all one matrix.
     """
     for axis in trace.labels(table).axes:
         trace.freeze_axis(axis, TABLE)
@@ -72,7 +95,7 @@ def with_table(trace: TraceState, call: Call, table: Tensor, passing: list[Axis 
         trace.freeze_axis(passing[0], BATCH)
         passing = [None, *passing[1:]]
     made = next((axis for axis in reversed(passing) if axis is not None), None)
-    trace.contraction(None, 2 * call.out.numel() * table.shape[-1], None, made)
+    trace.contraction(None, 2 * call.out.numel() * summed, None, made)
     return shifted(trace, call, Labels(tuple(passing)), bias)
 
 
@@ -97,4 +120,5 @@ def sparse_product(trace: TraceState, call: Call) -> Labels | None:
     plain = all(axis is None for axis in labels[0].axes)
     if not (plain and bare(labels[1], 0)) and not mixes_positions(trace, *labels, 0):
         return unknown(trace, call)
-    return with_table(trace, call, left, [None, labels[1].axes[1]], None if call.kwargs.get("beta") == 0 else bias)
+    base = None if call.kwargs.get("beta") == 0 else bias
+    return with_table(trace, call, left, [None, labels[1].axes[1]], right.shape[0], base)
