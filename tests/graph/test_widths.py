@@ -1,12 +1,13 @@
 """Code that depends on how many neurons there are, or treats each of them alone: offered, and cut exactly."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from width_cases import CASES, TOKENS, conv, made, on_map, on_rows
+from width_cases import CASES, TOKENS, WIDTH, conv, made, on_map, on_rows
 
 import comparing
 import demp
@@ -22,19 +23,33 @@ def in_training(model: nn.Module, inputs: tuple) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out.square().sum(), given, allow_unused=True, materialize_grads=True)]
 
 
+def in_front(model: nn.Module, graph: demp.NeuronGraph) -> list[Any]:
+    """The layers whose neurons the first weight of the model makes: they stand in front of what a case is about."""
+    made = (f"{maker_of(model)}.weight", 0)
+    return [layer for layer in graph.layers if made in layer.producers]
+
+
+def maker_of(model: nn.Module) -> str:
+    return "conv" if hasattr(model, "conv") else "fc"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_neurons_go_exactly(name):
     model, inputs = made(name)
-    for seed in range(2):
+    maker = model.get_submodule(maker_of(model))
+    width = len(maker.weight)
+    for seed in (3, 4):
         graph = demp.trace(model, inputs)
-        first = next(layer for layer in graph.layers if layer.reads)
-        assert bool(first.removable.all()) and first.width > 1, graph.refused
+        front = in_front(model, graph)
+        assert any(layer.reads for layer in front), graph.refused
+        assert all(bool(layer.removable.all()) for layer in front), graph.refused
         dead = killing.killed(model, graph, 0.4, seed)
         before, training = comparing.outputs(model, inputs), in_training(model, inputs)
         report = demp.cut(model, dead, example_inputs=inputs, graph=graph)
         assert report.removed == sum(map(len, dead.values())) or (report.removed and report.held)
         assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
         assert comparing.gap(training, in_training(model, inputs)) < 1e-10
+    assert len(maker.weight) < width
 
 
 def test_the_largest_of_channels_that_may_be_negative_keeps_them():
@@ -44,6 +59,12 @@ def test_the_largest_of_channels_that_may_be_negative_keeps_them():
     model, inputs = on_map(forward, c=conv(8, 5), where=conv(1, 1))
     graph = demp.trace(model, inputs)
     assert not bool(graph.layer("silu").removable.any()) and bool(graph.layer("relu").removable.all())
+
+
+def test_circular_padding_of_the_channels_keeps_them():
+    model, inputs = on_map(lambda s, h: F.pad(h.flatten(2).mT, (1, 1), mode="circular").mT[..., None], WIDTH + 2)
+    graph = demp.trace(model, inputs)
+    assert not bool(graph.layer("relu").removable.any()) and "circular padding" in graph.refused[0].reason
 
 
 def test_positions_of_the_largest_channel_keep_them():

@@ -187,6 +187,18 @@ CASES = {
     "pixel unshuffle": lambda: on_map(lambda s, h: F.pixel_unshuffle(h, 2), 32),
     "unfold and fold": lambda: on_map(lambda s, h: F.fold(F.unfold(h, 3, padding=1), (6, 6), 3, padding=1)),
     "circular padding": lambda: on_map(lambda s, h: F.pad(h, (1, 1, 1, 1), mode="circular")),
+    "circular padding of a convolution": lambda: on_map(
+        lambda s, h: F.relu(s.mix(h)), mix=conv(8, 8, padding_mode="circular")
+    ),
+    "circular padding in one dimension": lambda: on_map(
+        lambda s, h: h + F.relu(s.mix(h.flatten(2))).view_as(h),
+        mix=nn.Conv1d(8, 8, 5, padding=2, padding_mode="circular"),
+    ),
+    "circular padding in three dimensions": lambda: on_map(
+        lambda s, h: F.relu(s.mix(h[:, :, None])).mean(2),
+        mix=nn.Conv3d(8, 8, (1, 3, 3), padding=(0, 1, 1), padding_mode="circular"),
+    ),
+    "uneven circular padding": lambda: on_map(lambda s, h: nn.CircularPad2d((2, 0, -1, 3))(h)),
     "max unpool": lambda: on_map(unpooled),
     "grid sample": lambda: on_map(sampled),
     "Fourier transform over space": lambda: on_map(spectrum),

@@ -20,6 +20,7 @@ from demp.graph.recording import CallSeen
 from demp.graph.recurrent_rules import packed, recurrent
 from demp.graph.shape_rules import view
 from demp.graph.shuffle_rules import REGROUPS, regroup, settled
+from demp.graph.space_rules import kept_but
 from demp.graph.stream_norms import NAMES
 from demp.graph.sums import join
 from demp.graph.trace_state import TraceState
@@ -66,7 +67,7 @@ def follow_call(trace: TraceState, seat: Seat, func: Any, args: tuple[Any, ...],
             offered = is_offered(trace, call, own)
         if offered:
             return multihead(trace, call, (args[0], *call.args[1:]), own)
-    elif may_follow(trace, call, args[0]):
+    elif (call.kind != "pad" or is_circular(args, kwargs)) and may_follow(trace, call, args[0]):
         out = unseen(trace, func, args, kwargs)
         with unwatched():
             found = known(trace, call, func, args, out)
@@ -126,14 +127,19 @@ def may_follow(trace: TraceState, call: UserCall, source: Tensor) -> bool:
     known_of = trace.raw(source)
     if isinstance(known_of, Labels) and (known_of.lifted or known_of.chosen is not None):
         return False
-    if call.kind in ("conv", "shuffle"):
-        return any(axis is not None for axis in trace.labels(source).axes[1:])
+    if call.kind in ("conv", "shuffle", "pad"):
+        return any(axis is not None for axis in trace.labels(source).axes[call.kind != "pad" :])
     if call.kind in REGROUPS:
         raw = trace.raw(source)
         if raw is None or isinstance(raw, Grid):
             return raw is not None
         return call.kind == "view" and any(axis is not None for axis in raw.axes)
     return call.kind in ("recurrent", "packed")
+
+
+def is_circular(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Does a padding go on at one end with what lies at the other? torch copies the parts into empty memory."""
+    return (args[2] if len(args) > 2 else kwargs.get("mode")) == "circular"
 
 
 def unseen(trace: TraceState, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -153,6 +159,9 @@ def known(
         return recurrent(trace, func, args, out)
     if call.kind == "packed":
         return packed(trace, args, out)
+    if call.kind == "pad":
+        step = Call("circular padding", torch.ops.aten.pad.default, args, {}, out)
+        return [(out, kept_but(trace, step, list(range(2, out.dim()))))]
     if call.kind in REGROUPS:
         if not isinstance(out, Tensor):
             return None

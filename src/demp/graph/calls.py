@@ -26,12 +26,12 @@ KINDS: dict[Any, str] = {
     **dict.fromkeys((torch.mean, Tensor.mean), "mean"),
     **dict.fromkeys((torch.sum, Tensor.sum, torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm,
                      F.normalize, torch.amax, Tensor.amax, torch.max, Tensor.max), "sum"),
-    torch.conv1d: "conv", torch.channel_shuffle: "shuffle", F.multi_head_attention_forward: "heads",
+    F.pad: "pad", torch.conv1d: "conv", torch.channel_shuffle: "shuffle", F.multi_head_attention_forward: "heads",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
     F.rms_norm: "norm", torch.rms_norm: "norm", F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm",
 }  # fmt: skip
-"""How user code spells such a call, and its kind. ``sum``, ``recurrent`` and ``packed`` are never planned."""
+"""How user code spells such a call, and its kind. ``sum``, ``pad``, ``recurrent`` and ``packed`` are never planned."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",

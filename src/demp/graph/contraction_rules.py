@@ -1,14 +1,12 @@
 """Axis rules for matrix products, and what all contractions share: where neurons are born and where they are read."""
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
-from demp.graph.heads import note_heads, paired, shared
 from demp.graph.operations import Call
-from demp.graph.parts import HEADS
+from demp.graph.position_rules import BATCH, BATCHED, bare, by_table, over_positions, shifted
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import rule, whole
 from demp.graph.trace_state import TraceState
@@ -19,7 +17,6 @@ CONTRACTIONS = frozenset(CONVOLUTIONS + PRODUCTS)
 """ATen operations that sum over a neuron axis and whose operand can be observed."""
 SHIFTED = ("addmm", "baddbmm", "addmv")
 """Products whose first argument is added to what they make."""
-BATCH = "neurons on the batch axis of a batched product"
 STANDARDISED = "read by a weight that is standardised over its inputs: without one of them every output would change"
 
 
@@ -54,11 +51,14 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
     a_in = a.dim() - 1
     a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
     out: list[Axis | None] = [None] * call.out.dim()
+    by_position = by_table(trace, call, (a, b), (b_in, b_out), bias)
+    if by_position is not None:
+        return by_position
     if right.weight is not None and not left.constant:
         made = join(trace, right, maker(trace, right, b_out, call.out.shape[-1]), bias)
         read(trace, left, a_in, right, b_in, operand=first)
         trace.contraction(right.weight, flops, right.axes[b_in], made)
-        if call.name == "bmm" or call.name == "baddbmm":
+        if call.name in BATCHED:
             freeze_batch(trace, left, right)
         return produced(trace, call.out, left, a_in, made, right, at_end=b_out is not None)
     if left.source is not None and not right.constant and a_out is not None:
@@ -78,6 +78,8 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
             out[-1] = right.axes[b_out]
         return Labels(tuple(out))
     separate = bare(left, a_in) and bare(right, b_in)
+    if call.name == "addmm" and separate and not (left.constant or right.constant):
+        return shifted(trace, call, over_positions(trace, call, left, right, flops), bias)
     if bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
         for axis in (left.axes[a_in], right.axes[b_in]):
             trace.freeze_axis(axis, "product of two activations")
@@ -92,39 +94,6 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
         made = maker(trace, right, b_out, call.out.shape[-1])
         out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, trace.tick())
     return Labels(tuple(out), constant=left.constant and right.constant)
-
-
-def bare(labels: Labels, axis: int) -> bool:
-    """Has this axis no neurons?"""
-    return labels.axes[axis] is None
-
-
-def bare_of(labels: Labels) -> Labels:
-    """Without neurons on any axis."""
-    return replace(labels, axes=(None,) * len(labels.axes))
-
-
-def over_positions(trace: TraceState, call: Call, left: Labels, right: Labels, flops: int) -> Labels:
-    """A product that sums over positions (of space, over the nodes of a graph): neurons of both sides stay apart.
-
-    What lies on the batch axis of both sides (heads of attention) is multiplied each with its own.
-    """
-    for labels in (left, right):
-        if labels.constant:
-            for axis in labels.axes:
-                trace.freeze_axis(axis, "the weight is computed in the forward")
-    batch = None
-    if call.name == "bmm" and right.copies and shared(trace, left.axes[0], 0, right):
-        batch, right = left.axes[0], bare_of(right)
-    elif call.name == "bmm":
-        batch = paired(trace, left.axes[0], right.axes[0], BATCH)
-    for labels, tensor in ((left, call.args[0]), (right, call.args[1])):
-        if batch is not None and labels.axes[0] is not None:
-            note_heads(trace, labels.axes[0], tensor.shape[2 if labels is left else 1])
-    trace.contraction(None, flops, None, batch)
-    lead = (batch,) if call.name == "bmm" else ()
-    made = Labels((*lead, left.axes[-2], right.axes[-1]), constant=left.constant and right.constant)
-    return made if batch is None else trace.site_on(made, 0, HEADS, certain=False)
 
 
 def maker(trace: TraceState, weight: Labels, axis: int | None, size: int) -> Axis | None:

@@ -127,6 +127,7 @@ def prepared(model: nn.Module, substitutes: Mapping[str, Tensor], training: bool
     """What is known before a forward runs: the tensors of a model, and what its modules say of them."""
     trace = TraceState(substitutes, training=training, offer=offer)
     trace.groups, trace.recurrent = groups_of(model), recurrent_modules(model)
+    trace.buffers = {name for name, _ in model.named_buffers()}
     trace.fused = {path for path, module in model.named_modules() if isinstance(module, nn.TransformerEncoderLayer)}
     trace.parents = {path.rpartition(".")[0] for path, _ in model.named_modules() if path}
     for path, module in model.named_modules():

@@ -6,8 +6,9 @@ import torch
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.operations import Call
-from demp.graph.rules import rule
+from demp.graph.rules import rule, unknown
 from demp.graph.trace_state import TraceState
+from demp.graph.zeros import note_lifted
 
 PICKS = "picks neurons by index"
 GROUPED_MM = (
@@ -59,6 +60,41 @@ def index_select(trace: TraceState, call: Call) -> Labels:
         trace.freeze_axis(axes[dim], f"index_select {PICKS}")
         axes[dim] = None
     return Labels(tuple(axes), constant=labels.constant)
+
+
+@rule("index_put", "index_put_")
+def index_put(trace: TraceState, call: Call) -> Labels | None:
+    """Values are written or added at indices of the first axes; along the others both sides meet."""
+    base, indices, values = call.args[0], list(call.args[1]), call.args[2]
+    masks = (torch.bool, torch.uint8)
+    if trace.recording.offer.bare or not indices or any(one is None for one in indices):
+        return unknown(trace, call)
+    rest = base.dim() - sum(one.dim() if one.dtype in masks else 1 for one in indices)
+    for tensor in (base, values):
+        for axis in trace.labels(tensor).axes[: max(tensor.dim() - rest, 0)]:
+            trace.freeze_axis(axis, f"{call.name} {PICKS}")
+    met = trace.meet([base, values], base.shape[base.dim() - rest :], call.name)
+    return Labels((*[None] * (base.dim() - rest), *met.axes), constant=met.constant)
+
+
+@rule("segment_reduce")
+def segment_reduce(trace: TraceState, call: Call) -> Labels | None:
+    """Rows that follow one another are reduced to one (nodes of each graph of a batch); other axes stay apart."""
+    lengths = call.kwargs.get("lengths")
+    if call.kwargs.get("axis", 0) != 0 or lengths is None or lengths.dim() != 1:
+        return unknown(trace, call)
+    first, *others = trace.labels(call.args[0]).axes
+    trace.freeze_axis(first, "segment_reduce over the neuron axis mixes neurons")
+    note_lifted(trace, others, call.name)
+    return Labels((None, *others))
+
+
+@rule("index_reduce", "index_reduce_")
+def index_reduce(trace: TraceState, call: Call) -> Labels:
+    """Rows are reduced into others, each neuron by itself."""
+    labels = index_add(trace, call)
+    note_lifted(trace, labels.axes, call.name)
+    return labels
 
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_")

@@ -49,6 +49,8 @@ class TraceState:
         """Paths of modules that have parts of their own."""
         self.recurrent: set[str] = set()
         """Paths of torch's own recurrent layers."""
+        self.buffers: set[str] = set()
+        """Names of the model's buffers."""
         self.fused: set[str] = set()
         """Paths of modules that torch may run in one operation with all of their parts."""
         self._ticks = 0
