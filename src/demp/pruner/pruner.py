@@ -34,8 +34,8 @@ from demp.pruner.validation import (
 )
 from demp.pruner.view import LiveView
 from demp.surgery import CutReport, denormals
-from demp.surgery.cut import as_optimizers
 from demp.surgery.guards import outside_autocast
+from demp.surgery.optimizers import as_optimizers
 
 
 class Pruner(OfRun, EarlierPruner):
@@ -106,15 +106,16 @@ class Pruner(OfRun, EarlierPruner):
         The optimizer before it is let go; as long as it lives its state still follows the cuts.
 
         Raises:
-            UsageError: the pruner has ended, or this optimizer is its own already.
+            UsageError: the pruner has ended, or this is its own already, or no optimizer.
         """
         if self._detached:
             raise UsageError("this pruner has ended (finish() or detach()); make another one for another run")
-        before = self.optimizers
-        if optimizer in before:
+        before, after = self.optimizers, as_optimizers(optimizer)
+        validate_attachment(after, attach=True)
+        if any(one is held for one in after for held in before):
             raise UsageError("this pruner has its optimizer already")
-        self._take((optimizer,))
-        self._attachment.move(optimizer, self)
+        self._take(after)
+        self._attachment.move(after[0], self)
         self._run.others.keep(before)
         self._run.others.handed_over()
 
