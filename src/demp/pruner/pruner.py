@@ -15,7 +15,7 @@ from demp.parallel import Stopwatch
 from demp.pruner.attachment import Attachment
 from demp.pruner.checkpoint import restore, saved_state, say_ended
 from demp.pruner.checks import Checks
-from demp.pruner.copies import PrunerCopy
+from demp.pruner.copies import PrunerCopy, pickled
 from demp.pruner.cutter import Cutter
 from demp.pruner.earlier import EarlierPruner
 from demp.pruner.examples import Examples
@@ -246,7 +246,7 @@ class Pruner(OfRun, EarlierPruner):
         return f"<Pruner {self.summary().head()}>"
 
     def __reduce__(self) -> Any:
-        return PrunerCopy, (self.state_dict(), self.history, self.summary(), self.metrics())
+        return pickled(PrunerCopy(self.state_dict(), self.history, self.summary(), self.metrics()))
 
     def detach(self) -> None:
         """Remove all hooks of this pruner from model and optimizers."""
