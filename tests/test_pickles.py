@@ -5,10 +5,11 @@ import io
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import multiprocessing, nn
 
 import demp
 from demp.errors import UsageError
@@ -142,3 +143,28 @@ def test_a_copy_of_a_pruner_is_its_state_and_prunes_nothing():
         )  # fmt: skip
         resumed.load_state_dict(other.state_dict())
         assert torch.equal(resumed.state.removed, pruner.state.removed) and resumed.step == 5
+
+
+def told(pruner: Any, queue: Any) -> None:
+    """What another process finds in the pruner that was sent to it."""
+    state = pruner.state_dict()
+    queue.put((repr(pruner), state["step"], int(state["gone"].sum()), [r.removed for r in pruner.history]))
+
+
+def test_a_pruner_is_sent_to_a_process_that_starts():
+    """Its state is made for the occasion, and torch shares memory that must outlive the start."""
+    model, starting = build(PlainNet), multiprocessing.get_context("spawn")
+    kill(model.norm1, [1, 4])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    pruner = demp.DemP(model, optimizer, example_inputs=(examples(IMAGE),), total_steps=8, period=4)
+    for steps in (0, 3, 2, 3):  # at the start, in a window, behind a cut, at the end
+        train(model, optimizer, IMAGE, range(pruner.step, pruner.step + steps))
+        if pruner.step == 8:
+            pruner.finish()
+        queue = starting.Queue()
+        process = starting.Process(target=told, args=(pruner, queue))
+        process.start()
+        text, step, gone, removed = queue.get(timeout=120)
+        process.join()
+        assert f"step {pruner.step} of 8" in text and step == pruner.step
+        assert gone == int(pruner.state.removed.sum()) and removed == [r.removed for r in pruner.history]

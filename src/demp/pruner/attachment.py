@@ -7,6 +7,7 @@ import torch
 
 from demp.errors import UsageError
 from demp.parallel import Context, local_piece, uncompiled
+from demp.surgery.optimizers import hook_step
 
 
 class Steps(Protocol):
@@ -71,6 +72,7 @@ def hooked(optimizer: torch.optim.Optimizer, steps: Steps, context: Callable[[],
         if counts:
             steps.skip_step() if overflowed(opt) else steps.after_step()
 
+    hook_step(optimizer)
     return [
         optimizer.register_step_pre_hook(uncompiled(before)),
         optimizer.register_step_post_hook(uncompiled(after)),

@@ -1,6 +1,8 @@
 """What a copy or a pickle of a pruner is: its state and its history, and no second hand on any model."""
 
+import pickle
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 from demp.errors import UsageError
@@ -65,3 +67,14 @@ class PrunerCopy:
 
     def __repr__(self) -> str:
         return f"<copy of Pruner {self.total.head()}>"
+
+
+def pickled(copy: PrunerCopy) -> tuple[Any, ...]:
+    """How to make this copy again, for ``__reduce__``.
+
+    A process that is being started takes it as bytes: torch would hand it the shared memory of the tensors, which ends
+    with this copy, before the process has begun.
+    """
+    if get_spawning_popen() is not None:
+        return pickle.loads, (pickle.dumps(copy),)
+    return PrunerCopy, (copy.state, copy.history, copy.total, copy.numbers)

@@ -15,7 +15,7 @@ from demp.parallel import Stopwatch
 from demp.pruner.attachment import Attachment
 from demp.pruner.checkpoint import restore, saved_state, say_detached, say_ended
 from demp.pruner.checks import Checks
-from demp.pruner.copies import PrunerCopy
+from demp.pruner.copies import PrunerCopy, pickled
 from demp.pruner.cutter import Cutter
 from demp.pruner.earlier import EarlierPruner
 from demp.pruner.examples import Examples
@@ -34,9 +34,9 @@ from demp.pruner.validation import (
 )
 from demp.pruner.view import LiveView
 from demp.surgery import CutReport, denormals
-from demp.surgery.cut import as_optimizers
 from demp.surgery.earlier import names_of_today
 from demp.surgery.guards import outside_autocast
+from demp.surgery.optimizers import as_optimizers
 
 
 class Pruner(OfRun, EarlierPruner):
@@ -108,15 +108,16 @@ class Pruner(OfRun, EarlierPruner):
         The optimizer before it is let go; as long as it lives its state still follows the cuts.
 
         Raises:
-            UsageError: the pruner has ended, or this optimizer is its own already.
+            UsageError: the pruner has ended, or this is its own already, or no optimizer.
         """
         if self._detached:
             raise UsageError("this pruner has ended (finish() or detach()); make another one for another run")
-        before = self.optimizers
-        if optimizer in before:
+        before, after = self.optimizers, as_optimizers(optimizer)
+        validate_attachment(after, attach=True)
+        if any(one is held for one in after for held in before):
             raise UsageError("this pruner has its optimizer already")
-        self._take((optimizer,))
-        self._attachment.move(optimizer, self)
+        self._take(after)
+        self._attachment.move(after[0], self)
         self._run.others.keep(before)
         self._run.others.handed_over()
 
@@ -247,7 +248,7 @@ class Pruner(OfRun, EarlierPruner):
         return f"<Pruner {self.summary().head()}>"
 
     def __reduce__(self) -> Any:
-        return PrunerCopy, (self.state_dict(), self.history, self.summary(), self.metrics())
+        return pickled(PrunerCopy(self.state_dict(), self.history, self.summary(), self.metrics()))
 
     def detach(self) -> None:
         """Remove all hooks of this pruner from model and optimizers."""

@@ -1,6 +1,6 @@
 """``demp.cut``: remove neurons from a live model by hand."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,12 @@ from demp.surgery.copies import as_copies
 from demp.surgery.earlier import names_of_today
 from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
 from demp.surgery.live import LiveModel
+from demp.surgery.optimizers import Optimizers, as_optimizers
 from demp.surgery.plan import Limits, plan_cut
 from demp.surgery.proving import VerifyOptions
 from demp.surgery.record import record_of
 from demp.surgery.report import CutReport
 from demp.surgery.transaction import execute
-
-Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
 @outside_autocast()
@@ -148,13 +147,6 @@ def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
         flags[name] = torch.zeros(layer.width, dtype=torch.bool)
         flags[name][chosen.long().flatten()] = True
     return flags
-
-
-def as_optimizers(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
-    """None, one or several optimizers as a tuple."""
-    if optimizer is None:
-        return ()
-    return (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
 
 
 def refuse_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
