@@ -158,11 +158,11 @@ def test_a_known_graph_need_not_be_traced_again():
 
 
 def test_no_batches_is_an_error():
-    with pytest.raises(UsageError, match="no batches to judge death on"):
+    with pytest.raises(UsageError, match="no batches to look for dead neurons on"):
         demp.alive(build(Mlp), [])
     model = build(Mlp)
     graph = demp.trace(model, (examples(VECTOR),))
-    with pytest.raises(UsageError, match="no batches to judge death on"):
+    with pytest.raises(UsageError, match="no batches to look for dead neurons on"):
         probe(model, graph.dense, [], Criterion())
 
 

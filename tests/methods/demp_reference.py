@@ -28,10 +28,10 @@ class Kin:
 
 @dataclass(frozen=True)
 class Made:
-    """A parameter that makes neurons; ``witness`` is the shift vector whose data gradient tells who lives."""
+    """A parameter that makes neurons; ``liveness`` is the shift vector whose data gradient tells who lives."""
 
     parameter: str
-    witness: str
+    liveness: str
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class Algorithm1:
 
     def live_entries(self, made: Made, gradients: dict[str, Tensor]) -> Tensor:
         """Per entry of the parameter: does its neuron have a data gradient?"""
-        witness = gradients[made.witness]
+        liveness = gradients[made.liveness]
         if self.settings.noise == "all":
-            rows = torch.ones(len(witness), dtype=torch.bool)
+            rows = torch.ones(len(liveness), dtype=torch.bool)
         else:
-            rows = torch.tensor([bool((row != 0).any()) for row in witness])
+            rows = torch.tensor([bool((row != 0).any()) for row in liveness])
         shape = self.w[made.parameter].shape
         return rows.view(-1, *[1] * (len(shape) - 1)).expand(shape)
 

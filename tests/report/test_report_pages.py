@@ -28,7 +28,7 @@ def test_the_headline_of_a_sweep(sweep):
     assert "Within one point of dense (90.1 %), demp, strength 0.01 needs the fewest FLOPs: 60 % of dense's" in answers
     assert "1 of 2 settings stays within it" in answers
     assert "demp, strength 0.1 spends 60 % of dense training's FLOPs and 0.60× its time, for 88.5 % accuracy" in answers
-    assert "demp, strength 0.1 keeps fewest, 20 %; half of what it removes is gone after 25 % of the run." in answers
+    assert "demp, strength 0.1 keeps fewest, 20 %; half of what it removes has left after 25 % of the run." in answers
     assert "A training step of demp, strength 0.1 takes 0.60× of dense's; 2 of 2 settings are faster" in answers
 
 
@@ -104,8 +104,10 @@ def test_a_single_run_stands_beside_its_dense_network(tmp_path):
     text, reader, data = made([write_run(tmp_path / "run", removed=0.5)])
     assert words(reader, "h1") == ["−50 % parameters, 90.0 % accuracy, step 0.57×"]
     answers = words(reader, "p")
-    assert "32 of 64 neurons went in 4 cuts, the first at step 25; half of them were gone by step 50 of 200." in answers
-    assert "50 % of the neurons are gone; act lost most (4 of 8 left)." in answers
+    assert (
+        "32 of 64 neurons went in 4 cuts, the first at step 25; half of them were removed by step 50 of 200." in answers
+    )
+    assert "50 % of the neurons are removed; act lost most (4 of 8 left)." in answers
     assert "<select" not in text and 'id="settings"' not in text
     assert [row[:2] for row in data["cuts"]["run"]] == [[25, 8], [50, 8], [75, 8], [100, 8]]
     assert data["series"]["run"]["train/loss"][0] == [5, 0.4]

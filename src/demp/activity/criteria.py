@@ -52,11 +52,11 @@ class Criterion:
         return "saturated" if self.kind == "auto" else "epsilon"
 
     def of_moments(self, activation: str) -> bool:
-        """Is it judged by mean and deviation over all batches, rather than by each batch on its own?"""
+        """Is death decided by mean and deviation over all batches, rather than by each batch on its own?"""
         return self.resolve(activation) == "saturated"
 
     def is_exact(self, activation: str) -> bool:
-        """Does removal leave the outputs on the judged examples unchanged?"""
+        """Does removal leave the outputs on the examples looked at unchanged?"""
         return self.resolve(activation) == "exact"
 
     def flat(self, deviation: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ class Criterion:
         return deviation <= (DEFAULT_EPS["saturated"] if self.eps is None else self.eps)
 
     def alone(self, activation: str) -> bool:
-        """Is a neuron judged by what it outputs alone, not beside others?"""
+        """Is death decided by what it outputs alone, not beside others?"""
         return not (self.relative and self.resolve(activation) == "epsilon")
 
     def dead(self, activation: str, values: "Peaks") -> Tensor:
         """Per neuron, whether it is dead in this batch. A neuron with a nan is alive."""
         kind = self.resolve(activation)
-        assert kind != "saturated", "judged by its moments"
+        assert kind != "saturated", "decided by its moments"
         if kind == "exact":
             return (values.top == 0) & (values.bottom == 0)
         if kind == "negative-only":
@@ -99,7 +99,7 @@ class Peaks:
             UsageError: the batch is empty.
         """
         if values.numel() == 0 and values.shape[axis]:
-            raise UsageError("cannot judge neurons on an empty batch")
+            raise UsageError("cannot look for dead neurons on an empty batch")
         top, bottom = reduced(values, axis, torch.amax), reduced(values, axis, torch.amin)
         wide = torch.promote_types(values.dtype, torch.float32)
         return cls(top, bottom, rows(values, axis).sum(1, dtype=wide) if needs_total else top)

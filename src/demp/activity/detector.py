@@ -22,14 +22,14 @@ from demp.parallel import Hook
 
 Batches = Callable[[int], Iterable[Any]] | Sequence[Any]
 Collect = Literal["auto", "probe", "window", "batches"]
-"""Where death is judged: ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nowhere."""
+"""Where dead neurons are looked for: ``DemPConfig.collect``; ``batches``: on batches if there are, else nowhere."""
 DEFAULT_WINDOW = 12
 UNSEEN = (
     "no training forward was seen before this check that calls the modules which read neurons, so no neuron was found "
     "dead; pass batches=..."
 )
 PROOF_EXAMPLES = 128
-"""A cut is proven on at most this many of the examples that judged the death."""
+"""A cut is proven on at most this many of the examples that showed the death."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class Detector:
             self._in_evaluation = inputs
 
     def _probe_batches(self, step: int) -> Iterable[Any]:
-        """The batches of this check, made once: the first of those that judge the death also proves the cut."""
+        """The batches of this check, made once: the first of those that show the death also proves the cut."""
         batches = self._sources.batches
         for batch in () if batches is None else made(batches, self.seed + step):
             self._proof = batch if self._proof is None else self._proof

@@ -43,7 +43,7 @@ class Moments:
         """
         size = values.shape[axis]
         if values.numel() == 0 and size:
-            raise UsageError("cannot judge neurons on an empty batch")
+            raise UsageError("cannot look for dead neurons on an empty batch")
         middle = values[tuple(slice(None) if d == axis else n // 2 for d, n in enumerate(values.shape))]
         centre = middle.to(torch.promote_types(values.dtype, torch.float32))
         count = values.numel() // max(size, 1)

@@ -20,7 +20,7 @@ from demp.parallel import Context, user_module
 
 @dataclass(frozen=True)
 class Detection:
-    """Who is dead or saturated, judged on how many examples."""
+    """Who is dead or saturated, and on how many examples that was seen."""
 
     dead: dict[str, Tensor]
     """Layer name -> boolean per neuron, dense numbering: dead or, by the criterion ``saturated``, constant. A removed
@@ -29,7 +29,7 @@ class Detection:
     examples: int
     means: dict[str, Tensor] = field(default_factory=dict)
     """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the read point where
-    it is largest). Only of layers that are judged as ``saturated``; nan where nothing is known or nothing is left."""
+    it is largest). Only of layers with the criterion ``saturated``; nan where nothing is known or nothing is left."""
     deviations: dict[str, Tensor] = field(default_factory=dict)
     """Layer name -> its deviation over the mean deviation of its layer (at the read point where that is largest): the
     smaller, the flatter. As ``means``."""
@@ -88,7 +88,7 @@ def probe(
             if until_settled and tally.settles and not bool(tally.agreed().any()):
                 break
     if count == 0:
-        raise UsageError("no batches to judge death on; give at least one batch of training examples")
+        raise UsageError("no batches to look for dead neurons on; give at least one batch of training examples")
     return detection_of((tally,), count, examples)
 
 
@@ -149,13 +149,13 @@ def alive(
     Raises:
         UsageError: there is no batch, or the model does not run on one.
     """
-    judged = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
+    chosen = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
     batches = list(batches)
     if not batches:
-        raise UsageError("no batches to judge death on; give at least one batch of training examples")
+        raise UsageError("no batches to look for dead neurons on; give at least one batch of training examples")
     model = user_module(model)
     graph = graph or trace(model, batches[0])
-    detection = probe(model, graph.dense, batches, judged)
+    detection = probe(model, graph.dense, batches, chosen)
     return {name: ~dead for name, dead in detection.dead.items()}
 
 

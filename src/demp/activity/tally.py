@@ -94,7 +94,7 @@ class Tally:
             self._look_at_peaks(key, operand.detach(), axis)
 
     def _look_at_peaks(self, key: Key, operand: Tensor, axis: int) -> None:
-        """Ask those neurons that nobody saw alive yet; where one is judged beside others, ask all."""
+        """Ask those neurons that nobody saw alive yet; where one depends on others, ask all."""
         asked = [seat for seat in self._seats[key] if not self._by_moments[seat.layer]]
         asked = [self._in_doubt(s) if self.criterion.alone(self._activation(s)) else s for s in asked]
         asked = [seat for seat in asked if len(seat.positions)]
@@ -146,28 +146,28 @@ class Tally:
         """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither).
 
         A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
-        read points of its own is judged by the layers that carry its neurons on.
+        read points of its own is dead by the layers that carry its neurons on.
         """
         agreed = self.agreed()
         return {
-            layer.name: self._judged(number) if layer.reads else agreed[layer.classes]
+            layer.name: self._dead_by_criterion(number) if layer.reads else agreed[layer.classes]
             for number, layer in enumerate(self.graph.layers)
         }
 
     def agreed(self) -> Tensor:
         """Per class: dead or saturated in every layer that reads it."""
-        judged = {layer.name: self._judged(n) for n, layer in enumerate(self.graph.layers) if layer.reads}
-        return self.graph.agreed(judged) & ~self.state.removed
+        dead = {layer.name: self._dead_by_criterion(n) for n, layer in enumerate(self.graph.layers) if layer.reads}
+        return self.graph.agreed(dead) & ~self.state.removed
 
     def flatness(self) -> dict[str, Flatness]:
-        """Layer name -> how flat its neurons are, for the layers that are judged by their moments."""
+        """Layer name -> how flat its neurons are, for the layers that have a criterion of moments."""
         found = {}
         for number, layer in enumerate(self.graph.layers):
             if self._by_moments[number] and layer.reads:
                 found[layer.name] = self._flatness(number)
         return found
 
-    def _judged(self, number: int) -> Tensor:
+    def _dead_by_criterion(self, number: int) -> Tensor:
         layer, flags = self.graph.layers[number], self._dead[number]
         if self._by_moments[number]:
             flags = self.criterion.flat(self._flatness(number).deviation)

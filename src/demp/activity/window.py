@@ -1,4 +1,4 @@
-"""A passive window: judge death on the training forwards that happen anyway."""
+"""A passive window: find dead neurons in the training forwards that happen anyway."""
 
 from typing import Any
 

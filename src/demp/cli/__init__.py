@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: BaseException, as_json: bool) -> int:
-    code, text = _verdict(error)
+    code, text = _exit_code_and_text(error)
     print(f"demp: {text}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": text, "exit_code": code}))
     return code
 
 
-def _verdict(error: BaseException) -> tuple[int, str]:
+def _exit_code_and_text(error: BaseException) -> tuple[int, str]:
     if isinstance(error, TrainingInterrupted):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):

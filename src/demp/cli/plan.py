@@ -13,7 +13,10 @@ from demp.train.run import Run
 
 
 class Announcement(Observer):
-    """Speaks before the first step. ``sure``: never asks. Without a terminal to answer at, nothing is asked either."""
+    """Prints what is about to happen, before the first step. ``sure``: never asks.
+
+    Without a terminal to answer at, nothing is asked either.
+    """
 
     def __init__(self, console: Console, *, sure: bool) -> None:
         self.console, self.sure = console, sure

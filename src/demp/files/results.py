@@ -14,7 +14,7 @@ SCHEMA = 1
 DONE, FAILED = "done", "failed"
 
 TRAINING = "demp.sweep.training:trained"  # as results of every version name it, wherever the module is
-"""The work of which the tables speak."""
+"""The kind of work that the tables show."""
 TEXTS = ("split", "machine", "torch")
 DENSE = ("flops_dense", "train_flops_dense")
 NUMBERS = (

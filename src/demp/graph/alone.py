@@ -35,7 +35,7 @@ def helpers(kind: type[nn.Module]) -> dict[str, FunctionType]:
 
 
 def names_in(code: CodeType) -> Iterator[str]:
-    """Every name that a function, or one inside it, speaks of."""
+    """Every name that a function, or one inside it, names."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):

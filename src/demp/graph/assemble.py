@@ -224,7 +224,7 @@ def describe(
         if not read_by and not any(is_read(reads, p) for p in partners):
             removable = torch.zeros_like(removable)
             for c in members:
-                why.setdefault(c, "no contraction reads this layer, so its death cannot be judged")
+                why.setdefault(c, "no contraction reads this layer, so whether its neurons are dead cannot be seen")
         made_by = makers.of(classes[classes > 0])
         if recording.sites[site].kind in (STREAM, LINEAR):
             made_by |= set(added_tensors(recording, numbering, classes))

@@ -69,10 +69,10 @@ def move_axes(trace: TraceState, call: Call) -> Any:
     elif kind == "squeeze":
         before, _ = trace.layout_before
         dims = call.dims(call.arg(1, "dim"), n) if n else []
-        gone = [d for d in dims if before[d] == 1]
-        for d in gone:
+        squeezed = [d for d in dims if before[d] == 1]
+        for d in squeezed:
             trace.freeze_axis(axes[d], "squeezed away")
-        axes = [axis for d, axis in enumerate(axes) if d not in gone]
+        axes = [axis for d, axis in enumerate(axes) if d not in squeezed]
     else:
         trace.freeze_tensor(call.args[0], f"unknown operation {call.name}")
         return None

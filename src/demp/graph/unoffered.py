@@ -1,4 +1,4 @@
-"""Outputs of weights that no activation carries, so that no layer speaks of them: which, and why."""
+"""Outputs of weights that no activation carries, so that they are in no layer: which, and why."""
 
 from collections import Counter
 

@@ -62,7 +62,7 @@ class View(Protocol):
 
     @property
     def can_detect(self) -> bool:
-        """Are there examples to judge death on?"""
+        """Are there examples to look for dead neurons on?"""
         ...
 
     def detect(self) -> Detection:

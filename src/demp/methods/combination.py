@@ -1,9 +1,9 @@
 """Two methods in one run: the first removes neurons, the second masks weights of what is left (``demp+rigl``).
 
 Penalty, noise and criterion of death are the first's, masks the second's; both say who goes. Noise never brings a
-masked weight back, since weights are held after it. Death is judged on the masked network. What a cut takes from a mask
-is missing from it, and each tensor keeps the density that it was given on the dense network: RigL and SET drop and grow
-what that takes at their next update.
+masked weight back, since weights are held after it. Dead neurons are looked for on the masked network. What a
+cut takes from a mask is missing from it, and each tensor keeps the density that it was given on the dense network:
+RigL and SET drop and grow what that takes at their next update.
 """
 
 import dataclasses

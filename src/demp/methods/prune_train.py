@@ -6,7 +6,7 @@ Every ``period``:    a channel goes once all weights that make it and all that r
 One strength serves all groups, whatever their size, so that large ones shrink no faster than small ones. Inputs of the
 first layer and outputs of the last one are no groups; nor are depthwise convolutions, as in the authors' code. To grow
 the batch as memory becomes free, as the paper does, is left to the training loop. The paper keeps, among layers that
-share a residual stream, the union of their channels: ``joins=False``. By default each block output is judged by its own
+share a residual stream, the union of their channels: ``joins=False``. By default each block output goes by its own
 weights, and goes only if the later sums that it would enter lose the channel too, so that nothing that matters is cut
 off; more can go than with the union. A layer whose channels are all small keeps its floor.
 

@@ -19,7 +19,7 @@ class Requirements:
     noise_weights_only: bool = False
     noise_others: bool = True
     collect: Collect = "auto"
-    """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nobody is judged or watched."""
+    """As ``DemPConfig.collect``; ``batches``: a probe where there are batches, else nothing is looked at or watched."""
     window_steps: int | None = None
     constants: bool = False
     """Neurons that it selects leave with their means as constants, where that changes the outputs less."""

@@ -1,7 +1,7 @@
 """Gradual saliency pruning: mask the weights whose removal changes the loss least, to first order.
 
 Every f steps of the window: s_t = S (1 - (1 - p)^3), and each tensor keeps its round(n (1 - s_t)) largest |w dL/dw|,
-with the gradient of that step alone (all its accumulated micro-batches). One batch is a noisy judge: a weight that
+with the gradient of that step alone (all its accumulated micro-batches). One batch is a noisy liveness: a weight that
 happens to have a small gradient there is masked for good.
 """
 

@@ -1,6 +1,6 @@
 """What the mask methods share: their config, when masks change, and which weights are dropped, grown and drawn.
 
-Masks are judged on the network as it is: where neurons were removed, every tensor keeps the density that it was given
+Masks are decided on the network as it is: where neurons were removed, every tensor keeps the density that it was given
 on the dense network.
 """
 
@@ -189,7 +189,7 @@ def grown(mask: Tensor, scores: Tensor, count: int, barred: Tensor | None = None
 def emptied_neurons(view: View) -> dict[str, Tensor]:
     """Layer name -> neurons that can go because of masks, without a change: nobody reads them, or nobody feeds them.
 
-    Who is fed by nobody still says something if its shift does; whether it does is judged on batches. Without batches
+    Who is fed by nobody still says something if its shift does; whether it does is seen on batches. Without batches
     it stays.
     """
     graph, dead = view.graph, view.graph.none_removed()

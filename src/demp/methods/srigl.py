@@ -7,7 +7,7 @@ Every ``mask_every`` steps, in each layer on its own (n weights are there, f_t =
     the others share the layer's budget: k = budget // active neurons, the same for all of them
     each keeps its weights among the K largest of the layer, but no more than k, and grows the rest by |gradient|
 
-An ablated neuron is judged again at each update and returns when enough of its weights are salient.
+An ablated neuron is looked at again at each update and returns when enough of its weights are salient.
 
 Where it differs from the authors' code: that drops arbitrary weights of a neuron that has more than k (it sorts
 booleans), here the smallest go; it may ablate the last layer, which the paper spares; it lets zeros fill up the K

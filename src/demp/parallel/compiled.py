@@ -70,7 +70,7 @@ def refuse_to_watch(model: nn.Module) -> None:
     if is_compiled(model):
         raise UsageError(
             "the model is compiled, and the forwards of a compiled model cannot be watched; give training examples to "
-            "judge death on (batches=... of a pruner, demp.alive(model, batches))"
+            "look for dead neurons on (batches=... of a pruner, demp.alive(model, batches))"
         )
 
 

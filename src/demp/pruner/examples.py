@@ -20,7 +20,7 @@ class Examples:
         return () if self.batches is None else made(self.batches, seed)
 
     def unlabelled(self) -> Batches | None:
-        """Batches of inputs alone, to judge death on."""
+        """Batches of inputs alone, to look for dead neurons on."""
         if self.batches is None or self.loss_fn is None:
             return self.batches
         return self._inputs_of_pairs

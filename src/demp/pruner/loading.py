@@ -54,7 +54,7 @@ def load_state_dict(
 
     A state dict of a cut model has the record of its cuts beside its tensors; ``torch.save`` and ``copy.deepcopy`` keep
     it. Of a model that was unpickled whole give the model itself. Where it is lost, and no residual sum adds two
-    widths, ``example_inputs`` let the widths speak for themselves: the dense model is traced, and its forward must run.
+    widths, ``example_inputs`` let demp read it from the widths: the dense model is traced, and its forward must run.
 
     Raises:
         UsageError: a tensor fits no widths of this model, the record is needed and lost, a pruner is at work on the

@@ -28,8 +28,8 @@ class PrunerOptions(TypedDict, total=False):
     """What `demp.DemP` and every other method take besides their own options."""
 
     batches: Batches | None
-    """Training examples without augmentation to judge death on: a list of batches, or a callable that takes a seed and
-    returns batches. Without them the training forwards before each check are watched."""
+    """Training examples without augmentation to look for dead neurons on: a list of batches, or a callable
+    that takes a seed and returns batches. Without them the training forwards before each check are watched."""
     loss_fn: Loss | None
     """Mean loss of output and targets, for methods that score by gradients; each of ``batches`` is then a pair of
     inputs and targets."""

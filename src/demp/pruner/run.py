@@ -1,4 +1,4 @@
-"""One run under one method: the model as it shrinks, the method, how far the run is, and who judges the neurons."""
+"""One run under one method: the model as it shrinks, the method, how far the run is, and who looks for dead neurons."""
 
 from typing import Any
 

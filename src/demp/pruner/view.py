@@ -17,7 +17,7 @@ from demp.parallel import whole_tensor
 from demp.pruner.earlier import EarlierView
 from demp.pruner.run import OfRun, PruningRun
 
-NOTHING_JUDGED = {"batches": 0, "examples": 0, "forwards": 0}
+NOTHING_LOOKED_AT = {"batches": 0, "examples": 0, "forwards": 0}
 
 
 class LiveView(OfRun, EarlierView):
@@ -27,10 +27,10 @@ class LiveView(OfRun, EarlierView):
         self._run, self._shrinking, self._examples = run, run.shrinking, run.examples
         self.meter, self.graph = run.meter, run.shrinking.graph
         self.final = False
-        self.judged = dict(NOTHING_JUDGED)
+        self.judged = dict(NOTHING_LOOKED_AT)
         """Batches and examples looked at since the last check began, and their cost in forwards of one example."""
         self.found: Detection | None = None
-        self._judged_at = -1
+        self._detected_at = -1
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
@@ -39,17 +39,17 @@ class LiveView(OfRun, EarlierView):
 
     def forget(self) -> None:
         """Forget what this check has found."""
-        self.found, self.judged = None, dict(NOTHING_JUDGED)
+        self.found, self.judged = None, dict(NOTHING_LOOKED_AT)
 
     @property
     def can_detect(self) -> bool:
-        """Are there examples to judge death on?"""
+        """Are there examples to look for dead neurons on?"""
         return self._run.detector.has_examples
 
     def detect(self) -> Detection:
         """Who is dead now. Among several ranks all must ask."""
-        if self.found is None or self._judged_at != self._run.step:
-            self._judged_at = self._run.step
+        if self.found is None or self._detected_at != self._run.step:
+            self._detected_at = self._run.step
             context = self._shrinking.context
             with context.whole(self._shrinking.model), context.together():
                 mine = self._run.detector.detect(self.state, self._run.step)

@@ -145,12 +145,12 @@ class Unit:
 
     parameter: nn.Parameter
     axis: int
-    witness: nn.Parameter
+    liveness: nn.Parameter
     """The shift vector that follows the weight, else the weight itself."""
-    witness_axis: int
+    liveness_axis: int
     classes: Tensor
     maker: nn.Parameter
-    """The weight, which is the witness while the shift has no gradient."""
+    """The weight, which is the liveness while the shift has no gradient."""
     maker_axis: int
 
 
@@ -181,8 +181,8 @@ class LiveNeurons:
                 if parameter.grad is not None:
                     self._live[id(parameter)] = parameter.grad != 0
         elif self._mask == "neuron-gradient":
-            seen = {id(u.maker): (u.maker.grad, u.maker_axis) for u in self._units if u.witness.grad is None}
-            seen |= {id(u.witness): (u.witness.grad, u.witness_axis) for u in reversed(self._units)}
+            seen = {id(u.maker): (u.maker.grad, u.maker_axis) for u in self._units if u.liveness.grad is None}
+            seen |= {id(u.liveness): (u.liveness.grad, u.liveness_axis) for u in reversed(self._units)}
             looked = {key: (grad, axis) for key, (grad, axis) in seen.items() if grad is not None}
             self._live = dict(zip(looked, nonzero_along(list(looked.values())), strict=True))
 
@@ -217,7 +217,7 @@ class LiveNeurons:
                 return None, False
             live = ~self.dead_classes[state.present(unit.classes)].to(unit.parameter.device)
         else:
-            live = self._live.get(id(unit.witness), self._live.get(id(unit.maker)))
+            live = self._live.get(id(unit.liveness), self._live.get(id(unit.maker)))
             if live is None:
                 return None, True
         shape = [1] * unit.parameter.dim()
@@ -225,7 +225,7 @@ class LiveNeurons:
         return live.view(shape), False
 
 
-def witnesses(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[str, str]:
+def liveness_parameters(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> dict[str, str]:
     """Weight -> the shift in whose gradient the liveness of its neurons shows: its norm's, else its bias.
 
     A weight that several norms follow has none: a neuron may be dead behind one of them and alive behind another.
@@ -244,7 +244,7 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
     for layer in graph.layers:
         made.update(layer.producers)
     slot_classes = {(slot.tensor, slot.axis): slot.classes for slot in graph.slots}
-    shifts = witnesses(parameters, graph)
+    shifts = liveness_parameters(parameters, graph)
     found: dict[str, Unit] = {}
     for weight, axis in made.items():
         if weight not in parameters or (weight, axis) not in slot_classes:
@@ -256,16 +256,16 @@ def units(parameters: dict[str, nn.Parameter], graph: NeuronGraph) -> list[Unit]
             return name in parameters and torch.equal(slot_classes.get((name, 0), NOTHING), mine)
 
         shift = shifts.get(weight)
-        witness, at = (parameters[shift], 0) if shift and alike(shift) else (parameters[weight], axis)
+        liveness, at = (parameters[shift], 0) if shift and alike(shift) else (parameters[weight], axis)
         maker = (parameters[weight], axis)
-        found[weight] = Unit(parameters[weight], axis, witness, at, mine, *maker)
+        found[weight] = Unit(parameters[weight], axis, liveness, at, mine, *maker)
         for norm in graph.norms:
             if norm.producer != weight:
                 continue
             for name in (norm.scale, norm.shift):
                 if name is not None and alike(name):
-                    found[name] = Unit(parameters[name], 0, witness, at, slot_classes[name, 0], *maker)
-    for norm in graph.norms:  # those behind a sum (pre-activation networks) speak for themselves
+                    found[name] = Unit(parameters[name], 0, liveness, at, slot_classes[name, 0], *maker)
+    for norm in graph.norms:  # those behind a sum (pre-activation networks) have liveness parameters of their own
         for name in (norm.scale, norm.shift):
             if name in parameters and name not in found and (name, 0) in slot_classes:
                 own = norm.shift if norm.shift in parameters else name

@@ -25,8 +25,8 @@ def refuse_not_finite(model: nn.Module) -> None:
         more = f" and {len(broken) - 1} more tensors" if broken[1:] else ""
         raise CutError(
             f"{broken[0]}{more} of {len(named)} hold values that are not finite: the training has diverged, and "
-            "nobody can be judged. Go back to a checkpoint, and look at the loss, the learning rate and the gradients "
-            "before it; nothing was cut"
+            "no dead neuron can be found. Go back to a checkpoint, and look at the loss, the learning rate and the "
+            "gradients before it; nothing was cut"
         )
 
 

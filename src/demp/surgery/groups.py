@@ -106,7 +106,7 @@ def steadiness(group: Group, c: int) -> float:
 
 
 def carried_positions(group: Group, left: Tensor, carrier: int) -> tuple[Tensor, Tensor]:
-    """Positions that go, and for each the position of the carrier that speaks for it."""
+    """Positions that go, and for each the position of the carrier that stands in for it."""
     home = (group.classes == carrier).nonzero().flatten()
     goes, carries = [], []
     for c in group.classes[left[group.classes]].unique().tolist():
@@ -116,7 +116,7 @@ def carried_positions(group: Group, left: Tensor, carrier: int) -> tuple[Tensor,
 
 
 def carried(use: Use, readers: Readers, goes: Tensor, carries: Tensor, share: Tensor) -> Tensor:
-    """What a weight gains, in its own shape, so that some positions speak for others."""
+    """What a weight gains, in its own shape, so that some positions stand in for others."""
     call, axis = use.call, weight_axis(use, readers)
     assert call is not None and axis is not None
     whole, view = readers.tensors[use.read.weight].detach(), call.view.detach()

@@ -103,8 +103,8 @@ def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
     """Per class: is it anything but zero at some read point?"""
     found = graph.none_removed()
     for use in every(readers):
-        speaks = (use.moments.mean != 0) | (use.moments.squares != 0)
-        found[use.read.classes[use.here][speaks]] = True
+        nonzero = (use.moments.mean != 0) | (use.moments.squares != 0)
+        found[use.read.classes[use.here][nonzero]] = True
     return found
 
 

@@ -60,7 +60,7 @@ class CutReport:
     """Layer -> why some of its dead neurons stayed."""
     hash: str
     judged: dict[str, int] = field(default_factory=dict)
-    """Batches and examples behind the judgement."""
+    """Batches and examples behind the detection."""
     notes: tuple[str, ...] = ()
     depths: Depths | None = None
     dead: int | None = None

@@ -34,7 +34,7 @@ from demp.surgery.training_proof import prove_training, refer_training
 from demp.surgery.verify import difference
 
 SAME = 3.0
-"""A drift on other examples up to so many times that of the proof is no news."""
+"""A drift on other examples up to so many times that of the proof needs no note."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def refuse_other_plans(plan: Plan, context: Context) -> None:
     Raises:
         CutError: the ranks have different plans.
     """
-    remedy = "nothing was cut on any rank; the ranks must judge with the same method and settings"
+    remedy = "nothing was cut on any rank; the ranks must look with the same method and settings"
     context.refuse_disagreement("planned another cut", plan.hash, remedy=remedy)
 
 
@@ -131,13 +131,13 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
         CutError: refused, or rolled back.
     """
     if options.constants is None:
-        return carry_out(live, plan, options, None)
+        return apply_plan(live, plan, options, None)
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
     refuse_other_plans(settled.plan, live.context)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
-        return carry_out(live, settled.plan, options, settled)
+        return apply_plan(live, settled.plan, options, settled)
     except Disagreement as error:
         if not settled.moves.shifts:
             raise CutError(explain(live, settled.plan, options, error)) from None
@@ -146,7 +146,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
         return operate(live, plan.without(stay), options)
 
 
-def carry_out(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
+def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
     """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Prove a cut: outputs before and after on the examples that judged the death."""
+"""Prove a cut: outputs before and after on the examples that showed the death."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -21,7 +21,7 @@ from demp.train.seeds import derive, generator
 from demp.train.stream import read_batches, read_fitted
 
 PIECE = 128
-"""Pictures that are judged at once: enough to keep a GPU busy, few enough for the caches of a CPU."""
+"""Images that are looked at at once: enough to keep a GPU busy, few enough for the caches of a CPU."""
 STATISTICS_SAMPLE = 2048
 """Pictures from which mean and deviation of a set that streams are estimated."""
 CHUNK = 4096

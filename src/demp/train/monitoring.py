@@ -18,7 +18,7 @@ SATURATED = "saturated/share"
 
 
 class Monitor:
-    """Judges death on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says.
+    """Looks for dead neurons on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says.
 
     ``trained`` is the model, or what wraps it, and ``context`` who trains it; ``pruner`` is None in dense training;
     ``placed`` brings pictures into the memory layout that the model has by then.
@@ -53,26 +53,28 @@ class Monitor:
         """The metrics of docs/files.md after so many steps; among several ranks all must ask, and all hear the same."""
         self._context.share_buffers()
         found = self._deaths.add(self._detect(self.config.examples, step), self._state())
-        news = {
+        values = {
             SHARE: found.dead_share,
             "dead/neurons": sum(layer.dead for layer in found.layers.values()),
             "dead/overlap": found.overlap,
             "dead/still": found.still,
             "dead/revived": found.revived,
         }
-        by_moments = any(map(self.config.judged_by().of_moments, (layer.activation for layer in self._graph.layers)))
+        by_moments = any(
+            map(self.config.death_criterion().of_moments, (layer.activation for layer in self._graph.layers))
+        )
         if by_moments:
-            news |= {SATURATED: found.saturated_share}
-            news["saturated/neurons"] = sum(layer.saturated for layer in found.layers.values())
+            values |= {SATURATED: found.saturated_share}
+            values["saturated/neurons"] = sum(layer.saturated for layer in found.layers.values())
         whole = self.config.whole_every_steps
         if whole and (step % whole == 0 or step == self._total_steps):
-            news[WHOLE] = self._share(self._detect(0, step))
+            values[WHOLE] = self._share(self._detect(0, step))
         if self.config.layers:
-            news |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
+            values |= {f"{SHARE}/{name}": layer.dead_share for name, layer in found.layers.items()}
             if by_moments:
                 layers = found.layers.items()
-                news |= {f"{SATURATED}/{name}": layer.saturated / max(1, layer.width) for name, layer in layers}
-        return {name: value for name, value in news.items() if not math.isnan(value)}
+                values |= {f"{SATURATED}/{name}": layer.saturated / max(1, layer.width) for name, layer in layers}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def _state(self) -> GraphState:
         return self._graph.dense if self._pruner is None else self._pruner.state
@@ -80,7 +82,7 @@ class Monitor:
     def _detect(self, examples: int, step: int) -> Detection:
         """Who is dead now on so many pictures; 0 are all."""
         with self._context.together():
-            mine = probe(self._model, self._state(), self._pictures(examples, step), self.config.judged_by())
+            mine = probe(self._model, self._state(), self._pictures(examples, step), self.config.death_criterion())
         return agreed(mine, self._context)
 
     def _pictures(self, examples: int, step: int) -> Iterator[tuple[Tensor]]:

@@ -227,8 +227,8 @@ class MonitorConfig:
         fits = not self.whole_every_steps or (self.every_steps > 0 and self.whole_every_steps % self.every_steps == 0)
         remedy = "give a multiple of monitor.every_steps, which must be above 0"
         check(fits, "monitor.whole_every_steps", self.whole_every_steps, remedy)
-        self.judged_by()
+        self.death_criterion()
 
-    def judged_by(self) -> Criterion:
+    def death_criterion(self) -> Criterion:
         """Return the criterion by which neurons count as dead."""
         return Criterion(kind=self.criterion, eps=self.eps or None, relative=self.relative)

@@ -72,8 +72,8 @@ def options_of(config: TrainConfig, train_size: int) -> dict[str, Any]:
 def examples(data: Data, placed: Callable[[Tensor], Tensor], *, whole: bool) -> Callable[[int], Iterator[Batch]]:
     """Un-augmented training pictures with labels, drawn by a check's seed.
 
-    Death is judged on ``data.probe_batches`` of them. A method that scores takes as many as its config says, from a
-    stream that ends with the training split (``whole``).
+    Dead neurons are looked for on ``data.probe_batches`` of them. A method that scores takes as many as its config
+    says, from a stream that ends with the training split (``whole``).
     """
 
     def drawn(check_seed: int) -> Iterator[Batch]:

@@ -124,7 +124,7 @@ class Campaign:
             records=found,
             failed=result_store.failures(jobs, self.known),
             table=study.table(found, self.scale) if found else None,
-            claims=judged(study.claims(found), self.scale),
+            claims=decided(study.claims(found), self.scale),
             skipped=own + self.store.foreign(study.id, jobs),
             files=[],
         )
@@ -142,7 +142,7 @@ class Campaign:
         return jobs
 
 
-def judged(claims: Sequence[Claim], scale: str) -> list[Claim]:
+def decided(claims: Sequence[Claim], scale: str) -> list[Claim]:
     """The claims; a smoke run says nothing about any."""
     return [replace(claim, holds=None) for claim in claims] if scale == "smoke" else list(claims)
 

@@ -26,7 +26,7 @@ class Fig11(Study):
     remark: ClassVar[str] = f"At scale cpu a quarter of the width, {CPU_STEPS} steps and three epsilons."
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """Dense training, judged at its end on 2,048 pictures."""
+        """Dense training, examined at its end on 2,048 pictures."""
         found = []
         for eps in EPSILONS[scale]:
             for rate in RATES:

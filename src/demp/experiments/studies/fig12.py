@@ -16,7 +16,7 @@ CLOSE = 0.02
 
 
 class Fig12(Study):
-    """Dead neurons over steps, judged on 512 examples and on all, nothing removed."""
+    """Dead neurons over steps, counted on 512 examples and on all, nothing removed."""
 
     id: ClassVar[str] = "fig12"
     title: ClassVar[str] = "ResNet-18 on CIFAR-10: dead on 512 pictures and on the whole training set"

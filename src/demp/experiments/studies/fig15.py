@@ -19,7 +19,7 @@ class Fig15(Frontier):
     title: ClassVar[str] = "ResNet-18 with LeakyReLU on CIFAR-10: accuracy against sparsity"
     section: ClassVar[str] = "App. F.7"
     remark: ClassVar[str] = (
-        "Two lines of DemP: a neuron is dead if its activation was negative on every judged example, as the paper's "
+        "Two lines of DemP: a neuron is dead if its activation was negative on every example looked at, as the paper's "
         "text has it, or if its sum over examples is not positive, as in the authors' code (gap 13). Scale cpu has "
         "EarlyCroP-S as the only baseline."
     )

@@ -99,19 +99,19 @@ class Fig8(Study):
                 sentence="With Adam the overlap stays above 0.99 after 15 % of the run, at every strength.",
                 paper="above 0.998",
                 ours=listed(lows),
-                holds=judged(lows, 0.99),
+                holds=decided(lows, 0.99),
             ),
             Claim(
                 sentence="With Adam more than 90 % of all neurons that were ever dead are dead at the end.",
                 paper="over 90 %, almost all (over 99 %) never revive",
                 ours=listed(ends),
-                holds=judged(ends, 0.9),
+                holds=decided(ends, 0.9),
             ),
             Claim(
                 sentence="With SGDM most of the neurons that were ever dead (more than half) are dead at the end.",
                 paper="about 75 %",
                 ours=listed(others),
-                holds=judged(others, 0.5),
+                holds=decided(others, 0.5),
             ),
         ]
 
@@ -157,7 +157,7 @@ def listed(values: dict[float, float | None]) -> str:
     return ", ".join(f"{number(value)} at λ {strength:g}" for strength, value in values.items())
 
 
-def judged(values: dict[float, float | None], low: float) -> bool | None:
+def decided(values: dict[float, float | None], low: float) -> bool | None:
     """Return whether all known values exceed ``low``, None if none is known."""
     found = [value for value in values.values() if value is not None]
     return all(value > low for value in found) if found else None

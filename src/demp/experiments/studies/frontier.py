@@ -22,7 +22,7 @@ MAIN = "DemP"
 WEIGHTS, NEURONS = "weights", "neurons"
 """The two axes."""
 HIGH = 0.8
-"""From this weight sparsity on the paper speaks of high sparsity."""
+"""From this weight sparsity on the paper calls it high sparsity."""
 HIGH_NEURONS = 0.55
 """The same on the axis of neurons: so many, evenly over the layers, take 80 % of the weights with them."""
 TIE = 0.01

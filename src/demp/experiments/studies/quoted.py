@@ -90,7 +90,7 @@ def closest(found: Sequence[Point], line: str, near: float | None) -> Point | No
 
 
 def standing_for(found: Sequence[Point], line: str, near: float) -> Point | None:
-    """The same, unless it is too far to speak for it."""
+    """The same, unless it is too far to stand for it."""
     point = closest(found, line, near)
     return point if point is not None and abs(point.weights - near) <= NEAR else None
 

@@ -107,7 +107,7 @@ def growth_rate(noise: Noise, rate: float, curvature: float) -> float:
     """``mu = E[log(1 - eta (h + zeta))]``: ``|w|`` goes like ``exp(mu t)`` (Lemma B.2); below zero it dies out.
 
     Raises:
-        UsageError: ``rate`` is so large that a step may cross zero, where the lemma does not speak.
+        UsageError: ``rate`` is so large that a step may cross zero, where the lemma does not hold.
     """
     return _log_step(noise, rate, curvature)[0]
 

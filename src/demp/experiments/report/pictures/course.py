@@ -148,5 +148,5 @@ def answer(run: Run) -> str:
         return f"All {digits(total, 0)} neurons were removed at once, {first}."
     return (
         f"{digits(total, 0)} of {digits(dense, 0)} neurons went in {plural(len(going), 'cut')}, the first {first}; "
-        f"half of them were gone {f'by step {digits(half, 0)} of {digits(run.steps, 0)}' if half else 'by then'}."
+        f"half of them were removed {f'by step {digits(half, 0)} of {digits(run.steps, 0)}' if half else 'by then'}."
     )

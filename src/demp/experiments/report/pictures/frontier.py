@@ -19,7 +19,7 @@ Path = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Against:
-    """What accuracy is drawn against: the value of a run, and how the picture speaks of it."""
+    """What accuracy is drawn against: the value of a run, and how the picture names it."""
 
     x: Value
     label: str

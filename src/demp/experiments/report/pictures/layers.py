@@ -20,7 +20,9 @@ def layers(run: Run) -> Figure | None:
     if not last:
         return None
     panels = (Panel(lambda width: heat(run, width), half=True), Panel(lambda width: bars(run, width), half=True))
-    note = "Over time: the stronger the colour, the more of the layer is left. In the end: filled kept, outlined gone."
+    note = (
+        "Over time: the stronger the colour, the more of the layer is left. In the end: kept filled, removed outlined."
+    )
     return Figure("layers", "What is left of each layer?", answer(run, last), panels, note=note)
 
 
@@ -42,7 +44,7 @@ def answer(run: Run, last: dict[str, int]) -> str:
     tail = f"; {listed(whole, 2)} kept all" if whole else ""
     removed = 1 - sum(last.values()) / sum(run.widths.values())
     return (
-        f"{percent(removed, 0)} of the neurons are gone; {thin} lost most ({digits(last[thin], 0)} of "
+        f"{percent(removed, 0)} of the neurons are removed; {thin} lost most ({digits(last[thin], 0)} of "
         f"{digits(run.widths[thin], 0)} left){tail}."
     )
 
@@ -110,7 +112,7 @@ def bars(run: Run, width: float) -> Markup:
         label = f"{layer}\n{now} kept, {dense - now} removed of {dense}"
         cell = {"y": y, "height": CELL * height}
         kept = tag("rect", x=left, width=x(now) - left, class_="kept", **cell)
-        outline = tag("rect", x=x(now), width=x(dense) - x(now), class_="gone", **cell) if now < dense else ""
+        outline = tag("rect", x=x(now), width=x(dense) - x(now), class_="removed", **cell) if now < dense else ""
         parts.append(tag("g", kept, outline, data_t=label))
         words = percent(now / dense, 0) if dense else ""
         parts.append(text(x(dense) + 6, y + height / 2 + 4, words))

@@ -58,9 +58,9 @@ def timing_bars(timed: list[tuple[Run, dict[str, Any]]], several: bool) -> tuple
     latency, rate = [], []
     for run, timing in timed:
         batch = int(timing["batch"])
-        for kind, name in (("kept", "latency_ms"), ("gone", "dense_latency_ms")):
+        for kind, name in (("kept", "latency_ms"), ("removed", "dense_latency_ms")):
             pruned = run.name if several else "pruned"
-            words = f"batch {batch}, {'dense' if kind == 'gone' else pruned}"
+            words = f"batch {batch}, {'dense' if kind == 'removed' else pruned}"
             latency.append((words, timing[name], f"{three(timing[name])}\u202fms", kind))
             per_second = 1000 * batch / timing[name]
             rate.append((words, per_second, short(per_second), kind))

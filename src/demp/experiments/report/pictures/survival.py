@@ -88,7 +88,7 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     half = next((at for at, value in mean if 1 - value >= (1 - kept) / 2), last)
     when = f"after {percent(half / last, 0)} of the run" if half and last else "before training"
     more = f" The first {MOST} of {len(known)} settings are shown." if len(known) > MOST else ""
-    answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes is gone {when}.{more}"
+    answer = f"{fewest.name} keeps fewest, {percent(kept, 0)}; half of what it removes has left {when}.{more}"
     widths = (NARROW, HALF if len(parts) > 1 else WIDE)
     named = all(short_names(part, width) for part in parts for width in widths)
     legend = () if named else looks.legend([group.method for group, _ in means])
