@@ -84,6 +84,10 @@ class Combination(MaskMethod):
         """What either had still to do."""
         return "; ".join(filter(None, (part.unfinished(step) for part in (self.first, self.second))))
 
+    def nothing_removed(self) -> str:
+        """What the method says that removes neurons."""
+        return self.first.nothing_removed()
+
     def again(self, step: int) -> bool:
         """While either wants another cut."""
         return self.first.again(step) or self.second.again(step)
