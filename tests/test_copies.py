@@ -154,6 +154,21 @@ def test_unfinished_modules_are_no_copies():
     assert look_alikes(model, []) == []
     others.append(nn.ModuleList([copy.deepcopy(model)]))
     assert look_alikes(model, []) == ["another Sequential (in ModuleList)"]
+    others.extend(copy.deepcopy(model) for _ in range(3))
+    found = look_alikes(model, [])
+    assert sorted(found) == ["3 others of class Sequential", "another Sequential (in ModuleList)"]
+
+
+def test_several_copies_in_a_dict_are_given_one_by_one():
+    """As elastic weight consolidation keeps the weights of before, and how much each of them counts."""
+    model = with_dead(act1=[0])
+    kept = {"ref": model.state_dict(), "fisher": {n: p.detach().square() for n, p in model.named_parameters()}}
+    sentence = r"a dict of copies was given as one copy .* give each of them by itself: copy\['ref'\], copy\['fisher'\]"
+    with pytest.raises(UsageError, match=sentence):
+        quiet_demp(model, sgd(model), holders=[kept])
+    pruner = quiet_demp(model, sgd(model), holders=kept.values(), total_steps=2, period=2)
+    run(pruner, range(2))
+    assert kept["fisher"]["conv1.weight"].shape == kept["ref"]["conv1.weight"].shape == (5, 2, 3, 3)
 
 
 # Neurons that are alive in a copy -----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Models as torch.save and pickle write them, whole."""
 
 import copy
+import importlib
 import io
 import pickle
 import subprocess
@@ -46,6 +47,42 @@ def test_a_finished_model_loads_where_demp_is_not_installed(tmp_path):
     done = subprocess.run([sys.executable, "-c", ALONE, *map(str, files)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(files[2]), model(x))
+
+
+ADDING = """
+from torch import nn
+
+class Adding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner, self.outer, self.head = (nn.Linear(6, n) for n in (6, 6, 6, 3))
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(3))
+
+    def forward(self, x):
+        x = self.acts[0](self.stem(x))
+        return self.head(self.acts[2](self.outer(self.acts[1](self.inner(x))) + x))
+"""
+
+
+def test_with_a_planned_sum_its_plain_copy_loads_there(tmp_path, monkeypatch):
+    (tmp_path / "adding.py").write_text(ADDING)
+    monkeypatch.syspath_prepend(tmp_path)
+    model, x = importlib.import_module("adding").Adding(), torch.randn(5, 6)
+    with torch.no_grad():
+        for layer, gone in ((model.stem, [0, 1]), (model.outer, [0, 3]), (model.inner, [2])):
+            layer.weight[gone], layer.bias[gone] = 0.0, -1.0
+        model.outer.bias[[0, 3]] = -100.0
+    report = demp.cut(model, {"acts.0": [0, 1], "acts.2": [0], "acts.1": [2]}, example_inputs=(x,), exact=False)
+    assert report.removed >= 3 and demp.graph.joins.model_joins(model)
+    files = [tmp_path / name for name in ("model.pt", "x.pt", "y.pt")]
+    torch.save(x, files[1])
+    for saved, loads in ((model, False), (demp.plain(model), True)):
+        torch.save(saved, files[0])
+        run = [sys.executable, "-c", ALONE, *map(str, files)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)})
+        assert (done.returncode == 0) is loads, done.stderr
+        assert loads or "demp" in done.stderr
+    assert torch.allclose(torch.load(files[2]), model(x), atol=1e-6)
 
 
 def test_it_loads_under_weights_only_with_the_classes_of_torch_alone(tmp_path):

@@ -128,6 +128,10 @@ class Unhooked(torch.optim.Optimizer):
         self.base.step(closure)
 
 
+class Rateless(torch.optim.Optimizer):
+    """As transformers' Adafactor with ``relative_step``."""
+
+
 WRONG = {
     "noam": (
         lambda m: Noam(sgd(m)),
@@ -149,6 +153,10 @@ WRONG = {
     "groups": (lambda m: [{"params": list(m.parameters())}], "holds parameters.*give the optimizer that is made"),
     "string": (lambda m: "adam", "is the string 'adam'; give the optimizer itself"),
     "model": (lambda m: m, "optimizer is a PlainNet; give a torch.optim.Optimizer, a list of them, or None"),
+    "no rate": (
+        lambda m: Rateless(m.parameters(), {"lr": None}),
+        r"Rateless has no learning rate \(lr=None: it makes one in each step\), and pruning follows the rate",
+    ),
     "unhooked": (
         lambda m: Unhooked(sgd(m)),
         r"the step of Unhooked takes no hooks \(it never called Optimizer.__init__\); give its .base, if its step\(\) "
@@ -163,7 +171,7 @@ def test_anything_else_is_refused_with_what_to_give(given: str):
     model = with_dead()
     with pytest.raises(UsageError, match=sentence):
         quiet_demp(model, make(model))
-    if given != "unhooked":
+    if given not in ("unhooked", "no rate"):
         with pytest.raises(UsageError, match=sentence):
             demp.cut(model, {"act1": [0]}, example_inputs=(torch.zeros(2, *IMAGE),), optimizer=make(model))
 

@@ -219,5 +219,5 @@ def test_a_planned_sum_that_does_not_run_is_an_error():
     block = Skipping(4, 3).eval()
     set_joins(block, {0: JoinPlan(0, 1, (4, 4), ((1, 0, 3),))})
     block(torch.randn(1, 4, 4, 4))
-    with pytest.raises(RuntimeError, match="planned did not run in the forward of Skipping"):
+    with pytest.raises(RuntimeError, match=r"did not run in the forward of Skipping.*in demp.plain\(model\)"):
         block.train()(torch.randn(1, 4, 4, 4))

@@ -66,7 +66,7 @@ class CallMode(TorchFunctionMode):
                 raise RuntimeError(
                     f"a call ({plan.kind}) that a cut planned did not run in the forward of "
                     f"{type(self.module).__name__}: this time it took another path than the one that was traced. Prune "
-                    "such a model with joins=False"
+                    "such a model with joins=False; to rewrite modules after pruning, do so in demp.plain(model)"
                 )
             traced, made = plan.training if self.module.training else (plan.calls,), self.counts[plan.kind]
             if plan.kind not in OPTIONAL or made > max(traced, default=0):

@@ -72,7 +72,8 @@ class JoinMode(TorchFunctionMode):
             raise RuntimeError(
                 f"a residual sum that a cut planned did not run in the forward of {type(self.module).__name__}: this "
                 "time it took another path (stochastic depth, a switch, another mode than the model was traced in), "
-                "and what came out has other channels than the next module reads. Prune such a model with joins=False"
+                "and what came out has other channels than the next module reads. Prune such a model with joins=False; "
+                "to fuse branches or rewrite blocks after pruning, do so in demp.plain(model), whose sums are ordinary"
             )
 
 

@@ -79,7 +79,8 @@ def require_as_traced(module: nn.Module, what: str, made: int, traced: Collectio
         raise RuntimeError(
             f"the forward of {type(module).__name__} has made {made} {what}, and {min(traced)} when it was traced (an "
             "argument that is given at one time alone, a hook, a part put in later): those that a cut "
-            "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False"
+            "planned cannot be told from the others. Trace it as it is used, or prune it with joins=False; to rewrite "
+            "modules after pruning, do so in demp.plain(model)"
         )
 
 

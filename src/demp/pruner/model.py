@@ -163,11 +163,13 @@ class ShrinkingModel:
         self._looked = True
         found = look_alikes(self.model, [*(copied.content for copied in self.copies), *self.measured])
         if found and self.context.is_main_process:
+            several = len(found) > 1 or found[0][0].isdigit()
             logger.warning(
-                "the model becomes narrower, and %s with the same parameters was not given to the pruner: what updates "
-                "it from the model would meet two widths. If it follows the model (an average, a teacher, a target), "
-                "call pruner.add_copy(it) before the first cut, or make it anew after the last",
+                "the model becomes narrower, and %s with the same parameters %s not given to the pruner: what updates "
+                "%s from the model would meet two widths. %s the model (an average, a teacher, a target), call "
+                "pruner.add_copy(it) before the first cut, or make it anew after the last",
                 " and ".join(found),
+                *(("were", "them", "For each that follows") if several else ("was", "it", "If it follows")),
             )
 
     def refuse_state_once(self) -> None:

@@ -72,8 +72,14 @@ def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: S
     """Parameters that shrink must be in the optimizers that were given, or their state would go stale.
 
     Raises:
-        UsageError: a trainable one is in none of them.
+        UsageError: a trainable one is in none of them, or an optimizer has no learning rate to say.
     """
+    for one in optimizers:
+        if any(group.get("lr") is None for group in one.param_groups):
+            raise UsageError(
+                f"{type(one).__name__} has no learning rate (lr=None: it makes one in each step), and pruning follows "
+                "the rate; give it one, for transformers' Adafactor with relative_step=False"
+            )
     held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
     shrinking = {slot.tensor for slot in graph.slots}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}

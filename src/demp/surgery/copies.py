@@ -88,6 +88,7 @@ def unwrapped(given: Any, model: nn.Module) -> Content:
     if isinstance(given, nn.Module):
         return copy_inside(given, model) or copy_inside(given, model, by_name=True) or original(given)
     if isinstance(given, Mapping):
+        refuse_several(given)
         return given
     if isinstance(given, (list, tuple)):
         return Listed(lambda: given, names_of_list(given, model, type(given).__name__))
@@ -104,6 +105,21 @@ def unwrapped(given: Any, model: nn.Module) -> Content:
         "parameters, a wrapper around one, a dict of tensors by the model's names, or a list of tensors in the order "
         "of model.parameters()"
     )
+
+
+def refuse_several(given: Mapping[str, Any]) -> None:
+    """Several copies in one dict (weights of before and how much each counts, as EWC keeps them).
+
+    Raises:
+        UsageError: it holds dicts, lists or modules, and no tensor.
+    """
+    inside = [name for name, value in given.items() if isinstance(value, (Mapping, list, tuple, nn.Module))]
+    if inside and not any(isinstance(value, Tensor) for value in given.values()):
+        names = ", ".join(f"copy[{name!r}]" for name in inside)
+        raise UsageError(
+            f"a {type(given).__name__} of copies was given as one copy of the model; give each of them by itself: "
+            f"{names}"
+        )
 
 
 def copy_inside(module: nn.Module, model: nn.Module, *, by_name: bool = False) -> nn.Module | None:
@@ -188,7 +204,7 @@ def refuse_misfit(copied: Copy, model: nn.Module, shapes: Mapping[str, tuple[int
 def look_alikes(model: nn.Module, known: Iterable[Any]) -> list[str]:
     """Living modules of the model's class, with its parameters' names and shapes, not ``known`` and trained by nobody.
 
-    Averages and teachers are like this. Each is described by its class and the module that holds it.
+    Averages and teachers are like this. They are described by their class and the module that holds them, and counted.
     """
     objects = gc.get_objects()
     mine = {id(m) for m in model.modules()} | set(map(id, known))
@@ -208,6 +224,9 @@ def look_alikes(model: nn.Module, known: Iterable[Any]) -> list[str]:
                 o for o in objects if type(o) in modules and id(one) in map(id, vars(o).get("_modules", {}).values())
             )
             around = next(parents, None)
-            inside = "" if around is None else f" (in {type(around).__name__})"
-            found.append(f"another {(plain_kind(type(one)) or type(one)).__name__}{inside}")
-    return found
+            found.append(type(around).__name__ if around is not None else "")
+    kind = (plain_kind(type(model)) or type(model)).__name__
+    return [
+        (f"another {kind}" if n == 1 else f"{n} others of class {kind}") + (f" (in {parent})" if parent else "")
+        for parent, n in Counter(found).items()
+    ]

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Adafactor, Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from demp.errors import CutError, UsageError
+from demp.surgery.factors import is_per_axis, lays_out_anew, shrink_of
 from demp.surgery.shrink import Keeps, narrowed
 
 Keep = Mapping[int, Tensor]
-FACTORS = {"row_var": "col_var", "col_var": "row_var"}
-"""Adafactor's two halves of a second moment: what each is divided by the mean of."""
 FLAT = ("d", "prev_flat_grad", "old_dirs", "old_stps")
 """LBFGS's vectors over all of its parameters in turn."""
 
@@ -40,34 +39,56 @@ def state_entries(optimizer: Optimizer, tensors: Mapping[str, Tensor], keeps: Ke
     """All state that must follow the parameters in ``keeps``; nothing is touched yet.
 
     What is shaped like its parameter follows in any optimizer, alone or in lists, tuples and dicts; scalars stay.
-    Adafactor and LBFGS have adapters.
+    Factored second moments, SM3's maxima and LBFGS have adapters.
 
     Raises:
         CutError: a piece of state is none of these.
     """
     if isinstance(optimizer, LBFGS):
         return list(flat_history(optimizer, tensors, keeps))
-    factors = FACTORS if isinstance(optimizer, Adafactor) else {}
-    odd = {key: shape for key, shape in odd_state(optimizer).items() if key not in factors}
+    odd = {key: shape for key, shape in odd_state(optimizer).items() if not is_per_axis(key)}
     found = []
-    for name, keep in keeps.items():
-        parameter = tensors[name]
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
+    for name in keeps:
+        state = optimizer.state.get(tensors[name], {})
+        for key in state:
             if key in odd:
-                raise CutError(
-                    f"{type(optimizer).__name__} keeps state {key!r} ({odd[key]}) for {name} {tuple(parameter.shape)}, "
-                    "and demp does not know how to cut it; use an optimizer whose state is shaped like its parameters, "
-                    "as in torch.optim"
-                )
-            if key in factors:
-                shrink = partial(narrowed_factor, other=state[factors[key]], keep=keep, row=key == "row_var")
-                found.append(StateEntry(state, key, name, shrink))
-            elif any(not is_scalar(leaf) for leaf in tree_leaves(value)):
-                note = f"{type(optimizer).__name__} keeps what was cut in full precision" if is_packed(value) else ""
-                shrink = partial(narrowed_tree, shape=parameter.shape, keep=keep)
-                found.append(StateEntry(state, key, name, shrink, note))
+                raise unknown_state(optimizer, name, tensors[name], key, odd[key])
+        found += entries_of(optimizer, name, tensors[name], keeps[name])
     return found
+
+
+def entries_of(optimizer: Optimizer, name: str, parameter: Tensor, keep: Keep) -> list[StateEntry]:
+    """The state of one parameter that must follow it.
+
+    Raises:
+        CutError: a piece of it is laid out in no known way.
+    """
+    state, kind = optimizer.state.get(parameter, {}), type(optimizer).__name__
+    found, per_axis = [], {}
+    for key, value in state.items():
+        if is_per_axis(key):
+            shrink = shrink_of(key, state, parameter.shape, keep)
+            if shrink is None:
+                raise unknown_state(optimizer, name, parameter, key, str(tuple(getattr(value, "shape", ()))))
+            per_axis[key] = shrink
+            found.append(StateEntry(state, key, name, shrink))
+        elif any(not is_scalar(leaf) for leaf in tree_leaves(value)):
+            note = f"{kind} keeps what was cut in full precision" if is_packed(value) else ""
+            shrink = partial(narrowed_tree, shape=parameter.shape, keep=keep)
+            found.append(StateEntry(state, key, name, shrink, note))
+    if lays_out_anew(optimizer, parameter, per_axis, keep):
+        note = f"{kind} began anew for tensors of which it keeps other statistics at their new size"
+        return [StateEntry(optimizer.state, parameter, name, lambda old: {}, note)]
+    return found
+
+
+def unknown_state(optimizer: Optimizer, name: str, parameter: Tensor, key: Any, shape: str) -> CutError:
+    """Nobody knows how to cut it."""
+    return CutError(
+        f"{type(optimizer).__name__} keeps state {key!r} ({shape}) for {name} {tuple(parameter.shape)}, "
+        "and demp does not know how to cut it; use an optimizer whose state is shaped like its parameters, "
+        "as in torch.optim"
+    )
 
 
 def refuse_odd_state(
@@ -142,27 +163,6 @@ def packs(kind: type) -> bool:
 def unpacked(tensor: Tensor) -> Tensor:
     """The ordinary tensor that a packed one stands for; any other is itself."""
     return tensor.dequantize() if packs(type(tensor)) else tensor
-
-
-def narrowed_factor(value: Tensor, *, other: Tensor, keep: Keep, row: bool) -> Tensor:
-    """Half of Adafactor's second moment ``row_var * col_var / mean(row_var)``, (.., n, 1) or (.., 1, m).
-
-    Each half is a mean over the axis that the other one has. The share of that mean which the removed entries have,
-    as the factors estimate it, is taken out, and the rest is divided by the entries that stay. The second moment of
-    every entry that stays is then exactly what it was; where the removed ones never had a gradient, both halves are
-    what a network born at these widths would hold. The step itself also depends on the norm and the size of the whole
-    tensor (``eps[1]``, ``d``) and is that of the smaller tensor, not of a dense one with dead entries.
-    """
-    dims = value.dim()
-    own, mean = (dims - 2, dims - 1) if row else (dims - 1, dims - 2)
-    small = narrowed(value, {axis: indices for axis, indices in keep.items() if axis != mean})
-    if mean not in keep:
-        return small
-    sliced = {axis: indices for axis, indices in keep.items() if axis not in (own, mean)}
-    total = narrowed(other, sliced)
-    left = narrowed(total, {mean: keep[mean]})
-    share = left.sum(mean, keepdim=True) / total.sum(mean, keepdim=True)
-    return small * share.nan_to_num(1.0) * (total.shape[mean] / left.shape[mean])
 
 
 def flat_history(optimizer: LBFGS, tensors: Mapping[str, Tensor], keeps: Keeps) -> Iterator[StateEntry]:
