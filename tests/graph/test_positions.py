@@ -114,6 +114,37 @@ def test_neurons_pass_what_is_computed_from_a_parameter(name):
     cut_exactly(Nodes(FLAT[name], "parameter"))
 
 
+def mixer(s, h):
+    """A residual around two products with learned matrices."""
+    return h + s.A.t() @ F.relu(s.A @ h)
+
+
+LEARNED = {
+    "mm": (FLAT["mm"], (NODES,)),
+    "einsum": (FLAT["einsum"], (NODES,)),
+    "residual": (FLAT["residual"], (NODES,)),
+    "3d einsum": BATCHED["3d einsum"][::-1],
+    "mixer": (mixer, (NODES,)),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_neurons_pass_a_parameter_on_the_left(name):
+    mix, shape = LEARNED[name]
+    model = nets.settle(Nodes(mix, "parameter", shape))
+    inputs = model.inputs
+    for seed in (0, 1):
+        graph = demp.trace(model, inputs)
+        front = [layer for layer in graph.layers if ("fc.weight", 0) in layer.producers]
+        assert front and all(bool(layer.removable.all()) for layer in front), graph.refused
+        dead = killing.killed(model, graph, 0.3, seed, low=0.0)
+        before, training = comparing.outputs(model, inputs), trained(model, inputs)
+        assert demp.cut(model, dead, example_inputs=inputs, graph=graph).removed
+        assert comparing.gap(before, comparing.outputs(model, inputs)) < 1e-10
+        assert comparing.gap(training, trained(model, inputs)) < 1e-10
+    assert model.fc.out_features < WIDTH
+
+
 SPARSE = {
     "spmm": lambda s, h: torch.spmm(s.A, h),
     "matmul": lambda s, h: s.A @ h,

@@ -129,6 +129,18 @@ class Experts(nn.Module):
         return out
 
 
+class Neighbours(nn.Module):
+    """A graph convolution: every node adds up what its neighbours made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 2)
+        self.register_buffer("A", torch.rand(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.A @ self.up(x)))
+
+
 class Batched(nn.Module):
     """Every expert has tokens of its own; einsum over parameters with three axes."""
 

@@ -17,6 +17,7 @@ from feature_parts import (
     Conv1D,
     Experts,
     Last,
+    Neighbours,
     NewGELU,
     Outside,
     Pair,
@@ -84,6 +85,12 @@ FEATURES: dict[str, Feature] = {
     "grouped convolution, many groups": Feature(grouped(2, 6, 12, 12, False), {"2": 6, "5": 6, "7": 5}),
     "several filters per channel": Feature(grouped(2, 8, 8, 16, False), {"2": 8, "5": 8, "7": 5}),
     "convolution in 3d, grouped": Feature(grouped(3, 2, 6, 6, False), {"2": 3, "5": 3, "7": 5}),
+    "circular padding": Feature(
+        sequential(
+            lambda: conv(3, 8), nn.ReLU, lambda: nn.Conv2d(8, 2, 3, padding=1, padding_mode="circular"), inputs=image
+        ),
+        {"1": 8},
+    ),
     "transposed convolution 1d": Feature(grouped(1, 1, 8, 6, True), {"2": 8, "5": 6, "7": 5}),
     "transposed convolution 2d": Feature(grouped(2, 1, 8, 6, True), {"2": 8, "5": 6, "7": 5}),
     "transposed convolution 3d": Feature(grouped(3, 1, 6, 4, True), {"2": 6, "5": 4, "7": 5}),
@@ -133,6 +140,7 @@ FEATURES: dict[str, Feature] = {
     ),
     "experts in one parameter": Feature(lambda: (Experts(True), (rows(32, 6),)), {"silu": 8, "silu#2": 8, "silu#3": 8}),
     "experts with batched einsum": Feature(lambda: (Batched(), (torch.randn(3, 4, 6),)), {"gelu": 8}),
+    "an adjacency as a buffer": Feature(lambda: (Neighbours(), (rows(4, 6),)), {"relu": 8}),
     "HF Conv1D": Feature(sequential(lambda: Conv1D(8, 6), NewGELU, lambda: Conv1D(2, 8)), {"1": 8}),
     # attention and norms
     "MLP beside nn.MultiheadAttention": Feature(sequential(encoder(), linear(6, 2), inputs=tokens), {"0.relu": 8}),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from demp.graph.elements import Axis, Labels
 from demp.graph.operations import Call
-from demp.graph.position_rules import BATCH, BATCHED, bare, by_table, over_positions, shifted
+from demp.graph.position_rules import BATCH, BATCHED, bare, by_table, note_mixer, over_positions, shifted
 from demp.graph.recording import ReadSeen
 from demp.graph.rules import rule, whole
 from demp.graph.trace_state import TraceState
@@ -63,6 +63,7 @@ def matrix_product(trace: TraceState, call: Call) -> Labels:
         return produced(trace, call.out, left, a_in, made, right, at_end=b_out is not None)
     if left.source is not None and not right.constant and a_out is not None:
         made = left.axes[a_out]
+        note_mixer(trace, left, right)
         if isinstance(bias, Tensor):
             trace.freeze_tensor(bias, "bias of a product with the weight on the left")
             trace.freeze_axis(made, "bias of a product with the weight on the left")

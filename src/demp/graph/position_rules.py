@@ -99,6 +99,15 @@ def with_table(
     return shifted(trace, call, Labels(tuple(passing)), bias)
 
 
+def note_mixer(trace: TraceState, weight: Labels, other: Labels) -> None:
+    """A parameter on the left may be a learned adjacency: an activation behind it is one of all neurons there.
+
+    Its rows count as neurons, too. What is offered in the end is what weights read.
+    """
+    if weight.source and len(other.axes) > 1 and bare(other, -2) and not trace.recording.offer.streams:
+        trace.mixers.add(weight.source)
+
+
 def shifted(trace: TraceState, call: Call, product: Labels, bias: Tensor | None) -> Labels:
     """What comes out of a product when a bias is added: the same as of a sum of both."""
     if bias is None:

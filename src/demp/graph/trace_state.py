@@ -51,6 +51,8 @@ class TraceState:
         """Paths of torch's own recurrent layers."""
         self.buffers: set[str] = set()
         """Names of the model's buffers."""
+        self.mixers: set[str] = set()
+        """Parameters that multiply positions from the left, as a learned adjacency does, and let neurons pass."""
         self.fused: set[str] = set()
         """Paths of modules that torch may run in one operation with all of their parts."""
         self._ticks = 0
@@ -174,7 +176,12 @@ class TraceState:
         if axis is None:
             return labels
         dim = next(d for d, other in enumerate(labels.axes) if other is axis)
-        return self.site_on(labels, dim, kind, certain=certain)
+        passed = labels if axis.producer in self.mixers else None
+        labels = self.site_on(labels, dim, kind, certain=certain)
+        for at, other in enumerate(passed.axes if passed is not None else ()):
+            if at != dim and other is not None and not bool(other.sites.any()):
+                labels = self.site_on(labels, at, kind, certain=False)  # a layer if something reads these neurons
+        return labels
 
     def site_on(self, labels: Labels, dim: int, kind: str, *, certain: bool = True) -> Labels:
         """A site whose neurons lie on this axis."""
