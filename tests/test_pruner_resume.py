@@ -329,7 +329,8 @@ def test_past_the_end_nothing_is_pushed_and_the_dead_still_go(caplog):
     kill(model.norm1, [0, 2])
     train(model, optimizer, IMAGE, range(6, 8))
     assert pruner.history[-1].step == 8 and len(model.norm1.weight) == left - 2
-    assert pruner.finish().step == 8
+    checked = [report.step for report in pruner.history]
+    assert pruner.finish().step == 8 and [report.step for report in pruner.history] == checked
 
 
 def test_a_pruner_may_come_before_its_optimizer():

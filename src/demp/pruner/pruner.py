@@ -209,7 +209,7 @@ class Pruner(OfRun, EarlierPruner):
         self._shrinking.refuse_state_once()
         report, cuts = None, self._shrinking.cuts
         if self._checks.is_due(self.step):
-            report = self._checks.make(final=self.step == self.total_steps)
+            report = self._checks.make(final=self.step >= self.total_steps)
         self._look_ahead(fresh=report is not None)
         self._stopwatch.start(after_cut=self._shrinking.cuts > cuts)
         return report
