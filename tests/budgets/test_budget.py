@@ -77,7 +77,8 @@ def attach(budget, kind=PlainNet, method="demp", **options):
     ("budget", "options", "message"),
     [
         ("flops=0.001", {}, r"the budget of 0\.001 of the dense flops cannot be reached: 0\.\d+ is left"),
-        ("neurons=4", {"floor": 3}, "cannot be reached"),
+        ("neurons=4", {"floor": 3}, "cannot be reached.* its floor of 3; .* above that, a lower floor, or"),
+        ("neurons=4", {"multiple": 4}, "a multiple of 4 neurons or heads; .* a lower floor or multiple, or exclude"),
         ("flops=0.5", {"exclude": ("*",)}, "cannot be reached: 1 is left"),
         ("flops=0.5", {"total_steps": 2}, "a run of 2 steps is too short"),
         ("flops=0.5", {"target_neuron_sparsity": 0.3}, r"exclude each other; give budget=demp\.Budget\(neurons=0\.7\)"),

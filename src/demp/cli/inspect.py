@@ -14,6 +14,8 @@ from demp.analysis.inspection import Inspection
 from demp.cli.base import Activations, Command, Count, Flag, Inputs, Settings, Text
 from demp.cli.inputs import parse_inputs, picture_of
 from demp.cli.overrides import parse_settings
+from demp.errors import TraceError
+from demp.graph.reading import REMEDY
 from demp.train import artifact
 from demp.train.models import build, example_inputs, usual_pictures
 
@@ -84,4 +86,8 @@ class Inspect(Command):
         return inspected("cpu")
 
     def _inspect(self, model: nn.Module, inputs: Any) -> Inspection:
-        return demp.inspect(model, inputs, streams=self.streams, linear=self.linear)
+        try:
+            return demp.inspect(model, inputs, streams=self.streams, linear=self.linear)
+        except TraceError as error:
+            remedy = "Say what its forward takes with --input SIZES:TYPE, such as 1,16:int64 or input_ids=1,16:int64"
+            raise TraceError(str(error).replace(REMEDY, remedy)) from error

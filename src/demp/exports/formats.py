@@ -15,7 +15,7 @@ from demp.artifact import folder as artifact
 from demp.artifact import rebuilding
 from demp.errors import ExportError
 from demp.exports import transformers_folder
-from demp.exports.agreement import difference, tolerance_of
+from demp.exports.agreement import difference, first_line, tolerance_of
 from demp.exports.examples import Answer, answers, rows
 from demp.exports.program import captured, program_answer
 from demp.graph.calls import model_calls
@@ -125,20 +125,25 @@ def library_folder(subject: Subject, folder: Path) -> tuple[Written | None, str]
     transformers_folder.write(library, folder)
     twin = transformers_folder.read(subject.model, folder)
     require_equal(state_of(library), state_of(transformers_folder.part_of(twin)), artifact.WEIGHTS)
-    if not same_answers(subject, twin):
+    if otherwise := otherwise_than(subject, twin):
         for name in transformers_folder.FILES:
             (folder / name).unlink(missing_ok=True)
-        return None, f"a {kind(library)} of these widths computes otherwise: its folder loads with demp.load"
-    note = "an ordinary transformers folder: config.json says the widths"
-    return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), (note,)), ""
+        return None, f"a {kind(library)} of these widths {otherwise}: its folder loads with demp.load"
+    more = transformers_folder.loading_note(transformers_folder.part_of(subject.model), folder)
+    notes = ("an ordinary transformers folder: config.json says the widths", *([more] if more else []))
+    return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), notes), ""
 
 
-def same_answers(subject: Subject, other: nn.Module) -> bool:
-    """Does another network answer as the model does?"""
+def otherwise_than(subject: Subject, other: nn.Module) -> str:
+    """What another network does otherwise than the model; empty where it answers the same."""
     inputs = rows(subject.inputs, TRACED_BATCH)
     wanted = answers(subject.model, inputs)
     allowed = tolerance_of([*subject.model.parameters(), *wanted])
-    return difference(wanted, answers(other, inputs), kind(other)) <= allowed
+    try:
+        found = answers(other, inputs)
+    except Exception as error:  # a forward may raise anything; the model's own did not
+        return f"does not run ({first_line(error)})"
+    return "" if difference(wanted, found, kind(other)) <= allowed else "computes otherwise"
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from demp.exports.agreement import first_line
 from demp.exports.ordinary_norms import EPS, fold_norms, rescaled
 from demp.exports.program import muted
 
@@ -23,6 +24,8 @@ WIDTHS = (
     "d_ff",
     "n_inner",
     "hidden_dim",
+    "ffn_hidden_size",
+    "moe_intermediate_size",
 )
 """Fields of transformers configs that hold the width of the hidden layers which demp cuts."""
 
@@ -61,18 +64,29 @@ def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
             )
     dense = on_meta(own, own.config)
     why = f"no config of transformers describes this {name} as it is now"
+    refusals: list[str] = []
     for config in candidates(own, changed_widths(own, dense)):
-        twin = on_meta(own, config)
-        if outline(twin) != outline(own):
+        twin = attempted(own, config, refusals)
+        if twin is None or outline(twin) != outline(own):
             continue
-        why = refused(config)
+        why, refusals = refused(config), []
         if not why:
             twin.load_state_dict(own.state_dict(), assign=True)
             twin.tie_weights()
             if hasattr(own, "generation_config"):
                 twin.generation_config = own.generation_config
             return twin, ""
+    why += f" (one was tried and refused: {refusals[0]})" if refusals else ""
     return None, f"{why}: its folder loads with demp.load"
+
+
+def attempted(own: nn.Module, config: Any, refusals: list[str]) -> Any:
+    """The model on a config that was guessed; None where its constructor refuses that, and ``refusals`` gets why."""
+    try:
+        return on_meta(own, config)
+    except Exception as error:  # constructors of models may raise anything
+        refusals.append(first_line(error))
+        return None
 
 
 def refused(config: Any) -> str:
@@ -132,8 +146,15 @@ def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
     for stream, left, widths in product(streams, heads, product(*choices.values())):
         config = copy.deepcopy(own.config)
         for name, value in {**stream, **left, **dict(zip(choices, widths, strict=True))}.items():
-            setattr(config, name, value)
+            if not is_computed(config, name):
+                setattr(config, name, value)
         yield config
+
+
+def is_computed(config: Any, name: str) -> bool:
+    """Does the config work this field out of others, so that it cannot be set (Falcon's ``head_dim``)?"""
+    field = getattr(type(config), name, None)
+    return isinstance(field, property) and field.fset is None
 
 
 def embedding_widths(own: Any, changes: dict[int, set[int]]) -> list[dict[str, Any]]:
@@ -189,7 +210,28 @@ def read(model: nn.Module, folder: Path) -> nn.Module:
     own: Any = part_of(model)
     with silent():
         loaded = type(own).from_pretrained(folder, local_files_only=True)
+        if experts(loaded) != experts(own):
+            loaded.set_experts_implementation(experts(own))
     return loaded if own is model else type(model)(loaded)
+
+
+def experts(own: Any) -> Any:
+    """How a mixture of experts is computed, part by part; no config.json says it, and not every kernel takes any width.
+
+    None in versions of transformers that know one way.
+    """
+    return own.get_experts_implementation() if hasattr(own, "get_experts_implementation") else None
+
+
+def loading_note(own: Any, folder: Path) -> str:
+    """What `from_pretrained` has to be told, beside the folder, to compute experts as the model does, if anything."""
+    with silent():
+        usual = experts(on_meta(own, type(own.config).from_pretrained(folder, local_files_only=True)))
+    wanted = experts(own)
+    if usual == wanted:
+        return ""
+    value = wanted[""] if set(wanted.values()) == {wanted[""]} else wanted
+    return f"the model computes its experts with experts_implementation={value!r}; give that to from_pretrained"
 
 
 @contextmanager

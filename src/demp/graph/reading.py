@@ -36,6 +36,7 @@ from demp.parallel import user_class, user_module, whole_parameters
 
 logger = logging.getLogger("demp")
 Read = TypeVar("Read")
+REMEDY = "Pass example_inputs as a tuple of the arguments that the model's forward takes"
 
 
 def trace(
@@ -91,10 +92,9 @@ def by_any_vehicle(model: nn.Module, inputs: Inputs, read: Callable[..., Read]) 
     if isinstance(failures[-1], UsageError):
         raise failures[-1]
     shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    message = str(failures[-1]).strip().split("\n")[0]
+    message = str(failures[-1]).strip().split("\n")[0].rstrip(".")
     raise TraceError(
-        f"{user_class(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. "
-        "Pass example_inputs as a tuple of the arguments that the model's forward takes"
+        f"{user_class(model).__name__} does not run on the example inputs (shapes {shapes}): {message}. {REMEDY}"
     ) from failures[-1]
 
 

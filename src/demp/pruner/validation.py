@@ -219,7 +219,10 @@ def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> No
     wanted, left = goals[name] / dense, meter.spent(name, smallest) / dense
     stuck = sum(refusal.neurons for refusal in graph.refused if refusal.name in graph.index)
     why = f"; {stuck} neurons are refused by the graph (demp.inspect says why)" if stuck else ""
+    floor, multiple = config.limits().floor, config.limits().multiple
+    rounded = f", rounded up to a multiple of {multiple} neurons or heads" if multiple > 1 else ""
+    lower = "a lower floor or multiple" if multiple > 1 else "a lower floor"
     raise UsageError(
         f"the budget of {wanted:.3g} of the dense {name} cannot be reached: {left:.3g} is left when every layer is at "
-        f"its floor of {config.limits().floor}{why}; give a budget above that, a lower floor, or exclude fewer layers"
+        f"its floor of {floor}{rounded}{why}; give a budget above that, {lower}, or exclude fewer layers"
     )

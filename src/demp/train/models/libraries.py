@@ -92,6 +92,8 @@ def transformers(name: str, num_classes: int, in_channels: int, image_size: int,
     arguments |= {key: value for key, value in image.items() if hasattr(standard, key)}
     config = library.AutoConfig.for_model(name, **arguments | options)
     with _package("transformers"):
+        if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+            config.decoder_start_token_id = config.pad_token_id or 0  # T5's forward reads it, and its config has none
         fitting = (head for head, served in HEADS.items() if type(config) in getattr(library, served))
         head = next(fitting, "AutoModel")
         model = getattr(library, head).from_config(config)

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-import torch
 from torch import nn
 
 from demp.errors import UsageError
@@ -34,7 +33,6 @@ UNSET = {"width": (1.0,), "activation": (None, "relu")}
 
 CIFAR_FORM = ("mlp", "resnet18", "vgg16")
 """Built-in models whose usual pictures are small; the others are of ImageNet."""
-TOKENS = 16
 
 
 def names() -> list[str]:
@@ -45,13 +43,6 @@ def names() -> list[str]:
 def usual_pictures(name: str) -> tuple[int, int]:
     """Side of the pictures and number of classes that a model is usually built for."""
     return (32, 10) if name in CIFAR_FORM else (224, 1000)
-
-
-def example_inputs(model: nn.Module, channels: int, image_size: int) -> Any:
-    """One example that the model's forward takes: a picture, or tokens for a language model."""
-    if getattr(model, "main_input_name", "") == "input_ids":
-        return {"input_ids": torch.zeros(1, TOKENS, dtype=torch.long)}
-    return (torch.zeros(1, channels, image_size, image_size),)
 
 
 def build(
