@@ -102,3 +102,24 @@ def test_a_forward_that_fails_on_the_folder_keeps_the_spec(tmp_path, monkeypatch
     assert report.loads_with == "demp.load"
     assert report.notes[0].startswith("a MixtralForCausalLM of these widths does not run (inconsistent tensor size")
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(transformers, "Gemma3nTextConfig"), reason="needs Gemma3n")
+def test_a_config_that_lists_a_width_for_every_layer_says_what_each_lost(tmp_path):
+    config = transformers.Gemma3nTextConfig(
+        **{**TINY, "intermediate_size": [24, 24]}, num_key_value_heads=2, head_dim=8, vocab_size_per_layer_input=50,
+        hidden_size_per_layer_input=8, num_kv_shared_layers=0, laurel_rank=4, layer_types=["full_attention"] * 2,
+        activation_sparsity_pattern=[0.0, 0.0], altup_num_inputs=2,
+    )  # fmt: skip
+    model, inputs = seeded(transformers.Gemma3nForCausalLM, config), {"input_ids": tokens()["input_ids"]}
+    graph = demp.trace(model, inputs)
+    first, second = (f"model.layers.{i}.mlp.act_fn" for i in range(2))
+    dead = {first: [3], second: [1, 2, 5]}
+    killing.kill(model, graph, dead, 0.0)
+    demp.cut(model, dead, example_inputs=inputs, graph=graph)
+    report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
+    assert report.loads_with == "transformers", report.notes
+    loaded = type(model).from_pretrained(tmp_path / "out").eval()
+    assert loaded.config.intermediate_size == [23, 21]
+    with torch.no_grad():
+        assert_close(loaded(**inputs).logits, model(**inputs).logits)

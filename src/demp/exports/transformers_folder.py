@@ -65,7 +65,7 @@ def ordinary(model: nn.Module) -> tuple[nn.Module | None, str]:
     dense = on_meta(own, own.config)
     why = f"no config of transformers describes this {name} as it is now"
     refusals: list[str] = []
-    for config in candidates(own, changed_widths(own, dense)):
+    for config in candidates(own, changed_widths(own, dense), with_lists(own, dense)):
         twin = attempted(own, config, refusals)
         if twin is None or outline(twin) != outline(own):
             continue
@@ -112,24 +112,35 @@ def outline(model: nn.Module) -> tuple[dict[str, torch.Size], list[type], list[A
     return {key: tensor.shape for key, tensor in model.state_dict().items()}, kinds, eps
 
 
-def changed_widths(own: nn.Module, dense: nn.Module) -> dict[int, set[int]]:
+def with_lists(own: Any, dense: nn.Module) -> Any:
+    """The model's config; where a field lists a width for every layer (Gemma3n), those that the layers have now."""
+    config = copy.deepcopy(own.config)
+    for name in WIDTHS:
+        widths = getattr(config, name, None)
+        if isinstance(widths, list):
+            layers = [changed_widths(own, dense, f".layers.{i}.") for i in range(len(widths))]
+            setattr(config, name, [min(now.get(was, {was})) for was, now in zip(widths, layers, strict=True)])
+    return config
+
+
+def changed_widths(own: nn.Module, dense: nn.Module, within: str = "") -> dict[int, set[int]]:
     """Size of every axis on the model's own config, where it is no longer so -> the sizes that it has now."""
     changes: dict[int, set[int]] = {}
     now = own.state_dict()
     for name, tensor in dense.state_dict().items():
-        if name in now and now[name].dim() == tensor.dim():
+        if within in name and name in now and now[name].dim() == tensor.dim():
             for was, size in zip(tensor.shape, now[name].shape, strict=True):
                 if was != size:
                     changes.setdefault(was, set()).add(size)
     return changes
 
 
-def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
-    """Configs that may describe the model: as it is, then every way to put the new widths into its width fields.
+def candidates(own: Any, changes: dict[int, set[int]], start: Any) -> Iterator[Any]:
+    """Configs that may describe the model: ``start``, then every way to put the new widths into its width fields.
 
     A field that is None takes its width from another one, and may take any.
     """
-    yield copy.deepcopy(own.config)
+    yield copy.deepcopy(start)
     every = set().union(*changes.values())
     values = {name: getattr(own.config, name) for name in WIDTHS if hasattr(own.config, name)}
     fields = {
@@ -144,7 +155,7 @@ def candidates(own: Any, changes: dict[int, set[int]]) -> Iterator[Any]:
         choices[name] += [values[name]] if isinstance(values[name], int) else []
     streams, heads = embedding_widths(own, changes), head_counts(own.config, changes)
     for stream, left, widths in product(streams, heads, product(*choices.values())):
-        config = copy.deepcopy(own.config)
+        config = copy.deepcopy(start)
         for name, value in {**stream, **left, **dict(zip(choices, widths, strict=True))}.items():
             if not is_computed(config, name):
                 setattr(config, name, value)
