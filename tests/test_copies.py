@@ -97,9 +97,9 @@ def test_a_copy_that_does_not_fit_is_refused_when_it_is_given():
     other = build(PlainNet)
     other.fc = nn.Linear(20, 8)
     wrong = {
-        r"the holder PlainNet has no fc.weight of shape \(7, 20\) \(it has \(8, 20\)\)": other,
-        r"the holder AveragedModel has no fc.weight of shape \(7, 20\)": AveragedModel(other),
-        r"the holder dict has no head.weight of shape \(3, 7\)": {"head.weight": torch.zeros(7, 3)},
+        r"the copy PlainNet has no fc.weight of shape \(7, 20\) \(it has \(8, 20\)\)": other,
+        r"the copy AveragedModel has no fc.weight of shape \(7, 20\)": AveragedModel(other),
+        r"the copy dict has no head.weight of shape \(3, 7\)": {"head.weight": torch.zeros(7, 3)},
         "dict that was given as a copy holds none of the model's tensors by name": {"weight": torch.zeros(7, 3)},
         "the list that was given as a copy has 2 tensors": [torch.zeros(2), torch.zeros(3)],
         "a Generator was given as a copy of the model, but holds none: give a module": torch.Generator(),
@@ -165,8 +165,8 @@ def test_several_copies_in_a_dict_are_given_one_by_one():
     kept = {"ref": model.state_dict(), "fisher": {n: p.detach().square() for n, p in model.named_parameters()}}
     sentence = r"a dict of copies was given as one copy .* give each of them by itself: copy\['ref'\], copy\['fisher'\]"
     with pytest.raises(UsageError, match=sentence):
-        quiet_demp(model, sgd(model), holders=[kept])
-    pruner = quiet_demp(model, sgd(model), holders=kept.values(), total_steps=2, period=2)
+        quiet_demp(model, sgd(model), copies=[kept])
+    pruner = quiet_demp(model, sgd(model), copies=kept.values(), total_steps=2, period=2)
     run(pruner, range(2))
     assert kept["fisher"]["conv1.weight"].shape == kept["ref"]["conv1.weight"].shape == (5, 2, 3, 3)
 
@@ -181,7 +181,7 @@ def lagging(choice: str, **options: Any) -> tuple[Any, Any, demp.Pruner]:
     model.load_state_dict({**ema.state_dict(), **{n: t for n, t in model.state_dict().items() if "norm1" in n}})
     ema.norm1.weight.data[0] *= 20
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    defaults = {"period": 2, "total_steps": 4, "peak_strength": 0.0, "holders": [ema], "alive_in_copies": choice}
+    defaults = {"period": 2, "total_steps": 4, "peak_strength": 0.0, "copies": [ema], "alive_in_copies": choice}
     return model, ema, quiet_demp(model, optimizer, **{**defaults, **options})
 
 

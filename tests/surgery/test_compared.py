@@ -47,7 +47,7 @@ def test_without_it_the_right_cut_is_rolled_back_and_the_remedy_named():
 def test_with_it_the_cut_is_proven_on_what_is_named(way, how):
     model, inputs, graph = detector()
     copy, _, _ = detector()
-    more = {**how, "outputs": WAYS[way], "holders": [copy]}
+    more = {**how, "outputs": WAYS[way], "copies": [copy]}
     report = demp.cut(model, {"relu": [2, 3]}, example_inputs=inputs, graph=graph, **more)
     assert report.removed == 2 and report.difference < 1e-12 and report.copies["Detector"] < 1e-12
 

@@ -32,7 +32,7 @@ def test_a_run_shrinks_and_goes_on(family, collect):
     ema = copy.deepcopy(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     config = demp.DemPConfig(peak_strength=1e-4, peak_noise_std=1e-5, period=4, collect=collect)
-    options = {"example_inputs": inputs, "total_steps": STEPS, "batches": [inputs], "holders": [ema]}
+    options = {"example_inputs": inputs, "total_steps": STEPS, "batches": [inputs], "copies": [ema]}
     pruner = demp.DemP(model, optimizer, config=config, **options)
     before = demp.trace(model, inputs).dense.neurons
     model.train()

@@ -176,7 +176,7 @@ def fitting_tensors(copied: Copy, tensors: Mapping[str, Tensor], names: Iterable
         if name not in found or found[name].shape != tensors[name].shape:
             has = f" (it has {tuple(found[name].shape)})" if name in found else ""
             raise CutError(
-                f"the copy {copied.name} has no {name} of shape {tuple(tensors[name].shape)}{has}; copies must be "
+                f"the copy {copied.name} has no {name} of shape {tuple(tensors[name].shape)}{has}; give "
                 "copies of the model as it is now"
             )
         mine[name] = found[name]

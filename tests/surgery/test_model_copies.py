@@ -91,12 +91,12 @@ def test_a_state_dict_follows_without_touching_the_model_twice():
     assert all(torch.equal(snapshot[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_holders_that_are_no_copies_are_refused_before_anything_is_touched():
+def test_objects_that_are_no_copies_are_refused_before_anything_is_touched():
     model, dead = started()
     before = comparing.state(model)
     strangers = [nets.mlp(2, 3, 4), {"0.weight": torch.zeros(7, 2, 3, 3)}]
     for stranger in strangers:
-        with pytest.raises(demp.CutError, match=r"the holder .* has no .*; holders must be copies of the model"):
+        with pytest.raises(demp.CutError, match=r"the copy .* has no .*; give copies of the model"):
             demp.cut(model, dead, example_inputs=X, copies=[copy.deepcopy(model), stranger])
         assert comparing.same_state(before, model)
 
@@ -105,7 +105,7 @@ def test_a_copy_that_missed_a_cut_is_refused():
     model, dead = started()
     ema = copy.deepcopy(model)
     demp.cut(model, {"7": [1]}, example_inputs=X)
-    with pytest.raises(demp.CutError, match="holders must be copies"):
+    with pytest.raises(demp.CutError, match="give copies of the model as it is now"):
         demp.cut(model, {"2": dead["2"], "4": dead["4"]}, example_inputs=X, copies=[ema])
 
 
