@@ -63,7 +63,7 @@ class Run:
         model.acts[2].register_full_backward_hook(lambda m, grads, outs: self.seen.append(tuple(outs[0].shape)))
 
     @property
-    def holders(self) -> list[Any]:
+    def copies(self) -> list[Any]:
         return [self.averaged, self.plain, self.dict, self.copy]
 
     def step(self, at: int) -> float:
@@ -106,12 +106,12 @@ def test_all_at_once(precision, recompute):
         if at % 3 == 2 and at // 3 < len(DYING):
             images = batch(at, dtype)[:1]
             report = demp.cut(
-                model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, copies=cut.holders
+                model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, copies=cut.copies
             )
             assert report.removed == sum(map(len, DYING[at // 3].values()))
     assert remaining(dense.model, model) < tolerance
     kept = demp.surgery.record_of(model).kept
-    for mine, theirs in zip(cut.holders, dense.holders, strict=True):
+    for mine, theirs in zip(cut.copies, dense.copies, strict=True):
         small, large = (
             dict(h) if isinstance(h, dict) else comparing.tensors_of(getattr(h, "module", h)) for h in (mine, theirs)
         )
