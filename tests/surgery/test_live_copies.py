@@ -105,9 +105,7 @@ def test_all_at_once(precision, recompute):
         assert cut.step(at) == pytest.approx(dense.step(at), abs=tolerance)
         if at % 3 == 2 and at // 3 < len(DYING):
             images = batch(at, dtype)[:1]
-            report = demp.cut(
-                model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, copies=cut.copies
-            )
+            report = demp.cut(model, DYING[at // 3], example_inputs=images, optimizer=cut.optimizers, copies=cut.copies)
             assert report.removed == sum(map(len, DYING[at // 3].values()))
     assert remaining(dense.model, model) < tolerance
     kept = demp.surgery.record_of(model).kept
