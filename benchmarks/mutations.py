@@ -63,7 +63,7 @@ FAULTS = (
     ),
     Fault(
         "surgery/transaction.py",
-        "        refuse_difference(found, live.context)",
+        "        raise_if_difference(found, live.context)",
         "        pass",
         "surgery",
     ),

@@ -5,7 +5,7 @@ import torch
 
 import demp
 from demp.pruner import model as shrinking
-from demp.surgery.finite import refuse_not_finite
+from demp.surgery.finite import raise_if_not_finite
 from runs import IMAGE, examples, quiet_demp, sgd, train, with_dead
 
 BROKEN = {
@@ -40,7 +40,7 @@ def test_of_many_the_first_module_is_named_and_an_error_raises_where_it_is_to():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
     with pytest.raises(demp.CutError, match=r"conv1.weight and \d+ more tensors of \d+ hold values .*nothing was cut"):
-        refuse_not_finite(model)
+        raise_if_not_finite(model)
     model = with_dead(act1=[0])
     optimizer = sgd(model)
     quiet_demp(model, optimizer, total_steps=4, period=1, on_error="raise")
@@ -54,7 +54,7 @@ def test_frozen_tensors_and_other_buffers_may_hold_anything():
     model = with_dead(act1=[0])
     model.register_buffer("mask", torch.full((2,), -torch.inf))
     model.head.bias.requires_grad_(False).fill_(torch.nan)
-    refuse_not_finite(model)
+    raise_if_not_finite(model)
 
 
 @pytest.mark.parametrize("dead", [[], [0, 1]])

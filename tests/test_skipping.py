@@ -127,7 +127,7 @@ def test_a_method_whose_cut_failed_has_not_selected(monkeypatch):
         raise CutError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "refuse_unshrinkable", refuse)
+        patch.setattr(transaction, "raise_if_unshrinkable", refuse)
         train_steps(model, optimizer, IMAGE, range(3))
     assert pruner.history[-1].notes[0].startswith("skipped") and pruner.state.neurons == 18
     train_steps(model, optimizer, IMAGE, range(3, 4))

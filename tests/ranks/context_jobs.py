@@ -46,7 +46,7 @@ def disagreed() -> tuple[str, str]:
     """The ranks hold different seeds."""
     context = everyone()
     return refused(
-        lambda: context.refuse_disagreement("has another seed", context.rank, remedy="give one", kind=UsageError)
+        lambda: context.raise_if_disagreement("has another seed", context.rank, remedy="give one", kind=UsageError)
     )
 
 

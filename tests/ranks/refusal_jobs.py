@@ -115,18 +115,18 @@ def one_rank_cannot() -> dict[str, Any]:
     optimizer = torch.optim.Adam(wrapped.parameters(), lr=1e-3)
     pruner = pruner_of(wrapped, optimizer, batches=[batch(100)[0]])
     kill_linear(model.fc1, [0, 5])
-    guard = transaction.refuse_unshrinkable
+    guard = transaction.raise_if_unshrinkable
 
     def refuse(*_: Any) -> None:
         raise CutError("no room on this rank")
 
     if world()[0] == 1:
-        transaction.refuse_unshrinkable = refuse
+        transaction.raise_if_unshrinkable = refuse
     try:
         for step in range(PERIOD):
             step_of(wrapped, optimizer, step)
     finally:
-        transaction.refuse_unshrinkable = guard
+        transaction.raise_if_unshrinkable = guard
     skipped = [tuple(p.shape) for p in model.parameters()]
     step_of(wrapped, optimizer, PERIOD)
     return {

@@ -19,7 +19,7 @@ def test_one_process_hears_itself():
     assert context.mean(values) is values and context.common(flags)["layer"].tolist() == [True, False]
     assert context.any_of(True) and not context.any_of(False)
     assert context.where([0]) == ""
-    context.refuse_disagreement("has another seed", 1, remedy="none")
+    context.raise_if_disagreement("has another seed", 1, remedy="none")
     with pytest.raises(UsageError, match="^mine$"), context.together():
         raise UsageError("mine")
 

@@ -12,7 +12,7 @@ from demp.cli import main
 from demp.errors import UsageError
 from demp.train import TrainConfig, artifact, resume, train
 from demp.train.models import build
-from demp.train.models.trust import harmless, refuse_untrusted
+from demp.train.models.trust import harmless, raise_if_untrusted
 
 OLD = Path(__file__).parent.parent / "old"
 COMMANDS = {
@@ -95,19 +95,19 @@ def test_with_trust_it_is_built(tmp_path, trap):
 )
 def test_options_that_fetch_or_run(model, key):
     with pytest.raises(UsageError, match=f"with {key}="):
-        refuse_untrusted(model, "file")
+        raise_if_untrusted(model, "file")
 
 
 @pytest.mark.parametrize("model", [None, [], "mlp", {}, {"name": 3}, {"name": None}])
 def test_what_is_no_model(model):
     with pytest.raises(UsageError, match="does not name its model"):
-        refuse_untrusted(model, "file")
+        raise_if_untrusted(model, "file")
 
 
 def test_ordinary_options_pass():
-    refuse_untrusted({"name": "timm:resnet18", "drop_path_rate": 0.1, "act_layer": "gelu"}, "file")
-    refuse_untrusted({"name": "transformers:vit", "hidden_size": 16, "attn_implementation": "eager"}, "file")
-    refuse_untrusted({"name": "mlp", "num_classes": 3, "hidden": [3, 4], "width": 0.5, "activation": None}, "file")
+    raise_if_untrusted({"name": "timm:resnet18", "drop_path_rate": 0.1, "act_layer": "gelu"}, "file")
+    raise_if_untrusted({"name": "transformers:vit", "hidden_size": 16, "attn_implementation": "eager"}, "file")
+    raise_if_untrusted({"name": "mlp", "num_classes": 3, "hidden": [3, 4], "width": 0.5, "activation": None}, "file")
     assert harmless("text_config", {"hidden_size": 3, "hidden_act": "relu"}) and not harmless(3, 3)
 
 

@@ -63,7 +63,7 @@ class Detector:
         self._length = sources.window_steps or DEFAULT_WINDOW
         probes = by_probe(sources.batches, sources.collect)
         self._window = None if probes else Window(model, graph, criterion)
-        refuse_batches(model, sources.batches)
+        raise_if_batches_fail(model, sources.batches)
         self._last_inputs: Any = None
         self._in_evaluation: Any = None
         """Inputs of the last forward in evaluation mode with gradients, until the next step says what it was for."""
@@ -250,7 +250,7 @@ def by_probe(batches: Batches | None, collect: Collect) -> bool:
     return collect in ("probe", "batches") or (collect == "auto" and batches is not None)
 
 
-def refuse_batches(model: nn.Module, batches: Batches | None) -> None:
+def raise_if_batches_fail(model: nn.Module, batches: Batches | None) -> None:
     """What can be known of batches before the first check.
 
     Raises:

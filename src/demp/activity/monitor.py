@@ -10,7 +10,7 @@ from demp.activity.window import Window
 from demp.errors import UsageError
 from demp.graph import GraphState, NeuronGraph, trace
 from demp.graph.forward import call_inputs
-from demp.parallel import Hook, is_sharded_model, refuse_to_watch, user_module
+from demp.parallel import Hook, is_sharded_model, raise_if_compiled, user_module
 
 
 class Shrinking(Protocol):
@@ -44,7 +44,7 @@ class NeuronMonitor:
         example_inputs: Any = None,
         pruner: Shrinking | None = None,
     ) -> None:
-        refuse_to_watch(model)
+        raise_if_compiled(model)
         self._model = model = user_module(model)
         self._criterion = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
         self._window: Window | None = None
@@ -54,7 +54,7 @@ class NeuronMonitor:
         self._handle = None
         self.history: list[Snapshot] = []
         if pruner is not None:
-            _refuse_foreign(pruner, model)
+            _raise_if_foreign(pruner, model)
             self._start(pruner.graph)
             self._handle = model.register_forward_pre_hook(Hook(lambda *_: self._follow()))
         elif example_inputs is not None:
@@ -109,6 +109,6 @@ class NeuronMonitor:
             self._window.close()
 
 
-def _refuse_foreign(pruner: Shrinking, model: nn.Module) -> None:
+def _raise_if_foreign(pruner: Shrinking, model: nn.Module) -> None:
     if getattr(pruner, "model", model) is not model:
         raise UsageError("this pruner is of another model; pass the pruner of the model that is watched")

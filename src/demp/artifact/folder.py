@@ -122,7 +122,7 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def refuse_foreign(path: Path, own: Collection[str]) -> None:
+def raise_if_foreign_files(path: Path, own: Collection[str]) -> None:
     """A save takes the place of an earlier one, never of anything else.
 
     Raises:
@@ -149,7 +149,7 @@ def replacing(path: Path, own: Collection[str] = (WEIGHTS, ARCHITECTURE)) -> Ite
     Raises:
         ArtifactError: the folder holds other files, or could not be written.
     """
-    refuse_foreign(files.settled(path), own)
+    raise_if_foreign_files(files.settled(path), own)
     try:
         with files.replacing_folder(path) as folder:
             yield folder

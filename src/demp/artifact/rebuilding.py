@@ -67,7 +67,7 @@ def put(model: nn.Module, weights: dict[str, Tensor], architecture: dict[str, An
     names = {first: [first, *(a for a, f in aliases.items() if f == first)] for first in tensors}
     for name, value in {**weights, **unsaved_buffers(tensors, weights, architecture)}.items():
         old = tensors[name]
-        refuse_other(name, old, value, architecture["record"])
+        raise_if_other_kind(name, old, value, architecture["record"])
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
         for alias in names[name]:
             owner, _, leaf = alias.rpartition(".")
@@ -100,7 +100,7 @@ def resize(module: nn.Module, sizes: dict[str, int], what: str) -> None:
             raise ArtifactError(f"{attribute} of {what} is saved as {sizes[attribute]}, and its weight has {shown}")
 
 
-def refuse_other(name: str, old: Tensor, value: Tensor, record: dict[str, Any] | None) -> None:
+def raise_if_other_kind(name: str, old: Tensor, value: Tensor, record: dict[str, Any] | None) -> None:
     """A saved tensor takes the place of one of the same kind, with the shape that the cuts left of it.
 
     Raises:

@@ -17,7 +17,7 @@ from demp.graph.forward import as_inputs, first_names
 from demp.graph.inputs import copied
 from demp.graph.joins import joins_from_plain, model_joins
 from demp.surgery.record import Record, put_record, record_from_plain, record_of
-from demp.surgery.refit import Sources, forget_states, refit_states, refit_tensors, refuse_unsaved
+from demp.surgery.refit import Sources, forget_states, raise_if_unsaved, refit_states, refit_tensors
 from demp.surgery.shrink import UndoLog, shown_sizes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -77,7 +77,7 @@ def recorded(part: nn.Module, path: str, entry: Mapping[str, Any] | None) -> Wid
                 where = torch.full((length,), -1)
                 where[here[axis]] = torch.arange(len(here[axis]))
                 sources.setdefault(name, {})[axis] = where[there[axis]]
-    refuse_unsaved(part, sources)
+    raise_if_unsaved(part, sources)
     if entry is None:
         return Widths(path, shapes, sources, sizes=dense_sizes(one))
     joins, calls = joins_from_plain(entry["joins"]), calls_from_plain(entry.get("calls", {}))
@@ -122,7 +122,7 @@ def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> 
         for along, (length, _) in widths.items():
             if whole == (length == len(along)):
                 smaller[list(along)] = not whole
-    refuse_unclear(graph, smaller, lost)
+    raise_if_ambiguous(graph, smaller, lost)
     state = graph.at(fewer(graph, widths))
     for along, (length, name) in widths.items():
         if len(state.kept(torch.tensor(along))) != length:
@@ -161,7 +161,7 @@ def lengths(graph: NeuronGraph, shapes: Shapes, stored: Set[str], lost: str) -> 
     return found
 
 
-def refuse_unclear(graph: NeuronGraph, smaller: Tensor, lost: str) -> None:
+def raise_if_ambiguous(graph: NeuronGraph, smaller: Tensor, lost: str) -> None:
     """Sums and calls to which it is not the same which of these neurons are left.
 
     Raises:
@@ -197,7 +197,7 @@ def fewer(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]])
     return removed
 
 
-def refuse_broken(model: nn.Module, example_inputs: Any) -> None:
+def raise_if_broken(model: nn.Module, example_inputs: Any) -> None:
     """The forward must run at the new widths.
 
     Raises:

@@ -14,7 +14,7 @@ from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
 from demp.experiments.compare import Comparison, picture, plan, table
 from demp.experiments.compare.missed import missed, no_budget, without_budget
-from demp.experiments.compare.opponents import longer_of, refuse_opponents, twins_of
+from demp.experiments.compare.opponents import longer_of, raise_if_opponents_given, twins_of
 from demp.experiments.compare.plan import NO_BUDGET, Options, Planned
 from demp.experiments.sweep import Store
 from demp.files.results import DONE
@@ -115,7 +115,7 @@ class Compare(Sweeping):
         for name in dict.fromkeys(run.method for run in runs if run.setting.get("budget") == NO_BUDGET):
             console.print(f"warning: {no_budget(name)}", highlight=False)
         twin, longer = listed(self.twin), listed(self.longer)
-        refuse_opponents(runs, twin, longer)
+        raise_if_opponents_given(runs, twin, longer)
         left = self._go(base, out, runs, console)
         if twins := twins_of(runs, Store(out), twin):
             left += self._go(base, out, twins, console)

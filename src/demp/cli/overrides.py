@@ -10,7 +10,7 @@ from demp.budgets import Budget
 from demp.errors import UsageError
 from demp.files.schema import nested
 from demp.train.config import TrainConfig, read_toml
-from demp.train.models.trust import is_foreign, refuse_untrusted
+from demp.train.models.trust import is_foreign, raise_if_untrusted
 
 DEFAULT_RECIPE = "plain"
 FLAGS = {
@@ -76,7 +76,7 @@ def file_values(flags: Any, base: TrainConfig) -> dict[str, Any]:
         name, options = model.get("name", base.model.name), model.get("options")
         asked = {**(options if isinstance(options, Mapping) else {}), "name": flags.model or name}
         if not is_foreign(flags.model):
-            refuse_untrusted(asked, flags.config)
+            raise_if_untrusted(asked, flags.config)
     return values
 
 

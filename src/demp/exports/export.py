@@ -21,7 +21,7 @@ from demp.exports.formats import FORMATS, Subject, Written, size_of
 from demp.exports.report import ExportReport, Timing
 from demp.graph.forward import as_inputs, call_inputs
 from demp.parallel import original
-from demp.pruner.validation import refuse_wrapper
+from demp.pruner.validation import raise_if_wrapper
 from demp.surgery.record import record_of
 
 REPORT, CARD = "export.json", "README.md"
@@ -94,7 +94,7 @@ def _subject(
 
 
 def _refuse(model: nn.Module) -> None:
-    refuse_wrapper(model)
+    raise_if_wrapper(model)
     elsewhere = next((t.device for t in (*model.parameters(), *model.buffers()) if t.device.type != "cpu"), None)
     if elsewhere is not None:
         raise UsageError(f"{type(model).__name__} is on {elsewhere}; export it from the CPU: model.cpu()")

@@ -161,7 +161,7 @@ class Layouts:
         for numbers in members.values():
             pairs = [(tuple(sides[n][0].tolist()), tuple(sides[n][1].tolist())) for n in numbers]
             layout = layout_of(pairs, same)
-            refuse_leftovers(pairs, [seen[n] for n in numbers], layout)
+            raise_if_left_over(pairs, [seen[n] for n in numbers], layout)
             found.of_element.update(dict.fromkeys((e for pair in pairs for side in pair for e in side), layout))
         return found
 
@@ -231,7 +231,7 @@ def layout_of(pairs: list[tuple[Channels, Channels]], same: Tensor) -> Layout:
     return Layout(places, len(order), sides)
 
 
-def refuse_leftovers(pairs: list[tuple[Channels, Channels]], seen: list[JoinSeen], layout: Layout) -> None:
+def raise_if_left_over(pairs: list[tuple[Channels, Channels]], seen: list[JoinSeen], layout: Layout) -> None:
     """A channel that a block's output does not keep flows on there, unread; no later sum may take it up.
 
     Along a chain of blocks none does: a channel that comes back later has a position of its own.

@@ -73,7 +73,7 @@ def set_forward(model: nn.Module, forward: str | Callable[..., Any] | None) -> N
     vars(model)[FORWARD] = forward
 
 
-def refuse_no_forward(model: nn.Module) -> None:
+def raise_if_no_forward(model: nn.Module) -> None:
     """A model without a forward of its own, where nothing says how demp should run it."""
     own = getattr(model, "forward", None)
     if FORWARD in vars(model) or (callable(own) and getattr(own, "__func__", own) is not nn.Module.forward):

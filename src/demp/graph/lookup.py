@@ -9,7 +9,7 @@ from torch import nn
 
 from demp.graph.parts import Read
 from demp.graph.places import Place, outermost, traced
-from demp.graph.sums import refuse_checkpointed, require_as_traced
+from demp.graph.sums import raise_if_checkpointed, require_as_traced
 
 Key = TypeVar("Key")
 
@@ -45,7 +45,7 @@ class Lookup(Generic[Key]):
         """
         key = self._find(place, numbered, may_be)
         if key is not None and place is not None and place.checkpointed and self.recorded:
-            refuse_checkpointed(self.module, what)
+            raise_if_checkpointed(self.module, what)
         return key
 
     def _find(self, place: Place | None, numbered: Key, may_be: Callable[[Any], bool]) -> Key | None:

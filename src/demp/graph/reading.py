@@ -23,14 +23,14 @@ from demp.graph.forward import (
     as_inputs,
     first_names,
     hooks_off,
-    refuse_no_forward,
+    raise_if_no_forward,
     stand_ins,
 )
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import HEADS
 from demp.graph.recording import Offer, Outputs, Recording
-from demp.graph.rehearsal import HARD_CODED, coupled_groups, refuse_hard_coded, survives
-from demp.graph.scripted import refuse_unreadable
+from demp.graph.rehearsal import HARD_CODED, coupled_groups, raise_if_hard_coded, survives
+from demp.graph.scripted import raise_if_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
 from demp.parallel import user_class, user_module, whole_parameters
 
@@ -71,8 +71,8 @@ def trace(
         TraceError: the model does not run on the example inputs.
     """
     model = user_module(model)
-    refuse_no_forward(model)
-    refuse_unreadable(model)
+    raise_if_no_forward(model)
+    raise_if_unreadable(model)
     with whole_parameters(model):
         read = partial(trace_with, offer=Offer(joins, streams, linear, outputs if callable(outputs) else None))
         return by_any_vehicle(model, as_inputs(example_inputs), read)
@@ -150,7 +150,7 @@ def trace_with(
     )
     graph = replace(graph, notes=notes)
     for training in trainings:
-        graph = refuse_training_only(graph, model, training, inputs)
+        graph = raise_if_only_in_training(graph, model, training, inputs)
     return graph
 
 
@@ -196,7 +196,7 @@ class Rehearsal:
 
     def _refused(self, graph: NeuronGraph) -> NeuronGraph:
         reference = (self.seen.out, self.seen.left)
-        return refuse_hard_coded(graph, self.model, self.seen.substitutes, self._forward, reference, HARD_CODED)
+        return raise_if_hard_coded(graph, self.model, self.seen.substitutes, self._forward, reference, HARD_CODED)
 
     def _survives(self, graph: NeuronGraph) -> bool:
         reference = (self.seen.out, self.seen.left)
@@ -218,7 +218,7 @@ def couple(recording: Recording, owners: set[str]) -> None:
     recording.joins[:] = apart
 
 
-def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward, inputs: Inputs) -> NeuronGraph:
+def raise_if_only_in_training(graph: NeuronGraph, model: nn.Module, training: Forward, inputs: Inputs) -> NeuronGraph:
     """Rehearse the training forward as well."""
 
     def forward(tensors: Mapping[str, Tensor]) -> Any:
@@ -226,4 +226,4 @@ def refuse_training_only(graph: NeuronGraph, model: nn.Module, training: Forward
             return training.again(model, inputs, tensors, training=True)
 
     reference = (training.out, training.left)
-    return refuse_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)
+    return raise_if_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)

@@ -27,7 +27,7 @@ COUNTS = 7
 Forward = Callable[[Mapping[str, Tensor]], Any]
 
 
-def refuse_hard_coded(
+def raise_if_hard_coded(
     graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any, reason: str
 ) -> NeuronGraph:
     """The graph without the groups of layers whose narrowing makes the forward fail or its output change shape."""

@@ -13,7 +13,7 @@ from demp.errors import TraceError
 from demp.graph.trace_state import TraceState
 
 
-def refuse_unreadable(model: nn.Module) -> None:
+def raise_if_unreadable(model: nn.Module) -> None:
     """A model that is TorchScript as a whole, or whose lazy modules have not run.
 
     Raises:

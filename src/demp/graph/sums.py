@@ -84,7 +84,7 @@ def require_as_traced(module: nn.Module, what: str, made: int, traced: Collectio
         )
 
 
-def refuse_checkpointed(module: nn.Module, what: str) -> None:
+def raise_if_checkpointed(module: nn.Module, what: str) -> None:
     """Raise: the backward would run again, as it is written, what a cut has planned.
 
     Raises:

@@ -236,14 +236,14 @@ class Gated:
 def of_gates(value: Tensor, c: Tensor, *, higher: bool = False) -> Tensor:
     """The derivative of a number with respect to the gates."""
     if not value.requires_grad:
-        refuse_unmoved()
+        raise_no_path()
     (found,) = torch.autograd.grad(value, c, create_graph=higher, allow_unused=True)
     if found is None:
-        refuse_unmoved()
+        raise_no_path()
     return found
 
 
-def refuse_unmoved() -> None:
+def raise_no_path() -> None:
     """Say that there is no score, since no path leads from a gate to the loss.
 
     Raises:
@@ -289,7 +289,7 @@ def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, con
         c = gated.gates()
         loss = gated.loss(c, batch, loss_fn, weights)
         if not loss.requires_grad:
-            refuse_unmoved()
+            raise_no_path()
         slopes = torch.autograd.grad(loss, [weights[name] for name in known], create_graph=True)
         flow = torch.stack([(g * s).sum().to(gated.dtype) for g, s in zip(known.values(), slopes, strict=True)]).sum()
         total += gated.of_classes(of_gates(flow, c))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from demp.integrations.common import create, read_state, refuse_many_processes, refuse_wrapped, write_state
+from demp.integrations.common import create, raise_if_many_processes, raise_if_wrapped, read_state, write_state
 from demp.pruner import Pruner
 
 
@@ -21,8 +21,8 @@ def attach(
     ``accelerator.load_state`` replays the cuts before it loads the weights. ``options`` are those of
     `demp.methods.create`.
     """
-    refuse_many_processes(accelerator.num_processes)
-    refuse_wrapped(model)
+    raise_if_many_processes(accelerator.num_processes)
+    raise_if_wrapped(model)
     settings = {"method": method, "example_inputs": example_inputs, **options}
     inner = getattr(optimizer, "optimizer", optimizer)
     pruner = create(accelerator.unwrap_model(model), inner, total_steps, settings)

@@ -25,7 +25,7 @@ def create(model: Any, optimizer: Any, total_steps: int, settings: dict[str, Any
     return methods.create(moved.pop("method"), model, optimizer, total_steps=total_steps, **moved)
 
 
-def refuse_many_processes(world_size: int) -> None:
+def raise_if_many_processes(world_size: int) -> None:
     """The integrations were made and tested for one process."""
     if world_size > 1:
         raise UsageError(
@@ -33,7 +33,7 @@ def refuse_many_processes(world_size: int) -> None:
         )
 
 
-def refuse_wrapped(model: nn.Module) -> None:
+def raise_if_wrapped(model: nn.Module) -> None:
     """A wrapper around the network keeps what it knew of the uncut one."""
     for part in model.modules():
         if type(part).__name__ in WRAPPERS:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from demp.integrations.common import create, refuse_many_processes, refuse_wrapped
+from demp.integrations.common import create, raise_if_many_processes, raise_if_wrapped
 from demp.pruner import Pruner
 
 
@@ -21,8 +21,8 @@ def attach(
 
     ``options`` are those of `demp.methods.create`.
     """
-    refuse_many_processes(fabric.world_size)
-    refuse_wrapped(model)
+    raise_if_many_processes(fabric.world_size)
+    raise_if_wrapped(model)
     settings = {"method": method, "example_inputs": example_inputs, **options}
     return create(getattr(model, "module", model), getattr(optimizer, "optimizer", optimizer), total_steps, settings)
 

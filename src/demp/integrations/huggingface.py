@@ -8,9 +8,9 @@ from demp.errors import UsageError
 from demp.integrations.common import (
     STATE_FILE,
     create,
+    raise_if_many_processes,
+    raise_if_wrapped,
     read_state,
-    refuse_many_processes,
-    refuse_wrapped,
     write_state,
 )
 from demp.pruner import Pruner
@@ -52,7 +52,7 @@ class DemPCallback(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer is there and restored: attach."""
-        refuse_wrapped(self._trainer.model_wrapped)
+        raise_if_wrapped(self._trainer.model_wrapped)
         optimizer = self._trainer.optimizer.optimizer
         if self._replayed:
             self.pruner.plan(state.max_steps)
@@ -81,7 +81,7 @@ def attach(trainer: Any, *, example_inputs: Any, method: str = "demp", **options
         UsageError: several devices, DeepSpeed or FSDP.
     """
     args = trainer.args
-    refuse_many_processes(max(args.world_size, args.n_gpu))
+    raise_if_many_processes(max(args.world_size, args.n_gpu))
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         raise UsageError("DeepSpeed and FSDP hold the weights in shapes of their own; train without them to prune")
     if isinstance(example_inputs, Mapping):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from demp.errors import UsageError
-from demp.integrations.common import create, refuse_many_processes, refuse_wrapped
+from demp.integrations.common import create, raise_if_many_processes, raise_if_wrapped
 from demp.pruner import Pruner
 from demp.train.extras import need
 
@@ -45,7 +45,7 @@ class DemPCallback(pl.Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Before a checkpoint is loaded: make the module replay the cuts ahead of its weights."""
-        refuse_many_processes(trainer.world_size)
+        raise_if_many_processes(trainer.world_size)
         if stage == "fit":
             self._pruner = None
         theirs = pl_module.on_load_checkpoint
@@ -78,7 +78,7 @@ class DemPCallback(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Optimizer and loaders are there and restored: attach."""
-        refuse_wrapped(trainer.model)
+        raise_if_wrapped(trainer.model)
         if len(trainer.optimizers) != 1:
             raise UsageError(
                 f"{type(pl_module).__name__} configures {len(trainer.optimizers)} optimizers and DemPCallback follows "

@@ -159,7 +159,7 @@ class Method(EarlierMethod):
         self.config = config
         self.total_steps = total_steps
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Raise UsageError, with a remedy, if this method has nothing to work on in such a network."""
 
     def criterion(self) -> Criterion:

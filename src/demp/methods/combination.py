@@ -32,10 +32,10 @@ class Combination(MaskMethod):
         first, second = self.parts
         self.first, self.second = first(config, total_steps), second(config, total_steps)
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Raise UsageError if either method does not fit the network."""
-        self.first.refuse_unfit(graph)
-        self.second.refuse_unfit(graph)
+        self.first.raise_if_unfit(graph)
+        self.second.raise_if_unfit(graph)
 
     def criterion(self) -> Criterion:
         """Return the first method's criterion of death."""

@@ -53,7 +53,7 @@ class DemonPruning(Method):
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Refuse the decoupled penalty, which acts on scales alone, where there are none.
 
         Raises:

@@ -8,7 +8,7 @@ from demp.errors import UsageError
 from demp.files.checks import check_at_least, check_number, check_share
 from demp.methods.base import MethodConfig
 from demp.methods.course import Phase, check_phase
-from demp.methods.reaching import refuse_two_aims
+from demp.methods.reaching import raise_if_two_aims
 from demp.regularization import schedules
 from demp.regularization.penalties import Penalty, PenaltyKind, PenaltyTarget
 from demp.surgery import ConstantRules
@@ -132,7 +132,7 @@ class DemPConfig(MethodConfig):
                 check_at_least(field, getattr(self, field), 1)
         if self.target_neuron_sparsity is not None:
             check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self)
+        raise_if_two_aims(self)
         check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
 
     def reading(self) -> dict[str, bool]:

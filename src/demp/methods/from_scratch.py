@@ -150,7 +150,7 @@ class Twin(FromScratch):
     Config: ClassVar[type[MethodConfig]] = TwinConfig
     config: TwinConfig
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Refuse to train nobody's twin, or that of another dense architecture.
 
         Raises:

@@ -136,7 +136,7 @@ class GrowingRegularisation(Method):
         end = self._steps(share_before + share) if every is None else start + every * shape.updates
         return Ramp(start, end, base, delta, ceiling)
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Refuse a model without anything to push.
 
         Raises:

@@ -77,7 +77,7 @@ class NetworkSlimming(Method):
         self.cuts = [max(1, round(last * i / config.passes)) for i in range(1, config.passes + 1)]
         self._passed = 0
 
-    def refuse_unfit(self, graph: NeuronGraph) -> None:
+    def raise_if_unfit(self, graph: NeuronGraph) -> None:
         """Refuse a model without anything to rank.
 
         Raises:

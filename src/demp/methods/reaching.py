@@ -27,7 +27,7 @@ class TargetConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("target_neuron_sparsity", self.target_neuron_sparsity)
-        refuse_two_aims(self)
+        raise_if_two_aims(self)
 
 
 def reach(
@@ -101,7 +101,7 @@ def missed(meter: Meter, goals: Mapping[str, float], removed: Tensor) -> str:
     return f"stopped at {left}: every layer left is at its floor, excluded or refused"
 
 
-def refuse_two_aims(config: Any) -> None:
+def raise_if_two_aims(config: Any) -> None:
     """Refuse a target of one's own beside a budget; the default of its class does not count as one's own.
 
     Raises:

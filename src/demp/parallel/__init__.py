@@ -10,15 +10,15 @@ One module, as the user wrote it: `user_module` inside its wrappers, `user_class
 `original` inside ``torch.compile``. `Hook` stays with one module and is not copied.
 
 A model that ``fully_shard`` keeps in pieces: `is_sharded_model`, `whole_parameters`, `reshard`, `autograd_leaves`,
-`accumulates`; before a cut `refuse_unfit_sharding` and `rehearse_renewal`, after it `renew_shards`.
+`accumulates`; before a cut `raise_if_unfit_sharding` and `rehearse_renewal`, after it `renew_shards`.
 
-Compiled code: `eager`, `uncompiled`, `refuse_to_watch`, `forget_compiled_code`, `Stopwatch`.
+Compiled code: `eager`, `uncompiled`, `raise_if_compiled`, `forget_compiled_code`, `Stopwatch`.
 
 Inside, `ranks` is what processes tell each other, `wrappers` is DistributedDataParallel, `pieces` and `shards` are
 ``fully_shard``, `compiled` is ``torch.compile``.
 """
 
-from demp.parallel.compiled import Stopwatch, eager, forget_compiled_code, original, refuse_to_watch, uncompiled
+from demp.parallel.compiled import Stopwatch, eager, forget_compiled_code, original, raise_if_compiled, uncompiled
 from demp.parallel.context import ALONE, Context, context_of, everyone
 from demp.parallel.hooks import Hook
 from demp.parallel.pieces import is_sharded, local_piece, nonzero_along, sharded_like, swap_in, whole_tensor
@@ -27,7 +27,7 @@ from demp.parallel.shards import (
     accumulates,
     autograd_leaves,
     is_sharded_model,
-    refuse_unfit_sharding,
+    raise_if_unfit_sharding,
     rehearse_renewal,
     renew_shards,
     reshard,
@@ -53,8 +53,8 @@ __all__ = [
     "local_piece",
     "nonzero_along",
     "original",
-    "refuse_to_watch",
-    "refuse_unfit_sharding",
+    "raise_if_compiled",
+    "raise_if_unfit_sharding",
     "rehearse_renewal",
     "renew_shards",
     "reshard",

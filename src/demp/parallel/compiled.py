@@ -61,7 +61,7 @@ def is_compiled(model: nn.Module) -> bool:
     )
 
 
-def refuse_to_watch(model: nn.Module) -> None:
+def raise_if_compiled(model: nn.Module) -> None:
     """Compiled code does not see hooks that come and go, so that watching it by hooks would find nobody.
 
     Raises:

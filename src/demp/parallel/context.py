@@ -86,13 +86,13 @@ class Context:
         """``" on rank 1"``, ``" on ranks 1 and 3"``; empty where this process is alone."""
         return "" if self.alone else f" on {ranks.named(numbers)}"
 
-    def refuse_disagreement(self, what: str, value: Any, *, remedy: str, kind: type[DempError] = CutError) -> None:
+    def raise_if_disagreement(self, what: str, value: Any, *, remedy: str, kind: type[DempError] = CutError) -> None:
         """All ranks must hold the same value; ``what`` says of those that do not what they do, and ``remedy`` helps.
 
         Raises:
             DempError: of the given kind, on all ranks.
         """
-        ranks.refuse_disagreement(what, value, self.group, remedy=remedy, kind=kind)
+        ranks.raise_if_disagreement(what, value, self.group, remedy=remedy, kind=kind)
 
     def whole(self, *models: nn.Module) -> AbstractContextManager[None]:
         """Inside, no parameter of the model, or of copies of it, is in pieces: see `shards.whole_parameters`."""
@@ -106,13 +106,13 @@ class Context:
         """Every rank takes the main process's buffers now, as it would at the start of the wrapped model's forward."""
         wrappers.share_buffers(self.wrappers)
 
-    def refuse_unfit_wrappers(self) -> None:
+    def raise_if_unfit_wrappers(self) -> None:
         """Wrappers must remember no old shapes but those that demp renews.
 
         Raises:
             UsageError: a setting of one of them does.
         """
-        wrappers.refuse_unfit_wrappers(self.wrappers)
+        wrappers.raise_if_unfit_wrappers(self.wrappers)
 
 
 ALONE = Context()

@@ -108,7 +108,9 @@ class ElsewhereError(CutError):
         self.fault = fault
 
 
-def refuse_disagreement(what: str, value: Any, group: Group, *, remedy: str, kind: type[DempError] = CutError) -> None:
+def raise_if_disagreement(
+    what: str, value: Any, group: Group, *, remedy: str, kind: type[DempError] = CutError
+) -> None:
     """All ranks must hold the same value.
 
     Raises:

@@ -71,7 +71,7 @@ def accumulates(model: nn.Module) -> bool:
     return any(gradient is not None for gradient in held)
 
 
-def refuse_unfit_sharding(model: nn.Module) -> None:
+def raise_if_unfit_sharding(model: nn.Module) -> None:
     """Ways of sharding that demp cannot renew after a cut.
 
     Raises:

@@ -48,7 +48,7 @@ def group_of(wrappers: Wrappers) -> ranks.Group:
     return ranks.unless_alone(wrappers[0].process_group) if wrappers else ranks.everyone()
 
 
-def refuse_unfit_wrappers(wrappers: Wrappers) -> None:
+def raise_if_unfit_wrappers(wrappers: Wrappers) -> None:
     """Settings whose memory of old shapes demp cannot renew.
 
     Raises:

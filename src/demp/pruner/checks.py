@@ -61,7 +61,7 @@ class Checks:
         run, shrinking = self._run, self._run.shrinking
         again = self._made_again(run.step)
         shrinking.look_around()
-        shrinking.refuse_unready()
+        shrinking.raise_if_unready()
         context = shrinking.context
         if not (final or again or context.any_of(run.method.ready(run.step, self._view))):
             return None

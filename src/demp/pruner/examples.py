@@ -33,7 +33,7 @@ class Examples:
             yield batch[0]
 
 
-def refuse_missing(name: str, requirements: Requirements, examples: Examples) -> None:
+def raise_if_no_examples(name: str, requirements: Requirements, examples: Examples) -> None:
     """A method that looks at training examples, or measures the loss on them, needs some.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from demp.artifact.widths import Widths, fit, recorded, refuse_broken, traced, whole_name
+from demp.artifact.widths import Widths, fit, raise_if_broken, recorded, traced, whole_name
 from demp.errors import UsageError
 from demp.graph.forward import first_names
 from demp.parallel import forget_compiled_code, is_sharded_model, user_module
@@ -63,9 +63,9 @@ def load_state_dict(
     model = user_module(model)
     state_dict = unprefixed(of_model(state_dict) if isinstance(state_dict, nn.Module) else state_dict, model)
     state_dict = with_ties(state_dict, model)
-    refuse_at_work(model)
+    raise_if_at_work(model)
     found = widths_of(model, state_dict, example_inputs)
-    refuse_other_story(model, state_dict, found)
+    raise_if_other_widths(model, state_dict, found)
     parts = [(model.get_submodule(one.path), one) for one in found]
     records = [(part, record_of(part)) for part, _ in parts]
     optimizers, undo_log = optimizers_of(model), UndoLog()
@@ -73,7 +73,7 @@ def load_state_dict(
     try:
         notes = [note for part, widths in parts for note in fit(part, widths, optimizers, undo_log)]
         if any(widths.unknown for widths in found):
-            refuse_broken(model, example_inputs)
+            raise_if_broken(model, example_inputs)
         keys = model.load_state_dict(state_dict, strict=strict)
     except Exception as error:
         undo_log.roll_back()
@@ -136,7 +136,7 @@ def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
     return whole
 
 
-def refuse_at_work(model: nn.Module) -> None:
+def raise_if_at_work(model: nn.Module) -> None:
     """A model whose widths somebody else keeps account of.
 
     Raises:
@@ -180,7 +180,7 @@ def widths_of(model: nn.Module, state_dict: Mapping[str, Any], example_inputs: A
     return [traced(model, example_inputs, other, LOST)] if other else []
 
 
-def refuse_other_story(model: nn.Module, state_dict: Mapping[str, Any], found: list[Widths]) -> None:
+def raise_if_other_widths(model: nn.Module, state_dict: Mapping[str, Any], found: list[Widths]) -> None:
     """Every tensor of the file must have the shape that its record gives it, or else the model's own.
 
     Raises:

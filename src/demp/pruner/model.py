@@ -16,13 +16,13 @@ from demp.parallel import (
     accumulates,
     autograd_leaves,
     context_of,
-    refuse_unfit_sharding,
+    raise_if_unfit_sharding,
     rehearse_renewal,
     reshard,
     user_module,
 )
 from demp.pruner.outside import OutsideReaders
-from demp.pruner.validation import refuse_copy_inside, refuse_nothing_removable, refuse_wrapper
+from demp.pruner.validation import raise_if_copy_inside, raise_if_nothing_removable, raise_if_wrapper
 from demp.surgery import (
     ConstantRules,
     CutReport,
@@ -34,13 +34,13 @@ from demp.surgery import (
     plan_cut,
     record_of,
 )
-from demp.surgery.compared import Outputs, refuse_unknown_outputs
-from demp.surgery.copies import Copy, look_alikes, refuse_misfit, tensors_of, with_copy
-from demp.surgery.finite import refuse_not_finite
+from demp.surgery.compared import Outputs, raise_if_unknown_outputs
+from demp.surgery.copies import Copy, look_alikes, raise_if_misfit, tensors_of, with_copy
+from demp.surgery.finite import raise_if_not_finite
 from demp.surgery.going_back import go_back
-from demp.surgery.guards import held_forward, parts_of, refuse_replaced_parts
+from demp.surgery.guards import held_forward, parts_of, raise_if_replaced_parts
 from demp.surgery.report import nothing_removed
-from demp.surgery.state import refuse_odd_state
+from demp.surgery.state import raise_if_odd_state
 
 logger = logging.getLogger("demp")
 
@@ -97,15 +97,15 @@ class ShrinkingModel:
     ) -> None:
         self.given, self.model, self._outputs = given, user_module(given), outputs
         set_forward(self.model, forward)
-        refuse_unknown_outputs(self.model, outputs)
-        refuse_wrapper(self.model)
-        refuse_unfit_sharding(self.model)
+        raise_if_unknown_outputs(self.model, outputs)
+        raise_if_wrapper(self.model)
+        raise_if_unfit_sharding(self.model)
         rehearse_renewal(self.model)
         reshard(self.model)
         self.graph = trace(self.model, example_inputs, outputs=outputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
-        refuse_nothing_removable(self.model, self.graph)
-        refuse_copy_inside(self.model, self.graph)
+        raise_if_nothing_removable(self.model, self.graph)
+        raise_if_copy_inside(self.model, self.graph)
         self.state = self.graph.dense
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self.others: Callable[[], tuple[torch.optim.Optimizer, ...]] = tuple
@@ -131,14 +131,14 @@ class ShrinkingModel:
         """Find out anew who trains the model: wrappers and ranks."""
         self.context = context_of(self.given)
 
-    def refuse_unready(self) -> None:
+    def raise_if_unready(self) -> None:
         """A model that is not what was traced, or a moment that would meet old weights."""
         with self.context.together():
             torch.clear_autocast_cache()
             reshard(self.model)
-            refuse_replaced_parts(self.model, self._parts)
-            refuse_not_finite(self.model)
-            self.context.refuse_unfit_wrappers()
+            raise_if_replaced_parts(self.model, self._parts)
+            raise_if_not_finite(self.model)
+            self.context.raise_if_unfit_wrappers()
         self.outside.settle(self.context)
 
     def add_copy(self, given: Any) -> None:
@@ -149,7 +149,7 @@ class ShrinkingModel:
         """
         copies = with_copy(self.copies, given, self.model)
         for copied in copies[len(self.copies) :]:
-            refuse_misfit(copied, self.model, self.state.shapes, cut=bool(self.state.removed.any()))
+            raise_if_misfit(copied, self.model, self.state.shapes, cut=bool(self.state.removed.any()))
         self.copies = copies
 
     def tensors_of_copies(self) -> list[dict[str, Tensor]]:
@@ -172,7 +172,7 @@ class ShrinkingModel:
                 *(("were", "them", "For each that follows") if several else ("was", "it", "If it follows")),
             )
 
-    def refuse_state_once(self) -> None:
+    def raise_if_odd_state_once(self) -> None:
         """Once the optimizers remember something: all of it must be such as a cut can make smaller.
 
         Raises:
@@ -180,7 +180,7 @@ class ShrinkingModel:
         """
         if not self._state_known and any(optimizer.state for optimizer in self.optimizers):
             self._state_known = True
-            refuse_odd_state(self.optimizers, first_names(self.model)[0], self.state.shapes)
+            raise_if_odd_state(self.optimizers, first_names(self.model)[0], self.state.shapes)
 
     def begin_check(self, *, finishing: bool, at_once: bool) -> None:
         """A check must wait where gradients or a forward do; ``finishing``: no cut waits for a backward any more.
@@ -200,9 +200,9 @@ class ShrinkingModel:
                 )
             raise HeldError("an unfinished accumulation of gradients")
         if at_once or not self.context.alone:
-            self._refuse_held()
+            self._raise_if_held()
 
-    def _refuse_held(self) -> None:
+    def _raise_if_held(self) -> None:
         if self.held_by is None:
             self.held_by = self.held()
         if self.held_by and not self._may_break:
@@ -227,7 +227,7 @@ class ShrinkingModel:
         """
         plan = plan_cut(self.state, request.neurons, request.limits, request.ranking)
         if not plan.empty:
-            self._refuse_held()
+            self._raise_if_held()
             self.warn_of_copies()
         options = VerifyOptions(
             request.examples, request.exact, constants=request.constants, outputs=self._outputs, others=request.others
@@ -256,7 +256,7 @@ class ShrinkingModel:
             raise UsageError("the saved run is of another model: build the dense model that was trained")
         self.look_around()
         after = self.graph.at(removed.bool().cpu())
-        refuse_replaced_parts(self.model, self._parts)
+        raise_if_replaced_parts(self.model, self._parts)
         if bool((self.state.removed & ~after.removed).any()):
             go_back(self._live(), self.state, after, example_inputs=examples)
         else:

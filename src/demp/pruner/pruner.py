@@ -26,9 +26,9 @@ from demp.pruner.regularizer import Regularizer
 from demp.pruner.run import OfRun, PruningRun
 from demp.pruner.summary import Summary, metrics_of, summary_of, with_run
 from demp.pruner.validation import (
-    refuse_foreign_optimizer,
-    refuse_other_pruner,
-    refuse_second_pruner,
+    raise_if_foreign_optimizer,
+    raise_if_other_pruner,
+    raise_if_second_pruner,
     validate_attachment,
     validate_total_steps,
 )
@@ -92,9 +92,9 @@ class Pruner(OfRun, EarlierPruner):
 
     def _start(self, optimizers: tuple[torch.optim.Optimizer, ...] | None, *, attach: bool) -> None:
         """Refuse where others prune the model in another way, and begin if the optimizers are there."""
-        self._shrinking.context.refuse_unfit_wrappers()
-        refuse_other_pruner(self, self._shrinking.context)
-        refuse_second_pruner(self)
+        self._shrinking.context.raise_if_unfit_wrappers()
+        raise_if_other_pruner(self, self._shrinking.context)
+        raise_if_second_pruner(self)
         self._look_ahead()
         if optimizers is not None:
             self._take(optimizers)
@@ -143,7 +143,7 @@ class Pruner(OfRun, EarlierPruner):
 
     def _take(self, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         """Accept these optimizers as those of the parameters, and do what the method does before the first step."""
-        refuse_foreign_optimizer(self.model, self.graph, optimizers)
+        raise_if_foreign_optimizer(self.model, self.graph, optimizers)
         self._shrinking.optimizers = optimizers
         if self._begun:
             return
@@ -206,7 +206,7 @@ class Pruner(OfRun, EarlierPruner):
         self._run.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
             denormals.sweep(self.optimizers)
-        self._shrinking.refuse_state_once()
+        self._shrinking.raise_if_odd_state_once()
         report, cuts = None, self._shrinking.cuts
         if self._checks.is_due(self.step):
             report = self._checks.make(final=self.step >= self.total_steps)

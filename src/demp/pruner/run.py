@@ -10,12 +10,12 @@ from demp.graph import GraphState
 from demp.masking.masks import Masks
 from demp.methods.base import Method
 from demp.methods.masks import MaskMethod, of_today
-from demp.parallel import refuse_to_watch
-from demp.pruner.examples import Examples, refuse_missing
+from demp.parallel import raise_if_compiled
+from demp.pruner.examples import Examples, raise_if_no_examples
 from demp.pruner.latency import LatencyClock
 from demp.pruner.model import ShrinkingModel
 from demp.pruner.other_optimizers import OtherOptimizers
-from demp.pruner.validation import refuse_pieces, refuse_unreachable
+from demp.pruner.validation import raise_if_in_pieces, raise_if_unreachable
 from demp.regularization import OutputScales
 
 
@@ -40,14 +40,14 @@ class PruningRun:
         self.shrinking, self.config, self.examples = shrinking, config, examples
         self.step, self.total_steps, self.seed = 0, int(total_steps), seed
         self.method = of_today(method)(config, total_steps)
-        self.method.refuse_unfit(graph)
+        self.method.raise_if_unfit(graph)
         self.requirements = self.method.requirements()
-        refuse_pieces(method.name, self.requirements, shrinking.context, masks=self.mask_method is not None)
+        raise_if_in_pieces(method.name, self.requirements, shrinking.context, masks=self.mask_method is not None)
         timed = config.budget is not None and config.budget.latency is not None
         clock = LatencyClock(shrinking, examples.inputs).seconds if timed else None
         self.meter = Meter(graph, sizes_of(model), clock)
-        refuse_unreachable(self.method, self.meter, config)
-        refuse_missing(method.name, self.requirements, examples)
+        raise_if_unreachable(self.method, self.meter, config)
+        raise_if_no_examples(method.name, self.requirements, examples)
         self.masks = Masks(model)
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
@@ -60,7 +60,7 @@ class PruningRun:
     def _new_detector(self) -> Detector:
         shrinking, examples, requirements = self.shrinking, self.examples, self.requirements
         if not by_probe(examples.batches, requirements.collect):
-            refuse_to_watch(shrinking.given)
+            raise_if_compiled(shrinking.given)
         sources = Sources(
             example_inputs=examples.inputs,
             batches=examples.unlabelled(),

@@ -36,7 +36,7 @@ def validate_attachment(optimizers: Sequence[torch.optim.Optimizer], *, attach: 
         raise UsageError("with several optimizers use attach=False and call before_step() and after_step() yourself")
 
 
-def refuse_wrapper(model: nn.Module) -> None:
+def raise_if_wrapper(model: nn.Module) -> None:
     """The pruner works on the module itself, which it finds inside a compiled one or a DistributedDataParallel.
 
     Raises:
@@ -51,7 +51,7 @@ def refuse_wrapper(model: nn.Module) -> None:
         raise UsageError("model is wrapped in FullyShardedDataParallel; shard it with fully_shard (FSDP2) instead")
 
 
-def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
+def raise_if_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
     """A model without removable neurons has nothing to gain.
 
     Raises:
@@ -68,7 +68,9 @@ def refuse_nothing_removable(model: nn.Module, graph: NeuronGraph) -> None:
         )
 
 
-def refuse_foreign_optimizer(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def raise_if_foreign_optimizer(
+    model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
     """Parameters that shrink must be in the optimizers that were given, or their state would go stale.
 
     Raises:
@@ -103,7 +105,7 @@ def left_out(model: nn.Module, graph: NeuronGraph, optimizers: Sequence[torch.op
     return ""
 
 
-def refuse_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
+def raise_if_copy_inside(model: nn.Module, graph: NeuronGraph) -> None:
     """A momentum copy of a part of the model inside the model: its own neurons would go at other times.
 
     Raises:
@@ -135,7 +137,7 @@ def is_copy(part: nn.Module, other: nn.Module) -> bool:
     return any(p.dim() > 1 and bool((p != p.flatten()[0]).any()) for p, _ in pairs)
 
 
-def refuse_second_pruner(pruner: Any) -> None:
+def raise_if_second_pruner(pruner: Any) -> None:
     """Two pruners of one model would penalise it twice, and each would cut behind the other's back.
 
     The first is found among the objects that Python holds; one that finished or was detached does not count.
@@ -160,7 +162,7 @@ def refuse_second_pruner(pruner: Any) -> None:
         )
 
 
-def refuse_pieces(name: str, requirements: Requirements, context: Context, *, masks: bool) -> None:
+def raise_if_in_pieces(name: str, requirements: Requirements, context: Context, *, masks: bool) -> None:
     """What needs whole parameters, where ``fully_shard`` keeps pieces of them.
 
     Raises:
@@ -176,7 +178,7 @@ def refuse_pieces(name: str, requirements: Requirements, context: Context, *, ma
         raise UsageError(f"{name} masks single weights, and fully_shard keeps pieces of them; use DDP")
 
 
-def refuse_other_pruner(pruner: Any, context: Context) -> None:
+def raise_if_other_pruner(pruner: Any, context: Context) -> None:
     """All ranks must prune the same model in the same way, or their noise and their cuts would differ.
 
     Raises:
@@ -192,10 +194,10 @@ def refuse_other_pruner(pruner: Any, context: Context) -> None:
         ("has another seed", pruner.seed),
     ):
         remedy = "build the pruner with the same model, options, total_steps and seed on every rank"
-        context.refuse_disagreement(what, value, remedy=remedy, kind=UsageError)
+        context.raise_if_disagreement(what, value, remedy=remedy, kind=UsageError)
 
 
-def refuse_unreachable(method: Method, meter: Meter, config: MethodConfig) -> None:
+def raise_if_unreachable(method: Method, meter: Meter, config: MethodConfig) -> None:
     """A budget that the method cannot aim at, or that no network of these layers meets.
 
     Raises:

@@ -44,7 +44,7 @@ def dense_tensors(out: Any) -> list[Tensor]:
     return [tensor.to_dense() if tensor.layout in SPARSE else tensor for tensor in tensors_in(out)]
 
 
-def refuse_unknown_outputs(model: nn.Module, outputs: Outputs) -> None:
+def raise_if_unknown_outputs(model: nn.Module, outputs: Outputs) -> None:
     """Neither a function nor names of modules.
 
     Raises:

@@ -25,7 +25,7 @@ from demp.surgery.live import LiveModel
 from demp.surgery.looking import look
 from demp.surgery.moves import Moves, Seen, plan_moves
 from demp.surgery.plan import Plan
-from demp.surgery.verify import difference, refuse_nan
+from demp.surgery.verify import difference, raise_if_nan
 
 WORDS = {
     "bias": "into biases",
@@ -76,7 +76,7 @@ def settle(live: LiveModel, plan: Plan, rules: ConstantRules, example_inputs: An
     masked = masked_weights(copied.content for copied in live.copies)
     with context.whole(model), context.together():
         mine = look(model, plan.before, example_inputs, outputs)
-        refuse_nan(mine.outputs)
+        raise_if_nan(mine.outputs)
     readers = mine.shared(context)
 
     def attempt(plan: Plan, carry_borders: bool = False, drop: bool = False) -> Settled:

@@ -88,7 +88,7 @@ def unwrapped(given: Any, model: nn.Module) -> Content:
     if isinstance(given, nn.Module):
         return copy_inside(given, model) or copy_inside(given, model, by_name=True) or original(given)
     if isinstance(given, Mapping):
-        refuse_several(given)
+        raise_if_several_copies(given)
         return given
     if isinstance(given, (list, tuple)):
         return Listed(lambda: given, names_of_list(given, model, type(given).__name__))
@@ -107,7 +107,7 @@ def unwrapped(given: Any, model: nn.Module) -> Content:
     )
 
 
-def refuse_several(given: Mapping[str, Any]) -> None:
+def raise_if_several_copies(given: Mapping[str, Any]) -> None:
     """Several copies in one dict (weights of before and how much each counts, as EWC keeps them).
 
     Raises:
@@ -183,7 +183,7 @@ def fitting_tensors(copied: Copy, tensors: Mapping[str, Tensor], names: Iterable
     return mine
 
 
-def refuse_misfit(copied: Copy, model: nn.Module, shapes: Mapping[str, tuple[int, ...]], cut: bool) -> None:
+def raise_if_misfit(copied: Copy, model: nn.Module, shapes: Mapping[str, tuple[int, ...]], cut: bool) -> None:
     """A copy must have the tensors that a cut changes, in the model's shapes of now; ``cut``: were there others before?
 
     Raises:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from demp.errors import UsageError
 from demp.graph import NeuronGraph, trace
-from demp.parallel import context_of, refuse_unfit_sharding, reshard, user_module
-from demp.surgery.compared import Outputs, refuse_unknown_outputs
+from demp.parallel import context_of, raise_if_unfit_sharding, reshard, user_module
+from demp.surgery.compared import Outputs, raise_if_unknown_outputs
 from demp.surgery.constants import ConstantRules
 from demp.surgery.copies import as_copies
 from demp.surgery.earlier import names_of_today
-from demp.surgery.guards import outside_autocast, refuse_pending_backward, refuse_pending_gradients
+from demp.surgery.guards import outside_autocast, raise_if_pending_backward, raise_if_pending_gradients
 from demp.surgery.live import LiveModel
 from demp.surgery.optimizers import Optimizers, as_optimizers
 from demp.surgery.plan import Limits, plan_cut
@@ -84,7 +84,7 @@ def cut(
     """
     live = live_model(model, optimizer, copies)
     with live.context.together():
-        refuse_unknown_outputs(live.model, outputs)
+        raise_if_unknown_outputs(live.model, outputs)
         rules = rules_of(constants or (fold and not exact), max_drift)
         graph = graph or trace(live.model, example_inputs, streams=streams, linear=linear, outputs=outputs)
         plan = plan_cut(graph.dense, as_flags(graph, dead), limits or Limits())
@@ -100,16 +100,16 @@ def live_model(model: nn.Module, optimizer: Optimizers, copies: Iterable[Any]) -
         UsageError: it is wrapped or sharded as no cut can follow, or an optimizer or copy is another model's.
     """
     given, model = model, user_module(model)
-    refuse_unfit_sharding(model)
+    raise_if_unfit_sharding(model)
     reshard(model)
     context = context_of(given)
     with context.together():
         torch.clear_autocast_cache()
-        refuse_pending_gradients(model)
-        refuse_pending_backward(model)
-        context.refuse_unfit_wrappers()
+        raise_if_pending_gradients(model)
+        raise_if_pending_backward(model)
+        context.raise_if_unfit_wrappers()
         optimizers = as_optimizers(optimizer)
-        refuse_other_optimizers(model, optimizers)
+        raise_if_other_optimizers(model, optimizers)
         followers = as_copies(copies, model)
     return LiveModel(model, optimizers, tuple(followers), record_of(model), context)
 
@@ -149,7 +149,7 @@ def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
     return flags
 
 
-def refuse_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def raise_if_other_optimizers(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
     """An optimizer of another model: the state of the right one would go stale.
 
     Raises:

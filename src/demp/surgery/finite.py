@@ -7,7 +7,7 @@ from demp.errors import CutError
 from demp.parallel import local_piece
 
 
-def refuse_not_finite(model: nn.Module) -> None:
+def raise_if_not_finite(model: nn.Module) -> None:
     """Trained weights and statistics of batch norms must be numbers.
 
     It costs one look at every such tensor, and one wait for the device.

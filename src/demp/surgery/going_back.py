@@ -7,7 +7,7 @@ from demp.graph import GraphState
 from demp.surgery.copies import fitting_tensors
 from demp.surgery.live import LiveModel
 from demp.surgery.record import put_record, record_of, remember
-from demp.surgery.refit import refit_states, refit_tensors, refuse_unsaved
+from demp.surgery.refit import raise_if_unsaved, refit_states, refit_tensors
 from demp.surgery.shrink import UndoLog, follow, keeps_of
 
 
@@ -24,7 +24,7 @@ def go_back(live: LiveModel, before: GraphState, after: GraphState, *, example_i
     if live.context.sharded:
         raise UsageError("neurons cannot return to a model that fully_shard keeps in pieces; build it anew and resume")
     sources = keeps_of(before, after)
-    refuse_unsaved(live.model, sources)
+    raise_if_unsaved(live.model, sources)
     theirs = [fitting_tensors(copied, live.tensors, sources) for copied in live.copies]
     records = [(module, record_of(module)) for module in live.modules]
     undo_log = UndoLog()

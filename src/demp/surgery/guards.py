@@ -32,7 +32,7 @@ def outside_autocast() -> Iterator[None]:
         yield
 
 
-def refuse_pending_gradients(model: nn.Module) -> None:
+def raise_if_pending_gradients(model: nn.Module) -> None:
     """Gradients that no step has used belong to an open accumulation window.
 
     Raises:
@@ -64,7 +64,7 @@ def held(part: Any) -> Callable[[], Any]:
     return (lambda: part) if is_sharded(part) else weakref.ref(part)
 
 
-def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
+def raise_if_replaced_parts(model: nn.Module, parts: Parts) -> None:
     """The model must still consist of the objects that were traced, whatever their shapes.
 
     Optimizers, hooks, penalties and averages hold the old ones.
@@ -90,7 +90,7 @@ def refuse_replaced_parts(model: nn.Module, parts: Parts) -> None:
         )
 
 
-def refuse_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+def raise_if_unshrinkable(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Tensors that cannot take another size in place would stop a cut half-way.
 
     Raises:
@@ -112,7 +112,7 @@ def is_zero(gradient: Tensor) -> bool:
     return not bool(values.count_nonzero())
 
 
-def refuse_pending_backward(model: nn.Module) -> None:
+def raise_if_pending_backward(model: nn.Module) -> None:
     """A forward whose backward is still to come needs the uncut weights.
 
     Raises:

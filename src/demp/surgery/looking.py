@@ -31,7 +31,7 @@ def look(model: nn.Module, state: GraphState, example_inputs: Any, outputs: Outp
             seen = compared(model, args, kwargs, outputs)
     watch._now = ("", None, (), {})
     if any(read.seat is not None for read in state.graph.reads):
-        refuse_dropped(watch.uses, in_training(model, state, example_inputs, outputs))
+        raise_if_dropped_branch(watch.uses, in_training(model, state, example_inputs, outputs))
     return Readers(watch.uses, seen, watch.touched, Counter(watch._uses), watch.tensors)
 
 
@@ -48,7 +48,7 @@ def in_training(model: nn.Module, state: GraphState, example_inputs: Any, output
     return watch.uses
 
 
-def refuse_dropped(uses: dict[Key, list[Use]], others: dict[Key, list[Use]]) -> None:
+def raise_if_dropped_branch(uses: dict[Key, list[Use]], others: dict[Key, list[Use]]) -> None:
     """The other side of a sum that training makes otherwise is no home."""
     for key, some in uses.items():
         for use, other in zip(some, others.get(key, ()), strict=False):

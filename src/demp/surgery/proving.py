@@ -22,7 +22,7 @@ from demp.surgery.verify import (
     live_layers,
     masked_outputs_of,
     outputs_of,
-    refuse_nan,
+    raise_if_nan,
     tolerance_for,
 )
 
@@ -59,10 +59,10 @@ def refer(model: nn.Module, plan: Plan, options: VerifyOptions, settled: Settled
     if settled is not None:
         return Reference(settled.plain, settled.wanted)
     plain = outputs_of(model, options.example_inputs, options.outputs)
-    refuse_nan(plain)
+    raise_if_nan(plain)
     coarse = options.tolerance is None and tolerance_for(plain) > TOLERANCE[torch.float32]
     if coarse and options.exact:
-        refuse_alive(model, plan, options, plain)
+        raise_if_alive(model, plan, options, plain)
     wanted = plain if options.exact else zeroed(model, plan, options)
     return Reference(plain, wanted, precise(model, options, partial(zeroed, model, plan)) if coarse else None)
 
@@ -95,7 +95,7 @@ def zeroed(model: nn.Module, plan: Plan, options: VerifyOptions) -> list[Tensor]
     return masked_outputs_of(model, plan.before, plan.after, options.example_inputs, options.outputs)
 
 
-def refuse_alive(model: nn.Module, plan: Plan, options: VerifyOptions, plain: list[Tensor]) -> None:
+def raise_if_alive(model: nn.Module, plan: Plan, options: VerifyOptions, plain: list[Tensor]) -> None:
     """In half precision, and in TF32, rounding would explain the loss of a neuron that is not dead: ask before the cut.
 
     Zeroing dead neurons changes nothing, to the bit, and neither does zeroing those that zero weights read.
@@ -144,7 +144,7 @@ def prove(model: nn.Module, reference: Reference, options: VerifyOptions) -> Pro
     return Proof(gap, limit, drift)
 
 
-def refuse_difference(proof: Proof, context: Context) -> None:
+def raise_if_difference(proof: Proof, context: Context) -> None:
     """Outputs must agree on every rank; if they do not on one, all ranks roll back.
 
     Raises:

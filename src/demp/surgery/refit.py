@@ -44,7 +44,7 @@ def refit_tensors(models: Iterable[Mapping[str, Tensor]], sources: Sources, undo
             undo_log.put(tensor, refitted(tensor, index))
 
 
-def refuse_unsaved(model: nn.Module, sources: Sources) -> None:
+def raise_if_unsaved(model: nn.Module, sources: Sources) -> None:
     """Nobody loads a buffer that is not saved: entries of it cannot return.
 
     Raises:

@@ -91,7 +91,7 @@ def unknown_state(optimizer: Optimizer, name: str, parameter: Tensor, key: Any, 
     )
 
 
-def refuse_odd_state(
+def raise_if_odd_state(
     optimizers: Iterable[Optimizer], tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Nothing is cut yet, but these tensors may become smaller on all of their axes: can their state follow?

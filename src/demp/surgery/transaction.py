@@ -13,7 +13,7 @@ from demp.parallel import Context
 from demp.surgery.constants import Settled, counts, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
 from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
-from demp.surgery.guards import refuse_unshrinkable
+from demp.surgery.guards import raise_if_unshrinkable
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
 from demp.surgery.proving import (
@@ -23,8 +23,8 @@ from demp.surgery.proving import (
     explain,
     outputs_on_others,
     prove,
+    raise_if_difference,
     refer,
-    refuse_difference,
 )
 from demp.surgery.record import put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
@@ -68,9 +68,9 @@ def execute(
         CutError: refused, or rolled back; the model is as before, on every rank.
     """
     began = time.perf_counter()
-    refuse_other_plans(plan, live.context)
+    raise_if_other_plans(plan, live.context)
     with live.context.together():
-        refuse_changed_model(live.tensors, plan.before)
+        raise_if_changed_model(live.tensors, plan.before)
     entries, outcome = live.entries, Outcome(plan)
     if not plan.empty:
         with live.context.renewed():
@@ -114,14 +114,14 @@ def report_of(live: LiveModel, outcome: Outcome, options: VerifyOptions, began: 
     )
 
 
-def refuse_other_plans(plan: Plan, context: Context) -> None:
+def raise_if_other_plans(plan: Plan, context: Context) -> None:
     """Every rank must be about to make the same cut.
 
     Raises:
         CutError: the ranks have different plans.
     """
     remedy = "nothing was cut on any rank; the ranks must look with the same method and settings"
-    context.refuse_disagreement("planned another cut", plan.hash, remedy=remedy)
+    context.raise_if_disagreement("planned another cut", plan.hash, remedy=remedy)
 
 
 def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
@@ -133,7 +133,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
     if options.constants is None:
         return apply_plan(live, plan, options, None)
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
-    refuse_other_plans(settled.plan, live.context)
+    raise_if_other_plans(settled.plan, live.context)
     if settled.plan.empty:
         return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
@@ -181,7 +181,7 @@ def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
         apart = None if settled is None else counts(settled)
         if reference is None or found is None:
             return Outcome(plan, seconds, notes=notes, apart=apart)
-        refuse_difference(found, live.context)
+        raise_if_difference(found, live.context)
         prove_training(live.model, in_training, options)
         drift, more = found.drift, ()
         if settled is not None:
@@ -240,7 +240,7 @@ def checked_change(live: LiveModel, plan: Plan) -> Change:
     states = [entry for optimizer in live.optimizers for entry in state_entries(optimizer, live.tensors, keeps)]
     models = (live.tensors, *(fitting_tensors(copied, live.tensors, keeps) for copied in live.copies))
     for tensors in models:
-        refuse_unshrinkable(tensors, keeps)
+        raise_if_unshrinkable(tensors, keeps)
     return Change(keeps, models, states)
 
 
@@ -268,7 +268,7 @@ def shrink_all(change: Change, undo_log: UndoLog) -> None:
             undo_log.shrink(tensor, keep)
 
 
-def refuse_changed_model(tensors: Mapping[str, Tensor], state: GraphState) -> None:
+def raise_if_changed_model(tensors: Mapping[str, Tensor], state: GraphState) -> None:
     """The model must have the widths of the state.
 
     Raises:

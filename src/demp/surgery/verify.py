@@ -91,7 +91,7 @@ def live_layers(model: nn.Module, before: GraphState, planned: Mapping[str, Tens
     return [name for name, flags in planned.items() if bool((flags & ~dead[name]).any())]
 
 
-def refuse_nan(outputs: list[Tensor]) -> None:
+def raise_if_nan(outputs: list[Tensor]) -> None:
     """A model without outputs, or whose outputs are not finite, proves nothing.
 
     Raises:

@@ -18,7 +18,7 @@ from demp.train.data import TestSet, load_test_set
 from demp.train.evaluate import evaluate as run_test
 from demp.train.facts import Facts
 from demp.train.models import build
-from demp.train.models.trust import refuse_untrusted
+from demp.train.models.trust import raise_if_untrusted
 from demp.train.parts import DataConfig
 from demp.train.run import resolve_device
 from demp.train.runfolder import RunFolder
@@ -101,7 +101,7 @@ def builder_of(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
             "load it with demp.load(build, path)"
         )
     if not trust:
-        refuse_untrusted(builder["model"], folder / ARCHITECTURE)
+        raise_if_untrusted(builder["model"], folder / ARCHITECTURE)
     return builder
 
 

@@ -26,7 +26,7 @@ from demp.train import checkpoint, launch, sinks, torchrun
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant, written_out
 from demp.train.losses import TrainingDiverged
-from demp.train.models.trust import refuse_untrusted
+from demp.train.models.trust import raise_if_untrusted
 from demp.train.observer import Observer
 from demp.train.recovery import last_state
 from demp.train.run import Run, model_arguments, resolve_device
@@ -95,7 +95,7 @@ def resume(path: str | Path, *, observers: Sequence[Observer] = (), trust: bool 
     folder = RunFolder.open(path)
     if not trust:
         model = folder.config().model
-        refuse_untrusted({"name": model.name, **model.options}, folder.config_file)
+        raise_if_untrusted({"name": model.name, **model.options}, folder.config_file)
     observers = [*observers, *sinks.watchers(replace(folder.config(), out=str(path)))]
     with launch.joined(resolve_device(folder.config().device)) as context:
         if folder.summary() is not None and not context.any_of(torchrun.restarted()):
@@ -121,7 +121,7 @@ def _resumed(path: str | Path, observers: Sequence[Observer], context: Context, 
             _check_same(path, config, state)
     remedy = "the run folder must be on a disk that all processes share"
     step = None if state is None else state["step"]
-    context.refuse_disagreement("found another checkpoint", step, remedy=remedy, kind=UsageError)
+    context.raise_if_disagreement("found another checkpoint", step, remedy=remedy, kind=UsageError)
     run = Run(config, context, resume=state is not None)
     if state is not None:
         run.load_state_dict(state["step"], state)

@@ -14,7 +14,7 @@ LONGER = "narrow, longer"
 """What the table calls a narrow network that trains for more steps."""
 
 
-def refuse_opponents(runs: Sequence[Planned], twin: Sequence[str], longer: Sequence[str]) -> None:
+def raise_if_opponents_given(runs: Sequence[Planned], twin: Sequence[str], longer: Sequence[str]) -> None:
     """Check, before anything is trained, that these methods can have a twin and a narrow network that trains longer.
 
     Raises:

@@ -73,9 +73,9 @@ def plan(
     for name in names:
         methods.find(name)
     given = dict(options or {})
-    refuse_unknown(given, names)
+    raise_if_unknown(given, names)
     aims = Aims(tuple(targets), tuple(strengths), tuple(Budget.parse(text).text() for text in budgets))
-    aims.refuse_both()
+    aims.raise_if_targets_and_budgets()
     if aims.budgets and not any(methods.find(name).takes_budget for name in names):
         raise UsageError(
             f"{names[0]} has no target, so it cannot land on a budget; add a method that can, for example demp, or "
@@ -84,7 +84,7 @@ def plan(
     if aims.budgets and NARROW not in names:
         names = [NARROW, *names]
     settings = {name: list(settings_of(name, aims, given)) for name in names}
-    refuse_unused_strengths(strengths, names)
+    raise_if_unused_strengths(strengths, names)
     found = []
     for seed in range(seeds):
         found.append(planned(base, DENSE, {}, seed))
@@ -120,7 +120,7 @@ class Aims:
     strengths: tuple[float, ...] = ()
     budgets: tuple[str, ...] = ()
 
-    def refuse_both(self) -> None:
+    def raise_if_targets_and_budgets(self) -> None:
         """Let only one of targets and budgets say how much may be left.
 
         Raises:
@@ -160,7 +160,7 @@ def settings_of(name: str, aims: Aims, options: Options) -> Iterator[dict[str, A
         yield dict(zip(axes, values, strict=True))
 
 
-def refuse_unknown(options: Options, names: Sequence[str]) -> None:
+def raise_if_unknown(options: Options, names: Sequence[str]) -> None:
     """Refuse options of a method that is not compared, or that no method knows.
 
     Raises:
@@ -174,7 +174,7 @@ def refuse_unknown(options: Options, names: Sequence[str]) -> None:
             raise UsageError(f"{method} has no option {option!r}; it has {', '.join(sorted(known))}")
 
 
-def refuse_unused_strengths(strengths: Sequence[float], names: Sequence[str]) -> None:
+def raise_if_unused_strengths(strengths: Sequence[float], names: Sequence[str]) -> None:
     """Refuse strengths where no method is DemP.
 
     Raises:

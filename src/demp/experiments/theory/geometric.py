@@ -176,7 +176,7 @@ def geometric_walks(
     Raises:
         UsageError: a step may cross zero, or ``times`` do not rise from above 0.
     """
-    _refuse_crossing(noise, rate, curvature)
+    _raise_if_crossing(noise, rate, curvature)
     positive(walks=walks)
     if not times or any(not later > earlier for earlier, later in zip((0, *times), times, strict=False)):
         raise UsageError(f"times are {list(times)}; give rising numbers of steps above 0")
@@ -191,11 +191,11 @@ def geometric_walks(
 
 
 def _log_step(noise: Noise, rate: float, curvature: float) -> tuple[float, float]:
-    _refuse_crossing(noise, rate, curvature)
+    _raise_if_crossing(noise, rate, curvature)
     return noise.log_moments(1 - rate * curvature, rate)
 
 
-def _refuse_crossing(noise: Noise, rate: float, curvature: float) -> None:
+def _raise_if_crossing(noise: Noise, rate: float, curvature: float) -> None:
     positive(rate=rate)
     if rate * noise.reach >= 1 or 1 - rate * (curvature + noise.reach) <= 0:
         raise UsageError(

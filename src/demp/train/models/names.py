@@ -89,7 +89,7 @@ def build(
     }
     source, colon, rest = name.partition(":")
     if colon and source in LIBRARIES:
-        _refuse_unused(name, standard, accepted=())
+        _raise_if_unused(name, standard, accepted=())
         return LIBRARIES[source](rest, num_classes, in_channels, image_size, options)
     builder = _import_function(source, rest) if source and colon else _built_in(name)
     return _call(name, builder, standard, options)
@@ -130,7 +130,7 @@ def _call(name: str, builder: Callable[..., Any], standard: dict[str, Any], opti
     kinds = {key: parameter.kind for key, parameter in signature.parameters.items()}
     open_ended = inspect.Parameter.VAR_KEYWORD in kinds.values()
     accepted = {*kinds, *standard} if open_ended else kinds.keys()
-    _refuse_unused(name, standard, accepted)
+    _raise_if_unused(name, standard, accepted)
     arguments = {key: value for key, value in standard.items() if key in accepted and value is not None}
     try:
         signature.bind(**arguments, **options)
@@ -143,7 +143,7 @@ def _call(name: str, builder: Callable[..., Any], standard: dict[str, Any], opti
     return model
 
 
-def _refuse_unused(name: str, standard: dict[str, Any], accepted: Collection[str]) -> None:
+def _raise_if_unused(name: str, standard: dict[str, Any], accepted: Collection[str]) -> None:
     """No setting is ignored in silence."""
     for key, unset in UNSET.items():
         if key not in accepted and standard[key] not in unset:

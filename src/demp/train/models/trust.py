@@ -30,7 +30,7 @@ def is_foreign(name: str) -> bool:
     return bool(colon) and source not in LIBRARIES
 
 
-def refuse_untrusted(model: Any, file: str | Path) -> None:
+def raise_if_untrusted(model: Any, file: str | Path) -> None:
     """Refuse to build what ``file`` asks for where that would run code of its choosing.
 
     ``model`` is what `build` would be called with. Built-in and library models pass, with numbers, switches and lists
