@@ -1,8 +1,8 @@
-"""A death check over a plain forward of the same pictures: what it costs to watch.
+"""A death check over a plain forward of the same images: what it costs to watch.
 
     .venv/bin/python benchmarks/check_time.py
 
-ResNet-18 for CIFAR-10, 512 pictures in evaluation mode, single precision; the widths are channels in the stem, and
+ResNet-18 for CIFAR-10, 512 images in evaluation mode, single precision; the widths are channels in the stem, and
 odd ones are what cuts leave behind. To reach: 1.25.
 """
 
@@ -23,20 +23,20 @@ def main() -> None:
         widths={"nargs": "+", "type": int, "default": [16, 27, 64], "help": "channels in the stem"},
         layouts={"nargs": "+", "choices": list(LAYOUTS), "default": list(LAYOUTS)},
         pairs={"type": int, "default": 7},
-        pictures={"type": int, "default": 512},
+        images={"type": int, "default": 512},
     )
     chosen = parsed(parser)
     results = [
-        measure(width, layout, chosen.pictures, chosen.pairs) for width in chosen.widths for layout in chosen.layouts
+        measure(width, layout, chosen.images, chosen.pairs) for width in chosen.widths for layout in chosen.layouts
     ]
     show(results, chosen.json)
 
 
-def measure(width: int, layout: str, pictures: int, pairs: int) -> Ratio:
+def measure(width: int, layout: str, images: int, pairs: int) -> Ratio:
     """One network, watched and not."""
     torch.manual_seed(0)
     model = resnet18(width=width / 64).eval().to(memory_format=LAYOUTS[layout])  # pyright: ignore[reportCallIssue]
-    x = torch.randn(pictures, 3, 32, 32).contiguous(memory_format=LAYOUTS[layout])
+    x = torch.randn(images, 3, 32, 32).contiguous(memory_format=LAYOUTS[layout])
     graph = demp.trace(model, (x[:2],))
 
     def plain() -> None:

@@ -1,7 +1,7 @@
 """CIFAR-10, ResNet-18 with 16 channels in the stem: accuracy against sparsity and time, dense training beside it.
 
 For each optimizer a dense run and one run of DemP per strength, all with the same weights at the start and the same
-pictures in the same order. Each run writes a line to the results file when it ends; runs that are there already are
+images in the same order. Each run writes a line to the results file when it ends; runs that are there already are
 skipped, and a run that was interrupted continues from its last checkpoint.
 
     .venv/bin/python benchmarks/cifar_curve.py            # hours: two times six runs of 4,000 steps
@@ -207,7 +207,7 @@ def table(records: list[dict[str, Any]]) -> str:
     for group in sorted(groups, key=lambda key: (*map(str, key[2:]), key[0], key[1])):
         lines.append(f"| {' | '.join(row(groups[group], records))} |")
     sizes = {(r["optimizer"], r["steps"], r["width"], r["precision"], r.get("batch_size", 128)) for r in records}
-    about = [f"{o}: {n} steps of {b} pictures, width {w:g}, {p}" for o, n, w, p, b in sorted(sizes)]
+    about = [f"{o}: {n} steps of {b} images, width {w:g}, {p}" for o, n, w, p, b in sorted(sizes)]
     machines = {json.dumps(r["machine"], sort_keys=True): r["machine"] for r in records}
     about += ["; ".join(f"{key} {value}" for key, value in found.items()) for found in machines.values()]
     return "\n".join([*lines, "", *about])

@@ -4,7 +4,7 @@
 
 Two ranks (gloo, CPU, one thread each) hold the same ResNet-18 with Adam's state, a tenth of its neurons dead. A pair is
 one cut of the bare model and one of the wrapped model, of fresh networks, timed on rank 0 while the other rank does the
-same, so that both meet the same load. The cut is the whole of it: agreement of the plans, proof on two pictures,
+same, so that both meet the same load. The cut is the whole of it: agreement of the plans, proof on two images,
 surgery, the new reducer. "Surgery" leaves the proof out. The first training step after the cut is timed too, because
 the new reducer orders its buckets there; it contains the averaging of gradients, which one process does not have.
 """

@@ -42,7 +42,7 @@ def main() -> None:
         optimizers={"nargs": "+", "choices": list(OPTIMIZERS), "default": list(OPTIMIZERS)},
         steps={"type": int, "default": 3000},
         batch={"type": int, "default": 4},
-        side={"type": int, "default": 16, "help": "pixels of a picture's side"},
+        side={"type": int, "default": 16, "help": "pixels of an image's side"},
     )
     chosen = parsed(parser)
     if chosen.once:

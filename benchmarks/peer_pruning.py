@@ -27,7 +27,7 @@ class NoMasks:
 class Peer:
     """What `demp.train.run.Run` asks of its pruner, with nothing done yet.
 
-    ``limit`` is the largest number of FLOPs of one forward of one picture that the network may come out with.
+    ``limit`` is the largest number of FLOPs of one forward of one image that the network may come out with.
     """
 
     masks = NoMasks()

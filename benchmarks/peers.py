@@ -9,14 +9,14 @@ Python 3.11). ``tp-bn-scale`` and ``tp-group-norm`` are BNScalePruner and GroupN
 (``pip install '.[dev]'``). benchmarks/peer_pruning.py and peer_hesso.py say with which settings, and where their
 authors give them; ``--option hesso.periods=5`` changes one.
 
-All start from the same weights and take the same pictures in the same order; the trainer's optimizer, schedule,
+All start from the same weights and take the same images in the same order; the trainer's optimizer, schedule,
 precision and test are everyone's. So is the memory layout: contiguous, since only_train_once takes no other. FLOPs and
 parameters are counted by `demp.cost` from the network that comes out. The training time is that of the steps with
 everything that a method does before, between and after them, without tests. The processor time is measured from the
 first step to the last; what a method of demp does before them, and any method after them, counts with its wall time.
 
-Accuracies are of held-out training pictures (``--validation``) unless ``--test`` asks for the test split; then all
-training pictures are trained on. Each finished run is a line in OUT/results.jsonl and is not repeated.
+Accuracies are of held-out training images (``--validation``) unless ``--test`` asks for the test split; then all
+training images are trained on. Each finished run is a line in OUT/results.jsonl and is not repeated.
 """
 
 import argparse
@@ -76,12 +76,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=float, default=0.25, help="factor on the widths of the recipe's network")
-    parser.add_argument("--image-size", type=int, default=0, help="side of the pictures; 0 keeps theirs")
+    parser.add_argument("--image-size", type=int, default=0, help="side of the images; 0 keeps theirs")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--seeds", type=int, default=1, help="seeds per method: 0, 1, ...")
-    parser.add_argument("--validation", type=float, default=0.1, help="share of the training pictures held out")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of the training images held out")
     parser.add_argument("--test", action="store_true", help="test on the test split and hold nothing out")
     parser.add_argument("--out", default="runs/peers")
     return parser.parse_args(arguments)

@@ -33,7 +33,7 @@ def main() -> None:
     parser = arguments(
         __doc__,
         batch={"type": int, "default": 16},
-        pixels={"type": int, "default": 96, "help": "height and width of the pictures"},
+        pixels={"type": int, "default": 96, "help": "height and width of the images"},
         measured={"choices": ["training", *gates.FORWARDS, "check"], "help": argparse.SUPPRESS},
     )
     chosen = parsed(parser)
@@ -62,14 +62,14 @@ def network() -> nn.Module:
 
 
 def examples(batch: int, pixels: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random pictures and labels."""
+    """Random images and labels."""
     source = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, 3, pixels, pixels, generator=source)
     return x, torch.randint(10, (batch,), generator=source)
 
 
 def passes(method: str, target: float, **options: str) -> dict[str, object]:
-    """Count what one run of the method before training asks for, on small pictures."""
+    """Count what one run of the method before training asks for, on small images."""
     model, counts = network(), {"forward": 0, "backward": 0}
     plain_loss, plain_grad = gates.Gated.loss, torch.autograd.grad
 

@@ -4,7 +4,7 @@
 
 Memory is counted after every tensor operation: all storages that are alive, less those alive at the start. The largest
 layer with its state is the largest parameter times three. To reach, without probe forwards: 0.3 s, and at
-most that much memory. With the proof (one forward before and one after on two pictures) old tensors live until it ends.
+most that much memory. With the proof (one forward before and one after on two images) old tensors live until it ends.
 """
 
 import statistics

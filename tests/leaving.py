@@ -76,7 +76,7 @@ def first(output):
 
 
 def resnet():
-    """A narrow ResNet-18 for small grey pictures."""
+    """A narrow ResNet-18 for small grey images."""
     torch.manual_seed(0)
     return build("resnet18", num_classes=10, in_channels=1, image_size=8, width=0.125).eval()
 

@@ -69,7 +69,7 @@ def test_a_run_of_an_own_model_goes_on_with_trust(own, capsys):
     assert answer(capsys, "eval", "run", "--trust", "--device", "cpu")["neurons"] <= 6
 
 
-def test_inspect_takes_other_inputs_than_pictures(own, capsys):
+def test_inspect_takes_other_inputs_than_images(own, capsys):
     assert answer(capsys, "inspect", "own_nets:vector", "--input", "2,5")["removable"] == 7
     found = answer(capsys, "inspect", "own_nets:Tagger", "--input", "1,4:int64", "--input", "1,1,3")
     assert (found["model"], found["neurons"]) == ("Tagger", 6)

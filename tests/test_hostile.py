@@ -146,9 +146,9 @@ def test_text_that_is_no_json(tmp_path, architecture, text):
     ("name", "value"),
     [("image_size", 10**6), ("image_size", "8"), ("channels", -1), ("mean", 3), ("extra", 3), ("num_classes", 0)],
 )
-def test_pictures_that_are_none(tmp_path, architecture, name, value):
+def test_images_that_are_none(tmp_path, architecture, name, value):
     folder = hostile.write(tmp_path / "m", hostile.changed(architecture, ("builder", "data", name), value))
-    with pytest.raises(ArtifactError, match="says? (what|that) its pictures are"):
+    with pytest.raises(ArtifactError, match="says? (what|that) its images are"):
         trained.load(folder)
 
 

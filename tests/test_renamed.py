@@ -44,3 +44,12 @@ def test_a_verdict_is_a_detection():
         assert activity.Verdict is activity.Detection
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = activity.nothing
+
+
+def test_a_picture_of_the_walks_is_a_figure():
+    from demp.experiments import theory
+
+    with pytest.warns(DeprecationWarning, match=r"demp\.theory\.picture is now demp\.theory\.figure"):
+        assert theory.picture is theory.figure
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = theory.nothing

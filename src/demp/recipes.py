@@ -114,7 +114,7 @@ def resnet18_cifar10(**wishes: Unpack[Wishes]) -> TrainConfig:
 def vgg16_cifar10(**wishes: Unpack[Wishes]) -> TrainConfig:
     """VGG-16 on CIFAR-10 at 64 pixels: 80 epochs with a one-cycle rate; Fig. 14.
 
-    As in the authors' code the last convolution has 1,024 channels, and pictures are cropped before they are resized.
+    As in the authors' code the last convolution has 1,024 channels, and images are cropped before they are resized.
     The paper's text resizes first: ``--set data.augment.crop=resize-pad``.
     """
     asked = _Asked(**wishes)
@@ -231,7 +231,7 @@ def digits(**wishes: Unpack[Wishes]) -> TrainConfig:
 
 
 def plain(**wishes: Unpack[Wishes]) -> TrainConfig:
-    """Any network on any pictures, nothing assumed: what `demp train` does without a recipe.
+    """Any network on any images, nothing assumed: what `demp train` does without a recipe.
 
     Strength and noise are those of the ResNet-18 recipe for a run of as many steps; for a run in
     epochs, whose steps depend on the data, they are the defaults of `demp.DemPConfig`.

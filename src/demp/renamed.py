@@ -14,6 +14,7 @@ MOVED = {
     "architecture": "artifact.architecture",
     "attachment": "pruner.attachment",
     "compare": "experiments.compare",
+    "compare.picture": "experiments.compare.figure",
     "compiled": "parallel.compiled",
     "costs": "analysis.costs",
     "creation": "pruner.factory",
@@ -35,6 +36,7 @@ MOVED = {
     "ranks": "parallel.ranks",
     "records": "files.results",
     "report": "experiments.report",
+    "report.pictures": "experiments.report.figures",
     "schedules": "regularization.schedules",
     "shards": "parallel.shards",
     "shrinking": "pruner.model",
@@ -42,6 +44,7 @@ MOVED = {
     "sweep": "experiments.sweep",
     "targets": "regularization.targets",
     "theory": "experiments.theory",
+    "train.pictures": "train.images",
     "view": "pruner.view",
     "wrappers": "parallel.wrappers",
 }
@@ -51,9 +54,9 @@ MOVED = {
 def renamed(name: str) -> str | None:
     """The present full name of a module of this package that has moved; None of any other."""
     package, _, rest = name.partition(".")
-    for old, new in MOVED.items() if package == "demp" else ():
+    for old in sorted(MOVED, key=len, reverse=True) if package == "demp" else ():
         if rest == old or rest.startswith(f"{old}."):
-            return f"{package}.{new}{rest.removeprefix(old)}"
+            return f"{package}.{MOVED[old]}{rest.removeprefix(old)}"
     return None
 
 

@@ -125,15 +125,15 @@ def test_inputs_that_share_no_axis_are_drawn_whole(tmp_path, given):
 
 
 class Patches(nn.Module):
-    """Places of a picture's patches among the tokens: values that no seed draws."""
+    """Places of an image's patches among the tokens: values that no seed draws."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed, self.look, self.head = nn.Embedding(9, 4), nn.Linear(5, 4), nn.Linear(4, 3)
 
-    def forward(self, ids: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         h = self.embed(ids)
-        h[ids == 8] = torch.relu(self.look(picture)).flatten(0, 1)
+        h[ids == 8] = torch.relu(self.look(image)).flatten(0, 1)
         return self.head(h)
 
 

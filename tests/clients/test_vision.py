@@ -48,7 +48,7 @@ def classifier() -> Classifier:
     return model
 
 
-PICTURES = (of(99, 8, 3, 6, 6),)
+IMAGES = (of(99, 8, 3, 6, 6),)
 
 
 class ModelEma:
@@ -69,7 +69,7 @@ def image_models(folder: Path, stop: int | None = None, resume: bool = False) ->
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.05)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     ema, start = ModelEma(model), 0
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[ema], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=IMAGES, copies=[ema], batches=[IMAGES], **options())
     if resume:
         saved = torch.load(folder / "checkpoint.pth.tar", weights_only=True)
         pruner.load_state_dict(saved["pruner"])
@@ -96,7 +96,7 @@ def image_models(folder: Path, stop: int | None = None, resume: bool = False) ->
             }  # fmt: skip
             torch.save(state, folder / "checkpoint.pth.tar")
     pruner.finish() if stop is None else pruner.detach()
-    return Ended(model, pruner, PICTURES, ema.module)
+    return Ended(model, pruner, IMAGES, ema.module)
 
 
 def reference_imagenet(folder: Path, stop: int | None = None, resume: bool = False) -> Ended:
@@ -112,7 +112,7 @@ def reference_imagenet(folder: Path, stop: int | None = None, resume: bool = Fal
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
     )
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[average], **options(window_steps=3))
+    pruner = demp.DemP(model, optimizer, example_inputs=IMAGES, copies=[average], **options(window_steps=3))
     start = 0
     if resume:
         saved = torch.load(folder / "checkpoint.pth", weights_only=True)
@@ -134,7 +134,7 @@ def reference_imagenet(folder: Path, stop: int | None = None, resume: bool = Fal
             saved = {name: holder.state_dict() for name, holder in states.items()}
             torch.save({**saved, "step": MIDDLE}, folder / "checkpoint.pth")
     pruner.finish() if stop is None else pruner.detach()
-    return Ended(model, pruner, PICTURES, average.module)
+    return Ended(model, pruner, IMAGES, average.module)
 
 
 class Split(nn.Module):
@@ -176,7 +176,7 @@ def detector(folder: Path, stop: int | None = None, resume: bool = False) -> End
     optimizer = torch.optim.SGD(others, lr=0.02, momentum=0.9, nesterov=True)
     optimizer.add_param_group({"params": decays, "weight_decay": 5e-4})
     ema, updates, start = copy.deepcopy(model).eval(), 0, 0
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[ema], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=IMAGES, copies=[ema], batches=[IMAGES], **options())
     if resume:
         saved = torch.load(folder / "last.pt", weights_only=False)
         pruner.load_state_dict(saved["pruner"])
@@ -208,7 +208,7 @@ def detector(folder: Path, stop: int | None = None, resume: bool = False) -> End
                 {**whole, "pruner": pruner.state_dict(), "epoch": MIDDLE, "updates": updates}, folder / "last.pt"
             )
     pruner.finish() if stop is None else pruner.detach()
-    return Ended(model, pruner, PICTURES, ema)
+    return Ended(model, pruner, IMAGES, ema)
 
 
 class Segmenter(nn.Module):
@@ -236,7 +236,7 @@ def segmenter(folder: Path, stop: int | None = None, resume: bool = False) -> En
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, 0.9)
     average = torch.optim.swa_utils.AveragedModel(model)
-    pruner = demp.DemP(model, optimizer, example_inputs=PICTURES, copies=[average], batches=[PICTURES], **options())
+    pruner = demp.DemP(model, optimizer, example_inputs=IMAGES, copies=[average], batches=[IMAGES], **options())
     start = 0
     holders: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "average": average}
     if resume:
@@ -258,7 +258,7 @@ def segmenter(folder: Path, stop: int | None = None, resume: bool = False) -> En
             states = {name: holder.state_dict() for name, holder in (holders | {"pruner": pruner}).items()}
             torch.save(states | {"step": MIDDLE}, folder / "last.pth")
     pruner.finish() if stop is None else pruner.detach()
-    return Ended(model, pruner, PICTURES, average.module)
+    return Ended(model, pruner, IMAGES, average.module)
 
 
 class Denoiser(nn.Module):
@@ -336,4 +336,4 @@ def test_early_stopping_goes_back_to_the_best_weights_and_the_whole_model_is_a_f
     with pytest.raises(UsageError, match="give that model itself"):
         demp.load_state_dict(ended.model, best["model"].state_dict())
     demp.load_state_dict(ended.model, best["model"])
-    assert same(ended.model, best["model"]) and same(run(ended.model, PICTURES), run(best["model"], PICTURES))
+    assert same(ended.model, best["model"]) and same(run(ended.model, IMAGES), run(best["model"], IMAGES))

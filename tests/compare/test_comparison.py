@@ -113,7 +113,7 @@ def test_a_run_that_fails_is_a_row_and_not_the_end(made):
     assert "Failed:\n\n* broken-s0: ArithmeticError: it broke\n* broken-s1: " in text
 
 
-def test_all_methods_of_a_seed_begin_with_the_same_weights_and_see_the_same_pictures(made):
+def test_all_methods_of_a_seed_begin_with_the_same_weights_and_see_the_same_images(made):
     _, planned, outcome, _ = made
     starts = {}
     for record in outcome.records:
@@ -291,7 +291,7 @@ COMMAND = [
 ]  # fmt: skip
 
 
-def test_the_command_ends_with_table_and_picture_and_takes_up_its_folder_again(tmp_path, capsys):
+def test_the_command_ends_with_table_and_figure_and_takes_up_its_folder_again(tmp_path, capsys):
     out = tmp_path / "out"
     assert main([*COMMAND, "--out", str(out)]) == 0
     text = capsys.readouterr().out
@@ -300,7 +300,7 @@ def test_the_command_ends_with_table_and_picture_and_takes_up_its_folder_again(t
         "dense", "demp", "rigl",
     ]  # fmt: skip
     assert "| rigl | weights 0.5 | 1 |" in (out / "table.md").read_text()
-    assert "12 steps, 32 pictures a step" in (out / "table.md").read_text()
+    assert "12 steps, 32 images a step" in (out / "table.md").read_text()
     for name in ("table.md", "accuracy.svg", "accuracy.png"):
         assert (out / name).stat().st_size > 500
         (out / name).unlink()

@@ -189,7 +189,7 @@ def test_every_command_has_its_help():
 
 
 @pytest.mark.parametrize("name", ["graph", "cut", "shrinking"])
-def test_pictures_have_a_title_and_load_nothing(name):
+def test_images_have_a_title_and_load_nothing(name):
     text = (pages.ROOT / "docs" / f"{name}.svg").read_text()
     root = ET.fromstring(text)
     assert "prefers-color-scheme: dark" in text or name == "shrinking"

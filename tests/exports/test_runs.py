@@ -1,4 +1,4 @@
-"""`demp export` of a finished run: test pictures, the card, errors in one sentence."""
+"""`demp export` of a finished run: test images, the card, errors in one sentence."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def run(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of a network that shrank, tested on held-out pictures."""
+    """A finished run of a network that shrank, tested on held-out images."""
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(["train", *TINY, "--set", "data.validation=0.2", "--out", str(out)]) == 0
     return out
@@ -35,7 +35,7 @@ def test_the_subject_of_a_run(finished):
     subject = runs.subject_of(finished)
     model, facts = artifact.load(finished)
     _, test = artifact.test_set(finished, facts, torch.device("cpu"))
-    assert torch.equal(subject.inputs[0], next(test.batches(runs.PICTURES))[0])
+    assert torch.equal(subject.inputs[0], next(test.batches(runs.IMAGES))[0])
     assert len(test) == 355  # the test split, not what the run held out
     assert [p.shape for p in subject.model.parameters()] == [p.shape for p in model.parameters()]
     assert sum(p.numel() for p in subject.build().parameters()) == subject.summary["parameters_dense"]
@@ -54,9 +54,9 @@ def test_export_says_what_it_did_and_writes_a_card(finished, capsys):
     assert text.startswith("# mlp\n")
     assert "Trained on digits for 40 steps, recipe plain, method demp, seed 0, torch" in text
     accuracy = f"{summary['eval/top1']:.2%}"
-    assert f"| validation accuracy (pictures held out of the training split) | {accuracy} | | |" in text
+    assert f"| validation accuracy (images held out of the training split) | {accuracy} | | |" in text
     assert f"| neurons | {summary['neurons']:,} | {summary['neurons_dense']:,} |" in text
-    assert 'artifact.load(".")' in text and "Input: pictures (1, 8, 8)" in text
+    assert 'artifact.load(".")' in text and "Input: images (1, 8, 8)" in text
     evaluated = artifact.evaluate(folder)
     assert (evaluated["split"], evaluated["neurons"]) == ("test", summary["neurons"])
 

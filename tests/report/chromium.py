@@ -1,4 +1,4 @@
-"""A headless Chromium on a pipe: enough of its protocol to open a page, press keys, ask it things, take its picture."""
+"""A headless Chromium on a pipe: enough of its protocol to open a page, press keys, ask it things, take its figure."""
 
 import base64
 import json
@@ -128,7 +128,7 @@ class Chromium:
         """Move the pointer."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
-    def picture(self, file, *, whole=True):
+    def figure(self, file, *, whole=True):
         """A PNG of the page."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}

@@ -18,7 +18,7 @@ SIZES = [(380, False), (380, True), (1280, False), (1280, True), (768, False)]
 
 
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
-PICTURES = """[...document.querySelectorAll('.panel svg')].filter((one) => one.checkVisibility()).map((one) => {
+FIGURES = """[...document.querySelectorAll('.panel svg')].filter((one) => one.checkVisibility()).map((one) => {
   const box = one.getBoundingClientRect(), shapes = [...one.querySelectorAll('path,rect,circle')];
   const drawn = shapes.filter((s) => { const b = s.getBoundingClientRect(); return b.width + b.height > 1; });
   const texts = [...one.querySelectorAll('text')].map((t) => t.getBoundingClientRect());
@@ -39,7 +39,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page of every kind, with every picture."""
+    """A page of every kind, with every figure."""
     root = tmp_path_factory.mktemp("pages")
     sweep = write_sweep(root / "sweep", seeds=3)
     (sweep / "fig3.json").write_text(json.dumps(STUDY))
@@ -64,11 +64,11 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["sweep", "run", "live"])
 @pytest.mark.parametrize(("width", "dark"), SIZES)
-def test_nothing_overflows_and_every_picture_is_drawn(browser, pages, name, width, dark):
+def test_nothing_overflows_and_every_figure_is_drawn(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
     assert browser.errors == []
     assert browser.ask("document.documentElement.scrollWidth") == width
-    seen = browser.ask(PICTURES)
+    seen = browser.ask(FIGURES)
     assert len(seen) == {"sweep": 13, "run": 9, "live": 3}[name]
     for one in seen:
         assert one["drawn"] >= 3 and one["height"] > 60 and one["width"] > 300, one

@@ -32,7 +32,7 @@ def test_the_headline_of_a_sweep(sweep):
     assert "A training step of demp, strength 0.1 takes 0.60× of dense's; 2 of 2 settings are faster" in answers
 
 
-def test_every_picture_that_the_data_allow(sweep):
+def test_every_figure_that_the_data_allow(sweep):
     text, reader, _ = made([sweep])
     assert words(reader, "h2") == [
         "What does a smaller network cost in accuracy?", "What does training cost?", "When do neurons go?",
@@ -49,19 +49,19 @@ def test_every_picture_that_the_data_allow(sweep):
     )
 
 
-def pictures(text, label):
+def figures(text, label):
     return re.findall(rf'<svg [^>]*aria-label="{label}".*?</svg>', text, re.S)
 
 
 @pytest.mark.parametrize(("many", "sizes"), [(6, [6]), (9, [4, 5])])
-def test_no_picture_has_more_than_six_lines_or_methods(tmp_path, many, sizes):
+def test_no_figure_has_more_than_six_lines_or_methods(tmp_path, many, sizes):
     strengths, names = [at / 100 for at in range(1, many + 1)], [f"method{at}" for at in range(many)]
     folder = write_sweep(tmp_path / "sweep", 1, strengths, gone=0.1, names=names)
     text, reader, _ = made([folder])
-    lines = [re.findall(r'class="line s\d" data-m="(\w+)"', one) for one in pictures(text, "Neurons that remain.*?")]
+    lines = [re.findall(r'class="line s\d" data-m="(\w+)"', one) for one in figures(text, "Neurons that remain.*?")]
     assert [len(one) for one in lines] == [size for size in sizes for _ in range(2)]  # wide and narrow
     assert sorted(name for one in lines for name in one) == sorted(2 * names)
-    for one in pictures(text, "test accuracy against inference FLOPs, of dense"):
+    for one in figures(text, "test accuracy against inference FLOPs, of dense"):
         assert len(set(re.findall(r'class="series s\d" data-m="(\w+)"', one))) in sizes
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -70,7 +70,7 @@ def test_no_picture_has_more_than_six_lines_or_methods(tmp_path, many, sizes):
 def test_lines_carry_their_names_instead_of_a_legend(sweep, tmp_path):
     text, _, _ = made([sweep])
     (figure,) = re.findall(r'<section [^>]*survival">.*?</section>', text, re.S)
-    for one in pictures(figure, "Neurons that remain against the step"):
+    for one in figures(figure, "Neurons that remain against the step"):
         assert [len(re.findall(f'class="t s0">[^<]*strength {s}<', one)) for s in ("0.01", "0.1")] == [1, 1]
     assert 'class="legend"' not in figure
     long = [f"{'x' * 40}{at}{'y' * 40}" for at in range(2)]
@@ -147,8 +147,8 @@ def test_times_of_exports_are_bars(tmp_path):
     report = {"timings": [timing | {"throughput_ratio": 2.5}, *more]}
     (folder / "export-onnx" / "export.json").write_text(json.dumps(report))
     text, reader, _ = made([folder])
-    assert "Exported, run answers 2.50× as many pictures per second as dense at batch 8." in words(reader, "p")
-    shown = re.search(r'aria-label="throughput, pictures per second".*?</svg>', text, re.S)[0]
+    assert "Exported, run answers 2.50× as many images per second as dense at batch 8." in words(reader, "p")
+    shown = re.search(r'aria-label="throughput, images per second".*?</svg>', text, re.S)[0]
     assert 'data-t="batch 8, pruned\n4\u202fk"' in shown and 'data-t="batch 8, dense\n1.6\u202fk"' in shown
 
 
@@ -227,7 +227,7 @@ def test_what_failed_and_what_was_skipped_is_named(sweep, tmp_path):
     }
     append(file, lines_of([failed]) + "nonsense\n")
     _, reader, data = made([file])
-    assert "Not in the pictures" in words(reader, "h2") and "1 line skipped" in words(reader, "h3")
+    assert "Not in the figures" in words(reader, "h2") and "1 line skipped" in words(reader, "h3")
     assert ": out of <memory>" in words(reader, "li") and f"{file}: line 8: not JSON" in words(reader, "li")
     assert data["runs"]["rows"][-1][-1] == "out of <memory>"
     assert data["skipped"] == [{"file": str(file), "reason": "not JSON", "count": 1, "numbers": [8]}]

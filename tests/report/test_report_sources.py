@@ -218,14 +218,14 @@ def write_studies(folder):
     return cpu
 
 
-def test_a_study_is_its_summary_its_picture_and_its_runs(tmp_path, monkeypatch):
+def test_a_study_is_its_summary_its_figure_and_its_runs(tmp_path, monkeypatch):
     cpu = write_studies(tmp_path)
     monkeypatch.chdir(tmp_path)
     for path in (cpu / "fig3.jsonl", cpu / "fig3.json", "fig3"):
         material = gather([path])
         assert len(material.runs) == 3 and material.skipped == []
         (study,) = material.studies
-        about = (study.id, study.title, study.section, study.scale, study.runs, study.picture)
+        about = (study.id, study.title, study.section, study.scale, study.runs, study.figure)
         assert about == ("fig3", "Structured pruning", "Sec. 4.1", "cpu", "3 of 4 runs", b"<svg/>")
         assert [claim.verdict for claim in study.claims] == ["holds", "does not hold", "open"]
         assert (study.headings, study.rows) == (("method", "accuracy"), (("demp", "90 %"),))

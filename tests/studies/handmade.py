@@ -1,4 +1,4 @@
-"""Results that no run made: the fields that pictures, tables and claims read."""
+"""Results that no run made: the fields that figures, tables and claims read."""
 
 import json
 

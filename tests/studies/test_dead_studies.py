@@ -141,7 +141,7 @@ def test_fig10_claims():
     base = 0.05 * 2 + 1 / 128
     rates = [(rate * 2 + 1 / 128) / base for rate in (0.01, 0.05, 0.1)]
     batches = [(0.1 + 1 / batch) / base for batch in (16, 128, 256)]
-    shown = [[bar.get_height() for bar in axes.patches] for axes in study.picture(records, "cpu").axes[1:]]
+    shown = [[bar.get_height() for bar in axes.patches] for axes in study.figure(records, "cpu").axes[1:]]
     assert shown == [pytest.approx(rates), pytest.approx(batches)]
     assert {row[1]: row[4] for row in study.table(records, "cpu").rows if row[4] != "–"} == {
         **{f"rate {rate:g}, batch 128": f"{ratio:.2f}" for rate, ratio in zip((0.01, 0.05, 0.1), rates, strict=True)},
@@ -151,7 +151,7 @@ def test_fig10_claims():
     assert told.endswith(f", {' → '.join(f'{ratio:.2f}' for ratio in rates)} times the base")
     nobody = made(study, "cpu", lambda labels: {"steps": STEPS, "series": {SHARE: [[0, 0.0], [STEPS, 0.0]]}})
     assert by_sentence(study.claims(nobody), "higher learning rate").ours == "0.0 → 0.0 → 0.0 %"
-    assert [axes.patches[:] for axes in study.picture(nobody, "cpu").axes[1:]] == [[], []]
+    assert [axes.patches[:] for axes in study.figure(nobody, "cpu").axes[1:]] == [[], []]
     flat = {"steps": STEPS, "series": {SHARE: [[0, 0.0], [STEPS, 0.1]]}}
     assert [c.holds for c in verdicts("fig10", lambda labels: flat)] == [False] * 3
 

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.text import Text
 
 from demp.experiments import studies
-from demp.experiments.compare.picture import STYLE
+from demp.experiments.compare.figure import STYLE
 from demp.experiments.studies.dead import line
 from demp.experiments.studies.drawing import MOST, frame, legend, panels, sixes
 from demp.experiments.studies.frontier import DENSE_LINE
@@ -17,7 +17,7 @@ KEPT = Path(__file__).parents[2] / "results" / "cpu"
 
 
 def drawn(labels, mark=False):
-    """A picture with a line, or marks, for each name."""
+    """A figure with a line, or marks, for each name."""
     figure, (axes,) = panels(1)
     for number, label in enumerate(labels):
         axes.plot([0, 1], [number, number], label=label, linestyle="none" if mark else "-", marker="o")
@@ -31,7 +31,7 @@ def drawn(labels, mark=False):
     ("labels", "mark"),
     [(list("abcdef"), True), ([f"strength 0.0{i}, of all that were ever dead" for i in range(5)], False)],
 )
-def test_a_legend_is_no_wider_than_the_picture(labels, mark):
+def test_a_legend_is_no_wider_than_the_figure(labels, mark):
     figure, (found,) = drawn(labels, mark)
     box = found.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
@@ -60,11 +60,11 @@ def test_no_panel_has_more_than_six_lines(many, always, sizes):
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig2", "fig3", "fig8", "fig9"])
-def test_pictures_of_kept_results_are_tidy(name):
+def test_figures_of_kept_results_are_tidy(name):
     """Six lines a panel, names that meet nobody, curves inside their panels, everything on the paper."""
     records = [json.loads(line) for line in (KEPT / f"{name}.jsonl").read_text().splitlines()]
     with rc_context(STYLE):
-        figure = studies.find(name).picture(records, "cpu")
+        figure = studies.find(name).figure(records, "cpu")
         figure.draw_without_rendering()
         words = [text for axes in figure.axes for text in (axes.title, axes._left_title, *axes.texts)]
         words += [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label)]
@@ -93,7 +93,7 @@ def test_numbers_below_a_panel_stand_apart(ends):
         assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
-def test_a_picture_without_lines_has_no_legend():
+def test_a_figure_without_lines_has_no_legend():
     assert drawn([])[1] == []
 
 

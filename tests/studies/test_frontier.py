@@ -155,7 +155,7 @@ def test_fig2_reads_dead_shares():
     only_adam = [r for r in records if not r["labels"]["line"].endswith("SGDM")]
     assert [claim.holds for claim in study.claims(only_adam)] == [None, None, True]
     assert len(study.table(records, "cpu").rows) == len(records)
-    assert len(study.picture(records, "cpu").axes) == 3
+    assert len(study.figure(records, "cpu").axes) == 3
 
 
 def test_fig6_compares_strength_by_strength():

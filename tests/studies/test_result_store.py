@@ -191,7 +191,7 @@ def test_a_folder_of_data_sets_comes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.delenv(sources.FOLDER_VARIABLE, raising=False)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
     pixels = np.arange(4 * 25, dtype=np.uint8).reshape(4, 5, 5)
-    rows = {"image": [Image.fromarray(picture) for picture in pixels], "label": [0, 1, 0, 1]}
+    rows = {"image": [Image.fromarray(image) for image in pixels], "label": [0, 1, 0, 1]}
     folder = tmp_path / "sets" / "mnist"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
@@ -199,7 +199,7 @@ def test_a_folder_of_data_sets_comes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv(sources.FOLDER_VARIABLE, "")
     use_data(str(tmp_path / "sets"))
     source = sources.load(DataConfig(name="mnist"))
-    assert len(source.train) == 4 and source.train.pictures[:, 0].tolist() == pixels.tolist()
+    assert len(source.train) == 4 and source.train.images[:, 0].tolist() == pixels.tolist()
     sources.find("mnist")
     assert sources.here("cifar10") is None and sources.here("digits") is None
 

@@ -39,7 +39,7 @@ def copies(layers):
 
 @pytest.fixture
 def data():
-    return small_mlp.pictures("digits", 60)
+    return small_mlp.images("digits", 60)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 60])
@@ -49,12 +49,12 @@ def test_gradients_are_those_of_autograd(data, rows):
     assert close(gradients(layers, x, y), by_autograd(layers, x, y))
 
 
-def test_pictures_are_values_between_0_and_1_and_the_same_for_all(data):
+def test_images_are_values_between_0_and_1_and_the_same_for_all(data):
     x, y = data
     assert x.shape == (60, 64) and len(y) == 60
     assert (x.min().item(), x.max().item()) == (0.0, 1.0)
-    with pytest.raises(UsageError, match="digits has 1442 training pictures, not 5000"):
-        small_mlp.pictures("digits", 5000)
+    with pytest.raises(UsageError, match="digits has 1442 training images, not 5000"):
+        small_mlp.images("digits", 5000)
 
 
 def test_weights_begin_as_a_cut_off_normal():
@@ -104,7 +104,7 @@ def test_the_noise_of_minibatches_is_the_batch_less_the_mean_gradient(data):
 
 
 def test_a_drawn_mean_gradient_leaves_no_drift(data):
-    """Over many draws the step with ``full`` pictures averages to nothing, as the exact one does."""
+    """Over many draws the step with ``full`` images averages to nothing, as the exact one does."""
     layers = initial(64, (12, 8), 10, 0)
     walk = Walk(regime="sgd-noise", rate=1.0, full=16, **SMALL)
     steps = torch.stack([moved(walk, data, layers, seed)[0][0] - layers[0][0] for seed in range(3000)])

@@ -1,4 +1,4 @@
-"""Every study from its runs to its picture, at the scale of seconds."""
+"""Every study from its runs to its figure, at the scale of seconds."""
 
 import json
 

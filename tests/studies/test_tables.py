@@ -140,7 +140,7 @@ def test_fig17_sees_the_last_block_revive():
     assert {claim.holds for claim in study.claims([])} == {None}
     table = study.table(records, "cpu")
     assert table.rows[2] == ("Dense", "0", "12", "100.0 %", "10.0 % at step 500", "90.0 %")
-    lines = [line.get_ydata().tolist() for line in study.picture(records, "cpu").axes[2].lines]
+    lines = [line.get_ydata().tolist() for line in study.figure(records, "cpu").axes[2].lines]
     assert len(lines) == 4 and lines[0] == pytest.approx([100, 10, 90])
 
 

@@ -113,7 +113,7 @@ def test_the_command_makes_every_point_and_a_table_of_means(made, capsys):
         (line,) = re.findall(expected + ".*", (made / "table.md").read_text())
         assert f"| {100 * row['accuracy']:.2f} ± {100 * row['accuracy_std']:.2f} % |" in line
     text = (made / "table.md").read_text()
-    assert "9 steps, 32 pictures a step, fp32; for each seed the same weights" in text and "learning rate" not in text
+    assert "9 steps, 32 images a step, fp32; for each seed the same weights" in text and "learning rate" not in text
 
 
 def test_only_what_is_missing_is_made_and_another_base_is_refused(made, capsys, monkeypatch):

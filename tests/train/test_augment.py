@@ -17,13 +17,13 @@ def facts(mean, std, normalize="dataset", size=0):
 
 
 def numbered(count=6, channels=2, side=5):
-    """Pictures whose every pixel has its own value."""
+    """Images whose every pixel has its own value."""
     total = count * channels * side * side
     return torch.arange(total, dtype=torch.float32).view(count, channels, side, side)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "zeros"])
-def test_pad_crop_cuts_a_window_of_the_padded_picture(mode):
+def test_pad_crop_cuts_a_window_of_the_padded_image(mode):
     x = numbered()
     out = augment.pad_crop(x, 2, mode, draw())
     pad = torch.nn.functional.pad(x, (2,) * 4, mode="constant" if mode == "zeros" else mode)
@@ -36,11 +36,11 @@ def test_pad_crop_cuts_a_window_of_the_padded_picture(mode):
 
 
 def test_pad_crop_refuses_a_reflection_of_more_than_there_is():
-    with pytest.raises(UsageError, match="padding is 5, pictures are 5 x 5"):
+    with pytest.raises(UsageError, match="padding is 5, images are 5 x 5"):
         augment.pad_crop(numbered(), 5, "reflect", draw())
 
 
-def test_mirror_flips_whole_pictures_about_half_of_the_time():
+def test_mirror_flips_whole_images_about_half_of_the_time():
     x = numbered(count=200)
     out = augment.mirror(x, draw())
     flipped = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(out, x, strict=True)])
@@ -49,7 +49,7 @@ def test_mirror_flips_whole_pictures_about_half_of_the_time():
     assert 70 < flipped.sum() < 130
 
 
-def test_normalise_by_data_set_and_by_picture():
+def test_normalise_by_data_set_and_by_image():
     x = numbered(channels=3) / 450
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
     by_set = augment.normalise(x, facts(mean, std))
@@ -59,14 +59,14 @@ def test_normalise_by_data_set_and_by_picture():
     assert_close(each.std(1, correction=0), torch.ones(6))
 
 
-def test_an_even_picture_stays_finite():
+def test_an_even_image_stays_finite():
     even = torch.full((2, 1, 4, 4), 0.5)
     assert augment.normalise(even, facts((0.5,), (0.0,), "image")).abs().max() == 0
     assert augment.normalise(even, facts((0.5,), (0.0,))).abs().max() == 0
 
 
 @pytest.mark.parametrize("crop", ["resized", "scales"])
-def test_crop_boxes_lie_in_the_picture(crop):
+def test_crop_boxes_lie_in_the_image(crop):
     config = AugmentConfig(crop=crop, min_area=0.1)
     left, top, right, bottom = augment.crop_boxes(config, 500, 30, 40, draw()).unbind(1)
     assert (left >= 0).all() and (top >= 0).all()
@@ -79,7 +79,7 @@ def test_crop_boxes_lie_in_the_picture(crop):
         assert sides == {round(30 * 224 / 256, 3), round(30 * 224 / 480, 3)}
 
 
-def test_cutting_the_whole_picture_changes_nothing():
+def test_cutting_the_whole_image_changes_nothing():
     x = torch.rand(3, 3, 8, 8)
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
     assert_close(augment.cut_regions(x, boxes, 8), x, atol=1e-5, rtol=0)
@@ -91,7 +91,7 @@ def test_cutting_a_corner_shows_that_corner():
     assert_close(augment.cut_regions(x, boxes, 4), x[:, :, :4, 4:], atol=1e-5, rtol=0)
 
 
-def test_mixup_sums_pictures_and_targets_alike():
+def test_mixup_sums_images_and_targets_alike():
     x, labels = torch.rand(8, 1, 4, 4), torch.arange(8)
     mixed, targets = augment.mix(x, labels, 8, AugmentConfig(mixup_alpha=0.4), draw())
     assert_close(targets.sum(1), torch.ones(8))
@@ -114,27 +114,27 @@ def test_without_mixing_labels_stay_whole_numbers():
 
 def test_augmentation_is_a_function_of_its_generator_alone():
     config = AugmentConfig(crop="resized", flip=True, randaugment_ops=2)
-    pictures = torch.randint(256, (4, 3, 12, 12), dtype=torch.uint8)
+    images = torch.randint(256, (4, 3, 12, 12), dtype=torch.uint8)
     known = facts((0.5,) * 3, (0.2,) * 3, size=8)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = augment.augment(pictures, config, known, draw("step", 3))
+    first = augment.augment(images, config, known, draw("step", 3))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = augment.augment(pictures, config, known, draw("step", 3))
-    other = augment.augment(pictures, config, known, draw("step", 4))
+    again = augment.augment(images, config, known, draw("step", 3))
+    other = augment.augment(images, config, known, draw("step", 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == (4, 3, 8, 8)
 
 
-def test_randaugment_takes_grey_pictures():
+def test_randaugment_takes_grey_images():
     config = AugmentConfig(randaugment_ops=2)
     out = augment.randaugment(torch.rand(3, 1, 8, 8), config, draw())
     assert out.shape == (3, 1, 8, 8)
 
 
-def test_resize_keeps_a_picture_of_the_right_size():
+def test_resize_keeps_a_image_of_the_right_size():
     x = torch.rand(2, 1, 6, 6)
     assert augment.resize(x, 6) is x
     assert augment.resize(x, 12).shape == (2, 1, 12, 12)
@@ -143,10 +143,10 @@ def test_resize_keeps_a_picture_of_the_right_size():
 @pytest.mark.parametrize("crop", ["pad", "resize-pad"])
 def test_padding_comes_before_or_after_the_new_size(crop):
     config = AugmentConfig(crop=crop, padding=3, padding_mode="zeros")
-    pictures = torch.randint(256, (4, 3, 10, 10), dtype=torch.uint8)
+    images = torch.randint(256, (4, 3, 10, 10), dtype=torch.uint8)
     known = facts((0.5,) * 3, (0.2,) * 3, size=20)
-    out = augment.augment(pictures, config, known, draw("step"))
-    x = augment.normalise(augment.to_unit(pictures), known)
+    out = augment.augment(images, config, known, draw("step"))
+    x = augment.normalise(augment.to_unit(images), known)
     if crop == "pad":
         twin = augment.resize(augment.pad_crop(x, 3, "zeros", draw("step")), 20)
     else:

@@ -96,20 +96,20 @@ class StopAt(Observer):
         return self.run.step == self.at
 
 
-def test_labelled_pictures_are_those_of_the_probes_with_their_own_labels():
+def test_labelled_images_are_those_of_the_probes_with_their_own_labels():
     data = Data(DataConfig(name="digits", probe_size=50, probe_batches=2), batch_size=32, seed=0, device="cpu")
     few, many = list(data.labelled_batches(7)), list(data.labelled_batches(7, whole=True))
     assert [len(y) for _, y in many] == [50] * (1442 // 50)
     for (mine, labels), (first, same) in zip(few, many[:2], strict=True):
         assert torch.equal(mine, first) and torch.equal(labels, same)
-    pictures = {data.train.pictures[row].numpy().tobytes(): int(data.train.labels[row]) for row in range(1442)}
+    images = {data.train.images[row].numpy().tobytes(): int(data.train.labels[row]) for row in range(1442)}
     mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (data.facts.mean, data.facts.std))
     for x, y in many:
         raw = ((x * std + mean) * 255).round().to(torch.uint8)
-        assert [pictures[picture.numpy().tobytes()] for picture in raw] == y.tolist()
+        assert [images[image.numpy().tobytes()] for image in raw] == y.tolist()
 
 
-def test_a_method_scores_on_labelled_training_pictures_with_the_loss_of_the_run():
+def test_a_method_scores_on_labelled_training_images_with_the_loss_of_the_run():
     run = Run(config(), resume=True)
     scored = run.pruner._view.scores(Scoring(batches=SCORED))
     layer = run.pruner.graph.layers[0]

@@ -21,7 +21,7 @@ def private_cache(tmp_path_factory, monkeypatch):
     return cache
 
 
-def pictures(count, side=6, channels=3, seed=0):
+def images(count, side=6, channels=3, seed=0):
     shape = (count, side, side, channels) if channels == 3 else (count, side, side)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -37,10 +37,10 @@ def write_split(folder, name, pixels, labels, image="img", label="label", classe
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 coloured training pictures and 6 of the split validation, 3 classes."""
+    """20 coloured training images and 6 of the split validation, 3 classes."""
     path = tmp_path / "set"
-    write_split(path, "train", pictures(20), [i % 3 for i in range(20)], classes=3)
-    write_split(path, "validation", pictures(6, seed=1), [0, 1, 2] * 2, classes=3)
+    write_split(path, "train", images(20), [i % 3 for i in range(20)], classes=3)
+    write_split(path, "validation", images(6, seed=1), [0, 1, 2] * 2, classes=3)
     return path
 
 
@@ -55,9 +55,7 @@ def test_digits_are_split_by_class_and_never_change():
         143, 146, 142, 147, 145, 146, 145, 144, 140, 144,
     ]  # fmt: skip
     assert source.test.labels.bincount().tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]
-    assert int(source.test.pictures.long().sum()) == int(
-        sources.load(DataConfig(name="digits")).test.pictures.long().sum()
-    )
+    assert int(source.test.images.long().sum()) == int(sources.load(DataConfig(name="digits")).test.images.long().sum())
 
 
 def test_digits_are_scikit_learns_whichever_way_they_are_read(monkeypatch):
@@ -75,10 +73,10 @@ def test_a_validation_share_is_held_out_evenly_and_takes_the_place_of_the_test_s
     assert torch.equal(kept + held, whole.train.labels.bincount())
     assert (len(train), len(test)) == (1082, 360)
     assert ((held - 0.25 * (kept + held)).abs() <= 1).all()
-    both = torch.cat([train.pictures, test.pictures]).flatten(1)
-    assert torch.equal(both.unique(dim=0), whole.train.pictures.flatten(1).unique(dim=0))
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert torch.equal(both.unique(dim=0), whole.train.images.flatten(1).unique(dim=0))
     again = data(DataConfig(name="digits", validation=0.25), seed=1)
-    assert torch.equal(again.test.split.pictures, test.pictures)
+    assert torch.equal(again.test.split.images, test.images)
 
 
 @pytest.mark.parametrize("memory_mb", [1024, 0])
@@ -87,7 +85,7 @@ def test_what_is_held_out_is_never_trained_on(folder, memory_mb):
     held = [1, 5, 9, 13, 17]
     rest = [row for row in range(20) if row not in held]
     found = data(DataConfig(name=str(folder), validation=0.25, memory_mb=memory_mb, image_size=6, workers=0))
-    assert isinstance(found.train.pictures, torch.Tensor) == (memory_mb > 0)
+    assert isinstance(found.train.images, torch.Tensor) == (memory_mb > 0)
     assert found.tested_on == "validation"
     assert (found.facts.train_size, len(found.test)) == (15, 5)
     (x, labels), *_ = found.test.batches(5)
@@ -110,7 +108,7 @@ def test_what_is_held_out_is_never_trained_on(folder, memory_mb):
 @pytest.mark.parametrize(
     ("share", "message"),
     [
-        (0.04, "data.validation is 0.04 of 20 training pictures, not one whole picture"),
+        (0.04, "data.validation is 0.04 of 20 training images, not one whole image"),
         (1.0, "data.validation is 1.0; give a share of at least 0 and below 1"),
         (-0.1, "below 1"),
         (float("nan"), "below 1"),
@@ -141,8 +139,8 @@ def test_every_epoch_is_a_permutation_and_batches_cross_its_end():
 
 def test_a_folder_of_parquet_is_read_whole(folder):
     found = data(DataConfig(name=str(folder)))
-    pixels = torch.from_numpy(pictures(20)).permute(0, 3, 1, 2)
-    assert torch.equal(found.train.pictures, pixels)
+    pixels = torch.from_numpy(images(20)).permute(0, 3, 1, 2)
+    assert torch.equal(found.train.images, pixels)
     assert found.train.labels.tolist() == [i % 3 for i in range(20)]
     facts = found.facts
     assert (facts.num_classes, facts.channels, facts.image_size, len(found.test)) == (3, 3, 6, 6)
@@ -158,11 +156,11 @@ def test_the_data_folder_is_left_as_it_is(folder, private_cache):
     assert any(private_cache.iterdir())
 
 
-def test_test_pictures_are_normalised_not_augmented(folder):
+def test_test_images_are_normalised_not_augmented(folder):
     augment = AugmentConfig(crop="pad", padding=2, flip=True)
     found = data(DataConfig(name=str(folder), augment=augment))
     (x, labels), (rest, _) = found.test.batches(4)
-    raw = torch.from_numpy(pictures(6, seed=1)).permute(0, 3, 1, 2)[:4] / 255.0
+    raw = torch.from_numpy(images(6, seed=1)).permute(0, 3, 1, 2)[:4] / 255.0
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.facts.mean, found.facts.std))
     assert_close(x, (raw - mean) / std)
     assert labels.tolist() == [0, 1, 2, 0]
@@ -203,7 +201,7 @@ def test_worker_processes_change_nothing(folder):
     assert equal_batches(by_workers, data(alone).train_batches(0, 6))
 
 
-def test_probes_are_training_pictures_drawn_by_their_seed(folder):
+def test_probes_are_training_images_drawn_by_their_seed(folder):
     config = DataConfig(name=str(folder), probe_size=8, probe_batches=2)
     found = data(config)
     first, again, other = ([x for x, _ in found.labelled_batches(seed)] for seed in (5, 5, 6))
@@ -221,7 +219,7 @@ def test_a_small_set_gives_fewer_probes():
     assert [len(x) for x, _ in found.labelled_batches(0, whole=True)] == [1000, 442]
 
 
-def test_a_check_comes_in_pieces_of_the_same_pictures():
+def test_a_check_comes_in_pieces_of_the_same_images():
     found = data(DataConfig(name="digits", probe_size=300, probe_batches=2))
     pieces = [x for x, _ in found.labelled_batches(3)]
     assert [len(x) for x in pieces] == [PIECE] * 4 + [600 - 4 * PIECE]
@@ -236,25 +234,25 @@ def test_statistics_are_exact():
     assert_close(torch.tensor(std), (pixels / 255.0).std(dim=(0, 2, 3), correction=0))
 
 
-def test_pictures_of_many_sizes_need_a_size(tmp_path):
+def test_images_of_many_sizes_need_a_size(tmp_path):
     path = tmp_path / "set"
-    mixed = [*pictures(2, side=6), *pictures(2, side=9)]
+    mixed = [*images(2, side=6), *images(2, side=9)]
     write_split(path, "train", mixed, [0, 1, 0, 1])
     write_split(path, "test", mixed, [0, 1, 0, 1])
-    with pytest.raises(UsageError, match=r"picture 0 is 6 x 6, picture 2 is 9 x 9; set data.store"):
+    with pytest.raises(UsageError, match=r"image 0 is 6 x 6, image 2 is 9 x 9; set data.store"):
         data(DataConfig(name=str(path)))
     found = data(DataConfig(name=str(path), store_size=5))
-    assert found.train.pictures.shape == (4, 3, 5, 5)
+    assert found.train.images.shape == (4, 3, 5, 5)
     streamed = data(DataConfig(name=str(path), memory_mb=0, workers=0, image_size=4))
     assert next(streamed.train_batches(0, 1))[0].shape == (4, 3, 4, 4)
     with pytest.raises(UsageError, match=r"stream; set data.image_size"):
         data(DataConfig(name=str(path), memory_mb=0))
 
 
-def test_grey_pictures_have_one_channel(tmp_path):
+def test_grey_images_have_one_channel(tmp_path):
     path = tmp_path / "set"
-    write_split(path, "train", pictures(4, channels=1), [0, 1, 0, 1], image="image")
-    write_split(path, "test", pictures(4, channels=1), [0, 1, 0, 1], image="image")
+    write_split(path, "train", images(4, channels=1), [0, 1, 0, 1], image="image")
+    write_split(path, "test", images(4, channels=1), [0, 1, 0, 1], image="image")
     found = data(DataConfig(name=str(path)))
     assert (found.facts.channels, found.facts.num_classes) == (1, 2)
 
@@ -299,16 +297,16 @@ def test_hub_names_are_asked_for_by_their_full_name(monkeypatch, folder):
 def bad(tmp_path, kind):
     path = tmp_path / "set"
     labels = {"negative": [0, -1, 1, 0], "outside": [0, 1, 2, 7]}.get(kind, [0, 1, 0, 1])
-    write_split(path, "train", pictures(4), [0, 1, 2, 2])
+    write_split(path, "train", images(4), [0, 1, 2, 2])
     if kind != "no test":
-        write_split(path, "test", pictures(4), labels)
+        write_split(path, "test", images(4), labels)
     if kind == "empty":
         write_split(path, "test", [], [])
     if kind == "corrupt":
         file = next(path.glob("test*"))
         file.write_bytes(file.read_bytes()[:200])
-    if kind == "no picture":
-        broken = io.BytesIO(b"not a picture").getvalue()
+    if kind == "no image":
+        broken = io.BytesIO(b"not an image").getvalue()
         rows = {"img": [{"bytes": broken, "path": None}] * 2, "label": [0, 1]}
         features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
         table = datasets.Dataset.from_dict(rows, features=features)
@@ -324,7 +322,7 @@ def bad(tmp_path, kind):
         ("empty", "the split 'test' is empty"),
         ("corrupt", "a file in it cannot be read"),
         ("no test", "no split to test on, only train; set data.test_split .* or data.validation=0.1"),
-        ("no picture", r"the picture img\[0\] cannot be decoded"),
+        ("no image", r"the image img\[0\] cannot be decoded"),
     ],
 )
 def test_faulty_folders(tmp_path, kind, message):
@@ -337,7 +335,7 @@ def test_faulty_folders(tmp_path, kind, message):
     ("change", "message"),
     [
         ({"image_column": "pixels"}, "image_column is 'pixels', not in data set .* img, label"),
-        ({"label_column": "img"}, "does not hold one whole number or word per picture"),
+        ({"label_column": "img"}, "does not hold one whole number or word per image"),
         ({"train_split": "training"}, "no split 'training'; it has train, validation"),
         ({"test_split": "test"}, "no split 'test'; it has train, validation"),
     ],

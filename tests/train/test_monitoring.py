@@ -62,7 +62,7 @@ def test_removed_neurons_count_as_dead_and_layers_add_up(watched):
         assert sum(layers.values()) > 0 or neurons == 0
     assert found[-1]["dead/neurons"] > 20
     for line in found:
-        if "dead/share_whole" in line:  # more pictures can only show more life
+        if "dead/share_whole" in line:  # more images can only show more life
             assert line["dead/share_whole"] <= line["dead/share"]
 
 
@@ -75,7 +75,7 @@ def test_a_crashed_run_goes_on_with_what_had_ever_been_dead(watched, tmp_path):
 
 
 class Twin(Observer):
-    """Recomputes every look of a run of an MLP by hand: outputs of its ReLUs on the pictures of the look."""
+    """Recomputes every look of a run of an MLP by hand: outputs of its ReLUs on the images of the look."""
 
     def __init__(self, absolute=None):
         self.absolute, self.ever, self.last, self.lines = absolute, {}, {}, []
@@ -86,7 +86,7 @@ class Twin(Observer):
     def log(self, record):
         if "dead/share" not in record:
             return
-        dead = self.dead(list(self.run.monitor._pictures(self.run.config.monitor.examples, self.run.step)))
+        dead = self.dead(list(self.run.monitor._images(self.run.config.monitor.examples, self.run.step)))
         X, Y = ({key for key, flag in flags.items() if flag} for flags in (self.ever, dead))
         wanted = {
             "step": self.run.step,
@@ -160,14 +160,14 @@ def test_every_look_is_what_one_computes_by_hand(monitor, absolute):
     assert twin.lines[-1]["dead/neurons"] > 0
 
 
-def test_the_same_pictures_or_others_at_every_look():
+def test_the_same_images_or_others_at_every_look():
     for resample in (True, False):
         run = Run(mlp(resample=resample, examples=70))
-        first = [x for (x,) in run.monitor._pictures(70, 0)]
+        first = [x for (x,) in run.monitor._images(70, 0)]
         assert [len(x) for x in first] == [64, 6]
-        again = [x for (x,) in run.monitor._pictures(70, 8)]
+        again = [x for (x,) in run.monitor._images(70, 8)]
         assert torch.equal(torch.cat(first), torch.cat(again)) != resample
-    everything = sum(len(x) for (x,) in run.monitor._pictures(0, 8))
+    everything = sum(len(x) for (x,) in run.monitor._images(0, 8))
     assert everything == run.data.facts.train_size
 
 

@@ -1,4 +1,4 @@
-"""Data sets of the user's own: folders of pictures, tables of paths or bytes, arrays and tensors."""
+"""Data sets of the user's own: folders of images, tables of paths or bytes, arrays and tensors."""
 
 import io
 from pathlib import Path
@@ -45,7 +45,7 @@ def load(path, **changes):
 
 
 def equal(split, arrays, labels):
-    assert torch.equal(split.pictures, torch.from_numpy(arrays).permute(0, 3, 1, 2))
+    assert torch.equal(split.images, torch.from_numpy(arrays).permute(0, 3, 1, 2))
     assert split.labels.tolist() == list(labels)
 
 
@@ -86,7 +86,7 @@ def test_parquet_from_pandas(tmp_path, labels, cell):
     assert source.class_names == (WORDS if labels[0] == "cat" else ()) and source.num_classes == 3
 
 
-def test_a_csv_of_paths_beside_its_pictures(tmp_path):
+def test_a_csv_of_paths_beside_its_images(tmp_path):
     arrays, others = pixels(3), pixels(2, seed=1)
     train = pandas.DataFrame({"path": write_pngs(tmp_path / "a", arrays), "label": ["emu", "cat", "dog"]})
     test = pandas.DataFrame({"path": write_pngs(tmp_path / "b", others), "label": ["dog", "dog"]})
@@ -124,13 +124,13 @@ def test_tensors_of_torch(tmp_path):
     for saved in ((arrays, labels), {"train": (arrays / 255, labels)}, {"images": arrays, "labels": labels}):
         torch.save(saved, tmp_path / "set.pt")
         source = load(tmp_path / "set.pt", validation=0.5)
-        assert torch.equal(source.train.pictures, arrays) and torch.equal(source.train.labels, labels)
+        assert torch.equal(source.train.images, arrays) and torch.equal(source.train.labels, labels)
 
 
 def test_grey_arrays_and_words(tmp_path):
     np.savez(tmp_path / "set.npz", train_images=np.zeros((2, 5, 5)), train_labels=["dog", "cat"])
     source = load(tmp_path / "set.npz", validation=0.5)
-    assert (source.train.pictures.shape, source.channels) == ((2, 1, 5, 5), 1)
+    assert (source.train.images.shape, source.channels) == ((2, 1, 5, 5), 1)
     assert (source.class_names, source.train.labels.tolist()) == (("cat", "dog"), [1, 0])
 
 
@@ -142,15 +142,15 @@ class Planted:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": [1], "b": [2]}, "no pictures with labels that demp knows by name; it has a, b; name them x_train"),
-        ({"x": np.zeros((2, 4)), "y": [0, 1]}, "an array of 2 x 4 is no set of pictures; give N x H x W"),
-        ({"x": np.full((2, 4, 4), 3.5), "y": [0, 1]}, "pictures from 3.5 to 3.5; give bytes from 0 to 255, or floats"),
-        ({"x": np.zeros((2, 4, 4)), "y": [0]}, "2 pictures and 1 labels; give as many of both"),
-        ({"x": np.zeros((2, 4, 4)), "y": [0.5, 1]}, "labels are not one whole number or word per picture"),
+        ({"a": [1], "b": [2]}, "no images with labels that demp knows by name; it has a, b; name them x_train"),
+        ({"x": np.zeros((2, 4)), "y": [0, 1]}, "an array of 2 x 4 is no set of images; give N x H x W"),
+        ({"x": np.full((2, 4, 4), 3.5), "y": [0, 1]}, "images from 3.5 to 3.5; give bytes from 0 to 255, or floats"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0]}, "2 images and 1 labels; give as many of both"),
+        ({"x": np.zeros((2, 4, 4)), "y": [0.5, 1]}, "labels are not one whole number or word per image"),
         ({"x": np.array([Planted()]), "y": [0]}, "cannot be read: "),
     ],
 )
-def test_arrays_that_are_no_pictures(tmp_path, arrays, message):
+def test_arrays_that_are_no_images(tmp_path, arrays, message):
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(UsageError, match=message):
         load(tmp_path / "set.npz", validation=0.5)
@@ -163,8 +163,8 @@ def test_files_that_cannot_be_a_set(tmp_path):
     pandas.DataFrame({"image": [[[0, 1]]], "label": [0]}).to_parquet(tmp_path / "lists.parquet")
     for name, message in (
         ("set.pt", "cannot be read"), ("one.npy", "is one array; put one.npy into a folder with its labels"),
-        ("notes.txt", "is no file of pictures and labels that demp reads; it reads .csv, .parquet"),
-        ("lists.parquet", "no pictures; store the bytes of image files or their paths"),
+        ("notes.txt", "is no file of images and labels that demp reads; it reads .csv, .parquet"),
+        ("lists.parquet", "no images; store the bytes of image files or their paths"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             load(tmp_path / name, validation=0.5)

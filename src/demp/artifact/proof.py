@@ -46,7 +46,7 @@ def probe_of(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
 def outputs_on_whole(model: nn.Module, probe: dict[str, Any], before: Exception) -> list[Tensor] | None:
     """Outputs on inputs of which none is shortened: the nodes and edges of a graph share no axis; None if that fails.
 
-    A forward may also need values that no seed draws, as places for the patches of a picture among the tokens.
+    A forward may also need values that no seed draws, as places for the patches of an image among the tokens.
     """
     if not drawable(model, probe):
         return None

@@ -87,7 +87,7 @@ class Training(Command):
     model: Text = ""
     """mlp, resnet18, vgg16, resnet50, vit_b_16, timm:NAME, ... or module:function, also of the current folder."""
     data: Text = ""
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures, or a file of them
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of images, or a file of them
     (.parquet, .csv, .npz, .pt)."""
     optimizer: Optimizer = ""
     """Optimizer, with the learning rate that the recipe has for it."""
@@ -101,7 +101,7 @@ class Training(Command):
     """What the noise of a shorter run keeps: rate (noise over learning rate, the default) or displacement (how far it
     moves weights in all)."""
     batch_size: Count = None
-    """Pictures per step."""
+    """Images per step."""
     width: Number = None
     """Factor on the network's hidden widths."""
     activation: Activations = ""

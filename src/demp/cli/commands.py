@@ -94,7 +94,7 @@ class Eval(Command):
     split: Text = ""
     """Split to test on; without it, test or validation."""
     batch_size: int = 512
-    """Pictures per batch."""
+    """Images per batch."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
     trust: Flag = False

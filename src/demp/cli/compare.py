@@ -12,7 +12,7 @@ from demp.cli.overrides import listed, parse_settings, resolve
 from demp.cli.sweeping import Sweeping, skipped_message
 from demp.cli.tables import about, draw, widen
 from demp.errors import UsageError
-from demp.experiments.compare import Comparison, picture, plan, table
+from demp.experiments.compare import Comparison, figure, plan, table
 from demp.experiments.compare.missed import missed, no_budget, without_budget
 from demp.experiments.compare.opponents import longer_of, raise_if_opponents_given, twins_of
 from demp.experiments.compare.plan import NO_BUDGET, Options, Planned
@@ -36,10 +36,10 @@ MethodOptions = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Sweeping):
-    """Train several methods with the same weights, pictures and steps, dense beside them; one table, one picture."""
+    """Train several methods with the same weights, images and steps, dense beside them; one table, one figure."""
 
     methods: Names = ""
-    """Methods; without them, the table and picture of what the folder holds already."""
+    """Methods; without them, the table and figure of what the folder holds already."""
     budget: Budgets = ()
     """What may be left, for every method that has a target: flops=0.4; several: a run for each. A narrow network from
     scratch of the same budget is always among the runs."""
@@ -59,7 +59,7 @@ class Compare(Sweeping):
     """Folder of the comparison; without it, one under runs/ that the same command finds again."""
 
     def run(self) -> dict[str, Any]:
-        """Make what is missing; write table and picture of all there is.
+        """Make what is missing; write table and figure of all there is.
 
         Raises:
             UsageError: no methods are named, and the folder holds no run.
@@ -77,7 +77,7 @@ class Compare(Sweeping):
             raise UsageError("there is nothing to compare; name methods: --methods demp,snap,rigl")
         shared = about(TrainConfig.from_dict(store.about()["shared"]))
         write_text(store.table_file, table.markdown(records, shared))
-        files = [store.table_file, *picture.write(records, out)]
+        files = [store.table_file, *figure.write(records, out)]
         show(console, records)
         warnings = [*missed(records), *without_budget(records)]
         for text in (

@@ -36,7 +36,7 @@ x = load_file(sys.argv[2])["x"]
 with torch.no_grad():
     save_file({"y": model.to(memory_format=torch.contiguous_format).eval()(x)}, sys.argv[3])
 """
-"""What the fresh process runs: load the artifact, answer the same pictures."""
+"""What the fresh process runs: load the artifact, answer the same images."""
 
 
 def run_demo(

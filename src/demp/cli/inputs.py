@@ -25,8 +25,8 @@ def parse_inputs(texts: Sequence[str]) -> tuple[Tensor, ...] | dict[str, Any]:
     return tuple(one(text, text) for text in texts)
 
 
-def picture_of(inputs: tuple[Tensor, ...] | dict[str, Any]) -> tuple[int, int] | None:
-    """Channels and side of a picture, if that is the only input."""
+def image_of(inputs: tuple[Tensor, ...] | dict[str, Any]) -> tuple[int, int] | None:
+    """Channels and side of an image, if that is the only input."""
     if isinstance(inputs, dict) or len(inputs) != 1 or inputs[0].ndim != 4:
         return None
     return inputs[0].shape[1], inputs[0].shape[3]

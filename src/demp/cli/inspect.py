@@ -12,12 +12,12 @@ from torch import nn
 import demp
 from demp.analysis.inspection import Inspection
 from demp.cli.base import Activations, Command, Count, Flag, Inputs, Settings, Text
-from demp.cli.inputs import parse_inputs, picture_of
+from demp.cli.inputs import image_of, parse_inputs
 from demp.cli.overrides import parse_settings
 from demp.errors import TraceError
 from demp.graph.reading import REMEDY
 from demp.train import artifact
-from demp.train.models import build, example_inputs, usual_pictures
+from demp.train.models import build, example_inputs, usual_images
 
 logger = logging.getLogger("demp")
 
@@ -29,12 +29,12 @@ class Inspect(Command):
     model: tyro.conf.Positional[Text]
     """Name of a model as for `demp train`, or the folder of a run or a saved model."""
     input: Inputs = ()
-    """Sizes of an input that is no picture, then its type: 1,16:int64; for each input, in the forward's order or with
+    """Sizes of an input that is no image, then its type: 1,16:int64; for each input, in the forward's order or with
     names: input_ids=1,16:int64."""
     image_size: Count = None
-    """Side of the pictures; without it, the model's usual one."""
+    """Side of the images; without it, the model's usual one."""
     channels: int = 3
-    """Channels of the pictures."""
+    """Channels of the images."""
     classes: Count = None
     """Size of the head; without it, the model's usual one."""
     width: float = 1.0
@@ -63,8 +63,8 @@ class Inspect(Command):
 
     def _inspect_new(self, given: Any) -> Inspection:
         """A network by its name: on meta, where it takes no memory, or as it is if it does not run there."""
-        size, classes = usual_pictures(self.model)
-        shape = picture_of(given) or (self.channels, self.image_size or size)
+        size, classes = usual_images(self.model)
+        shape = image_of(given) or (self.channels, self.image_size or size)
 
         def inspected(device: str) -> Inspection:
             with torch.device(device):

@@ -40,7 +40,7 @@ class Study(Command):
     data: Folder = ""
     """Folder that holds the data sets (cifar10, mnist, ...); without it the hub, or the environment's DEMP_DATA."""
     out: Folder = RESULTS
-    """Folder of results, pictures and tables; those of a scale lie in a folder of its name."""
+    """Folder of results, figures and tables; those of a scale lie in a folder of its name."""
     runs: Folder = RUNS
     """Folder of all runs, which studies share."""
     jobs: int = 1
@@ -54,7 +54,7 @@ class Study(Command):
     retry: Flag = False
     """Try again what failed."""
     draw_only: Flag = False
-    """Run nothing: picture, table and claims of what is at hand."""
+    """Run nothing: figure, table and claims of what is at hand."""
 
     def run(self) -> dict[str, Any]:
         """List, or run and show."""

@@ -41,7 +41,7 @@ def about(base: TrainConfig, varied: Collection[str] = ()) -> str:
         "model.width": f"width {base.model.width:g}",
         "data.name": f"on {Path(base.data.name).name}",
         "steps" if base.steps else "epochs": f"{base.steps} steps" if base.steps else f"{base.epochs:g} epochs",
-        "batch_size": f"{base.batch_size} pictures a step",
+        "batch_size": f"{base.batch_size} images a step",
         "optimizer.name": base.optimizer.name,
         "optimizer.lr": f"learning rate {base.optimizer.lr:g}",
         "precision": base.precision,
@@ -50,6 +50,6 @@ def about(base: TrainConfig, varied: Collection[str] = ()) -> str:
         parts.pop("optimizer.lr")  # each has its own
     same = [words for key, words in parts.items() if key not in varied]
     start = "" if any(key.startswith("model.") for key in varied) else "the same weights at the start and "
-    order = f"for each seed {start}the same pictures in the same order"
+    order = f"for each seed {start}the same images in the same order"
     kept = not any(key.startswith("data.") or key == "batch_size" for key in varied)
     return f"All runs: {', '.join(same)}{f'; {order}' if kept else ''}."

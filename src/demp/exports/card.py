@@ -61,9 +61,7 @@ def _numbers(report: ExportReport, summary: Mapping[str, Any] | None) -> str:
     if summary:
         split = summary.get("split", "test")
         what = (
-            "validation accuracy (pictures held out of the training split)"
-            if split == "validation"
-            else "test accuracy"
+            "validation accuracy (images held out of the training split)" if split == "validation" else "test accuracy"
         )
         lines.append(f"| {what} | {summary['eval/top1']:.2%} | | |")
     for label, key in (("neurons", "neurons"), ("parameters", "parameters"), ("FLOPs of one example", "flops")):
@@ -81,7 +79,7 @@ def _inputs(facts: Mapping[str, Any]) -> str:
         values = [", ".join(f"{value:.6g}" for value in facts[name]) for name in ("mean", "std")]
         scaling = f"normalised per channel with mean {values[0]} and deviation {values[1]}"
     logits = f"one logit for each of {facts['num_classes']} classes"
-    return f"Input: pictures {shape}, values from 0 to 1, {scaling}. Output: {logits}."
+    return f"Input: images {shape}, values from 0 to 1, {scaling}. Output: {logits}."
 
 
 def _check(report: ExportReport) -> str:

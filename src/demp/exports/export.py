@@ -44,7 +44,7 @@ def export(
     (the report) and ``README.md`` (a model card).
 
     ``model_or_run`` is a model, with ``example_inputs`` (a batch of real inputs, as for `demp.trace`), or the folder
-    of a finished run, which brings its constructor and pictures of its own test set. With the constructor ``build`` a
+    of a finished run, which brings its constructor and images of its own test set. With the constructor ``build`` a
     safetensors export is proven through `demp.load`, and ``measure`` times onnxruntime on the ONNX file beside that of
     the dense model. ``trust`` lets a run's folder name a model of your own, whose code building it runs.
 

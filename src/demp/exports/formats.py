@@ -36,7 +36,7 @@ class Subject:
     build: Callable[[], nn.Module] | None = None
     """The constructor of the dense model, if it is known."""
     builder: Any = None
-    """The same as JSON, with the facts of the pictures, as saved with a run."""
+    """The same as JSON, with the facts of the images, as saved with a run."""
     summary: dict[str, Any] | None = None
     """summary.json of the run."""
 

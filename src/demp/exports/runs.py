@@ -1,4 +1,4 @@
-"""A finished run, as something to export: its network, its constructor, pictures of its test set, its summary."""
+"""A finished run, as something to export: its network, its constructor, images of its test set, its summary."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from demp.exports.formats import Subject
 from demp.train import artifact
 from demp.train.models import build
 
-PICTURES = 16
-"""Test pictures on which an export is compared with the network."""
+IMAGES = 16
+"""Test images on which an export is compared with the network."""
 
 
 def subject_of(path: str | Path, *, trust: bool = False) -> Subject:
@@ -17,11 +17,11 @@ def subject_of(path: str | Path, *, trust: bool = False) -> Subject:
     model, facts = artifact.load(path, trust=trust)
     builder = artifact.builder_of(path, trust=trust)
     _, test = artifact.test_set(path, facts, torch.device("cpu"))
-    pictures, _ = next(test.batches(PICTURES))
+    images, _ = next(test.batches(IMAGES))
     run = artifact.run_of(path)
     return Subject(
         model,
-        (pictures,),
+        (images,),
         build=lambda: build(**builder["model"]),
         builder=builder,
         summary=run.summary() if run is not None else None,

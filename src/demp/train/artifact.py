@@ -24,7 +24,7 @@ from demp.train.run import resolve_device
 from demp.train.runfolder import RunFolder
 
 MOST_CHANNELS, LARGEST_SIDE = 64, 8192
-"""Of pictures."""
+"""Of images."""
 
 
 def find(path: str | Path) -> Path:
@@ -80,9 +80,9 @@ def facts_of(builder: dict[str, Any], path: str | Path) -> Facts:
     try:
         facts = build_checked(Facts, builder["data"], "data")
     except (TypeError, UsageError) as error:
-        raise ArtifactError(f"{path} does not say what its pictures are ({error}); save the model again") from None
+        raise ArtifactError(f"{path} does not say what its images are ({error}); save the model again") from None
     if not (0 < facts.channels <= MOST_CHANNELS and 0 < facts.image_size <= LARGEST_SIDE and facts.num_classes > 0):
-        raise ArtifactError(f"{path} says that its pictures are {facts.channels} x {facts.image_size}²; save it again")
+        raise ArtifactError(f"{path} says that its images are {facts.channels} x {facts.image_size}²; save it again")
     return facts
 
 

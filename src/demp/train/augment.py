@@ -2,7 +2,7 @@
 
 The order is fixed: cut out a region, RandAugment, normalise, pad and crop, mirror, resize, mix; but
 ``resize-pad`` resizes before it pads.
-Cutting, padding and mirroring happen per picture, for the whole batch at once. B is the batch, C
+Cutting, padding and mirroring happen per image, for the whole batch at once. B is the batch, C
 the channels, H and W the sides.
 """
 
@@ -21,18 +21,18 @@ from demp.train.parts import AugmentConfig
 LOG_ASPECT = math.log(4 / 3)
 """``resized`` draws width over height between 3/4 and 4/3, evenly in the logarithm."""
 SCALES = (256 / 224, 480 / 224)
-"""``scales`` sees the picture at one of these multiples of its own size (App. I.1)."""
+"""``scales`` sees the image at one of these multiples of its own size (App. I.1)."""
 SMALLEST_DEVIATION = 1e-3
-"""Floor of the deviation of one picture, so that an even picture does not become infinite."""
+"""Floor of the deviation of one image, so that an even image does not become infinite."""
 
 
-def to_unit(pictures: Tensor) -> Tensor:
+def to_unit(images: Tensor) -> Tensor:
     """Bytes as numbers between 0 and 1."""
-    return pictures.float().div_(255.0)
+    return images.float().div_(255.0)
 
 
 def normalise(x: Tensor, facts: Facts) -> Tensor:
-    """Zero mean, unit deviation: per channel of the data set, or of each picture (``image``)."""
+    """Zero mean, unit deviation: per channel of the data set, or of each image (``image``)."""
     if facts.normalize == "image":
         centre = x.mean(dim=(1, 2, 3), keepdim=True)
         spread = x.std(dim=(1, 2, 3), keepdim=True, correction=0)
@@ -65,7 +65,7 @@ def crop_boxes(config: AugmentConfig, count: int, height: int, width: int, gener
 
 
 def cut_regions(x: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Each picture's box, resized to ``size``."""
+    """Each image's box, resized to ``size``."""
     geometry = need("kornia.geometry.transform")
     left, top, right, bottom = boxes.to(x.dtype).unbind(1)
     right, bottom = right - 1, bottom - 1  # kornia's corners are pixel centres
@@ -87,7 +87,7 @@ def randaugment(x: Tensor, config: AugmentConfig, generator: torch.Generator) ->
 
 
 def pad_crop(x: Tensor, padding: int, mode: str, generator: torch.Generator) -> Tensor:
-    """Pad every side, then cut the original size out of each picture at its own random place.
+    """Pad every side, then cut the original size out of each image at its own random place.
 
     Raises:
         UsageError: the padding is too wide to be reflected.
@@ -95,29 +95,29 @@ def pad_crop(x: Tensor, padding: int, mode: str, generator: torch.Generator) -> 
     B, C, H, W = x.shape
     if mode == "reflect" and padding >= min(H, W):
         raise UsageError(
-            f"data.augment.padding is {padding}, pictures are {H} x {W}; "
+            f"data.augment.padding is {padding}, images are {H} x {W}; "
             "reflection needs less padding than the side: lower it or set padding_mode to zeros"
         )
     padded = F.pad(x, (padding,) * 4, mode="constant" if mode == "zeros" else mode)
     draw = torch.randint(2 * padding + 1, (2, B), generator=generator, device=generator.device)
     rows = draw[0].view(B, 1, 1, 1) + torch.arange(H, device=x.device).view(1, 1, H, 1)
     columns = draw[1].view(B, 1, 1, 1) + torch.arange(W, device=x.device).view(1, 1, 1, W)
-    picture = torch.arange(B, device=x.device).view(B, 1, 1, 1)
+    image = torch.arange(B, device=x.device).view(B, 1, 1, 1)
     channel = torch.arange(C, device=x.device).view(1, C, 1, 1)
-    return padded[picture, channel, rows, columns]
+    return padded[image, channel, rows, columns]
 
 
 def mirror(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip each picture left to right with probability one half."""
+    """Flip each image left to right with probability one half."""
     flips = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
     return torch.where(flips.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def augment(
-    pictures: Tensor, config: AugmentConfig, facts: Facts, generator: torch.Generator, *, regions: bool = True
+    images: Tensor, config: AugmentConfig, facts: Facts, generator: torch.Generator, *, regions: bool = True
 ) -> Tensor:
-    """Training pictures (B, C, H, W) from bytes; ``regions=False`` if the reader cut them."""
-    x, size = to_unit(pictures), facts.image_size
+    """Training images (B, C, H, W) from bytes; ``regions=False`` if the reader cut them."""
+    x, size = to_unit(images), facts.image_size
     if regions and config.crop in ("resized", "scales"):
         x = cut_regions(x, crop_boxes(config, len(x), *x.shape[-2:], generator), size)
     if config.randaugment_ops:

@@ -7,11 +7,11 @@ OptimizerName = Literal["adam", "adamw", "sgdm", "sgdw"]
 ScheduleName = Literal["constant", "step", "cosine", "one-cycle"]
 """Of `demp.train.ScheduleConfig`."""
 Crop = Literal["none", "pad", "resize-pad", "resized", "scales"]
-"""How `demp.train.AugmentConfig` cuts pictures."""
+"""How `demp.train.AugmentConfig` cuts images."""
 PaddingMode = Literal["reflect", "zeros"]
-"""What `demp.train.AugmentConfig` puts around pictures."""
+"""What `demp.train.AugmentConfig` puts around images."""
 Normalize = Literal["dataset", "image"]
-"""By what `demp.train.DataConfig` has pictures normalised."""
+"""By what `demp.train.DataConfig` has images normalised."""
 Precision = Literal["fp32", "bf16", "fp16"]
 """In what `demp.train.TrainConfig` has a run compute."""
 SinkName = Literal["tensorboard", "wandb", "trackio"]

@@ -55,7 +55,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The pictures."""
+    """The images."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -69,7 +69,7 @@ class TrainConfig:
     epochs: float = 0.0
     """Passes over the training split; 0 counts steps instead."""
     batch_size: int = 128
-    """Pictures per optimizer step."""
+    """Images per optimizer step."""
     accumulate: int = 1
     """Parts into which a batch is split to fit in memory; their gradients add up."""
     label_smoothing: float = 0.0
@@ -77,7 +77,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     """fp32, bf16 (autocast) or fp16 (autocast with a gradient scaler)."""
     channels_last: bool = True
-    """Memory layout of pictures and convolutions."""
+    """Memory layout of images and convolutions."""
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes the GPU when there is one."""
     seed: int = 0
@@ -91,7 +91,7 @@ class TrainConfig:
     eval_every_steps: int = 0
     """Steps between tests on the whole test split; 0 tests at the end only."""
     eval_batch_size: int = 512
-    """Pictures per batch of a test."""
+    """Images per batch of a test."""
     checkpoint_every_steps: int = 500
     """Steps between checkpoints; a crash loses at most these."""
 
@@ -116,7 +116,7 @@ class TrainConfig:
         check_choices(self)
 
     def total_steps(self, train_size: int) -> int:
-        """Optimizer steps of the run on ``train_size`` pictures."""
+        """Optimizer steps of the run on ``train_size`` images."""
         return self.steps or max(1, round(self.epochs * train_size / self.batch_size))
 
     def to_dict(self) -> dict[str, Any]:

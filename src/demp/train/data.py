@@ -1,4 +1,4 @@
-"""The pictures of a run, in an order that is a pure function of the seed and the step.
+"""The images of a run, in an order that is a pure function of the seed and the step.
 
 Step ``t`` reads examples ``t * batch_size`` to ``(t + 1) * batch_size`` of an endless stream: one
 permutation of the training split after the other, each seeded by (seed, epoch). Augmentation is
@@ -23,12 +23,12 @@ from demp.train.stream import read_batches, read_fitted
 PIECE = 128
 """Images that are looked at at once: enough to keep a GPU busy, few enough for the caches of a CPU."""
 STATISTICS_SAMPLE = 2048
-"""Pictures from which mean and deviation of a set that streams are estimated."""
+"""Images from which mean and deviation of a set that streams are estimated."""
 CHUNK = 4096
 
 
 Share = tuple[int, int]
-"""(rank, world size): every world-size-th picture from the rank on, what one of so many processes works on."""
+"""(rank, world size): every world-size-th image from the rank on, what one of so many processes works on."""
 ALL: Share = (0, 1)
 
 
@@ -50,7 +50,7 @@ def step_indices(size: int, batch_size: int, seed: int, step: int) -> Tensor:
 
 
 class TestSet:
-    """Pictures to test on, prepared as the facts say, never augmented."""
+    """Images to test on, prepared as the facts say, never augmented."""
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
@@ -61,7 +61,7 @@ class TestSet:
         return len(self.split)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All pictures of this process's share once, in order, in batches of ``size``."""
+        """All images of this process's share once, in order, in batches of ``size``."""
         rank, world_size = self.share
         for rows in torch.arange(rank, len(self), world_size).split(size):
             labels = self.split.labels[rows].to(self.device)
@@ -69,22 +69,22 @@ class TestSet:
 
 
 def prepare(split: sources.Split, rows: Tensor, facts: Facts, device: torch.device) -> Tensor:
-    """Un-augmented pictures, normalised: what tests and death checks see."""
-    if isinstance(split.pictures, Tensor):
-        pictures = split.pictures[rows.to(split.pictures.device)].to(device)
+    """Un-augmented images, normalised: what tests and death checks see."""
+    if isinstance(split.images, Tensor):
+        images = split.images[rows.to(split.images.device)].to(device)
     else:
-        pictures = read_fitted(split.pictures, rows, facts.image_size).to(device)
-    x = normalise(to_unit(pictures), facts)
+        images = read_fitted(split.images, rows, facts.image_size).to(device)
+    x = normalise(to_unit(images), facts)
     return resize(x, facts.image_size)
 
 
 def hold_out(source: sources.Source, share: float) -> sources.Source:
-    """A share of the training pictures in place of the test split: the same ones in every run, evenly over the classes.
+    """A share of the training images in place of the test split: the same ones in every run, evenly over the classes.
 
-    Every 1/share-th picture of the split sorted by class goes, so that a class gives its share to within one picture.
+    Every 1/share-th image of the split sorted by class goes, so that a class gives its share to within one image.
 
     Raises:
-        UsageError: the share is less than one picture.
+        UsageError: the share is less than one image.
     """
     train = source.train
     assert train is not None
@@ -92,9 +92,9 @@ def hold_out(source: sources.Source, share: float) -> sources.Source:
     steps = (torch.arange(len(train) + 1, dtype=torch.float64) * share).floor()
     goes = torch.zeros(len(train), dtype=torch.bool)
     goes[by_class] = steps[1:] > steps[:-1]
-    if not goes.any():  # the first picture always stays, so that the other part is never empty
+    if not goes.any():  # the first image always stays, so that the other part is never empty
         raise UsageError(
-            f"data.validation is {share:g} of {len(train)} training pictures, not one whole picture; give a larger one"
+            f"data.validation is {share:g} of {len(train)} training images, not one whole image; give a larger one"
         )
     kept, held = (train.select(rows.nonzero().flatten()) for rows in (~goes, goes))
     return replace(source, train=kept, test=held)
@@ -103,7 +103,7 @@ def hold_out(source: sources.Source, share: float) -> sources.Source:
 class Data:
     """Training batches, test set and death-check examples of one run, or of one process's share of it.
 
-    ``tested_on`` says what the test set is: the test split, or the validation share of the training pictures.
+    ``tested_on`` says what the test set is: the test split, or the validation share of the training images.
 
     Every process makes the whole batch and keeps its share: order and augmentation do not depend on their number.
     """
@@ -124,10 +124,10 @@ class Data:
 
     def train_batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches of steps ``start`` to ``stop``; mixed labels are shares of classes."""
-        for step, (pictures, labels) in enumerate(self._read(start, stop), start):
+        for step, (images, labels) in enumerate(self._read(start, stop), start):
             draw = generator(self.device, self.seed, "augment", step)
-            regions = isinstance(self.train.pictures, Tensor)
-            x = augment(pictures, self.config.augment, self.facts, draw, regions=regions)
+            regions = isinstance(self.train.images, Tensor)
+            x = augment(images, self.config.augment, self.facts, draw, regions=regions)
             x, targets = mix(x, labels, self.facts.num_classes, self.config.augment, draw)
             yield x[self._mine], targets[self._mine]
 
@@ -137,13 +137,13 @@ class Data:
         return slice(rank, None, world_size)
 
     def _read(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pictures, size = self.train.pictures, len(self.train)
-        if not isinstance(pictures, Tensor):
+        images, size = self.train.images, len(self.train)
+        if not isinstance(images, Tensor):
             steps = ((step, step_indices(size, self.batch_size, self.seed, step)) for step in range(start, stop))
             seed = derive(self.seed, "regions")
             mixes = self.config.augment.mixup_alpha > 0 or self.config.augment.cutmix_alpha > 0
             mine = slice(None) if mixes else self._mine  # reading is dear: without mixing, only the share is read
-            batches = read_batches(pictures, steps, self.config, self.facts.image_size, seed, places=mine)
+            batches = read_batches(images, steps, self.config, self.facts.image_size, seed, places=mine)
             for step, (_, read) in enumerate(batches, start):
                 whole = read.new_zeros((self.batch_size, *read.shape[1:]))
                 whole[mine] = read
@@ -152,7 +152,7 @@ class Data:
             return
         for step in range(start, stop):
             rows = step_indices(size, self.batch_size, self.seed, step).to(self.device)
-            yield pictures[rows], self.train.labels[rows]
+            yield images[rows], self.train.labels[rows]
 
     def labelled_batches(self, check_seed: int, *, whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Un-augmented training examples of one check with their labels, drawn by ``check_seed`` (App. F.3).
@@ -176,7 +176,7 @@ class Data:
                 yield prepare(self.train, mine, self.facts, self.device), labels
 
     def example(self, count: int = 1) -> Tensor:
-        """The first training pictures as the model sees them in a test."""
+        """The first training images as the model sees them in a test."""
         rows = torch.arange(min(count, len(self.train)))
         return prepare(self.train, rows, self.facts, self.device)
 
@@ -185,7 +185,7 @@ def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) 
     """The test split of ``config`` alone, prepared for a model that was trained with ``facts``.
 
     Raises:
-        UsageError: its pictures have other channels, or a label is no class of the model's head.
+        UsageError: its images have other channels, or a label is no class of the model's head.
     """
     source = sources.load(config, train=False)
     assert source.test is not None
@@ -204,32 +204,32 @@ def load_test_set(config: DataConfig, facts: Facts, device: torch.device | str) 
 
 
 def _on_device(split: sources.Split, device: torch.device) -> sources.Split:
-    if not isinstance(split.pictures, Tensor):
+    if not isinstance(split.images, Tensor):
         return split
-    return sources.Split(split.pictures.to(device), split.labels.to(device))
+    return sources.Split(split.images.to(device), split.labels.to(device))
 
 
 def _facts(config: DataConfig, source: sources.Source) -> Facts:
     split = source.train
     assert split is not None
-    if isinstance(split.pictures, Tensor):
-        height, width = split.pictures.shape[-2:]
+    if isinstance(split.images, Tensor):
+        height, width = split.images.shape[-2:]
         if height != width and not config.image_size:
             raise UsageError(
-                f"pictures of {config.name} are {height} x {width}; set data.store_size, or "
+                f"images of {config.name} are {height} x {width}; set data.store_size, or "
                 "data.image_size for the side of the square that the network sees"
             )
-        own, sample = height, split.pictures
+        own, sample = height, split.images
     else:
-        own = config.image_size or split.pictures.side
+        own = config.image_size or split.images.side
         if not own:
             raise UsageError(
-                f"pictures of {config.name} are too many for data.memory_mb ({config.memory_mb}) "
+                f"images of {config.name} are too many for data.memory_mb ({config.memory_mb}) "
                 "and stream; set data.image_size to the side that the network shall see"
             )
         draw = generator("cpu", 0, "statistics")
         rows = torch.randperm(len(split), generator=draw)[:STATISTICS_SAMPLE]
-        sample = read_fitted(split.pictures, rows, own)
+        sample = read_fitted(split.images, rows, own)
     mean, std = statistics(sample)
     return Facts(
         name=config.name,
@@ -244,15 +244,15 @@ def _facts(config: DataConfig, source: sources.Source) -> Facts:
     )
 
 
-def statistics(pictures: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel of byte pictures, on the scale from 0 to 1."""
-    total = torch.zeros(pictures.shape[1], dtype=torch.float64)
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel of byte images, on the scale from 0 to 1."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in pictures.split(CHUNK):
+    for part in images.split(CHUNK):
         values = part.double() / 255
         total += values.sum(dim=(0, 2, 3))
         squares += values.square().sum(dim=(0, 2, 3))
-    count = pictures.numel() / pictures.shape[1]
+    count = images.numel() / images.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())

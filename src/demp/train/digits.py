@@ -27,7 +27,7 @@ def values() -> Tensor:
 
 
 def splits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Pictures (N, 1, 8, 8) in bytes and labels (N,), for training and for testing: a fifth of each class is test."""
+    """Images (N, 1, 8, 8) in bytes and labels (N,), for training and for testing: a fifth of each class is test."""
     table = values()
     pixels = table[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
     labels = table[:, -1].long()

@@ -21,7 +21,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Share of right answers and mean cross-entropy, in eval mode; the mode comes back.
 
-    The ranks that train the model each bring a part of the pictures, and share the result.
+    The ranks that train the model each bring a part of the images, and share the result.
 
     Raises:
         UsageError: a label is no class of the model's head.

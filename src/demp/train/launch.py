@@ -69,7 +69,7 @@ def place_of(device: str) -> torch.device:
 
 
 def share_of(batch_size: int, accumulate: int, context: Context) -> tuple[int, int]:
-    """Which pictures of every batch are this process's: every ``world_size``-th from ``rank``; the two numbers.
+    """Which images of every batch are this process's: every ``world_size``-th from ``rank``; the two numbers.
 
     Raises:
         UsageError: the shares would not be equal, and the mean of gradients not that of the batch.

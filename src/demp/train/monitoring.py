@@ -18,10 +18,10 @@ SATURATED = "saturated/share"
 
 
 class Monitor:
-    """Looks for dead neurons on un-augmented training pictures of its own, as `demp.train.MonitorConfig` says.
+    """Looks for dead neurons on un-augmented training images of its own, as `demp.train.MonitorConfig` says.
 
     ``trained`` is the model, or what wraps it, and ``context`` who trains it; ``pruner`` is None in dense training;
-    ``placed`` brings pictures into the memory layout that the model has by then.
+    ``placed`` brings images into the memory layout that the model has by then.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Monitor:
         return self._graph.dense if self._pruner is None else self._pruner.state
 
     def _detect(self, examples: int, step: int) -> Detection:
-        """Who is dead now on so many pictures; 0 are all."""
+        """Who is dead now on so many images; 0 are all."""
         with self._context.together():
-            mine = probe(self._model, self._state(), self._pictures(examples, step), self.config.death_criterion())
+            mine = probe(self._model, self._state(), self._images(examples, step), self.config.death_criterion())
         return agreed(mine, self._context)
 
-    def _pictures(self, examples: int, step: int) -> Iterator[tuple[Tensor]]:
+    def _images(self, examples: int, step: int) -> Iterator[tuple[Tensor]]:
         at = (step,) if self.config.resample else ()
         draw = generator("cpu", self._seed, "monitor", *at)
         for x, _ in self._data.drawn(examples or self._data.facts.train_size, draw):

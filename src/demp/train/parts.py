@@ -1,4 +1,4 @@
-"""The parts of a `TrainConfig`: network, pictures, optimizer, learning rate, method."""
+"""The parts of a `TrainConfig`: network, images, optimizer, learning rate, method."""
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -32,22 +32,22 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training pictures are varied; test and probe pictures never are."""
+    """How training images are varied; test and probe images never are."""
 
     crop: Crop = "none"
-    """none; pad (pad, then crop at random, at the size of the stored picture); resize-pad (the same at the size that
-    the network sees); resized (random area and aspect, resized back); scales (a random crop of the picture at one of
+    """none; pad (pad, then crop at random, at the size of the stored image); resize-pad (the same at the size that
+    the network sees); resized (random area and aspect, resized back); scales (a random crop of the image at one of
     two sizes: the paper's 256 or 480 for 224)."""
     padding: int = 4
     """Pixels added on each side before the crop of ``pad`` and ``resize-pad``."""
     padding_mode: PaddingMode = "reflect"
     """reflect or zeros; zeros are put in after normalisation."""
     min_area: float = 0.08
-    """Smallest share of the picture that ``resized`` may show."""
+    """Smallest share of the image that ``resized`` may show."""
     flip: bool = False
-    """Mirror half of the pictures left to right."""
+    """Mirror half of the images left to right."""
     randaugment_ops: int = 0
-    """Operations of RandAugment per picture; 0 is off."""
+    """Operations of RandAugment per image; 0 is off."""
     randaugment_magnitude: float = 9.0
     """Magnitude of RandAugment, between 0 and 30."""
     mixup_alpha: float = 0.0
@@ -68,40 +68,40 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which pictures, and how they reach the network."""
+    """Which images, and how they reach the network."""
 
     name: str = "digits"
-    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of pictures or tables, or a file
+    """digits, mnist, cifar10, imagenette, imagenet-1k, owner/name on the hub, a folder of images or tables, or a file
     (.parquet, .csv, .npz, .pt): see docs/data.md."""
     train_split: str = "train"
     """Split that is trained on."""
     test_split: str = ""
     """Split that is tested on; empty takes test, else validation."""
     validation: float = 0.0
-    """Share of the training pictures that is held out, evenly over the classes, and takes the place of the test split
+    """Share of the training images that is held out, evenly over the classes, and takes the place of the test split
     in every test of the run: to choose settings without seeing the test set. 0 holds nothing out."""
     image_column: str = ""
-    """Column of the pictures; empty finds it."""
+    """Column of the images; empty finds it."""
     label_column: str = ""
     """Column of the labels; empty finds it."""
     num_classes: int = 0
     """Size of the head; 0 takes it from the data."""
     image_size: int = 0
-    """Side of the picture that the network sees; 0 is the side of the stored pictures."""
+    """Side of the image that the network sees; 0 is the side of the stored images."""
     store_size: int = 0
-    """Short side to which pictures are resized when read, then cut square; 0 keeps their size."""
+    """Short side to which images are resized when read, then cut square; 0 keeps their size."""
     normalize: Normalize = "dataset"
-    """dataset (mean and deviation of the training split) or image (each picture by its own)."""
+    """dataset (mean and deviation of the training split) or image (each image by its own)."""
     memory_mb: int = 1024
-    """Sets whose decoded pictures fit in this live on the device as bytes; larger ones stream."""
+    """Sets whose decoded images fit in this live on the device as bytes; larger ones stream."""
     workers: int = 2
-    """Processes that read pictures when the set streams."""
+    """Processes that read images when the set streams."""
     probe_size: int = 512
-    """Training pictures per batch of a death check (App. F.3), which looks at them in pieces, or of a scoring."""
+    """Training images per batch of a death check (App. F.3), which looks at them in pieces, or of a scoring."""
     probe_batches: int = 3
     """Batches per death check; a neuron is dead if dead in each."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """How training pictures are varied."""
+    """How training images are varied."""
 
     def __post_init__(self) -> None:
         check(
@@ -205,11 +205,11 @@ class MonitorConfig:
     every_steps: int = 0
     """Steps between two looks, from step 0 on and at the end; 0 never looks."""
     examples: int = 512
-    """Training pictures per look, without augmentation; 0 takes the whole training split."""
+    """Training images per look, without augmentation; 0 takes the whole training split."""
     whole_every_steps: int = 0
     """Steps between two looks at the whole training split besides, as ``dead/share_whole``; 0 never takes it."""
     resample: bool = True
-    """Other pictures at every look, as a death check has; False: the same ones throughout."""
+    """Other images at every look, as a death check has; False: the same ones throughout."""
     criterion: CriterionKind = "auto"
     """When a neuron counts as dead or saturated: auto, paper, exact, saturated, negative-only, epsilon or sum
     (`demp.Criterion`)."""

@@ -79,11 +79,11 @@ class LiveProgress(Observer):
         self.numbers = ""
         self.live = need("rich.live").Live(
             console=need("rich.console").Console(file=file),
-            get_renderable=self._picture,
+            get_renderable=self._image,
             refresh_per_second=8,
         )
 
-    def _picture(self) -> Any:
+    def _image(self) -> Any:
         return need("rich.console").Group(self.bar, self.numbers)
 
     def start(self, run: Run) -> None:

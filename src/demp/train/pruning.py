@@ -1,4 +1,4 @@
-"""What the method of a run is given: labelled pictures, the loss, the length of an epoch."""
+"""What the method of a run is given: labelled images, the loss, the length of an epoch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -30,7 +30,7 @@ def pruner_of(
 ) -> Any:
     """The pruner of a run, or None in dense training; ``resume=True`` leaves the model dense for a saved state.
 
-    ``trained`` is the model or what wraps it; ``placed`` brings pictures into the memory layout that it has by then.
+    ``trained`` is the model or what wraps it; ``placed`` brings images into the memory layout that it has by then.
     """
     name = config.method.name
     if name == DENSE:
@@ -70,7 +70,7 @@ def options_of(config: TrainConfig, train_size: int) -> dict[str, Any]:
 
 
 def examples(data: Data, placed: Callable[[Tensor], Tensor], *, whole: bool) -> Callable[[int], Iterator[Batch]]:
-    """Un-augmented training pictures with labels, drawn by a check's seed.
+    """Un-augmented training images with labels, drawn by a check's seed.
 
     Dead neurons are looked for on ``data.probe_batches`` of them. A method that scores takes as many as its config
     says, from a stream that ends with the training split (``whole``).

@@ -118,7 +118,7 @@ class Run:
         self.model.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
 
     def placed(self, x: Tensor) -> Tensor:
-        """The pictures in the memory layout of the run."""
+        """The images in the memory layout of the run."""
         return x.contiguous(memory_format=self.layout)
 
     def autocast(self) -> torch.autocast:
@@ -127,7 +127,7 @@ class Run:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def flops(self) -> float:
-        """FLOPs of one forward of one picture through the network as it is now."""
+        """FLOPs of one forward of one image through the network as it is now."""
         return float(self.dense_cost.flops if self.pruner is None else self.pruner.flops)
 
     def metrics(self) -> dict[str, float]:

@@ -10,19 +10,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from demp.train.augment import crop_boxes
 from demp.train.extras import need
+from demp.train.images import LazyImages, fit, to_bytes
 from demp.train.parts import AugmentConfig, DataConfig
-from demp.train.pictures import LazyPictures, fit, to_bytes
 from demp.train.seeds import generator
 
 MARGIN = 256 / 224
-"""A picture is resized to this multiple of its final side before the centre is cut out."""
+"""An image is resized to this multiple of its final side before the centre is cut out."""
 
 Key = tuple[int, int, int]
 """Row of the table, step, place in the batch."""
 
 
 def read_batches(
-    pictures: LazyPictures,
+    images: LazyImages,
     steps: Iterable[tuple[int, Tensor]],
     config: DataConfig,
     size: int,
@@ -31,7 +31,7 @@ def read_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and bytes (B, C, size, size) of each step at the given places; regions are seeded by (seed, step, place)."""
     loader = DataLoader(
-        _Reader(pictures, config.augment, size, seed),
+        _Reader(images, config.augment, size, seed),
         batch_sampler=_Keys(steps, places),  # pyright: ignore[reportArgumentType]
         num_workers=min(config.workers, usable_cores()),
         generator=torch.Generator().manual_seed(seed),
@@ -46,9 +46,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_fitted(pictures: LazyPictures, rows: Tensor, size: int) -> Tensor:
+def read_fitted(images: LazyImages, rows: Tensor, size: int) -> Tensor:
     """Un-augmented bytes (N, C, size, size): short side to a little more than ``size``, centre."""
-    return torch.stack([_centre(pictures.open(row), pictures.side, size) for row in rows.tolist()])
+    return torch.stack([_centre(images.open(row), images.side, size) for row in rows.tolist()])
 
 
 def _leave_signals(_worker: int) -> None:
@@ -69,16 +69,16 @@ class _Keys:
 
 
 class _Reader(Dataset[tuple[int, Tensor]]):
-    """What a worker process reads: the row and the bytes of one picture, cut and resized, by its key."""
+    """What a worker process reads: the row and the bytes of one image, cut and resized, by its key."""
 
-    def __init__(self, pictures: LazyPictures, config: AugmentConfig, size: int, seed: int) -> None:
-        self.pictures, self.config, self.size, self.seed = pictures, config, size, seed
+    def __init__(self, images: LazyImages, config: AugmentConfig, size: int, seed: int) -> None:
+        self.images, self.config, self.size, self.seed = images, config, size, seed
 
     def __getitem__(self, key: Key) -> tuple[int, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         row, step, place = key
-        image = self.pictures.open(row)
+        image = self.images.open(row)
         if self.config.crop not in ("resized", "scales"):
-            return row, _centre(image, self.pictures.side, self.size)
+            return row, _centre(image, self.images.side, self.size)
         draw = generator("cpu", self.seed, step, place)
         across, down = image.size
         box = crop_boxes(self.config, 1, down, across, draw)[0].tolist()
@@ -92,7 +92,7 @@ def _centre(image: object, side: int, size: int) -> Tensor:
 
 
 def fit_centre(image: object, size: int) -> object:
-    """The centre of ``size`` squared of a square picture that is larger; else it is resized."""
+    """The centre of ``size`` squared of a square image that is larger; else it is resized."""
     side = image.size[0]  # pyright: ignore[reportAttributeAccessIssue]
     if side < size:
         return fit(image, size)

@@ -16,8 +16,8 @@ WEIGHTS = "model.safetensors"
 def summarise(run: Run, scores: dict[str, Any], step_seconds: float, artifact: Path | None) -> dict[str, Any]:
     """Names and plain values, JSON-ready.
 
-    ``flops`` are of one forward of one picture, ``train_flops`` of the whole run with its checks and scorings:
-    three forwards per training picture, one per picture of a death check; ``scoring_flops`` are the part of checks and
+    ``flops`` are of one forward of one image, ``train_flops`` of the whole run with its checks and scorings:
+    three forwards per training image, one per image of a death check; ``scoring_flops`` are the part of checks and
     scorings. ``weight_sparsity`` is of removed weights; ``masked_share`` of those that are there and held at zero.
     ``file_bytes`` is the size of the file of weights.
     """

@@ -1,4 +1,4 @@
-"""Several methods on one budget: a dense run beside them, one table, one picture."""
+"""Several methods on one budget: a dense run beside them, one table, one figure."""
 
 from demp.experiments.compare.comparison import Comparison
 from demp.experiments.compare.plan import Planned, plan

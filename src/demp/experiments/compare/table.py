@@ -160,7 +160,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
 LEGEND = """\
 * Accuracy: mean ± standard deviation over seeds, at the end of the run.
 * Removed: cut from the network. Masked: there, held at zero, multiplied like any number. Shares of the dense network.
-* FLOPs and times are ratios to dense. Training FLOPs: 3 forwards per picture, and what checks and scorings cost.
+* FLOPs and times are ratios to dense. Training FLOPs: 3 forwards per image, and what checks and scorings cost.
 * FLOPs of a forward: exact, from the shapes that run; in the paper's convention (live outputs only); and in theory, as
   they would be if multiplying by zero were free.
 * Training time and late step: over the dense run of the same seed on the same machine, at another moment.

@@ -68,7 +68,7 @@ def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
     )
     numbers = [
         Number(change(parameters), "parameters", counts(first, "parameters")),
-        Number(change(flops), "FLOPs per picture", counts(first, "flops")),
+        Number(change(flops), "FLOPs per image", counts(first, "flops")),
         Number(percent(reached), f"{split} accuracy", spread + beside),
         Number(times(group.mean(share("train_flops"))), "training FLOPs", "of dense's, checks and scorings included"),
         Number(times(ratio), what, timed(group, dense)),
@@ -140,7 +140,7 @@ def of_running(running: list[Run]) -> Headline:
     numbers = (
         Number(percent(run.step / run.steps if run.steps else None, 0), "of the steps", f"about {duration(rest)} left"),
         Number(change(parameters), "parameters so far", counts(run, "parameters")),
-        Number(change(run.share("flops")), "FLOPs per picture so far", counts(run, "flops")),
+        Number(change(run.share("flops")), "FLOPs per image so far", counts(run, "flops")),
         Number(percent(accuracy(run)), "accuracy at the last test"),
     )
     others = f", and {plural(more, 'other run')} under way" if more else ""

@@ -22,7 +22,7 @@ const paint = (theme) => {
 paint(themes.includes(kept("theme")) ? kept("theme") : "system");
 button.onclick = () => paint(themes[(themes.indexOf(page.dataset.theme || "system") + 1) % 3]);
 
-// Values on hover, on touch, and with the arrow keys of a focused picture.
+// Values on hover, on touch, and with the arrow keys of a focused figure.
 const short = (value) => {
   if (Math.abs(value) < 1e-3 && value !== 0) return value.toExponential(2).replace("-", "−");
   return new Intl.NumberFormat("en", { maximumSignificantDigits: 4 }).format(value).replace("-", "−");

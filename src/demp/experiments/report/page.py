@@ -1,4 +1,4 @@
-"""The page: headline, pictures with their answers, tables, what was left out; one file, no network."""
+"""The page: headline, figures with their answers, tables, what was left out; one file, no network."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ def page(material: Material, *, refresh: float | None = None) -> str:
 
 
 def drawn(material: Material, rows: int, refresh: float | None) -> str:
-    """The page with at most so many single runs in tables and pictures."""
+    """The page with at most so many single runs in tables and figures."""
     worlds = comparable_runs(material.runs)
     content = [
         studies(material.studies),
@@ -74,7 +74,7 @@ def document(top: Headline, content: Markup, material: Material, refresh: float 
 
 
 def policy(style: str, script: str) -> str:
-    """What the page may do: its own style and script, pictures that it holds, nothing else, whatever it says."""
+    """What the page may do: its own style and script, figures that it holds, nothing else, whatever it says."""
     own = {name: sha256_of(code) for name, code in (("style-src", style), ("script-src", script))}
     rules = ["default-src 'none'", *(f"{name} 'sha256-{code}'" for name, code in own.items()), "img-src data:"]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

@@ -1,4 +1,4 @@
-"""From values to places in a picture, and the round values that name them."""
+"""From values to places in a figure, and the round values that name them."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -59,7 +59,7 @@ def scale(
 
 
 def floor_of(values: Iterable[float]) -> float | None:
-    """Where a picture may end below, so that a few values far away do not flatten the others; None: show all.
+    """Where a figure may end below, so that a few values far away do not flatten the others; None: show all.
 
     Far away: below the highest by more than five times what the median is, and by more than 8 %. A few: at most a
     quarter.

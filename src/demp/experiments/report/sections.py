@@ -4,12 +4,12 @@ import base64
 from collections.abc import Sequence
 
 from demp.experiments.report.comparable import ComparableRuns
-from demp.experiments.report.pictures.course import course
-from demp.experiments.report.pictures.layers import layers
-from demp.experiments.report.pictures.looks import Looks
-from demp.experiments.report.pictures.speed import speed
-from demp.experiments.report.pictures.spending import cost, size
-from demp.experiments.report.pictures.survival import revival, survival
+from demp.experiments.report.figures.course import course
+from demp.experiments.report.figures.layers import layers
+from demp.experiments.report.figures.looks import Looks
+from demp.experiments.report.figures.speed import speed
+from demp.experiments.report.figures.spending import cost, size
+from demp.experiments.report.figures.survival import revival, survival
 from demp.experiments.report.runs import Run
 from demp.experiments.report.sources import Material
 from demp.experiments.report.studies import Study
@@ -29,9 +29,9 @@ from demp.experiments.report.tags import Markup, tag, together
 from demp.experiments.report.words import plural
 
 WORLDS = 4
-"""Of so many, pictures are drawn; the tables have all."""
-PICTURES = 1_200_000
-"""Bytes of the studies' own pictures, together."""
+"""Of so many, figures are drawn; the tables have all."""
+FIGURES = 1_200_000
+"""Bytes of the studies' own figures, together."""
 
 
 def split_of(material: Material) -> str:
@@ -40,7 +40,7 @@ def split_of(material: Material) -> str:
 
 
 def comparisons(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
-    """The pictures that show runs side by side, for every world."""
+    """The figures that show runs side by side, for every world."""
     split, index = split_of(material), {id(run): at for at, run in enumerate(material.runs[:rows])}
     parts = []
     for at, world in enumerate(worlds[:WORLDS]):
@@ -61,7 +61,7 @@ def comparisons(worlds: list[ComparableRuns], material: Material, rows: int) -> 
 
 
 def figure(one: Figure, prefix: str) -> Markup:
-    """A question, its answer, its pictures."""
+    """A question, its answer, its figures."""
     name = f"{prefix}-{one.id}"
     parts = [
         tag("h2", one.title, id=name),
@@ -79,7 +79,7 @@ def key(kind: str, words: str) -> Markup:
 
 
 def panel(one: Panel, count: int) -> Markup:
-    """A picture at two widths, of which the page shows one; ``count`` pictures stand together."""
+    """A figure at two widths, of which the page shows one; ``count`` figures stand together."""
     half = one.half and count > 1
     wide, narrow = one.draw(HALF if half else WIDE), one.draw(NARROW)
     both = (tag("div", wide, class_="wide"), tag("div", narrow, class_="narrow"))
@@ -121,14 +121,14 @@ def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Mark
 
 
 def studies(found: Sequence[Study]) -> Markup:
-    """Claims with the paper's number beside ours, then every study's own picture and table."""
+    """Claims with the paper's number beside ours, then every study's own figure and table."""
     parts = []
     if any(study.claims for study in found):
         parts.append(tag("section", tag("h2", "What the paper claims, and what we see"), claims_table(list(found))))
-    left = PICTURES
+    left = FIGURES
     for study in found:
-        left -= len(study.picture)
-        inside = picture_of(study) if left >= 0 else Markup()
+        left -= len(study.figure)
+        inside = figure_of(study) if left >= 0 else Markup()
         table = study_table(study)
         inside += folded("Its table", table) if inside else table
         if inside or study.remark:
@@ -138,11 +138,11 @@ def studies(found: Sequence[Study]) -> Markup:
     return together(parts)
 
 
-def picture_of(study: Study) -> Markup:
+def figure_of(study: Study) -> Markup:
     """Its figure as an image, which can run no script."""
-    if not study.picture:
+    if not study.figure:
         return Markup()
-    code = base64.b64encode(study.picture).decode()
+    code = base64.b64encode(study.figure).decode()
     source = f"data:image/svg+xml;base64,{code}"
     return tag("div", tag("img", src=source, alt=f"{study.id}: {study.title}"), class_="paper")
 
@@ -157,5 +157,5 @@ def left_out(material: Material) -> Markup:
         for words, entries in (*lists.items(), (skipped, faults))
         if entries
     ]
-    head = tag("h2", "Not in the pictures", class_="part")
+    head = tag("h2", "Not in the figures", class_="part")
     return tag("section", head, *parts, id="left-out") if parts else Markup()

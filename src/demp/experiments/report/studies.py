@@ -44,7 +44,7 @@ class Study:
     headings: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
-    picture: bytes = b""
+    figure: bytes = b""
     """As SVG."""
 
 
@@ -85,7 +85,7 @@ def read_study(file: Path, skipped: Skipped) -> Study | None:
         runs=f"{done:.0f} of {planned:.0f} runs" if done is not None and planned is not None else "",
         claims=tuple(claims_of(name, entries, file, skipped)),
         **table_of(table or {}),
-        picture=picture_of(values, file),
+        figure=figure_of(values, file),
     )
 
 
@@ -117,12 +117,12 @@ def table_of(table: Record) -> dict[str, Any]:
     }
 
 
-def picture_of(values: Record, file: Path) -> bytes:
+def figure_of(values: Record, file: Path) -> bytes:
     """Return the figure of a study as SVG, if there is one beside its summary."""
-    picture = file.with_suffix(".svg")
+    figure = file.with_suffix(".svg")
     files = values.get("files")
-    if isinstance(files, list) and picture.name in files and picture.is_file():
-        return picture.read_bytes()
+    if isinstance(files, list) and figure.name in files and figure.is_file():
+        return figure.read_bytes()
     return b""
 
 

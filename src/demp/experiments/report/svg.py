@@ -1,4 +1,4 @@
-"""Scalable pictures as text: tags, frames with axes, lines and marks. Colours are classes that the page defines."""
+"""Scalable figures as text: tags, frames with axes, lines and marks. Colours are classes that the page defines."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from demp.experiments.report.tags import Markup, num, tag, together
 MARKS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8 4.6 3.4h-9.2z", "M0-5 5 0 0 5-5 0z")
 """Disc, square, triangle, diamond, around the origin."""
 SERIES = 6
-"""Colours of series that the page knows: classes s0 to s5; no picture has more lines or methods."""
+"""Colours of series that the page knows: classes s0 to s5; no figure has more lines or methods."""
 WIDE, HALF, NARROW = 960.0, 462.0, 340.0
-"""Pixels of a picture across the page, of two side by side, and on a phone."""
+"""Pixels of a figure across the page, of two side by side, and on a phone."""
 
 
 def text(x: float, y: float, words: str, *, kind: str = "t", anchor: str | None = None, title: str = "") -> Markup:
@@ -22,8 +22,8 @@ def text(x: float, y: float, words: str, *, kind: str = "t", anchor: str | None 
     return tag("text", words, whole, x=float(x), y=float(y), class_=kind, text_anchor=anchor)
 
 
-def picture(width: float, height: float, content: str, label: str, **data: Any) -> Markup:
-    """A whole picture. ``label`` is what a screen reader says."""
+def figure(width: float, height: float, content: str, label: str, **data: Any) -> Markup:
+    """A whole figure. ``label`` is what a screen reader says."""
     return tag(
         "svg",
         content,
@@ -73,7 +73,7 @@ Words = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Frame:
-    """The axes of a picture: its size, and where values of x and y lie in it."""
+    """The axes of a figure: its size, and where values of x and y lie in it."""
 
     width: float
     height: float
@@ -101,7 +101,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture that draws itself at any width."""
+    """One figure that draws itself at any width."""
 
     draw: Callable[[float], Markup]
     half: bool = False
@@ -110,7 +110,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A question, the answer in a sentence, and the pictures that show it."""
+    """A question, the answer in a sentence, and the figures that show it."""
 
     id: str
     title: str

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures as tables that sort."""
+"""The numbers behind the figures as tables that sort."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -122,8 +122,8 @@ def costs_table(run: Run, at: int) -> Markup:
     """One run beside the dense network that it started from."""
     rows = []
     names = (
-        ("neurons", "neurons"), ("parameters", "parameters"), ("flops", "FLOPs per picture, exact"),
-        ("paper_flops", "FLOPs per picture, the paper's convention"), ("bytes", "bytes in memory"),
+        ("neurons", "neurons"), ("parameters", "parameters"), ("flops", "FLOPs per image, exact"),
+        ("paper_flops", "FLOPs per image, the paper's convention"), ("bytes", "bytes in memory"),
         ("train_flops", "training FLOPs"),
     )  # fmt: skip
     for name, words in names:

@@ -1,4 +1,4 @@
-"""The figures and tables of the paper, one file each: which jobs, which picture or table, which claims."""
+"""The figures and tables of the paper, one file each: which jobs, which figure or table, which claims."""
 
 import importlib
 import pkgutil

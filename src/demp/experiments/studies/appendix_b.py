@@ -68,7 +68,7 @@ class AppendixB(Study):
         seconds = steps * WALKS[scale] * 2.5e-8
         return Cost(len(jobs), steps, 0.0, seconds, "2.5e-8 s per step of a walk, measured on one core")
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Left the survival, right the growth rate; lines are closed forms."""
         figure, (left, right) = panels(2)
         exact = [run for run in of(records, "absorbing") if not run["arguments"]["step"] and not seed_of(run)]

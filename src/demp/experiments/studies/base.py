@@ -1,4 +1,4 @@
-"""What a study is: the jobs of one figure or table of the paper, its picture, its table, its claims."""
+"""What a study is: the jobs of one figure or table of the paper, its figure, its table, its claims."""
 
 import json
 from abc import ABC, abstractmethod
@@ -81,15 +81,15 @@ class Study(ABC):
 
     @abstractmethod
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """The jobs of one seed, the most telling ones first, so that a budget that ends early leaves a picture."""
+        """The jobs of one seed, the most telling ones first, so that a budget that ends early leaves a figure."""
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """A matplotlib figure of at least one record; None where the study is a table only."""
         return None
 
     @abstractmethod
     def table(self, records: Records, scale: str) -> Table:
-        """The numbers behind the picture, or the paper's table with ours beside it."""
+        """The numbers behind the figure, or the paper's table with ours beside it."""
 
     @abstractmethod
     def claims(self, records: Records) -> list[Claim]:

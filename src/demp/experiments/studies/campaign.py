@@ -1,4 +1,4 @@
-"""Some studies at one scale: run what is missing, keep what finished, write pictures, tables and verdicts."""
+"""Some studies at one scale: run what is missing, keep what finished, write figures, tables and verdicts."""
 
 import json
 import os
@@ -97,14 +97,14 @@ class Campaign:
             self.known = self.store.known()
 
     def write(self, study: Study) -> Shown:
-        """Keep the results of a study, draw its picture, write its table and its verdicts, of all seeds there are."""
+        """Keep the results of a study, draw its figure, write its table and its verdicts, of all seeds there are."""
         jobs = self.all_of(study)
         self.store.keep(study.id, jobs, self.known)
         shown = self.show(study)
         if not shown.records:
             return shown
         stem = self.store.folder / study.id
-        files = drawing.save(lambda: study.picture(shown.records, self.scale), stem)
+        files = drawing.save(lambda: study.figure(shown.records, self.scale), stem)
         files += [stem.with_suffix(".md"), stem.with_suffix(".json")]
         shown = replace(shown, files=files)
         write_text(stem.with_suffix(".md"), page(shown))
@@ -179,7 +179,7 @@ def use_data(folder: str) -> None:
 
 
 def page(shown: Shown) -> str:
-    """Return the text of STUDY.md: title, picture, table, claims and failures."""
+    """Return the text of STUDY.md: title, figure, table, claims and failures."""
     study, facts = shown.study, shown.to_dict()
     paragraphs = [
         f"# {study.id}: {study.title}",

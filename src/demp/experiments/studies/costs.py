@@ -14,7 +14,7 @@ from demp.files.run import FORWARD_AND_BACKWARD
 from demp.graph.meta_kernels import MetaKernels
 from demp.train.models import build
 
-PICTURES = {
+IMAGES = {
     "digits": (8, 1, 10),
     "mnist": (28, 1, 10),
     "cifar10": (32, 3, 10),
@@ -26,7 +26,7 @@ CPU_FLOPS = {"resnet18": 1.2e11, "vgg16": 1.0e11, "resnet50": 6e10, "vit_b_16": 
 """FLOPs per second of processor time of dense training at scale cpu: ``benchmarks/study_steps.py``."""
 OTHER_CPU_FLOPS = 6e10
 SMOKE_RUN_SECONDS = 1.2
-"""Of processor time, picture and start of the process included."""
+"""Of processor time, image and start of the process included."""
 GPU_FLOPS = 2e13
 """Assumed: no GPU was at hand."""
 BASIS = {
@@ -46,7 +46,7 @@ class Cost:
     runs: int
     steps: int
     flops: float
-    """Of training as if nothing were removed: three forwards per picture, without checks, scorings and tests."""
+    """Of training as if nothing were removed: three forwards per image, without checks, scorings and tests."""
     seconds: float
     """On one core, or on one GPU at scale paper: an estimate."""
     basis: str
@@ -76,7 +76,7 @@ def of_training(jobs: Sequence[Job], scale: str) -> Cost:
 
 def train_flops(config: Mapping[str, Any]) -> int:
     """Return the FLOPs of training the dense network of a config."""
-    side, channels, classes = PICTURES[config["data"]["name"]]
+    side, channels, classes = IMAGES[config["data"]["name"]]
     side = config["data"]["image_size"] or side
     model = {**config["model"], "num_classes": classes, "in_channels": channels, "image_size": side}
     return FORWARD_AND_BACKWARD * config["steps"] * config["batch_size"] * forward_flops(json.dumps(model))
@@ -84,18 +84,18 @@ def train_flops(config: Mapping[str, Any]) -> int:
 
 @cache
 def forward_flops(model: str) -> int:
-    """Of one picture through a network, given as JSON, counted on the meta device."""
+    """Of one image through a network, given as JSON, counted on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     values = json.loads(model)
     options, activation = values.pop("options"), values.pop("activation") or None
     with torch.device("meta"):
         network = build(values.pop("name"), activation=activation, **values, **options).eval()
-        pictures = torch.zeros(1, values["in_channels"], values["image_size"], values["image_size"])
+        images = torch.zeros(1, values["in_channels"], values["image_size"], values["image_size"])
     for module in list(network.modules()):  # norms cost nothing as torch counts, and are slow on meta
         for name, part in module.named_children():
             if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
                 setattr(module, name, nn.Identity())
     with MetaKernels(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(pictures)
+        network(images)
     return counter.get_total_flops()

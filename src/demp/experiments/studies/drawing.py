@@ -1,11 +1,11 @@
-"""What the pictures of all studies share: style, panels, lines with a band over seeds."""
+"""What the figures of all studies share: style, panels, lines with a band over seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
-from demp.experiments.compare.picture import COLOURS, INK, MARKERS, SOFT, save
+from demp.experiments.compare.figure import COLOURS, INK, MARKERS, SOFT, save
 from demp.experiments.report.scales import evenly
 from demp.experiments.studies.line_names import is_line, name_ends
 from demp.train.extras import need

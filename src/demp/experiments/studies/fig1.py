@@ -24,7 +24,7 @@ class Fig1(Study):
     title: ClassVar[str] = "ResNet-18 on CIFAR-10, not pruned: dead neurons over training, by activation and rate"
     section: ClassVar[str] = "Sec. 2.1"
     remark: ClassVar[str] = (
-        f"Dead is who stays below {EPS:g} in absolute value at every read of its layer on 512 training pictures, other "
+        f"Dead is who stays below {EPS:g} in absolute value at every read of its layer on 512 training images, other "
         f"ones at every look. At scale cpu a quarter of the width and {CPU_STEPS} steps."
     )
 
@@ -40,7 +40,7 @@ class Fig1(Study):
                 found.append(training(config, DENSE, seed=seed, labels=labels, series=[SHARE]))
         return found
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """One panel; a colour per activation, dashed at the low rate."""
         figure, (axes,) = panels(1)
         for (activation, rate), runs in settings(records).items():

@@ -54,7 +54,7 @@ class Fig10(Study):
             found.append(one(config, scale, seed, {"panel": RIGHT, "rate": rate, "batch": batch}))
         return found
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Three panels: width; and, as ratios to one setting, rate and batch size."""
         figure, axes = panels(3)
         for name, look in looks([f"{WORDS[optimizer]}, {rate:g}" for optimizer, rate in LINES]).items():

@@ -26,7 +26,7 @@ class Fig11(Study):
     remark: ClassVar[str] = f"At scale cpu a quarter of the width, {CPU_STEPS} steps and three epsilons."
 
     def jobs(self, scale: str, seed: int) -> list[Job]:
-        """Dense training, examined at its end on 2,048 pictures."""
+        """Dense training, examined at its end on 2,048 images."""
         found = []
         for eps in EPSILONS[scale]:
             for rate in RATES:
@@ -36,7 +36,7 @@ class Fig11(Study):
                 found.append(training(config, DENSE, seed=seed, labels={"eps": eps, "rate": rate}, series=[SHARE]))
         return found
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Draw dead neurons against Adam's epsilon, one line per learning rate."""
         figure, (axes,) = panels(1)
         for name, look in looks([f"rate {rate:g}" for rate in RATES]).items():

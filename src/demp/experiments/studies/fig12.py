@@ -1,4 +1,4 @@
-"""Fig. 12: 512 pictures tell who is dead as well as the whole training set."""
+"""Fig. 12: 512 images tell who is dead as well as the whole training set."""
 
 import statistics
 from typing import Any, ClassVar
@@ -12,14 +12,14 @@ from demp.experiments.studies.frontier import percent
 from demp.experiments.sweep.job import Job
 
 CLOSE = 0.02
-"""Shares of neurons that differ by less coincide in a picture."""
+"""Shares of neurons that differ by less coincide in a figure."""
 
 
 class Fig12(Study):
     """Dead neurons over steps, counted on 512 examples and on all, nothing removed."""
 
     id: ClassVar[str] = "fig12"
-    title: ClassVar[str] = "ResNet-18 on CIFAR-10: dead on 512 pictures and on the whole training set"
+    title: ClassVar[str] = "ResNet-18 on CIFAR-10: dead on 512 images and on the whole training set"
     section: ClassVar[str] = "App. F.3"
     remark: ClassVar[str] = (
         "The strongest runs of fig8: the paper does not say at which strength. At scale cpu a quarter of the width, "
@@ -30,7 +30,7 @@ class Fig12(Study):
         """Return one job per optimizer, each at its first strength."""
         return [job_of(scale, optimizer, STRENGTHS[scale, optimizer][0], seed) for optimizer in grids.PANELS]
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Draw dead neurons over steps by either count, one panel per optimizer."""
         figure, axes = panels(2)
         for here, optimizer in zip(axes, grids.PANELS.values(), strict=True):
@@ -90,7 +90,7 @@ def by_optimizer(records: Records) -> dict[str, list[Record]]:
 
 
 def difference(run: Record) -> float:
-    """The largest, over the looks at all pictures; fewer pictures can only show more dead."""
+    """The largest, over the looks at all images; fewer images can only show more dead."""
     few = dict(map(tuple, run["series"][SHARE]))
     return max(abs(few[step] - value) for step, value in run["series"][WHOLE])
 

@@ -20,8 +20,8 @@ class Fig14(Frontier):
     title: ClassVar[str] = "VGG-16 on CIFAR-10: accuracy against sparsity of DemP and structured methods"
     section: ClassVar[str] = "App. G"
     remark: ClassVar[str] = (
-        "Scale cpu has EarlyCroP-S as the only baseline, a quarter of the width and pictures of 32 pixels instead of "
-        "64. As in the authors' code the last convolution has 1,024 channels (at full width) and pictures are cropped "
+        "Scale cpu has EarlyCroP-S as the only baseline, a quarter of the width and images of 32 pixels instead of "
+        "64. As in the authors' code the last convolution has 1,024 channels (at full width) and images are cropped "
         "before they are resized."
     )
     axes: ClassVar[tuple[str, ...]] = (NEURONS, WEIGHTS)

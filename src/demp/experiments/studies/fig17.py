@@ -30,7 +30,7 @@ class Fig17(Study):
         """Return the jobs of Table 3, whose runs this figure shares."""
         return transformer.runs(scale, seed)
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Draw live neurons over steps, one panel per block."""
         shown = blocks(scale)
         figure, axes = panels(len(shown), share_y=True)

@@ -49,7 +49,7 @@ class Fig2(Study):
                 )
         return [*grids.noise_grid(scale, seed, panel=RIGHT), *grids.in_turns(lines)]
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """Of the regularisers a panel per optimizer, then the noise."""
         found = points(records)
         left = [(f"{LEFT}, {optimizer}", LEFT, optimizer) for optimizer in grids.PANELS.values()]

@@ -34,7 +34,7 @@ class Fig8(Study):
     title: ClassVar[str] = "ResNet-18 on CIFAR-10: overlap of dead neurons now and before"
     section: ClassVar[str] = "App. C"
     remark: ClassVar[str] = (
-        "DemP with its noise, but nothing is removed before the end; 512 training pictures, other ones at every look. "
+        "DemP with its noise, but nothing is removed before the end; 512 training images, other ones at every look. "
         "The text gives |X∩Y| / min(|X|, |Y|), X all that were dead before, Y the dead now; the authors' code divides "
         "by the number of X, which is what says how many came back: both are shown. At scale cpu a "
         f"quarter of the width, {CPU_STEPS} steps, and strengths that kill in so short a run."
@@ -48,7 +48,7 @@ class Fig8(Study):
         ]
         return grids.in_turns(lines)
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """A panel per optimizer; above the text's overlap, below the code's."""
         figure, axes = panels(2, 2)
         places = [(word, name, optimizer) for name, word in PANELS.items() for optimizer in grids.PANELS.values()]
@@ -117,7 +117,7 @@ class Fig8(Study):
 
 
 def job_of(scale: str, optimizer: OptimizerName, strength: float, seed: int) -> Job:
-    """One run, watched on 512 pictures and now and then on all."""
+    """One run, watched on 512 images and now and then on all."""
     config = watched(base("resnet18", scale, optimizer, cpu_steps=CPU_STEPS), scale, whole=True)
     labels = {"optimizer": grids.PANELS[optimizer], "strength": strength}
     options = {"peak_strength": strength, "dynamic": False}

@@ -24,8 +24,8 @@ NAMES: dict[Regime, str] = {
     "sgd": "SGD",
 }
 MS_PER_STEP = {"sgd": 0.2, "sgd-noise": 0.4, "gaussian-asymmetric": 1.0, "gaussian-symmetric": 0.01}
-MS_PER_PICTURE, COUNT_SECONDS = 0.0135, 0.065
-"""Of a picture behind the mean gradient, and of a count on 10,000 pictures."""
+MS_PER_IMAGE, COUNT_SECONDS = 0.0135, 0.065
+"""Of an image behind the mean gradient, and of a count on 10,000 images."""
 BASIS = "time per step of each kind of noise, measured on one core"
 
 
@@ -33,12 +33,12 @@ class Fig9(Study):
     """Dead neurons over steps of four walks at five learning rates."""
 
     id: ClassVar[str] = "fig9"
-    title: ClassVar[str] = "An MLP on 10,000 MNIST pictures: dead neurons under minibatch noise, Gaussian noise and SGD"
+    title: ClassVar[str] = "An MLP on 10,000 MNIST images: dead neurons under minibatch noise, Gaussian noise and SGD"
     section: ClassVar[str] = "Sec. 2.2, App. D.1"
     remark: ClassVar[str] = (
-        "Scale cpu is the paper's in all but one thing: the mean gradient that is taken off is that of 64 pictures "
+        "Scale cpu is the paper's in all but one thing: the mean gradient that is taken off is that of 64 images "
         "drawn anew each step rather than of all 10,000, which would take an hour a run on one core. The noise keeps "
-        "mean zero, and its covariance grows by 1.6 percent. Weights begin as Haiku's do, pictures lie "
+        "mean zero, and its covariance grows by 1.6 percent. Weights begin as Haiku's do, images lie "
         "between 0 and 1, the Gaussian noise has the authors' deviation, rate^1.5. A walk whose weights overflow ends."
     )
 
@@ -53,7 +53,7 @@ class Fig9(Study):
         flops = sum(6.0 * walk.steps * weights(walk) * (walk.batch + behind(walk)) for walk in walks)
         return Cost(len(walks), sum(walk.steps for walk in walks), flops, seconds, BASIS)
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """A panel per kind of noise; a line per rate, a cross where a walk diverged."""
         figure, axes = panels(2, 2)
         for here, (regime, name) in zip(axes, NAMES.items(), strict=True):
@@ -63,7 +63,7 @@ class Fig9(Study):
         return figure
 
     def table(self, records: Records, scale: str) -> Table:
-        """Dead neurons at the end, of each layer; accuracy on the pictures."""
+        """Dead neurons at the end, of each layer; accuracy on the images."""
         headings = (
             "noise",
             "rate",
@@ -102,7 +102,7 @@ def without_full(scale: str) -> dict[str, Any]:
 
 def per_step(walk: Walk) -> float:
     """Return the expected milliseconds per step on one CPU core."""
-    return MS_PER_STEP[walk.regime] + MS_PER_PICTURE * behind(walk)
+    return MS_PER_STEP[walk.regime] + MS_PER_IMAGE * behind(walk)
 
 
 def counting(walk: Walk) -> float:
@@ -111,7 +111,7 @@ def counting(walk: Walk) -> float:
 
 
 def behind(walk: Walk) -> int:
-    """Pictures behind the mean gradient."""
+    """Images behind the mean gradient."""
     return (walk.full or walk.pictures) if walk.regime == "sgd-noise" else 0
 
 

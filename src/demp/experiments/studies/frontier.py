@@ -159,7 +159,7 @@ def ties(
 
 
 class Frontier(Study):
-    """A study whose picture is accuracy against sparsity."""
+    """A study whose figure is accuracy against sparsity."""
 
     axes: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     """Which sparsities are drawn."""
@@ -172,7 +172,7 @@ class Frontier(Study):
         """From the points of the records."""
         return self.frontier_claims(points(records))
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """A row of panels per optimizer or network; every method a line, dense a level, a band over seeds."""
         found = points(records)
         rows = [

@@ -43,7 +43,7 @@ class Lengths(Study):
                 found.append(training(config, DENSE, seed=seed, labels=labels, series=[SHARE]))
         return found
 
-    def picture(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Records, scale: str) -> Any:
         """By step and by share of the run; a colour per length, SGDM dashed."""
         figure, axes = panels(2)
         names = [f"{steps:,} steps" for _, steps in lengths(records)]

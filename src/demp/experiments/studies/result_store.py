@@ -36,7 +36,7 @@ class ResultStore:
 
     @property
     def folder(self) -> Path:
-        """Where results, pictures and tables lie."""
+        """Where results, figures and tables lie."""
         return self.kept / self.scale
 
     def file(self, study: str) -> Path:

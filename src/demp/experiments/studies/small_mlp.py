@@ -1,6 +1,6 @@
 """A small ReLU network moved by noise of four kinds, and how many of its neurons that kills (App. D.1, Fig. 9).
 
-The gradients are written out, so that a step with one picture costs a fifth of a millisecond and all fits one core.
+The gradients are written out, so that a step with one image costs a fifth of a millisecond and all fits one core.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,32 +36,32 @@ class Walk:
     regime: Regime
     """``sgd``: w' = w - rate g^. ``sgd-noise``: w' = w - rate (g^ - g), the noisy part alone. ``gaussian-symmetric``:
     w' = w + rate sqrt(rate / batch) z with normal z, as in the authors' code. ``gaussian-asymmetric``: the same where
-    g^ is not zero. g^ is the gradient of a batch, g that of ``full`` pictures."""
+    g^ is not zero. g^ is the gradient of a batch, g that of ``full`` images."""
     rate: float
     """eta."""
     seed: int = 0
     """Of the weights and of all that is drawn."""
     data: str = "mnist"
-    """The pictures."""
+    """The images."""
     pictures: int = 10_000
     """How many of the training split there are; the same ones for every seed."""
     hidden: tuple[int, ...] = (100, 300)
     """Widths of the hidden layers; those of the paper."""
     batch: int = 1
-    """Pictures behind g^, drawn with replacement."""
+    """Images behind g^, drawn with replacement."""
     full: int = 0
-    """Pictures behind g, drawn anew each step with replacement; 0 takes all there are, as in the paper. With a draw the
+    """Images behind g, drawn anew each step with replacement; 0 takes all there are, as in the paper. With a draw the
     mean of a step is still exactly zero, and its covariance larger by batch / full."""
     steps: int = 30_000
     """Updates."""
     count_every: int = 500
-    """Steps between two counts of the dead, on all pictures."""
+    """Steps between two counts of the dead, on all images."""
 
     def __post_init__(self) -> None:
         check_choices(self)
         for name in ("rate", "pictures", "batch", "steps", "count_every"):
             check_above(name, getattr(self, name))
-        check(self.full >= 0, "full", self.full, "give a number of pictures, or 0 for all")
+        check(self.full >= 0, "full", self.full, "give a number of images, or 0 for all")
 
     def arguments(self) -> dict[str, Any]:
         """Of a job of `walked`."""
@@ -69,7 +69,7 @@ class Walk:
 
 
 def walked(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Observer]) -> dict[str, Any]:
-    """The work of a job: the dead over the steps, and the accuracy on the pictures.
+    """The work of a job: the dead over the steps, and the accuracy on the images.
 
     ``diverged_at`` is the count at which weights were no longer finite, where the walk ends; else None.
 
@@ -95,9 +95,9 @@ def walked(arguments: Mapping[str, Any], folder: Path, observers: Sequence[Obser
 
 
 def walking(walk: Walk) -> Iterator[tuple[int, Layers, Tensor, Tensor]]:
-    """Step, weights, pictures and labels at every count, the first before the first step."""
+    """Step, weights, images and labels at every count, the first before the first step."""
     device = torch.device(resolve_device("auto"))
-    x, y = pictures(walk.data, walk.pictures)
+    x, y = images(walk.data, walk.pictures)
     x, y = x.to(device), y.to(device)
     layers = [(w.to(device), b.to(device)) for w, b in initial(x.shape[1], walk.hidden, int(y.max()) + 1, walk.seed)]
     move = MOVES[walk.regime]
@@ -116,18 +116,18 @@ def walking(walk: Walk) -> Iterator[tuple[int, Layers, Tensor, Tensor]]:
 
 
 @lru_cache(maxsize=2)
-def pictures(data: str, count: int) -> tuple[Tensor, Tensor]:
-    """``count`` training pictures as rows of values between 0 and 1, with their labels; chosen by no seed.
+def images(data: str, count: int) -> tuple[Tensor, Tensor]:
+    """``count`` training images as rows of values between 0 and 1, with their labels; chosen by no seed.
 
     Raises:
         UsageError: the set has fewer.
     """
     train = load(DataConfig(name=data)).train
-    assert train is not None and isinstance(train.pictures, Tensor)
+    assert train is not None and isinstance(train.images, Tensor)
     if count > len(train):
-        raise UsageError(f"{data} has {len(train)} training pictures, not {count}; ask for fewer")
+        raise UsageError(f"{data} has {len(train)} training images, not {count}; ask for fewer")
     chosen = torch.randperm(len(train), generator=generator("cpu", 0, "pictures"))[:count]
-    return train.pictures[chosen].flatten(1).float() / 255, train.labels[chosen]
+    return train.images[chosen].flatten(1).float() / 255, train.labels[chosen]
 
 
 def initial(inputs: int, hidden: Sequence[int], classes: int, seed: int) -> Layers:
@@ -158,7 +158,7 @@ def gradients(layers: Layers, x: Tensor, y: Tensor) -> Layers:
 
 
 def counted(layers: Layers, x: Tensor, y: Tensor) -> tuple[list[int], float]:
-    """Neurons of each hidden layer that are zero on every picture, and the accuracy."""
+    """Neurons of each hidden layer that are zero on every image, and the accuracy."""
     dead = []
     for weight, bias in layers[:-1]:
         x = torch.addmm(bias, x, weight.T).relu_()
@@ -168,7 +168,7 @@ def counted(layers: Layers, x: Tensor, y: Tensor) -> tuple[list[int], float]:
 
 
 Move = Callable[[Walk, Layers, tuple[Tensor, Tensor], torch.Generator, torch.Generator, int], None]
-"""Changes the weights: walk, weights, data, who draws pictures, who draws noise, how many steps at once."""
+"""Changes the weights: walk, weights, data, who draws images, who draws noise, how many steps at once."""
 
 
 def _drawn(count: int, data: tuple[Tensor, Tensor], rows: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ CPU = {
         "accumulate": 1,
     },
 }
-"""Real data, networks of a quarter or an eighth of the width, small pictures."""
+"""Real data, networks of a quarter or an eighth of the width, small images."""
 SMOKE = {
     "resnet18": {"width": 1 / 16},
     "vgg16": {"width": 1 / 32, "data": {"image_size": 16}},

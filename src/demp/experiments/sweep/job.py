@@ -30,7 +30,7 @@ class Job:
     arguments: dict[str, Any] = field(default_factory=dict)
     """All that decides the result."""
     labels: dict[str, Any] = field(default_factory=dict)
-    """What tells it apart in tables and pictures."""
+    """What tells it apart in tables and figures."""
 
     def __post_init__(self) -> None:
         if not self.name or self.name != self.name.strip(". ") or set(self.name) & set(NOT_IN_NAMES):

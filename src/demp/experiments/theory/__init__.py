@@ -7,6 +7,9 @@
 (0.3438,)
 """
 
+import warnings
+from typing import Any
+
 from demp.experiments.theory.absorbing import Survivors, absorbing_walks, deviation, survival
 from demp.experiments.theory.geometric import (
     Noise,
@@ -20,7 +23,7 @@ from demp.experiments.theory.geometric import (
     stability_range,
     stable_above,
 )
-from demp.experiments.theory.plots import draw_growth, draw_survival, picture
+from demp.experiments.theory.plots import draw_growth, draw_survival, figure
 
 __all__ = [
     "Noise",
@@ -31,13 +34,20 @@ __all__ = [
     "deviation",
     "draw_growth",
     "draw_survival",
+    "figure",
     "geometric_walks",
     "growth_rate",
     "growth_spread",
-    "picture",
     "rate_bound",
     "settled_after",
     "stability_range",
     "stable_above",
     "survival",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "picture":
+        warnings.warn("demp.theory.picture is now demp.theory.figure", DeprecationWarning, stacklevel=2)
+        return figure
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Pictures of the two walks: lines are closed forms, points are simulations."""
+"""Figures of the two walks: lines are closed forms, points are simulations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +43,7 @@ def draw_growth(axes: Any, noise: Noise, curvature: float, points: Sequence[tupl
     axes.legend(frameon=False, fontsize="small")
 
 
-def picture(*, walks: int = 100_000, seed: int = 0) -> Any:
+def figure(*, walks: int = 100_000, seed: int = 0) -> Any:
     """Both walks side by side as a matplotlib figure, simulated on the spot (needs the extra ``report``)."""
     figure = need("matplotlib.figure", "report").Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""One example that a model by name takes: a picture, tokens, or sound."""
+"""One example that a model by name takes: an image, tokens, or sound."""
 
 import inspect
 from typing import Any
@@ -12,7 +12,7 @@ SAMPLES = 16000
 
 
 def example_inputs(model: nn.Module, channels: int, image_size: int) -> Any:
-    """One example that the model's forward takes: a picture, or what a model of transformers says that it reads."""
+    """One example that the model's forward takes: an image, or what a model of transformers says that it reads."""
     config: Any = getattr(model, "config", None)
     name = getattr(model, "main_input_name", "")
     if name == "input_ids":

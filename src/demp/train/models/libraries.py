@@ -54,7 +54,7 @@ def torchvision(name: str, num_classes: int, in_channels: int, image_size: int, 
     """A classification architecture of torchvision.
 
     Raises:
-        UsageError: the package, the model or an option of it is not there, or the pictures have not three channels.
+        UsageError: the package, the model or an option of it is not there, or the images have not three channels.
     """
     with _package("torchvision"):
         library = importlib.import_module("torchvision.models")

@@ -32,7 +32,7 @@ UNSET = {"width": (1.0,), "activation": (None, "relu")}
 
 
 CIFAR_FORM = ("mlp", "resnet18", "vgg16")
-"""Built-in models whose usual pictures are small; the others are of ImageNet."""
+"""Built-in models whose usual images are small; the others are of ImageNet."""
 
 
 def names() -> list[str]:
@@ -40,8 +40,8 @@ def names() -> list[str]:
     return list(BUILT_IN)
 
 
-def usual_pictures(name: str) -> tuple[int, int]:
-    """Side of the pictures and number of classes that a model is usually built for."""
+def usual_images(name: str) -> tuple[int, int]:
+    """Side of the images and number of classes that a model is usually built for."""
     return (32, 10) if name in CIFAR_FORM else (224, 1000)
 
 

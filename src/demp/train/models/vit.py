@@ -124,7 +124,7 @@ def vit_b_16(
     methods of second order run it under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
     Raises:
-        UsageError: patches do not fill the picture, or heads do not divide ``dim``.
+        UsageError: patches do not fill the image, or heads do not divide ``dim``.
     """
     if image_size % patch:
         raise UsageError(f"image_size {image_size} is no multiple of patch {patch}; change one of them")

@@ -1,7 +1,7 @@
-"""From the name of a data set to its pictures and labels.
+"""From the name of a data set to its images and labels.
 
 `splits` says what a set is, `opening` finds tables by name, `tables` and `arrays` read the two kinds. A split whose
-decoded pictures fit the byte budget is a tensor of bytes; a larger one decodes on demand (`demp.train.stream`).
+decoded images fit the byte budget is a tensor of bytes; a larger one decodes on demand (`demp.train.stream`).
 """
 
 from dataclasses import replace
@@ -65,5 +65,5 @@ def _digits_of(config: DataConfig) -> Source:
 
 @cache
 def _digits() -> Source:
-    train, test = (Split(pictures, labels) for pictures, labels in digits.splits())
+    train, test = (Split(images, labels) for images, labels in digits.splits())
     return Source(train=train, test=test, class_names=tuple("0123456789"), num_classes=10, channels=1)

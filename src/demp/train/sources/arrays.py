@@ -1,4 +1,4 @@
-"""Pictures and labels in arrays: an .npz file, a folder of .npy files, tensors that `torch.save` wrote.
+"""Images and labels in arrays: an .npz file, a folder of .npy files, tensors that `torch.save` wrote.
 
 Names say what an array is: ``images`` or ``x`` and ``labels`` or ``y``, with a split before or behind it, as in
 ``x_train``, ``train_images``, ``test_labels``; without one they are the split train.
@@ -34,28 +34,28 @@ def from_arrays(config: DataConfig, *, train: bool) -> Source:
     """The set in the arrays of a file or folder.
 
     Raises:
-        UsageError: arrays are missing, are no pictures or labels, or differ in length.
+        UsageError: arrays are missing, are no images or labels, or differ in length.
     """
     if config.store_size:
-        raise UsageError("data.store_size is for encoded pictures; arrays have their size: set data.image_size")
+        raise UsageError("data.store_size is for encoded images; arrays have their size: set data.image_size")
     where = f"data set {config.name}"
     pairs = _by_split(_read(Path(config.name).expanduser(), where), where)
     wanted = chosen_splits(pairs, config, train=train)
-    pictures = {name: as_pictures(pairs[split]["images"], f"{where}, {split}") for name, split in wanted.items()}
+    images = {name: as_images(pairs[split]["images"], f"{where}, {split}") for name, split in wanted.items()}
     labels, words = _labels({name: pairs[split]["labels"] for name, split in wanted.items()}, where)
     for name, split in wanted.items():
-        if not 0 < len(pictures[name]) == len(labels[name]):
+        if not 0 < len(images[name]) == len(labels[name]):
             raise UsageError(
-                f"{where}, {split}: {len(pictures[name])} pictures and {len(labels[name])} labels; give as many of both"
+                f"{where}, {split}: {len(images[name])} images and {len(labels[name])} labels; give as many of both"
             )
-    splits = {name: Split(pictures[name], labels[name]) for name in wanted}
+    splits = {name: Split(images[name], labels[name]) for name in wanted}
     largest = 1 + max(int(values.max()) for values in labels.values())
     return Source(
         train=splits.get("train"),
         test=splits.get("test"),
         class_names=words,
         num_classes=config.num_classes or len(words) or largest,
-        channels=next(iter(pictures.values())).shape[1],
+        channels=next(iter(images.values())).shape[1],
     )
 
 
@@ -76,7 +76,7 @@ def _read(path: Path, where: str) -> Mapping[str, Any]:
 
 
 def _flat(found: Any) -> Mapping[str, Any]:
-    """Pairs of pictures and labels by name, whether the file has a pair, one per split, or tensors by name."""
+    """Pairs of images and labels by name, whether the file has a pair, one per split, or tensors by name."""
     if isinstance(found, (tuple, list)):
         found = {"train": found}
     flat: dict[str, Any] = {}
@@ -97,11 +97,11 @@ def _by_split(arrays: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]
     complete = {split: parts for split, parts in found.items() if len(parts) == 2}
     if not complete:
         there = ", ".join(arrays) or "nothing"
-        raise UsageError(f"{where} has no pictures with labels that demp knows by name; it has {there}; {NAMES}")
+        raise UsageError(f"{where} has no images with labels that demp knows by name; it has {there}; {NAMES}")
     return complete
 
 
-def as_pictures(values: Any, where: str) -> Tensor:
+def as_images(values: Any, where: str) -> Tensor:
     """Bytes (N, C, H, W) from (N, H, W), (N, H, W, C) or (N, C, H, W): bytes, or floats from 0 to 1.
 
     Raises:
@@ -114,7 +114,7 @@ def as_pictures(values: Any, where: str) -> Tensor:
     if found.ndim != 4 or found.shape[1] not in (1, 3):
         shape = " x ".join(map(str, torch.as_tensor(values).shape))
         raise UsageError(
-            f"{where}: an array of {shape} is no set of pictures; give N x H x W, N x H x W x 3 or N x 3 x H x W"
+            f"{where}: an array of {shape} is no set of images; give N x H x W, N x H x W x 3 or N x 3 x H x W"
         )
     if found.dtype == torch.uint8 or not found.numel():
         return found.to(torch.uint8).contiguous()
@@ -123,14 +123,14 @@ def as_pictures(values: Any, where: str) -> Tensor:
         return (found.double() * 255).round().to(torch.uint8).contiguous()
     if not found.is_floating_point() and 0 <= low <= high <= 255:
         return found.to(torch.uint8).contiguous()
-    raise UsageError(f"{where}: pictures from {low:g} to {high:g}; give bytes from 0 to 255, or floats from 0 to 1")
+    raise UsageError(f"{where}: images from {low:g} to {high:g}; give bytes from 0 to 255, or floats from 0 to 1")
 
 
 def _labels(values: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     arrays = {name: np.asarray(value) for name, value in values.items()}
     arrays = {name: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for name, a in arrays.items()}
     if any(a.ndim != 1 or a.dtype.kind not in "iuUb" for a in arrays.values()):
-        raise UsageError(f"{where}: labels are not one whole number or word per picture; give N of them")
+        raise UsageError(f"{where}: labels are not one whole number or word per image; give N of them")
     if all(a.dtype.kind == "U" for a in arrays.values()):
         return encoded({name: a.tolist() for name, a in arrays.items()})
     return {name: torch.from_numpy(a.astype("int64")) for name, a in arrays.items()}, ()

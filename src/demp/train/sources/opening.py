@@ -29,7 +29,7 @@ FOLDER_VARIABLE = "DEMP_DATA"
 FOLDER_NAMES = {"imagenette": ("imagenette", "imagenette160")}
 """Other names that the folder of a set may have."""
 TABLE_KINDS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-"""Files with one row per picture, and the reader of `datasets` for each."""
+"""Files with one row per image, and the reader of `datasets` for each."""
 SPLIT_OF_FILE = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val"), "validation")
 """Names of files and arrays that are splits."""
 
@@ -78,7 +78,7 @@ def here(name: str) -> Path | None:
 
 
 def tables_in(path: Path) -> list[Path]:
-    """CSV files that lie in a folder as its splits; ``metadata.csv`` of a folder of pictures is `datasets`' own."""
+    """CSV files that lie in a folder as its splits; ``metadata.csv`` of a folder of images is `datasets`' own."""
     files = sorted(file for file in path.glob("*.csv") if file.name != "metadata.csv") if path.is_dir() else []
     return files if len(files) == 1 else [file for file in files if file.stem in SPLIT_OF_FILE]
 
@@ -87,7 +87,7 @@ def _local_request(path: Path) -> dict[str, Any]:
     if path.is_file():
         if path.suffix not in TABLE_KINDS:
             kinds = ", ".join([*TABLE_KINDS, ".npz", ".pt"])
-            raise UsageError(f"{path} is no file of pictures and labels that demp reads; it reads {kinds}, and folders")
+            raise UsageError(f"{path} is no file of images and labels that demp reads; it reads {kinds}, and folders")
         return {"path": TABLE_KINDS[path.suffix], "data_files": {"train": str(path)}}
     if files := tables_in(path):
         return {"path": "csv", "data_files": {SPLIT_OF_FILE.get(file.stem, "train"): str(file) for file in files}}
@@ -111,7 +111,7 @@ def _why_not_opened(name: str, local: bool, error: Exception) -> str:
     if empty:
         return f"data set {name}: the split {empty[1]!r} is empty; put rows into it"
     if local and kind in ("EmptyDatasetError", "DataFilesNotFoundError"):
-        return f"the folder {name} holds no data files; put parquet files or pictures into it"
+        return f"the folder {name} holds no data files; put parquet files or images into it"
     if local:
         return f"data set {name}: a file in it cannot be read, download or copy it again: {cause}"
     if isinstance(error, ConnectionError):

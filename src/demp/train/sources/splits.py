@@ -1,4 +1,4 @@
-"""What a data set is once it was read: pictures with labels, in a split to train on and one to test on."""
+"""What a data set is once it was read: images with labels, in a split to train on and one to test on."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from demp.errors import UsageError
+from demp.train.images import LazyImages
 from demp.train.parts import DataConfig
-from demp.train.pictures import LazyPictures
 
 TEST_SPLIT = {"imagenet-1k": "validation"}
 """Where the split called test has no labels."""
@@ -17,18 +17,18 @@ TEST_NAMES = ("test", "validation", "valid", "val")
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with labels; ``pictures`` is a byte tensor (N, C, H, W) or decodes on demand."""
+    """Images with labels; ``images`` is a byte tensor (N, C, H, W) or decodes on demand."""
 
-    pictures: Tensor | LazyPictures
+    images: Tensor | LazyImages
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: Tensor) -> "Split":
-        """The pictures at ``rows``, in that order."""
-        pictures = self.pictures[rows] if isinstance(self.pictures, Tensor) else self.pictures.select(rows)
-        return Split(pictures, self.labels[rows])
+        """The images at ``rows``, in that order."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.select(rows)
+        return Split(images, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def chosen_splits(found: Iterable[str], config: DataConfig, *, train: bool) -> d
     elif not (train and config.validation):
         raise UsageError(
             f"data set {config.name} has no split to test on, only {', '.join(there)}; set data.test_split to the "
-            "split to test on, or data.validation=0.1 to hold out a tenth of the training pictures"
+            "split to test on, or data.validation=0.1 to hold out a tenth of the training images"
         )
     for split in wanted.values():
         if split not in there:

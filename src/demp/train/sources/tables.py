@@ -1,6 +1,6 @@
-"""From tables to pictures and labels: which columns they are, and what their cells hold.
+"""From tables to images and labels: which columns they are, and what their cells hold.
 
-A picture is an image of `datasets`, the bytes of a file (what pandas writes to parquet), or a path, relative to the
+An image is an image of `datasets`, the bytes of a file (what pandas writes to parquet), or a path, relative to the
 folder of the table. A label is a whole number or a word.
 """
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from demp.errors import UsageError
 from demp.train.extras import need
+from demp.train.images import decode_all, image_mode
 from demp.train.parts import DataConfig
-from demp.train.pictures import decode_all, picture_mode
 from demp.train.sources.opening import open_tables
 from demp.train.sources.splits import Source, Split, chosen_splits, encoded
 
 STORE_SIZE = {"imagenette": 160}
-"""Sets whose pictures have many sizes, and the side to which they are brought by default."""
+"""Sets whose images have many sizes, and the side to which they are brought by default."""
 IMAGE_NAMES = ("image", "img", "picture", "pixel_values")
 PATH_NAMES = ("path", "file", "file_name", "filename", "filepath", "image_path")
 LABEL_NAMES = ("label", "labels", "fine_label", "target", "class", "category", "y")
@@ -34,14 +34,14 @@ def from_tables(config: DataConfig, *, train: bool) -> Source:
     first = next(iter(tables.values()))
     image = _image_column(first.features, config)
     label = _label_column(first.features, config)
-    tables = {name: _with_pictures(table, image, config.name) for name, table in tables.items()}
-    mode = picture_mode(next(iter(tables.values())), image)
+    tables = {name: _with_images(table, image, config.name) for name, table in tables.items()}
+    mode = image_mode(next(iter(tables.values())), image)
     labels, words = _all_labels(tables, label, config.name)
     class_names = words or tuple(getattr(first.features[label], "names", None) or ())
     largest = 1 + max(int(values.max()) for values in labels.values())
     side = config.store_size or STORE_SIZE.get(config.name, 0)
-    pictures = decode_all(tables, image, mode, side, config.memory_mb)
-    splits = {name: Split(pictures[name], labels[name]) for name in tables}
+    images = decode_all(tables, image, mode, side, config.memory_mb)
+    splits = {name: Split(images[name], labels[name]) for name in tables}
     return Source(
         train=splits.get("train"),
         test=splits.get("test"),
@@ -81,7 +81,7 @@ def _column(wanted: str, found: list[str], features: Any, what: str, name: str) 
     return wanted or found[0]
 
 
-def _with_pictures(table: Any, column: str, name: str) -> Any:
+def _with_images(table: Any, column: str, name: str) -> Any:
     """The table whose column of bytes, paths or both is one of images."""
     datasets = need("datasets")
     kind = table.features[column]
@@ -95,7 +95,7 @@ def _with_pictures(table: Any, column: str, name: str) -> Any:
         table = table.remove_columns(column).add_column(column, paths)
     elif dtype not in BYTES and not (isinstance(kind, dict) and {"bytes", "path"} <= kind.keys()):
         raise UsageError(
-            f"data set {name}: column {column!r} holds {dtype or type(kind).__name__}, no pictures; store the bytes of "
+            f"data set {name}: column {column!r} holds {dtype or type(kind).__name__}, no images; store the bytes of "
             "image files or their paths in it (or arrays in an .npz file), or name another with data.image_column"
         )
     return table.cast_column(column, datasets.Image(decode=False))
@@ -117,7 +117,7 @@ def _numbers(table: Any, column: str, name: str) -> Tensor:
     values = table.with_format("numpy")[column][:]
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise UsageError(
-            f"data set {name}: column {column!r} does not hold one whole number or word per picture; "
+            f"data set {name}: column {column!r} does not hold one whole number or word per image; "
             "name another with data.label_column"
         )
     return torch.from_numpy(values.astype("int64"))

@@ -1,4 +1,4 @@
-"""What all pictures of one report share: the colour and mark of every method, and the words of axes."""
+"""What all figures of one report share: the colour and mark of every method, and the words of axes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Looks:
 
     order: tuple[str, ...]
     key: str = ""
-    """What makes names of things in these pictures unique on a page."""
+    """What makes names of things in these figures unique on a page."""
 
     @classmethod
     def of(cls, groups: Iterable[Group], key: str = "") -> "Looks":

@@ -1,6 +1,6 @@
 import pytest
 
-from demp.experiments.compare import picture
+from demp.experiments.compare.figure import MARKERS, draw, write
 
 
 def record(method, seed, top1, *, setting=None, neurons=0.0, removed=0.0, masked=0.0):
@@ -33,7 +33,7 @@ def lines(axes):
 
 
 def test_every_method_that_ended_is_one_line_and_dense_a_line_with_a_band():
-    figure = picture.draw(RECORDS)
+    figure = draw(RECORDS)
     left, right = figure.axes
     for axes in (left, right):
         assert list(lines(axes)) == ["dense", "demp", "rigl"]
@@ -46,7 +46,7 @@ def test_every_method_that_ended_is_one_line_and_dense_a_line_with_a_band():
 
 
 def test_points_are_means_over_seeds_from_left_to_right_and_seeds_are_faint():
-    left, right = picture.draw(RECORDS).axes
+    left, right = draw(RECORDS).axes
     assert [list(xy) for xy in lines(left)["demp"].get_xydata()] == [
         pytest.approx([20.0, 79.0]), pytest.approx([40.0, 77.0]),
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_points_are_means_over_seeds_from_left_to_right_and_seeds_are_faint():
 
 
 def test_removed_and_masked_weights_are_told_apart():
-    _, right = picture.draw(RECORDS).axes
+    _, right = draw(RECORDS).axes
     assert lines(right)["rigl"].get_xdata() == pytest.approx([50.0])
     assert lines(right)["rigl"].get_markerfacecolor() == "white"
     assert lines(right)["demp"].get_markerfacecolor() != "white"
@@ -67,15 +67,15 @@ def test_removed_and_masked_weights_are_told_apart():
 
 def test_seventeen_methods_look_different_without_colours():
     many = [record(f"m{i}", 0, 0.5, setting={"x": i}, neurons=0.1) for i in range(17)]
-    left, _ = picture.draw(many).axes
+    left, _ = draw(many).axes
     looks = {(line.get_color(), line.get_marker()) for line in lines(left).values()}
     assert len(looks) == 17
-    assert len({look[1] for look in looks}) == len(picture.MARKERS)
+    assert len({look[1] for look in looks}) == len(MARKERS)
 
 
 def test_files_are_the_same_whenever_they_are_written(tmp_path):
     (tmp_path / "again").mkdir()
-    first, again = picture.write(RECORDS, tmp_path), picture.write(RECORDS, tmp_path / "again")
+    first, again = write(RECORDS, tmp_path), write(RECORDS, tmp_path / "again")
     assert [file.name for file in first] == ["accuracy.svg", "accuracy.png"]
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -84,5 +84,5 @@ def test_files_are_the_same_whenever_they_are_written(tmp_path):
 
 
 def test_a_comparison_of_which_nothing_ended_is_an_empty_frame():
-    left, right = picture.draw(RECORDS[-1:]).axes
+    left, right = draw(RECORDS[-1:]).axes
     assert not left.lines and not right.lines

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from demp.experiments.report.figures.frontier import Against, scatter
+from demp.experiments.report.figures.looks import Looks
 from demp.experiments.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity, tested
-from demp.experiments.report.pictures.frontier import Against, scatter
-from demp.experiments.report.pictures.looks import Looks
 from demp.experiments.report.runs import Run
 from demp.experiments.report.scales import evenly
 from demp.experiments.report.svg import SERIES, Figure, Panel
@@ -44,7 +44,7 @@ def cost(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int],
     panels = panels_of((flops, clock), groups, dense, looks, index, split)
     if not panels:
         return None
-    note = "Training FLOPs: three forwards per picture, and what checks and scorings cost."
+    note = "Training FLOPs: three forwards per image, and what checks and scorings cost."
     if flops.paths or clock.paths:
         note += f" Thin lines: tests of {listed([run.name for run in ways])} on the way."
     note += machines_note(runs)

@@ -1,4 +1,4 @@
-"""Encoded pictures to bytes: all at once when they fit in memory, or one at a time on demand."""
+"""Encoded images to bytes: all at once when they fit in memory, or one at a time on demand."""
 
 import io
 import os
@@ -14,11 +14,11 @@ from demp.train.extras import need
 
 MEGABYTE = 2**20
 LOOKED_AT = 64
-"""Pictures that decide whether a set is grey or coloured."""
+"""Images that decide whether a set is grey or coloured."""
 
 
-def picture_mode(table: Any, column: str) -> str:
-    """``L`` if the first pictures are all grey, else ``RGB``."""
+def image_mode(table: Any, column: str) -> str:
+    """``L`` if the first images are all grey, else ``RGB``."""
     encoded = _encoded(table.select(range(min(LOOKED_AT, len(table)))), column)
     grey = {"1", "L", "LA", "I", "I;16", "F"}
     images = (_open(cell, f"{column}[{row}]") for row, cell in enumerate(encoded[column]))
@@ -27,17 +27,17 @@ def picture_mode(table: Any, column: str) -> str:
 
 def decode_all(
     tables: Mapping[str, Any], column: str, mode: str, side: int, memory_mb: int
-) -> dict[str, "Tensor | LazyPictures"]:
+) -> dict[str, "Tensor | LazyImages"]:
     """Each split as one byte tensor if all fit in ``memory_mb``, else each decodes on demand."""
-    lazy = {name: LazyPictures(table, column, mode, side) for name, table in tables.items()}
+    lazy = {name: LazyImages(table, column, mode, side) for name, table in tables.items()}
     one = next(iter(lazy.values())).read(0)
-    if one.numel() * sum(len(pictures) for pictures in lazy.values()) > memory_mb * MEGABYTE:
+    if one.numel() * sum(len(images) for images in lazy.values()) > memory_mb * MEGABYTE:
         return dict(lazy)
-    return {name: pictures.read_all() for name, pictures in lazy.items()}
+    return {name: images.read_all() for name, images in lazy.items()}
 
 
-class LazyPictures:
-    """One picture per read, as bytes (C, H, W); picklable, so that worker processes can read."""
+class LazyImages:
+    """One image per read, as bytes (C, H, W); picklable, so that worker processes can read."""
 
     def __init__(self, table: Any, column: str, mode: str, side: int) -> None:
         self.table = _encoded(table, column)
@@ -48,22 +48,22 @@ class LazyPictures:
     def __len__(self) -> int:
         return len(self.table)
 
-    def select(self, rows: Tensor) -> "LazyPictures":
-        """The pictures at ``rows``, in that order."""
-        return LazyPictures(self.table.select(rows.tolist()), self.column, self.mode, self.side)
+    def select(self, rows: Tensor) -> "LazyImages":
+        """The images at ``rows``, in that order."""
+        return LazyImages(self.table.select(rows.tolist()), self.column, self.mode, self.side)
 
     def open(self, index: int) -> Any:
-        """The picture at ``index`` as a PIL image in the set's mode, of its own size."""
+        """The image at ``index`` as a PIL image in the set's mode, of its own size."""
         cell = self.table[int(index)][self.column]
         return _open(cell, f"{self.column}[{index}]").convert(self.mode)
 
     def read(self, index: int) -> Tensor:
-        """The picture, brought to ``side`` if there is one."""
+        """The image, brought to ``side`` if there is one."""
         image = self.open(index)
         return to_bytes(fit(image, self.side) if self.side else image)
 
     def read_all(self) -> Tensor:
-        """All pictures (N, C, H, W), which must have one size.
+        """All images (N, C, H, W), which must have one size.
 
         Raises:
             UsageError: two differ in size, or one cannot be read.
@@ -74,13 +74,13 @@ class LazyPictures:
         for cells in self.table.iter(batch_size=1000):
             for cell in cells[self.column]:
                 image = _open(cell, f"{self.column}[{row}]").convert(self.mode)
-                picture = to_bytes(fit(image, self.side) if self.side else image)
-                if picture.shape != first.shape:
+                image = to_bytes(fit(image, self.side) if self.side else image)
+                if image.shape != first.shape:
                     raise UsageError(
-                        f"picture 0 is {_size(first)}, picture {row} is {_size(picture)}; "
+                        f"image 0 is {_size(first)}, image {row} is {_size(image)}; "
                         "set data.store_size to the side that all shall have"
                     )
-                stack[row] = picture
+                stack[row] = image
                 row += 1
         return stack
 
@@ -102,12 +102,12 @@ def to_bytes(image: Any) -> Tensor:
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def _size(picture: Tensor) -> str:
-    return f"{picture.shape[1]} x {picture.shape[2]}"
+def _size(image: Tensor) -> str:
+    return f"{image.shape[1]} x {image.shape[2]}"
 
 
 def _encoded(table: Any, column: str) -> Any:
-    """The table with pictures left encoded; decoding is ours, without a copy of every column."""
+    """The table with images left encoded; decoding is ours, without a copy of every column."""
     others = [name for name in table.column_names if name != column]
     return table.remove_columns(others).cast_column(column, need("datasets").Image(decode=False))
 
@@ -116,11 +116,11 @@ def _open(cell: Mapping[str, Any], where: str) -> Any:
     images = need("PIL.Image")
     if not cell["bytes"] and not os.path.isfile(cell["path"] or ""):
         raise UsageError(
-            f"the picture {where} is missing: there is no file {cell['path']}; mend the path or drop the row"
+            f"the image {where} is missing: there is no file {cell['path']}; mend the path or drop the row"
         )
     try:
         image = images.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"])
         image.load()
     except (OSError, SyntaxError, TypeError) as error:
-        raise UsageError(f"the picture {where} cannot be decoded; mend or drop it") from error
+        raise UsageError(f"the image {where} cannot be decoded; mend or drop it") from error
     return image

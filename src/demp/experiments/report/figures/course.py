@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demp.experiments.report.pictures.looks import whole_percent
+from demp.experiments.report.figures.looks import whole_percent
 from demp.experiments.report.runs import Run
 from demp.experiments.report.scales import Scale, scale, spread
-from demp.experiments.report.svg import Figure, Panel, picture, polyline, stairs, text
+from demp.experiments.report.svg import Figure, Panel, figure, polyline, stairs, text
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.thin import Point, thinned
 from demp.experiments.report.words import digits, plural, short, three
@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Strip:
-    """A part of the picture of a run: lines of one unit, over the same steps as the other parts."""
+    """A part of the figure of a run: lines of one unit, over the same steps as the other parts."""
 
     title: str
     lines: tuple[Line, ...]
@@ -94,7 +94,7 @@ def course(run: Run) -> Figure | None:
         names = ";".join(f"{line.metric}={line.words}" for strip in shown for line in strip.lines)
         label = f"{run.name}: {', '.join(strip.title for strip in shown)}, against the step"
         place = {"data_left": left, "data_right": width - RIGHT, "data_last": last}
-        return picture(
+        return figure(
             width,
             height,
             together((cuts, *parts, cross)),

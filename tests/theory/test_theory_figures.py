@@ -1,4 +1,4 @@
-"""The pictures of the two walks, and the page about them."""
+"""The figures of the two walks, and the page about them."""
 
 import doctest
 import sys
@@ -14,8 +14,8 @@ from demp.errors import UsageError
 PAGE = Path(demp.__file__).parents[2] / "docs" / "theory.md"
 
 
-def test_the_picture_shows_closed_forms_as_lines_and_simulations_as_points(tmp_path):
-    figure = theory.picture(walks=500)
+def test_the_figure_shows_closed_forms_as_lines_and_simulations_as_points(tmp_path):
+    figure = theory.figure(walks=500)
     left, right = figure.axes
     lines = [line for line in left.get_lines() if line.get_linestyle() == "-"]
     points = [line for line in left.get_lines() if line.get_marker() == "o"]
@@ -36,11 +36,11 @@ def test_the_axes_take_what_one_simulated():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mu", "bound, Eq. 15"]
 
 
-def test_without_matplotlib_a_picture_says_what_to_install(monkeypatch):
+def test_without_matplotlib_a_figure_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match=r"pip install 'demp\[report\]'"):
-        theory.picture(walks=10)
+        theory.figure(walks=10)
 
 
 @pytest.mark.parametrize("text", [theory.__doc__, PAGE.read_text()], ids=["package", "page"])

@@ -2,7 +2,7 @@
 
 from demp.experiments.report.runs import Run
 from demp.experiments.report.scales import Scale
-from demp.experiments.report.svg import Figure, Panel, clipped, picture, text
+from demp.experiments.report.svg import Figure, Panel, clipped, figure, text
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.words import digits, listed, percent, short
 
@@ -50,7 +50,7 @@ def answer(run: Run, last: dict[str, int]) -> str:
 
 
 def row_height(run: Run) -> float:
-    """Return the height of one layer's row in the picture."""
+    """Return the height of one layer's row in the figure."""
     return TALL if len(run.widths) <= MANY else LOW
 
 
@@ -99,7 +99,7 @@ def heat(run: Run, width: float) -> Markup:
     for step in x.ticks(4 if width > 400 else 3):
         parts.append(text(x(step), bottom + 18, short(step), anchor="middle"))
     parts.append(text(width - RIGHT, bottom + 36, "step", kind="l", anchor="end"))
-    return picture(width, bottom + BOTTOM, together(parts), f"{run.name}: width of each layer over time")
+    return figure(width, bottom + BOTTOM, together(parts), f"{run.name}: width of each layer over time")
 
 
 def bars(run: Run, width: float) -> Markup:
@@ -120,4 +120,4 @@ def bars(run: Run, width: float) -> Markup:
     for value in x.ticks(3):
         parts.append(text(x(value), bottom + 18, num(value), anchor="middle"))
     parts.append(text(width - RIGHT, bottom + 36, "neurons", kind="l", anchor="end"))
-    return picture(width, bottom + BOTTOM, together(parts), f"{run.name}: neurons kept and removed in every layer")
+    return figure(width, bottom + BOTTOM, together(parts), f"{run.name}: neurons kept and removed in every layer")

@@ -1,4 +1,4 @@
-"""One picture of a network shrinking while it learns: ``python benchmarks/picture.py RUN -o docs/shrinking.svg``."""
+"""One figure of a network shrinking while it learns: ``python benchmarks/figure.py RUN -o docs/shrinking.svg``."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ INK, ACCENT, SOFT = "#1f2933", "#0b6e99", "#d9822b"
 
 
 def main() -> None:
-    """Read a run folder, write the picture."""
+    """Read a run folder, write the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/shrinking.svg"))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from demp.experiments.report.figures.looks import Looks, whole_percent
 from demp.experiments.report.groups import Dense, Group, Value, accuracy
-from demp.experiments.report.pictures.looks import Looks, whole_percent
 from demp.experiments.report.runs import Run
 from demp.experiments.report.scales import floor_of, scale
-from demp.experiments.report.svg import Frame, mark, picture, polyline
+from demp.experiments.report.svg import Frame, figure, mark, polyline
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.words import percent
 from demp.files.run import DENSE
@@ -19,7 +19,7 @@ Path = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Against:
-    """What accuracy is drawn against: the value of a run, and how the picture names it."""
+    """What accuracy is drawn against: the value of a run, and how the figure names it."""
 
     x: Value
     label: str
@@ -35,7 +35,7 @@ class Against:
 def scatter(
     groups: list[Group], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
 ) -> Callable[[float], Markup]:
-    """The picture at a width."""
+    """The figure at a width."""
     points = [(g, [(r, against.x(r), accuracy(r)) for r in g.done]) for g in groups]
     shown = [(g, [(r, x, y) for r, x, y in runs if x is not None and y is not None]) for g, runs in points]
     ends = [y for _, runs in shown for _, _, y in runs]
@@ -69,7 +69,7 @@ def scatter(
             where = f"{len(below)} of {len(ends)} lie below: {percent(min(below))} at the lowest"
             parts.append(tag("text", where, x=LEFT + 6, y=HEIGHT - BOTTOM - 8, class_="t"))
         label = f"{split} accuracy against {against.label}"
-        return picture(width, HEIGHT, together(parts), label, class_="points", data_x=against.column)
+        return figure(width, HEIGHT, together(parts), label, class_="points", data_x=against.column)
 
     return draw
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from demp.experiments.report.figures.looks import Looks, whole_percent
 from demp.experiments.report.groups import Group
-from demp.experiments.report.pictures.looks import Looks, whole_percent
 from demp.experiments.report.runs import Run, before
 from demp.experiments.report.scales import Scale, evenly, scale, spread
 from demp.experiments.report.svg import (
@@ -18,8 +18,8 @@ from demp.experiments.report.svg import (
     Frame,
     Panel,
     clipped,
+    figure,
     headed,
-    picture,
     polyline,
     stairs,
     text,
@@ -33,7 +33,7 @@ HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300.0, 52.0, 14.0, 30.0, 46.0
 GRID = 80
 """Places in time at which seeds are averaged."""
 LETTER, ROOM = 7.4, 0.42
-"""Pixels of a letter of a name; how much of a picture's width names may take."""
+"""Pixels of a letter of a name; how much of a figure's width names may take."""
 MOST = 60
 """Settings that are shown."""
 SHARES = (
@@ -100,7 +100,7 @@ Mean = tuple[Group, list[tuple[float, float]]]
 
 
 def short_names(means: Sequence[Mean], width: float) -> list[str]:
-    """What stands beside the lines of a picture: beginnings or ends of names; nothing where they would be the same."""
+    """What stands beside the lines of a figure: beginnings or ends of names; nothing where they would be the same."""
     most = int((ROOM * width - 14) / LETTER)
     for cut in (headed, clipped):
         found = [cut(group.name, most) for group, _ in means]
@@ -123,7 +123,7 @@ def remaining(means: Sequence[Mean], lowest: float, last: float, looks: Looks, w
         places = [(frame.x(at), frame.y(value)) for at, value in mean]
         sentence = f"{group.name}\n{percent(mean[-1][1])} of the neurons remain"
         parts.append(polyline(stairs(places), f"line {looks.kind(group.method)}", data_m=group.method, data_t=sentence))
-    return picture(width, HEIGHT, together(parts), "Neurons that remain against the step")
+    return figure(width, HEIGHT, together(parts), "Neurons that remain against the step")
 
 
 def revival(run: Run) -> Figure | None:
@@ -157,7 +157,7 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
         sentence = f"{words}\n{y_words(points[-1].value)} at step {digits(points[-1].step, 0)}"
         places = [(frame.x(step), frame.y(value)) for step, value in points]
         parts.append(polyline(places, f"line {kind}", data_t=sentence))
-    return picture(width, HEIGHT, together(parts), f"{y_label} against the step")
+    return figure(width, HEIGHT, together(parts), f"{y_label} against the step")
 
 
 def revived(run: Run) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from demp.experiments.report.groups import Dense, Group
 from demp.experiments.report.runs import Run
 from demp.experiments.report.scales import Scale
-from demp.experiments.report.svg import Figure, Panel, headed, picture, text
+from demp.experiments.report.svg import Figure, Panel, figure, headed, text
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.words import plural, short, three, times
 from demp.files.reading import number
@@ -14,7 +14,7 @@ from demp.files.run import DENSE
 
 ROW, TOP, BOTTOM, RIGHT = 24.0, 26.0, 14.0, 70.0
 MOST = 24
-"""Bars in one picture."""
+"""Bars in one figure."""
 Bar = tuple[str, float, str, str]
 """(name, value, words behind it, class)"""
 
@@ -27,7 +27,7 @@ def speed(groups: list[Group], dense: Dense, shown: Sequence[Run]) -> Figure | N
     if timed:
         latency, rate = timing_bars(timed, len(shown) > 1)
         panels.append(Panel(lambda width: bars(latency, "latency of one call, onnxruntime", width), half=True))
-        panels.append(Panel(lambda width: bars(rate, "throughput, pictures per second", width), half=True))
+        panels.append(Panel(lambda width: bars(rate, "throughput, images per second", width), half=True))
     if not panels:
         return None
     note = (
@@ -86,7 +86,7 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
         parts.append(tag("path", d=f"M{num(at)} {num(top - 4)}V{num(height - BOTTOM)}", class_="level"))
         parts.append(text(at, top - 8, "dense", kind="t soft", anchor="middle"))
     parts += values
-    return picture(width, height, together(parts), title)
+    return figure(width, height, together(parts), title)
 
 
 def answer(steps: list[Bar], timed: list[tuple[Run, dict[str, Any]]]) -> str:
@@ -101,7 +101,7 @@ def answer(steps: list[Bar], timed: list[tuple[Run, dict[str, Any]]]) -> str:
     if timed:
         run, best = max(timed, key=lambda one: one[1]["throughput_ratio"])
         sentences.append(
-            f"Exported, {run.name} answers {best['throughput_ratio']:.2f}× as many pictures per second as dense at "
+            f"Exported, {run.name} answers {best['throughput_ratio']:.2f}× as many images per second as dense at "
             f"batch {best['batch']:g}."
         )
     return " ".join(sentences)

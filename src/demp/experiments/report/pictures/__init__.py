@@ -1,1 +1,0 @@
-"""The pictures of a report: one file for each question."""
