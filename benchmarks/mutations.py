@@ -135,7 +135,7 @@ FAULTS = (
     ),
     Fault(
         "pruner/pruner.py",
-        "report = self._checks.make(final=self.step == self.total_steps)",
+        "report = self._checks.make(final=self.step >= self.total_steps)",
         "report = self._checks.make(final=False)",
         "test_pruner.py test_pruner_cuts.py test_what_moves.py",
     ),
@@ -154,14 +154,20 @@ FAULTS = (
 )
 
 
+def unfit(fault: Fault) -> str:
+    """Why a fault cannot be tried: its line is not in the package exactly once, or a test is missing; empty if it can."""
+    times = (ROOT / "src" / "demp" / fault.file).read_text().count(fault.line)
+    if times != 1:
+        return f"{fault.file} has the line of a fault {times} times: {fault.line.strip()}"
+    absent = [name for name in fault.tests.split() if not (ROOT / "tests" / name).exists()]
+    return f"no tests at {', '.join(absent)}" if absent else ""
+
+
 def changed(copy: Path, fault: Fault) -> None:
     """Put the fault into a fresh copy of the package."""
     shutil.copytree(ROOT / "src", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     file = copy / "demp" / fault.file
-    text = file.read_text()
-    if text.count(fault.line) != 1:
-        sys.exit(f"{fault.file} has the line of a fault {text.count(fault.line)} times: {fault.line.strip()}")
-    file.write_text(text.replace(fault.line, fault.instead))
+    file.write_text(file.read_text().replace(fault.line, fault.instead))
 
 
 def failing(copy: Path, tests: str) -> str:
@@ -170,10 +176,12 @@ def failing(copy: Path, tests: str) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
     command += ["-m", "not slow and not browser", *(f"tests/{name}" for name in tests.split())]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode not in (0, 1, 2):
+        sys.exit(f"pytest ended with code {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     if done.returncode == 0:
         return ""
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return lines[0].split()[1] if lines else f"pytest ended with code {done.returncode}"
+    return lines[0].split()[1]
 
 
 def main() -> int:
@@ -182,6 +190,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/mutations.jsonl"))
     parser.add_argument("--check-first", action="store_true", help="run all named tests without a fault before")
     asked = parser.parse_args()
+    if broken := [why for fault in FAULTS if (why := unfit(fault))]:
+        sys.exit("\n".join(broken))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     known = {}
     if asked.out.exists():
