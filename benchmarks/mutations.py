@@ -155,7 +155,7 @@ FAULTS = (
 
 
 def unfit(fault: Fault) -> str:
-    """Why a fault cannot be tried: its line is not in the package exactly once, or a test is missing; empty if it can."""
+    """Why a fault cannot be tried: its line is not there exactly once, or a test is missing; empty if it can be."""
     times = (ROOT / "src" / "demp" / fault.file).read_text().count(fault.line)
     if times != 1:
         return f"{fault.file} has the line of a fault {times} times: {fault.line.strip()}"
