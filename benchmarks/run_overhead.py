@@ -6,19 +6,19 @@ Every run is made twice in turns of one step; a pair is one such run. To reach: 
 Without a budget the strength is too small to silence anybody; with one, the budget is the whole network.
 """
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import nn
 
 import demp
-from common import Ratio, arguments, parsed, seconds, show
+from common import Ratio, arguments, parsed, show
 from demp.train.models.names import build
-from steps import train_step
+from steps import whole_run
 
 LIMIT = 1.10
 ARMS: dict[str, dict[str, Any]] = {
@@ -68,42 +68,31 @@ def main() -> None:
     parser = arguments(
         __doc__,
         arms={"nargs": "+", "choices": list(ARMS), "default": list(ARMS)},
+        cases={"nargs": "+", "type": int, "choices": range(len(CASES)), "default": list(range(len(CASES)))},
         steps={"type": int, "default": 300, "help": "steps of a run"},
         pairs={"type": int, "default": 5},
     )
     chosen = parsed(parser)
     logging.getLogger("demp").setLevel(logging.ERROR)  # the advice that nothing was removed, which is the point
-    results = [measure(case, arm, chosen.steps, chosen.pairs) for case in CASES for arm in chosen.arms]
+    results = [measure(CASES[at], arm, chosen.steps, chosen.pairs) for at in chosen.cases for arm in chosen.arms]
     show(results, chosen.json)
 
 
 def measure(case: Case, arm: str, steps: int, pairs: int) -> Ratio:
     """Whole runs, plain and with the pruner."""
-    whole_run(case, arm, steps // 10)
-    runs = [whole_run(case, arm, steps) for _ in range(pairs)]
+    overhead(case, arm, steps // 10)
+    runs = [overhead(case, arm, steps) for _ in range(pairs)]
     plain, ours = (list(side) for side in zip(*runs, strict=True))
     return Ratio(f"{case.name}, {arm}, {steps} steps", plain, ours, limit=LIMIT)
 
 
-def whole_run(case: Case, arm: str, steps: int) -> tuple[float, float]:
+def overhead(case: Case, arm: str, steps: int) -> tuple[float, float]:
     """Seconds of the plain run and of ours."""
     torch.manual_seed(0)
     x, y = torch.randn(case.batch, *case.shape), torch.randint(10, (case.batch,))
-    plain = case.model()
-    ours = copy.deepcopy(plain)
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (plain, ours)]
-    made: list[demp.Pruner] = []
-
-    def make() -> None:
-        made.append(demp.DemP(ours, optimizers[1], example_inputs=(x[:2],), total_steps=steps, **ARMS[arm]))
-
-    spent = [0.0, seconds(make)]
-    for step in range(steps):
-        for which in (0, 1) if step % 2 == 0 else (1, 0):
-            spent[which] += seconds(lambda which=which: train_step((plain, ours)[which], optimizers[which], x, y))
-    spent[1] += seconds(made[0].finish)
-    assert sum(report.removed for report in made[0].history) == 0, "neurons were removed: the runs are not alike"
-    return spent[0], spent[1]
+    plain, ours, pruner = whole_run(case.model(), repeat((x, y)), steps, **ARMS[arm])
+    assert sum(report.removed for report in pruner.history) == 0, "neurons were removed: the runs are not alike"
+    return plain, ours
 
 
 if __name__ == "__main__":
