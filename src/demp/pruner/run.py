@@ -11,7 +11,7 @@ from demp.masking.masks import Masks
 from demp.methods.base import Method
 from demp.methods.masks import MaskMethod, of_today
 from demp.parallel import raise_if_compiled
-from demp.pruner.examples import Examples, raise_if_no_examples
+from demp.pruner.examples import Examples, raise_if_loss_fails, raise_if_no_examples
 from demp.pruner.latency import LatencyClock
 from demp.pruner.model import ShrinkingModel
 from demp.pruner.other_optimizers import OtherOptimizers
@@ -51,6 +51,8 @@ class PruningRun:
         self.masks = Masks(model)
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
+        if self.requirements.scores:
+            raise_if_loss_fails(model, examples)
         if not shrinking.context.compiled:
             self.detector.watch_others()
         self.scales = OutputScales(model, graph)
