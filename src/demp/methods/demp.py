@@ -103,8 +103,9 @@ class DemonPruning(Method):
         return Penalty(self.config.penalty, self.strength(step), self.config.penalty_on)
 
     def after_step(self, step: int) -> Noise | None:
-        """The noise of this step, xi ~ N(0, sigma_t^2)."""
-        return Noise(self.noise_std(step), self.config.noise_times_lr)
+        """The noise of this step, xi ~ N(0, sigma_t^2); None where sigma_t is 0."""
+        std = self.noise_std(step)
+        return Noise(std, self.config.noise_times_lr) if std else None
 
     def is_due(self, step: int) -> bool:
         """t % tau = 0, once pruning has begun; with a budget at the marks of its course."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.errors import UsageError
-from demp.parallel import local_piece, sharded_like
+from demp.parallel import is_sharded, local_piece, sharded_like
 
 SEED_STRIDE = 1_000_003
 
@@ -62,19 +62,21 @@ def add_noise(targets: list[Target], noise: Noise, *, seed: int, step: int, scra
     for target in targets:
         weight = target.parameter
         scale = noise.std * target.factor
+        place, mask = weight, target.mask
         deviates = room_for(weight, scratch).normal_(generator=sources[weight.device])
-        place, mine = local_piece(weight), local_piece(sharded_like(deviates, weight))
-        if target.mask is None:
-            place.add_(mine, alpha=scale)
+        if is_sharded(weight):
+            place, deviates = local_piece(weight), local_piece(sharded_like(deviates, weight))
+            if mask is not None and mask.shape[0] > 1:
+                mask = local_piece(sharded_like(mask, weight))
+        if mask is None:
+            place.add_(deviates, alpha=scale)
         else:
-            repeated = target.mask.shape[0] == 1
-            mask = target.mask if repeated else local_piece(sharded_like(target.mask, weight))
-            place.addcmul_(mine, mask.to(weight.dtype), value=scale)
+            place.addcmul_(deviates, mask.to(weight.dtype), value=scale)
 
 
 def room_for(weight: Tensor, scratch: Scratch) -> Tensor:
     """Scratch memory in the shape of a weight."""
     key, size = (weight.device, weight.dtype), weight.numel()
-    if key not in scratch or len(scratch[key]) < size:
+    if key not in scratch or scratch[key].numel() < size:
         scratch[key] = torch.empty(size, dtype=weight.dtype, device=weight.device)
     return scratch[key][:size].view(weight.shape)

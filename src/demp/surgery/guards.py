@@ -25,10 +25,13 @@ def outside_autocast() -> Iterator[None]:
     A region keeps casts of weights. They are of the weights as they were before the step and before the cut, so who
     cuts drops them (``torch.clear_autocast_cache``), and the region makes new ones when they are needed.
     """
+    casting = [device for device in DEVICE_TYPES if torch.is_autocast_enabled(device)]
+    if not casting and not torch.is_inference_mode_enabled():
+        yield  # at nearly every step, where entering regions would take longer than the rest of the hook
+        return
     with torch.inference_mode(False), ExitStack() as stack:
-        for device in DEVICE_TYPES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+        for device in casting:
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 
