@@ -135,45 +135,46 @@ def inspect(
     model = user_module(model)
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
     names = {name for name, _ in model.named_parameters()}
-    letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
-    total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
-    sizes = owned_by(graph, names)
-    counted = torch.zeros(graph.classes, dtype=torch.bool)
-    why: dict[str, list[str]] = {}
-    for refusal in graph.refused:
-        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
-    first = first_rows(graph)
-    saved = saved_flops(graph, first)
-    rows = []
-    for number, layer in enumerate(graph.layers):
-        mine = layer.classes[layer.removable]
-        fresh = mine[first[mine] == number]
-        counted[fresh] = True
-        rows.append(
-            Row(
-                layer.name,
-                layer.activation,
-                layer.width,
-                len(mine),
-                letters.get(layer.name, ""),
-                int(sizes[fresh].sum()),
-                round(float(saved[number])),
-                "; ".join(why.get(layer.name, [])),
-            )
-        )
-    every = counted.clone()
-    left = graph.at(every).parameters(names)
+    total = sum(p.numel() for p in model.parameters())
+    removable = torch.zeros(graph.classes, dtype=torch.bool)
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
     return Inspection(
         type(model).__name__,
         total,
-        flops,
+        graph.dense.flops(),
         graph.dense.neurons,
-        sum(int(n.removable.sum()) for n in graph.layers),
-        total - left,
-        tuple(rows),
+        sum(int(layer.removable.sum()) for layer in graph.layers),
+        total - graph.at(removable).parameters(names),
+        rows_of(graph, names),
         graph.notes,
         tuple(refusal for refusal in graph.refused if refusal.name not in graph.index),
     )
+
+
+def rows_of(graph: NeuronGraph, names: set[str]) -> tuple[Row, ...]:
+    """A row per layer; what belongs to neurons of several layers is counted in the first. ``names``: parameters."""
+    letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
+    why: dict[str, list[str]] = {}
+    for refusal in graph.refused:
+        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
+    sizes, first = owned_by(graph, names), first_rows(graph)
+    saved = saved_flops(graph, first)
+    rows = []
+    for number, layer in enumerate(graph.layers):
+        own = layer.classes[layer.removable]
+        row = Row(
+            layer.name,
+            layer.activation,
+            layer.width,
+            len(own),
+            letters.get(layer.name, ""),
+            int(sizes[own[first[own] == number]].sum()),
+            round(float(saved[number])),
+            "; ".join(why.get(layer.name, [])),
+        )
+        rows.append(row)
+    return tuple(rows)
 
 
 def first_rows(graph: NeuronGraph) -> Tensor:

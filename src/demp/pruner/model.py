@@ -77,6 +77,18 @@ class CutRequest:
     """What the report says besides its own notes."""
 
 
+def raise_if_uncuttable(model: nn.Module) -> None:
+    """The model must be one that demp can cut where it is; its parameters are sharded again if a forward gathered them.
+
+    Raises:
+        UsageError: it is a wrapper itself, or sharded in a way that no cut can follow.
+    """
+    raise_if_wrapper(model)
+    raise_if_unfit_sharding(model)
+    rehearse_renewal(model)
+    reshard(model)
+
+
 class ShrinkingModel:
     """One model under one pruner.
 
@@ -98,10 +110,7 @@ class ShrinkingModel:
         self.given, self.model, self._outputs = given, user_module(given), outputs
         set_forward(self.model, forward)
         raise_if_unknown_outputs(self.model, outputs)
-        raise_if_wrapper(self.model)
-        raise_if_unfit_sharding(self.model)
-        rehearse_renewal(self.model)
-        reshard(self.model)
+        raise_if_uncuttable(self.model)
         self.graph = trace(self.model, example_inputs, outputs=outputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         raise_if_nothing_removable(self.model, self.graph)
