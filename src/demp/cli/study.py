@@ -27,7 +27,7 @@ Ids = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Command):
+class StudyCommand(Command):
     """Make figures and tables of the paper: run what is missing, draw, and say which claims hold."""
 
     ids: Ids = ()

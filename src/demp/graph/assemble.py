@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.class_sets import ClassSets
 from demp.graph.elements import Axis, unique_in_order
 from demp.graph.linear_neurons import mark_linear
@@ -70,7 +70,7 @@ def contraction_reads(recording: Recording, numbering: Numbering) -> Iterator[Re
         )
 
 
-def places_of(recording: Recording, seat: Seat | None) -> tuple[str, ...]:
+def places_of(recording: Recording, seat: CallSeat | None) -> tuple[str, ...]:
     """Where a sum or call stands in all forwards that were followed."""
     return () if seat is None else tuple(sorted(recording.places.get(seat, ())))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.call_rules import along_neurons, note_whole
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.carrying_out import resized
 from demp.graph.elements import Labels
 from demp.graph.grids import Grid
@@ -47,7 +47,7 @@ def follow_sum(trace: TraceState, seat: tuple[str, int], func: Any, args: tuple[
     return out
 
 
-def follow_call(trace: TraceState, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def follow_call(trace: TraceState, seat: CallSeat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call of the user's code: as a whole, or remembered while its operations run."""
     if trace.paused:
         return func(*args, **kwargs)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of
+from demp.graph.calls import INDEXING, CallPlan, CallSeat, entries_of, entry_of
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.operations import UserCall
 from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
@@ -54,7 +54,7 @@ def note_stream(trace: TraceState, axis: Axis | None) -> None:
         trace.recording.streams.append(StreamSeen(trace.running(), axis))
 
 
-def note_read(trace: TraceState, seat: Seat, dim: int, axis: Axis) -> None:
+def note_read(trace: TraceState, seat: CallSeat, dim: int, axis: Axis) -> None:
     """A call of the user's code reads these neurons."""
     trace.read(ReadSeen(":".join(map(str, seat)), 0, 0, dim, -1, axis, seat))
 

@@ -15,7 +15,7 @@ from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
 from demp.graph.inputs import tensors_in
-from demp.graph.joins import Seat, SumWatch
+from demp.graph.joins import SumSeat, SumWatch
 from demp.graph.numbers import Numbers
 from demp.graph.random_state import SEED
 from demp.graph.recomputed import Position, UserCalls
@@ -49,7 +49,7 @@ class Forward:
     out: Any
     left: list[Tensor]
     """Tensors that it left on modules."""
-    positions: dict[Seat | calls.Seat, Position] = field(default_factory=dict)
+    positions: dict[SumSeat | calls.CallSeat, Position] = field(default_factory=dict)
     """Where each sum stands in the code."""
     recomputed: set[Position] = field(default_factory=set)
     """Sums that the backward ran again, outside of any module."""

@@ -242,10 +242,10 @@ def joined(
         yield
 
 
-Seat = tuple[str, int]
+SumSeat = tuple[str, int]
 """Path of the module that owns a sum, and the sum's number in one call of it."""
-OnSum = Callable[[Seat, Any, tuple[Any, ...]], Tensor | None]
-OnCall = Callable[[calls.Seat, Any, tuple[Any, ...], dict[str, Any]], Any]
+OnSum = Callable[[SumSeat, Any, tuple[Any, ...]], Tensor | None]
+OnCall = Callable[[calls.CallSeat, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class SumWatch(TorchFunctionMode):

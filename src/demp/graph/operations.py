@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import CallPlan, CallSeat
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Call:
 class UserCall:
     """A call of the user's code that runs now."""
 
-    def __init__(self, seat: Seat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
+    def __init__(self, seat: CallSeat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
         self.seat, self.func, self.args, self.plan = seat, func, args, plan
 
     @property

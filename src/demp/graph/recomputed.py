@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from demp.graph import branches, calls, carrying_out, joins, sums
 from demp.graph.call_following import follow_call, follow_sum
 from demp.graph.inputs import tensors_in
-from demp.graph.joins import Seat
+from demp.graph.joins import SumSeat
 from demp.graph.trace_state import TraceState
 
 logger = logging.getLogger("demp")
@@ -37,7 +37,7 @@ class UserCalls:
 
     def __init__(self, trace: TraceState, ran: Counter[str], seed: int) -> None:
         self.trace, self.ran, self.seed = trace, ran, seed
-        self.positions: dict[Seat | calls.Seat, Position] = {}
+        self.positions: dict[SumSeat | calls.CallSeat, Position] = {}
         """Where each sum and call stands."""
         self.recomputed: set[Position] = set()
         """Where those stand that the backward ran again, outside of any module."""
@@ -45,17 +45,17 @@ class UserCalls:
         """Did a training forward draw from Python's own random numbers?"""
         self._may_recompute = False
 
-    def sum(self, seat: Seat, func: Any, args: tuple[Any, ...]) -> Tensor:
+    def sum(self, seat: SumSeat, func: Any, args: tuple[Any, ...]) -> Tensor:
         """Follow a sum."""
         self._note(seat)
         return follow_sum(self.trace, seat, func, args)
 
-    def call(self, seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, seat: calls.CallSeat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Follow a call that depends on the number of neurons."""
         self._note(seat)
         return follow_call(self.trace, seat, func, args, kwargs)
 
-    def _note(self, seat: Seat | calls.Seat) -> None:
+    def _note(self, seat: SumSeat | calls.CallSeat) -> None:
         self._may_recompute = self._may_recompute or is_recomputed()
         self.positions[seat] = position()
 

@@ -116,7 +116,7 @@ def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Te
     if transformed():
         return explicit(branch, stream, plan, in_place)
     if indices is None and not torch.compiler.is_compiling():
-        return Slices.apply(branch, stream, plan, in_place)
+        return AddRuns.apply(branch, stream, plan, in_place)
     out = branch if in_place else branch.to(torch.promote_types(branch.dtype, stream.dtype), copy=True)
     if indices is None:
         return add_runs(out, stream, plan)
@@ -157,7 +157,7 @@ def explicit(branch: Any, stream: Any, plan: JoinPlan, in_place: bool) -> Any:
     return branch.copy_(out) if in_place else out
 
 
-class Slices(torch.autograd.Function):
+class AddRuns(torch.autograd.Function):
     """A join by slices. Autograd on its own would copy the whole gradient once per run."""
 
     @staticmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.drawn import NO_NEURONS, binds
 from demp.graph.elements import Axis, Elements, Labels, newest
 from demp.graph.frames import Frames
@@ -84,7 +84,7 @@ class TraceState:
             with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
                 self.known[tensor] = found.settle(packed=packed)
 
-    def learn(self, seat: Seat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
+    def learn(self, seat: CallSeat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
         """A call of the user's code was followed as a whole: what it made."""
         self.known.update(found)
         before = [labels for tensor in operands if isinstance(labels := self.raw(tensor), Labels)]

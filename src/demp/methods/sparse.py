@@ -69,7 +69,7 @@ class MaskConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class Window:
+class UpdateSteps:
     """The steps on which masks change: multiples of ``every`` in [first, last]; 0-based, both ends included."""
 
     every: int
@@ -77,7 +77,7 @@ class Window:
     last: int
 
     @classmethod
-    def of(cls, config: MaskConfig, total_steps: int, usual: float = MASK_SHARE) -> "Window":
+    def of(cls, config: MaskConfig, total_steps: int, usual: float = MASK_SHARE) -> "UpdateSteps":
         """The window of a run; ``usual`` is the share of it between updates where the config has no number of steps."""
         every = config.mask_every or max(1, round(usual * total_steps))
         return cls(every, round(config.mask_from * total_steps), round(config.mask_until * total_steps))
@@ -98,7 +98,7 @@ class SparseMethod(MaskMethod):
 
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        self.window = Window.of(config, total_steps, self.update_share)
+        self.window = UpdateSteps.of(config, total_steps, self.update_share)
 
     def criterion(self) -> Criterion:
         """Neurons whose inputs are masked go only if they say nothing at all."""

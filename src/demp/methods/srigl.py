@@ -153,17 +153,17 @@ class SRigL(SparseMethod):
             return 0
         return max(1, int(self.config.min_salient * (fan_in if self.config.min_salient_of == "constant" else dense)))
 
-    def _layers(self, view: View) -> list["Layer"]:
+    def _layers(self, view: View) -> list["SparseLayer"]:
         """Every weight that masks may thin out."""
         shares, floor = self.densities(view), self.config.weight_floor
         return [
-            Layer(name, weight, neuron_axis(view.graph, name), kept(weight.numel(), shares[name], floor))
+            SparseLayer(name, weight, neuron_axis(view.graph, name), kept(weight.numel(), shares[name], floor))
             for name, weight in thinned(self.config, view).items()
         ]
 
 
 @dataclass(frozen=True)
-class Layer:
+class SparseLayer:
     """One weight, the axis along which its neurons lie, and how many entries it may have."""
 
     name: str

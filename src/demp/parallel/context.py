@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError, DempError
 from demp.parallel import compiled, ranks, shards, wrappers
-from demp.parallel.ranks import Group
+from demp.parallel.ranks import ProcessGroup
 from demp.parallel.wrappers import Wrappers
 
 
@@ -21,7 +21,7 @@ class Context:
     alone answers for itself, and waits for nobody.
     """
 
-    group: Group = None
+    group: ProcessGroup = None
     """The ranks that train it together; None: this process is alone."""
     wrappers: Wrappers = ()
     """Every ``DistributedDataParallel`` around it."""

@@ -46,7 +46,7 @@ class Slices:
             divisors = torch.cat([divisors, divisors.new_full((1,), math.inf)])[self._group]
         return weight / divisors.view(self._shape)
 
-    def spread(self, factors: Tensor) -> Tensor:
+    def per_index(self, factors: Tensor) -> Tensor:
         """One factor per class, as a tensor that broadcasts against this rank's piece of the weight."""
         mine = factors.to(self.parameter.dtype)[self.classes]
         if self.axis == 0:

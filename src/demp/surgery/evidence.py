@@ -26,7 +26,7 @@ SAME = 3.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CutOutcome:
     """What came out of an operation: the plan that was carried out, and what its proof measured."""
 
     plan: Plan
@@ -64,8 +64,8 @@ def before_cut(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
 
 
 def proven(
-    live: LiveModel, before: Before, options: VerifyOptions, settled: Settled | None, outcome: Outcome
-) -> Outcome:
+    live: LiveModel, before: Before, options: VerifyOptions, settled: Settled | None, outcome: CutOutcome
+) -> CutOutcome:
     """Compare the cut model with what it computed before; the outcome with what was measured.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from demp.activity.tally import Key, key_of
 from demp.graph import NeuronGraph
-from demp.surgery.groups import Group, carried, carried_positions, every, grouped, homes_of, steadiness
+from demp.surgery.groups import UseGroup, carried, carried_positions, every, grouped, homes_of, steadiness
 from demp.surgery.plan import Plan
 from demp.surgery.readers import Readers, Use
 
@@ -113,7 +113,7 @@ def sums(readers: Readers) -> Iterator[Use]:
     return (use for use in every(readers) if use.read.seat is not None)
 
 
-def fitting(group: Group, constant: Tensor) -> Group:
+def fitting(group: UseGroup, constant: Tensor) -> UseGroup:
     """The same group without homes of another number of channels than its readers make."""
     sizes = {home.channels for home in group.homes if home.tensor is not None}
     if not sizes or not bool(constant[group.classes].any()) or sizes == {len(group.made_of(constant)[0])}:
@@ -121,7 +121,7 @@ def fitting(group: Group, constant: Tensor) -> Group:
     return replace(group, homes=())
 
 
-def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> str:
+def way(group: UseGroup, constant: Tensor, required: bool, carry_borders: bool) -> str:
     """How the constants of a group move: ``bias``, ``norm``, ``carrier``, ``border`` (about right) or ``none``."""
     if not bool(constant[group.classes].any()):
         return "none"
@@ -152,7 +152,7 @@ def summed_up(readers: Readers, constant: Tensor) -> dict[int, str]:
     return found
 
 
-def unequal(groups: list[Group], constant: Tensor) -> dict[int, str]:
+def unequal(groups: list[UseGroup], constant: Tensor) -> dict[int, str]:
     """Classes that the uses of one weight read as different constants."""
     found = {}
     for group in (g for g in groups if len(g.uses) > 1):
@@ -164,7 +164,7 @@ def unequal(groups: list[Group], constant: Tensor) -> dict[int, str]:
     return found
 
 
-def chosen_carriers(groups: list[Group], constant: Tensor, stay: dict[int, str]) -> dict[int, int]:
+def chosen_carriers(groups: list[UseGroup], constant: Tensor, stay: dict[int, str]) -> dict[int, int]:
     """Group -> the class that carries for it; carriers, and those whom nobody can carry, are added to ``stay``.
 
     One that carries elsewhere already is taken again; else the steadiest of those that were to go. A group without one
@@ -192,7 +192,7 @@ def chosen_carriers(groups: list[Group], constant: Tensor, stay: dict[int, str])
 
 
 def moved(
-    group: Group, readers: Readers, going: Tensor, left: Tensor, how: str, carriers: dict[int, int]
+    group: UseGroup, readers: Readers, going: Tensor, left: Tensor, how: str, carriers: dict[int, int]
 ) -> tuple[list[Shift], Seen]:
     """What tensors gain for one group, and what its uses see."""
     size = len(group.classes)

@@ -59,12 +59,12 @@ class Use:
     """Of each position that is there."""
     made: Made | None
     """Of a contraction what it makes; of a residual sum its other side."""
-    call: "Call | None" = None
+    call: "ContractionCall | None" = None
     """The contraction; None for a residual sum."""
 
 
 @dataclass(frozen=True)
-class Call:
+class ContractionCall:
     """One contraction: operation, arguments, and which of them are the operand (its shape alone) and the weight."""
 
     name: str
@@ -225,10 +225,10 @@ class ReaderWatch(ReadObserver):
         shape = torch.empty(operand.shape, device="meta")
         args = (*args[: read.operand], shape, *args[read.operand + 1 :])
         args = tuple(a.data if isinstance(a, Tensor) else a for a in args)  # no views that outlive a step
-        call = Call(name, func, args, kwargs, read.operand, 2 * first + 1 - read.operand)
+        call = ContractionCall(name, func, args, kwargs, read.operand, 2 * first + 1 - read.operand)
         self._use = self._note(read, operand, None, call)
 
-    def _note(self, read: Read, operand: Tensor, made: Made | None, call: Call | None) -> Use | None:
+    def _note(self, read: Read, operand: Tensor, made: Made | None, call: ContractionCall | None) -> Use | None:
         here = self._here[key_of(read)]
         if operand.numel() == 0 or operand.shape[read.axis] != len(here):
             return None

@@ -12,7 +12,7 @@ from demp.graph import GraphState
 from demp.parallel import Context
 from demp.surgery.constants import Settled, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
-from demp.surgery.evidence import Outcome, before_cut, proven
+from demp.surgery.evidence import CutOutcome, before_cut, proven
 from demp.surgery.guards import raise_if_unshrinkable
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
@@ -42,7 +42,7 @@ def execute(
     raise_if_other_plans(plan, live.context)
     with live.context.together():
         raise_if_changed_model(live.tensors, plan.before)
-    entries, outcome = live.entries, Outcome(plan)
+    entries, outcome = live.entries, CutOutcome(plan)
     if not plan.empty:
         with live.context.renewed():
             outcome = operate(live, plan, options)
@@ -50,7 +50,7 @@ def execute(
     return replace(report, step=step, judged=dict(judged or {})), outcome.plan
 
 
-def report_of(live: LiveModel, outcome: Outcome, options: VerifyOptions, began: float, entries: int) -> CutReport:
+def report_of(live: LiveModel, outcome: CutOutcome, options: VerifyOptions, began: float, entries: int) -> CutReport:
     """The report on a cut that ``began`` then, when the parameters had so many ``entries``.
 
     Seconds, difference and drift are those of the rank where they are largest.
@@ -95,7 +95,7 @@ def raise_if_other_plans(plan: Plan, context: Context) -> None:
     context.raise_if_disagreement("planned another cut", plan.hash, remedy=remedy)
 
 
-def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
+def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> CutOutcome:
     """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back.
 
     Raises:
@@ -106,7 +106,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
     raise_if_other_plans(settled.plan, live.context)
     if settled.plan.empty:
-        return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
+        return CutOutcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
         return apply_plan(live, settled.plan, options, settled)
     except Disagreement as error:
@@ -117,7 +117,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
         return operate(live, plan.without(stay), options)
 
 
-def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
+def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> CutOutcome:
     """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back.
 
     Raises:
@@ -141,7 +141,7 @@ def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
             remember(live.model, plan.after, options.example_inputs, live.base)
             for module in live.modules:  # a copy can be saved too
                 put_record(module, record_of(live.model))
-        outcome = proven(live, before, options, settled, Outcome(plan, seconds))
+        outcome = proven(live, before, options, settled, CutOutcome(plan, seconds))
         return replace(outcome, notes=change.notes + outcome.notes)
     except BaseException as error:
         undo_log.roll_back()

@@ -10,9 +10,9 @@ from demp.experiments.report.figures.looks import Looks
 from demp.experiments.report.figures.speed import speed
 from demp.experiments.report.figures.spending import cost, size
 from demp.experiments.report.figures.survival import revival, survival
-from demp.experiments.report.runs import Run
+from demp.experiments.report.runs import ReportedRun
 from demp.experiments.report.sources import Material
-from demp.experiments.report.studies import Study
+from demp.experiments.report.studies import StudySummary
 from demp.experiments.report.svg import HALF, NARROW, WIDE, Figure, Panel
 from demp.experiments.report.tables import (
     claims_table,
@@ -86,7 +86,7 @@ def panel(one: Panel, count: int) -> Markup:
     return tag("div", *both, class_="panel half" if half else "panel")
 
 
-def details(shown: Sequence[Run], several: bool) -> Markup:
+def details(shown: Sequence[ReportedRun], several: bool) -> Markup:
     """What single runs did, one at a time where there are several."""
     articles, options = [], []
     for at, run in enumerate(shown):
@@ -120,7 +120,7 @@ def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Mark
     return tag("section", tag("h2", "All numbers", class_="part"), note, tables)
 
 
-def studies(found: Sequence[Study]) -> Markup:
+def studies(found: Sequence[StudySummary]) -> Markup:
     """Claims with the paper's number beside ours, then every study's own figure and table."""
     parts = []
     if any(study.claims for study in found):
@@ -138,7 +138,7 @@ def studies(found: Sequence[Study]) -> Markup:
     return together(parts)
 
 
-def figure_of(study: Study) -> Markup:
+def figure_of(study: StudySummary) -> Markup:
     """Its figure as an image, which can run no script."""
     if not study.figure:
         return Markup()

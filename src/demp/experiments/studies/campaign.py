@@ -12,7 +12,7 @@ from demp.experiments.studies import drawing, result_store
 from demp.experiments.studies.base import NONE, SCALES, SEEDS, Claim, Study, Table, check_scale, data_read
 from demp.experiments.studies.result_store import Known, ResultStore
 from demp.experiments.sweep import Job, Sweep
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 from demp.files.study import SCHEMA
 from demp.train import sources
 from demp.train.extras import need
@@ -26,7 +26,7 @@ class Shown:
     study: Study
     scale: str
     planned: int
-    records: list[Record]
+    records: list[Result]
     failed: list[str]
     table: Table | None
     claims: list[Claim]
@@ -62,7 +62,7 @@ class Campaign:
         check_scale(store.scale)
         self.studies, self.store, self.scale = list(studies), store, store.scale
         self.seeds = SEEDS[self.scale] if seeds is None else seeds
-        self.known: dict[str, Record] = store.known()
+        self.known: dict[str, Result] = store.known()
         self.plans = {study.id: study.plan(self.scale, self.seeds) for study in self.studies}
         self.jobs = in_turns(list(self.plans.values()))
 
