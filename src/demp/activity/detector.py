@@ -84,7 +84,7 @@ class Detector:
         hook = Hook(self._remember)
         self._hook = self._model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
-    def watch_others(self) -> None:
+    def watch_held_out(self) -> None:
         """Remember the last training batch before a check on batches, where neurons leave with constants."""
         constants = any(self._criterion.of_moments(layer.activation) for layer in self._graph.layers)
         if self._window is None and constants:
@@ -152,8 +152,8 @@ class Detector:
             self._few_run = runs(self._model, few)
         return few if self._few_run else self._proof
 
-    def others(self) -> Any:
-        """The last training batch, where the detection looked at batches of its own; None if there was none."""
+    def held_out(self) -> Any:
+        """Examples of the last training batch where the detection looks at other batches; None if there are none."""
         if self._window is not None or self._last_inputs is None:
             return None
         return first_examples(self._last_inputs, PROOF_EXAMPLES)

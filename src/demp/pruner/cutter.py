@@ -13,7 +13,7 @@ from demp.pruner.summary import show
 from demp.pruner.validation import left_out
 from demp.pruner.view import LiveView, last_check
 from demp.regularization.targets import LiveNeurons
-from demp.surgery import CutReport
+from demp.surgery import CutReport, VerifyOptions
 
 
 class Cutter:
@@ -39,7 +39,8 @@ class Cutter:
         """A report of the final check, which was made before a restart."""
         run = self._run
         notes = ("made before the restart",)
-        run.shrinking.cut(CutRequest({}, run.config.limits(), run.detector.proof(), step=run.step, notes=notes))
+        proof = VerifyOptions(run.detector.proof())
+        run.shrinking.cut(CutRequest({}, run.config.limits(), proof, run.step, notes=notes))
 
     def _select_and_cut(self, final: bool, notes: tuple[str, ...]) -> CutReport:
         run, shrinking = self._run, self._run.shrinking
@@ -58,11 +59,13 @@ class Cutter:
         request = CutRequest(
             neurons,
             run.config.limits(),
-            run.detector.proof(),
-            others=None if rules is None else run.detector.others(),
-            step=run.step,
-            exact=is_exact(run.method, shrinking.graph, selection),
-            constants=rules,
+            VerifyOptions(
+                run.detector.proof(),
+                is_exact(run.method, shrinking.graph, selection),
+                constants=rules,
+                held_out=None if rules is None else run.detector.held_out(),
+            ),
+            run.step,
             ranking=ranked(shrinking.graph, deviations) if deviations else None,
             judged=self._view.judged,
             notes=notes,

@@ -24,7 +24,6 @@ from demp.parallel import (
 from demp.pruner.outside import OutsideReaders
 from demp.pruner.validation import raise_if_copy_inside, raise_if_nothing_removable, raise_if_wrapper
 from demp.surgery import (
-    ConstantRules,
     CutReport,
     Limits,
     LiveModel,
@@ -55,20 +54,13 @@ class StillWaitingError(CutError):
 
 @dataclass(frozen=True)
 class CutRequest:
-    """One cut that a check asks of a model: which neurons, how it is proven, and what its report says beside it."""
+    """One cut that a check asks of a model: which neurons, how it is proven, and what its report says besides."""
 
     neurons: Mapping[str, Tensor]
     """Layer -> boolean per neuron, dense numbering."""
     limits: Limits
-    examples: Any
-    """Inputs on which the cut is proven."""
-    others: Any = field(kw_only=True, default=None)
-    """Inputs that nobody looked at, on which what constants change is measured, too."""
+    proof: VerifyOptions
     step: int
-    exact: bool = True
-    """Outputs must not change: all of these neurons are dead."""
-    constants: ConstantRules | None = None
-    """How the constants of neurons that are the same for every example move; None: they are zeros."""
     ranking: Tensor | None = None
     """One number per class: of neurons that could go, those that it puts highest stay for floors and the like."""
     judged: Mapping[str, int] = field(default_factory=dict)
@@ -238,9 +230,7 @@ class ShrinkingModel:
         if not plan.empty:
             self._raise_if_held()
             self.warn_of_copies()
-        options = VerifyOptions(
-            request.examples, request.exact, constants=request.constants, outputs=self._outputs, others=request.others
-        )
+        options = dataclasses.replace(request.proof, outputs=self._outputs)
         report, plan = execute(self._live(), plan, options, step=request.step, judged=request.judged)
         report = dataclasses.replace(report, notes=(*report.notes, *request.notes))
         self.state = plan.after

@@ -52,7 +52,7 @@ class PruningRun:
         shrinking.masks = self.masks.kept
         self.detector = self._new_detector()
         if not shrinking.context.compiled:
-            self.detector.watch_others()
+            self.detector.watch_held_out()
         self.scales = OutputScales(model, graph)
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward

@@ -13,7 +13,7 @@ from demp.surgery.proving import (
     Proof,
     Reference,
     VerifyOptions,
-    outputs_on_others,
+    outputs_on_held_out,
     prove,
     raise_if_difference,
     refer,
@@ -48,8 +48,8 @@ class Before:
     """None: nothing is to be proven."""
     in_training: list[Tensor] | None
     """Outputs in training mode without the neurons; None: not to be proven."""
-    others: list[Tensor] | None
-    """Outputs on examples that nobody looked at, where constants move."""
+    held_out: list[Tensor] | None
+    """Outputs on examples on which no dead neurons were looked for, where constants move."""
     copies: list[CopyReference]
 
 
@@ -58,7 +58,7 @@ def before_cut(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
     return Before(
         refer(live.model, plan, options, settled),
         None if settled is not None else refer_training(live, plan, options),
-        None if settled is None else outputs_on_others(live.model, options),
+        None if settled is None else outputs_on_held_out(live.model, options),
         refer_copies(live, plan, options, constants=settled is not None),
     )
 
@@ -75,7 +75,7 @@ def proven(
     with live.context.whole(*live.modules), live.context.together():
         found = None if before.reference is None else prove(live.model, before.reference, options)
         drifts = prove_copies(before.copies, options)
-        beyond = None if before.others is None else outputs_on_others(live.model, options)
+        beyond = None if before.held_out is None else outputs_on_held_out(live.model, options)
     notes = notes_on(before.copies)
     if settled is not None:
         notes, outcome = notes + settled.notes, replace(outcome, apart=counts(settled))
@@ -85,7 +85,7 @@ def proven(
     prove_training(live.model, before.in_training, options)
     drift, more = found.drift, ()
     if settled is not None:
-        drift, more = drift_of(found, before.others, beyond, live.context)
+        drift, more = drift_of(found, before.held_out, beyond, live.context)
     copies = worst(drifts, live.context)
     return replace(outcome, difference=found.gap, drift=drift, notes=notes + more, copies=copies)
 
