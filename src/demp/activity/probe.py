@@ -141,13 +141,23 @@ def alive(
     criterion: Criterion | CriterionKind = "auto",
     graph: NeuronGraph | None = None,
 ) -> dict[str, Tensor]:
-    """Layer name -> boolean per neuron: alive on these batches.
+    """Find out which neurons are alive on these batches: layer name -> boolean per neuron, of shape (width,).
 
-    A neuron is alive if any batch shows it alive at any of its read points. Each batch is a tuple of the model's
-    arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
+    A neuron is alive if any batch shows it alive at any of its consumers (Sec. 2 of the paper); what dead means for
+    each activation is the ``criterion``'s. Each batch is a tuple of the model's arguments, a dict of them, or a single
+    tensor; the model runs in evaluation mode without gradients. Layers and neurons are those of `demp.trace` on the
+    model as it stands; a ``graph`` of it saves tracing again.
 
     Raises:
         UsageError: there is no batch, or the model does not run on one.
+        TraceError: the model cannot be traced on the first batch.
+
+    >>> import demp
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> _ = model[0].bias.data.copy_(torch.tensor([100.0, -100.0, 100.0]))
+    >>> demp.alive(model, [torch.rand(16, 2)])["1"]
+    tensor([ True, False,  True])
     """
     chosen = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
     batches = list(batches)

@@ -119,7 +119,7 @@ class Tally:
         return LayerPositions(part.layer, part.positions[kept], part.neuron[kept])
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """What was seen so far, as tensors by name."""
         return {
             "dead": [flags.clone() for flags in self._dead],
             "seen": [list(key) for key in sorted(self.seen)],
@@ -208,7 +208,7 @@ def members_of(part: LayerPositions) -> tuple[Tensor, Tensor]:
 
 
 def key_of(read: Read) -> Key:
-    """What tells read points apart."""
+    """What identifies a place where neurons are read: the weight, and which of its uses."""
     return read.weight, read.use
 
 

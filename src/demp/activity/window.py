@@ -62,7 +62,7 @@ class Window:
 
     @property
     def is_open(self) -> bool:
-        """Are the hooks in place?"""
+        """Are the hooks in place, so that forwards are watched?"""
         return self._tally is not None
 
     def open(self, state: GraphState) -> None:
@@ -131,7 +131,7 @@ class Window:
         self._depth = max(0, self._depth - 1)
 
     def _counts(self, module: nn.Module) -> bool:
-        """Is this a training forward?"""
+        """Is this a training forward, which the window watches?"""
         if in_backward():
             return False
         if self._model.training or module.training:

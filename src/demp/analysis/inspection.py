@@ -18,14 +18,14 @@ from demp.parallel import user_module
 
 @dataclass(frozen=True)
 class Row:
-    """One layer."""
+    """One layer in the table of `demp.inspect`."""
 
     layer: str
     activation: str
     width: int
     removable: int
     group: str
-    """Letter shared by coupled layers: their neurons go together. Empty: on its own."""
+    """Letter of all layers that share neurons, which are removed together. Empty: the layer shares none."""
     parameters: int
     """Parameters that the layer's neurons own, with those of coupled layers; shown once per group."""
     flops: int
@@ -106,7 +106,7 @@ class Inspection:
 
 
 def share(part: int, whole: int) -> str:
-    """A percentage, empty for nothing."""
+    """``part`` of ``whole`` as a percentage; an empty string if either is zero."""
     return f"{100 * part / whole:.1f} %" if part and whole else ""
 
 
@@ -128,9 +128,14 @@ def inspect(
     linear: bool = False,
     outputs: Outputs = None,
 ) -> Inspection:
-    """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
+    """Trace ``model`` and say what demp could remove from it, layer by layer; printed, a table. Nothing is changed.
 
-    ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
+    Each row has the layer's width, how many of its neurons may be removed and why others may not, the layers that it
+    shares neurons with, and the parameters and FLOPs that belong to its neurons. FLOPs are those of one forward on the
+    whole of ``example_inputs``. ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
+
+    Raises:
+        TraceError: the model does not run on the example inputs.
     """
     model = user_module(model)
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
@@ -201,7 +206,7 @@ def saved_flops(graph: NeuronGraph, owner: Tensor) -> Tensor:
 
 
 def groups(graph: NeuronGraph) -> list[list[str]]:
-    """Coupled layers, in forward order."""
+    """Names of layers that share neurons, one list per group, in forward order."""
     order = {layer.name: i for i, layer in enumerate(graph.layers)}
     return [sorted(group, key=order.__getitem__) for group in coupled_groups(graph)]
 

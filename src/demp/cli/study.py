@@ -57,7 +57,7 @@ class StudyCommand(Command):
     """Run nothing: figure, table and claims of what is at hand."""
 
     def run(self) -> dict[str, Any]:
-        """List, or run and show."""
+        """List the studies, or run the chosen ones and show figures, tables and claims."""
         console = self.console()
         if self.ids == (LIST,):
             return self._list(console)

@@ -185,7 +185,7 @@ def embedding_widths(own: Any, changes: dict[int, set[int]]) -> list[dict[str, A
 
 
 def epsilons(model: nn.Module) -> set[Any]:
-    """Every eps of its norms."""
+    """All values that eps has in norms of the model."""
     return {getattr(m, name) for m in model.modules() for name in EPS if hasattr(m, name)}
 
 

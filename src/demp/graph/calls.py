@@ -82,7 +82,7 @@ class CallPlan:
 
 
 def entries_of(index: Any) -> tuple[Any, ...]:
-    """What stands between the brackets."""
+    """The entries of an index, ``i`` and ``j`` of ``x[i, j]``, as a tuple."""
     return index if isinstance(index, tuple) else (index,)
 
 

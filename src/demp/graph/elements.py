@@ -113,7 +113,7 @@ class Elements:
         return self._site_index[sites]
 
     def sites_of(self, number: int) -> frozenset[int]:
-        """The set behind a number."""
+        """The set of activation sites that has this number."""
         return self._site_sets[number]
 
     def renumber_sites(self, new: dict[int, int]) -> None:

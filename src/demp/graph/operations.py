@@ -42,5 +42,5 @@ class UserCall:
         return self.seat[1]
 
     def on(self, tensor: Tensor) -> bool:
-        """Is this its first argument?"""
+        """Is this tensor the first argument of the call?"""
         return bool(self.args) and self.args[0] is tensor

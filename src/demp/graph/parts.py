@@ -126,7 +126,7 @@ class Layer:
 
     @property
     def width(self) -> int:
-        """Neurons in the dense model."""
+        """The number of neurons in the dense model."""
         return len(self.classes)
 
 

@@ -46,7 +46,7 @@ class UserCalls:
         self._may_recompute = False
 
     def sum(self, seat: SumSeat, func: Any, args: tuple[Any, ...]) -> Tensor:
-        """Follow a sum."""
+        """Follow a residual sum, and note where it stands."""
         self._note(seat)
         return follow_sum(self.trace, seat, func, args)
 

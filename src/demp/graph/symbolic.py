@@ -95,7 +95,7 @@ class SymbolicCalls(Interception):
 
 
 def method(name: str, operand: Any, *args: Any, **kwargs: Any) -> Any:
-    """A method by its name."""
+    """Call the method of this name on a tensor, or on what stands for one."""
     return getattr(operand, name)(*args, **kwargs)
 
 

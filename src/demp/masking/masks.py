@@ -65,7 +65,7 @@ class Masks:
 
     @torch.no_grad()
     def hold_gradients(self) -> None:
-        """Masked weights get no gradient."""
+        """Set the gradients of masked weights to zero."""
         if self.kept:
             self._multiply([(p.grad, mask) for p, mask in self._pairs() if p.grad is not None])
 

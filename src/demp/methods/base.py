@@ -218,11 +218,11 @@ class Method(EarlierMethod):
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart."""
+        """Return what the method must know after a restart, ready for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a saved state back."""
+        """Go on from a saved state."""
 
 
 def __getattr__(name: str) -> Any:

@@ -89,7 +89,7 @@ class Combination(MaskMethod):
         return self.first.nothing_removed()
 
     def again(self, step: int) -> bool:
-        """While either wants another cut."""
+        """Return whether either of the two methods selects once more at this step."""
         return self.first.again(step) or self.second.again(step)
 
     def select(self, step: int, view: View) -> Selection:

@@ -104,7 +104,7 @@ class Course:
 
     @property
     def done(self) -> bool:
-        """Is the last period over?"""
+        """Is the last period of the phase over?"""
         return self._next >= len(self.marks)
 
     def unfinished(self, step: int) -> str:

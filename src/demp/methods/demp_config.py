@@ -136,17 +136,17 @@ class DemPConfig(MethodConfig):
         check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
 
     def reading(self) -> dict[str, bool]:
-        """How the model is to be read: options of `demp.trace`."""
+        """Return the options of `demp.trace` by which the model is read."""
         return {**super().reading(), "streams": self.streams, "linear": self.linear}
 
     def unused(self) -> tuple[str, ...]:
-        """With a budget: options that were given and have no effect, because neurons fade in place of being pushed."""
+        """Return the names of options that were given and have no effect, since with a budget nothing is pushed."""
         if self.budget is None:
             return ()
         return tuple(f.name for f in fields(self) if f.name in WITHOUT_BUDGET and getattr(self, f.name) != f.default)
 
     def phase(self) -> Phase | None:
-        """The way to the budget, if there is one."""
+        """Return how and when the budget is reached; None without a budget."""
         if self.budget is None:
             return None
         return Phase(

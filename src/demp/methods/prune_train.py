@@ -113,7 +113,7 @@ class PruneTrain(Method):
         return Selection(flags(graph, going), exact=False, notes=notes)
 
     def nothing_removed(self) -> str:
-        """The threshold was not reached."""
+        """A sentence for the report: no slice was below the threshold."""
         return (
             f"nothing was removed: no channel had all of its weights below the threshold of {self.config.threshold:g}; "
             "raise threshold or penalty_share (with Adam the threshold lies above the last learning rate), or give a "

@@ -36,11 +36,13 @@ class LoadReport:
     """What `demp.load_state_dict` did to the model: names that did not match, and tensors that changed their widths."""
 
     missing_keys: tuple[str, ...]
+    """Names of the model that the state dict lacks."""
     unexpected_keys: tuple[str, ...]
+    """Names of the state dict that the model lacks."""
     resized: tuple[str, ...]
-    """Tensors that took other entries."""
+    """Names of tensors that took other widths."""
     notes: tuple[str, ...] = ()
-    """What optimizers forgot."""
+    """State of optimizers that begins anew, one sentence each."""
 
 
 def load_state_dict(

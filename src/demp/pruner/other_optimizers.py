@@ -55,12 +55,12 @@ class OtherOptimizers:
         self._seen |= {id(one): weakref.ref(one) for one in optimizers}
 
     def own_step(self) -> None:
-        """The pruner counted a step."""
+        """Note that the pruner's own optimizer has stepped."""
         self._steps += 1
         self._most, self._forwards = max(self._most, self._forwards), 0
 
     def forward(self) -> None:
-        """The model ran in training."""
+        """Note a training forward; warn once if many run without a step of the pruner's own optimizer."""
         self._forwards += 1
         if self._idle or self._forwards <= PATIENCE * max(self._most, USUAL if self._steps else PATIENCE * USUAL):
             return

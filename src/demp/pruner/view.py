@@ -101,7 +101,7 @@ class LiveView(OfRun, EarlierView):
         return found
 
     def scales(self) -> Tensor:
-        """Sizes of the neurons' scales."""
+        """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
         return self._run.scales.sizes(self.state)
 
     def parameters(self) -> Mapping[str, Tensor]:

@@ -46,7 +46,7 @@ class UseGroup:
 
 
 def every(readers: Readers) -> Iterator[Use]:
-    """All read points that ran."""
+    """All uses of weights, and sums, that the forward showed."""
     for some in readers.uses.values():
         yield from some
 

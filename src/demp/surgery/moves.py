@@ -109,7 +109,7 @@ def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
 
 
 def sums(readers: Readers) -> Iterator[Use]:
-    """Those that are residual sums."""
+    """The uses that are residual sums."""
     return (use for use in every(readers) if use.read.seat is not None)
 
 

@@ -35,9 +35,10 @@ class Depths:
 
 @dataclass(frozen=True)
 class CutReport:
-    """One cut, or the finding that there was nothing to cut."""
+    """What one cut did and what its proof measured; or the finding that there was nothing to cut."""
 
     step: int | None
+    """The optimizer step of the run; None of a cut outside of one."""
     removed: int
     """Neurons removed, counted over all layers."""
     layers: dict[str, LayerCut]
@@ -76,7 +77,7 @@ class CutReport:
         return self.removed > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts."""
+        """Return all fields as plain numbers, strings, lists and dicts."""
         return asdict(self)
 
     def __str__(self) -> str:

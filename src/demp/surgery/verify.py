@@ -21,7 +21,7 @@ TF32_TOLERANCE = 1e-2
 
 
 def tolerance_for(outputs: list[Tensor]) -> float:
-    """Rounding of the coarsest output."""
+    """The largest difference, over the largest output, that rounding in the coarsest type of the outputs explains."""
     worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs if t.is_floating_point()), default=1e-10)
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     return (

@@ -26,7 +26,7 @@ class LossWatch:
         self._pending: tuple[int, Tensor, torch.cuda.Event] | None = None
 
     def add(self, step: int, loss: Tensor) -> None:
-        """Take the loss of ``step``."""
+        """Take note of the loss of ``step``."""
         self.flush()
         if self.device.type != "cuda":
             self._take(step, float(loss))

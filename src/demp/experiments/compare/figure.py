@@ -63,7 +63,7 @@ def draw(records: Results) -> Any:
 
 
 def settings(records: Results) -> list[list[Result]]:
-    """The seeds of each setting."""
+    """The results of each setting, one per seed."""
     groups: dict[str, list[Result]] = {}
     for record in records:
         groups.setdefault(words(label(record, "setting")), []).append(record)

@@ -23,7 +23,7 @@ class ComparableRuns:
 
     @cached_property
     def dense(self) -> Dense:
-        """The dense runs among them."""
+        """The dense runs among the runs that can be compared."""
         return Dense(self.runs)
 
 

@@ -29,16 +29,16 @@ class RunGroup:
 
     @property
     def done(self) -> list[ReportedRun]:
-        """The seeds that reached the end."""
+        """The runs that reached their last step, one per seed."""
         return [run for run in self.runs if run.status == DONE]
 
     @property
     def failed(self) -> int:
-        """The seeds that did not."""
+        """How many runs, one per seed, ended with an error."""
         return sum(run.status == FAILED for run in self.runs)
 
     def values(self, value: Value) -> list[float]:
-        """Of all seeds that have one."""
+        """The value of every finished run that has one."""
         return [found for run in self.done if (found := value(run)) is not None]
 
     def mean(self, value: Value) -> float | None:
@@ -109,7 +109,7 @@ def tested(group: RunGroup) -> float | None:
 
 
 def plain(name: str) -> Value:
-    """A number as it is."""
+    """A function that returns this field of a run as it was recorded."""
     return lambda run: run.value(name)
 
 

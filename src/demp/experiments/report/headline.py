@@ -108,7 +108,7 @@ def late_step(group: RunGroup) -> tuple[float | None, str]:
 
 
 def timed(group: RunGroup, dense: Dense) -> str:
-    """How the step was measured."""
+    """A phrase that says how the step time was measured."""
     if any(run.value("step_over_dense") for run in group.done):
         return "of dense's, side by side in turns"
     return (
@@ -119,7 +119,7 @@ def timed(group: RunGroup, dense: Dense) -> str:
 
 
 def counts(run: ReportedRun, name: str) -> str:
-    """2.8 M → 351 k."""
+    """A number before and after pruning, such as 2.8 M → 351 k; empty if one is not known."""
     now, dense = run.value(name), run.value(f"{name}_dense")
     return f"{short(dense)} → {short(now)}" if now is not None and dense is not None else ""
 

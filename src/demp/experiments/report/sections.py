@@ -35,7 +35,7 @@ FIGURES = 1_200_000
 
 
 def split_of(material: Material) -> str:
-    """What the accuracies are of."""
+    """The name of the split on which accuracies were measured."""
     return next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
 
 
@@ -74,7 +74,7 @@ def figure(one: Figure, prefix: str) -> Markup:
 
 
 def key(kind: str, words: str) -> Markup:
-    """An entry of a legend."""
+    """One entry of a legend: a mark and its name."""
     return tag("li", tag("button", swatch(kind), words, type="button", data_m=words, aria_pressed="false"))
 
 
@@ -106,7 +106,7 @@ def details(shown: Sequence[ReportedRun], several: bool) -> Markup:
 
 
 def folded(words: str, content: Markup) -> Markup:
-    """Something that a reader opens."""
+    """A part of the page that a reader opens with a click."""
     return tag("details", tag("summary", words), content) if content else Markup()
 
 

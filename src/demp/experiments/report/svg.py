@@ -63,7 +63,7 @@ def clipped(words: str, most: int) -> str:
 
 
 def headed(words: str, most: int) -> str:
-    """The beginning of a name."""
+    """The first ``most`` characters of a name, with an ellipsis if there are more."""
     return words if len(words) <= most else words[: most - 1] + "…"
 
 

@@ -33,7 +33,7 @@ def table(
 
 
 def heading(words: str, numeric: bool) -> Markup:
-    """The head of a column."""
+    """The head of a column: a button that sorts by it."""
     button = tag("button", words, type="button")
     return tag("th", button, scope="col", aria_sort="none", class_="n" if numeric else None)
 
@@ -159,7 +159,7 @@ def cuts_table(run: ReportedRun, at: int) -> Markup:
 
 
 def claims_table(studies: list[StudySummary]) -> Markup:
-    """The paper's number beside ours."""
+    """A table of claims with the paper's number beside ours."""
     signs = {True: "✓ ", False: "✗ ", None: "? "}
     rows = [
         [

@@ -196,7 +196,7 @@ def page(shown: Shown) -> str:
 
 
 def listed(title: str, lines: Sequence[str]) -> str:
-    """A titled list, or nothing."""
+    """Items under a title; empty without items."""
     return f"{title} ({len(lines)}):\n\n" + "\n".join(f"* {line}" for line in lines) if lines else ""
 
 

@@ -86,7 +86,7 @@ class Fig12(Study):
 
 
 def by_optimizer(records: Results) -> dict[str, list[Result]]:
-    """The seeds of each optimizer."""
+    """The results of each optimizer, one per seed."""
     return groups(records, lambda labels: labels["optimizer"])
 
 
@@ -97,5 +97,5 @@ def difference(run: Result) -> float:
 
 
 def apart(runs: list[Result]) -> str:
-    """In words, mean over seeds."""
+    """The mean difference over seeds, as a percentage."""
     return percent(statistics.fmean(difference(run) for run in runs), None, 2)

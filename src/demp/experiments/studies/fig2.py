@@ -112,7 +112,7 @@ def along(found: Sequence[Point], panel: str, line: str) -> list[tuple[float, Po
 
 
 def strength(point: Point) -> float:
-    """Peak strength of a point."""
+    """The peak strength of the penalty (lambda) of a point."""
     return float(point.runs[0]["labels"]["setting"]["peak_strength"])
 
 

@@ -80,7 +80,7 @@ class Fig9(Study):
         return Table(headings, tuple(rows), ("Of a walk that diverged: at its last count before.",))
 
     def claims(self, records: Results) -> list[Claim]:
-        """Sec. 2.2 and the caption."""
+        """Claims of Sec. 2.2 and of the caption of Fig. 9."""
         return [
             noise_kills(records),
             asymmetric(records),
@@ -91,7 +91,7 @@ class Fig9(Study):
 
 
 def one(regime: Regime, rate: float, scale: str, seed: int) -> Job:
-    """The job of one walk."""
+    """The job of one walk, with its labels."""
     walk = Walk(regime=regime, rate=rate, seed=seed, **(SIZES[scale] if regime == "sgd-noise" else without_full(scale)))
     return job(WORK, walk.arguments(), {"regime": regime, "rate": rate, "seed": seed}, f"{regime}-{rate:g}-s{seed}")
 
@@ -112,7 +112,7 @@ def counting(walk: Walk) -> float:
 
 
 def behind(walk: Walk) -> int:
-    """Images behind the mean gradient."""
+    """How many images the mean gradient that is subtracted is computed on."""
     return (walk.full or walk.pictures) if walk.regime == "sgd-noise" else 0
 
 
@@ -147,7 +147,7 @@ def draw(axes: Any, records: Results, regime: str) -> None:
 
 
 def cells(regime: Regime, rate: float, runs: Sequence[Result]) -> tuple[str, ...]:
-    """A row of the table."""
+    """The cells of one row of the table: one regime at one rate."""
     dead = [run["dead"] for run in runs]
     spread = f" ± {statistics.stdev(dead):.1f}" if len(dead) > 1 else ""
     ended = [str(run["diverged_at"]) for run in runs if run["diverged_at"] is not None]
@@ -190,7 +190,7 @@ def counts_text(dead: Mapping[float, float], digits: int = 0) -> str:
 
 
 def noise_kills(records: Results) -> Claim:
-    """Of the noise of minibatches."""
+    """The claim that the noise of minibatches alone kills neurons."""
     dead, early = ends(records, "sgd-noise"), diverged(records, "sgd-noise")
     return Claim(
         sentence="The noise of minibatches alone kills neurons of a network that begins with none dead, at every rate.",

@@ -45,7 +45,7 @@ class Point:
 
     @property
     def neurons(self) -> float:
-        """Neuron sparsity, mean over seeds."""
+        """Return the neuron sparsity, as a mean over seeds."""
         return self.mean("neuron_sparsity")
 
     @property
@@ -166,7 +166,7 @@ class Frontier(Study):
 
     @abstractmethod
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
-        """The claims about the points."""
+        """Return the claims that compare points of this figure."""
 
     def claims(self, records: Results) -> list[Claim]:
         """From the points of the records."""
@@ -196,7 +196,7 @@ class Frontier(Study):
 
 
 def draw(axes: Any, found: Sequence[Point], axis: str, look: Mapping[str, Mapping[str, Any]]) -> None:
-    """The lines of one panel."""
+    """Draw all lines of one panel."""
     for name in dict.fromkeys(point.line for point in found):
         line = [point for point in found if point.line == name]
         if name == DENSE_LINE:
@@ -216,7 +216,7 @@ def level(axes: Any, accuracies: Sequence[float]) -> None:
 
 
 def split_of(records: Results) -> str:
-    """What the accuracies are of."""
+    """The name of the split on which accuracies were measured."""
     return next((record["split"] for record in records), "test")
 
 
@@ -275,5 +275,5 @@ def percent(value: float, std: float | None = None, digits: int = 1) -> str:
 
 
 def ratio(values: Sequence[float]) -> str:
-    """The mean with two digits."""
+    """The mean of a ratio over seeds, with two digits."""
     return f"{statistics.fmean(values):.2f}" if values else NONE

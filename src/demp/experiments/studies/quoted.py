@@ -106,7 +106,7 @@ def cells(row: Quoted | None, name: str, point: Point | None, records: Results) 
 
 
 def quoted_cells(row: Quoted) -> list[str]:
-    """As the paper prints them."""
+    """The cells of a row of the paper, written as the paper prints them."""
     shares = [NONE if value is None else f"{value:g} %" for value in (row.neurons, row.weights)]
     costs = [NONE if value is None else f"{value:g}" for value in (row.time, row.train_flops, row.flops)]
     std = "" if row.std is None else f" ± {row.std:.2f}"
@@ -151,6 +151,6 @@ def dense_of(found: Sequence[Point]) -> Point | None:
 
 
 def speed(point: Point, records: Results) -> float | None:
-    """Training time over dense training's."""
+    """Training time as a share of that of dense training."""
     ratios: list[Any] = times(point.runs, records)
     return statistics.fmean(ratios) if ratios else None

@@ -36,7 +36,7 @@ class Worker(Protocol):
         ...
 
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the worker at once, without a checkpoint."""
         ...
 
     def join(self) -> None:

@@ -140,7 +140,7 @@ class Sweep:
         ]
 
     def outcome(self) -> Outcome:
-        """Return what there is now."""
+        """Return the results and failures that there are now."""
         ended = self.store.of(self.jobs)
         return Outcome(list(ended.values()), len(self.jobs) - len(ended) + self.left())
 

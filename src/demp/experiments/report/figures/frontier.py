@@ -35,7 +35,7 @@ class Against:
 def scatter(
     groups: list[RunGroup], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
 ) -> Callable[[float], Markup]:
-    """The figure at a width."""
+    """A function that draws the figure at a given width."""
     points = [(g, [(r, against.x(r), accuracy(r)) for r in g.done]) for g in groups]
     shown = [(g, [(r, x, y) for r, x, y in runs if x is not None and y is not None]) for g, runs in points]
     ends = [y for _, runs in shown for _, _, y in runs]

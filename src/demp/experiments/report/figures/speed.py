@@ -90,7 +90,7 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
 
 
 def answer(steps: list[Bar], timed: list[tuple[ReportedRun, dict[str, Any]]]) -> str:
-    """In a sentence or two."""
+    """The answer to the section's question in one or two sentences."""
     sentences = []
     if steps:
         faster = sum(value < 1 for _, value, _, _ in steps)
