@@ -20,7 +20,7 @@ DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """Decides which neurons are dead or saturated; a neuron must be so in every batch and at every read point."""
+    """Decides which neurons are dead or saturated; a neuron must be so in every batch and for every consumer."""
 
     kind: CriterionKind = "auto"
     """``exact``: zero everywhere. ``saturated``: a constant, zero or not: its deviation over all examples and positions

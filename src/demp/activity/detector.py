@@ -47,7 +47,7 @@ class Sources:
 
 
 class Detector:
-    """Says who is dead: by a probe on ``batches``, or by a window over the training forwards before a check.
+    """Finds dead neurons: by a probe on ``batches``, or by a window over the training forwards before a check.
 
     What the window finds dead must also be dead in evaluation mode on the last training batch, because that is what a
     cut is proven on.
@@ -112,11 +112,13 @@ class Detector:
         unseen = [name for name in detection.unseen if name not in hidden]
         found = []
         if unseen:
-            found.append(f"no forward before this check reached all that reads {listed(unseen)}: nobody there is dead")
+            found.append(
+                f"no forward before this check reached all that reads {listed(unseen)}: none there counts as dead"
+            )
         if hidden:
             found.append(
                 f"{listed(hidden)} cannot be watched while training (read by a norm, a sum or a bare parameter alone), "
-                "so nobody there is dead; pass batches=..."
+                "so none there counts as dead; pass batches=..."
             )
         if self._window is not None and self._last_inputs is None:
             found.append(
@@ -126,7 +128,7 @@ class Detector:
         return tuple(found)
 
     def detect_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], state: GraphState, step: int) -> Detection:
-        """Who is dead in a copy of the model, on the examples of the last detection; ``fit`` makes them fit the copy.
+        """Detect in a copy of the model, on the examples of the last detection; ``fit`` makes them fit the copy.
 
         Of a window those are the last training batch.
         """

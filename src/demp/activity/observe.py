@@ -1,4 +1,4 @@
-"""Watch read points in a forward that happens: which values do the readers see?"""
+"""Watch the consumers of neurons in a forward that runs: which values does each of them read?"""
 
 import bisect
 from collections import Counter
@@ -28,7 +28,7 @@ FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
 
 @contextmanager
 def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator[None]:
-    """Calls ``on_read(read, operand)`` at every read point of a forward; what it returns replaces the operand."""
+    """Calls ``on_read(read, operand)`` at every consumer in a forward; what it returns replaces the operand."""
     sums = {read.seat: read for read in graph.reads if read.seat is not None}
     path: list[str] = []
 
@@ -152,7 +152,7 @@ class ReadObserver(TorchDispatchMode):
 
 
 def leaf(read: Read) -> str:
-    """The last part of the name of a read point's weight."""
+    """The last part of the name of a consumer's weight."""
     return read.weight.rpartition(".")[2]
 
 

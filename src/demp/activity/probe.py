@@ -20,7 +20,7 @@ from demp.parallel import Context, user_module
 
 @dataclass(frozen=True)
 class Detection:
-    """Who is dead or saturated, and on how many examples that was seen."""
+    """Which neurons are dead or saturated, and on how many examples that was seen."""
 
     dead: dict[str, Tensor]
     """Layer name -> boolean per neuron, dense numbering: dead or, by the criterion ``saturated``, constant. A removed
@@ -28,10 +28,10 @@ class Detection:
     batches: int
     examples: int
     means: dict[str, Tensor] = field(default_factory=dict)
-    """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the read point where
-    it is largest). Only of layers with the criterion ``saturated``; nan where nothing is known or nothing is left."""
+    """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the consumer where it
+    is largest). Only of layers with the criterion ``saturated``; nan where nothing is known or nothing is left."""
     deviations: dict[str, Tensor] = field(default_factory=dict)
-    """Layer name -> its deviation over the mean deviation of its layer (at the read point where that is largest): the
+    """Layer name -> its deviation over the mean deviation of its layer (at the consumer where that is largest): the
     smaller, the flatter. As ``means``."""
     unseen: tuple[str, ...] = ()
     """Layers that some reader never read, so that nothing is known about their neurons."""
@@ -69,7 +69,7 @@ def probe(
     *,
     until_settled: bool = False,
 ) -> Detection:
-    """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every read point.
+    """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every consumer.
 
     ``until_settled`` stops early once no neuron is left that all of its readers find dead, where more batches can only
     show more neurons alive: the criterion ``saturated`` needs all of them.
@@ -107,7 +107,7 @@ def agreed(mine: Detection, context: Context) -> Detection:
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
-    """One forward whose read points go to the tally.
+    """One forward whose consumers report to the tally.
 
     Raises:
         UsageError: it fails.

@@ -1,4 +1,4 @@
-"""What was seen of the neurons over many batches, and what follows from it: who is dead, who is saturated, how flat."""
+"""What was seen of the neurons over many batches, and what follows from it: dead, saturated, how flat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from demp.errors import UsageError
 from demp.graph import GraphState, Layer, Read
 
 Key = tuple[str, int]
-"""A read point: its weight and the number of the use."""
+"""A consumer of neurons: its weight and the number of the use."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Flatness:
     """Neurons of one layer, dense numbering, float64; nan where nothing is known."""
 
     mean: Tensor
-    """The constant: the mean at the read point where it is largest."""
+    """The constant: the mean at the consumer where it is largest."""
     deviation: Tensor
-    """Deviation over the mean deviation of the layer's present neurons, at the read point where that is largest."""
+    """Deviation over the mean deviation of the layer's present neurons, at the consumer where that is largest."""
 
     @property
     def zero(self) -> Tensor:
@@ -34,7 +34,7 @@ class Flatness:
 
 
 class Tally:
-    """Collects over batches what every read point saw, in dense numbering."""
+    """Collects over batches what every consumer saw, in dense numbering."""
 
     def __init__(self, state: GraphState, criterion: Criterion, *, sums: bool = True) -> None:
         """Without ``sums`` only contractions are asked."""
@@ -56,7 +56,7 @@ class Tally:
         return not any(self._by_moments)
 
     def width(self, read: Read) -> int:
-        """Neurons that this read point has now."""
+        """How many neurons this consumer has now."""
         return len(self._here[key_of(read)])
 
     def unseen(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Tally:
         )
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Look at one batch at one read point; nothing is known of an expert that gets no rows.
+        """Look at one batch at one consumer; nothing is known of an expert that gets no rows.
 
         Raises:
             UsageError: there are more or fewer neurons than when watching began.
@@ -94,7 +94,7 @@ class Tally:
             self._look_at_peaks(key, operand.detach(), axis)
 
     def _look_at_peaks(self, key: Key, operand: Tensor, axis: int) -> None:
-        """Ask those neurons that nobody saw alive yet; where one depends on others, ask all."""
+        """Test the neurons that no batch has shown alive yet; where one depends on others, test all."""
         asked = [part for part in self._parts[key] if not self._by_moments[part.layer]]
         asked = [self._in_doubt(s) if self.criterion.alone(self._activation(s)) else s for s in asked]
         asked = [part for part in asked if len(part.positions)]
@@ -145,8 +145,8 @@ class Tally:
     def detect(self) -> dict[str, Tensor]:
         """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither).
 
-        A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
-        read points of its own is dead by the layers that carry its neurons on.
+        A layer whose consumers did not all run is alive as a whole: nothing is known about it. A layer without
+        consumers of its own is dead by the layers that carry its neurons on.
         """
         agreed = self.agreed()
         return {

@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Layers, widths, what is coupled, what is refused and why, who owns how much."""
+    """Layers, widths, what is coupled, what is refused and why, and how much each layer owns."""
 
     model: str
     parameters: int

@@ -61,7 +61,7 @@ class Cut(NamedTuple):
 
 
 def no_metrics(record: JsonObject) -> str:
-    """Return why a line of metrics.jsonl says nothing about a step; empty where it does."""
+    """Return why a line of metrics.jsonl holds no metrics of a step; empty where it does."""
     return "" if number(record, "step") is not None else "no step"
 
 

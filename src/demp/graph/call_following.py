@@ -87,7 +87,7 @@ def follow_call(trace: TraceState, seat: CallSeat, func: Any, args: tuple[Any, .
 def multihead(trace: TraceState, call: UserCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Attention of torch's own module, by the operations of what carries it out for the heads that are left.
 
-    The weights of attention that it returns are means over heads, or lie along them: whoever uses them keeps the heads.
+    The weights of attention that it returns are means over heads, or lie along them: what uses them keeps the heads.
     """
     before, trace.call_at = trace.call_at, call
     try:

@@ -25,7 +25,7 @@ UNEQUAL = "cuts the neuron axis into parts that could shrink unequally"
 
 
 def reads_neutrally(trace: TraceState, name: str, source: Tensor, dims: list[int], labels: Labels) -> bool:
-    """Is a reduction over one neuron axis a read point, at which a dead neuron does nothing?"""
+    """Is a reduction over one neuron axis a consumer, for which a dead neuron does nothing?"""
     call = trace.call_at
     carried = [d for d in dims if labels.axes[d] is not None]
     if call is None or call.kind not in ("sum", "mean") or not call.on(source) or len(carried) != 1:
@@ -111,7 +111,7 @@ class Landing(NamedTuple):
 def note_view(trace: TraceState, source: Tensor, axis: Axis, landing: Landing) -> bool:
     """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can.
 
-    Where the view splits the axis, False if nobody could check that it does so after a cut.
+    Where the view splits the axis, False if it could not be checked that it does so after a cut.
     """
     call, (out, dim, out_dim, inner, block) = trace.call_at, landing
     if call is not None and call.kind == "heads":

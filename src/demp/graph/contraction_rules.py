@@ -171,7 +171,7 @@ def freeze_batch(trace: TraceState, left: Labels, right: Labels) -> None:
 
 
 def bind_bias(trace: TraceState, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
-    """The produced axis and its bias share their fate."""
+    """The neurons of the produced axis are removed together with the entries of the bias."""
     if isinstance(bias, Tensor) and bias.dim() > 0:
         vector = trace.labels(bias).axes[-1]
         if made is None or vector is None or len(vector.ids) != len(made.ids):
@@ -184,7 +184,7 @@ def bind_bias(trace: TraceState, weight: Labels, made: Axis | None, bias: object
 
 
 def read(trace: TraceState, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
-    """The contraction sums over the activation's axis: a read point of its neurons."""
+    """The contraction sums over the activation's axis: a consumer of its neurons."""
     neurons, slices = activation.axes[axis], weight.axes[weight_axis]
     use = 0 if weight.source is None else trace.use(weight.source)
     if neurons is None:

@@ -68,7 +68,7 @@ def by_position(trace: TraceState, seen: Convolution) -> Labels:
 def by_group(trace: TraceState, seen: Convolution) -> Labels:
     """A whole group goes or stays, with its channels on both sides; depthwise is one channel per group.
 
-    What a group reads ends in its own outputs: they decide, and the convolution is no read point.
+    What a group reads ends in its own outputs: they decide, and the convolution does not count as a consumer.
     """
     axis, own, source = seen.x.axes[seen.channel], seen.kernel.axes[0], seen.kernel.weight
     assert axis is not None

@@ -156,7 +156,7 @@ def joins_of(module: nn.Module) -> dict[int, JoinPlan]:
 
 
 def index_names(number: int) -> tuple[str, str]:
-    """Buffers that hold the indices of a join of many runs: channels of the branch, channels of the stream."""
+    """Buffers that hold the indices of a planned sum of many runs: channels of the branch, channels of the stream."""
     return f"demp_target_{number}", f"demp_source_{number}"
 
 
@@ -205,7 +205,7 @@ def joins_to_plain(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, JoinPlan]]:
-    """Rebuild join plans from plain data; the inverse of `joins_to_plain`."""
+    """Rebuild the plans of sums from plain data; the inverse of `joins_to_plain`."""
 
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])
@@ -229,7 +229,7 @@ def joined(
     plans: Mapping[str, Mapping[int, JoinPlan]],
     planned: Mapping[str, Mapping[str, calls.CallPlan]] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """The model with these joins and calls inside, on any device; as before after."""
+    """Inside, the model carries out these sums and calls, on any device; afterwards it is as before."""
     with ExitStack() as stack:
         for name, own in planned.items():
             module = model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""What a rule is told of: one ATen operation that has run, or one call of the user's code that runs now."""
+"""What a rule gets: one ATen operation that has run, or one call of the user's code that runs now."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -48,10 +48,10 @@ def trace(
     linear: bool = False,
     outputs: Outputs = None,
 ) -> NeuronGraph:
-    """The neuron graph of ``model``, read from one forward on ``example_inputs``.
+    """Trace ``model`` in one forward on ``example_inputs``, and return the graph of its neurons.
 
-    With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
-    two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
+    With ``joins`` every block output of a residual stream has its own neurons, and after a cut the sum
+    adds two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
 
     With ``streams`` the channels of streams that RMS norms and layer norms read (the embedding width of a transformer)
     may go, too: those that every writer leaves at zero, and of which layer norms make zeros again (scale and shift are

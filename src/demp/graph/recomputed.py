@@ -21,7 +21,7 @@ from demp.graph.trace_state import TraceState
 logger = logging.getLogger("demp")
 TORCH = str(Path(torch.__file__).parent)
 BETWEEN = (TORCH, __file__, branches.__file__, carrying_out.__file__, joins.__file__, sums.__file__)
-"""Code that runs between a sum and what is told of it."""
+"""Code that runs between a sum and what notes it."""
 
 PLANNED = frozenset(
     {"add", "add_", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "mean", "convolution"}

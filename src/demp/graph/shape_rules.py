@@ -1,4 +1,4 @@
-"""Axis rules for operations that move, split and join axes without arithmetic."""
+"""Axis rules for operations that move, split and concatenate axes without arithmetic."""
 
 from itertools import accumulate, pairwise
 from typing import Any
@@ -158,7 +158,7 @@ def shrink_alike(trace: TraceState, name: str, axis: Axis, size: int, step: int)
 
 @rule("cat", "concatenate", "concat")
 def concat(trace: TraceState, call: Call) -> Labels:
-    """Join along one axis; along the others the operands meet."""
+    """Concatenate along one axis; along the others the operands meet."""
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]
     dim = call.arg(1, "dim", 0) % call.out.dim()
     met = trace.meet(tensors, call.out.shape, "cat", skip=dim)

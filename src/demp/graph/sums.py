@@ -16,7 +16,7 @@ SUMS = frozenset({operator.add, torch.add, Tensor.add, Tensor.__add__, Tensor.__
 SUM = "add"
 """Kind of a sum among the seats whose places a trace notes."""
 MAX_RUNS = 32
-"""A join of more contiguous runs than this adds by index. See docs/numbers.md: up to there slices were never slower."""
+"""A planned sum of more contiguous runs adds by index; up to there slices were never slower (docs/numbers.md)."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def explicit(branch: Any, stream: Any, plan: JoinPlan, in_place: bool) -> Any:
 
 
 class AddRuns(torch.autograd.Function):
-    """A join by slices. Autograd on its own would copy the whole gradient once per run."""
+    """A planned sum, added slice by slice. Autograd on its own would copy the whole gradient once per run."""
 
     @staticmethod
     def forward(ctx: Any, branch: Tensor, stream: Tensor, plan: JoinPlan, in_place: bool) -> Tensor:

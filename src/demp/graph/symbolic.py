@@ -22,7 +22,7 @@ METHODS_IN_PLACE = frozenset({"add_", "__iadd__"})
 
 
 def tracer_of(args: Any, kwargs: Any) -> TracerBase | None:
-    """Who traces a call with these arguments symbolically; None if nobody does."""
+    """The tracer that follows a call with these arguments symbolically; None if there is none."""
     return next((leaf.tracer for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
 
 

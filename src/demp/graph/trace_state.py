@@ -129,7 +129,7 @@ class TraceState:
         return self.running() or "the model itself"
 
     def meet(self, operands: list[Tensor], shape: Any, op: str, *, skip: int | None = None) -> Labels:
-        """Operands are broadcast against each other: at each position, neurons share their fate."""
+        """Operands are broadcast against each other: at each position, neurons are removed together."""
         axes: list[Axis | None] = []
         all_labels = [self.labels(t) for t in operands]
         for dim in range(len(shape)):

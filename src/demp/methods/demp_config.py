@@ -72,8 +72,8 @@ class DemPConfig(MethodConfig):
     noise_others: bool = True
     """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
     criterion: CriterionKind = "auto"
-    """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
-    authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
+    """Which neurons go: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``,
+    ``sum`` (the authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
     eps: float | None = None
     """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
@@ -110,7 +110,7 @@ class DemPConfig(MethodConfig):
     rounds: int = 8
     """With a budget: periods of the way to it, each of which chooses, fades and removes."""
     cost_power: float = 1.0
-    """With a budget: who goes is decided by importance / cost ** cost_power, the cost in what the budget limits."""
+    """With a budget: neurons rank by importance / cost ** cost_power, the cost in what the budget limits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

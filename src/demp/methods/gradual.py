@@ -45,7 +45,7 @@ def progress(step: int, window: UpdateSteps, total_steps: int, form: str) -> flo
 
 
 class Gradual(SparseMethod):
-    """Masks grow in the window; a weight's score decides, and who is masked scores zero.
+    """Masks grow in the window; a weight's score decides, and what is masked scores zero.
 
     Raises:
         UsageError: no update of the masks falls into the window.

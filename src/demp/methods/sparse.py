@@ -101,7 +101,7 @@ class SparseMethod(MaskMethod):
         self.window = UpdateSteps.of(config, total_steps, self.update_share)
 
     def criterion(self) -> Criterion:
-        """Neurons whose inputs are masked go only if they say nothing at all."""
+        """Return the criterion ``exact``: neurons whose inputs are masked go only if their outputs are zero."""
         return Criterion(kind="exact")
 
     def requirements(self) -> Requirements:
@@ -187,10 +187,10 @@ def grown(mask: Tensor, scores: Tensor, count: int, barred: Tensor | None = None
 
 
 def emptied_neurons(view: View) -> dict[str, Tensor]:
-    """Layer name -> neurons that can go because of masks, without a change: nobody reads them, or nobody feeds them.
+    """Layer name -> neurons that can go because of masks, without a change: nothing reads them, or they have no inputs.
 
-    Who is fed by nobody still says something if its shift does; whether it does is seen on batches. Without batches
-    it stays.
+    A neuron without inputs still has an output if its shift is not zero; whether it has is seen on batches. Without
+    batches it stays.
     """
     graph, dead = view.graph, view.graph.none_removed()
     if view.can_detect:

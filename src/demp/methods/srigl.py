@@ -58,8 +58,8 @@ class SRigLConfig(MaskConfig):
     """Multiply the initial weights by sqrt(dense fan-in / k): their variance fits the inputs that are left. The authors
     draw new weights with a standard deviation of 2 / k. False where training begins with trained weights."""
     remove_ablated: bool = True
-    """At the end ablated neurons go for real; the constant that their bias says moves into their readers where that
-    lowers the drift. False: only those go that nobody reads or that say nothing."""
+    """At the end ablated neurons go for real; the constant that their bias makes moves into their readers where that
+    lowers the drift. False: only those go that nothing reads or whose output is zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ class Context:
     """Who trains one model: this process alone, or several ranks together.
 
     What several ranks are asked together is asked by all of them, in the same order, or by none. A process that is
-    alone answers for itself, and waits for nobody.
+    alone answers for itself, and waits for no other.
     """
 
     group: ProcessGroup = None

@@ -83,7 +83,7 @@ def together(group: ProcessGroup) -> Iterator[None]:
 
     Raises:
         ElsewhereError: it failed on another rank only, which raises its own error; or demp refused it here, while it
-            failed on another rank in a way that nobody expected.
+            failed on another rank with an unexpected error.
     """
     error: Exception | None = None
     try:

@@ -26,7 +26,7 @@ class Cutter:
         self._sparing, self._shows_cuts = Sparing(alive_in_copies), shows_cuts
 
     def cut(self, *, final: bool, notes: tuple[str, ...] = ()) -> CutReport:
-        """One selection and its cut; if that fails, the method has not selected. ``notes`` join those of the report."""
+        """One selection and its cut; if that fails, the method has not selected. The report gets ``notes``, too."""
         method = self._run.method
         before = deepcopy(method.state_dict())
         try:
@@ -76,7 +76,7 @@ class Cutter:
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Detection | None]:
-        """Who goes, and the detection behind it if the method asked for one."""
+        """Which neurons go, and the detection behind it if the method asked for one."""
         run, view = self._run, self._view
         view.forget()
         if not final:

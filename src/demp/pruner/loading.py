@@ -139,7 +139,7 @@ def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
 
 
 def raise_if_at_work(model: nn.Module) -> None:
-    """A model whose widths somebody else keeps account of.
+    """A model whose widths a pruner or a sharding keeps account of.
 
     Raises:
         UsageError: the model is sharded, or a pruner is at work on it.

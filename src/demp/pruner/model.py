@@ -49,7 +49,7 @@ class HeldError(CutError):
 
 
 class StillWaitingError(CutError):
-    """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
+    """``finish`` came while a forward waits for its backward: the caller can mend that at once."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class ShrinkingModel:
         return [tensors_of(copied.content) for copied in self.copies]
 
     def warn_of_copies(self) -> None:
-        """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""
+        """At the first cut: name living copies of the model that were not given, because they keep their widths."""
         if self._looked:
             return
         self._looked = True
@@ -221,7 +221,7 @@ class ShrinkingModel:
         return next((text for text in self.context.gathered(mine) if text), "")
 
     def cut(self, request: CutRequest) -> CutReport:
-        """Take the neurons of a request, proven on its examples; the report joins the history.
+        """Take the neurons of a request, proven on its examples; the report is added to the history.
 
         Raises:
             CutError: refused, or rolled back; the model is as before.
@@ -240,7 +240,7 @@ class ShrinkingModel:
         return report
 
     def skip(self, step: int, note: str) -> CutReport:
-        """Nothing could be taken at this check; the report that says so joins the history."""
+        """Nothing could be taken at this check; the report that says so is added to the history."""
         report = nothing_removed(self.state, dict(self.model.named_parameters()), step=step, notes=(note,))
         self.history.append(report)
         return report

@@ -1,4 +1,4 @@
-"""What the checks of a run have said so far, those before a restart included."""
+"""What the checks of a run have reported so far, those before a restart included."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One run under one method: the model as it shrinks, the method, how far the run is, and who looks for dead neurons."""
+"""One run under one method: the model as it shrinks, the method, how far the run is, and the detector."""
 
 from typing import Any
 

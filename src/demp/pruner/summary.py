@@ -179,7 +179,7 @@ def ended(step: int, total_steps: int, unfinished: str) -> str:
 
 
 def show(report: CutReport, advice: str, noted: bool, *, on_stderr: bool) -> None:
-    """Say what a check did: by the logger, and a cut on stderr where nobody listens to the logger."""
+    """Say what a check did: by the logger, and a cut on stderr where no handler listens to the logger."""
     if advice:
         logger.warning("%s", advice)
     elif report.happened or noted:

@@ -47,7 +47,7 @@ class LiveView(OfRun, EarlierView):
         return self._run.detector.has_examples
 
     def detect(self) -> Detection:
-        """Who is dead now. Among several ranks all must ask."""
+        """Find out which neurons are dead now. Among several ranks all must call this."""
         if self.found is None or self._detected_at != self._run.step:
             self._detected_at = self._run.step
             context = self._shrinking.context

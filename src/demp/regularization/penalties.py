@@ -141,7 +141,7 @@ def slice_value(slices: Sequence[Slices], penalty: Penalty) -> Tensor:
 
 
 def factors_of(penalty: Penalty, slices: Sequence[Slices]) -> dict[torch.device, Tensor]:
-    """The factor of each class, once per device; 0 for what is nobody's."""
+    """The factor of each class, once per device; 0 for slices without neurons."""
     given = penalty.factors
     if given is None:
         given = torch.ones(1 + max((int(s.classes.max()) for s in slices if len(s.classes)), default=0))

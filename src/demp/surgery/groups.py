@@ -1,4 +1,4 @@
-"""What reads neurons, in groups that share one constant: where that can go, and who could carry it."""
+"""What reads neurons, in groups that share one constant: where that can go, and which neuron could carry it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator

@@ -36,7 +36,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a read point sees without the removed neurons: position i becomes ``factor * position source + offset``."""
+    """What a consumer sees without the removed neurons: position i becomes ``factor * position source + offset``."""
 
     source: Tensor
     factor: Tensor
@@ -59,8 +59,8 @@ class Moves:
 def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: bool, masked: set[str]) -> Moves:
     """Find a place for every constant of a cut.
 
-    With ``required`` a neuron whose constant finds none stays; without, it goes as if it were zero, and nobody is asked
-    to carry. ``carry_borders``: readers whose bias would be wrong at borders have their constants carried instead.
+    With ``required`` a neuron whose constant finds none stays; without, it goes as if it were zero, and no neuron
+    carries it. ``carry_borders``: readers whose bias would be wrong at borders have their constants carried instead.
     ``masked`` weights may not change.
     """
     graph, going = plan.before.graph, plan.removes
@@ -100,7 +100,7 @@ def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: b
 
 
 def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
-    """Per class: is it anything but zero at some read point?"""
+    """Per class: is it anything but zero for some consumer?"""
     found = graph.none_removed()
     for use in every(readers):
         nonzero = (use.moments.mean != 0) | (use.moments.squares != 0)
@@ -134,7 +134,7 @@ def way(group: UseGroup, constant: Tensor, required: bool, carry_borders: bool) 
 
 
 def unknown(graph: NeuronGraph, readers: Readers, constant: Tensor) -> dict[int, str]:
-    """Classes with a read point that did not run."""
+    """Classes with a consumer that did not run."""
     return {
         c: NOT_SEEN.format(weight=read.weight)
         for read in graph.reads
@@ -165,7 +165,7 @@ def unequal(groups: list[UseGroup], constant: Tensor) -> dict[int, str]:
 
 
 def chosen_carriers(groups: list[UseGroup], constant: Tensor, stay: dict[int, str]) -> dict[int, int]:
-    """Group -> the class that carries for it; carriers, and those whom nobody can carry, are added to ``stay``.
+    """Group -> the class that carries for it; carriers, and those that none can carry, are added to ``stay``.
 
     One that carries elsewhere already is taken again; else the steadiest of those that were to go. A group without one
     whose constant has another place is left to that.

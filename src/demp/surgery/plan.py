@@ -1,4 +1,4 @@
-"""Plan a cut: which classes go, given who is dead, how narrow a layer may get, and what is excluded."""
+"""Plan a cut: which classes are removed, given the dead neurons, how narrow a layer may get, and what is excluded."""
 
 import fnmatch
 from collections import Counter

@@ -40,7 +40,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Made:
-    """What one operation made, and who takes it up."""
+    """What one operation made, and which operations use it."""
 
     added: str | None
     """The bias or shift that the operation added."""
@@ -50,7 +50,7 @@ class Made:
 
 @dataclass
 class Use:
-    """One read point in one forward."""
+    """One consumer in one forward."""
 
     read: Read
     here: Tensor
@@ -115,7 +115,7 @@ class ContractionCall:
 
 @dataclass(frozen=True)
 class Readers:
-    """All read points of one forward, its outputs, and how often each small tensor was used."""
+    """All consumers in one forward, its outputs, and how often each small tensor was used."""
 
     uses: dict[Key, list[Use]]
     outputs: list[Tensor]
@@ -125,7 +125,7 @@ class Readers:
     tensors: dict[str, Tensor]
 
     def home(self, use: Use) -> Home | None:
-        """Where the constant of one read point can go."""
+        """Where the constant that one consumer reads can go."""
         made = use.made
         if made is None:
             return None
@@ -154,7 +154,7 @@ class Readers:
 
 
 class ReaderWatch(ReadObserver):
-    """Notes every read point, what it makes, and what takes that up."""
+    """Notes every consumer, what it makes, and what uses that."""
 
     def __init__(self, state: GraphState, tensors: dict[str, Tensor]) -> None:
         graph = state.graph

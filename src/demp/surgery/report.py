@@ -30,7 +30,7 @@ class Depths:
     stream: tuple[int, int]
     """Channels of residual streams that no block keeps."""
     block: tuple[int, int]
-    """Channels removed from some block outputs and alive in others: the sums between them are joins."""
+    """Channels removed from some block outputs and alive in others: the sums between them then add two widths."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CutReport:
     depths: Depths | None = None
     dead: int | None = None
     """Of the removed, those that were zero on the examples; None where neurons were chosen for something else and
-    nobody looked. ``saturated``: those that were another constant, which their readers keep."""
+    this is not known. ``saturated``: those that were another constant, which their readers keep."""
     saturated: int | None = None
     copies: dict[str, float | None] = field(default_factory=dict)
     """Copy of the model -> largest change of its outputs over their scale; None: tensors alone, or it does not run."""

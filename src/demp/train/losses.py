@@ -16,7 +16,7 @@ class TrainingDiverged(DempError, RuntimeError):
 class LossWatch:
     """Losses since the last log line; raises at the first that is not a number.
 
-    On a GPU each loss travels to the host while the next step is queued, so that nobody waits: the
+    On a GPU each loss travels to the host while the next step is queued, so that nothing waits: the
     check comes one step late there.
     """
 

@@ -64,7 +64,7 @@ def groups_of(runs: Iterable[ReportedRun]) -> list[RunGroup]:
 
 
 def telling(runs: list[ReportedRun]) -> set[str]:
-    """Labels that tell runs of one method apart; the others say nothing that the method's name does not."""
+    """Labels that differ between runs of one method; the others add nothing to the method's name."""
     values: dict[tuple[str, str], set[str]] = {}
     for name in {name for run in runs for name in run.labels}:
         for run in runs:

@@ -33,17 +33,17 @@ class Headline:
     numbers: tuple[Number, ...]
 
 
-def headline(runs: list[ReportedRun], studies: list[StudySummary], worlds: list[ComparableRuns]) -> Headline:
-    """Of studies, of what is under way, or of the best setting of the largest world that has one."""
+def headline(runs: list[ReportedRun], studies: list[StudySummary], families: list[ComparableRuns]) -> Headline:
+    """Of studies, of what is under way, or of the best setting of the largest set of comparable runs."""
     if any(study.claims for study in studies):
         return of_claims(studies, runs)
     running = [run for run in runs if run.status == UNFINISHED]
     if running and not any(run.status == DONE for run in runs):
         return of_running(running)
-    for world in worlds:
-        chosen = best(world.groups, world.dense)
+    for family in families:
+        chosen = best(family.groups, family.dense)
         if chosen is not None:
-            return of_group(chosen, world.groups, world.dense)
+            return of_group(chosen, family.groups, family.dense)
     return of_counts(runs) if runs else of_tables(studies)
 
 

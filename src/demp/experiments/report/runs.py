@@ -42,7 +42,7 @@ class ReportedRun:
 
     name: str
     labels: dict[str, Any] = field(default_factory=dict)
-    """What tells it apart, its seed excepted."""
+    """What distinguishes it from other runs, except its seed."""
     seed: int | None = None
     status: str = UNFINISHED
     error: str = ""

@@ -28,7 +28,7 @@ from demp.experiments.report.tables import (
 from demp.experiments.report.tags import Markup, tag, together
 from demp.experiments.report.words import plural
 
-WORLDS = 4
+FAMILIES = 4
 """Of so many, figures are drawn; the tables have all."""
 FIGURES = 1_200_000
 """Bytes of the studies' own figures, together."""
@@ -39,23 +39,23 @@ def split_of(material: Material) -> str:
     return next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
 
 
-def comparisons(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
-    """The figures that show runs side by side, for every world."""
+def comparisons(families: list[ComparableRuns], material: Material, rows: int) -> Markup:
+    """The figures that show runs side by side, for every set of comparable runs."""
     split, index = split_of(material), {id(run): at for at, run in enumerate(material.runs[:rows])}
     parts = []
-    for at, world in enumerate(worlds[:WORLDS]):
-        groups, dense = world.groups, world.dense
-        looks, own = Looks.of(groups, f"-{at}"), {id(run) for run in world.runs}
+    for at, family in enumerate(families[:FAMILIES]):
+        groups, dense = family.groups, family.dense
+        looks, own = Looks.of(groups, f"-{at}"), {id(run) for run in family.runs}
         shown = [run for run in material.shown if id(run) in own]
         figures = [
             size(groups, dense, looks, index, split),
             cost(groups, dense, looks, index, split, shown),
-            survival(groups, looks) if len(world.runs) > 1 else None,
+            survival(groups, looks) if len(family.runs) > 1 else None,
             speed(groups, dense, shown),
         ]
-        drawn = together(figure(one, f"world-{at}-{number}") for number, one in enumerate(figures) if one is not None)
-        if drawn and len(worlds) > 1:
-            parts.append(tag("section", tag("h2", world.name or "Other runs", class_="part")))
+        drawn = together(figure(one, f"family-{at}-{number}") for number, one in enumerate(figures) if one is not None)
+        if drawn and len(families) > 1:
+            parts.append(tag("section", tag("h2", family.name or "Other runs", class_="part")))
         parts.append(drawn)
     return together(parts)
 
@@ -110,12 +110,12 @@ def folded(words: str, content: Markup) -> Markup:
     return tag("details", tag("summary", words), content) if content else Markup()
 
 
-def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
+def numbers(families: list[ComparableRuns], material: Material, rows: int) -> Markup:
     """Return the section with the tables of all settings and all runs."""
     if len(material.runs) < 2:
         return Markup()
     split, count = split_of(material), plural(len(material.runs), "run")
-    tables = settings_table(worlds, split) + folded(f"All {count}", runs_table(material.runs, split, rows))
+    tables = settings_table(families, split) + folded(f"All {count}", runs_table(material.runs, split, rows))
     note = tag("p", "A heading sorts its column.", class_="note")
     return tag("section", tag("h2", "All numbers", class_="part"), note, tables)
 

@@ -28,7 +28,7 @@ CLOSELY = 8
 MANY = 64
 """From so many runs on, several processes read."""
 IGNORED = ("out", "seed", "config_hash", "recipe", "device", "checkpoint_every_steps", "log_every_steps")
-"""Differences between configs that tell no two runs apart."""
+"""Fields of a config that do not distinguish two runs."""
 
 
 @dataclass

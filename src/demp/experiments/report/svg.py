@@ -58,7 +58,7 @@ def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def clipped(words: str, most: int) -> str:
-    """The end of a name, which tells layers apart better than its beginning."""
+    """The end of a name, which distinguishes layers better than its beginning."""
     return words if len(words) <= most else "…" + words[-(most - 1) :]
 
 

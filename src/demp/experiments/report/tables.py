@@ -55,15 +55,15 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None else Cell(words(value), f"{value:.6g}")
 
 
-def settings_table(worlds: list[ComparableRuns], split: str) -> Markup:
+def settings_table(families: list[ComparableRuns], split: str) -> Markup:
     """Return the table of all settings, with means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",
         "weights masked", "FLOPs", "training FLOPs", "training time", "training step",
     )  # fmt: skip
     rows = []
-    for group, dense, where in [(group, world.dense, world.name) for world in worlds for group in world.groups]:
-        setting = " · ".join(one for one in (group.setting, where if len(worlds) > 1 else "") if one)
+    for group, dense, where in [(group, family.dense, family.name) for family in families for group in family.groups]:
+        setting = " · ".join(one for one in (group.setting, where if len(families) > 1 else "") if one)
         spread = f" ± {digits(100 * std, 2)}" if (std := group.std(accuracy)) is not None else ""
         seeds = f"{len(group.done)}" + (f", {group.failed} failed" if group.failed else "")
         rows.append(

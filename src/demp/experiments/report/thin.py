@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BUCKETS = 100
-"""Stretches that a figure can tell apart: two to four pixels each."""
+"""Stretches that a figure can show as different: two to four pixels each."""
 
 Pair = tuple[float, float]
 

@@ -143,7 +143,7 @@ class Campaign:
 
 
 def decided(claims: Sequence[Claim], scale: str) -> list[Claim]:
-    """The claims; a smoke run says nothing about any."""
+    """The claims; a smoke run decides none."""
     return [replace(claim, holds=None) for claim in claims] if scale == "smoke" else list(claims)
 
 

@@ -19,7 +19,7 @@ CPU_STEPS = 1000
 
 
 def watched(config: TrainConfig, scale: str, *, whole: bool = False, **monitor: Any) -> TrainConfig:
-    """The config with looks at who is dead; ``whole`` adds some at the whole training split."""
+    """The config with looks at which neurons are dead; ``whole`` adds some at the whole training split."""
     parts = WHOLE_LOOKS if whole else LOOKS
     coarse = max(1, config.steps // parts[scale])
     every = max(1, coarse // (LOOKS[scale] // parts[scale]))

@@ -1,4 +1,4 @@
-"""Fig. 12: 512 images tell who is dead as well as the whole training set."""
+"""Fig. 12: 512 images show which neurons are dead as well as the whole training set."""
 
 import statistics
 from typing import Any, ClassVar

@@ -137,13 +137,13 @@ def shown_part(run: Result, name: str) -> Result:
 
 
 def least(runs: Sequence[Result], name: str) -> float | None:
-    """The lowest value after the first part, mean over seeds; None where nobody was dead."""
+    """The lowest value after the first part, mean over seeds; None where no neuron was dead."""
     lows = [min(values) for run in runs if (values := late(run, name, SHOWN_AFTER))]
     return statistics.fmean(lows) if lows else None
 
 
 def last(runs: Sequence[Result], name: str) -> float | None:
-    """The value at the end, mean over seeds; None where nobody was dead then."""
+    """The value at the end, mean over seeds; None where no neuron was dead then."""
     ends = [values[-1] for run in runs if (values := late(run, name, 1.0))]
     return statistics.fmean(ends) if ends else None
 

@@ -114,7 +114,7 @@ def by_flops(run: ReportedRun) -> list[tuple[float, float]]:
 
 
 def size_answer(groups: list[RunGroup], dense: Dense) -> str:
-    """Who needs the fewest FLOPs within a point of dense, and who is most accurate."""
+    """Which setting needs the fewest FLOPs within a point of dense, and which is most accurate."""
     scored = [g for g in groups if g.method != DENSE and g.values(accuracy) and g.values(share("flops"))]
     if not scored:
         return "No pruned run has ended yet."
@@ -137,7 +137,7 @@ def size_answer(groups: list[RunGroup], dense: Dense) -> str:
 
 
 def cost_answer(groups: list[RunGroup], dense: Dense) -> str:
-    """Who spends least, in FLOPs and in time."""
+    """Which setting spends least, in FLOPs and in time."""
     scored = [g for g in groups if g.method != DENSE and g.values(share("train_flops")) and g.values(accuracy)]
     if not scored:
         return "No pruned run has ended yet."

@@ -1,4 +1,4 @@
-"""Who survives: neurons that remain, by setting; and of one run, whether the dead stay dead."""
+"""Survival: neurons that remain, by setting; and of one run, whether the dead stay dead."""
 
 import statistics
 from collections.abc import Callable, Sequence
