@@ -266,7 +266,7 @@ def test_a_copy_that_does_not_run_is_cut_and_the_report_says_so():
     run(pruner, range(2))
     report = pruner.history[0]
     assert report.removed == 2 and report.copies == {"Broken": None}
-    assert "the copy Broken does not run (no camera), so nobody knows who is alive in it" in report.notes
+    assert "the copy Broken does not run (no camera), so nobody knows which neurons are alive in it" in report.notes
     assert "the copy Broken was cut, but did not run before (no camera): its change is not measured" in report.notes
     assert "outputs of copies changed by: Broken not measured" in str(report)
 

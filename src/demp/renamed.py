@@ -64,7 +64,7 @@ class Renamed(MetaPathFinder, Loader):
     """Imports an old name as the module that it is now."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        """A specification for old names."""
+        """The specification of a module under an old name; None for other names."""
         return ModuleSpec(fullname, self) if renamed(fullname) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

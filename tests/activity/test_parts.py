@@ -158,7 +158,9 @@ def test_a_layer_that_no_forward_reached_is_named():
     kill_linear(model.fc, DEAD)
     pruner = run(model, lambda x: model.one(model.act(model.fc(x))), steps=2)
     assert [r.removed for r in pruner.history] == [0]
-    assert "no forward before this check reached all that reads act: nobody there is dead" in pruner.history[0].notes
+    assert (
+        "no forward before this check reached all that reads act: none there counts as dead" in pruner.history[0].notes
+    )
 
 
 class Bare(nn.Module):

@@ -220,7 +220,9 @@ def test_in_a_combination_the_other_methods_checks_do_not_hurry_it():
 
 
 def test_an_epoch_of_the_data_has_a_length_that_somebody_must_say():
-    with pytest.raises(UsageError, match="epoch_of is 'data', and nobody says how long an epoch is; give epoch_steps"):
+    with pytest.raises(
+        UsageError, match="epoch_of is 'data', and the length of an epoch is not known; give epoch_steps"
+    ):
         EarlySnap(EarlySnap.Config(epoch_of="data"), 500)
     assert EarlySnap(EarlySnap.Config(epoch_of="data", epoch_steps=391), 500).epoch_steps == 391
 

@@ -12,7 +12,7 @@ from demp.errors import UsageError
 from demp.masking.distributions import kept
 from demp.methods.gradual import Gradual, cubic, progress
 from demp.methods.rewiring import Rewiring
-from demp.methods.sparse import Window, dropped, grown, random_masks, uniform_scores
+from demp.methods.sparse import UpdateSteps, dropped, grown, random_masks, uniform_scores
 from runs import IMAGE, PlainNet, ResidualNet, batch_at, build, examples, loss_of, same, train
 from thinning import covering
 
@@ -321,7 +321,7 @@ def test_the_published_form_keeps_the_optimizer_still_on_updates(name: str):
 def test_cubic_schedule():
     assert 0.8 * cubic(0.5) == pytest.approx(0.7)
     assert [cubic(p) for p in (-1.0, 0.0, 1.0, 2.0)] == [0.0, 0.0, 1.0, 1.0]
-    window = Window(500, 29_297, 78_125)
+    window = UpdateSteps(500, 29_297, 78_125)
     assert window.steps(97_656)[0] == 29_500
     assert window.steps(97_656)[-1] == 78_000
     assert progress(29_500, window, 97_656, "exact") == 0.0
@@ -330,17 +330,17 @@ def test_cubic_schedule():
     literal = progress(78_000, window, 97_656, "plus-one")
     assert literal == (78_000 + 1 - 29_297) / (78_125 - 29_297)
     assert 0.9 * cubic(literal) < 0.9
-    assert progress(78_124, Window(1, 29_297, 78_125), 97_656, "plus-one") == 1.0
-    assert progress(7, Window(5, 7, 7), 10, "plus-one") == 1.0
+    assert progress(78_124, UpdateSteps(1, 29_297, 78_125), 97_656, "plus-one") == 1.0
+    assert progress(7, UpdateSteps(5, 7, 7), 10, "plus-one") == 1.0
 
 
 def test_the_window_never_asks_for_a_step_that_the_run_has_not():
-    window = Window(1, 0, 10)
+    window = UpdateSteps(1, 0, 10)
     assert window.steps(10) == range(10)
     assert progress(9, window, 10, "exact") == 1.0
-    assert [step for step in range(20) if step in Window(4, 3, 12)] == [4, 8, 12]
-    assert list(Window(4, 3, 12).steps(100)) == [4, 8, 12]
-    assert progress(8, Window(8, 3, 12), 100, "exact") == 1.0
+    assert [step for step in range(20) if step in UpdateSteps(4, 3, 12)] == [4, 8, 12]
+    assert list(UpdateSteps(4, 3, 12).steps(100)) == [4, 8, 12]
+    assert progress(8, UpdateSteps(8, 3, 12), 100, "exact") == 1.0
 
 
 @pytest.mark.parametrize("name", GRADUAL)

@@ -206,7 +206,7 @@ def test_marks_by_arrow_keys(browser, pages):
 
 def test_a_legend_brings_a_method_forward(browser, pages):
     browser.open(pages["sweep"])
-    figure = "section:has(#world-0-0-size)"
+    figure = "section:has(#family-0-0-size)"
     series = f"[...document.querySelectorAll('{figure} .series')]"
     entry = f"document.querySelector('{figure} .legend button')"
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])

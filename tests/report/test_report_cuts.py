@@ -2,7 +2,7 @@
 
 import json
 
-from demp.experiments.report.runs import Run, read_cuts
+from demp.experiments.report.runs import ReportedRun, read_cuts
 from demp.experiments.report.tables import cuts_table
 from demp.files.reading import Skipped
 
@@ -18,5 +18,5 @@ def test_both_counts_stand_in_the_table_and_old_files_are_read(tmp_path):
     file.write_text("\n".join(map(json.dumps, lines)) + "\n")
     cuts, _ = read_cuts(file, Skipped())
     assert [(cut.dead, cut.saturated) for cut in cuts] == [(None, None), (2, 3), (None, None)]
-    page = cuts_table(Run("one", cuts=cuts), 0)
+    page = cuts_table(ReportedRun("one", cuts=cuts), 0)
     assert "saturated" in page and page.count("<tr") == 4

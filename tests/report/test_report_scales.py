@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demp.experiments.report.scales import Scale, evenly, floor_of, round_step, scale, spread
+from demp.experiments.report.scales import AxisScale, evenly, floor_of, round_step, scale, without_overlap
 
 
 @given(st.floats(1e-12, 1e12))
@@ -18,7 +18,7 @@ def test_steps_are_the_smallest_round_ones(rough):
 @given(st.integers(-5000, 5000), st.floats(1e-3, 1e6), st.integers(1, 12))
 def test_ticks_are_all_multiples_inside(shift, size, about):
     low = shift / 100 * size
-    axis = Scale(low, low + size, 0, 100)
+    axis = AxisScale(low, low + size, 0, 100)
     ticks, step = axis.ticks(about), round_step(size / about)
     expected = [at * step for at in range(math.floor(low / step) - 1, math.ceil((low + size) / step) + 2)]
     expected = [value for value in expected if low - 1e-9 * step <= value <= low + size + 1e-9 * step]
@@ -27,7 +27,7 @@ def test_ticks_are_all_multiples_inside(shift, size, about):
 
 
 def test_places_are_linear_and_may_go_up():
-    up = Scale(10, 20, 300, 100)
+    up = AxisScale(10, 20, 300, 100)
     assert [up(10), up(20), up(15), up(12.5)] == [300, 100, 200, 250]
 
 
@@ -65,7 +65,7 @@ def test_a_collapsed_run_does_not_flatten_the_others():
 def test_labels_keep_their_distance_and_order(seed):
     draw = random.Random(seed)
     places = [draw.uniform(0, 100) for _ in range(draw.randrange(1, 8))]
-    found = spread(places, 12, 0, 100)
+    found = without_overlap(places, 12, 0, 100)
     order = sorted(range(len(places)), key=lambda at: places[at])
     put = [found[at] for at in order]
     assert all(b - a >= 12 - 1e-6 for a, b in itertools.pairwise(put))
@@ -75,8 +75,8 @@ def test_labels_keep_their_distance_and_order(seed):
 
 
 def test_two_labels_at_one_place_part_evenly():
-    assert sorted(spread([50, 50], 10, 0, 100)) == [45, 55]
-    assert spread([1, 2], 10, 0, 100) == [0, 10]
+    assert sorted(without_overlap([50, 50], 10, 0, 100)) == [45, 55]
+    assert without_overlap([1, 2], 10, 0, 100) == [0, 10]
 
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 7))

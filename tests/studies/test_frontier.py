@@ -22,7 +22,7 @@ def test_points_gather_the_seeds_of_a_setting():
     found = points(records)
     assert len(found) == 6 and all(len(p.runs) == 3 for p in found)
     assert [p.accuracy for p in found] == pytest.approx([0.7] * 6)
-    assert found[0].spread("eval/top1") == pytest.approx(0.2)
+    assert found[0].std("eval/top1") == pytest.approx(0.2)
     assert found[0].weights == pytest.approx(0.5) and found[0].mean("weight_sparsity") == pytest.approx(0.4)
     rows = study.table(records, "smoke").rows
     assert rows[0][:6] == ("Adam", "Dense", "–", "3", "70.00 ± 20.00 %", "0.0 %")

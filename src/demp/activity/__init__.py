@@ -1,4 +1,4 @@
-"""Who is dead: criteria, probes, passive windows, monitoring."""
+"""Which neurons are dead: criteria, probes, passive windows, monitoring."""
 
 import warnings
 from typing import Any

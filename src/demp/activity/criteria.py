@@ -20,7 +20,7 @@ DEFAULT_EPS = {"saturated": 0.1, "epsilon": 0.01, "sum": 0.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """Decides which neurons are dead or saturated; a neuron must be so in every batch and at every read point."""
+    """Decides which neurons are dead or saturated; a neuron must be so in every batch and for every consumer."""
 
     kind: CriterionKind = "auto"
     """``exact``: zero everywhere. ``saturated``: a constant, zero or not: its deviation over all examples and positions
@@ -40,7 +40,7 @@ class Criterion:
             raise UsageError(f"criterion eps is {self.eps}; give a number >= 0")
 
     def resolve(self, activation: str) -> str:
-        """The criterion for a kind of activation."""
+        """Return the kind of criterion that applies to an activation: ``auto`` and ``paper`` depend on it."""
         if activation == LINEAR and self.kind in ("negative-only", "sum"):
             return "exact"
         if self.kind not in ("auto", "paper"):
@@ -52,23 +52,23 @@ class Criterion:
         return "saturated" if self.kind == "auto" else "epsilon"
 
     def of_moments(self, activation: str) -> bool:
-        """Is death decided by mean and deviation over all batches, rather than by each batch on its own?"""
+        """Return whether mean and deviation over all batches decide, rather than each batch on its own."""
         return self.resolve(activation) == "saturated"
 
     def is_exact(self, activation: str) -> bool:
-        """Does removal leave the outputs on the examples looked at unchanged?"""
+        """Return whether removal leaves the outputs on the examples looked at unchanged."""
         return self.resolve(activation) == "exact"
 
     def flat(self, deviation: Tensor) -> Tensor:
-        """Per neuron, whether it is saturated: its deviation over all that was seen, relative to its layer's mean."""
+        """Return, per neuron, whether it is saturated; ``deviation`` is in units of its layer's mean, of (width,)."""
         return deviation <= (DEFAULT_EPS["saturated"] if self.eps is None else self.eps)
 
     def alone(self, activation: str) -> bool:
-        """Is death decided by what it outputs alone, not beside others?"""
+        """Return whether a neuron's own outputs decide, without those of the rest of its layer."""
         return not (self.relative and self.resolve(activation) == "epsilon")
 
     def dead(self, activation: str, values: "Peaks") -> Tensor:
-        """Per neuron, whether it is dead in this batch. A neuron with a nan is alive."""
+        """Return, per neuron, whether it is dead in this batch, of shape (width,). A neuron with a nan is alive."""
         kind = self.resolve(activation)
         assert kind != "saturated", "decided by its moments"
         if kind == "exact":

@@ -29,7 +29,7 @@ class LayerActivity:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Who is dead at one moment. A neuron that was removed counts as dead; widths are those of the dense network."""
+    """Which neurons are dead at one moment, in dense numbering. A neuron that was removed counts as dead."""
 
     batches: int
     examples: int
@@ -41,7 +41,7 @@ class Snapshot:
     revived: int
     still: float = math.nan
     """|X & Y| / |X|: of all that were ever dead, the share that is dead now, as the authors' code computes it for
-    Fig. 8; nan while nobody was."""
+    Fig. 8; nan while none was."""
     saturated_share: float = 0.0
     """Neurons that are constant without being zero, over all neurons; only the criterion ``saturated`` looks for them.
     """

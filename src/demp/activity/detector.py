@@ -47,7 +47,7 @@ class Sources:
 
 
 class Detector:
-    """Says who is dead: by a probe on ``batches``, or by a window over the training forwards before a check.
+    """Finds dead neurons: by a probe on ``batches``, or by a window over the training forwards before a check.
 
     What the window finds dead must also be dead in evaluation mode on the last training batch, because that is what a
     cut is proven on.
@@ -84,7 +84,7 @@ class Detector:
         hook = Hook(self._remember)
         self._hook = self._model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
-    def watch_others(self) -> None:
+    def watch_held_out(self) -> None:
         """Remember the last training batch before a check on batches, where neurons leave with constants."""
         constants = any(self._criterion.of_moments(layer.activation) for layer in self._graph.layers)
         if self._window is None and constants:
@@ -112,11 +112,13 @@ class Detector:
         unseen = [name for name in detection.unseen if name not in hidden]
         found = []
         if unseen:
-            found.append(f"no forward before this check reached all that reads {listed(unseen)}: nobody there is dead")
+            found.append(
+                f"no forward before this check reached all that reads {listed(unseen)}: none there counts as dead"
+            )
         if hidden:
             found.append(
                 f"{listed(hidden)} cannot be watched while training (read by a norm, a sum or a bare parameter alone), "
-                "so nobody there is dead; pass batches=..."
+                "so none there counts as dead; pass batches=..."
             )
         if self._window is not None and self._last_inputs is None:
             found.append(
@@ -126,7 +128,7 @@ class Detector:
         return tuple(found)
 
     def detect_on_copy(self, copied: nn.Module, fit: Callable[[Any], Any], state: GraphState, step: int) -> Detection:
-        """Who is dead in a copy of the model, on the examples of the last detection; ``fit`` makes them fit the copy.
+        """Detect in a copy of the model, on the examples of the last detection; ``fit`` makes them fit the copy.
 
         Of a window those are the last training batch.
         """
@@ -152,8 +154,8 @@ class Detector:
             self._few_run = runs(self._model, few)
         return few if self._few_run else self._proof
 
-    def others(self) -> Any:
-        """The last training batch, where the detection looked at batches of its own; None if there was none."""
+    def held_out(self) -> Any:
+        """Examples of the last training batch where the detection looks at other batches; None if there are none."""
         if self._window is not None or self._last_inputs is None:
             return None
         return first_examples(self._last_inputs, PROOF_EXAMPLES)

@@ -88,7 +88,7 @@ class NeuronMonitor:
             self._window.load_state_dict(seen)
 
     def snapshot(self) -> Snapshot:
-        """Close the window over the forwards since the last snapshot, and open the next.
+        """Return which neurons were dead in all training forwards since the last snapshot, and begin to watch anew.
 
         Raises:
             UsageError: the model has not run since.

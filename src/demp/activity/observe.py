@@ -1,4 +1,4 @@
-"""Watch read points in a forward that happens: which values do the readers see?"""
+"""Watch the consumers of neurons in a forward that runs: which values does each of them read?"""
 
 import bisect
 from collections import Counter
@@ -28,7 +28,7 @@ FUSED = frozenset({"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"})
 
 @contextmanager
 def observing(model: nn.Module, graph: NeuronGraph, on_read: OnRead) -> Iterator[None]:
-    """Calls ``on_read(read, operand)`` at every read point of a forward; what it returns replaces the operand."""
+    """Calls ``on_read(read, operand)`` at every consumer in a forward; what it returns replaces the operand."""
     sums = {read.seat: read for read in graph.reads if read.seat is not None}
     path: list[str] = []
 
@@ -54,7 +54,7 @@ def call_reads(graph: NeuronGraph, on_read: OnRead) -> OnCall:
     """Calls ``on_read`` where a call of the user's code reads neurons without a weight: a sum, a mean, the largest."""
     reads = {read.call: read for read in graph.reads if read.call is not None}
 
-    def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_call(seat: calls.CallSeat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         read = reads.get(seat)
         if read is not None and args[0].dim() > read.axis:
             replaced = on_read(read, args[0])
@@ -152,7 +152,7 @@ class ReadObserver(TorchDispatchMode):
 
 
 def leaf(read: Read) -> str:
-    """The last part of the name of a read point's weight."""
+    """The last part of the name of a consumer's weight."""
     return read.weight.rpartition(".")[2]
 
 
@@ -168,7 +168,7 @@ def span(tensor: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Seat:
+class LayerPositions:
     """Where one layer's neurons sit on a read axis, at present widths."""
 
     layer: int
@@ -176,7 +176,7 @@ class Seat:
     neuron: Tensor
 
 
-def seats(state: GraphState, read: Read) -> list[Seat]:
+def layer_positions(state: GraphState, read: Read) -> list[LayerPositions]:
     """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
     graph, here = state.graph, state.kept(read.classes)
     present = torch.full((len(read.classes),), -1)
@@ -187,7 +187,7 @@ def seats(state: GraphState, read: Read) -> list[Seat]:
         order = graph.layers[layer].classes.argsort()
         ranked = graph.layers[layer].classes[order]
         neuron = order[torch.searchsorted(ranked, read.classes[carried])]
-        found.append(Seat(layer, present[carried], neuron))
+        found.append(LayerPositions(layer, present[carried], neuron))
     return found
 
 

@@ -20,7 +20,7 @@ from demp.parallel import Context, user_module
 
 @dataclass(frozen=True)
 class Detection:
-    """Who is dead or saturated, and on how many examples that was seen."""
+    """Which neurons are dead or saturated, and on how many examples that was seen."""
 
     dead: dict[str, Tensor]
     """Layer name -> boolean per neuron, dense numbering: dead or, by the criterion ``saturated``, constant. A removed
@@ -28,10 +28,10 @@ class Detection:
     batches: int
     examples: int
     means: dict[str, Tensor] = field(default_factory=dict)
-    """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the read point where
-    it is largest). Only of layers with the criterion ``saturated``; nan where nothing is known or nothing is left."""
+    """Layer name -> float64 per neuron, dense numbering: its mean over examples and positions (at the consumer where it
+    is largest). Only of layers with the criterion ``saturated``; nan where nothing is known or nothing is left."""
     deviations: dict[str, Tensor] = field(default_factory=dict)
-    """Layer name -> its deviation over the mean deviation of its layer (at the read point where that is largest): the
+    """Layer name -> its deviation over the mean deviation of its layer (at the consumer where that is largest): the
     smaller, the flatter. As ``means``."""
     unseen: tuple[str, ...] = ()
     """Layers that some reader never read, so that nothing is known about their neurons."""
@@ -69,7 +69,7 @@ def probe(
     *,
     until_settled: bool = False,
 ) -> Detection:
-    """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every read point.
+    """Run ``batches`` in evaluation mode; a neuron is dead if it is dead in every batch at every consumer.
 
     ``until_settled`` stops early once no neuron is left that all of its readers find dead, where more batches can only
     show more neurons alive: the criterion ``saturated`` needs all of them.
@@ -107,7 +107,7 @@ def agreed(mine: Detection, context: Context) -> Detection:
 
 
 def watch(model: nn.Module, graph: NeuronGraph, tally: Tally, args: Any, kwargs: Any) -> Any:
-    """One forward whose read points go to the tally.
+    """One forward whose consumers report to the tally.
 
     Raises:
         UsageError: it fails.
@@ -141,13 +141,23 @@ def alive(
     criterion: Criterion | CriterionKind = "auto",
     graph: NeuronGraph | None = None,
 ) -> dict[str, Tensor]:
-    """Layer name -> boolean per neuron: alive on these batches.
+    """Find out which neurons are alive on these batches: layer name -> boolean per neuron, of shape (width,).
 
-    A neuron is alive if any batch shows it alive at any of its read points. Each batch is a tuple of the model's
-    arguments, a dict of them, or a single tensor; the model runs in evaluation mode without gradients.
+    A neuron is alive if any batch shows it alive at any of its consumers (Sec. 2 of the paper); what dead means for
+    each activation is the ``criterion``'s. Each batch is a tuple of the model's arguments, a dict of them, or a single
+    tensor; the model runs in evaluation mode without gradients. Layers and neurons are those of `demp.trace` on the
+    model as it stands; a ``graph`` of it saves tracing again.
 
     Raises:
         UsageError: there is no batch, or the model does not run on one.
+        TraceError: the model cannot be traced on the first batch.
+
+    >>> import demp
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> _ = model[0].bias.data.copy_(torch.tensor([100.0, -100.0, 100.0]))
+    >>> demp.alive(model, [torch.rand(16, 2)])["1"]
+    tensor([ True, False,  True])
     """
     chosen = Criterion(kind=criterion) if isinstance(criterion, str) else criterion
     batches = list(batches)

@@ -14,7 +14,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 
 
 def readers_of(model: nn.Module, graph: NeuronGraph) -> dict[str, dict[str, dict[int, Read]]]:
-    """Path of a module that can be watched -> weight -> number of the use -> read point.
+    """Path of a module that can be watched -> weight -> number of the use -> consumer.
 
     A module can be watched if its input is what its weight is contracted with, or if it has no children, so that its
     operations can be looked at one by one.

@@ -1,4 +1,4 @@
-"""What was seen of the neurons over many batches, and what follows from it: who is dead, who is saturated, how flat."""
+"""What was seen of the neurons over many batches, and what follows from it: dead, saturated, how flat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 from demp.activity import moments
 from demp.activity.criteria import Criterion, Peaks
 from demp.activity.moments import Moments
-from demp.activity.observe import Seat, seats
+from demp.activity.observe import LayerPositions, layer_positions
 from demp.errors import UsageError
 from demp.graph import GraphState, Layer, Read
 
 Key = tuple[str, int]
-"""A read point: its weight and the number of the use."""
+"""A consumer of neurons: its weight and the number of the use."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Flatness:
     """Neurons of one layer, dense numbering, float64; nan where nothing is known."""
 
     mean: Tensor
-    """The constant: the mean at the read point where it is largest."""
+    """The constant: the mean at the consumer where it is largest."""
     deviation: Tensor
-    """Deviation over the mean deviation of the layer's present neurons, at the read point where that is largest."""
+    """Deviation over the mean deviation of the layer's present neurons, at the consumer where that is largest."""
 
     @property
     def zero(self) -> Tensor:
@@ -34,7 +34,7 @@ class Flatness:
 
 
 class Tally:
-    """Collects over batches what every read point saw, in dense numbering."""
+    """Collects over batches what every consumer saw, in dense numbering."""
 
     def __init__(self, state: GraphState, criterion: Criterion, *, sums: bool = True) -> None:
         """Without ``sums`` only contractions are asked."""
@@ -43,7 +43,7 @@ class Tally:
         asked = [read for read in graph.reads if sums or read.seat is None]
         self._here = {key_of(read): state.kept(read.classes) for read in asked}
         self._widths = {key_of(read): len(read.classes) for read in asked}
-        self._seats = {key_of(read): seats(state, read) for read in asked}
+        self._parts = {key_of(read): layer_positions(state, read) for read in asked}
         self._by_moments = [criterion.of_moments(layer.activation) for layer in graph.layers]
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
@@ -56,7 +56,7 @@ class Tally:
         return not any(self._by_moments)
 
     def width(self, read: Read) -> int:
-        """Neurons that this read point has now."""
+        """How many neurons this consumer has now."""
         return len(self._here[key_of(read)])
 
     def unseen(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Tally:
         )
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
-        """Look at one batch at one read point; nothing is known of an expert that gets no rows.
+        """Look at one batch at one consumer; nothing is known of an expert that gets no rows.
 
         Raises:
             UsageError: there are more or fewer neurons than when watching began.
@@ -85,7 +85,7 @@ class Tally:
                 "monitor the pruner), or its forward takes other widths than the traced one (a switch)"
             )
         self.seen.add(key)
-        carried = [self._by_moments[seat.layer] for seat in self._seats[key]]
+        carried = [self._by_moments[part.layer] for part in self._parts[key]]
         if any(carried):
             found = Moments.along(operand.detach(), axis).at(self._here[key], self._widths[key])
             name = name_of(key)
@@ -94,32 +94,32 @@ class Tally:
             self._look_at_peaks(key, operand.detach(), axis)
 
     def _look_at_peaks(self, key: Key, operand: Tensor, axis: int) -> None:
-        """Ask those neurons that nobody saw alive yet; where one depends on others, ask all."""
-        asked = [seat for seat in self._seats[key] if not self._by_moments[seat.layer]]
+        """Test the neurons that no batch has shown alive yet; where one depends on others, test all."""
+        asked = [part for part in self._parts[key] if not self._by_moments[part.layer]]
         asked = [self._in_doubt(s) if self.criterion.alone(self._activation(s)) else s for s in asked]
-        asked = [seat for seat in asked if len(seat.positions)]
+        asked = [part for part in asked if len(part.positions)]
         if not asked:
             return
-        places, device = torch.cat([seat.positions for seat in asked]).unique(), operand.device
+        places, device = torch.cat([part.positions for part in asked]).unique(), operand.device
         if 2 * len(places) <= operand.shape[axis]:
             operand = operand.index_select(axis, places.to(device))
-            asked = [Seat(s.layer, torch.searchsorted(places, s.positions), s.neuron) for s in asked]
+            asked = [LayerPositions(s.layer, torch.searchsorted(places, s.positions), s.neuron) for s in asked]
         peaks = Peaks.along(operand, axis, self._needs_total)
-        for seat in asked:
-            members, compact = members_of(seat)
-            mine = peaks.gather(seat.positions.to(device), compact.to(device), len(members))
-            self._dead[seat.layer][members] &= self.criterion.dead(self._activation(seat), mine).cpu()
+        for part in asked:
+            members, compact = members_of(part)
+            mine = peaks.gather(part.positions.to(device), compact.to(device), len(members))
+            self._dead[part.layer][members] &= self.criterion.dead(self._activation(part), mine).cpu()
 
-    def _activation(self, seat: Seat) -> str:
-        return self.graph.layers[seat.layer].activation
+    def _activation(self, part: LayerPositions) -> str:
+        return self.graph.layers[part.layer].activation
 
-    def _in_doubt(self, seat: Seat) -> Seat:
-        """The part of a seat whose neurons may be dead."""
-        kept = self._dead[seat.layer][seat.neuron]
-        return Seat(seat.layer, seat.positions[kept], seat.neuron[kept])
+    def _in_doubt(self, part: LayerPositions) -> LayerPositions:
+        """Those of its positions whose neurons may be dead."""
+        kept = self._dead[part.layer][part.neuron]
+        return LayerPositions(part.layer, part.positions[kept], part.neuron[kept])
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """What was seen so far, as tensors by name."""
         return {
             "dead": [flags.clone() for flags in self._dead],
             "seen": [list(key) for key in sorted(self.seen)],
@@ -145,8 +145,8 @@ class Tally:
     def detect(self) -> dict[str, Tensor]:
         """Layer name -> dead or saturated neurons (dense numbering; removed ones are neither).
 
-        A layer whose read points did not all run is alive as a whole: nothing is known about it. A layer without
-        read points of its own is dead by the layers that carry its neurons on.
+        A layer whose consumers did not all run is alive as a whole: nothing is known about it. A layer without
+        consumers of its own is dead by the layers that carry its neurons on.
         """
         agreed = self.agreed()
         return {
@@ -174,7 +174,7 @@ class Tally:
         return flags & ~self.state.removed[layer.classes] if self._complete(layer) else torch.zeros_like(flags)
 
     def _complete(self, layer: Layer) -> bool:
-        asked = [key for key in layer.reads if key in self._seats]
+        asked = [key for key in layer.reads if key in self._parts]
         return bool(asked) and all(key in self.seen for key in asked)
 
     def _flatness(self, number: int) -> Flatness:
@@ -182,9 +182,9 @@ class Tally:
         mean = torch.full((layer.width,), torch.nan, dtype=torch.float64)
         deviation = torch.full((layer.width,), -1.0, dtype=torch.float64)
         for key in layer.reads if self._complete(layer) else ():
-            for seat in (s for s in self._seats.get(key, ()) if s.layer == number):
-                members, compact = members_of(seat)
-                mine = self._moments[name_of(key)].of(self._here[key][seat.positions], compact, len(members))
+            for part in (s for s in self._parts.get(key, ()) if s.layer == number):
+                members, compact = members_of(part)
+                mine = self._moments[name_of(key)].of(self._here[key][part.positions], compact, len(members))
                 mean[members] = larger(mean[members], mine.mean)
                 deviation[members] = torch.maximum(deviation[members], relative(mine.deviation))
         return Flatness(mean, torch.where(deviation < 0, torch.nan, deviation))
@@ -201,14 +201,14 @@ def larger(known: Tensor, new: Tensor) -> Tensor:
     return torch.where(known.isnan() | (new.abs() > known.abs()) | new.isnan(), new, known)
 
 
-def members_of(seat: Seat) -> tuple[Tensor, Tensor]:
+def members_of(part: LayerPositions) -> tuple[Tensor, Tensor]:
     """The neurons that sit on an axis, each once, and which of them each place belongs to."""
-    members = seat.neuron.unique()
-    return members, torch.searchsorted(members, seat.neuron)
+    members = part.neuron.unique()
+    return members, torch.searchsorted(members, part.neuron)
 
 
 def key_of(read: Read) -> Key:
-    """What tells read points apart."""
+    """What identifies a place where neurons are read: the weight, and which of its uses."""
     return read.weight, read.use
 
 

@@ -62,7 +62,7 @@ class Window:
 
     @property
     def is_open(self) -> bool:
-        """Are the hooks in place?"""
+        """Are the hooks in place, so that forwards are watched?"""
         return self._tally is not None
 
     def open(self, state: GraphState) -> None:
@@ -89,7 +89,7 @@ class Window:
         self._ran_training = self._ran_evaluation = False
 
     def detect(self) -> Detection:
-        """Who was dead in every forward since ``open``."""
+        """Which neurons were dead in every forward since ``open``."""
         if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
             return Detection(dead, 0, 0)
@@ -131,7 +131,7 @@ class Window:
         self._depth = max(0, self._depth - 1)
 
     def _counts(self, module: nn.Module) -> bool:
-        """Is this a training forward?"""
+        """Is this a training forward, which the window watches?"""
         if in_backward():
             return False
         if self._model.training or module.training:
@@ -180,7 +180,7 @@ class Window:
         return Hook(enter), Hook(leave)
 
     def _starts(self, path: str, weights: dict[str, dict[int, Read]], args: Any, kwargs: Any) -> bool:
-        """Count a call of a reader; False if nobody can tell which of several uses in one forward it is."""
+        """Count a call of a reader; False if it cannot be known which of several uses in one forward it is."""
         if self._depth and self._whole_counts:
             return True
         if self._depth == 0:
@@ -194,7 +194,7 @@ class Window:
         return True
 
     def _add(self, read: Read, value: Tensor, axis: int) -> None:
-        """One batch at one read point; a rehearsal of demp's own, which may be narrower, does not count."""
+        """One batch at one consumer; a rehearsal of demp's own, which may be narrower, does not count."""
         rehearsal = not self._model.training and (value.is_meta or value.shape[axis] != self._tally_width(read))
         if self._tally is not None and not rehearsal:
             self._tally.add(read, value, axis)

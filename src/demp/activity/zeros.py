@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from demp.activity import reductions
-from demp.activity.observe import observing, quiet, seats
+from demp.activity.observe import layer_positions, observing, quiet
 from demp.graph import GraphState, Read
 from demp.graph.forward import as_inputs
 from demp.graph.inputs import copied
@@ -29,9 +29,9 @@ def share_of_zeros(
     def look(read: Read, operand: Tensor) -> None:
         zero = reductions.zeros(operand.detach(), read.axis).double().cpu()
         looked_at = operand.numel() / len(zero)
-        for seat in seats(state, read):
-            classes = graph.layers[seat.layer].classes[seat.neuron]
-            zeros.index_add_(0, classes, zero[seat.positions])
+        for part in layer_positions(state, read):
+            classes = graph.layers[part.layer].classes[part.neuron]
+            zeros.index_add_(0, classes, zero[part.positions])
             total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64))
 
     with quiet(model), observing(model, graph, look):

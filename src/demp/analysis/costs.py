@@ -13,25 +13,42 @@ from demp.surgery import record_of
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and arithmetic of one forward on the example inputs."""
+    """What `demp.cost` counts: the size of a model, and the arithmetic of one forward on the example inputs."""
 
     neurons: int
+    """Neurons over all layers of `demp.trace`."""
     parameters: int
+    """Entries of all parameters, each tied parameter once."""
     flops: int
     """Multiplies and adds of convolutions and matrix products (2 per multiply-add), from the shapes that ran."""
     paper_flops: int
     """The paper's convention: dense FLOPs of each operation times the share of its outputs that is left; the shrunken
     input width is ignored. Equal to ``flops`` for a model that was never cut."""
     bytes: int
-    """Parameters and buffers in memory."""
+    """Bytes of memory that parameters and buffers take."""
 
     def to_dict(self) -> dict[str, int]:
-        """Return the costs as a dictionary of plain numbers."""
+        """Return the costs by name, ready for JSON."""
         return asdict(self)
 
 
 def cost(model: nn.Module, example_inputs: Any, *, graph: NeuronGraph | None = None) -> Cost:
-    """The cost of ``model`` as it stands, for one forward on ``example_inputs``."""
+    """Count neurons, parameters, FLOPs and bytes of ``model`` as it stands, for one forward on ``example_inputs``.
+
+    FLOPs are those of the whole batch in ``example_inputs``: give one example for FLOPs per example. A cut model is
+    enough; it remembers what the paper's convention needs. With ``graph`` (of `demp.trace` on the model as it stands)
+    nothing is traced again.
+
+    Raises:
+        TraceError: the model does not run on the example inputs.
+
+    >>> import demp
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> found = demp.cost(model, torch.zeros(1, 4))
+    >>> found.neurons, found.parameters, found.flops
+    (8, 58, 96)
+    """
     model = user_module(model)
     graph = graph or trace(model, example_inputs)
     flops = graph.dense.flops()

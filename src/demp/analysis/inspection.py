@@ -18,14 +18,14 @@ from demp.parallel import user_module
 
 @dataclass(frozen=True)
 class Row:
-    """One layer."""
+    """One layer in the table of `demp.inspect`."""
 
     layer: str
     activation: str
     width: int
     removable: int
     group: str
-    """Letter shared by coupled layers: their neurons go together. Empty: on its own."""
+    """Letter of all layers that share neurons, which are removed together. Empty: the layer shares none."""
     parameters: int
     """Parameters that the layer's neurons own, with those of coupled layers; shown once per group."""
     flops: int
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Layers, widths, what is coupled, what is refused and why, who owns how much."""
+    """Layers, widths, what is coupled, what is refused and why, and how much each layer owns."""
 
     model: str
     parameters: int
@@ -106,7 +106,7 @@ class Inspection:
 
 
 def share(part: int, whole: int) -> str:
-    """A percentage, empty for nothing."""
+    """``part`` of ``whole`` as a percentage; an empty string if either is zero."""
     return f"{100 * part / whole:.1f} %" if part and whole else ""
 
 
@@ -128,52 +128,58 @@ def inspect(
     linear: bool = False,
     outputs: Outputs = None,
 ) -> Inspection:
-    """Trace ``model`` and say what demp could remove from it. FLOPs are those of the example inputs.
+    """Trace ``model`` and say what demp could remove from it, layer by layer; printed, a table. Nothing is changed.
 
-    ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
+    Each row has the layer's width, how many of its neurons may be removed and why others may not, the layers that it
+    shares neurons with, and the parameters and FLOPs that belong to its neurons. FLOPs are those of one forward on the
+    whole of ``example_inputs``. ``joins``, ``streams``, ``linear`` and ``outputs`` as in `demp.trace`.
+
+    Raises:
+        TraceError: the model does not run on the example inputs.
     """
     model = user_module(model)
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
     names = {name for name, _ in model.named_parameters()}
-    letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
-    total, flops = sum(p.numel() for p in model.parameters()), graph.dense.flops()
-    sizes = owned_by(graph, names)
-    counted = torch.zeros(graph.classes, dtype=torch.bool)
-    why: dict[str, list[str]] = {}
-    for refusal in graph.refused:
-        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
-    first = first_rows(graph)
-    saved = saved_flops(graph, first)
-    rows = []
-    for number, layer in enumerate(graph.layers):
-        mine = layer.classes[layer.removable]
-        fresh = mine[first[mine] == number]
-        counted[fresh] = True
-        rows.append(
-            Row(
-                layer.name,
-                layer.activation,
-                layer.width,
-                len(mine),
-                letters.get(layer.name, ""),
-                int(sizes[fresh].sum()),
-                round(float(saved[number])),
-                "; ".join(why.get(layer.name, [])),
-            )
-        )
-    every = counted.clone()
-    left = graph.at(every).parameters(names)
+    total = sum(p.numel() for p in model.parameters())
+    removable = torch.zeros(graph.classes, dtype=torch.bool)
+    for layer in graph.layers:
+        removable[layer.classes[layer.removable]] = True
     return Inspection(
         type(model).__name__,
         total,
-        flops,
+        graph.dense.flops(),
         graph.dense.neurons,
-        sum(int(n.removable.sum()) for n in graph.layers),
-        total - left,
-        tuple(rows),
+        sum(int(layer.removable.sum()) for layer in graph.layers),
+        total - graph.at(removable).parameters(names),
+        rows_of(graph, names),
         graph.notes,
         tuple(refusal for refusal in graph.refused if refusal.name not in graph.index),
     )
+
+
+def rows_of(graph: NeuronGraph, names: set[str]) -> tuple[Row, ...]:
+    """A row per layer; what belongs to neurons of several layers is counted in the first. ``names``: parameters."""
+    letters = {name: letter(i) for i, group in enumerate(g for g in groups(graph) if len(g) > 1) for name in group}
+    why: dict[str, list[str]] = {}
+    for refusal in graph.refused:
+        why.setdefault(refusal.name, []).append(f"{refusal.neurons} refused: {refusal.reason}")
+    sizes, first = owned_by(graph, names), first_rows(graph)
+    saved = saved_flops(graph, first)
+    rows = []
+    for number, layer in enumerate(graph.layers):
+        own = layer.classes[layer.removable]
+        row = Row(
+            layer.name,
+            layer.activation,
+            layer.width,
+            len(own),
+            letters.get(layer.name, ""),
+            int(sizes[own[first[own] == number]].sum()),
+            round(float(saved[number])),
+            "; ".join(why.get(layer.name, [])),
+        )
+        rows.append(row)
+    return tuple(rows)
 
 
 def first_rows(graph: NeuronGraph) -> Tensor:
@@ -200,7 +206,7 @@ def saved_flops(graph: NeuronGraph, owner: Tensor) -> Tensor:
 
 
 def groups(graph: NeuronGraph) -> list[list[str]]:
-    """Coupled layers, in forward order."""
+    """Names of layers that share neurons, one list per group, in forward order."""
     order = {layer.name: i for i, layer in enumerate(graph.layers)}
     return [sorted(group, key=order.__getitem__) for group in coupled_groups(graph)]
 

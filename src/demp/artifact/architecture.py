@@ -85,7 +85,7 @@ def parsed(file: Path) -> dict[str, Any]:
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
-    """The dtype's name: float32, int64."""
+    """The name of a dtype without its module: float32, int64."""
     return str(tensor.dtype).removeprefix("torch.")
 
 

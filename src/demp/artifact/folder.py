@@ -26,11 +26,13 @@ from demp.surgery.record import put_record, record_from_plain, record_of, record
 
 
 def save(model: nn.Module, path: str | Path, *, example_inputs: Any = None, builder: Any = None) -> Path:
-    """Write ``model.safetensors`` and ``architecture.json`` into the folder ``path``, atomically.
+    """Save a model of any widths as the folder ``path``, which `demp.load` rebuilds; returns the path.
 
-    The architecture holds the shape of every tensor, the kept indices in dense numbering, the inputs that prove the
-    outputs on load (from ``example_inputs``, or those of the last cut), and ``builder``: any JSON that says how the
-    dense model is constructed. A sharded model is saved by its first rank, and every rank must call this.
+    The folder holds ``model.safetensors`` (the tensors) and ``architecture.json``: the shape of every tensor, the
+    indices that cuts have kept, in dense numbering, a description of inputs with the outputs that the model gives on
+    them (which `demp.load` compares), and ``builder``, any JSON that says how the dense model is constructed. The
+    inputs are like ``example_inputs``, or like those of the last cut. The folder appears whole or not at all, and a
+    model saved there earlier is replaced. A sharded model is saved by its first rank, and every rank must call this.
 
     Raises:
         ArtifactError: the folder holds other files, or could not be written.
@@ -82,6 +84,9 @@ def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None) -> nn.Module:
     """Rebuild a saved model: ``build()`` makes the dense model, its tensors take the saved shapes and values.
+
+    The model must give the outputs that it gave when it was saved, on the same inputs. It comes back in the mode that
+    ``build()`` gives it, on ``device``, or where it was built.
 
     Raises:
         ArtifactError: a file is missing, truncated or altered, the constructor does not fit, or the outputs on the

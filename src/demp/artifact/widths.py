@@ -39,7 +39,7 @@ class Widths:
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Module -> attribute -> size, of those that no shape shows."""
     unknown: tuple[str, ...] = ()
-    """Tensors of which nobody knows which entries the file still has."""
+    """Tensors of which it is not known which entries the file still has."""
 
     @property
     def resized(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def missing(graph: NeuronGraph, shapes: Shapes) -> list[tuple[str, int]]:
 
 
 def fewer(graph: NeuronGraph, widths: Mapping[tuple[int, ...], tuple[int, str]]) -> Tensor:
-    """Classes without as many as are missing: which, nobody knows."""
+    """Classes without as many as are missing, although not which ones."""
     removed = graph.none_removed()
     for along, (length, _) in sorted(widths.items(), key=lambda item: len(set(item[0]))):
         here = list(dict.fromkeys(along))

@@ -1,4 +1,4 @@
-"""How much of a network may be left: budgets, what a network spends of them, and who must go to land on one."""
+"""How much of a network may be left: budgets, what a network spends of them, and what to remove to meet one."""
 
 from demp.budgets.budget import RESOURCES, Budget, as_budget
 from demp.budgets.choice import Choice, Question, choose, least

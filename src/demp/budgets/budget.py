@@ -42,16 +42,22 @@ class Budget:
             raise UsageError(f"a budget needs at least one of {', '.join(RESOURCES)}, for example Budget(flops=0.4)")
 
     def given(self) -> dict[str, float | int]:
-        """Resource -> limit, for those that are limited."""
+        """Return the limit of each resource that has one, by the resource's name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
     def to_dict(self) -> dict[str, float | int]:
-        """The same, JSON-ready; ``as_budget`` reads it back."""
+        """Return the limits by name, ready for JSON; ``as_budget`` reads them back."""
         return self.given()
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """A budget from ``"flops=0.4,neurons=0.5"``; see ``as_budget``."""
+        """Return the budget that a text such as ``"flops=0.4,neurons=0.5"`` describes.
+
+        With a point or an exponent a number is a share of the dense network, else it is absolute.
+
+        Raises:
+            UsageError: an unknown resource, one that is given twice, or a number that is no limit.
+        """
         found = as_budget(text)
         assert found is not None
         return found

@@ -1,4 +1,4 @@
-"""Who must go so that a network lands on its budget: the least important for what removing them saves."""
+"""Which neurons are removed so that a network meets its budget: the least important for what that saves."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -255,6 +255,6 @@ def one_hot(classes: Tensor, like: Tensor) -> Tensor:
 
 
 def planned(graph: NeuronGraph, removed: Tensor, chosen: Tensor, limits: Limits) -> Tensor:
-    """Who is removed after a cut that wants ``chosen``: what limits and coupled layers let go."""
+    """What is removed after a cut that wants ``chosen``: what limits and coupled layers allow."""
     wanted = {layer.name: chosen[layer.classes] for layer in graph.layers}
     return plan_cut(graph.at(removed), wanted, limits).after.removed

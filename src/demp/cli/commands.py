@@ -18,7 +18,7 @@ from demp.cli.inspect import Inspect
 from demp.cli.overrides import free_folder, resolve
 from demp.cli.plan import Announcement
 from demp.cli.report import Report
-from demp.cli.study import Study
+from demp.cli.study import StudyCommand
 from demp.cli.sweep import SweepCommand
 from demp.errors import UsageError
 from demp.files.schema import flat
@@ -199,7 +199,7 @@ COMMANDS: dict[str, type[Command]] = {
     "eval": Eval,
     "export": Export,
     "compare": Compare,
-    "study": Study,
+    "study": StudyCommand,
     "sweep": SweepCommand,
     "report": Report,
     "recipes": Recipes,

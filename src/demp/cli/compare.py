@@ -159,7 +159,7 @@ def method_options(settings: tuple[str, ...]) -> Options:
     return found
 
 
-def show(console: Console, records: table.Records) -> None:
+def show(console: Console, records: table.Results) -> None:
     """The table; on a narrow screen the main columns of it."""
     wide = widen(console)
     rows, split = table.rows(records), table.split_of(records)

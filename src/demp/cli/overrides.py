@@ -81,7 +81,7 @@ def file_values(flags: Any, base: TrainConfig) -> dict[str, Any]:
 
 
 def listed(text: str) -> list[str]:
-    """Names separated by commas."""
+    """The names in one text, separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -27,7 +27,7 @@ Ids = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Command):
+class StudyCommand(Command):
     """Make figures and tables of the paper: run what is missing, draw, and say which claims hold."""
 
     ids: Ids = ()
@@ -57,7 +57,7 @@ class Study(Command):
     """Run nothing: figure, table and claims of what is at hand."""
 
     def run(self) -> dict[str, Any]:
-        """List, or run and show."""
+        """List the studies, or run the chosen ones and show figures, tables and claims."""
         console = self.console()
         if self.ids == (LIST,):
             return self._list(console)

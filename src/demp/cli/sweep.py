@@ -127,7 +127,7 @@ class SweepCommand(Sweeping):
         return self.run_sweep(sweep, console).left
 
     def _planned(self, make: Make) -> Sweep:
-        """The grid, or the search."""
+        """The sweep that the flags ask for: a grid, or a search."""
         shared = {"base": make({}).merged({"seed": 0, "out": ""}).to_dict()}
         if not (self.search or self.search_space):
             jobs = grid(make, parse_lists(self.grid, EXAMPLE), seeds=self.seeds, measure=self.measure)

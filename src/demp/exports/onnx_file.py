@@ -97,7 +97,7 @@ def feed(model: nn.Module, loaded: Any, inputs: Inputs) -> dict[str, Any]:
 
 
 def answer(model: nn.Module, file: Path) -> Answer:
-    """The written graph, read back."""
+    """What the written graph computes when it is read back."""
     loaded = session(file, type(model).__name__)
 
     def run(inputs: Inputs) -> list[Tensor]:

@@ -53,7 +53,7 @@ def _why(model: nn.Module, error: Exception) -> str:
 
 
 def program_answer(file: Path) -> Answer:
-    """The written graph, read back."""
+    """What the written program computes when it is read back."""
     with muted():
         module = torch.export.load(file).module()
 

@@ -42,12 +42,12 @@ def timed(model: nn.Module, inputs: Any, ours: Path, dense: Path) -> tuple[Timin
 
 
 def calling(loaded: Any, feed: dict[str, Any]) -> Callable[[], Any]:
-    """One call of a session."""
+    """A function that runs a session once on the given inputs."""
     return lambda: loaded.run(None, feed)
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Mean time of one call."""
+    """Seconds per call, as a mean over ``repeats`` calls."""
     began = time.perf_counter()
     for _ in range(repeats):
         call()

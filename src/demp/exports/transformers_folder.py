@@ -185,7 +185,7 @@ def embedding_widths(own: Any, changes: dict[int, set[int]]) -> list[dict[str, A
 
 
 def epsilons(model: nn.Module) -> set[Any]:
-    """Every eps of its norms."""
+    """All values that eps has in norms of the model."""
     return {getattr(m, name) for m in model.modules() for name in EPS if hasattr(m, name)}
 
 
@@ -235,7 +235,7 @@ def experts(own: Any) -> Any:
 
 
 def loading_note(own: Any, folder: Path) -> str:
-    """What `from_pretrained` has to be told, beside the folder, to compute experts as the model does, if anything."""
+    """What `from_pretrained` needs, beside the folder, to compute experts as the model does, if anything."""
     with silent():
         usual = experts(on_meta(own, type(own.config).from_pretrained(folder, local_files_only=True)))
     wanted = experts(own)

@@ -42,7 +42,7 @@ def check_share(name: str, share: float) -> None:
 
 
 def check_portion(name: str, share: float, what: str = "a share") -> None:
-    """The share must lie between 0 and 1, both included; ``what`` it is a share of may be said."""
+    """The share must lie between 0 and 1, both included; ``what``: of what it is a share, for the message."""
     check(0 <= share <= 1, name, share, f"give {what} in [0, 1]")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+JsonObject = dict[str, Any]
 NO_OBJECT = "no JSON object"
 NAMED = 5
 """Line numbers of one file that are named; the rest is counted."""
@@ -66,16 +66,16 @@ class Skipped:
         return sum(fault.count for fault in self._faults.values() if fault.numbers)
 
 
-Check = Callable[[Record], str]
+Check = Callable[[JsonObject], str]
 """Why an object is no record of the kind that is wanted; empty where it is one."""
 
 
-def any_object(_: Record) -> str:
+def any_object(_: JsonObject) -> str:
     """Accept every JSON object: return the empty text of no fault."""
     return ""
 
 
-def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator[Record]:
+def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator[JsonObject]:
     """Yield every record of a file; a file that is not there has none."""
     try:
         file = path.open("rb")
@@ -93,7 +93,7 @@ def records(path: Path, skipped: Skipped, check: Check = any_object) -> Iterator
                 skipped.add(path, reason, number)
 
 
-def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
+def parsed(line: bytes, check: Check = any_object) -> tuple[JsonObject | None, str]:
     """Return the record in a line, or None and the reason; an empty line is no fault and has no reason."""
     if not line.strip():
         return None, ""
@@ -107,7 +107,7 @@ def parsed(line: bytes, check: Check = any_object) -> tuple[Record | None, str]:
     return (None, reason) if reason else (record, "")
 
 
-def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object) -> list[Record]:
+def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object) -> list[JsonObject]:
     """Return some records of a long file: the lines with ``wanted``, the last one, and others evenly spread.
 
     A short file, and one whose lines do not all look like objects, is read line by line.
@@ -120,10 +120,10 @@ def look(path: Path, skipped: Skipped, wanted: bytes, check: Check = any_object)
     return list(records(path, skipped, check)) if seen is None else seen
 
 
-def looked(path: Path, size: int, wanted: bytes, check: Check) -> list[Record] | None:
+def looked(path: Path, size: int, wanted: bytes, check: Check) -> list[JsonObject] | None:
     """Return these records; None where some line does not begin as an object and end as one."""
     stride, due = size / LOOKS, 0.0
-    found: list[Record] = []
+    found: list[JsonObject] = []
     with path.open("rb") as file:
         for start, block in blocks(file):
             if not (block.startswith(b"{") and block.endswith(b"}\n")):
@@ -162,7 +162,7 @@ def line_start(block: bytes, at: int) -> int:
     return block.rfind(b"\n", 0, at) + 1
 
 
-def read_json(path: Path, skipped: Skipped) -> Record:
+def read_json(path: Path, skipped: Skipped) -> JsonObject:
     """Return the object in a JSON file; an empty one where there is none, and the file is named if it is damaged."""
     try:
         values = json.loads(path.read_bytes())

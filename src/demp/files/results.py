@@ -1,13 +1,18 @@
 """Lines of results, as sweeps write them, whatever else lies in the files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demp.files import reading
-from demp.files.reading import Record, number
+from demp.files.reading import number
 from demp.files.sweep import SweepFiles
+
+Result = dict[str, Any]
+"""A line of a file of results: what a finished job measured, or how it failed."""
+Results = Sequence[Result]
+"""Finished jobs, as tables and figures read them."""
 
 SCHEMA = 1
 """Of a line."""
@@ -25,20 +30,20 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Records:
+class ResultFile:
     """The results in some files of lines."""
 
-    found: list[Record]
+    found: list[Result]
     """The last word on each name, in the order in which names first came."""
     skipped: tuple[str, ...]
     """FILE:LINE and why, of every line that is no result."""
 
 
-def read(path: str | Path) -> Records:
+def read(path: str | Path) -> ResultFile:
     """Read the results of a sweep folder, or of one file of lines."""
     follower = Follower(path)
     follower.look()
-    return Records(list(follower.found.values()), tuple(follower.skipped))
+    return ResultFile(list(follower.found.values()), tuple(follower.skipped))
 
 
 class Follower:
@@ -50,7 +55,7 @@ class Follower:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.found: dict[str, Record] = {}
+        self.found: dict[str, Result] = {}
         """By name."""
         self.skipped: list[str] = []
         self._read: dict[Path, tuple[int, int]] = {}
@@ -79,7 +84,7 @@ class Follower:
             self.found[record["name"]] = record
 
 
-def parsed(line: bytes) -> tuple[Record | None, str]:
+def parsed(line: bytes) -> tuple[Result | None, str]:
     """Return the result in a line, or None and why there is none."""
     values, fault = reading.parsed(line)
     if values is None:
@@ -93,7 +98,7 @@ def parsed(line: bytes) -> tuple[Record | None, str]:
     return (values, "") if not absent else (None, f"is not complete: it has no {absent}")
 
 
-def no_result(record: Record) -> str:
+def no_result(record: Result) -> str:
     """Return why an object is no line of results; empty where it is one."""
     if isinstance(record.get("name"), str) and record.get("schema") != SCHEMA:
         return f"schema {record.get('schema')!r}, this version reads {SCHEMA}"
@@ -101,7 +106,7 @@ def no_result(record: Record) -> str:
     return "" if known else "no result"
 
 
-def missing(values: Record) -> str:
+def missing(values: Result) -> str:
     """Return the name of a value that a result of its kind always has and this one has not; empty if it has all."""
     if values["status"] == FAILED:
         return "" if isinstance(values.get("error"), str) else "error"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demp.files.reading import Record, Skipped, number, records
+from demp.files.reading import JsonObject, Skipped, number, records
 
 DENSE = "dense"
 """The method name of the baseline: plain training, no pruner."""
@@ -60,12 +60,12 @@ class Cut(NamedTuple):
     """Of the removed neurons, those that were another constant."""
 
 
-def no_metrics(record: Record) -> str:
-    """Return why a line of metrics.jsonl says nothing about a step; empty where it does."""
+def no_metrics(record: JsonObject) -> str:
+    """Return why a line of metrics.jsonl holds no metrics of a step; empty where it does."""
     return "" if number(record, "step") is not None else "no step"
 
 
-def no_cut(record: Record) -> str:
+def no_cut(record: JsonObject) -> str:
     """Return why a line of cuts.jsonl is no report of a cut; empty where it is one."""
     wanted = ("step", "removed", "neurons_after", "parameters_after", "flops_before", "flops_after")
     missing = [name for name in wanted if number(record, name) is None]
@@ -103,7 +103,7 @@ def read_cuts(file: Path, skipped: Skipped) -> tuple[list[Cut], dict[str, int]]:
     return cuts, dense
 
 
-def read_config(path: Path, skipped: Skipped) -> Record:
+def read_config(path: Path, skipped: Skipped) -> JsonObject:
     """Return the values of a TOML file; empty where there is none, and named where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What could go: which tensor slices a neuron owns, and who reads it."""
+"""What could be removed: which tensor slices a neuron owns, and what consumes it."""
 
 from demp.graph.neurons import GraphState, NeuronGraph
 from demp.graph.parts import Contraction, Layer, Norm, Read, Refusal, Slot

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.class_sets import ClassSets
 from demp.graph.elements import Axis, unique_in_order
 from demp.graph.linear_neurons import mark_linear
@@ -70,7 +70,7 @@ def contraction_reads(recording: Recording, numbering: Numbering) -> Iterator[Re
         )
 
 
-def places_of(recording: Recording, seat: Seat | None) -> tuple[str, ...]:
+def places_of(recording: Recording, seat: CallSeat | None) -> tuple[str, ...]:
     """Where a sum or call stands in all forwards that were followed."""
     return () if seat is None else tuple(sorted(recording.places.get(seat, ())))
 
@@ -163,7 +163,7 @@ def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCa
 
 
 def forget_unread_steps(recording: Recording) -> None:
-    """Of an activation in several steps, the layer is the step that a contraction or a join reads."""
+    """Of an activation in several steps, the layer is the step that a contraction or a residual sum reads."""
     read_by = [read.neurons.sites for read in recording.reads] + [join.stream.sites for join in recording.joins]
     marks = torch.cat(read_by or [torch.zeros(0)]).unique().tolist()
     seen = set().union(*(recording.elements.sites_of(int(mark)) for mark in marks))

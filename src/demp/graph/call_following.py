@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from demp.graph.call_rules import along_neurons, note_whole
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.carrying_out import resized
 from demp.graph.elements import Labels
 from demp.graph.grids import Grid
@@ -47,7 +47,7 @@ def follow_sum(trace: TraceState, seat: tuple[str, int], func: Any, args: tuple[
     return out
 
 
-def follow_call(trace: TraceState, seat: Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def follow_call(trace: TraceState, seat: CallSeat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a call of the user's code: as a whole, or remembered while its operations run."""
     if trace.paused:
         return func(*args, **kwargs)
@@ -87,7 +87,7 @@ def follow_call(trace: TraceState, seat: Seat, func: Any, args: tuple[Any, ...],
 def multihead(trace: TraceState, call: UserCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Attention of torch's own module, by the operations of what carries it out for the heads that are left.
 
-    The weights of attention that it returns are means over heads, or lie along them: whoever uses them keeps the heads.
+    The weights of attention that it returns are means over heads, or lie along them: what uses them keeps the heads.
     """
     before, trace.call_at = trace.call_at, call
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import CallPlan, CallSeat
 from demp.graph.carrying_out import kind_of, resized
 from demp.graph.lookup import Lookup, Turn
 from demp.graph.places import own, traced
@@ -79,9 +79,9 @@ class CallCounter:
     def __init__(self, stack: Sequence[str], ran: Mapping[str, int] | None) -> None:
         self._stack, self._ran, self.counts = stack, ran, Counter[tuple[str, str]]()
         self._turns = Counter[Turn]()
-        self._places: dict[Seat, tuple[Turn, int]] = {}
+        self._places: dict[CallSeat, tuple[Turn, int]] = {}
 
-    def seat(self, kind: str) -> Seat:
+    def seat(self, kind: str) -> CallSeat:
         """The seat of the call that runs now."""
         path = self._stack[-1] if self._stack else ""
         for each in set(self._stack) or {path}:
@@ -90,14 +90,14 @@ class CallCounter:
         self.note(seat)
         return seat
 
-    def note(self, seat: Seat) -> None:
+    def note(self, seat: CallSeat) -> None:
         """Where does what runs now at this seat stand?"""
         if self._ran is not None:
             turn = Turn(seat[0], self._ran.get(seat[0], 0), seat[1] == SUM, traced())
             self._places[seat] = turn, self._turns[turn]
             self._turns[turn] += 1
 
-    def places(self) -> dict[Seat, str]:
+    def places(self) -> dict[CallSeat, str]:
         """Where each call stands: see `CallPlan`."""
         return {seat: f"{turn.text}#{at}/{self._turns[turn]}" for seat, (turn, at) in self._places.items()}
 

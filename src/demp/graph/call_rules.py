@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from demp.graph.calls import INDEXING, CallPlan, Seat, entries_of, entry_of
+from demp.graph.calls import INDEXING, CallPlan, CallSeat, entries_of, entry_of
 from demp.graph.elements import Axis, Elements, Labels
 from demp.graph.operations import UserCall
 from demp.graph.recording import CallSeen, ReadSeen, Recording, StreamSeen
@@ -25,7 +25,7 @@ UNEQUAL = "cuts the neuron axis into parts that could shrink unequally"
 
 
 def reads_neutrally(trace: TraceState, name: str, source: Tensor, dims: list[int], labels: Labels) -> bool:
-    """Is a reduction over one neuron axis a read point, at which a dead neuron does nothing?"""
+    """Is a reduction over one neuron axis a consumer, for which a dead neuron does nothing?"""
     call = trace.call_at
     carried = [d for d in dims if labels.axes[d] is not None]
     if call is None or call.kind not in ("sum", "mean") or not call.on(source) or len(carried) != 1:
@@ -54,7 +54,7 @@ def note_stream(trace: TraceState, axis: Axis | None) -> None:
         trace.recording.streams.append(StreamSeen(trace.running(), axis))
 
 
-def note_read(trace: TraceState, seat: Seat, dim: int, axis: Axis) -> None:
+def note_read(trace: TraceState, seat: CallSeat, dim: int, axis: Axis) -> None:
     """A call of the user's code reads these neurons."""
     trace.read(ReadSeen(":".join(map(str, seat)), 0, 0, dim, -1, axis, seat))
 
@@ -111,7 +111,7 @@ class Landing(NamedTuple):
 def note_view(trace: TraceState, source: Tensor, axis: Axis, landing: Landing) -> bool:
     """A view whose new size along one axis counts neurons: if the forward has the number written into it, a cut can.
 
-    Where the view splits the axis, False if nobody could check that it does so after a cut.
+    Where the view splits the axis, False if it could not be checked that it does so after a cut.
     """
     call, (out, dim, out_dim, inner, block) = trace.call_at, landing
     if call is not None and call.kind == "heads":

@@ -41,7 +41,7 @@ METHODS = {
 """The same, as `torch.fx` names methods."""
 ATTRIBUTE = "demp_calls"
 
-Seat = tuple[str, str, int]
+CallSeat = tuple[str, str, int]
 """Path of the module whose code makes the call, its kind, and its number among the calls of this kind inside it."""
 
 
@@ -82,7 +82,7 @@ class CallPlan:
 
 
 def entries_of(index: Any) -> tuple[Any, ...]:
-    """What stands between the brackets."""
+    """The entries of an index, ``i`` and ``j`` of ``x[i, j]``, as a tuple."""
     return index if isinstance(index, tuple) else (index,)
 
 

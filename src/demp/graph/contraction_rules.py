@@ -1,5 +1,6 @@
 """Axis rules for matrix products, and what all contractions share: where neurons are born and where they are read."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -37,62 +38,115 @@ def operand_of(name: str, args: tuple[Any, ...], weight: int) -> tuple[int, int]
     return operand, ndim - 1 if last else max(ndim - 2, 0)
 
 
+@dataclass(frozen=True)
+class Product:
+    """The two factors of a matrix product, the axes of each, and what is added to the result."""
+
+    call: Call
+    first: int
+    """Position of the left factor among the arguments."""
+    left: Labels
+    right: Labels
+    left_in: int
+    """The axis of the left factor that is summed over."""
+    left_out: int | None
+    """Its axis that the result keeps beside batch axes; None: of a vector, or the rows are examples."""
+    right_in: int
+    right_out: int | None
+    bias: Tensor | None
+    flops: int
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The left and the right tensor."""
+        return self.call.args[self.first], self.call.args[self.first + 1]
+
+
+def product_of(trace: TraceState, call: Call) -> Product:
+    """The product that an operation computes. ``linear`` takes its weight transposed: (outputs, inputs)."""
+    shift, linear = call.name in SHIFTED, call.name == "linear"
+    first = 1 if shift else 0
+    a, b = call.args[first], call.args[first + 1]
+    return Product(
+        call,
+        first,
+        trace.labels(a),
+        trace.labels(b),
+        left_in=a.dim() - 1,
+        left_out=a.dim() - 2 if a.dim() > 1 and not linear else None,
+        right_in=(1 if linear else 0) if b.dim() < 3 else b.dim() - 2,
+        right_out=None if b.dim() == 1 else (0 if linear else b.dim() - 1),
+        bias=call.args[0] if shift else (call.arg(2, "bias") if linear else None),
+        flops=2 * call.out.numel() * a.shape[-1],
+    )
+
+
 @rule(*PRODUCTS)
 def matrix_product(trace: TraceState, call: Call) -> Labels:
     """Products of two operands over their shared axis; one of them is usually a weight."""
-    shift = call.name in SHIFTED
-    first = 1 if shift else 0
-    a, b = call.args[first], call.args[first + 1]
-    bias = call.args[0] if shift else (call.arg(2, "bias") if call.name == "linear" else None)
-    left, right = trace.labels(a), trace.labels(b)
-    b_in = (1 if call.name == "linear" else 0) if b.dim() < 3 else b.dim() - 2
-    b_out = None if b.dim() == 1 else (0 if call.name == "linear" else b.dim() - 1)
-    flops = 2 * call.out.numel() * a.shape[-1]
-    a_in = a.dim() - 1
-    a_out = a.dim() - 2 if a.dim() > 1 and call.name != "linear" else None
-    out: list[Axis | None] = [None] * call.out.dim()
-    by_position = by_table(trace, call, (a, b), (b_in, b_out), bias)
+    product = product_of(trace, call)
+    left, right = product.left, product.right
+    by_position = by_table(trace, call, product.factors, (product.right_in, product.right_out), product.bias)
     if by_position is not None:
         return by_position
     if right.weight is not None and not left.constant:
-        made = join(trace, right, maker(trace, right, b_out, call.out.shape[-1]), bias)
-        read(trace, left, a_in, right, b_in, operand=first)
-        trace.contraction(right.weight, flops, right.axes[b_in], made)
-        if call.name in BATCHED:
-            freeze_batch(trace, left, right)
-        return produced(trace, call.out, left, a_in, made, right, at_end=b_out is not None)
-    if left.source is not None and not right.constant and a_out is not None:
-        made = left.axes[a_out]
-        note_mixer(trace, left, right)
-        if isinstance(bias, Tensor):
-            trace.freeze_tensor(bias, "bias of a product with the weight on the left")
-            trace.freeze_axis(made, "bias of a product with the weight on the left")
-        read(trace, right, b_in, left, a_in, operand=first + 1)
-        trace.contraction(left.source, flops, left.axes[a_in], made)
-        if call.name == "bmm":
-            freeze_batch(trace, left, right)
-        if made is not None:
-            out[call.out.dim() - (2 if b_out is not None else 1)] = Axis(
-                made.ids, made.sites, trace.tick(), left.source
-            )
-        if b_out is not None:
-            out[-1] = right.axes[b_out]
-        return Labels(tuple(out))
-    separate = bare(left, a_in) and bare(right, b_in)
+        return weight_on_the_right(trace, product)
+    if left.source is not None and not right.constant and product.left_out is not None:
+        return weight_on_the_left(trace, product, product.left_out)
+    separate = bare(left, product.left_in) and bare(right, product.right_in)
     if call.name == "addmm" and separate and not (left.constant or right.constant):
-        return shifted(trace, call, over_positions(trace, call, left, right, flops), bias)
-    if bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
-        for axis in (left.axes[a_in], right.axes[b_in]):
+        return shifted(trace, call, over_positions(trace, call, left, right, product.flops), product.bias)
+    if product.bias is None and call.name in ("mm", "bmm") and (separate or not (left.constant or right.constant)):
+        for axis in (left.axes[product.left_in], right.axes[product.right_in]):
             trace.freeze_axis(axis, "product of two activations")
-        return over_positions(trace, call, left, right, flops)
+        return over_positions(trace, call, left, right, product.flops)
+    return frozen_product(trace, product)
+
+
+def weight_on_the_right(trace: TraceState, product: Product) -> Labels:
+    """The usual layer: a weight reads the left factor's neurons and makes those of the result."""
+    call, left, right, right_out = product.call, product.left, product.right, product.right_out
+    made = bind_bias(trace, right, maker(trace, right, right_out, call.out.shape[-1]), product.bias)
+    read(trace, left, product.left_in, right, product.right_in, operand=product.first)
+    trace.contraction(right.weight, product.flops, right.axes[product.right_in], made)
+    if call.name in BATCHED:
+        freeze_batch(trace, left, right)
+    return produced(trace, call.out, left, product.left_in, made, right, at_end=right_out is not None)
+
+
+def weight_on_the_left(trace: TraceState, product: Product, left_out: int) -> Labels:
+    """A weight times activations: its rows make neurons, which lie on the last axis but one of the result."""
+    call, left, right, bias = product.call, product.left, product.right, product.bias
+    made = left.axes[left_out]
+    note_mixer(trace, left, right)
+    if isinstance(bias, Tensor):
+        trace.freeze_tensor(bias, "bias of a product with the weight on the left")
+        trace.freeze_axis(made, "bias of a product with the weight on the left")
+    read(trace, right, product.right_in, left, product.left_in, operand=product.first + 1)
+    trace.contraction(left.source, product.flops, left.axes[product.left_in], made)
+    if call.name == "bmm":
+        freeze_batch(trace, left, right)
+    out: list[Axis | None] = [None] * call.out.dim()
+    if made is not None:
+        at = call.out.dim() - (2 if product.right_out is not None else 1)
+        out[at] = Axis(made.ids, made.sites, trace.tick(), left.source)
+    if product.right_out is not None:
+        out[-1] = right.axes[product.right_out]
+    return Labels(tuple(out))
+
+
+def frozen_product(trace: TraceState, product: Product) -> Labels:
+    """Neither factor is a weight of its own, and positions are not all that is summed over: neurons of both stay."""
+    call, left, right = product.call, product.left, product.right
     computed = left.constant or right.constant
     why = "the weight is computed in the forward" if computed else "product of two activations"
-    for tensor in (a, b, bias):
+    for tensor in (*product.factors, product.bias):
         if isinstance(tensor, Tensor):
             trace.freeze_tensor(tensor, why)
-    trace.contraction(None, flops, None, None)
-    if right.constant and not left.constant and b_out is not None:
-        made = maker(trace, right, b_out, call.out.shape[-1])
+    trace.contraction(None, product.flops, None, None)
+    out: list[Axis | None] = [None] * call.out.dim()
+    if right.constant and not left.constant and product.right_out is not None:
+        made = maker(trace, right, product.right_out, call.out.shape[-1])
         out[-1] = None if made is None else Axis(made.ids, made.without_sites().sites, trace.tick())
     return Labels(tuple(out), constant=left.constant and right.constant)
 
@@ -116,8 +170,8 @@ def freeze_batch(trace: TraceState, left: Labels, right: Labels) -> None:
             trace.freeze_axis(labels.axes[0], BATCH)
 
 
-def join(trace: TraceState, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
-    """The produced axis and its bias share their fate."""
+def bind_bias(trace: TraceState, weight: Labels, made: Axis | None, bias: object) -> Axis | None:
+    """The neurons of the produced axis are removed together with the entries of the bias."""
     if isinstance(bias, Tensor) and bias.dim() > 0:
         vector = trace.labels(bias).axes[-1]
         if made is None or vector is None or len(vector.ids) != len(made.ids):
@@ -130,7 +184,7 @@ def join(trace: TraceState, weight: Labels, made: Axis | None, bias: object) -> 
 
 
 def read(trace: TraceState, activation: Labels, axis: int, weight: Labels, weight_axis: int, *, operand: int) -> None:
-    """The contraction sums over the activation's axis: a read point of its neurons."""
+    """The contraction sums over the activation's axis: a consumer of its neurons."""
     neurons, slices = activation.axes[axis], weight.axes[weight_axis]
     use = 0 if weight.source is None else trace.use(weight.source)
     if neurons is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from demp.graph.contraction_rules import CONVOLUTIONS, join, maker, produced, read
+from demp.graph.contraction_rules import CONVOLUTIONS, bind_bias, maker, produced, read
 from demp.graph.elements import Axis, Labels
 from demp.graph.operations import Call
 from demp.graph.rules import rule, whole
@@ -59,7 +59,7 @@ def by_position(trace: TraceState, seen: Convolution) -> Labels:
         trace.elements.union(first.ids, first.ids[: len(first.ids) // seen.groups].repeat(seen.groups))
     if seen.transposed and made is not None and seen.groups > 1:
         made = Axis(made.ids.repeat(seen.groups), made.sites.repeat(seen.groups))
-    made = join(trace, seen.kernel, made, seen.bias)
+    made = bind_bias(trace, seen.kernel, made, seen.bias)
     read(trace, seen.x, seen.channel, seen.kernel, in_axis, operand=0)
     trace.contraction(seen.kernel.weight, seen.flops, seen.kernel.axes[in_axis], made)
     return produced(trace, seen.call.out, seen.x, seen.channel, made, seen.kernel, skip_dims=1)
@@ -68,14 +68,14 @@ def by_position(trace: TraceState, seen: Convolution) -> Labels:
 def by_group(trace: TraceState, seen: Convolution) -> Labels:
     """A whole group goes or stays, with its channels on both sides; depthwise is one channel per group.
 
-    What a group reads ends in its own outputs: they decide, and the convolution is no read point.
+    What a group reads ends in its own outputs: they decide, and the convolution does not count as a consumer.
     """
     axis, own, source = seen.x.axes[seen.channel], seen.kernel.axes[0], seen.kernel.weight
     assert axis is not None
     if source is None or own is None or trace.own_axis(seen.kernel, own) != 0:
         trace.freeze_tensor(seen.call.args[0], "grouped convolution with a computed weight")
         trace.freeze_tensor(seen.call.args[1], "grouped convolution with a computed weight")
-        join(trace, seen.kernel, own, seen.bias)
+        bind_bias(trace, seen.kernel, own, seen.bias)
         trace.contraction(source, seen.flops, None, None)
         return trace.bare(seen.call.out)
     group = own.ids[:: len(own.ids) // seen.groups]
@@ -87,7 +87,7 @@ def by_group(trace: TraceState, seen: Convolution) -> Labels:
     if not bool((sites == axis.sites).all()):  # no one layer per group
         sites = sites * 0
     sites = sites[:: seen.inputs].repeat_interleave(seen.outputs)
-    made = join(trace, seen.kernel, Axis(outs, sites, trace.tick(), source), seen.bias)
+    made = bind_bias(trace, seen.kernel, Axis(outs, sites, trace.tick(), source), seen.bias)
     trace.attribute(source, "groups", group)
     trace.contraction(source, seen.flops, None, made)
     axes: list[Axis | None] = [None] * seen.call.out.dim()

@@ -32,7 +32,7 @@ NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or 
 
 
 def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
-    """Does an axis without neurons tell them apart? Noise, one value everywhere and one that is expanded do not."""
+    """Do values along an axis without neurons differ? Not those of noise, of one value everywhere, or expanded ones."""
     return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
 
 

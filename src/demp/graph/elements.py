@@ -60,7 +60,7 @@ class Labels:
     lifted: str = ""
     """Why it may be other than zero for neurons before any activation that were zero; empty if it is not."""
     chosen: Axis | None = None
-    """Its values are positions along this axis: whoever uses them keeps the neurons."""
+    """Its values are positions along this axis: what uses them keeps the neurons."""
 
     @property
     def weight(self) -> str | None:
@@ -92,7 +92,7 @@ class Elements:
         return Axis(ids, torch.zeros(size, dtype=torch.long, device="cpu"))
 
     def union(self, a: Tensor, b: Tensor) -> None:
-        """Element ``a[i]`` and element ``b[i]`` share their fate."""
+        """Element ``a[i]`` and element ``b[i]`` can only be removed together."""
         if a is not b:
             self._pairs.append((a, b))
 
@@ -113,7 +113,7 @@ class Elements:
         return self._site_index[sites]
 
     def sites_of(self, number: int) -> frozenset[int]:
-        """The set behind a number."""
+        """The set of activation sites that has this number."""
         return self._site_sets[number]
 
     def renumber_sites(self, new: dict[int, int]) -> None:
@@ -133,7 +133,7 @@ class Elements:
         return torch.tensor(merged, device="cpu")[inverse]
 
     def roots(self) -> Tensor:
-        """The representative of every element: the lowest of those that share its fate."""
+        """The representative of every element: the lowest of those that are removed together with it."""
         if not self._pairs:
             return torch.arange(self.count, device="cpu")
         a = torch.cat([pair[0] for pair in self._pairs])

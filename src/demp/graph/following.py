@@ -1,30 +1,24 @@
 """One forward that is followed: what its neurons met, which modules ran, where its residual sums stand in the code."""
 
-import inspect
 import logging
-import random
 from collections import Counter
 from collections.abc import Mapping, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import CodeType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from demp.errors import TraceError, UsageError
-from demp.graph import branches, calls, carrying_out, joins, sums
+from demp.graph import calls
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
-from demp.graph.call_following import follow_call, follow_sum
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
 from demp.graph.inputs import tensors_in
-from demp.graph.joins import Seat, SumWatch
+from demp.graph.joins import SumSeat, SumWatch
 from demp.graph.numbers import Numbers
 from demp.graph.random_state import SEED
+from demp.graph.recomputed import Position, UserCalls
 from demp.graph.recording import USUAL, Offer
 from demp.graph.recurrent_rules import recurrent_modules
 from demp.graph.repeated import merge_runs
@@ -33,22 +27,10 @@ from demp.graph.trace_state import TraceState
 from demp.graph.tracer import Tracer
 
 logger = logging.getLogger("demp")
-TORCH = str(Path(torch.__file__).parent)
-BETWEEN = (TORCH, __file__, branches.__file__, carrying_out.__file__, joins.__file__, sums.__file__)
-"""Code that runs between a sum and what is told of it."""
-
-PLANNED = frozenset(
-    {"add", "add_", "split", "split_with_sizes", "slice", "view", "_unsafe_view", "mean", "convolution"}
-)
-"""Operations of which a cut may plan how they run."""
-
 _followed: ContextVar[frozenset[int]] = ContextVar("models whose training forward is followed", default=frozenset())
 
 DRAWS = 4
 """Training forwards that are followed at most, each with other random numbers."""
-
-Position = tuple[CodeType, int]
-"""Where an operation stands: the function's code and the instruction."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +49,7 @@ class Forward:
     out: Any
     left: list[Tensor]
     """Tensors that it left on modules."""
-    positions: dict[Seat | calls.Seat, Position] = field(default_factory=dict)
+    positions: dict[SumSeat | calls.CallSeat, Position] = field(default_factory=dict)
     """Where each sum stands in the code."""
     recomputed: set[Position] = field(default_factory=set)
     """Sums that the backward ran again, outside of any module."""
@@ -154,84 +136,21 @@ def follow(
     backward runs, too.
     """
     trace, ran = prepared(model, substitutes, training, offer), Counter[str]()
-    positions: dict[Seat | calls.Seat, Position] = {}
-    recomputed: set[Position] = set()
-    may_recompute = False
-
-    def on_sum(seat: Seat, func: Any, args: tuple[Any, ...]) -> Tensor:
-        nonlocal may_recompute
-        may_recompute = may_recompute or is_recomputed()
-        positions[seat] = position()
-        return follow_sum(trace, seat, func, args)
-
-    drew: list[bool] = []
-
-    def backward(out: Any) -> None:
-        drew.append(random.getstate() != random.Random(seed).getstate())
-        if may_recompute and (trace.recording.joins or any(seen.needed for seen in trace.recording.calls)):
-            trace.paused, once = True, ran.copy()
-            with Recomputed(trace.modules, recomputed):
-                run_backward(out)
-            ran.clear()  # a module that is computed again is the same call of it
-            ran.update(once)
-
-    def on_call(seat: calls.Seat, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal may_recompute
-        may_recompute = may_recompute or is_recomputed()
-        positions[seat] = position()
-        return follow_call(trace, seat, func, args, kwargs)
-
-    tracer, watch = Tracer(trace), SumWatch(trace.modules, on_sum, on_call, ran)
+    user_calls = UserCalls(trace, ran, seed)
+    tracer, watch = Tracer(trace), SumWatch(trace.modules, user_calls.sum, user_calls.call, ran)
     escapes = (Escapes(trace),) if vehicle == "eager" else ()  # on meta there are no values
     with module_stack(model, trace.modules, ran), frames_of(model, trace), unfollowed(model, trace):
         modes = (tracer, watch, *escapes, numbers := Numbers())
-        then = backward if training else None
+        then = user_calls.after_training if training else None
         out, left = run(model, substitutes, inputs, vehicle, modes=modes, training=training, seed=seed, then=then)
     trace.recording.sums.update(watch.counts)
     trace.recording.counts.update(watch.calls.counts)
     trace.recording.places.update({seat: {place} for seat, place in watch.calls.places().items()})
     merge_runs(trace.recording, ran)
     out = all_that_counts(out, offer, vehicle, training, (tracer,))
-    seen = (watch.nested, out, left, positions, recomputed, any(drew), seed, frozenset(numbers.found))
+    backward = (user_calls.positions, user_calls.recomputed, user_calls.by_chance)
+    seen = (watch.nested, out, left, *backward, seed, frozenset(numbers.found))
     return Forward(trace, substitutes, vehicle, ran, *seen)
-
-
-class Recomputed(TorchDispatchMode):
-    """Collects the sums and the like that a backward runs again outside of modules; no function mode reaches there."""
-
-    def __init__(self, stack: list[str], found: set[Position]) -> None:
-        super().__init__()
-        self.stack, self.found = stack, found
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note where a sum stands in the code; let everything pass."""
-        if not self.stack and func._schema.name.removeprefix("aten::") in PLANNED:
-            self.found.add(position())
-        return func(*args, **(kwargs or {}))
-
-
-def position() -> Position:
-    """Where the code stands that asked for the operation which runs now."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(BETWEEN):
-        frame = frame.f_back
-    assert frame is not None
-    return frame.f_code, frame.f_lasti
-
-
-def is_recomputed() -> bool:
-    """May the backward run again what runs now? Checkpointing hides tensors by hooks, or runs without a graph."""
-    internal: Any = torch._C
-    return internal._autograd._top_saved_tensors_default_hooks(False) is not None or not torch.is_grad_enabled()
-
-
-def run_backward(out: Any) -> None:
-    """From all outputs that have gradients."""
-    ends = [leaf for leaf in tensors_in(out) if leaf.grad_fn is not None and leaf.is_floating_point()]
-    try:
-        torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
-    except Exception as error:  # an operation without a backward on this device: nothing is seen of it
-        logger.debug("the backward does not run: %s", error)
 
 
 def follow_training(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, seen: Forward) -> list[Forward]:

@@ -13,7 +13,7 @@ class Settle(Protocol):
     """Labels of a grid as an ordinary tensor; ``packed``: what lies at one place of all its parts is one neuron."""
 
     def __call__(self, *, packed: bool = False) -> Labels:
-        """Return the labels."""
+        """Return the labels that the tensor has as an ordinary one."""
         ...
 
 

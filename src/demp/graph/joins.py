@@ -78,41 +78,17 @@ class JoinMode(TorchFunctionMode):
 
 
 def joining(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``kind`` whose forward joins; one for all its modules, and deleted with the last of them."""
+    """The subclass of ``kind`` that carries out plans; one for all its modules, and deleted with the last of them."""
     for made in kind.__subclasses__():  # which Python holds weakly
         if plain_kind(made) is kind:
             return made
 
     @functools.wraps(kind.forward, updated=())
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return planned_forward(self, args, kwargs)
-
-    def planned_forward(self: Any, args: Any, kwargs: Any) -> Any:
-        plans = getattr(self, ATTRIBUTE, {})
-        planned = getattr(self, calls.ATTRIBUTE, {})
-        tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
-        if planned:
-            own = CallMode(planned, self) if tracer is None else SymbolicCalls(planned, tracer, kind.__name__)
-            with own:
-                out = summing(self, args, kwargs, plans, tracer) if plans else kind.forward(self, *args, **kwargs)
-            own.finish()
-            return out
-        return summing(self, args, kwargs, plans, tracer)
-
-    def summing(self: Any, args: Any, kwargs: Any, plans: Any, tracer: Any) -> Any:
-        sums = JoinMode(plans, self) if tracer is None else SymbolicSums(plans, tracer, kind.__name__)
-        with sums:
-            out = kind.forward(self, *args, **kwargs)
-        sums.finish()
-        return out
+        return planned_forward(self, kind, args, kwargs)
 
     def script(self: Any) -> Any:
-        remedy = "Use" if calls.calls_of(self) else "Script demp.plain(model), which has plain sums alone, or use"
-        raise UsageError(
-            f"torch.jit.script reads the source of {kind.__name__}, whose sums and parts of tensors have other widths "
-            f"in the pruned module: the result would be wrong. {remedy} torch.jit.trace or torch.export, which run the "
-            "forward"
-        )
+        raise cannot_be_scripted(self, kind)
 
     def reduce(self: Any, protocol: Any) -> Any:
         return rebuild, (kind,), self.__getstate__()
@@ -128,6 +104,39 @@ def joining(kind: type[nn.Module]) -> type[nn.Module]:
     made = type(kind.__name__, (kind,), names | {"__module__": kind.__module__, "__doc__": kind.__doc__})
     made.__qualname__ = kind.__qualname__
     return made
+
+
+def planned_forward(self: Any, kind: type[nn.Module], args: Any, kwargs: Any) -> Any:
+    """The forward of ``kind`` with the module's planned calls and sums; `demp.graph.places` knows it by its name."""
+    plans = getattr(self, ATTRIBUTE, {})
+    planned = getattr(self, calls.ATTRIBUTE, {})
+    tracer = None if torch.compiler.is_compiling() else tracer_of(args, kwargs)
+    if not planned:
+        return summing(self, kind, args, kwargs, plans, tracer)
+    own = CallMode(planned, self) if tracer is None else SymbolicCalls(planned, tracer, kind.__name__)
+    with own:
+        out = summing(self, kind, args, kwargs, plans, tracer) if plans else kind.forward(self, *args, **kwargs)
+    own.finish()
+    return out
+
+
+def summing(self: Any, kind: type[nn.Module], args: Any, kwargs: Any, plans: Any, tracer: Any) -> Any:
+    """The forward of ``kind`` with its planned sums."""
+    sums = JoinMode(plans, self) if tracer is None else SymbolicSums(plans, tracer, kind.__name__)
+    with sums:
+        out = kind.forward(self, *args, **kwargs)
+    sums.finish()
+    return out
+
+
+def cannot_be_scripted(module: nn.Module, kind: type[nn.Module]) -> UsageError:
+    """The error of ``torch.jit.script``, which would not see what is planned."""
+    remedy = "Use" if calls.calls_of(module) else "Script demp.plain(model), which has plain sums alone, or use"
+    return UsageError(
+        f"torch.jit.script reads the source of {kind.__name__}, whose sums and parts of tensors have other widths "
+        f"in the pruned module: the result would be wrong. {remedy} torch.jit.trace or torch.export, which run the "
+        "forward"
+    )
 
 
 def rebuild(kind: type[nn.Module]) -> nn.Module:
@@ -147,7 +156,7 @@ def joins_of(module: nn.Module) -> dict[int, JoinPlan]:
 
 
 def index_names(number: int) -> tuple[str, str]:
-    """Buffers that hold the indices of a join of many runs: channels of the branch, channels of the stream."""
+    """Buffers that hold the indices of a planned sum of many runs: channels of the branch, channels of the stream."""
     return f"demp_target_{number}", f"demp_source_{number}"
 
 
@@ -196,7 +205,7 @@ def joins_to_plain(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def joins_from_plain(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, JoinPlan]]:
-    """Rebuild join plans from plain data; the inverse of `joins_to_plain`."""
+    """Rebuild the plans of sums from plain data; the inverse of `joins_to_plain`."""
 
     def plan(values: Mapping[str, Any]) -> JoinPlan:
         runs = tuple((to, at, length) for to, at, length in values["runs"])
@@ -220,7 +229,7 @@ def joined(
     plans: Mapping[str, Mapping[int, JoinPlan]],
     planned: Mapping[str, Mapping[str, calls.CallPlan]] = MappingProxyType({}),
 ) -> Iterator[None]:
-    """The model with these joins and calls inside, on any device; as before after."""
+    """Inside, the model carries out these sums and calls, on any device; afterwards it is as before."""
     with ExitStack() as stack:
         for name, own in planned.items():
             module = model.get_submodule(name)
@@ -233,10 +242,10 @@ def joined(
         yield
 
 
-Seat = tuple[str, int]
+SumSeat = tuple[str, int]
 """Path of the module that owns a sum, and the sum's number in one call of it."""
-OnSum = Callable[[Seat, Any, tuple[Any, ...]], Tensor | None]
-OnCall = Callable[[calls.Seat, Any, tuple[Any, ...], dict[str, Any]], Any]
+OnSum = Callable[[SumSeat, Any, tuple[Any, ...]], Tensor | None]
+OnCall = Callable[[calls.CallSeat, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class SumWatch(TorchFunctionMode):

@@ -41,13 +41,13 @@ class MetaKernels(TorchDispatchMode):
 
 
 def batch_norm(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Result, mean and inverse deviation."""
+    """Output, mean and inverse standard deviation, as the kernel returns them."""
     mean = torch.empty_strided(x.shape[1:2], (1,), dtype=x.dtype, device="meta")
     return like(x), mean, torch.empty_like(mean)
 
 
 def layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Result, mean and inverse deviation."""
+    """Output, mean and inverse standard deviation, as the kernel returns them."""
     sizes = [*x.shape[: x.dim() - len(shape)], *[1] * len(shape)]
     mean = torch.empty(sizes, dtype=x.dtype, device="meta")
     return like(x), mean, torch.empty_like(mean)

@@ -53,7 +53,11 @@ class NeuronGraph(EarlierMethods):
     """Residual sums whose two sides share their neurons because training has other sums than evaluation."""
 
     def layer(self, name: str) -> Layer:
-        """The layer called ``name``. Raises UsageError with the names there are."""
+        """Return the layer called ``name``.
+
+        Raises:
+            UsageError: there is none; the message names the nearest one.
+        """
         if name not in self.index:
             import difflib
 
@@ -63,19 +67,19 @@ class NeuronGraph(EarlierMethods):
         return self.index[name]
 
     def none_removed(self) -> Tensor:
-        """Of the dense model: false for every class."""
+        """Return a boolean per class that is false for all: the dense model."""
         return torch.zeros(self.classes, dtype=torch.bool)
 
     def removable(self) -> int:
-        """Neurons that may go, over all layers."""
+        """Return how many neurons may be removed, over all layers."""
         return sum(int(layer.removable.sum()) for layer in self.layers)
 
     def refused_layers(self) -> set[str]:
-        """Names of the layers none of whose neurons may go."""
+        """Return the names of layers none of whose neurons may be removed."""
         return {layer.name for layer in self.layers if not bool(layer.removable.any())}
 
     def keep(self, classes: Tensor) -> int:
-        """These turned out to be needed: none of their neurons may go from now on. How many of them might have."""
+        """Refuse these classes from now on; returns how many neurons could have been removed and no longer can."""
         needed, kept = self.none_removed(), 0
         needed[classes] = True
         for layer in self.layers:
@@ -85,9 +89,10 @@ class NeuronGraph(EarlierMethods):
         return kept
 
     def last_of_slots(self, before: Tensor, after: Tensor, ranking: Tensor | None = None) -> list[int]:
-        """Classes that must stay after all, one for each tensor axis that would lose its last index.
+        """Return classes that must stay, one for each tensor axis that would lose its last index.
 
-        It is the one that ``ranking`` puts highest, the first of several.
+        It is the one that ``ranking`` (a number per class) puts highest, the first of several. ``before`` and ``after``
+        are booleans per class: what is removed, and what would be.
         """
         emptied = (
             slot.classes[~before[slot.classes]]
@@ -97,7 +102,7 @@ class NeuronGraph(EarlierMethods):
         return sorted({int(left[0 if ranking is None else ranking[left].argmax()]) for left in emptied})
 
     def voters(self) -> Tensor:
-        """Per class: the number of layers that are read somewhere and carry it."""
+        """Return, per class, the number of layers that are read somewhere and carry it."""
         votes = torch.zeros(self.classes, dtype=torch.long)
         for layer in self.layers:
             if layer.reads:
@@ -105,7 +110,7 @@ class NeuronGraph(EarlierMethods):
         return votes
 
     def agreed(self, dead: Mapping[str, Tensor]) -> Tensor:
-        """Per class: is it in ``dead`` (layer -> boolean per neuron) of every layer that is read and carries it?"""
+        """Return, per class, whether it is in ``dead`` (layer -> boolean per neuron) of all layers that vote on it."""
         votes = torch.zeros(self.classes, dtype=torch.long)
         for layer in self.layers:
             if layer.reads and layer.name in dead:
@@ -114,7 +119,7 @@ class NeuronGraph(EarlierMethods):
         return (voters > 0) & (votes == voters)
 
     def at(self, removed: Tensor) -> "GraphState":
-        """The network without the classes that are ``removed`` (boolean per class)."""
+        """Return the network without the classes that are ``removed`` (a boolean per class)."""
         return GraphState(self, removed.clone())
 
     @cached_property
@@ -199,7 +204,7 @@ class GraphState:
         return {name: tuple(shape) for name, shape in shapes.items()}
 
     def parameters(self, names: Collection[str]) -> int:
-        """Entries of the named tensors."""
+        """How many entries the named tensors have in this state, all together."""
         return sum(numel(shape) for name, shape in self.shapes.items() if name in names)
 
     @cached_property
@@ -250,7 +255,7 @@ def numel(shape: tuple[int, ...]) -> int:
 
 
 def removable_classes(graph: NeuronGraph) -> Tensor:
-    """Per class: may it go?"""
+    """A boolean per class: may its neurons be removed?"""
     removable = graph.none_removed()
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True

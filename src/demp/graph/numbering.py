@@ -1,4 +1,4 @@
-"""Classes of elements that share their fate: their numbers, which of them stay, and why."""
+"""Classes of elements that are removed together: their numbers, which of them stay, and why."""
 
 from dataclasses import dataclass
 from functools import cached_property

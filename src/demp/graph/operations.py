@@ -1,4 +1,4 @@
-"""What a rule is told of: one ATen operation that has run, or one call of the user's code that runs now."""
+"""What a rule gets: one ATen operation that has run, or one call of the user's code that runs now."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import CallPlan, CallSeat
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Call:
 class UserCall:
     """A call of the user's code that runs now."""
 
-    def __init__(self, seat: Seat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
+    def __init__(self, seat: CallSeat, func: Any, args: tuple[Any, ...], plan: CallPlan | None) -> None:
         self.seat, self.func, self.args, self.plan = seat, func, args, plan
 
     @property
@@ -42,5 +42,5 @@ class UserCall:
         return self.seat[1]
 
     def on(self, tensor: Tensor) -> bool:
-        """Is this its first argument?"""
+        """Is this tensor the first argument of the call?"""
         return bool(self.args) and self.args[0] is tensor

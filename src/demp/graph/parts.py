@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import CallPlan, CallSeat
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Read:
     """Layer index -> positions of the axis that carry neurons of this layer."""
     seat: tuple[str, int] | None = None
     """Of a residual sum, which reads the neurons of its stream: its module and number (see ``Join``)."""
-    call: Seat | None = None
+    call: CallSeat | None = None
     """Of a sum over neurons, a mean or the like, which no weight takes part in: which call of the user's code it is."""
     places: tuple[str, ...] = ()
     """Where that sum or call stands: see `JoinPlan`."""
@@ -126,7 +126,7 @@ class Layer:
 
     @property
     def width(self) -> int:
-        """Neurons in the dense model."""
+        """The number of neurons in the dense model."""
         return len(self.classes)
 
 
@@ -143,7 +143,7 @@ class Refusal:
 class SizedCall:
     """A call of the user's code that a cut has to carry out: see `CallPlan`."""
 
-    seat: Seat
+    seat: CallSeat
     axis: int
     ndim: int
     source: Tensor

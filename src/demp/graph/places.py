@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 BETWEEN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
-"""Code that runs between a call of the user's and what is told of it."""
+"""Code that runs between a call of the user's and what notes it."""
 COMPILER, GENERATED = str(Path(torch.__file__).parent / "_dynamo") + os.sep, "<eval_with_key>"
 """Code that runs a compiled graph, and that of the graph, in which what is planned was carried out when it was made."""
 CHECKPOINT = str(Path(torch.__file__).parent / "utils" / "checkpoint.py")

@@ -23,7 +23,7 @@ def bare(labels: Labels, axis: int) -> bool:
 
 
 def bare_of(labels: Labels) -> Labels:
-    """Without neurons on any axis."""
+    """The same labels without neurons on any axis."""
     return replace(labels, axes=(None,) * len(labels.axes))
 
 

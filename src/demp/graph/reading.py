@@ -48,10 +48,10 @@ def trace(
     linear: bool = False,
     outputs: Outputs = None,
 ) -> NeuronGraph:
-    """The neuron graph of ``model``, read from one forward on ``example_inputs``.
+    """Trace ``model`` in one forward on ``example_inputs``, and return the graph of its neurons.
 
-    With ``joins`` every block output of a residual stream has its own neurons, and a cut turns the sum into a join of
-    two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
+    With ``joins`` every block output of a residual stream has its own neurons, and after a cut the sum
+    adds two widths; without, a channel of the stream goes only when it is dead at every read of the stream.
 
     With ``streams`` the channels of streams that RMS norms and layer norms read (the embedding width of a transformer)
     may go, too: those that every writer leaves at zero, and of which layer norms make zeros again (scale and shift are
@@ -121,19 +121,8 @@ def trace_with(
     seen = follow(model, stand_ins(tensors, vehicle), inputs, vehicle, offer=offer)
     recording = seen.trace.recording
     seen.freeze_outputs(tensors)
-    patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
-    once = {name for name, calls in seen.ran.items() if calls == 1} - patched
-    owners = once - seen.nested if offer.joins else set()  # inside a nested one no class decides
-    callers = once | recording.repeated - patched if offer.joins else set()
     trainings = follow_training(model, tensors, inputs, seen)
-    differing: dict[str, str] = {}
-    if trainings:
-        callers = {name for name in callers if any(training.ran[name] for training in trainings)}
-    for training in trainings:
-        training.freeze_outputs(tensors, known=seen.trace.frames.touched)
-        callers = learn_calls(seen, training, callers)
-        differing |= learn(seen, training, owners)
-        owners -= differing.keys()
+    owners, callers, differing = planned_modules(model, seen, trainings, tensors)
     bind_calls(recording, callers)
     rehearsal = Rehearsal(model, inputs, seen)
 
@@ -152,6 +141,30 @@ def trace_with(
     for training in trainings:
         graph = raise_if_only_in_training(graph, model, training, inputs)
     return graph
+
+
+def planned_modules(
+    model: nn.Module, seen: Forward, trainings: list[Forward], tensors: Mapping[str, Tensor]
+) -> tuple[set[str], set[str], dict[str, str]]:
+    """Modules whose sums a cut may plan, those whose calls it may plan, and whose sums differ in training, with why.
+
+    What a training forward unites, freezes and returns holds for the evaluation forward ``seen`` from here on.
+    """
+    recording = seen.trace.recording
+    patched = {name for name, module in model.named_modules() if {"forward", FORWARD} & vars(module).keys()}
+    once = {name for name, calls in seen.ran.items() if calls == 1} - patched
+    joins = recording.offer.joins
+    owners = once - seen.nested if joins else set()  # inside a nested one no class decides
+    callers = once | recording.repeated - patched if joins else set()
+    differing: dict[str, str] = {}
+    if trainings:
+        callers = {name for name in callers if any(training.ran[name] for training in trainings)}
+    for training in trainings:
+        training.freeze_outputs(tensors, known=seen.trace.frames.touched)
+        callers = learn_calls(seen, training, callers)
+        differing |= learn(seen, training, owners)
+        owners -= differing.keys()
+    return owners, callers, differing
 
 
 @dataclass(frozen=True)

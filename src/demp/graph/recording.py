@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demp.graph.calls import CallPlan, Seat
+from demp.graph.calls import CallPlan, CallSeat
 from demp.graph.elements import Axis, Elements
 from demp.graph.parts import Norm
 
@@ -40,7 +40,7 @@ class ReadSeen:
     axis: int
     weight_axis: int
     neurons: Axis
-    call: Seat | None = None
+    call: CallSeat | None = None
 
 
 def marked(seen: ReadSeen, marks: Tensor) -> ReadSeen:
@@ -55,7 +55,7 @@ def marked(seen: ReadSeen, marks: Tensor) -> ReadSeen:
 class CallSeen:
     """A call whose meaning depends on the number of neurons: see ``demp.graph.calls``."""
 
-    seat: Seat
+    seat: CallSeat
     axis: int
     ndim: int
     source: Axis
@@ -165,7 +165,7 @@ class Recording:
     lifted: list[tuple[Tensor, str]] = field(default_factory=list)
     """Channels before any activation that may no longer be zero where they were, and why."""
     calls: list[CallSeen] = field(default_factory=list)
-    places: dict[Seat, set[str]] = field(default_factory=dict)
+    places: dict[CallSeat, set[str]] = field(default_factory=dict)
     """Where calls stand: see `CallPlan`."""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, kind) -> calls of this kind inside the module."""

@@ -56,7 +56,7 @@ def unknown(trace: TraceState, call: Call) -> None:
 
 
 def pointwise(trace: TraceState, call: Call) -> Any:
-    """Element-wise with broadcast: neurons that meet at one position share their fate."""
+    """Element-wise with broadcast: neurons that meet at one position are removed together."""
     operands = trace.tensors((call.args, call.kwargs))
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     if not isinstance(out, Tensor) or not operands:
@@ -239,7 +239,7 @@ def whole(trace: TraceState, vector: Tensor) -> str | None:
 
 
 def sole_producer(trace: TraceState, axis: Axis) -> str | None:
-    """The weight that made exactly this axis; None for a join, a part, or a flattened axis."""
+    """The weight that made exactly this axis; None for a sum, a part, or a flattened axis."""
     made = trace.recording.axes.get(axis.producer or "", ())
     return axis.producer if any(torch.equal(axis.ids, other.ids) for other in made) else None
 

@@ -1,4 +1,4 @@
-"""Axis rules for operations that move, split and join axes without arithmetic."""
+"""Axis rules for operations that move, split and concatenate axes without arithmetic."""
 
 from itertools import accumulate, pairwise
 from typing import Any
@@ -107,50 +107,58 @@ def parts(trace: TraceState, call: Call) -> Any:
     at = 2 if call.name not in ("slice", "select", "unbind", "narrow") else 1
     dim = call.arg(at, "dim", 0) % source.dim()
     axis = labels.axes[dim]
-    outs = list(call.out) if isinstance(call.out, (tuple, list)) else [call.out]
-    rest = [a for d, a in enumerate(labels.axes) if d != dim]
-    if call.name == "select" and axis is not None:  # often for its shape alone
-        return Labels(tuple(rest), labels.source, labels.constant, chosen=axis)
     if call.name in ("select", "unbind"):
-        trace.freeze_axis(axis, f"{call.name} picks single neurons")
-        result = Labels(tuple(rest), labels.source, labels.constant)
-        return [result] * len(outs) if isinstance(call.out, (tuple, list)) else result
-    results, start = [], 0
-    if call.name == "slice":
-        start = call.arg(2, "start") or 0
-        start = max(start + source.shape[dim], 0) if start < 0 else min(start, source.shape[dim])
-        step = call.arg(4, "step", 1)
-    elif call.name == "narrow":
-        start, step = call.arg(2, "start"), 1
-    else:
-        step = 1
-    first = start
-    for out in outs:
+        return single_positions(trace, call, labels, dim)
+    outs = list(call.out) if isinstance(call.out, (tuple, list)) else [call.out]
+    first, step = first_and_step(call, source.shape[dim])
+    ends = list(accumulate((out.shape[dim] * step for out in outs), initial=first))
+    results = []
+    for start, stop in pairwise(ends):
         axes = list(labels.axes)
         if axis is not None:
-            stop = start + out.shape[dim] * step
             axes[dim] = axis.take(torch.arange(start, stop, step, device="cpu"))
-            start = stop
         results.append(Labels(tuple(axes), labels.source, labels.constant))
-    if axis is not None and outs[0].shape[dim] != source.shape[dim]:
-        size, whole = outs[0].shape[dim], source.shape[dim]
-        ends = list(accumulate((out.shape[dim] for out in outs), initial=first))
-        if step == 1 and plans_parts(trace, call.name, source, dim, axis, list(pairwise(ends))):
-            return results if isinstance(call.out, (tuple, list)) else results[0]
-        why = f"{call.name} cuts the neuron axis into parts that could shrink unequally"
-        if step > 1 and whole == size * step:  # every second, and the others
-            rows = axis.ids.view(size, step).t().flatten()
-            trace.elements.must_balance(rows, step, why)
-        elif step == 1 and size and whole % size == 0:
-            trace.elements.must_balance(axis.ids, whole // size, why)
-        else:
-            trace.freeze_axis(axis, why)
+    sizes = [out.shape[dim] for out in outs]
+    if axis is not None and sizes[0] != source.shape[dim]:
+        planned = step == 1 and plans_parts(trace, call.name, source, dim, axis, list(pairwise(ends)))
+        if not planned:
+            shrink_alike(trace, call.name, axis, sizes[0], step)
     return results if isinstance(call.out, (tuple, list)) else results[0]
+
+
+def single_positions(trace: TraceState, call: Call, labels: Labels, dim: int) -> Any:
+    """One position of an axis, or each of them alone (``unbind``): neurons on it stay."""
+    axis, rest = labels.axes[dim], tuple(a for d, a in enumerate(labels.axes) if d != dim)
+    if call.name == "select" and axis is not None:  # often for its shape alone
+        return Labels(rest, labels.source, labels.constant, chosen=axis)
+    trace.freeze_axis(axis, f"{call.name} picks single neurons")
+    result = Labels(rest, labels.source, labels.constant)
+    return [result] * len(call.out) if isinstance(call.out, (tuple, list)) else result
+
+
+def first_and_step(call: Call, size: int) -> tuple[int, int]:
+    """The first position that is taken of an axis of this size, and the distance to the next one."""
+    if call.name == "slice":
+        start = call.arg(2, "start") or 0
+        return max(start + size, 0) if start < 0 else min(start, size), call.arg(4, "step", 1)
+    return (call.arg(2, "start") if call.name == "narrow" else 0), 1
+
+
+def shrink_alike(trace: TraceState, name: str, axis: Axis, size: int, step: int) -> None:
+    """Parts of ``size`` positions, ``step`` apart, shrink alike where they divide the axis; else all of it stays."""
+    why, whole = f"{name} cuts the neuron axis into parts that could shrink unequally", len(axis.ids)
+    if step > 1 and whole == size * step:  # every second, and the others
+        rows = axis.ids.view(size, step).t().flatten()
+        trace.elements.must_balance(rows, step, why)
+    elif step == 1 and size and whole % size == 0:
+        trace.elements.must_balance(axis.ids, whole // size, why)
+    else:
+        trace.freeze_axis(axis, why)
 
 
 @rule("cat", "concatenate", "concat")
 def concat(trace: TraceState, call: Call) -> Labels:
-    """Join along one axis; along the others the operands meet."""
+    """Concatenate along one axis; along the others the operands meet."""
     tensors = [t for t in call.args[0] if t.dim() == call.out.dim()]
     dim = call.arg(1, "dim", 0) % call.out.dim()
     met = trace.meet(tensors, call.out.shape, "cat", skip=dim)

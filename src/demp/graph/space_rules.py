@@ -139,7 +139,7 @@ def gather(trace: TraceState, call: Call) -> Any:
 
 
 def along(trace: TraceState, axis: Axis | None, other: Axis | None, where: Tensor, dim: int) -> Axis | None:
-    """One axis of a gathered tensor. Positions of neurons' own share their fate; expanded ones belong to nobody."""
+    """One axis of a gathered tensor. Neurons at one position are removed together; expanded ones are of no neuron."""
     if axis is not None and other is not None:
         return trace.unite(axis, other)
     if axis is not None and where.shape[dim] > 1 and where.stride(dim) != 0:

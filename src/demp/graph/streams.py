@@ -45,7 +45,7 @@ def strands_and_families(graph: NeuronGraph) -> tuple[Tensor, Tensor]:
 
 
 def stream_of(joins: Sequence[Join], strand: Tensor, axes: set[tuple[int, ...]], bound: Tensor) -> Stream | None:
-    """The stream that these joins make up; None if its order is bound.
+    """The stream that these residual sums make up; None if its order is bound.
 
     It is bound where a channel never goes (its tensors are not among the graph's slots, so nothing puts them in another
     order), where something else shares an axis with it or repeats its channels, and where two axes have them in

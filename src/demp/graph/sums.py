@@ -16,7 +16,7 @@ SUMS = frozenset({operator.add, torch.add, Tensor.add, Tensor.__add__, Tensor.__
 SUM = "add"
 """Kind of a sum among the seats whose places a trace notes."""
 MAX_RUNS = 32
-"""A join of more contiguous runs than this adds by index. See docs/numbers.md: up to there slices were never slower."""
+"""A planned sum of more contiguous runs adds by index; up to there slices were never slower (docs/numbers.md)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def join(a: Tensor, b: Tensor, plan: JoinPlan, in_place: bool, indices: tuple[Te
     if transformed():
         return explicit(branch, stream, plan, in_place)
     if indices is None and not torch.compiler.is_compiling():
-        return Slices.apply(branch, stream, plan, in_place)
+        return AddRuns.apply(branch, stream, plan, in_place)
     out = branch if in_place else branch.to(torch.promote_types(branch.dtype, stream.dtype), copy=True)
     if indices is None:
         return add_runs(out, stream, plan)
@@ -157,8 +157,8 @@ def explicit(branch: Any, stream: Any, plan: JoinPlan, in_place: bool) -> Any:
     return branch.copy_(out) if in_place else out
 
 
-class Slices(torch.autograd.Function):
-    """A join by slices. Autograd on its own would copy the whole gradient once per run."""
+class AddRuns(torch.autograd.Function):
+    """A planned sum, added slice by slice. Autograd on its own would copy the whole gradient once per run."""
 
     @staticmethod
     def forward(ctx: Any, branch: Tensor, stream: Tensor, plan: JoinPlan, in_place: bool) -> Tensor:

@@ -22,7 +22,7 @@ METHODS_IN_PLACE = frozenset({"add_", "__iadd__"})
 
 
 def tracer_of(args: Any, kwargs: Any) -> TracerBase | None:
-    """Who traces a call with these arguments symbolically; None if nobody does."""
+    """The tracer that follows a call with these arguments symbolically; None if there is none."""
     return next((leaf.tracer for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
 
 
@@ -95,7 +95,7 @@ class SymbolicCalls(Interception):
 
 
 def method(name: str, operand: Any, *args: Any, **kwargs: Any) -> Any:
-    """A method by its name."""
+    """Call the method of this name on a tensor, or on what stands for one."""
     return getattr(operand, name)(*args, **kwargs)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from demp.graph.calls import Seat
+from demp.graph.calls import CallSeat
 from demp.graph.drawn import NO_NEURONS, binds
 from demp.graph.elements import Axis, Elements, Labels, newest
 from demp.graph.frames import Frames
@@ -84,7 +84,7 @@ class TraceState:
             with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
                 self.known[tensor] = found.settle(packed=packed)
 
-    def learn(self, seat: Seat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
+    def learn(self, seat: CallSeat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
         """A call of the user's code was followed as a whole: what it made."""
         self.known.update(found)
         before = [labels for tensor in operands if isinstance(labels := self.raw(tensor), Labels)]
@@ -129,7 +129,7 @@ class TraceState:
         return self.running() or "the model itself"
 
     def meet(self, operands: list[Tensor], shape: Any, op: str, *, skip: int | None = None) -> Labels:
-        """Operands are broadcast against each other: at each position, neurons share their fate."""
+        """Operands are broadcast against each other: at each position, neurons are removed together."""
         axes: list[Axis | None] = []
         all_labels = [self.labels(t) for t in operands]
         for dim in range(len(shape)):

@@ -68,7 +68,7 @@ class DemPCallback(transformers.TrainerCallback):
         write_state(self.pruner, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last check and cut."""
+        """Make the last check and its cut."""
         self.pruner.finish()
 
 

@@ -99,7 +99,7 @@ class DemPCallback(pl.Callback):
         pl_module.log_dict(self.pruner.metrics())
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The last check and cut."""
+        """Make the last check and its cut, and log the final numbers."""
         self.pruner.finish()
         for logger in trainer.loggers:
             logger.log_metrics(self.pruner.metrics(), step=trainer.global_step)

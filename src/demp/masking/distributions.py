@@ -1,4 +1,4 @@
-"""How many weights of each tensor stay: uniform, Erdos-Renyi-Kernel or global shares, and who they are by a score.
+"""How many weights of each tensor stay: uniform, Erdos-Renyi-Kernel or global shares, and which they are, by a score.
 
 A density is the share of entries that are there; 1 minus it is the weight sparsity of the tensor. Ties always go the
 same way: of equal scores the lower flat index stays (row-major over the tensor's axes, whatever its memory format), as

@@ -65,7 +65,7 @@ class Masks:
 
     @torch.no_grad()
     def hold_gradients(self) -> None:
-        """Masked weights get no gradient."""
+        """Set the gradients of masked weights to zero."""
         if self.kept:
             self._multiply([(p.grad, mask) for p, mask in self._pairs() if p.grad is not None])
 
@@ -116,7 +116,7 @@ def forget(parameter: nn.Parameter, entries: Tensor, optimizers: Iterable[torch.
 def emptied(state: GraphState, masks: Mapping[str, Tensor], dead: Tensor | None = None) -> Tensor:
     """Per class: masks took every weight that reads it, so that it can go without a change.
 
-    Who is read only by neurons that go is not read. A channel that a residual sum reads counts there whatever its
+    A neuron that only removed neurons read is not read. A channel that a residual sum reads counts there whatever its
     weights are. Of the ``dead`` (per class) those that masks took every input of go as well.
     """
     graph = state.graph

@@ -8,7 +8,7 @@ from demp.methods.base import View
 
 
 class Advice:
-    """What a run is told once after half of it, and again at its end, while no neuron was removed."""
+    """Advice that a run logs after half of it, and again at its end, while no neuron was removed."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -39,7 +39,7 @@ def nobody_watched(view: View, step: int) -> str:
 
 
 def nothing_removed(view: View, step: int, strength: float) -> str:
-    """Why nobody went, and two remedies; empty where no neuron has a scale to look at."""
+    """Why no neuron went, and two remedies; empty where no neuron has a scale to look at."""
     if frozen(view):
         return (
             f"nothing was removed by step {step} of {view.total_steps}: every neuron still answers to some example, "

@@ -25,7 +25,7 @@ from demp.importance.ranking import RANKINGS, RankingName
 from demp.methods.base import Method, MethodConfig, Requirements, Selection, View
 from demp.methods.reaching import TargetConfig, reach
 
-NO_ZEROS = "no output is exactly zero, so that APoZ ranks nobody: with this activation choose another method"
+NO_ZEROS = "no output is exactly zero, so that APoZ ranks no neuron: with this activation choose another method"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class View(Protocol):
         ...
 
     def detect(self) -> Detection:
-        """Who is dead now (runs the probe, or reads the window)."""
+        """Find out which neurons are dead now (runs the probe, or reads the window)."""
         ...
 
     def scores(self, scoring: Scoring) -> Tensor:
@@ -125,7 +125,7 @@ class MethodConfig:
     exclude: tuple[str, ...] = ()
     """Globs of layers that may not be cut."""
     joins: bool = True
-    """Each block output of a residual stream may lose its own neurons, and the sum becomes a join of two widths; False:
+    """Each block output of a residual stream may lose its own neurons, and the sum then adds two widths; False:
     a channel goes when it is dead at every read of the stream."""
     budget: Budget | None = None
     """What the network that comes out may cost, for example ``demp.Budget(flops=0.4)``; also a table or a text such as
@@ -214,15 +214,15 @@ class Method(EarlierMethod):
         return ""
 
     def nothing_removed(self) -> str:
-        """What to change where a whole run removed no neuron; empty if the method has said so, or removes none."""
+        """What to change where a whole run removed no neuron; empty if the method has a note on it, or removes none."""
         return ""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart."""
+        """Return what the method must know after a restart, ready for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a saved state back."""
+        """Go on from a saved state."""
 
 
 def __getattr__(name: str) -> Any:

@@ -183,7 +183,7 @@ class Chase(SparseMethod):
     # Weights -----------------------------------------------------------------------------------------
 
     def initial_masks(self, view: View) -> dict[str, Tensor]:
-        """Random ones of density D."""
+        """Random masks of density D."""
         if self.config.channel_sparsity:
             self._prunable(view)
         return random_masks(thinned(self.config, view), self.densities(view), view.seed, self.config.weight_floor)

@@ -1,6 +1,6 @@
 """Two methods in one run: the first removes neurons, the second masks weights of what is left (``demp+rigl``).
 
-Penalty, noise and criterion of death are the first's, masks the second's; both say who goes. Noise never brings a
+Penalty, noise and criterion of death are the first's, masks the second's; both select neurons. Noise never brings a
 masked weight back, since weights are held after it. Dead neurons are looked for on the masked network. What a
 cut takes from a mask is missing from it, and each tensor keeps the density that it was given on the dense network:
 RigL and SET drop and grow what that takes at their next update.
@@ -89,11 +89,11 @@ class Combination(MaskMethod):
         return self.first.nothing_removed()
 
     def again(self, step: int) -> bool:
-        """While either wants another cut."""
+        """Return whether either of the two methods selects once more at this step."""
         return self.first.again(step) or self.second.again(step)
 
     def select(self, step: int, view: View) -> Selection:
-        """All that those choose who are due; at the end, and for a cut that was put off, both."""
+        """All that those of the two methods choose which are due; at the end, and for a cut that was put off, both."""
         due = [part for part in (self.first, self.second) if part.is_due(step) and not view.final]
         return union(*(part.select(step, view) for part in due or (self.first, self.second)))
 

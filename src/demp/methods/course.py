@@ -23,7 +23,7 @@ from demp.regularization import Shrink
 from demp.surgery import Limits
 
 LOOKS = 24
-"""About so many steps of a period are looked at to learn who matters; more would only cost time."""
+"""About so many steps of a period are looked at to learn which neurons matter; more would only cost time."""
 MEMORY = 0.9
 """Decay of the mean of squared sensitivities from look to look."""
 
@@ -59,7 +59,7 @@ class Phase:
     """None: `USUAL_END`, in short runs later."""
     rounds: int
     power: float
-    """Exponent of what a neuron costs, in who goes: importance / cost ** power."""
+    """Exponent of what a neuron costs, in its rank: importance / cost ** power."""
     limits: Limits
     unused: tuple[str, ...] = ()
     """Options that were given and do nothing on the way to a budget."""
@@ -104,7 +104,7 @@ class Course:
 
     @property
     def done(self) -> bool:
-        """Is the last period over?"""
+        """Is the last period of the phase over?"""
         return self._next >= len(self.marks)
 
     def unfinished(self, step: int) -> str:
@@ -113,7 +113,7 @@ class Course:
             return ""
         return f"the way to the budget had not ended (it does at step {self.marks[-1]:,}), so the rest went at once"
 
-    # Who matters ------------------------------------------------------------------------------------------
+    # Importance -------------------------------------------------------------------------------------------
 
     def watches(self, step: int) -> bool:
         """Is the sensitivity of this step wanted?"""
@@ -125,10 +125,10 @@ class Course:
         before = self._importance
         self._importance = square if before is None else before.to(square) * MEMORY + square * (1 - MEMORY)
 
-    # Who goes ---------------------------------------------------------------------------------------------
+    # Selection --------------------------------------------------------------------------------------------
 
     def select(self, step: int, view: View) -> Selection:
-        """Who has faded goes; who fades next is decided. At the end of the run whoever is still too many goes."""
+        """Select what has faded, and choose what fades next; at the end of the run, select all that is too much."""
         if not view.final and (self.done or step < self.marks[self._next]):
             return Selection()
         going = torch.zeros_like(view.state.removed) if self._fading is None else self._fading & ~view.state.removed

@@ -125,7 +125,7 @@ class DemonPruning(Method):
         self._course.watch(sensitivity)
 
     def shrink(self, step: int) -> Shrink | None:
-        """The fading of those who go next; without a budget the decoupled penalty, if it is that."""
+        """The fading of those that go next; without a budget the decoupled penalty, if it is that."""
         if self._course is not None:
             return self._course.shrink(step)
         strength = self.strength(step) if self.config.penalty_in == "decoupled" else 0.0
@@ -133,7 +133,7 @@ class DemonPruning(Method):
         return Shrink(amounts=strength / (1.0 if by_rate else self._way), times_lr=by_rate) if strength > 0 else None
 
     def select(self, step: int, view: View) -> Selection:
-        """The dead; with a target, no more of them than it asks for; with a budget, who has faded."""
+        """The dead; with a target, no more of them than it asks for; with a budget, those that have faded."""
         if self._course is not None:
             return self._course.select(step, view)
         if self.config.prune_after is None:

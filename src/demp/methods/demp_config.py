@@ -72,8 +72,8 @@ class DemPConfig(MethodConfig):
     noise_others: bool = True
     """Noise on parameters that make no neurons: head, attention, embeddings (gap 4)."""
     criterion: CriterionKind = "auto"
-    """Who goes: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``, ``sum`` (the
-    authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
+    """Which neurons go: ``exact`` (zero), ``saturated`` (constant, zero or not), ``negative-only``, ``epsilon``,
+    ``sum`` (the authors' code), or ``auto`` by activation (gaps 12 to 14): see `demp.Criterion`."""
     eps: float | None = None
     """Threshold of the ``saturated``, ``epsilon`` and ``sum`` criteria; None: 0.1, 0.01 and 0."""
     eps_relative: bool = True
@@ -110,7 +110,7 @@ class DemPConfig(MethodConfig):
     rounds: int = 8
     """With a budget: periods of the way to it, each of which chooses, fades and removes."""
     cost_power: float = 1.0
-    """With a budget: who goes is decided by importance / cost ** cost_power, the cost in what the budget limits."""
+    """With a budget: neurons rank by importance / cost ** cost_power, the cost in what the budget limits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,17 +136,17 @@ class DemPConfig(MethodConfig):
         check_phase(self.push_from, self.push_until, self.rounds, self.cost_power)
 
     def reading(self) -> dict[str, bool]:
-        """How the model is to be read: options of `demp.trace`."""
+        """Return the options of `demp.trace` by which the model is read."""
         return {**super().reading(), "streams": self.streams, "linear": self.linear}
 
     def unused(self) -> tuple[str, ...]:
-        """With a budget: options that were given and have no effect, because neurons fade in place of being pushed."""
+        """Return the names of options that were given and have no effect, since with a budget nothing is pushed."""
         if self.budget is None:
             return ()
         return tuple(f.name for f in fields(self) if f.name in WITHOUT_BUDGET and getattr(self, f.name) != f.default)
 
     def phase(self) -> Phase | None:
-        """The way to the budget, if there is one."""
+        """Return how and when the budget is reached; None without a budget."""
         if self.budget is None:
             return None
         return Phase(

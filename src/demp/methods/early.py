@@ -50,7 +50,7 @@ class Early(Scored):
     """The rounds of a scored method, all at the moment at which the trigger fires.
 
     Raises:
-        UsageError: epochs are passes over the data, and nobody says how many steps one has.
+        UsageError: epochs are passes over the data, and ``epoch_steps`` does not say how many steps one has.
     """
 
     Config: ClassVar[type[MethodConfig]] = EarlyConfig
@@ -59,7 +59,7 @@ class Early(Scored):
     def __init__(self, config: EarlyConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
         if config.epoch_of == "data" and config.epoch_steps is None:
-            raise UsageError("epoch_of is 'data', and nobody says how long an epoch is; give epoch_steps")
+            raise UsageError("epoch_of is 'data', and the length of an epoch is not known; give epoch_steps")
         self.epoch_steps = config.epoch_steps or max(1, round(EPOCH_SHARE * total_steps))
         self.cap = max(1, round(config.prune_by * total_steps))
         self.fired: int | None = None

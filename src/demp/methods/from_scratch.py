@@ -151,7 +151,7 @@ class Twin(FromScratch):
     config: TwinConfig
 
     def raise_if_unfit(self, graph: NeuronGraph) -> None:
-        """Refuse to train nobody's twin, or that of another dense architecture.
+        """Refuse to train a twin without an original, or one of another dense architecture.
 
         Raises:
             UsageError: ``like`` is empty, or what lies there was made from another dense network.

@@ -8,7 +8,7 @@ from torch import Tensor
 from demp.errors import UsageError
 from demp.masking.distributions import kept, top, top_of_all
 from demp.methods.base import MethodConfig, View
-from demp.methods.sparse import MaskConfig, SparseMethod, Window, thinned
+from demp.methods.sparse import MaskConfig, SparseMethod, UpdateSteps, thinned
 
 TINY_NORM = 1e-8
 """Added to the norm of a tensor's scores, as in jaxpruner."""
@@ -31,7 +31,7 @@ def cubic(progress: float) -> float:
     return 1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3
 
 
-def progress(step: int, window: Window, total_steps: int, form: str) -> float:
+def progress(step: int, window: UpdateSteps, total_steps: int, form: str) -> float:
     """How far the schedule has come at an update.
 
     ``exact``: (t - first update) / (last update - first update). ``plus-one``: (t + 1 - t0) / (t1 - t0).
@@ -45,7 +45,7 @@ def progress(step: int, window: Window, total_steps: int, form: str) -> float:
 
 
 class Gradual(SparseMethod):
-    """Masks grow in the window; a weight's score decides, and who is masked scores zero.
+    """Masks grow in the window; a weight's score decides, and what is masked scores zero.
 
     Raises:
         UsageError: no update of the masks falls into the window.

@@ -1,4 +1,4 @@
-"""GReg-2, Wang et al. 2021: a uniformly growing L2 penalty tells weights apart, and the smallest are pushed to zero.
+"""GReg-2, Wang et al. 2021: a uniformly growing L2 penalty separates weights, and the smallest are pushed to zero.
 
 ``start_at``:    every neuron has a factor lambda_c = 0
 ``pick``:        every K_u steps all factors grow by ``pick_delta``, until they are ``pick_ceiling``
@@ -23,7 +23,7 @@ from demp.methods.growing import GrowingConfig, GrowingRegularisation, Ramp
 
 @dataclass(frozen=True, kw_only=True)
 class GReg2Config(GrowingConfig):
-    """Knobs of GReg-2: those of GReg-1, and of the phase in which all neurons are pushed to see who is weak."""
+    """Knobs of GReg-2: those of GReg-1, and of the phase in which all neurons are pushed to see which are weak."""
 
     grow: float = 0.3
     """Share of the run in which the factors of the picked neurons grow up to ``ceiling``."""

@@ -175,7 +175,7 @@ class GrowingRegularisation(Method):
         return step in (self.ramps[0].start, self.pick_at, self.cut_at)
 
     def select(self, step: int, view: View) -> Selection:
-        """At the start of a phase nobody: it is settled who is pushed. At the cut those that were picked."""
+        """None at the start of a phase, where it is settled which are pushed; at the cut those that were picked."""
         limits, notes = self.config.limits(), ()
         if not self._picked:
             self._pushed = pushable(view.graph, limits)
@@ -196,7 +196,7 @@ class GrowingRegularisation(Method):
         return notes
 
     def state_dict(self) -> dict[str, Any]:
-        """Who is pushed, and how far the phases are; the factors are functions of the step."""
+        """Which neurons are pushed, and how far the phases are; the factors are functions of the step."""
         return {"pushed": self._pushed, "kept": self._kept, "picked": self._picked, "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

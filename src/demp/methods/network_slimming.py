@@ -123,7 +123,7 @@ class NetworkSlimming(Method):
         return Selection(neurons, exact=False, notes=notes)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many cuts were made."""
+        """How many cuts were made so far."""
         return {"passed": self._passed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class NetworkSlimming(Method):
 
 
 def scale_slots(graph: NeuronGraph) -> list[Slot]:
-    """The axes of normalisation scales."""
+    """The axes of the scales of normalisation layers."""
     scales = {norm.scale for norm in graph.norms}
     return [slot for slot in graph.slots if slot.tensor in scales]
 

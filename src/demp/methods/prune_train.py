@@ -93,7 +93,7 @@ class PruneTrain(Method):
         return step % self.period == 0 if step else self._strength is None
 
     def select(self, step: int, view: View) -> Selection:
-        """Before training nobody: the strength is set. Then the channels whose weights are all small."""
+        """Select none before training, where the strength is set; then the channels whose weights are all small."""
         if self._strength is None:
             self._strength = strength_for(self.config.penalty_share, view)
             note = f"strength {self._strength:.4g}: the penalty is {self.config.penalty_share:g} of loss + penalty"
@@ -113,7 +113,7 @@ class PruneTrain(Method):
         return Selection(flags(graph, going), exact=False, notes=notes)
 
     def nothing_removed(self) -> str:
-        """The threshold was not reached."""
+        """A sentence for the report: no slice was below the threshold."""
         return (
             f"nothing was removed: no channel had all of its weights below the threshold of {self.config.threshold:g}; "
             "raise threshold or penalty_share (with Adam the threshold lies above the last learning rate), or give a "

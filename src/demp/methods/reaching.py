@@ -37,7 +37,7 @@ def reach(
 
     ``scores`` has one number per class, infinite where it stays. Without a budget see
     ``demp.importance.ranking``; with one the goal is ``dense - way * (dense - budget)`` of every resource,
-    and who goes follows from the scores alone.
+    and what goes follows from the scores alone.
     """
     if config.budget is None:
         return RANKINGS[ranking](view.state, scores, way * config.target_neuron_sparsity, config.limits())
@@ -72,7 +72,7 @@ def neuron_sparsity_of(view: View, config: TargetConfig, budget: Budget) -> floa
 def smallest_share(
     view: View, config: TargetConfig, scores: Tensor, goals: Mapping[str, float]
 ) -> tuple[float, dict[str, Tensor]]:
-    """The smallest share of every layer with which the goals hold, and the neurons; (1, nobody) if they never do."""
+    """The smallest share of every layer with which the goals hold, and the neurons; (1, {}) if they never do."""
     few, many = 0.0, 1.0
     best: dict[str, Tensor] = {}
     for _ in range(LAYER_TRIALS):

@@ -79,7 +79,7 @@ class Scored(Method):
         return self._round >= len(self.targets)
 
     def requirements(self) -> Requirements:
-        """Labelled batches and a loss."""
+        """Return that labelled batches and a loss are needed for the scores."""
         return Requirements(scores=True)
 
     def is_due(self, step: int) -> bool:

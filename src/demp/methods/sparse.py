@@ -69,7 +69,7 @@ class MaskConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class Window:
+class UpdateSteps:
     """The steps on which masks change: multiples of ``every`` in [first, last]; 0-based, both ends included."""
 
     every: int
@@ -77,7 +77,7 @@ class Window:
     last: int
 
     @classmethod
-    def of(cls, config: MaskConfig, total_steps: int, usual: float = MASK_SHARE) -> "Window":
+    def of(cls, config: MaskConfig, total_steps: int, usual: float = MASK_SHARE) -> "UpdateSteps":
         """The window of a run; ``usual`` is the share of it between updates where the config has no number of steps."""
         every = config.mask_every or max(1, round(usual * total_steps))
         return cls(every, round(config.mask_from * total_steps), round(config.mask_until * total_steps))
@@ -98,10 +98,10 @@ class SparseMethod(MaskMethod):
 
     def __init__(self, config: MaskConfig, total_steps: int) -> None:
         super().__init__(config, total_steps)
-        self.window = Window.of(config, total_steps, self.update_share)
+        self.window = UpdateSteps.of(config, total_steps, self.update_share)
 
     def criterion(self) -> Criterion:
-        """Neurons whose inputs are masked go only if they say nothing at all."""
+        """Return the criterion ``exact``: neurons whose inputs are masked go only if their outputs are zero."""
         return Criterion(kind="exact")
 
     def requirements(self) -> Requirements:
@@ -187,10 +187,10 @@ def grown(mask: Tensor, scores: Tensor, count: int, barred: Tensor | None = None
 
 
 def emptied_neurons(view: View) -> dict[str, Tensor]:
-    """Layer name -> neurons that can go because of masks, without a change: nobody reads them, or nobody feeds them.
+    """Layer name -> neurons that can go because of masks, without a change: nothing reads them, or they have no inputs.
 
-    Who is fed by nobody still says something if its shift does; whether it does is seen on batches. Without batches
-    it stays.
+    A neuron without inputs still has an output if its shift is not zero; whether it has is seen on batches. Without
+    batches it stays.
     """
     graph, dead = view.graph, view.graph.none_removed()
     if view.can_detect:

@@ -58,8 +58,8 @@ class SRigLConfig(MaskConfig):
     """Multiply the initial weights by sqrt(dense fan-in / k): their variance fits the inputs that are left. The authors
     draw new weights with a standard deviation of 2 / k. False where training begins with trained weights."""
     remove_ablated: bool = True
-    """At the end ablated neurons go for real; the constant that their bias says moves into their readers where that
-    lowers the drift. False: only those go that nobody reads or that say nothing."""
+    """At the end ablated neurons go for real; the constant that their bias makes moves into their readers where that
+    lowers the drift. False: only those go that nothing reads or whose output is zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,17 +153,17 @@ class SRigL(SparseMethod):
             return 0
         return max(1, int(self.config.min_salient * (fan_in if self.config.min_salient_of == "constant" else dense)))
 
-    def _layers(self, view: View) -> list["Layer"]:
+    def _layers(self, view: View) -> list["SparseLayer"]:
         """Every weight that masks may thin out."""
         shares, floor = self.densities(view), self.config.weight_floor
         return [
-            Layer(name, weight, neuron_axis(view.graph, name), kept(weight.numel(), shares[name], floor))
+            SparseLayer(name, weight, neuron_axis(view.graph, name), kept(weight.numel(), shares[name], floor))
             for name, weight in thinned(self.config, view).items()
         ]
 
 
 @dataclass(frozen=True)
-class Layer:
+class SparseLayer:
     """One weight, the axis along which its neurons lie, and how many entries it may have."""
 
     name: str

@@ -1,6 +1,6 @@
 """Who trains the model, and what that does to its tensors and modules. Other packages import from here alone.
 
-Who trains it: `Context`, the one value that is passed around, found by `context_of`; `everyone` is that of all
+This is the `Context`, the one value that is passed around, found by `context_of`; `everyone` is that of all
 processes, `ALONE` that of one. `ElsewhereError` says that another rank failed.
 
 One tensor, in pieces on several ranks or not: `is_sharded`, `local_piece`, `whole_tensor`, `sharded_like`, `swap_in`;

@@ -62,7 +62,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def raise_if_compiled(model: nn.Module) -> None:
-    """Compiled code does not see hooks that come and go, so that watching it by hooks would find nobody.
+    """Compiled code does not see hooks that come and go, so that watching it by hooks would find no dead neuron.
 
     Raises:
         UsageError: the model, or a part of it, is compiled.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from demp.errors import CutError, DempError
 from demp.parallel import compiled, ranks, shards, wrappers
-from demp.parallel.ranks import Group
+from demp.parallel.ranks import ProcessGroup
 from demp.parallel.wrappers import Wrappers
 
 
@@ -18,10 +18,10 @@ class Context:
     """Who trains one model: this process alone, or several ranks together.
 
     What several ranks are asked together is asked by all of them, in the same order, or by none. A process that is
-    alone answers for itself, and waits for nobody.
+    alone answers for itself, and waits for no other.
     """
 
-    group: Group = None
+    group: ProcessGroup = None
     """The ranks that train it together; None: this process is alone."""
     wrappers: Wrappers = ()
     """Every ``DistributedDataParallel`` around it."""

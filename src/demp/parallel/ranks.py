@@ -14,31 +14,31 @@ from torch import distributed as dist
 
 from demp.errors import CutError, DempError
 
-Group = Any
+ProcessGroup = Any
 """A ``torch.distributed.ProcessGroup`` of several ranks, or None: this process is alone."""
 
 
-def everyone() -> Group:
+def everyone() -> ProcessGroup:
     """The group of all ranks, if there are several."""
     return unless_alone(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else None
 
 
-def unless_alone(group: Group) -> Group:
+def unless_alone(group: ProcessGroup) -> ProcessGroup:
     """The group itself, or None if this process is alone in it."""
     return group if group is not None and dist.get_world_size(group) > 1 else None
 
 
-def place(group: Group) -> tuple[int, int]:
+def place(group: ProcessGroup) -> tuple[int, int]:
     """This process's number in the group, and how many there are."""
     return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
-def is_main_process(group: Group) -> bool:
+def is_main_process(group: ProcessGroup) -> bool:
     """Is this the rank that logs and writes?"""
     return place(group)[0] == 0
 
 
-def gathered(value: Any, group: Group) -> list[Any]:
+def gathered(value: Any, group: ProcessGroup) -> list[Any]:
     """A small plain value of every rank, in the order of the ranks."""
     if group is None:
         return [value]
@@ -47,43 +47,43 @@ def gathered(value: Any, group: Group) -> list[Any]:
     return values
 
 
-def total(values: Sequence[float], group: Group) -> list[float]:
+def total(values: Sequence[float], group: ProcessGroup) -> list[float]:
     """The sum over ranks of each number."""
     return list(values) if group is None else [sum(column) for column in zip(*gathered(values, group), strict=True)]
 
 
-def any_of(flag: bool, group: Group) -> bool:
+def any_of(flag: bool, group: ProcessGroup) -> bool:
     """Is it so on any rank?"""
     return any(gathered(flag, group))
 
 
-def highest(values: Sequence[float | None], group: Group) -> list[float | None]:
+def highest(values: Sequence[float | None], group: ProcessGroup) -> list[float | None]:
     """The largest over ranks of each number; None where no rank has one."""
     return [
         max((v for v in column if v is not None), default=None) for column in zip(*gathered(values, group), strict=True)
     ]
 
 
-def mean(values: Tensor, group: Group) -> Tensor:
+def mean(values: Tensor, group: ProcessGroup) -> Tensor:
     """The mean over ranks, equal to the bit on all of them."""
     return values if group is None else torch.stack(gathered(values.cpu(), group)).mean(0).to(values.device)
 
 
-def common(flags: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+def common(flags: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
     """Flags that are set on every rank."""
     first, *others = gathered(dict(flags), group)
     return {name: torch.stack([flag, *(other[name] for other in others)]).all(0) for name, flag in first.items()}
 
 
 @contextmanager
-def together(group: Group) -> Iterator[None]:
+def together(group: ProcessGroup) -> Iterator[None]:
     """What happens inside succeeds on all ranks, or fails on all of them.
 
     It must not wait for other ranks itself where one of them may fail first.
 
     Raises:
         ElsewhereError: it failed on another rank only, which raises its own error; or demp refused it here, while it
-            failed on another rank in a way that nobody expected.
+            failed on another rank with an unexpected error.
     """
     error: Exception | None = None
     try:
@@ -109,7 +109,7 @@ class ElsewhereError(CutError):
 
 
 def raise_if_disagreement(
-    what: str, value: Any, group: Group, *, remedy: str, kind: type[DempError] = CutError
+    what: str, value: Any, group: ProcessGroup, *, remedy: str, kind: type[DempError] = CutError
 ) -> None:
     """All ranks must hold the same value.
 

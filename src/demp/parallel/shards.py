@@ -52,7 +52,7 @@ def is_sharded_model(model: nn.Module) -> bool:
     return bool(parts(model))
 
 
-def group_of(model: nn.Module) -> ranks.Group:
+def group_of(model: nn.Module) -> ranks.ProcessGroup:
     """The ranks among which the model is sharded."""
     mesh = parts(model)[0].mesh_info.mesh
     return ranks.unless_alone(mesh.get_group()) if mesh.ndim == 1 else ranks.everyone()

@@ -43,7 +43,7 @@ def around(model: nn.Module) -> list[DistributedDataParallel]:
     return [w for w in wrappers if any(id(p) in mine for p in w.parameters())]
 
 
-def group_of(wrappers: Wrappers) -> ranks.Group:
+def group_of(wrappers: Wrappers) -> ranks.ProcessGroup:
     """The ranks that train this model together."""
     return ranks.unless_alone(wrappers[0].process_group) if wrappers else ranks.everyone()
 

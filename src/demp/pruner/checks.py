@@ -33,7 +33,7 @@ class Checks:
 
     @property
     def past(self) -> Past:
-        """What the checks of the run have said, those before a restart included."""
+        """What the checks of the run have reported, those before a restart included."""
         return self._before.then(self._run.shrinking.history)
 
     def is_due(self, step: int) -> bool:
@@ -97,7 +97,7 @@ class Checks:
             self._cutter.nothing()
 
     def state_dict(self) -> dict[str, Any]:
-        """What waits, what was skipped, what they said, and whether the last one was made."""
+        """What waits, what was skipped, what they reported, and whether the last one was made."""
         return {
             "postponed": self._postponement.waiting,
             "past": self.past.state_dict(),

@@ -41,7 +41,7 @@ class PrunerCopy:
         return False
 
     def detach(self) -> None:
-        """There is nothing to remove."""
+        """Do nothing: a copy of a pruner has no hooks."""
 
     def before_step(self) -> None:
         """Raise UsageError, since a copy of a pruner cannot prune."""

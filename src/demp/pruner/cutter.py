@@ -13,7 +13,7 @@ from demp.pruner.summary import show
 from demp.pruner.validation import left_out
 from demp.pruner.view import LiveView, last_check
 from demp.regularization.targets import LiveNeurons
-from demp.surgery import CutReport
+from demp.surgery import CutReport, VerifyOptions
 
 
 class Cutter:
@@ -26,7 +26,7 @@ class Cutter:
         self._sparing, self._shows_cuts = Sparing(alive_in_copies), shows_cuts
 
     def cut(self, *, final: bool, notes: tuple[str, ...] = ()) -> CutReport:
-        """One selection and its cut; if that fails, the method has not selected. ``notes`` join those of the report."""
+        """One selection and its cut; if that fails, the method has not selected. The report gets ``notes``, too."""
         method = self._run.method
         before = deepcopy(method.state_dict())
         try:
@@ -39,7 +39,8 @@ class Cutter:
         """A report of the final check, which was made before a restart."""
         run = self._run
         notes = ("made before the restart",)
-        run.shrinking.cut(CutRequest({}, run.config.limits(), run.detector.proof(), step=run.step, notes=notes))
+        proof = VerifyOptions(run.detector.proof())
+        run.shrinking.cut(CutRequest({}, run.config.limits(), proof, run.step, notes=notes))
 
     def _select_and_cut(self, final: bool, notes: tuple[str, ...]) -> CutReport:
         run, shrinking = self._run, self._run.shrinking
@@ -58,11 +59,13 @@ class Cutter:
         request = CutRequest(
             neurons,
             run.config.limits(),
-            run.detector.proof(),
-            others=None if rules is None else run.detector.others(),
-            step=run.step,
-            exact=is_exact(run.method, shrinking.graph, selection),
-            constants=rules,
+            VerifyOptions(
+                run.detector.proof(),
+                is_exact(run.method, shrinking.graph, selection),
+                constants=rules,
+                held_out=None if rules is None else run.detector.held_out(),
+            ),
+            run.step,
             ranking=ranked(shrinking.graph, deviations) if deviations else None,
             judged=self._view.judged,
             notes=notes,
@@ -73,7 +76,7 @@ class Cutter:
         return report
 
     def _select(self, final: bool) -> tuple[Selection, Detection | None]:
-        """Who goes, and the detection behind it if the method asked for one."""
+        """Which neurons go, and the detection behind it if the method asked for one."""
         run, view = self._run, self._view
         view.forget()
         if not final:

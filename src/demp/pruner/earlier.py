@@ -30,7 +30,7 @@ class Earlier:
         return self.state.removed
 
     def verdict(self: Current) -> Detection:
-        """Who is dead now: ``detect()``."""
+        """Detect dead neurons, and warn that ``detect()`` replaces this name."""
         _warn("verdict()", "detect()")
         return self.detect()
 

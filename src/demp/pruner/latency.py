@@ -96,7 +96,7 @@ def in_turns(models: tuple[nn.Module, nn.Module], inputs: Any, clock: Callable[[
 
 
 def seconds(model: nn.Module, args: Any, kwargs: Any, device: torch.device, clock: Callable[[], float]) -> float:
-    """How long one forward takes."""
+    """How many seconds one forward takes."""
     began = clock()
     model(*args, **kwargs)
     if device.type == "cuda":

@@ -36,11 +36,13 @@ class LoadReport:
     """What `demp.load_state_dict` did to the model: names that did not match, and tensors that changed their widths."""
 
     missing_keys: tuple[str, ...]
+    """Names of the model that the state dict lacks."""
     unexpected_keys: tuple[str, ...]
+    """Names of the state dict that the model lacks."""
     resized: tuple[str, ...]
-    """Tensors that took other entries."""
+    """Names of tensors that took other widths."""
     notes: tuple[str, ...] = ()
-    """What optimizers forgot."""
+    """State of optimizers that begins anew, one sentence each."""
 
 
 def load_state_dict(
@@ -137,7 +139,7 @@ def with_ties(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, A
 
 
 def raise_if_at_work(model: nn.Module) -> None:
-    """A model whose widths somebody else keeps account of.
+    """A model whose widths a pruner or a sharding keeps account of.
 
     Raises:
         UsageError: the model is sharded, or a pruner is at work on it.

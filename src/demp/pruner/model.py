@@ -24,7 +24,6 @@ from demp.parallel import (
 from demp.pruner.outside import OutsideReaders
 from demp.pruner.validation import raise_if_copy_inside, raise_if_nothing_removable, raise_if_wrapper
 from demp.surgery import (
-    ConstantRules,
     CutReport,
     Limits,
     LiveModel,
@@ -50,31 +49,36 @@ class HeldError(CutError):
 
 
 class StillWaitingError(CutError):
-    """``finish`` came while a forward waits for its backward: who called it can mend that at once."""
+    """``finish`` came while a forward waits for its backward: the caller can mend that at once."""
 
 
 @dataclass(frozen=True)
 class CutRequest:
-    """One cut that a check asks of a model: which neurons, how it is proven, and what its report says beside it."""
+    """One cut that a check asks of a model: which neurons, how it is proven, and what its report says besides."""
 
     neurons: Mapping[str, Tensor]
     """Layer -> boolean per neuron, dense numbering."""
     limits: Limits
-    examples: Any
-    """Inputs on which the cut is proven."""
-    others: Any = field(kw_only=True, default=None)
-    """Inputs that nobody looked at, on which what constants change is measured, too."""
+    proof: VerifyOptions
     step: int
-    exact: bool = True
-    """Outputs must not change: all of these neurons are dead."""
-    constants: ConstantRules | None = None
-    """How the constants of neurons that are the same for every example move; None: they are zeros."""
     ranking: Tensor | None = None
     """One number per class: of neurons that could go, those that it puts highest stay for floors and the like."""
     judged: Mapping[str, int] = field(default_factory=dict)
     """What the detection behind it looked at: batches, examples, forwards."""
     notes: tuple[str, ...] = ()
     """What the report says besides its own notes."""
+
+
+def raise_if_uncuttable(model: nn.Module) -> None:
+    """The model must be one that demp can cut where it is; its parameters are sharded again if a forward gathered them.
+
+    Raises:
+        UsageError: it is a wrapper itself, or sharded in a way that no cut can follow.
+    """
+    raise_if_wrapper(model)
+    raise_if_unfit_sharding(model)
+    rehearse_renewal(model)
+    reshard(model)
 
 
 class ShrinkingModel:
@@ -98,10 +102,7 @@ class ShrinkingModel:
         self.given, self.model, self._outputs = given, user_module(given), outputs
         set_forward(self.model, forward)
         raise_if_unknown_outputs(self.model, outputs)
-        raise_if_wrapper(self.model)
-        raise_if_unfit_sharding(self.model)
-        rehearse_renewal(self.model)
-        reshard(self.model)
+        raise_if_uncuttable(self.model)
         self.graph = trace(self.model, example_inputs, outputs=outputs, **reading)
         self._parts, self._base = parts_of(self.model), record_of(self.model)
         raise_if_nothing_removable(self.model, self.graph)
@@ -157,7 +158,7 @@ class ShrinkingModel:
         return [tensors_of(copied.content) for copied in self.copies]
 
     def warn_of_copies(self) -> None:
-        """At the first cut: name living copies of the model that nobody gave, because they stay as wide as they are."""
+        """At the first cut: name living copies of the model that were not given, because they keep their widths."""
         if self._looked:
             return
         self._looked = True
@@ -220,7 +221,7 @@ class ShrinkingModel:
         return next((text for text in self.context.gathered(mine) if text), "")
 
     def cut(self, request: CutRequest) -> CutReport:
-        """Take the neurons of a request, proven on its examples; the report joins the history.
+        """Take the neurons of a request, proven on its examples; the report is added to the history.
 
         Raises:
             CutError: refused, or rolled back; the model is as before.
@@ -229,9 +230,7 @@ class ShrinkingModel:
         if not plan.empty:
             self._raise_if_held()
             self.warn_of_copies()
-        options = VerifyOptions(
-            request.examples, request.exact, constants=request.constants, outputs=self._outputs, others=request.others
-        )
+        options = dataclasses.replace(request.proof, outputs=self._outputs)
         report, plan = execute(self._live(), plan, options, step=request.step, judged=request.judged)
         report = dataclasses.replace(report, notes=(*report.notes, *request.notes))
         self.state = plan.after
@@ -241,7 +240,7 @@ class ShrinkingModel:
         return report
 
     def skip(self, step: int, note: str) -> CutReport:
-        """Nothing could be taken at this check; the report that says so joins the history."""
+        """Nothing could be taken at this check; the report that says so is added to the history."""
         report = nothing_removed(self.state, dict(self.model.named_parameters()), step=step, notes=(note,))
         self.history.append(report)
         return report

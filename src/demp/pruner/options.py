@@ -120,7 +120,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def all_meanings(kind: type) -> dict[str, str]:
-    """The same with inherited fields."""
+    """Docstrings of all fields of a config, of inherited ones too, by name."""
     docs: dict[str, str] = {}
     for ancestor in reversed(kind.__mro__):
         if dataclasses.is_dataclass(ancestor):

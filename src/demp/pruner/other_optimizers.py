@@ -23,7 +23,7 @@ USUAL = 5
 
 
 class OtherOptimizers:
-    """Watches who steps the parameters that shrink, and how many forwards pass without a step of the pruner's own.
+    """Watches which optimizers step the parameters that shrink, and counts forwards without a step of the pruner's own.
 
     An optimizer inside the pruner's own, or around it (sharpness-aware minimisation), steps as often as the pruner's
     and is not named; the state of all that were seen follows a cut.
@@ -55,12 +55,12 @@ class OtherOptimizers:
         self._seen |= {id(one): weakref.ref(one) for one in optimizers}
 
     def own_step(self) -> None:
-        """The pruner counted a step."""
+        """Note that the pruner's own optimizer has stepped."""
         self._steps += 1
         self._most, self._forwards = max(self._most, self._forwards), 0
 
     def forward(self) -> None:
-        """The model ran in training."""
+        """Note a training forward; warn once if many run without a step of the pruner's own optimizer."""
         self._forwards += 1
         if self._idle or self._forwards <= PATIENCE * max(self._most, USUAL if self._steps else PATIENCE * USUAL):
             return
@@ -96,7 +96,7 @@ class OtherOptimizers:
         return tuple(one for one in found if not {id(one.state), *map(id, one.state.values())} & states)
 
     def notes(self, left_out: str = "") -> tuple[str, ...]:
-        """What a report must say: who steps the model instead, and which parameter nobody steps (logged once)."""
+        """What a report must say: what steps the model instead, and which parameter nothing steps (logged once)."""
         if left_out and left_out != self._left_out and everyone().is_main_process:
             logger.warning("%s", left_out)
         self._left_out = left_out
@@ -119,7 +119,7 @@ class OtherOptimizers:
 
 
 class _Hook:
-    """Calls ``stepped`` as long as somebody else holds the watcher."""
+    """Calls ``stepped`` as long as something else holds the watcher."""
 
     def __init__(self, watcher: OtherOptimizers) -> None:
         self._watcher = weakref.ref(watcher)

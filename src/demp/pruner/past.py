@@ -1,4 +1,4 @@
-"""What the checks of a run have said so far, those before a restart included."""
+"""What the checks of a run have reported so far, those before a restart included."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,5 +40,5 @@ class Past:
         return Past(max(0, self.checks - len(history)), left, self.drift, self.drift_at, self.copies)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """All fields, as plain values for a checkpoint."""
         return asdict(self)

@@ -122,7 +122,7 @@ class Pruner(OfRun, EarlierPruner):
         self._run.others.handed_over()
 
     def plan(self, total_steps: int) -> None:
-        """Take another length for the rest of the run: all schedules are those of the new one from this step on."""
+        """Take another length for the rest of the run: from this step on, all schedules are those of the new length."""
         if same_plan(self.total_steps, total_steps, self.step, self._shrinking.context):
             return
         self._run.plan(total_steps)
@@ -161,7 +161,7 @@ class Pruner(OfRun, EarlierPruner):
 
     @property
     def step(self) -> int:
-        """How many optimizer steps are done."""
+        """Return how many optimizer steps are done."""
         return self._run.step
 
     @step.setter
@@ -170,7 +170,7 @@ class Pruner(OfRun, EarlierPruner):
 
     @property
     def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
-        """Those that hold the parameters; none yet where a trainer makes them later."""
+        """Return the optimizers that hold the parameters; none yet where a trainer makes them later."""
         return self._shrinking.optimizers
 
     @property
@@ -180,24 +180,27 @@ class Pruner(OfRun, EarlierPruner):
 
     @property
     def at_work(self) -> bool:
-        """Is it attached, or driven by hand, and neither finished nor detached?"""
+        """Return whether it is attached, or driven by hand, and neither finished nor detached."""
         return not self._detached
 
     @property
     def flops(self) -> int:
-        """FLOPs of one forward of one example through the network as it is now."""
+        """Return the FLOPs of one forward on the example inputs, through the network as it is now."""
         return self.state.flops()
 
     @outside_autocast()
     def before_step(self) -> None:
-        """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
+        """Call it, with ``attach=False``, after backward: notes which neurons are live, adds the penalty's gradient."""
         self._regularizer.before_step()
 
     @outside_autocast()
     def after_step(self) -> CutReport | None:
-        """After the optimizer moved: noise on the live, count the step, and where due check and cut.
+        """Call it, with ``attach=False``, after the optimizer's step: adds noise, counts the step, checks where due.
 
-        Of several cuts in one step the report of the last; ``history`` has them all.
+        Returns the report of the check, None without one; of several cuts that of the last (``history`` has all).
+
+        Raises:
+            CutError: with ``on_error="raise"``: a cut was refused or rolled back.
         """
         self._stopwatch.stop()
         self._run.detector.step()
@@ -215,17 +218,18 @@ class Pruner(OfRun, EarlierPruner):
         return report
 
     def skip_step(self) -> None:
-        """Instead of ``after_step`` when the optimizer did not move (a GradScaler met an overflow)."""
+        """Call it instead of ``after_step`` when the optimizer did not move (a GradScaler met an overflow)."""
 
     def penalty_loss(self) -> Tensor:
-        """The penalty as a differentiable term, for ``penalty_in="loss"``."""
+        """Return the penalty as a differentiable scalar to add to the loss, for ``penalty_in="loss"`` (Sec. 3.1)."""
         return self._regularizer.penalty_value()
 
     @outside_autocast()
     def finish(self) -> CutReport:
-        """The final check and cut, unless it was just made; all hooks are removed. Again: the last report.
+        """Make the final check and its cut, remove all hooks, and return the report, with what the whole run came to.
 
-        A check that falls on the last of ``total_steps`` is the final one.
+        A check on the last of ``total_steps`` is the final one and is not made twice. Called again, it returns the same
+        report.
 
         Raises:
             UsageError: it never had an optimizer.
@@ -241,7 +245,7 @@ class Pruner(OfRun, EarlierPruner):
         return report
 
     def summary(self) -> Summary:
-        """What the run has come to by now, layer by layer, and what is next; printed, a table."""
+        """Return what the run has come to by now, layer by layer, and what comes next; printed, it is a table."""
         return summary_of(self, self._checks.past, self._shrinking.cuts)
 
     def __repr__(self) -> str:
@@ -261,7 +265,7 @@ class Pruner(OfRun, EarlierPruner):
         self._detached = True
 
     def detect(self) -> Detection:
-        """Who is dead now, on examples of training data. Among several ranks all must ask."""
+        """Detect which neurons are dead now, on ``batches`` or what the window saw. All ranks must call this."""
         return self._view.detect()
 
     def _look_ahead(self, *, fresh: bool = False) -> None:
@@ -270,11 +274,11 @@ class Pruner(OfRun, EarlierPruner):
             self._run.detector.look_ahead(self.state, self.step, self.total_steps, self._checks.is_due, fresh=fresh)
 
     def metrics(self) -> dict[str, float]:
-        """What a log line needs; cheap."""
+        """Return strength, noise, sparsity, parameters and FLOPs of this step by name: cheap, for a log."""
         return metrics_of(self, self._regularizer.pushes, self._shrinking.cuts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that must survive a restart: tensors, numbers and strings only."""
+        """Return what a resumed run needs beside model and optimizer: tensors, numbers and strings only."""
         return saved_state(self._run, self._regularizer, self._checks)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

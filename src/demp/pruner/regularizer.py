@@ -52,7 +52,7 @@ class Regularizer:
         self._run.masks.put(masks, shrinking.optimizers)
 
     def before_step(self) -> None:
-        """After backward, before the optimizer moves: look who is live, add the penalty's gradient."""
+        """After backward, before the optimizer moves: note which neurons are live, add the penalty's gradient."""
         run, step = self._run, self._run.step
         self.pushes.say_past(step, run.shrinking.context)
         noise = self.pushes.noise(step)
@@ -117,7 +117,7 @@ class Regularizer:
         return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self._run.shrinking.state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Who was dead at the last check, and whether masks wait."""
+        """Which neurons were dead at the last check, and whether masks wait."""
         return {"dead_classes": self.live.dead_classes, "masks_wait": self._masks_wait}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

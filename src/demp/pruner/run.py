@@ -1,4 +1,4 @@
-"""One run under one method: the model as it shrinks, the method, how far the run is, and who looks for dead neurons."""
+"""One run under one method: the model as it shrinks, the method, how far the run is, and the detector."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ class PruningRun:
         if self.requirements.scores:
             raise_if_loss_fails(model, examples)
         if not shrinking.context.compiled:
-            self.detector.watch_others()
+            self.detector.watch_held_out()
         self.scales = OutputScales(model, graph)
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward

@@ -40,27 +40,27 @@ class Sparing:
         chosen = any(bool(torch.any(flags)) for flags in neurons.values())
         if not chosen or self._choice == "cut" or (final and self._choice == "wait"):
             return dict(neurons), ()
-        going, waiting, silent = dead_in_copies(detector, shrinking, neurons, step)
+        going, waiting, failed = dead_in_copies(detector, shrinking, neurons, step)
         alive = ", ".join(f"{name} ({count})" for name, count in waiting.items() if count)
         if not alive:
-            return going, silent
+            return going, failed
         note = f"neurons that are dead in the model are alive in copies of it, {alive}: {CHOICES[self._choice]}"
         if not self._logged and shrinking.context.is_main_process:
             others = "; ".join(f"{choice!r}, {what}" for choice, what in CHOICES.items() if choice != self._choice)
             logger.warning("%s. With alive_in_copies=%s", note, others)
         self._logged = True
-        return going, (note, *silent)
+        return going, (note, *failed)
 
 
 def dead_in_copies(
     detector: Detector, shrinking: ShrinkingModel, neurons: Mapping[str, Tensor], step: int
 ) -> tuple[dict[str, Tensor], dict[str, int], tuple[str, ...]]:
-    """Of these neurons those that are dead in all copies that run; copy -> how many are alive in it; who cannot run.
+    """Of these neurons those that are dead in all copies that run; copy -> how many are alive in it; which cannot run.
 
     Layer -> boolean per neuron, dense numbering, as ``neurons``. Among several ranks all must ask; they may have other
     copies.
     """
-    going, alive, silent = dict(neurons), {}, []
+    going, alive, failed = dict(neurons), {}, []
     for copied in shrinking.copies:
         if copied.module is None:
             continue
@@ -70,7 +70,9 @@ def dead_in_copies(
                 dead = detector.detect_on_copy(copied.module, fit, shrinking.state, step).dead
             except Exception as error:  # the user's forward may raise anything
                 why = f"{error.__cause__ or error}".strip().split("\n")[0] or type(error).__name__
-                silent.append(f"the copy {copied.name} does not run ({why}), so nobody knows who is alive in it")
+                failed.append(
+                    f"the copy {copied.name} does not run ({why}), so nobody knows which neurons are alive in it"
+                )
                 continue
         alive[copied.name] = sum(int((flags & ~dead[name]).sum()) for name, flags in neurons.items())
         going = {name: flags & dead[name] for name, flags in going.items()}
@@ -78,7 +80,7 @@ def dead_in_copies(
         going = shrinking.context.common(going)
         of_ranks = shrinking.context.gathered(alive)
         alive = {name: max(one.get(name, 0) for one in of_ranks) for of_rank in of_ranks for name in of_rank}
-    return going, alive, tuple(silent)
+    return going, alive, tuple(failed)
 
 
 def warn_of_changes(report: CutReport, context: Context) -> None:

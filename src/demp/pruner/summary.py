@@ -54,7 +54,7 @@ class Summary:
         )
 
     def lines(self) -> list[str]:
-        """The run without its layers."""
+        """The lines about the run as a whole, without its layers."""
         pairs = (("neurons", self.neurons), ("parameters", self.parameters), ("FLOPs", self.flops))
         return [
             self.head(),
@@ -162,7 +162,7 @@ def remarks_of(graph: NeuronGraph, past: Past, last: CutReport | None) -> tuple[
 
 
 def next_check(step: int, total_steps: int, due: Callable[[int], bool], *, at_work: bool) -> str:
-    """When the pruner looks next."""
+    """A sentence that says when the pruner makes its next check."""
     if not at_work:
         return f"detached at step {step:,} of {total_steps:,}: nothing is pushed or checked any more"
     found = next((s for s in range(step + 1, total_steps + 1) if due(s)), None)
@@ -179,7 +179,7 @@ def ended(step: int, total_steps: int, unfinished: str) -> str:
 
 
 def show(report: CutReport, advice: str, noted: bool, *, on_stderr: bool) -> None:
-    """Say what a check did: by the logger, and a cut on stderr where nobody listens to the logger."""
+    """Say what a check did: by the logger, and a cut on stderr where no handler listens to the logger."""
     if advice:
         logger.warning("%s", advice)
     elif report.happened or noted:

@@ -47,7 +47,7 @@ class LiveView(OfRun, EarlierView):
         return self._run.detector.has_examples
 
     def detect(self) -> Detection:
-        """Who is dead now. Among several ranks all must ask."""
+        """Find out which neurons are dead now. Among several ranks all must call this."""
         if self.found is None or self._detected_at != self._run.step:
             self._detected_at = self._run.step
             context = self._shrinking.context
@@ -101,7 +101,7 @@ class LiveView(OfRun, EarlierView):
         return found
 
     def scales(self) -> Tensor:
-        """Sizes of the neurons' scales."""
+        """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
         return self._run.scales.sizes(self.state)
 
     def parameters(self) -> Mapping[str, Tensor]:

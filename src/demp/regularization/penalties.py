@@ -122,7 +122,7 @@ def add_slice_gradient(
     found: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for one in slices:
         weight = local_piece(one.parameter.detach())
-        slope = weight * one.spread(factors[weight.device]) if factors else one.over_norms(weight)
+        slope = weight * one.per_index(factors[weight.device]) if factors else one.over_norms(weight)
         _, before = found.get(id(one.parameter), (None, None))
         found[id(one.parameter)] = (one.parameter, slope if before is None else before.add_(slope))
     parameters, slopes = [p for p, _ in found.values()], [slope for _, slope in found.values()]
@@ -136,12 +136,12 @@ def slice_value(slices: Sequence[Slices], penalty: Penalty) -> Tensor:
     if penalty.kind == "group-lasso":
         return penalty.strength * torch.stack([s.norms(s.parameter).sum() for s in slices]).sum()
     factors = factors_of(penalty, slices)
-    terms = [(s.spread(factors[s.parameter.device]) * s.parameter.square()).sum() for s in slices]
+    terms = [(s.per_index(factors[s.parameter.device]) * s.parameter.square()).sum() for s in slices]
     return 0.5 * penalty.strength * torch.stack(terms).sum()
 
 
 def factors_of(penalty: Penalty, slices: Sequence[Slices]) -> dict[torch.device, Tensor]:
-    """The factor of each class, once per device; 0 for what is nobody's."""
+    """The factor of each class, once per device; 0 for slices without neurons."""
     given = penalty.factors
     if given is None:
         given = torch.ones(1 + max((int(s.classes.max()) for s in slices if len(s.classes)), default=0))

@@ -94,7 +94,7 @@ class OutputScales:
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
-                factors = [one.spread(shrink.factors.to(one.parameter.device)) for one in touched]
+                factors = [one.per_index(shrink.factors.to(one.parameter.device)) for one in touched]
                 scale_each([local_piece(one.parameter.detach()) for one in touched], factors)
                 names = {id(parameter): slot.tensor for parameter, slot in self._slices.axes}
                 for one, factor in zip(touched, factors, strict=True):
@@ -106,7 +106,7 @@ class OutputScales:
             for one in slices:
                 if id(one.parameter) in self._norm_scales and (moving is None or id(one.parameter) in moving):
                     place, amount = local_piece(one.parameter.detach()), shrink.amounts
-                    amount = one.spread(amount.to(place.device)) if isinstance(amount, Tensor) else amount
+                    amount = one.per_index(amount.to(place.device)) if isinstance(amount, Tensor) else amount
                     amount = amount * moving[id(one.parameter)] if shrink.times_lr and moving is not None else amount
                     place.copy_(place.sign() * (place.abs() - amount).clamp(min=0))
 

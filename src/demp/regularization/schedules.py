@@ -85,7 +85,7 @@ class WarmUp(Schedule):
         return 1.0
 
     def at(self, share: float) -> float:
-        """Linear from ``start`` to 1."""
+        """The factor at this share of the span: linear from ``start`` to 1."""
         return self.start + (1.0 - self.start) * share
 
 

@@ -13,7 +13,7 @@ from demp.parallel import local_piece, sharded_like
 class Slices:
     """One axis of a weight, whose indices belong to classes of neurons, at present widths.
 
-    ``classes`` has one entry per index; 0 is nobody's. All indices of one class are one group.
+    ``classes`` has one entry per index; 0 is that of no neuron. All indices of one class are one group.
     """
 
     def __init__(self, parameter: nn.Parameter, axis: int, classes: Tensor) -> None:
@@ -39,14 +39,14 @@ class Slices:
         return torch.linalg.vector_norm(padded[self._members], dim=1)
 
     def over_norms(self, weight: Tensor) -> Tensor:
-        """``w / ||w_g||``, the gradient of the sum of all norms; 0 in groups that are zero and where nobody owns."""
+        """``w / ||w_g||``, the gradient of the sum of all norms; 0 where the group is zero or belongs to no neuron."""
         norms = self.norms(weight)
         divisors = torch.where(norms > 0, norms, 1.0)
         if not self._single:
             divisors = torch.cat([divisors, divisors.new_full((1,), math.inf)])[self._group]
         return weight / divisors.view(self._shape)
 
-    def spread(self, factors: Tensor) -> Tensor:
+    def per_index(self, factors: Tensor) -> Tensor:
         """One factor per class, as a tensor that broadcasts against this rank's piece of the weight."""
         mine = factors.to(self.parameter.dtype)[self.classes]
         if self.axis == 0:

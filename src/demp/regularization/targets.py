@@ -191,7 +191,7 @@ class LiveNeurons:
         self.dead_classes = self._graph.agreed(dead)
 
     def targets(self, state: GraphState, lr_of: dict[int, float] | None = None) -> list[Target]:
-        """Noise targets of this step."""
+        """The targets that noise is added to at this step."""
         factors = lr_of or {}
         found = []
         for unit in self._units:

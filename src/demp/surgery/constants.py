@@ -40,7 +40,7 @@ class ConstantRules:
     """How the constants of a cut are to be treated."""
 
     required: bool = True
-    """A neuron whose constant finds no place stays. False: it goes as if it were zero, nobody carries for it, and
+    """A neuron whose constant finds no place stays. False: it goes as if it were zero, no neuron carries for it, and
     constants move only if that lowers the drift."""
     max_drift: float | None = None
     """The most that one cut may change the outputs, over their largest absolute value: the flattest go first, the rest

@@ -202,7 +202,7 @@ def raise_if_misfit(copied: Copy, model: nn.Module, shapes: Mapping[str, tuple[i
 
 
 def look_alikes(model: nn.Module, known: Iterable[Any]) -> list[str]:
-    """Living modules of the model's class, with its parameters' names and shapes, not ``known`` and trained by nobody.
+    """Living modules of the model's class, with its parameters' names and shapes, not ``known`` and in no optimizer.
 
     Averages and teachers are like this. They are described by their class and the module that holds them, and counted.
     """

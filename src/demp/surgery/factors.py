@@ -49,7 +49,7 @@ def shrink_of(key: str, state: Mapping[Any, Any], shape: torch.Size, keep: Keep)
 
 
 def mean_axis(value: Any, shape: torch.Size, keep: Keep, *, row: bool) -> int | None:
-    """Over which axis of the parameter this half is a mean; None: nobody knows.
+    """Over which axis of the parameter this half is a mean; None: not known.
 
     Where lengths are equal it is the last axis that it may be for the rows, the one before for the columns.
     """

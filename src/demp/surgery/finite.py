@@ -1,4 +1,4 @@
-"""Is a model still made of numbers? One that has diverged says nothing about its neurons."""
+"""Is a model still made of numbers? From one that has diverged nothing follows about its neurons."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What reads neurons, in groups that share one constant: where that can go, and who could carry it."""
+"""What reads neurons, in groups that share one constant: where that can go, and which neuron could carry it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ UNIFORM = 1e-9
 
 
 @dataclass(frozen=True)
-class Group:
+class UseGroup:
     """All uses of one view of a weight: they share one constant per position."""
 
     uses: tuple[Use, ...]
@@ -46,12 +46,12 @@ class Group:
 
 
 def every(readers: Readers) -> Iterator[Use]:
-    """All read points that ran."""
+    """All uses of weights, and sums, that the forward showed."""
     for some in readers.uses.values():
         yield from some
 
 
-def grouped(readers: Readers, masked: set[str]) -> list[Group]:
+def grouped(readers: Readers, masked: set[str]) -> list[UseGroup]:
     """The uses of each view of a weight along one axis, in the order of the network."""
     found: dict[tuple[object, ...], list[Use]] = defaultdict(list)
     for use in every(readers):
@@ -71,7 +71,7 @@ def grouped(readers: Readers, masked: set[str]) -> list[Group]:
         alone = readers.weights[name] == read[name] and len(axes[name]) == 1 and name not in masked
         carriable = alone and weight_axis(first, readers) is not None
         classes = first.read.classes[first.here]
-        groups.append(Group(tuple(uses), homes_of(uses, readers), pooled, classes, carriable))
+        groups.append(UseGroup(tuple(uses), homes_of(uses, readers), pooled, classes, carriable))
     return groups
 
 
@@ -98,14 +98,14 @@ def weight_axis(use: Use, readers: Readers) -> int | None:
     return next((d for d, fit in enumerate(fits) if fit), None)
 
 
-def steadiness(group: Group, c: int) -> float:
+def steadiness(group: UseGroup, c: int) -> float:
     """Largest deviation of a class over its mean, over its positions; inf where it has none or a mean of zero."""
     at = group.classes == c
     share = group.moments.deviation[at] / group.moments.mean[at].abs()
     return float(share.max()) if len(share) and not bool(share.isnan().any()) else torch.inf
 
 
-def carried_positions(group: Group, left: Tensor, carrier: int) -> tuple[Tensor, Tensor]:
+def carried_positions(group: UseGroup, left: Tensor, carrier: int) -> tuple[Tensor, Tensor]:
     """Positions that go, and for each the position of the carrier that stands in for it."""
     home = (group.classes == carrier).nonzero().flatten()
     goes, carries = [], []

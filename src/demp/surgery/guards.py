@@ -54,7 +54,7 @@ Parts = dict[str, tuple[Callable[[], Any], type]]
 
 
 def parts_of(model: nn.Module) -> Parts:
-    """Every module and parameter under each of its names. A join changes no part.
+    """Every module and parameter under each of its names. A planned sum changes no part.
 
     Nothing is kept alive but pieces of parameters: torch swaps no tensor that is weakly referenced.
     """

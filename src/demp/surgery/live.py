@@ -37,5 +37,5 @@ class LiveModel:
 
     @property
     def entries(self) -> int:
-        """Entries of the model's parameters."""
+        """How many entries the parameters have, all together."""
         return sum(p.numel() for p in self.model.parameters())

@@ -36,7 +36,7 @@ def look(model: nn.Module, state: GraphState, example_inputs: Any, outputs: Outp
 
 
 def in_training(model: nn.Module, state: GraphState, example_inputs: Any, outputs: Outputs) -> dict[Key, list[Use]]:
-    """The read points of a training forward, dropout included; empty if it does not run."""
+    """The consumers in a training forward, dropout included; empty if it does not run."""
     args, kwargs = copied(as_inputs(example_inputs))
     watch = ReaderWatch(state, named_tensors(model))
     try:

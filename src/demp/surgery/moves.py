@@ -9,7 +9,7 @@ from torch import Tensor
 
 from demp.activity.tally import Key, key_of
 from demp.graph import NeuronGraph
-from demp.surgery.groups import Group, carried, carried_positions, every, grouped, homes_of, steadiness
+from demp.surgery.groups import UseGroup, carried, carried_positions, every, grouped, homes_of, steadiness
 from demp.surgery.plan import Plan
 from demp.surgery.readers import Readers, Use
 
@@ -36,7 +36,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a read point sees without the removed neurons: position i becomes ``factor * position source + offset``."""
+    """What a consumer sees without the removed neurons: position i becomes ``factor * position source + offset``."""
 
     source: Tensor
     factor: Tensor
@@ -59,8 +59,8 @@ class Moves:
 def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: bool, masked: set[str]) -> Moves:
     """Find a place for every constant of a cut.
 
-    With ``required`` a neuron whose constant finds none stays; without, it goes as if it were zero, and nobody is asked
-    to carry. ``carry_borders``: readers whose bias would be wrong at borders have their constants carried instead.
+    With ``required`` a neuron whose constant finds none stays; without, it goes as if it were zero, and no neuron
+    carries it. ``carry_borders``: readers whose bias would be wrong at borders have their constants carried instead.
     ``masked`` weights may not change.
     """
     graph, going = plan.before.graph, plan.removes
@@ -100,7 +100,7 @@ def plan_moves(plan: Plan, readers: Readers, *, required: bool, carry_borders: b
 
 
 def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
-    """Per class: is it anything but zero at some read point?"""
+    """Per class: is it anything but zero for some consumer?"""
     found = graph.none_removed()
     for use in every(readers):
         nonzero = (use.moments.mean != 0) | (use.moments.squares != 0)
@@ -109,11 +109,11 @@ def nonzero(graph: NeuronGraph, readers: Readers) -> Tensor:
 
 
 def sums(readers: Readers) -> Iterator[Use]:
-    """Those that are residual sums."""
+    """The uses that are residual sums."""
     return (use for use in every(readers) if use.read.seat is not None)
 
 
-def fitting(group: Group, constant: Tensor) -> Group:
+def fitting(group: UseGroup, constant: Tensor) -> UseGroup:
     """The same group without homes of another number of channels than its readers make."""
     sizes = {home.channels for home in group.homes if home.tensor is not None}
     if not sizes or not bool(constant[group.classes].any()) or sizes == {len(group.made_of(constant)[0])}:
@@ -121,7 +121,7 @@ def fitting(group: Group, constant: Tensor) -> Group:
     return replace(group, homes=())
 
 
-def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> str:
+def way(group: UseGroup, constant: Tensor, required: bool, carry_borders: bool) -> str:
     """How the constants of a group move: ``bias``, ``norm``, ``carrier``, ``border`` (about right) or ``none``."""
     if not bool(constant[group.classes].any()):
         return "none"
@@ -134,7 +134,7 @@ def way(group: Group, constant: Tensor, required: bool, carry_borders: bool) -> 
 
 
 def unknown(graph: NeuronGraph, readers: Readers, constant: Tensor) -> dict[int, str]:
-    """Classes with a read point that did not run."""
+    """Classes with a consumer that did not run."""
     return {
         c: NOT_SEEN.format(weight=read.weight)
         for read in graph.reads
@@ -152,7 +152,7 @@ def summed_up(readers: Readers, constant: Tensor) -> dict[int, str]:
     return found
 
 
-def unequal(groups: list[Group], constant: Tensor) -> dict[int, str]:
+def unequal(groups: list[UseGroup], constant: Tensor) -> dict[int, str]:
     """Classes that the uses of one weight read as different constants."""
     found = {}
     for group in (g for g in groups if len(g.uses) > 1):
@@ -164,8 +164,8 @@ def unequal(groups: list[Group], constant: Tensor) -> dict[int, str]:
     return found
 
 
-def chosen_carriers(groups: list[Group], constant: Tensor, stay: dict[int, str]) -> dict[int, int]:
-    """Group -> the class that carries for it; carriers, and those whom nobody can carry, are added to ``stay``.
+def chosen_carriers(groups: list[UseGroup], constant: Tensor, stay: dict[int, str]) -> dict[int, int]:
+    """Group -> the class that carries for it; carriers, and those that none can carry, are added to ``stay``.
 
     One that carries elsewhere already is taken again; else the steadiest of those that were to go. A group without one
     whose constant has another place is left to that.
@@ -192,7 +192,7 @@ def chosen_carriers(groups: list[Group], constant: Tensor, stay: dict[int, str])
 
 
 def moved(
-    group: Group, readers: Readers, going: Tensor, left: Tensor, how: str, carriers: dict[int, int]
+    group: UseGroup, readers: Readers, going: Tensor, left: Tensor, how: str, carriers: dict[int, int]
 ) -> tuple[list[Shift], Seen]:
     """What tensors gain for one group, and what its uses see."""
     size = len(group.classes)

@@ -33,7 +33,7 @@ def stepped_by(given: Any) -> torch.optim.Optimizer:
     """The torch optimizer that steps when the user steps this one.
 
     Raises:
-        UsageError: there is none, or nobody knows when it steps.
+        UsageError: there is none, or it is not known when it steps.
     """
     kinds = {kind.__name__ for kind in type(given).__mro__}
     if "DeepSpeedOptimizerWrapper" in kinds:

@@ -1,4 +1,4 @@
-"""Plan a cut: which classes go, given who is dead, how narrow a layer may get, and what is excluded."""
+"""Plan a cut: which classes are removed, given the dead neurons, how narrow a layer may get, and what is excluded."""
 
 import fnmatch
 from collections import Counter
@@ -16,16 +16,23 @@ from demp.graph.neurons import removable_classes
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a cut must respect."""
+    """How narrow a cut may make layers, and which layers it may touch. What a limit keeps stands in the cut's report.
+
+    >>> Limits(floor=4, exclude=("head.*",)).allows("head.0")
+    False
+
+    Raises:
+        UsageError: ``floor`` or ``multiple`` is below 1, or globs are a single string.
+    """
 
     floor: int = 1
-    """Neurons that stay in every layer, dead or not."""
+    """At least so many neurons stay in every layer, dead or not."""
     multiple: int = 1
     """Widths stay multiples of this (rounded up by keeping dead neurons); 8 is good advice on CUDA."""
     include: tuple[str, ...] = ("*",)
-    """Globs of layer names that may be cut."""
+    """Globs of the names of layers that may be cut, as `demp.trace` names them."""
     exclude: tuple[str, ...] = ()
-    """Globs of layer names that may not be cut."""
+    """Globs of the names of layers that may not be cut; they count more than ``include``."""
 
     def __post_init__(self) -> None:
         if self.floor < 1:
@@ -38,7 +45,7 @@ class Limits:
                 raise UsageError(f"{name} is the string {getattr(self, name)!r}; give a tuple of globs")
 
     def allows(self, name: str) -> bool:
-        """May the layer be cut?"""
+        """Whether a layer of this name may be cut, by ``include`` and ``exclude``."""
 
         def matches(globs: Iterable[str]) -> bool:
             return any(fnmatch.fnmatchcase(name, glob) for glob in globs)

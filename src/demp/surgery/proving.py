@@ -33,13 +33,17 @@ class VerifyOptions:
 
     example_inputs: Any
     exact: bool = True
+    """Outputs must not change: all of the neurons are dead. Else they must be those without the neurons."""
     verify: bool = True
+    """Compare at all."""
     tolerance: float | None = None
+    """Largest difference over the largest output; None: by the type of the outputs."""
     constants: ConstantRules | None = None
+    """How the constants of neurons that are the same for every example move; None: they are zeros."""
     outputs: Outputs = None
     """What is compared."""
-    others: Any = None
-    """Inputs that nobody looked at for dead neurons: what constants change on them is measured, too."""
+    held_out: Any = None
+    """Inputs on which no dead neurons were looked for: what constants change is measured on them as well."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,12 @@ def refer(model: nn.Module, plan: Plan, options: VerifyOptions, settled: Settled
     return Reference(plain, wanted, precise(model, options, partial(zeroed, model, plan)) if coarse else None)
 
 
-def outputs_on_others(model: nn.Module, options: VerifyOptions) -> list[Tensor] | None:
-    """Outputs on the inputs that nobody looked at; None if there are none, or the model does not run on them so."""
-    if options.others is None:
+def outputs_on_held_out(model: nn.Module, options: VerifyOptions) -> list[Tensor] | None:
+    """Outputs on the inputs that are held out; None if there are none, or the model does not run on them so."""
+    if options.held_out is None:
         return None
     try:
-        return outputs_of(model, options.others, options.outputs)
+        return outputs_of(model, options.held_out, options.outputs)
     except Exception:  # a training batch may be such that the forward in evaluation mode does not take it
         return None
 

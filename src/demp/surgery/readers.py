@@ -40,7 +40,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Made:
-    """What one operation made, and who takes it up."""
+    """What one operation made, and which operations use it."""
 
     added: str | None
     """The bias or shift that the operation added."""
@@ -50,7 +50,7 @@ class Made:
 
 @dataclass
 class Use:
-    """One read point in one forward."""
+    """One consumer in one forward."""
 
     read: Read
     here: Tensor
@@ -59,12 +59,12 @@ class Use:
     """Of each position that is there."""
     made: Made | None
     """Of a contraction what it makes; of a residual sum its other side."""
-    call: "Call | None" = None
+    call: "ContractionCall | None" = None
     """The contraction; None for a residual sum."""
 
 
 @dataclass(frozen=True)
-class Call:
+class ContractionCall:
     """One contraction: operation, arguments, and which of them are the operand (its shape alone) and the weight."""
 
     name: str
@@ -115,7 +115,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Readers:
-    """All read points of one forward, its outputs, and how often each small tensor was used."""
+    """All consumers in one forward, its outputs, and how often each small tensor was used."""
 
     uses: dict[Key, list[Use]]
     outputs: list[Tensor]
@@ -125,7 +125,7 @@ class Readers:
     tensors: dict[str, Tensor]
 
     def home(self, use: Use) -> Home | None:
-        """Where the constant of one read point can go."""
+        """Where the constant that one consumer reads can go."""
         made = use.made
         if made is None:
             return None
@@ -154,7 +154,7 @@ class Readers:
 
 
 class ReaderWatch(ReadObserver):
-    """Notes every read point, what it makes, and what takes that up."""
+    """Notes every consumer, what it makes, and what uses that."""
 
     def __init__(self, state: GraphState, tensors: dict[str, Tensor]) -> None:
         graph = state.graph
@@ -225,10 +225,10 @@ class ReaderWatch(ReadObserver):
         shape = torch.empty(operand.shape, device="meta")
         args = (*args[: read.operand], shape, *args[read.operand + 1 :])
         args = tuple(a.data if isinstance(a, Tensor) else a for a in args)  # no views that outlive a step
-        call = Call(name, func, args, kwargs, read.operand, 2 * first + 1 - read.operand)
+        call = ContractionCall(name, func, args, kwargs, read.operand, 2 * first + 1 - read.operand)
         self._use = self._note(read, operand, None, call)
 
-    def _note(self, read: Read, operand: Tensor, made: Made | None, call: Call | None) -> Use | None:
+    def _note(self, read: Read, operand: Tensor, made: Made | None, call: ContractionCall | None) -> Use | None:
         here = self._here[key_of(read)]
         if operand.numel() == 0 or operand.shape[read.axis] != len(here):
             return None

@@ -130,7 +130,7 @@ def make_inputs(description: dict[str, Any], *, seed: int, batch: int | None) ->
 
 
 def record_to_plain(record: Record | None) -> dict[str, Any] | None:
-    """A record as plain data."""
+    """A record as values that can be written as JSON; None of None."""
     if record is None:
         return None
     plain = {k: v for k, v in vars(record).items() if k != "kept"}
@@ -138,7 +138,7 @@ def record_to_plain(record: Record | None) -> dict[str, Any] | None:
 
 
 def record_from_plain(plain: dict[str, Any]) -> Record:
-    """A record from plain data."""
+    """The record that `record_to_plain` has written."""
     kept = {}
     for key, indices in plain["kept"].items():
         name, _, axis = key.rpartition("|")

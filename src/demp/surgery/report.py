@@ -30,14 +30,15 @@ class Depths:
     stream: tuple[int, int]
     """Channels of residual streams that no block keeps."""
     block: tuple[int, int]
-    """Channels removed from some block outputs and alive in others: the sums between them are joins."""
+    """Channels removed from some block outputs and alive in others: the sums between them then add two widths."""
 
 
 @dataclass(frozen=True)
 class CutReport:
-    """One cut, or the finding that there was nothing to cut."""
+    """What one cut did and what its proof measured; or the finding that there was nothing to cut."""
 
     step: int | None
+    """The optimizer step of the run; None of a cut outside of one."""
     removed: int
     """Neurons removed, counted over all layers."""
     layers: dict[str, LayerCut]
@@ -65,7 +66,7 @@ class CutReport:
     depths: Depths | None = None
     dead: int | None = None
     """Of the removed, those that were zero on the examples; None where neurons were chosen for something else and
-    nobody looked. ``saturated``: those that were another constant, which their readers keep."""
+    this is not known. ``saturated``: those that were another constant, which their readers keep."""
     saturated: int | None = None
     copies: dict[str, float | None] = field(default_factory=dict)
     """Copy of the model -> largest change of its outputs over their scale; None: tensors alone, or it does not run."""
@@ -76,7 +77,7 @@ class CutReport:
         return self.removed > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts."""
+        """Return all fields as plain numbers, strings, lists and dicts."""
         return asdict(self)
 
     def __str__(self) -> str:

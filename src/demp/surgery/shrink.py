@@ -123,7 +123,7 @@ class UndoLog:
 
 @torch.no_grad()
 def overwrite(tensor: Tensor, value: Tensor) -> None:
-    """Put values into a tensor."""
+    """Put values into a tensor in place: what an undo does."""
     tensor.copy_(value)
 
 

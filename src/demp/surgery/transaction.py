@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,46 +10,17 @@ from torch import Tensor
 from demp.errors import CutError
 from demp.graph import GraphState
 from demp.parallel import Context
-from demp.surgery.constants import Settled, counts, settle
+from demp.surgery.constants import Settled, settle
 from demp.surgery.copies import fitting_tensors, tensors_of
-from demp.surgery.copy_proof import notes_on, prove_copies, refer_copies, worst
+from demp.surgery.evidence import CutOutcome, before_cut, proven
 from demp.surgery.guards import raise_if_unshrinkable
 from demp.surgery.live import LiveModel
 from demp.surgery.plan import Plan
-from demp.surgery.proving import (
-    Disagreement,
-    Proof,
-    VerifyOptions,
-    explain,
-    outputs_on_others,
-    prove,
-    raise_if_difference,
-    refer,
-)
+from demp.surgery.proving import Disagreement, VerifyOptions, explain
 from demp.surgery.record import put_record, record_of, remember
 from demp.surgery.report import CutReport, depths, layer_cuts
 from demp.surgery.shrink import Keeps, UndoLog, follow, keeps_of
 from demp.surgery.state import StateEntry, state_entries
-from demp.surgery.training_proof import prove_training, refer_training
-from demp.surgery.verify import difference
-
-SAME = 3.0
-"""A drift on other examples up to so many times that of the proof needs no note."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came out of an operation: the plan that was carried out, and what its proof measured."""
-
-    plan: Plan
-    seconds: float = 0.0
-    difference: float | None = None
-    drift: float | None = None
-    notes: tuple[str, ...] = ()
-    apart: tuple[int, int] | None = None
-    """Neurons that went as zeros and as other constants, where that was looked at."""
-    copies: dict[str, float | None] = field(default_factory=dict)
-    """Copy -> by how much its outputs changed."""
 
 
 def execute(
@@ -71,7 +42,7 @@ def execute(
     raise_if_other_plans(plan, live.context)
     with live.context.together():
         raise_if_changed_model(live.tensors, plan.before)
-    entries, outcome = live.entries, Outcome(plan)
+    entries, outcome = live.entries, CutOutcome(plan)
     if not plan.empty:
         with live.context.renewed():
             outcome = operate(live, plan, options)
@@ -79,7 +50,7 @@ def execute(
     return replace(report, step=step, judged=dict(judged or {})), outcome.plan
 
 
-def report_of(live: LiveModel, outcome: Outcome, options: VerifyOptions, began: float, entries: int) -> CutReport:
+def report_of(live: LiveModel, outcome: CutOutcome, options: VerifyOptions, began: float, entries: int) -> CutReport:
     """The report on a cut that ``began`` then, when the parameters had so many ``entries``.
 
     Seconds, difference and drift are those of the rank where they are largest.
@@ -124,7 +95,7 @@ def raise_if_other_plans(plan: Plan, context: Context) -> None:
     context.raise_if_disagreement("planned another cut", plan.hash, remedy=remedy)
 
 
-def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
+def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> CutOutcome:
     """Settle what becomes of constants, then check everything, shrink, prove; whatever goes wrong is rolled back.
 
     Raises:
@@ -135,7 +106,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
     settled = settle(live, plan, options.constants, options.example_inputs, options.outputs)
     raise_if_other_plans(settled.plan, live.context)
     if settled.plan.empty:
-        return Outcome(settled.plan, notes=settled.notes, apart=(0, 0))
+        return CutOutcome(settled.plan, notes=settled.notes, apart=(0, 0))
     try:
         return apply_plan(live, settled.plan, options, settled)
     except Disagreement as error:
@@ -146,7 +117,7 @@ def operate(live: LiveModel, plan: Plan, options: VerifyOptions) -> Outcome:
         return operate(live, plan.without(stay), options)
 
 
-def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> Outcome:
+def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Settled | None) -> CutOutcome:
     """Check everything, shrink, prove; whatever goes wrong, on whichever rank, is rolled back.
 
     Raises:
@@ -156,10 +127,7 @@ def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
     with live.context.together():
         change = checked_change(live, plan)
     with live.context.whole(*live.modules), live.context.together():
-        reference = refer(live.model, plan, options, settled)
-        in_training = None if settled is not None else refer_training(live, plan, options)
-        others = None if settled is None else outputs_on_others(live.model, options)
-        copies = refer_copies(live, plan, options, constants=settled is not None)
+        before = before_cut(live, plan, options, settled)
     records = [(module, record_of(module)) for module in live.modules]
     undo_log = UndoLog(keep_undo=options.verify)
     start = time.perf_counter()
@@ -173,20 +141,8 @@ def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
             remember(live.model, plan.after, options.example_inputs, live.base)
             for module in live.modules:  # a copy can be saved too
                 put_record(module, record_of(live.model))
-        with live.context.whole(*live.modules), live.context.together():
-            found = None if reference is None else prove(live.model, reference, options)
-            drifts = prove_copies(copies, options)
-            beyond = None if others is None else outputs_on_others(live.model, options)
-        notes = change.notes + notes_on(copies) + (() if settled is None else settled.notes)
-        apart = None if settled is None else counts(settled)
-        if reference is None or found is None:
-            return Outcome(plan, seconds, notes=notes, apart=apart)
-        raise_if_difference(found, live.context)
-        prove_training(live.model, in_training, options)
-        drift, more = found.drift, ()
-        if settled is not None:
-            drift, more = drift_of(found, others, beyond, live.context)
-        return Outcome(plan, seconds, found.gap, drift, (*notes, *more), apart, worst(drifts, live.context))
+        outcome = proven(live, before, options, settled, CutOutcome(plan, seconds))
+        return replace(outcome, notes=change.notes + outcome.notes)
     except BaseException as error:
         undo_log.roll_back()
         for module, record in records:
@@ -194,25 +150,6 @@ def apply_plan(live: LiveModel, plan: Plan, options: VerifyOptions, settled: Set
         if isinstance(error, Disagreement) and settled is None:
             raise CutError(explain(live, plan, options, error)) from None
         raise
-
-
-def drift_of(
-    proof: Proof, before: list[Tensor] | None, after: list[Tensor] | None, context: Context
-) -> tuple[float, tuple[str, ...]]:
-    """By how much a cut changed outputs: on the examples of its proof, or on others if they changed more there.
-
-    With a note where constants held on the examples that were looked at, and not elsewhere. Equal on all ranks.
-    """
-    mine = None if before is None or after is None else difference(before, after)
-    found = context.highest((proof.drift, mine))
-    drift, elsewhere = (number or 0.0 for number in found)
-    if elsewhere <= max(SAME * drift, proof.limit):
-        return max(drift, elsewhere), ()
-    note = (
-        f"neurons that are constant on the examples looked at are not on the last training batch: outputs changed by "
-        f"{elsewhere:.1e} there, by {drift:.1e} on these examples. Give batches that are like the training data"
-    )
-    return elsewhere, (note,)
 
 
 @dataclass(frozen=True)

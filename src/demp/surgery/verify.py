@@ -21,7 +21,7 @@ TF32_TOLERANCE = 1e-2
 
 
 def tolerance_for(outputs: list[Tensor]) -> float:
-    """Rounding of the coarsest output."""
+    """The largest difference, over the largest output, that rounding in the coarsest type of the outputs explains."""
     worst = max((TOLERANCE.get(t.dtype, 1e-1) for t in outputs if t.is_floating_point()), default=1e-10)
     tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     return (
@@ -39,14 +39,14 @@ def outputs_of(model: nn.Module, example_inputs: Any, outputs: Outputs = None) -
 def masked_outputs_of(
     model: nn.Module, before: GraphState, after: GraphState, example_inputs: Any, outputs: Outputs = None
 ) -> list[Tensor]:
-    """The same with every neuron that is about to be removed zeroed at its read points."""
+    """The same with every neuron that is about to be removed zeroed wherever it is read."""
     args, kwargs = copied(as_inputs(example_inputs))
     with quiet(model), observing(model, before.graph, zeroing(before, after)):
         return compared(model, args, kwargs, outputs)
 
 
 def zeroing(before: GraphState, after: GraphState) -> OnRead:
-    """What zeroes the neurons that are about to be removed, at every read point."""
+    """What zeroes the neurons that are about to be removed, wherever they are read."""
 
     def zeroed(read: Read, operand: Tensor) -> Tensor:
         stays = (~after.removed[before.present(read.classes)]).to(operand.dtype).to(operand.device)
@@ -82,7 +82,7 @@ def difference(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 def live_layers(model: nn.Module, before: GraphState, planned: Mapping[str, Tensor], example_inputs: Any) -> list[str]:
-    """Layers among ``planned`` whose neurons are not zero at some read point on these inputs."""
+    """Layers among ``planned`` whose neurons are not zero for some consumer on these inputs."""
     args, kwargs = copied(as_inputs(example_inputs))
     tally = Tally(before, Criterion(kind="exact"))
     with quiet(model), observing(model, before.graph, lambda r, v: tally.add(r, v, r.axis)):

@@ -157,8 +157,8 @@ class Data:
     def labelled_batches(self, check_seed: int, *, whole: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Un-augmented training examples of one check with their labels, drawn by ``check_seed`` (App. F.3).
 
-        They come in pieces, since a check ends as soon as nobody is dead. ``whole``: batches of ``probe_size`` that go
-        on to the end of the training split. Labels are whole numbers whatever the mixing of the training batches.
+        They come in pieces, since a check ends as soon as no neuron is dead. ``whole``: batches of ``probe_size`` that
+        go on to the end of the training split. Labels are whole numbers whatever the mixing of the training batches.
         """
         size, draw = self.config.probe_size, generator("cpu", check_seed, "probe")
         count = max(self.config.probe_batches, len(self.train) // size) if whole else self.config.probe_batches

@@ -33,7 +33,7 @@ def as_meant(values: Mapping[str, Any]) -> dict[str, Any]:
     options = method.get("options", {})
     try:
         missing = {name: BEFORE[name] for name in left_out(method.get("name", ""), options)}
-    except UsageError:  # no method of ours: whoever builds the config says so
+    except UsageError:  # no method of ours: what builds the config raises
         return dict(values)
     return {**values, "method": {**method, "options": {**options, **missing}}} if missing else dict(values)
 

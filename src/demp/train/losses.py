@@ -16,7 +16,7 @@ class TrainingDiverged(DempError, RuntimeError):
 class LossWatch:
     """Losses since the last log line; raises at the first that is not a number.
 
-    On a GPU each loss travels to the host while the next step is queued, so that nobody waits: the
+    On a GPU each loss travels to the host while the next step is queued, so that nothing waits: the
     check comes one step late there.
     """
 
@@ -26,7 +26,7 @@ class LossWatch:
         self._pending: tuple[int, Tensor, torch.cuda.Event] | None = None
 
     def add(self, step: int, loss: Tensor) -> None:
-        """Take the loss of ``step``."""
+        """Take note of the loss of ``step``."""
         self.flush()
         if self.device.type != "cuda":
             self._take(step, float(loss))

@@ -80,7 +80,7 @@ class Monitor:
         return self._graph.dense if self._pruner is None else self._pruner.state
 
     def _detect(self, examples: int, step: int) -> Detection:
-        """Who is dead now on so many images; 0 are all."""
+        """Which neurons are dead now, on so many images; 0: on all."""
         with self._context.together():
             mine = probe(self._model, self._state(), self._images(examples, step), self.config.death_criterion())
         return agreed(mine, self._context)
@@ -100,7 +100,7 @@ class Monitor:
         return dead / max(1, self._graph.dense.neurons)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Who has ever been dead; None while off."""
+        """Which neurons have ever been dead; None while off."""
         return self._deaths.state_dict() if self.config.every_steps else None
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:

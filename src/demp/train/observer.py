@@ -1,4 +1,4 @@
-"""Who watches a run: the progress view, the sinks, and what may ask a run to stop."""
+"""What watches a run: the progress view, the sinks, and what may ask a run to stop."""
 
 from typing import Any
 

@@ -172,7 +172,7 @@ class Run:
         return self._news()
 
     def _news(self) -> list[Any]:
-        """Reports since the last call; what their checks and scorings cost joins the FLOPs that were spent."""
+        """Reports since the last call; what their checks and scorings cost is added to the FLOPs that were spent."""
         new = [] if self.pruner is None else self.pruner.history[self._reported :]
         self._reported += len(new)
         if any(report.happened for report in new) and layout_of(self.model, self.config.channels_last) != self.layout:

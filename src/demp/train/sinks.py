@@ -102,7 +102,7 @@ class Trackio:
             self.run = trackio.init(project=PROJECT, name=name, resume="allow", config=config.to_dict(), embed=False)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of its table."""
+        """Log the numbers of one step."""
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from demp import files
 from demp.experiments.compare.plan import words
-from demp.experiments.compare.table import Records, label, split_of
+from demp.experiments.compare.table import label, split_of
 from demp.experiments.sweep.cells import mean
-from demp.files.results import DONE
+from demp.files.results import DONE, Result, Results
 from demp.train.config import DENSE
 from demp.train.extras import need
 
@@ -21,7 +21,7 @@ INK, SOFT = "#1f2933", "#6b7280"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "demp", "axes.edgecolor": INK}
 
 
-def write(records: Records, folder: Path) -> list[Path]:
+def write(records: Results, folder: Path) -> list[Path]:
     """Write accuracy.svg and accuracy.png in ``folder``; return their paths."""
     return save(lambda: draw(records), folder / "accuracy")
 
@@ -39,7 +39,7 @@ def save(draw: Callable[[], Any], stem: Path) -> list[Path]:
     return written
 
 
-def draw(records: Records) -> Any:
+def draw(records: Results) -> Any:
     """The figure: lines through the means over seeds, a small point per seed; hollow where weights are masked."""
     figure = need("matplotlib.figure", "report").Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -62,15 +62,15 @@ def draw(records: Records) -> Any:
     return figure
 
 
-def settings(records: Records) -> list[list[Mapping[str, Any]]]:
-    """The seeds of each setting."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def settings(records: Results) -> list[list[Result]]:
+    """The results of each setting, one per seed."""
+    groups: dict[str, list[Result]] = {}
     for record in records:
         groups.setdefault(words(label(record, "setting")), []).append(record)
     return list(groups.values())
 
 
-def line(axes: Any, name: str, points: Sequence[Records], x: Any, look: Mapping[str, Any]) -> None:
+def line(axes: Any, name: str, points: Sequence[Results], x: Any, look: Mapping[str, Any]) -> None:
     """One method: its means joined from left to right, each seed a faint point."""
     hollow = any(record["masked_share"] for group in points for record in group)
     face = "white" if hollow else look["color"]
@@ -82,12 +82,12 @@ def line(axes: Any, name: str, points: Sequence[Records], x: Any, look: Mapping[
     axes.scatter(*seeds, s=9, color=look["color"], alpha=0.45)
 
 
-def accuracy(group: Records) -> float:
+def accuracy(group: Results) -> float:
     """Return the mean top-1 accuracy of a group over its seeds."""
     return statistics.fmean(record["eval/top1"] for record in group)
 
 
-def masks(axes: Any, points: Sequence[Records], colour: str) -> None:
+def masks(axes: Any, points: Sequence[Results], colour: str) -> None:
     """A dotted line from what is removed to what is removed and masked: so much is in the network and zero."""
     for group in points:
         removed = 100 * statistics.fmean(record["weight_sparsity"] for record in group)

@@ -192,7 +192,7 @@ def is_demp(name: str) -> bool:
 
 
 def knobs(name: str) -> set[str]:
-    """The options of a method."""
+    """Names of the options that a method's config has."""
     return {field.name for field in fields(methods.config_class(name))}
 
 

@@ -9,14 +9,14 @@ from demp.experiments.compare.missed import missed, without_budget
 from demp.experiments.compare.plan import words
 from demp.experiments.sweep import cells
 from demp.experiments.sweep.cells import NONE, mean, ratio, share
-from demp.experiments.sweep.table import Records, failures, measured_on, split_of
+from demp.experiments.sweep.table import failures, measured_on, split_of
 from demp.experiments.sweep.training import SEVERAL
-from demp.files.results import DONE
+from demp.files.results import DONE, Result, Results
 from demp.train.config import DENSE
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One method at one setting; numbers are means over the seeds that reached the end, None where there is none."""
 
     method: str
@@ -52,19 +52,19 @@ class Row:
     """Steps at which neurons were removed."""
 
 
-def label(record: Mapping[str, Any], name: str) -> Any:
+def label(record: Result, name: str) -> Any:
     """The method, setting or seed of a run."""
     return record["labels"][name]
 
 
-def dense_of(records: Records) -> list[Mapping[str, Any]]:
+def dense_of(records: Results) -> list[Result]:
     """Return the records of the dense runs."""
     return [record for record in records if label(record, "method") == DENSE]
 
 
-def rows(records: Records) -> list[Row]:
+def rows(records: Results) -> list[MethodRow]:
     """Dense first, then in the order in which methods and settings first came."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Result]] = {}
     for record in records:
         groups.setdefault((label(record, "method"), words(label(record, "setting"))), []).append(record)
     order = list(dict.fromkeys(method for method, _ in groups))
@@ -77,7 +77,7 @@ def rows(records: Records) -> list[Row]:
     return [row(key, groups[key], dense) for key in sorted_keys]
 
 
-def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, Any]]) -> Row:
+def row(key: tuple[str, str], group: Results, dense: Mapping[int, Result]) -> MethodRow:
     """Return the table row of one method and setting, averaged over seeds."""
     done = [record for record in group if record["status"] == DONE]
     accuracies = [record["eval/top1"] for record in done]
@@ -89,7 +89,7 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
         pairs = [(record, dense[label(record, "seed")]) for record in done if label(record, "seed") in dense]
         return mean([r[name] / d[name] for r, d in pairs if r["machine"] == d["machine"] != SEVERAL])
 
-    return Row(
+    return MethodRow(
         method=key[0],
         setting=key[1],
         seeds=len(done),
@@ -111,7 +111,7 @@ def row(key: tuple[str, str], group: Records, dense: Mapping[int, Mapping[str, A
     )
 
 
-def dense_flops(record: Mapping[str, Any], dense: Mapping[int, Mapping[str, Any]]) -> float:
+def dense_flops(record: Result, dense: Mapping[int, Result]) -> float:
     """Training FLOPs of the dense run of the same seed; without it, of a dense network in as many steps."""
     beside = dense.get(label(record, "seed"))
     return record["train_flops_dense"] if beside is None else beside["train_flops"]
@@ -124,7 +124,7 @@ def when(steps: Sequence[int]) -> str:
     return f"{steps[0]}–{steps[-1]} ({len(steps)})"
 
 
-def accuracy(one: Row) -> str:
+def accuracy(one: MethodRow) -> str:
     """Mean and deviation over seeds, in percent."""
     if one.accuracy is None:
         return "failed"
@@ -132,12 +132,12 @@ def accuracy(one: Row) -> str:
     return f"{100 * one.accuracy:.2f}{spread} %"
 
 
-def seeds(one: Row) -> str:
+def seeds(one: MethodRow) -> str:
     """How many, and how many failed."""
     return f"{one.seeds}, {one.failed} failed" if one.failed else str(one.seeds)
 
 
-COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
+COLUMNS: tuple[tuple[str, Callable[[MethodRow], str], bool], ...] = (
     ("method", lambda r: r.method, True),
     ("setting", lambda r: r.setting or NONE, True),
     ("seeds", seeds, True),
@@ -168,7 +168,7 @@ LEGEND = """\
 * Neurons removed at step: the only one, or the first to the last (how many)."""
 
 
-def markdown(records: Records, base: str = "") -> str:
+def markdown(records: Results, base: str = "") -> str:
     """The whole table with its legend, failures and remarks; ``base`` says what all runs share."""
     headings = [heading.format(split=split_of(records)) for heading, _, _ in COLUMNS]
     grid = cells.markdown(headings, [[cell(one) for _, cell, _ in COLUMNS] for one in rows(records)])
@@ -177,7 +177,7 @@ def markdown(records: Records, base: str = "") -> str:
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
 
-def remarks(records: Records) -> list[str]:
+def remarks(records: Results) -> list[str]:
     """Failures, notes of cuts, and runs that did not start from the weights of their dense run, as lists."""
     failed = [f"* {text}" for text in failures(records)]
     short = [f"* {text}" for text in (*missed(records), *without_budget(records))]

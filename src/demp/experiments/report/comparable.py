@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from demp.experiments.report.groups import Dense, Group, groups_of
-from demp.experiments.report.runs import Run, part
+from demp.experiments.report.groups import Dense, RunGroup, groups_of
+from demp.experiments.report.runs import ReportedRun, part
 
 
 @dataclass
@@ -14,20 +14,20 @@ class ComparableRuns:
 
     name: str
     """resnet18 on cifar10, adamw."""
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ReportedRun] = field(default_factory=list)
 
     @cached_property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[RunGroup]:
         """Return the runs grouped by method and setting."""
         return groups_of(self.runs)
 
     @cached_property
     def dense(self) -> Dense:
-        """The dense runs among them."""
+        """The dense runs among the runs that can be compared."""
         return Dense(self.runs)
 
 
-def comparable_runs(runs: Iterable[Run]) -> list[ComparableRuns]:
+def comparable_runs(runs: Iterable[ReportedRun]) -> list[ComparableRuns]:
     """Return the sets of runs that can be compared, the largest first.
 
     A run that does not say what it trained is in one set with the others that do not.

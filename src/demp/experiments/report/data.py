@@ -5,10 +5,10 @@ from typing import Any
 
 from demp import __version__
 from demp.experiments.report.groups import accuracy, setting_of, sparsity
-from demp.experiments.report.runs import Run
+from demp.experiments.report.runs import ReportedRun
 from demp.experiments.report.sources import Material
 from demp.experiments.report.tags import Markup
-from demp.experiments.report.thin import Point
+from demp.experiments.report.thin import CurvePoint
 from demp.files.run import Cut
 
 COLUMNS = (
@@ -38,7 +38,7 @@ def data(material: Material) -> dict[str, Any]:
     }
 
 
-def pairs(points: list[Point]) -> list[list[Any]]:
+def pairs(points: list[CurvePoint]) -> list[list[Any]]:
     """Return the points of a series as rounded [step, value] pairs."""
     return [[rounded(step), rounded(value)] for step, value in points]
 
@@ -48,7 +48,7 @@ def cut_row(cut: Cut) -> list[Any]:
     return [rounded(value) for value in (cut.step, cut.removed, cut.neurons, cut.parameters, cut.flops)]
 
 
-def row(run: Run) -> list[Any]:
+def row(run: ReportedRun) -> list[Any]:
     """Return the values of one run as a list for the page's data."""
     shares = [rounded(run.share(name)) for name in SHARES]
     rest = [rounded(run.value(name)) for name in COLUMNS]

@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from demp.experiments.report.results import words
-from demp.experiments.report.runs import Run
+from demp.experiments.report.runs import ReportedRun
 from demp.files.results import DONE, FAILED
 from demp.files.run import ACCURACY, DENSE
 
-Value = Callable[[Run], float | None]
+Value = Callable[[ReportedRun], float | None]
 POINT = 0.01
 """A setting counts as good as dense within so much accuracy: one point."""
 
 
 @dataclass
-class Group:
+class RunGroup:
     """One method at one setting."""
 
     method: str
     setting: str
-    runs: list[Run]
+    runs: list[ReportedRun]
 
     @property
     def name(self) -> str:
@@ -28,17 +28,17 @@ class Group:
         return f"{self.method}, {self.setting}" if self.setting else self.method
 
     @property
-    def done(self) -> list[Run]:
-        """The seeds that reached the end."""
+    def done(self) -> list[ReportedRun]:
+        """The runs that reached their last step, one per seed."""
         return [run for run in self.runs if run.status == DONE]
 
     @property
     def failed(self) -> int:
-        """The seeds that did not."""
+        """How many runs, one per seed, ended with an error."""
         return sum(run.status == FAILED for run in self.runs)
 
     def values(self, value: Value) -> list[float]:
-        """Of all seeds that have one."""
+        """The value of every finished run that has one."""
         return [found for run in self.done if (found := value(run)) is not None]
 
     def mean(self, value: Value) -> float | None:
@@ -52,19 +52,19 @@ class Group:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def groups_of(runs: Iterable[Run]) -> list[Group]:
+def groups_of(runs: Iterable[ReportedRun]) -> list[RunGroup]:
     """Dense first, then in the order in which methods and settings first came."""
     runs = list(runs)
-    known, found = telling(runs), dict[tuple[str, str], Group]()
+    known, found = telling(runs), dict[tuple[str, str], RunGroup]()
     for run in runs:
         key = (run.method, setting_of(run, known))
-        found.setdefault(key, Group(*key, [])).runs.append(run)
+        found.setdefault(key, RunGroup(*key, [])).runs.append(run)
     order = list(dict.fromkeys(method for method, _ in found))
     return sorted(found.values(), key=lambda group: (group.method != DENSE, order.index(group.method)))
 
 
-def telling(runs: list[Run]) -> set[str]:
-    """Labels that tell runs of one method apart; the others say nothing that the method's name does not."""
+def telling(runs: list[ReportedRun]) -> set[str]:
+    """Labels that differ between runs of one method; the others add nothing to the method's name."""
     values: dict[tuple[str, str], set[str]] = {}
     for name in {name for run in runs for name in run.labels}:
         for run in runs:
@@ -72,7 +72,7 @@ def telling(runs: list[Run]) -> set[str]:
     return {name for (_, name), seen in values.items() if len(seen) > 1} | {"setting"}
 
 
-def setting_of(run: Run, known: set[str] | None = None) -> str:
+def setting_of(run: ReportedRun, known: set[str] | None = None) -> str:
     """All labels but the method, of those that are ``known``; the values of ``setting`` stand for themselves."""
     flat = {}
     for name, value in run.labels.items():
@@ -85,12 +85,12 @@ def setting_of(run: Run, known: set[str] | None = None) -> str:
     return words(flat)
 
 
-def accuracy(run: Run) -> float | None:
+def accuracy(run: ReportedRun) -> float | None:
     """On the whole test set, at the end."""
     return run.value(ACCURACY)
 
 
-def sparsity(run: Run) -> float | None:
+def sparsity(run: ReportedRun) -> float | None:
     """Weights removed, and those that a mask holds at zero."""
     removed = run.value("weight_sparsity")
     if removed is None and (left := run.share("parameters")) is not None:
@@ -103,20 +103,20 @@ def share(name: str) -> Value:
     return lambda run: run.share(name)
 
 
-def tested(group: Group) -> float | None:
+def tested(group: RunGroup) -> float | None:
     """Images of the test set; None in files that do not say so."""
     return group.mean(plain("test_images"))
 
 
 def plain(name: str) -> Value:
-    """A number as it is."""
+    """A function that returns this field of a run as it was recorded."""
     return lambda run: run.value(name)
 
 
 class Dense:
     """The dense runs among the others: what their accuracy is compared with, and their times."""
 
-    def __init__(self, runs: Iterable[Run]) -> None:
+    def __init__(self, runs: Iterable[ReportedRun]) -> None:
         self.runs = [run for run in runs if run.method == DENSE and run.status == DONE]
         self._by_seed = {run.seed: run for run in self.runs}
 
@@ -130,7 +130,7 @@ class Dense:
         """Return the mean accuracy of the dense runs, None without any."""
         return statistics.fmean(self.accuracies) if self.runs and self.accuracies else None
 
-    def over(self, run: Run, name: str) -> float | None:
+    def over(self, run: ReportedRun, name: str) -> float | None:
         """A measured time over that of the dense run of the same seed and machine."""
         twin = self._by_seed.get(run.seed)
         if twin is None or not twin.machine or twin.machine != run.machine or run.machine == "several machines":
@@ -138,12 +138,12 @@ class Dense:
         mine, theirs = run.value(name), twin.value(name)
         return mine / theirs if mine is not None and theirs else None
 
-    def step_ratio(self, run: Run) -> float | None:
+    def step_ratio(self, run: ReportedRun) -> float | None:
         """A training step over the dense network's: side by side where measured so, else late in both runs."""
         return run.value("step_over_dense") or self.over(run, "step_ms_at_end")
 
 
-def best(groups: list[Group], dense: Dense) -> Group | None:
+def best(groups: list[RunGroup], dense: Dense) -> RunGroup | None:
     """The setting with the fewest parameters within one point of dense; without any, the most accurate one.
 
     Without dense runs the most accurate one.

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from demp.experiments.report.comparable import ComparableRuns
-from demp.experiments.report.groups import POINT, Dense, Group, accuracy, best, plain, share, tested
-from demp.experiments.report.runs import UNFINISHED, Run, before, part
-from demp.experiments.report.studies import SMOKE, Study
+from demp.experiments.report.groups import POINT, Dense, RunGroup, accuracy, best, plain, share, tested
+from demp.experiments.report.runs import UNFINISHED, ReportedRun, before, part
+from demp.experiments.report.studies import SMOKE, StudySummary
 from demp.experiments.report.words import change, digits, duration, listed, percent, plural, points, short, times
 from demp.files.results import DONE, FAILED
 from demp.files.run import DENSE
@@ -33,21 +33,21 @@ class Headline:
     numbers: tuple[Number, ...]
 
 
-def headline(runs: list[Run], studies: list[Study], worlds: list[ComparableRuns]) -> Headline:
-    """Of studies, of what is under way, or of the best setting of the largest world that has one."""
+def headline(runs: list[ReportedRun], studies: list[StudySummary], families: list[ComparableRuns]) -> Headline:
+    """Of studies, of what is under way, or of the best setting of the largest set of comparable runs."""
     if any(study.claims for study in studies):
         return of_claims(studies, runs)
     running = [run for run in runs if run.status == UNFINISHED]
     if running and not any(run.status == DONE for run in runs):
         return of_running(running)
-    for world in worlds:
-        chosen = best(world.groups, world.dense)
+    for family in families:
+        chosen = best(family.groups, family.dense)
         if chosen is not None:
-            return of_group(chosen, world.groups, world.dense)
+            return of_group(chosen, family.groups, family.dense)
     return of_counts(runs) if runs else of_tables(studies)
 
 
-def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
+def of_group(group: RunGroup, groups: list[RunGroup], dense: Dense) -> Headline:
     """Return the headline that compares one method and setting with dense runs."""
     parameters, flops = group.mean(share("parameters")), group.mean(share("flops"))
     reached, step = group.mean(accuracy), group.mean(dense.step_ratio)
@@ -80,13 +80,13 @@ def of_group(group: Group, groups: list[Group], dense: Dense) -> Headline:
     return Headline(", ".join(parts), subject, tuple(n for n in numbers if n.value != "–"))
 
 
-def nothing_removed(group: Group) -> bool:
+def nothing_removed(group: RunGroup) -> bool:
     """Does the network of every seed have all the weights of the dense one, and no mask?"""
     kept, masked = group.values(share("parameters")), group.values(plain("masked_share"))
     return bool(kept) and min(kept) == 1 and not any(masked)
 
 
-def chosen_because(group: Group, dense: Dense) -> str:
+def chosen_because(group: RunGroup, dense: Dense) -> str:
     """Why this setting is the headline."""
     reached = group.mean(accuracy)
     if dense.accuracy is not None and reached is not None and reached >= dense.accuracy - POINT:
@@ -94,7 +94,7 @@ def chosen_because(group: Group, dense: Dense) -> str:
     return "the most accurate"
 
 
-def late_step(group: Group) -> tuple[float | None, str]:
+def late_step(group: RunGroup) -> tuple[float | None, str]:
     """Without a dense run: a step at the end over one before anything was removed, in the same run."""
     ratios = []
     for run in group.done:
@@ -107,8 +107,8 @@ def late_step(group: Group) -> tuple[float | None, str]:
     return (sum(ratios) / len(ratios), words) if ratios else (None, words)
 
 
-def timed(group: Group, dense: Dense) -> str:
-    """How the step was measured."""
+def timed(group: RunGroup, dense: Dense) -> str:
+    """A phrase that says how the step time was measured."""
     if any(run.value("step_over_dense") for run in group.done):
         return "of dense's, side by side in turns"
     return (
@@ -118,19 +118,19 @@ def timed(group: Group, dense: Dense) -> str:
     )
 
 
-def counts(run: Run, name: str) -> str:
-    """2.8 M → 351 k."""
+def counts(run: ReportedRun, name: str) -> str:
+    """A number before and after pruning, such as 2.8 M → 351 k; empty if one is not known."""
     now, dense = run.value(name), run.value(f"{name}_dense")
     return f"{short(dense)} → {short(now)}" if now is not None and dense is not None else ""
 
 
-def setup(run: Run) -> str:
+def setup(run: ReportedRun) -> str:
     """Return a phrase that names model, data set and number of steps."""
     words = " on ".join(name for name in (part(run, "model"), part(run, "data")) if name)
     return ", ".join(one for one in (words, plural(run.steps, "step") if run.steps else "") if one) + "."
 
 
-def of_running(running: list[Run]) -> Headline:
+def of_running(running: list[ReportedRun]) -> Headline:
     """Return the headline for runs that are still under way."""
     run = running[0]
     parameters, more = run.share("parameters"), len(running) - 1
@@ -147,7 +147,7 @@ def of_running(running: list[Run]) -> Headline:
     return Headline(title, f"{run.name}{others}. {setup(run)}", tuple(n for n in numbers if n.value != "–"))
 
 
-def of_claims(studies: list[Study], runs: list[Run]) -> Headline:
+def of_claims(studies: list[StudySummary], runs: list[ReportedRun]) -> Headline:
     """How many claims hold, how many are undecided, and what they were tested on; at scale smoke none is tested."""
     claims = [claim for study in studies for claim in study.claims]
     verdicts = [claim.holds for claim in claims]
@@ -168,7 +168,7 @@ def of_claims(studies: list[Study], runs: list[Run]) -> Headline:
     return Headline(title, f"{about}.", numbers)
 
 
-def conditions(studies: list[Study], runs: list[Run]) -> Iterator[str]:
+def conditions(studies: list[StudySummary], runs: list[ReportedRun]) -> Iterator[str]:
     """Scale, widths and seeds of what the claims were tested on, as far as the files say."""
     scales = list(dict.fromkeys(study.scale for study in studies if study.scale))
     if scales:
@@ -181,12 +181,12 @@ def conditions(studies: list[Study], runs: list[Run]) -> Iterator[str]:
         yield plural(len(seeds), "seed")
 
 
-def of_tables(studies: list[Study]) -> Headline:
+def of_tables(studies: list[StudySummary]) -> Headline:
     """Return a headline of the studies' titles, where there are no runs."""
     return Headline(", ".join(study.title or study.id for study in studies), studies[0].section, ())
 
 
-def of_counts(runs: list[Run]) -> Headline:
+def of_counts(runs: list[ReportedRun]) -> Headline:
     """Where there is nothing to compare."""
     done, failed = (sum(run.status == kind for run in runs) for kind in (DONE, FAILED))
     top = max((value for run in runs if (value := accuracy(run)) is not None), default=None)

@@ -33,15 +33,15 @@ def page(material: Material, *, refresh: float | None = None) -> str:
 
 def drawn(material: Material, rows: int, refresh: float | None) -> str:
     """The page with at most so many single runs in tables and figures."""
-    worlds = comparable_runs(material.runs)
+    families = comparable_runs(material.runs)
     content = [
         studies(material.studies),
-        comparisons(worlds, material, rows),
+        comparisons(families, material, rows),
         details(material.shown, len(material.runs) > 1),
-        numbers(worlds, material, rows),
+        numbers(families, material, rows),
         left_out(material),
     ]
-    return document(headline(material.runs, material.studies, worlds), together(content), material, refresh)
+    return document(headline(material.runs, material.studies, families), together(content), material, refresh)
 
 
 def document(top: Headline, content: Markup, material: Material, refresh: float | None) -> str:

@@ -5,9 +5,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from demp.experiments.report.runs import Run, Test, before
+from demp.experiments.report.runs import ReportedRun, Test, before
 from demp.experiments.report.thin import thinned
-from demp.files.reading import LARGEST, Record, Skipped, number, records
+from demp.files.reading import LARGEST, JsonObject, Skipped, number, records
 from demp.files.results import no_result, supersedes
 from demp.files.run import ACCURACY, SECONDS
 
@@ -19,9 +19,9 @@ FLAT = ("method", "setting", "optimizer")
 """What lines without ``labels`` have instead."""
 
 
-def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
+def read_results(files: list[Path], skipped: Skipped) -> dict[str, ReportedRun]:
     """Return the run of each name, from its last line; what was done stays done, whatever a later line says."""
-    found: dict[str, tuple[Run, Record]] = {}
+    found: dict[str, tuple[ReportedRun, JsonObject]] = {}
     for file in files:
         for record in records(file, skipped, no_result):
             line = {"status": record["status"], "began": str(record.get("began", ""))}
@@ -30,12 +30,12 @@ def read_results(files: list[Path], skipped: Skipped) -> dict[str, Run]:
     return {name: run for name, (run, _) in found.items()}
 
 
-def run_of(record: Record) -> Run:
+def run_of(record: JsonObject) -> ReportedRun:
     """Return the run that a line of results tells of."""
     arguments = record.get("arguments") if isinstance(record.get("arguments"), dict) else {}
     config = (arguments or {}).get("config") or record.get("config")
     seed, machine = seed_of(record), record.get("machine")
-    run = Run(
+    run = ReportedRun(
         name=record["name"],
         labels=labels_of(record),
         seed=seed,
@@ -54,7 +54,7 @@ def run_of(record: Record) -> Run:
     return run
 
 
-def labels_of(record: Record) -> dict[str, Any]:
+def labels_of(record: JsonObject) -> dict[str, Any]:
     """Return the labels of a run, its seed excepted."""
     labels = record.get("labels")
     if not isinstance(labels, dict):
@@ -62,7 +62,7 @@ def labels_of(record: Record) -> dict[str, Any]:
     return {name: value for name, value in labels.items() if name != "seed"}
 
 
-def seed_of(record: Record) -> int | None:
+def seed_of(record: JsonObject) -> int | None:
     """Return the seed of a run, from its labels or the line itself."""
     labels = record.get("labels")
     for place in (labels if isinstance(labels, dict) else {}, record):

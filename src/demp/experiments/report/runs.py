@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demp.experiments.report.thin import Point, Thinned, thinned
-from demp.files.reading import Record, Skipped, look, number, read_json, records
+from demp.experiments.report.thin import CurvePoint, Thinned, thinned
+from demp.files.reading import JsonObject, Skipped, look, number, read_json, records
 from demp.files.results import DONE
 from demp.files.run import (
     ACCURACY,
@@ -37,27 +37,27 @@ class Test(NamedTuple):
 
 
 @dataclass
-class Run:
+class ReportedRun:
     """All that a report says about one run."""
 
     name: str
     labels: dict[str, Any] = field(default_factory=dict)
-    """What tells it apart, its seed excepted."""
+    """What distinguishes it from other runs, except its seed."""
     seed: int | None = None
     status: str = UNFINISHED
     error: str = ""
-    outcome: Record = field(default_factory=dict)
+    outcome: JsonObject = field(default_factory=dict)
     """As in summary.json; of an unfinished run what its last lines say."""
-    config: Record = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
     machine: str = ""
     folder: Path | None = None
-    series: dict[str, list[Point]] = field(default_factory=dict)
+    series: dict[str, list[CurvePoint]] = field(default_factory=dict)
     """Metric -> thinned points."""
     tests: list[Test] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     widths: dict[str, int] = field(default_factory=dict)
     """Layer -> dense width."""
-    timings: list[Record] = field(default_factory=list)
+    timings: list[JsonObject] = field(default_factory=list)
     """onnxruntime beside the dense network, from an export."""
 
     @property
@@ -92,20 +92,22 @@ class Run:
         return now / dense if now is not None and dense else None
 
 
-def part(run: Run, name: str) -> str:
+def part(run: ReportedRun, name: str) -> str:
     """Return the name of a run's model, data or optimizer, without folders."""
     given = run.config.get(name)
     found = run.outcome.get(name) or (given.get("name") if isinstance(given, dict) else given) or run.labels.get(name)
     return str(found).rstrip("/").rpartition("/")[2] if isinstance(found, str | int | float) else ""
 
 
-def read_run(folder: Path, skipped: Skipped) -> Run:
+def read_run(folder: Path, skipped: Skipped) -> ReportedRun:
     """Read a run folder: config, outcome and machine, but not what it did over time."""
     files = RunFiles(folder)
     config = read_config(files.config_file, skipped)
     outcome = read_json(files.summary_file, skipped)
     method = config.get("method") if isinstance(config.get("method"), dict) else {}
-    run = Run(name=folder.name, folder=folder, config=config, outcome=outcome, status=DONE if outcome else UNFINISHED)
+    run = ReportedRun(
+        name=folder.name, folder=folder, config=config, outcome=outcome, status=DONE if outcome else UNFINISHED
+    )
     run.labels = {"method": outcome.get("method") or (method or {}).get("name") or "run"}
     seed = number(outcome, "seed") if "seed" in outcome else number(config, "seed")
     run.seed = None if seed is None else int(seed)
@@ -113,7 +115,7 @@ def read_run(folder: Path, skipped: Skipped) -> Run:
     return run
 
 
-def glance(run: Run, skipped: Skipped) -> None:
+def glance(run: ReportedRun, skipped: Skipped) -> None:
     """Read the tests of a run and a few of its lines, and where it stands if it has no summary."""
     if run.folder is None:
         return
@@ -126,7 +128,7 @@ def glance(run: Run, skipped: Skipped) -> None:
     settle(run, series)
 
 
-def study_closely(run: Run, skipped: Skipped) -> None:
+def study_closely(run: ReportedRun, skipped: Skipped) -> None:
     """Read every line of metrics and cuts of a run, and the times of its exports."""
     if run.folder is None:
         return
@@ -145,13 +147,13 @@ def study_closely(run: Run, skipped: Skipped) -> None:
         run.timings += [one for one in timings if isinstance(one, dict)] if isinstance(timings, list) else []
 
 
-def settle(run: Run, series: dict[str, list[Point]]) -> None:
+def settle(run: ReportedRun, series: dict[str, list[CurvePoint]]) -> None:
     """Add the series to a run, and complete what is known of one without a summary."""
     run.series |= series
     run.tests = tests_of(run)
     if run.status != UNFINISHED or run.folder is None:
         return
-    first: Record = next(records(RunFiles(run.folder).cuts_file, Skipped(), no_cut), {})
+    first: JsonObject = next(records(RunFiles(run.folder).cuts_file, Skipped(), no_cut), {})
     for metric in SIZES:
         if points := run.series.get(metric):
             name = metric.rpartition("/")[2].removesuffix("_alive")
@@ -164,7 +166,7 @@ def settle(run: Run, series: dict[str, list[Point]]) -> None:
         run.outcome["train_seconds"] = points[-1].value
 
 
-def tests_of(run: Run) -> list[Test]:
+def tests_of(run: ReportedRun) -> list[Test]:
     """Return the tests of a run, each with what had been spent by then."""
     seconds, spent = run.series.get(SECONDS, []), spending(run)
     return [
@@ -173,12 +175,12 @@ def tests_of(run: Run) -> list[Test]:
     ]
 
 
-def before(points: list[Point], step: float) -> float | None:
+def before(points: list[CurvePoint], step: float) -> float | None:
     """Return the last value at or before a step, or None."""
     return next((value for at, value in reversed(points) if at <= step), None)
 
 
-def spending(run: Run) -> Any:
+def spending(run: ReportedRun) -> Any:
     """Return training FLOPs as a function of the step, as the trainer counts them; None where cuts are not known."""
     batch, dense = number(run.config, "batch_size"), run.value("flops_dense")
     if not run.cuts and run.method != DENSE:

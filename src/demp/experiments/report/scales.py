@@ -10,7 +10,7 @@ STEPS = (1, 2, 2.5, 5, 10)
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values from ``low`` to ``high`` lie between the places ``start`` and ``end``."""
 
     low: float
@@ -44,7 +44,7 @@ def scale(
     pad: float = 0.06,
     zero: bool = False,
     cap: float | None = None,
-) -> Scale:
+) -> AxisScale:
     """The scale that shows all values with some room, up to ``cap``; with ``zero`` it begins at zero."""
     values = list(values)
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -55,7 +55,7 @@ def scale(
         low, high = (low if zero and low == 0 else low - room), high + room
     room = pad * (high - low)
     top = high + room if cap is None or high > cap else min(high + room, cap)
-    return Scale(low if zero and low == 0 else low - room, top, start, end)
+    return AxisScale(low if zero and low == 0 else low - room, top, start, end)
 
 
 def floor_of(values: Iterable[float]) -> float | None:
@@ -79,7 +79,7 @@ def evenly(items: Sequence[T], most: int) -> list[Sequence[T]]:
     return [items[len(items) * at // many : len(items) * (at + 1) // many] for at in range(many)]
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def without_overlap(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places of labels as near to what they name as a ``gap`` between neighbours and the ends allow."""
     order = sorted(range(len(places)), key=lambda at: places[at])
     blocks: list[tuple[float, list[int]]] = []

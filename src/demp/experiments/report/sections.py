@@ -10,9 +10,9 @@ from demp.experiments.report.figures.looks import Looks
 from demp.experiments.report.figures.speed import speed
 from demp.experiments.report.figures.spending import cost, size
 from demp.experiments.report.figures.survival import revival, survival
-from demp.experiments.report.runs import Run
+from demp.experiments.report.runs import ReportedRun
 from demp.experiments.report.sources import Material
-from demp.experiments.report.studies import Study
+from demp.experiments.report.studies import StudySummary
 from demp.experiments.report.svg import HALF, NARROW, WIDE, Figure, Panel
 from demp.experiments.report.tables import (
     claims_table,
@@ -28,34 +28,34 @@ from demp.experiments.report.tables import (
 from demp.experiments.report.tags import Markup, tag, together
 from demp.experiments.report.words import plural
 
-WORLDS = 4
+FAMILIES = 4
 """Of so many, figures are drawn; the tables have all."""
 FIGURES = 1_200_000
 """Bytes of the studies' own figures, together."""
 
 
 def split_of(material: Material) -> str:
-    """What the accuracies are of."""
+    """The name of the split on which accuracies were measured."""
     return next((str(run.outcome["split"]) for run in material.runs if run.outcome.get("split")), "test")
 
 
-def comparisons(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
-    """The figures that show runs side by side, for every world."""
+def comparisons(families: list[ComparableRuns], material: Material, rows: int) -> Markup:
+    """The figures that show runs side by side, for every set of comparable runs."""
     split, index = split_of(material), {id(run): at for at, run in enumerate(material.runs[:rows])}
     parts = []
-    for at, world in enumerate(worlds[:WORLDS]):
-        groups, dense = world.groups, world.dense
-        looks, own = Looks.of(groups, f"-{at}"), {id(run) for run in world.runs}
+    for at, family in enumerate(families[:FAMILIES]):
+        groups, dense = family.groups, family.dense
+        looks, own = Looks.of(groups, f"-{at}"), {id(run) for run in family.runs}
         shown = [run for run in material.shown if id(run) in own]
         figures = [
             size(groups, dense, looks, index, split),
             cost(groups, dense, looks, index, split, shown),
-            survival(groups, looks) if len(world.runs) > 1 else None,
+            survival(groups, looks) if len(family.runs) > 1 else None,
             speed(groups, dense, shown),
         ]
-        drawn = together(figure(one, f"world-{at}-{number}") for number, one in enumerate(figures) if one is not None)
-        if drawn and len(worlds) > 1:
-            parts.append(tag("section", tag("h2", world.name or "Other runs", class_="part")))
+        drawn = together(figure(one, f"family-{at}-{number}") for number, one in enumerate(figures) if one is not None)
+        if drawn and len(families) > 1:
+            parts.append(tag("section", tag("h2", family.name or "Other runs", class_="part")))
         parts.append(drawn)
     return together(parts)
 
@@ -74,7 +74,7 @@ def figure(one: Figure, prefix: str) -> Markup:
 
 
 def key(kind: str, words: str) -> Markup:
-    """An entry of a legend."""
+    """One entry of a legend: a mark and its name."""
     return tag("li", tag("button", swatch(kind), words, type="button", data_m=words, aria_pressed="false"))
 
 
@@ -86,7 +86,7 @@ def panel(one: Panel, count: int) -> Markup:
     return tag("div", *both, class_="panel half" if half else "panel")
 
 
-def details(shown: Sequence[Run], several: bool) -> Markup:
+def details(shown: Sequence[ReportedRun], several: bool) -> Markup:
     """What single runs did, one at a time where there are several."""
     articles, options = [], []
     for at, run in enumerate(shown):
@@ -106,21 +106,21 @@ def details(shown: Sequence[Run], several: bool) -> Markup:
 
 
 def folded(words: str, content: Markup) -> Markup:
-    """Something that a reader opens."""
+    """A part of the page that a reader opens with a click."""
     return tag("details", tag("summary", words), content) if content else Markup()
 
 
-def numbers(worlds: list[ComparableRuns], material: Material, rows: int) -> Markup:
+def numbers(families: list[ComparableRuns], material: Material, rows: int) -> Markup:
     """Return the section with the tables of all settings and all runs."""
     if len(material.runs) < 2:
         return Markup()
     split, count = split_of(material), plural(len(material.runs), "run")
-    tables = settings_table(worlds, split) + folded(f"All {count}", runs_table(material.runs, split, rows))
+    tables = settings_table(families, split) + folded(f"All {count}", runs_table(material.runs, split, rows))
     note = tag("p", "A heading sorts its column.", class_="note")
     return tag("section", tag("h2", "All numbers", class_="part"), note, tables)
 
 
-def studies(found: Sequence[Study]) -> Markup:
+def studies(found: Sequence[StudySummary]) -> Markup:
     """Claims with the paper's number beside ours, then every study's own figure and table."""
     parts = []
     if any(study.claims for study in found):
@@ -138,7 +138,7 @@ def studies(found: Sequence[Study]) -> Markup:
     return together(parts)
 
 
-def figure_of(study: Study) -> Markup:
+def figure_of(study: StudySummary) -> Markup:
     """Its figure as an image, which can run no script."""
     if not study.figure:
         return Markup()

@@ -14,8 +14,8 @@ from demp.errors import UsageError
 from demp.experiments.report.comparable import comparable_runs
 from demp.experiments.report.groups import best
 from demp.experiments.report.results import read_results
-from demp.experiments.report.runs import UNFINISHED, Run, glance, read_run, study_closely
-from demp.experiments.report.studies import Study, is_study, place_of, read_study
+from demp.experiments.report.runs import UNFINISHED, ReportedRun, glance, read_run, study_closely
+from demp.experiments.report.studies import StudySummary, is_study, place_of, read_study
 from demp.files.reading import Fault, Skipped, read_json
 from demp.files.results import DONE
 from demp.files.run import DENSE, RunFiles
@@ -28,7 +28,7 @@ CLOSELY = 8
 MANY = 64
 """From so many runs on, several processes read."""
 IGNORED = ("out", "seed", "config_hash", "recipe", "device", "checkpoint_every_steps", "log_every_steps")
-"""Differences between configs that tell no two runs apart."""
+"""Fields of a config that do not distinguish two runs."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Material:
     """All that a report is made from."""
 
     paths: list[Path]
-    runs: list[Run] = field(default_factory=list)
-    studies: list[Study] = field(default_factory=list)
-    shown: list[Run] = field(default_factory=list)
+    runs: list[ReportedRun] = field(default_factory=list)
+    studies: list[StudySummary] = field(default_factory=list)
+    shown: list[ReportedRun] = field(default_factory=list)
     """Of the runs those that are shown one by one."""
     skipped: list[Fault] = field(default_factory=list)
     lines_skipped: int = 0
@@ -152,17 +152,17 @@ def folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
 
 
-def named(run: Run, root: Path) -> Run:
+def named(run: ReportedRun, root: Path) -> ReportedRun:
     """Give the run the name that it has below ``root``, and return it."""
     assert run.folder is not None
     run.name = str(run.folder.relative_to(root))
     return run
 
 
-def distinguish(runs: list[Run]) -> None:
+def distinguish(runs: list[ReportedRun]) -> None:
     """Label runs that come without labels by the values in which their configs differ; drop labels that all share."""
     bare = [run for run in runs if run.folder is not None and set(run.labels) == {"method"}]
-    by_method: dict[str, list[Run]] = {}
+    by_method: dict[str, list[ReportedRun]] = {}
     for run in bare:
         by_method.setdefault(run.method, []).append(run)
     for alike in by_method.values():
@@ -180,7 +180,7 @@ def distinguish(runs: list[Run]) -> None:
                 run.labels.pop(name, None)
 
 
-def make_names_unique(runs: list[Run]) -> None:
+def make_names_unique(runs: list[ReportedRun]) -> None:
     """Add the folder's name, or a number, to the names of runs that have the same one."""
     for length in (2, 3):
         many = Counter(run.name for run in runs)
@@ -200,7 +200,7 @@ def plain_values(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat(config).items() if not isinstance(value, list)}
 
 
-def chosen(runs: list[Run]) -> list[Run]:
+def chosen(runs: list[ReportedRun]) -> list[ReportedRun]:
     """Return the runs to show one by one.
 
     The best setting first, what is under way, the first seed of every other setting, and at the end a dense run.
@@ -217,7 +217,7 @@ def chosen(runs: list[Run]) -> list[Run]:
     return [*list(unique.values())[: CLOSELY - len(last)], *last]
 
 
-def glance_at(runs: list[Run], skipped: Skipped) -> None:
+def glance_at(runs: list[ReportedRun], skipped: Skipped) -> None:
     """Read a few lines of each run, with several processes where there are many."""
     at_hand = [run for run in runs if run.folder is not None]
     processes = min(4, os.cpu_count() or 1)
@@ -236,7 +236,7 @@ def may_fork() -> bool:
     return "torch" not in sys.modules
 
 
-def glanced(run: Run) -> tuple[Run, list[Fault]]:
+def glanced(run: ReportedRun) -> tuple[ReportedRun, list[Fault]]:
     """Read a few lines of a run in a process of its own; return the run and what was skipped."""
     skipped = Skipped()
     glance(run, skipped)

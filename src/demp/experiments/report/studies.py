@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from demp.errors import UsageError
-from demp.files.reading import Record, Skipped, number, read_json
+from demp.files.reading import JsonObject, Skipped, number, read_json
 from demp.files.study import NAMES, RESULTS, SCALES, SCHEMA
 
 SMOKE = SCALES[0]
@@ -14,7 +14,7 @@ VERDICTS = {True: "holds", False: "does not hold", None: "open"}
 
 
 @dataclass(frozen=True)
-class Claim:
+class ClaimSummary:
     """A sentence that numbers can contradict."""
 
     study: str
@@ -30,7 +30,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudySummary:
     """One figure or table of the paper."""
 
     id: str
@@ -40,7 +40,7 @@ class Study:
     remark: str
     runs: str
     """How many of how many."""
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimSummary, ...]
     headings: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ def place_of(name: str) -> Path:
     raise UsageError(f"there are no results of {name} in {RESULTS}; make them with: demp study {name}")
 
 
-def read_study(file: Path, skipped: Skipped) -> Study | None:
+def read_study(file: Path, skipped: Skipped) -> StudySummary | None:
     """Read the summary of a study; return None where the file is none."""
     values = read_json(file, skipped)
     if not values:
@@ -79,7 +79,7 @@ def read_study(file: Path, skipped: Skipped) -> Study | None:
     name = text(values.get("id")) or file.stem
     done, planned = number(values, "done"), number(values, "planned")
     table = values.get("table") if isinstance(values.get("table"), dict) else {}
-    return Study(
+    return StudySummary(
         id=name,
         **{key: text(values.get(key)) for key in ("title", "section", "scale", "remark")},
         runs=f"{done:.0f} of {planned:.0f} runs" if done is not None and planned is not None else "",
@@ -89,7 +89,7 @@ def read_study(file: Path, skipped: Skipped) -> Study | None:
     )
 
 
-def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> Iterator[Claim]:
+def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> Iterator[ClaimSummary]:
     """Yield every claim; entries that are none are named."""
     for index, entry in enumerate(entries, 1):
         holds = entry.get("holds") if isinstance(entry, dict) else ""
@@ -101,10 +101,10 @@ def claims_of(name: str, entries: list[Any], file: Path, skipped: Skipped) -> It
             skipped.add(file, f"claim {index} is no claim")
         else:
             sentence, paper, ours = (text(entry.get(key)) for key in ("sentence", "paper", "ours"))
-            yield Claim(name, sentence, paper, ours, None if holds is None else bool(holds))
+            yield ClaimSummary(name, sentence, paper, ours, None if holds is None else bool(holds))
 
 
-def table_of(table: Record) -> dict[str, Any]:
+def table_of(table: JsonObject) -> dict[str, Any]:
     """Return headings, the rows that are as long as these, and notes."""
     headings, rows, notes = (
         table.get(key) if isinstance(table.get(key), list) else [] for key in ("headings", "rows", "notes")
@@ -117,7 +117,7 @@ def table_of(table: Record) -> dict[str, Any]:
     }
 
 
-def figure_of(values: Record, file: Path) -> bytes:
+def figure_of(values: JsonObject, file: Path) -> bytes:
     """Return the figure of a study as SVG, if there is one beside its summary."""
     figure = file.with_suffix(".svg")
     files = values.get("files")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from demp.experiments.report.scales import Scale
+from demp.experiments.report.scales import AxisScale
 from demp.experiments.report.tags import Markup, num, tag, together
 
 MARKS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.8 4.6 3.4h-9.2z", "M0-5 5 0 0 5-5 0z")
@@ -58,12 +58,12 @@ def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def clipped(words: str, most: int) -> str:
-    """The end of a name, which tells layers apart better than its beginning."""
+    """The end of a name, which distinguishes layers better than its beginning."""
     return words if len(words) <= most else "…" + words[-(most - 1) :]
 
 
 def headed(words: str, most: int) -> str:
-    """The beginning of a name."""
+    """The first ``most`` characters of a name, with an ellipsis if there are more."""
     return words if len(words) <= most else words[: most - 1] + "…"
 
 
@@ -77,8 +77,8 @@ class Frame:
 
     width: float
     height: float
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
 
     def axes(self, x_words: Words, y_words: Words, x_label: str, y_label: str) -> Markup:
         """Thin lines at round heights, values beside them, what the axes mean above and below."""

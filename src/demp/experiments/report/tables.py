@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from demp.experiments.report.comparable import ComparableRuns
 from demp.experiments.report.groups import accuracy, plain, setting_of, share, sparsity
-from demp.experiments.report.runs import UNFINISHED, Run
-from demp.experiments.report.studies import Study
+from demp.experiments.report.runs import UNFINISHED, ReportedRun
+from demp.experiments.report.studies import StudySummary
 from demp.experiments.report.svg import MARKS
 from demp.experiments.report.tags import Markup, tag, together
 from demp.experiments.report.words import NONE, change, digits, duration, percent, short, times
@@ -33,7 +33,7 @@ def table(
 
 
 def heading(words: str, numeric: bool) -> Markup:
-    """The head of a column."""
+    """The head of a column: a button that sorts by it."""
     button = tag("button", words, type="button")
     return tag("th", button, scope="col", aria_sort="none", class_="n" if numeric else None)
 
@@ -55,15 +55,15 @@ def shown(value: float | None, words: Callable[[float], str]) -> Cell:
     return Cell(NONE) if value is None else Cell(words(value), f"{value:.6g}")
 
 
-def settings_table(worlds: list[ComparableRuns], split: str) -> Markup:
+def settings_table(families: list[ComparableRuns], split: str) -> Markup:
     """Return the table of all settings, with means over seeds."""
     headings = (
         "method", "setting", "seeds", f"{split} accuracy", "parameters", "neurons removed", "weights removed",
         "weights masked", "FLOPs", "training FLOPs", "training time", "training step",
     )  # fmt: skip
     rows = []
-    for group, dense, where in [(group, world.dense, world.name) for world in worlds for group in world.groups]:
-        setting = " · ".join(one for one in (group.setting, where if len(worlds) > 1 else "") if one)
+    for group, dense, where in [(group, family.dense, family.name) for family in families for group in family.groups]:
+        setting = " · ".join(one for one in (group.setting, where if len(families) > 1 else "") if one)
         spread = f" ± {digits(100 * std, 2)}" if (std := group.std(accuracy)) is not None else ""
         seeds = f"{len(group.done)}" + (f", {group.failed} failed" if group.failed else "")
         rows.append(
@@ -85,7 +85,7 @@ def settings_table(worlds: list[ComparableRuns], split: str) -> Markup:
     return table("settings", "Settings, means over seeds; × and % are of dense", headings, rows, text_columns=2)
 
 
-def runs_table(runs: list[Run], split: str, most: int) -> Markup:
+def runs_table(runs: list[ReportedRun], split: str, most: int) -> Markup:
     """Every run, up to so many; the rest is in the data that can be downloaded."""
     headings = (
         "run",
@@ -118,7 +118,7 @@ def runs_table(runs: list[Run], split: str, most: int) -> Markup:
     return table("runs", f"Runs{more}", headings, rows, text_columns=3)
 
 
-def costs_table(run: Run, at: int) -> Markup:
+def costs_table(run: ReportedRun, at: int) -> Markup:
     """One run beside the dense network that it started from."""
     rows = []
     names = (
@@ -135,7 +135,7 @@ def costs_table(run: Run, at: int) -> Markup:
     return table(f"costs-{at}", f"{run.name} beside the dense network", headings, rows)
 
 
-def cuts_table(run: Run, at: int) -> Markup:
+def cuts_table(run: ReportedRun, at: int) -> Markup:
     """Every check of one run that removed something."""
     headings = (
         "step", "neurons removed", "dead", "saturated", "neurons left", "parameters left", "FLOPs of a forward",
@@ -158,8 +158,8 @@ def cuts_table(run: Run, at: int) -> Markup:
     return table(f"cuts-{at}", f"Cuts of {run.name}", headings, rows, text_columns=0) if rows else Markup()
 
 
-def claims_table(studies: list[Study]) -> Markup:
-    """The paper's number beside ours."""
+def claims_table(studies: list[StudySummary]) -> Markup:
+    """A table of claims with the paper's number beside ours."""
     signs = {True: "✓ ", False: "✗ ", None: "? "}
     rows = [
         [
@@ -176,7 +176,7 @@ def claims_table(studies: list[Study]) -> Markup:
     )
 
 
-def study_table(study: Study) -> Markup:
+def study_table(study: StudySummary) -> Markup:
     """Its own table, as the study words it."""
     if not study.rows:
         return Markup()
@@ -185,13 +185,13 @@ def study_table(study: Study) -> Markup:
     return table(f"table-{study.id}", study.title, study.headings, rows, text_columns=len(study.headings)) + notes
 
 
-def failures(runs: list[Run]) -> Markup:
+def failures(runs: list[ReportedRun]) -> Markup:
     """Runs that did not reach their end, and why."""
     failed = [run for run in runs if run.status != DONE and run.error]
     return together(tag("li", tag("b", run.name), f": {run.error}") for run in failed)
 
 
-def under_way(runs: list[Run]) -> Markup:
+def under_way(runs: list[ReportedRun]) -> Markup:
     """Runs without a summary, and how far they are."""
     going = [run for run in runs if run.status == UNFINISHED]
     return together(

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BUCKETS = 100
-"""Stretches that a figure can tell apart: two to four pixels each."""
+"""Stretches that a figure can show as different: two to four pixels each."""
 
 Pair = tuple[float, float]
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """A value at a step."""
 
     step: float
@@ -55,9 +55,9 @@ class Thinned:
                 self._full = [joined(left, right) for left, right in pairs]
                 self.width *= 2
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[CurvePoint]:
         """Return the points that stay, in the order in which they came."""
-        return [Point(*pair) for pair in dict.fromkeys(self._stay())]
+        return [CurvePoint(*pair) for pair in dict.fromkeys(self._stay())]
 
     def _stay(self) -> Iterator[Pair]:
         if self._first is None:
@@ -76,7 +76,7 @@ def joined(left: tuple[Pair, Pair], right: tuple[Pair, Pair]) -> tuple[Pair, Pai
     return low, high
 
 
-def thinned(points: Iterable[Pair], buckets: int = BUCKETS) -> list[Point]:
+def thinned(points: Iterable[Pair], buckets: int = BUCKETS) -> list[CurvePoint]:
     """Return the points of a whole series that stay."""
     series = Thinned(buckets)
     for step, value in points:

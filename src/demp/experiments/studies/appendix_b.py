@@ -4,12 +4,13 @@ from statistics import NormalDist
 from typing import Any, ClassVar
 
 from demp.experiments import theory
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table, job
-from demp.experiments.studies.costs import Cost
+from demp.experiments.studies.base import Claim, Study, Table, job
+from demp.experiments.studies.costs import StudyCost
 from demp.experiments.studies.drawing import COLOURS, frame, legend, panels
 from demp.experiments.studies.walks import ABSORBING, GEOMETRIC
 from demp.experiments.sweep.job import Job
 from demp.experiments.theory.geometric import KINDS
+from demp.files.results import Result, Results
 
 WALKS = {"smoke": 2000, "cpu": 100_000, "paper": 100_000}
 STARTS = ((1.0, 0.1), (0.5, 0.1), (2.0, 0.1), (1.0, 0.5), (1.0, 0.02))
@@ -62,13 +63,13 @@ class AppendixB(Study):
                 found.append(job(GEOMETRIC, arguments, {"walk": "geometric", "seed": seed}, f"geometric-s{seed}"))
         return found
 
-    def cost(self, jobs: list[Job], scale: str) -> Cost:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cost(self, jobs: list[Job], scale: str) -> StudyCost:  # pyright: ignore[reportIncompatibleMethodOverride]
         """About a second for 10^8 steps of the absorbing walk, three for the geometric one."""
         steps = sum(STEPS[-1] if one.work == GEOMETRIC else int(TIMES[-1]) for one in jobs)
         seconds = steps * WALKS[scale] * 2.5e-8
-        return Cost(len(jobs), steps, 0.0, seconds, "2.5e-8 s per step of a walk, measured on one core")
+        return StudyCost(len(jobs), steps, 0.0, seconds, "2.5e-8 s per step of a walk, measured on one core")
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Left the survival, right the growth rate; lines are closed forms."""
         figure, (left, right) = panels(2)
         exact = [run for run in of(records, "absorbing") if not run["arguments"]["step"] and not seed_of(run)]
@@ -91,7 +92,7 @@ class AppendixB(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Return a table with one row per simulated walk."""
         rows = [
             (
@@ -118,27 +119,27 @@ class AppendixB(Study):
         headings = ("walk", "time", "walks", "simulated", "closed form", "largest deviation, sigma")
         return Table(headings, tuple(rows), NOTES)
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Proposition B.1 and its remarks, Lemmas B.2 and B.3."""
         return [survives(records), remarks(records), grows(records), settles(records), stable(records)]
 
 
-def of(records: Records, walk: str) -> list[Record]:
+def of(records: Results, walk: str) -> list[Result]:
     """The runs of one kind of walk."""
     return [record for record in records if record["labels"]["walk"] == walk]
 
 
-def seed_of(run: Record) -> int:
+def seed_of(run: Result) -> int:
     """Return the random seed of a recorded run."""
     return run["labels"]["seed"]
 
 
-def worst(runs: Records) -> float:
+def worst(runs: Results) -> float:
     """The largest deviation from the closed form, in standard deviations."""
     return max(abs(value) for run in runs for value in run["deviations"])
 
 
-def fits(runs: Records) -> tuple[str, bool | None]:
+def fits(runs: Results) -> tuple[str, bool | None]:
     """Is every count within the quantile for so many of them?"""
     count = sum(len(run["deviations"]) for run in runs)
     if not count:
@@ -147,7 +148,7 @@ def fits(runs: Records) -> tuple[str, bool | None]:
     return f"largest deviation {worst(runs):.2f} of {quantile:.2f} allowed, {count} counts", worst(runs) <= quantile
 
 
-def survives(records: Records) -> Claim:
+def survives(records: Results) -> Claim:
     """Prop. B.1, for the continuous walk."""
     text, holds = fits([run for run in of(records, "absorbing") if not run["arguments"]["step"]])
     return Claim(
@@ -158,7 +159,7 @@ def survives(records: Records) -> Claim:
     )
 
 
-def remarks(records: Records) -> Claim:
+def remarks(records: Results) -> Claim:
     """Death is certain in the end, sooner from near zero, sooner with noise; simulated."""
     last = {
         (run["arguments"]["start"], run["arguments"]["rate"]): run["shares"]
@@ -182,7 +183,7 @@ def remarks(records: Records) -> Claim:
     )
 
 
-def grows(records: Records) -> Claim:
+def grows(records: Results) -> Claim:
     """Lemma B.2: the mean of log|w_t| is t mu."""
     text, holds = fits(of(records, "geometric"))
     return Claim(
@@ -193,7 +194,7 @@ def grows(records: Records) -> Claim:
     )
 
 
-def settles(records: Records) -> Claim:
+def settles(records: Results) -> Claim:
     """Return the claim that walks stay within the band of Lemma B.2."""
     shares = [share for run in of(records, "geometric") for share in run["inside"]]
     return Claim(
@@ -205,7 +206,7 @@ def settles(records: Records) -> Claim:
     )
 
 
-def stable(records: Records) -> Claim:
+def stable(records: Results) -> Claim:
     """Lemma B.3: inside the range walks shrink, and outside it some grow."""
     runs = of(records, "geometric")
     inside, below = [], []

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from demp.experiments.studies.costs import Cost, of_training
+from demp.experiments.studies.costs import StudyCost, of_training
 from demp.experiments.sweep import cells
 from demp.experiments.sweep.job import Job
 from demp.files.checks import check_at_least, check_choice
+from demp.files.results import Results
 from demp.files.study import SCALES
 
 SEEDS = {"smoke": 1, "cpu": 1, "paper": 3}
 """How many a study takes by default."""
 
-Record = Mapping[str, Any]
-Records = Sequence[Record]
-"""Finished jobs: what was measured, with the labels that this study gave the job."""
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not enough data"}
 NONE = "–"
@@ -83,23 +81,23 @@ class Study(ABC):
     def jobs(self, scale: str, seed: int) -> list[Job]:
         """The jobs of one seed, the most telling ones first, so that a budget that ends early leaves a figure."""
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """A matplotlib figure of at least one record; None where the study is a table only."""
         return None
 
     @abstractmethod
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """The numbers behind the figure, or the paper's table with ours beside it."""
 
     @abstractmethod
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """The same claims whatever there is; without the records that one needs, its ``holds`` is None."""
 
     def data(self, scale: str) -> tuple[str, ...]:
         """The data sets that its jobs read."""
         return tuple(dict.fromkeys(name for one in self.jobs(scale, 0) if (name := data_read(one))))
 
-    def cost(self, jobs: Sequence[Job], scale: str) -> Cost:
+    def cost(self, jobs: Sequence[Job], scale: str) -> StudyCost:
         """What the jobs cost before they are run."""
         return of_training(jobs, scale)
 

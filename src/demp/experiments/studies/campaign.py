@@ -12,7 +12,7 @@ from demp.experiments.studies import drawing, result_store
 from demp.experiments.studies.base import NONE, SCALES, SEEDS, Claim, Study, Table, check_scale, data_read
 from demp.experiments.studies.result_store import Known, ResultStore
 from demp.experiments.sweep import Job, Sweep
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 from demp.files.study import SCHEMA
 from demp.train import sources
 from demp.train.extras import need
@@ -26,7 +26,7 @@ class Shown:
     study: Study
     scale: str
     planned: int
-    records: list[Record]
+    records: list[Result]
     failed: list[str]
     table: Table | None
     claims: list[Claim]
@@ -62,7 +62,7 @@ class Campaign:
         check_scale(store.scale)
         self.studies, self.store, self.scale = list(studies), store, store.scale
         self.seeds = SEEDS[self.scale] if seeds is None else seeds
-        self.known: dict[str, Record] = store.known()
+        self.known: dict[str, Result] = store.known()
         self.plans = {study.id: study.plan(self.scale, self.seeds) for study in self.studies}
         self.jobs = in_turns(list(self.plans.values()))
 
@@ -143,7 +143,7 @@ class Campaign:
 
 
 def decided(claims: Sequence[Claim], scale: str) -> list[Claim]:
-    """The claims; a smoke run says nothing about any."""
+    """The claims; a smoke run decides none."""
     return [replace(claim, holds=None) for claim in claims] if scale == "smoke" else list(claims)
 
 
@@ -196,7 +196,7 @@ def page(shown: Shown) -> str:
 
 
 def listed(title: str, lines: Sequence[str]) -> str:
-    """A titled list, or nothing."""
+    """Items under a title; empty without items."""
     return f"{title} ({len(lines)}):\n\n" + "\n".join(f"* {line}" for line in lines) if lines else ""
 
 

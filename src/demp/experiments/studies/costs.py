@@ -40,7 +40,7 @@ BASIS = {
 
 
 @dataclass(frozen=True)
-class Cost:
+class StudyCost:
     """Of a number of jobs, all seeds together."""
 
     runs: int
@@ -52,16 +52,16 @@ class Cost:
     basis: str
     """What the seconds rest on."""
 
-    def of_seeds(self, seeds: int) -> "Cost":
+    def of_seeds(self, seeds: int) -> "StudyCost":
         """So many times the cost of one seed."""
-        return Cost(seeds * self.runs, seeds * self.steps, seeds * self.flops, seeds * self.seconds, self.basis)
+        return StudyCost(seeds * self.runs, seeds * self.steps, seeds * self.flops, seeds * self.seconds, self.basis)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary ready for JSON."""
         return asdict(self)
 
 
-def of_training(jobs: Sequence[Job], scale: str) -> Cost:
+def of_training(jobs: Sequence[Job], scale: str) -> StudyCost:
     """The cost of training jobs; others count as a run without steps."""
     configs = [job.arguments["config"] for job in jobs if "config" in job.arguments]
     each = [(config["model"]["name"], float(train_flops(config))) for config in configs]
@@ -71,7 +71,7 @@ def of_training(jobs: Sequence[Job], scale: str) -> Cost:
         "cpu": sum(flops / CPU_FLOPS.get(model, OTHER_CPU_FLOPS) for model, flops in each),
         "paper": flops / GPU_FLOPS,
     }[scale]
-    return Cost(len(jobs), sum(config["steps"] for config in configs), flops, seconds, BASIS[scale])
+    return StudyCost(len(jobs), sum(config["steps"] for config in configs), flops, seconds, BASIS[scale])
 
 
 def train_flops(config: Mapping[str, Any]) -> int:

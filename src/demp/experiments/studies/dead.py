@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from demp.experiments.studies.base import Record, Records
+from demp.files.results import Result, Results
 from demp.train.config import TrainConfig
 
 SHARE, WHOLE, OVERLAP, STILL = "dead/share", "dead/share_whole", "dead/overlap", "dead/still"
@@ -19,7 +19,7 @@ CPU_STEPS = 1000
 
 
 def watched(config: TrainConfig, scale: str, *, whole: bool = False, **monitor: Any) -> TrainConfig:
-    """The config with looks at who is dead; ``whole`` adds some at the whole training split."""
+    """The config with looks at which neurons are dead; ``whole`` adds some at the whole training split."""
     parts = WHOLE_LOOKS if whole else LOOKS
     coarse = max(1, config.steps // parts[scale])
     every = max(1, coarse // (LOOKS[scale] // parts[scale]))
@@ -31,7 +31,7 @@ def watched(config: TrainConfig, scale: str, *, whole: bool = False, **monitor: 
     return config.merged({"monitor": chosen})
 
 
-def over_steps(runs: Sequence[Record], name: str) -> list[tuple[float, list[float]]]:
+def over_steps(runs: Sequence[Result], name: str) -> list[tuple[float, list[float]]]:
     """Step -> values of all seeds that have one, in the order of the steps."""
     found: dict[float, list[float]] = {}
     for step, value in (point for run in runs for point in run["series"].get(name, ())):
@@ -40,7 +40,7 @@ def over_steps(runs: Sequence[Record], name: str) -> list[tuple[float, list[floa
 
 
 def line(
-    axes: Any, runs: Sequence[Record], name: str, look: Mapping[str, Any], label: str, *, scale: float = 1.0
+    axes: Any, runs: Sequence[Result], name: str, look: Mapping[str, Any], label: str, *, scale: float = 1.0
 ) -> None:
     """A metric over the steps, mean over seeds, one deviation as a band for several; few looks are marked."""
     points = over_steps(runs, name)
@@ -56,25 +56,25 @@ def line(
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def groups(records: Records, key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, list[Record]]:
+def groups(records: Results, key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, list[Result]]:
     """The seeds of each setting, by a key of their labels, in the order in which settings first come."""
-    found: dict[Any, list[Record]] = {}
+    found: dict[Any, list[Result]] = {}
     for record in records:
         found.setdefault(key(record["labels"]), []).append(record)
     return found
 
 
-def final(runs: Sequence[Record], name: str = SHARE) -> float:
+def final(runs: Sequence[Result], name: str = SHARE) -> float:
     """The last value of a metric, mean over seeds."""
     return statistics.fmean(run["series"][name][-1][1] for run in runs)
 
 
-def spread(runs: Sequence[Record], name: str = SHARE) -> float | None:
+def std(runs: Sequence[Result], name: str = SHARE) -> float | None:
     """Deviation of the last value over seeds; None for one."""
     return statistics.stdev(run["series"][name][-1][1] for run in runs) if len(runs) > 1 else None
 
 
-def late(run: Record, name: str, share: float) -> list[float]:
+def late(run: Result, name: str, share: float) -> list[float]:
     """Values of a metric after this share of the run."""
     points = run["series"].get(name, [])
     return [value for step, value in points if step >= share * run["steps"]]

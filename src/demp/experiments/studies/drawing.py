@@ -53,7 +53,7 @@ def band(axes: Any, x: Sequence[float], values: Sequence[Sequence[float]], look:
 
 
 def frame(axes: Any, title: str, x: str, y: str = "") -> None:
-    """Title, labels, a quiet grid."""
+    """Give axes a title, labels and a pale grid."""
     axes.set_title(title, loc="left", fontsize=9, color=INK)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

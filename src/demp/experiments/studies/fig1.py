@@ -3,12 +3,13 @@
 import statistics
 from typing import Any, ClassVar
 
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table
-from demp.experiments.studies.dead import CPU_STEPS, SHARE, final, groups, line, spread, watched
+from demp.experiments.studies.base import Claim, Study, Table
+from demp.experiments.studies.dead import CPU_STEPS, SHARE, final, groups, line, std, watched
 from demp.experiments.studies.drawing import COLOURS, frame, legend, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 from demp.train.config import DENSE
 
 RATES = (0.05, 0.01)
@@ -40,7 +41,7 @@ class Fig1(Study):
                 found.append(training(config, DENSE, seed=seed, labels=labels, series=[SHARE]))
         return found
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """One panel; a colour per activation, dashed at the low rate."""
         figure, (axes,) = panels(1)
         for (activation, rate), runs in settings(records).items():
@@ -51,7 +52,7 @@ class Fig1(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """The share early and at the end."""
         headings = ("activation", "rate", "seeds", f"after {100 * EARLY:.0f} % of the steps", "at the end", "accuracy")
         rows = [
@@ -60,14 +61,14 @@ class Fig1(Study):
                 f"{rate:g}",
                 str(len(runs)),
                 percent(statistics.fmean(early(run) for run in runs)),
-                percent(final(runs), spread(runs)),
+                percent(final(runs), std(runs)),
                 percent(statistics.fmean(run["eval/top1"] for run in runs)),
             )
             for (activation, rate), runs in settings(records).items()
         ]
         return Table(headings, tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Early, more with a high rate, with every activation."""
         found = settings(records)
         whole = len(found) == len(RATES) * len(ACTIVATIONS)
@@ -100,11 +101,11 @@ class Fig1(Study):
         ]
 
 
-def settings(records: Records) -> dict[tuple[str, float], list[Record]]:
+def settings(records: Results) -> dict[tuple[str, float], list[Result]]:
     """The seeds of each activation and rate."""
     return groups(records, lambda labels: (labels["activation"], labels["rate"]))
 
 
-def early(run: Record) -> float:
+def early(run: Result) -> float:
     """The share at the first look after a quarter of the steps."""
     return next(value for step, value in run["series"][SHARE] if step >= EARLY * run["steps"])

@@ -3,12 +3,13 @@
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from demp.experiments.studies.base import NONE, Claim, Record, Records, Study, Table
-from demp.experiments.studies.dead import SHARE, final, groups, spread, watched
+from demp.experiments.studies.base import NONE, Claim, Study, Table
+from demp.experiments.studies.dead import SHARE, final, groups, std, watched
 from demp.experiments.studies.drawing import COLOURS, SOFT, band, frame, legend, looks, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 from demp.train.choices import OptimizerName
 from demp.train.config import DENSE, TrainConfig
 
@@ -54,7 +55,7 @@ class Fig10(Study):
             found.append(one(config, scale, seed, {"panel": RIGHT, "rate": rate, "batch": batch}))
         return found
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Three panels: width; and, as ratios to one setting, rate and batch size."""
         figure, axes = panels(3)
         for name, look in looks([f"{WORDS[optimizer]}, {rate:g}" for optimizer, rate in LINES]).items():
@@ -73,7 +74,7 @@ class Fig10(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Return a table with one row per setting."""
         rows = []
         for name, own in widths(records).items():
@@ -85,7 +86,7 @@ class Fig10(Study):
         last = f"over those at rate {BASE_RATE:g}, batch {BASE_BATCH}"
         return Table(("line", "setting", "seeds", "dead neurons at the end", last), tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Return the claims of the caption on width, rate and batch size."""
         wide = {
             name: [final(runs) for _, runs in sorted(own.items())]
@@ -121,9 +122,9 @@ def one(config: TrainConfig, scale: str, seed: int, labels: dict[str, Any]) -> J
     return training(watched(config, scale, examples=2048), DENSE, seed=seed, labels=labels, series=[SHARE])
 
 
-def widths(records: Records) -> dict[str, dict[int, list[Record]]]:
+def widths(records: Results) -> dict[str, dict[int, list[Result]]]:
     """Line of the left panel -> stem -> seeds."""
-    found: dict[str, dict[int, list[Record]]] = {}
+    found: dict[str, dict[int, list[Result]]] = {}
     for record in records:
         labels = record["labels"]
         if labels["panel"] == LEFT:
@@ -131,32 +132,32 @@ def widths(records: Records) -> dict[str, dict[int, list[Record]]]:
     return {name: dict(sorted(own.items())) for name, own in found.items()}
 
 
-def right(records: Records) -> dict[tuple[float, int], list[Record]]:
+def right(records: Results) -> dict[tuple[float, int], list[Result]]:
     """Rate and batch size -> seeds."""
     own = [record for record in records if record["labels"]["panel"] == RIGHT]
     return groups(own, lambda labels: (labels["rate"], labels["batch"]))
 
 
-def along(records: Records, name: str) -> dict[float, list[Record]]:
+def along(records: Results, name: str) -> dict[float, list[Result]]:
     """The settings that differ from the base in one thing only, by its value."""
     at = {"rate": 0, "batch": 1}[name]
     rest = {"rate": BASE_BATCH, "batch": BASE_RATE}[name]
     return {key[at]: runs for key, runs in right(records).items() if key[1 - at] == rest}
 
 
-def over_base(records: Records, runs: list[Record]) -> float | None:
+def over_base(records: Results, runs: list[Result]) -> float | None:
     """Dead neurons over those of the base setting, as the paper has them; None while there are none of these."""
     base_runs = right(records).get((BASE_RATE, BASE_BATCH))
     base_dead = final(base_runs) if base_runs else 0.0
     return final(runs) / base_dead if base_dead else None
 
 
-def variations(records: Records, name: str) -> dict[float, float | None]:
+def variations(records: Results, name: str) -> dict[float, float | None]:
     """The same for all settings that differ from the base in one thing only, in the order of its value."""
     return {value: over_base(records, runs) for value, runs in sorted(along(records, name).items())}
 
 
-def shares_text(records: Records, name: str) -> str:
+def shares_text(records: Results, name: str) -> str:
     """Shares, and what they are of the base's, in words."""
     found = sorted(along(records, name).items())
     ratios = [ratio for ratio in variations(records, name).values() if ratio is not None]
@@ -166,9 +167,9 @@ def shares_text(records: Records, name: str) -> str:
     return arrows([final(runs) for _, runs in found]) + times
 
 
-def dead(runs: list[Record]) -> tuple[str, str]:
+def dead(runs: list[Result]) -> tuple[str, str]:
     """Return two table cells: number of runs, and final share of dead neurons."""
-    return str(len(runs)), percent(final(runs), spread(runs), 2)
+    return str(len(runs)), percent(final(runs), std(runs), 2)
 
 
 def arrows(shares: list[float]) -> str:

@@ -3,12 +3,13 @@
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table
-from demp.experiments.studies.dead import CPU_STEPS, SHARE, final, groups, spread, watched
+from demp.experiments.studies.base import Claim, Study, Table
+from demp.experiments.studies.dead import CPU_STEPS, SHARE, final, groups, std, watched
 from demp.experiments.studies.drawing import band, frame, legend, looks, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 from demp.train.config import DENSE
 
 EPSILONS = {"smoke": (1e-10, 1e-4), "cpu": (1e-10, 1e-4, 1e-8), "paper": (1e-10, 1e-4, 1e-8, 1e-6, 1e-9)}
@@ -36,7 +37,7 @@ class Fig11(Study):
                 found.append(training(config, DENSE, seed=seed, labels={"eps": eps, "rate": rate}, series=[SHARE]))
         return found
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Draw dead neurons against Adam's epsilon, one line per learning rate."""
         figure, (axes,) = panels(1)
         for name, look in looks([f"rate {rate:g}" for rate in RATES]).items():
@@ -49,15 +50,15 @@ class Fig11(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Return a table with one row per epsilon and learning rate."""
         rows = [
-            (f"{eps:g}", f"{rate:g}", str(len(runs)), percent(final(runs), spread(runs), 2))
+            (f"{eps:g}", f"{rate:g}", str(len(runs)), percent(final(runs), std(runs), 2))
             for (eps, rate), runs in sorted(settings(records).items())
         ]
         return Table(("epsilon", "rate", "seeds", "dead neurons at the end"), tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Falling in epsilon, rising in the rate."""
         lines = {
             rate: [(eps, final(runs)) for (eps, other), runs in sorted(settings(records).items()) if other == rate]
@@ -87,7 +88,7 @@ class Fig11(Study):
         ]
 
 
-def settings(records: Records) -> dict[tuple[float, float], list[Record]]:
+def settings(records: Results) -> dict[tuple[float, float], list[Result]]:
     """The seeds of each epsilon and rate."""
     return groups(records, lambda labels: (labels["eps"], labels["rate"]))
 

@@ -1,15 +1,16 @@
-"""Fig. 12: 512 images tell who is dead as well as the whole training set."""
+"""Fig. 12: 512 images show which neurons are dead as well as the whole training set."""
 
 import statistics
 from typing import Any, ClassVar
 
 from demp.experiments.studies import grids
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table
+from demp.experiments.studies.base import Claim, Study, Table
 from demp.experiments.studies.dead import CPU_STEPS, SHARE, WHOLE, final, groups, line
 from demp.experiments.studies.drawing import COLOURS, frame, legend, panels
 from demp.experiments.studies.fig8 import STRENGTHS, job_of
 from demp.experiments.studies.frontier import percent
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 
 CLOSE = 0.02
 """Shares of neurons that differ by less coincide in a figure."""
@@ -30,7 +31,7 @@ class Fig12(Study):
         """Return one job per optimizer, each at its first strength."""
         return [job_of(scale, optimizer, STRENGTHS[scale, optimizer][0], seed) for optimizer in grids.PANELS]
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Draw dead neurons over steps by either count, one panel per optimizer."""
         figure, axes = panels(2)
         for here, optimizer in zip(axes, grids.PANELS.values(), strict=True):
@@ -41,7 +42,7 @@ class Fig12(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Both at the end, and where they differ most."""
         headings = (
             "optimizer",
@@ -62,7 +63,7 @@ class Fig12(Study):
         ]
         return Table(headings, tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Return the claims that both counts of dead neurons coincide."""
         found = by_optimizer(records)
         whole = len(found) == len(grids.PANELS)
@@ -84,17 +85,17 @@ class Fig12(Study):
         ]
 
 
-def by_optimizer(records: Records) -> dict[str, list[Record]]:
-    """The seeds of each optimizer."""
+def by_optimizer(records: Results) -> dict[str, list[Result]]:
+    """The results of each optimizer, one per seed."""
     return groups(records, lambda labels: labels["optimizer"])
 
 
-def difference(run: Record) -> float:
+def difference(run: Result) -> float:
     """The largest, over the looks at all images; fewer images can only show more dead."""
     few = dict(map(tuple, run["series"][SHARE]))
     return max(abs(few[step] - value) for step, value in run["series"][WHOLE])
 
 
-def apart(runs: list[Record]) -> str:
-    """In words, mean over seeds."""
+def apart(runs: list[Result]) -> str:
+    """The mean difference over seeds, as a percentage."""
     return percent(statistics.fmean(difference(run) for run in runs), None, 2)

@@ -1,4 +1,4 @@
-"""Fig. 15: as Fig. 3 with LeakyReLU, whose neurons never fall silent."""
+"""Fig. 15: as Fig. 3 with LeakyReLU, whose neurons are hardly ever zero."""
 
 from collections.abc import Sequence
 from typing import ClassVar

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from demp.experiments.studies import transformer
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table
+from demp.experiments.studies.base import Claim, Study, Table
 from demp.experiments.studies.drawing import band, frame, legend, looks, panels
 from demp.experiments.studies.frontier import DENSE_LINE, percent
 from demp.experiments.studies.transformer import DEPTH, blocks, name_of
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 
 FELL, ROSE = 0.1, 0.05
 """Shares of a block's neurons: so many must die for a fall, so many return after the lowest point for a revival."""
@@ -30,7 +31,7 @@ class Fig17(Study):
         """Return the jobs of Table 3, whose runs this figure shares."""
         return transformer.runs(scale, seed)
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Draw live neurons over steps, one panel per block."""
         shown = blocks(scale)
         figure, axes = panels(len(shown), share_y=True)
@@ -45,7 +46,7 @@ class Fig17(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Live share at the start, at the lowest point and at the end."""
         rows = []
         for record in records:
@@ -59,7 +60,7 @@ class Fig17(Study):
                     rows.append((name, str(record["labels"]["seed"]), str(block), *cells))
         return Table(("line", "seed", "block", "live at the start", "lowest", "live at the end"), tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """The last block revives, the others do not; most neurons die in dense training."""
         dense = [record for record in records if record["labels"]["line"] == DENSE_LINE]
         revived, others = revivals(dense)
@@ -87,12 +88,12 @@ class Fig17(Study):
         ]
 
 
-def live_of(record: Record, block: int) -> list[tuple[int, float]]:
+def live_of(record: Result, block: int) -> list[tuple[int, float]]:
     """(step, live share) of a block."""
     return [(int(step), 1 - share) for step, share in record.get("series", {}).get(name_of(block), ())]
 
 
-def over_time(records: Sequence[Record], block: int) -> tuple[list[float], list[list[float]]]:
+def over_time(records: Sequence[Result], block: int) -> tuple[list[float], list[list[float]]]:
     """Steps, and the live shares in percent of all seeds at each."""
     found: dict[int, list[float]] = {}
     for record in records:
@@ -101,7 +102,7 @@ def over_time(records: Sequence[Record], block: int) -> tuple[list[float], list[
     return [float(step) for step in found], list(found.values())
 
 
-def revivals(records: Sequence[Record]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+def revivals(records: Sequence[Result]) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """What the last block of each run does, and what the other watched blocks do."""
     last, others = dict[str, str](), dict[str, str]()
     for record in records:

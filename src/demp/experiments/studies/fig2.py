@@ -5,11 +5,12 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from demp.experiments.studies import grids
-from demp.experiments.studies.base import Claim, Records, Study, Table
+from demp.experiments.studies.base import Claim, Study, Table
 from demp.experiments.studies.drawing import band, frame, legend, looks, panels
 from demp.experiments.studies.frontier import Point, percent, points
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
+from demp.files.results import Results
 
 LEFT, RIGHT = "regularisers", "noise"
 STRENGTHS = {
@@ -49,7 +50,7 @@ class Fig2(Study):
                 )
         return [*grids.noise_grid(scale, seed, panel=RIGHT), *grids.in_turns(lines)]
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """Of the regularisers a panel per optimizer, then the noise."""
         found = points(records)
         left = [(f"{LEFT}, {optimizer}", LEFT, optimizer) for optimizer in grids.PANELS.values()]
@@ -64,15 +65,15 @@ class Fig2(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Return a table with one row per setting."""
         rows = [
-            (p.panel, p.line, p.setting, str(len(p.runs)), percent(p.neurons, p.spread("neuron_sparsity"), 2))
+            (p.panel, p.line, p.setting, str(len(p.runs)), percent(p.neurons, p.std("neuron_sparsity"), 2))
             for p in points(records)
         ]
         return Table(("panel", "line", "setting", "seeds", "dead neurons"), tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """More of either kills more; Adam more than SGDM."""
         found = points(records)
         rising, text = rises(found)
@@ -111,7 +112,7 @@ def along(found: Sequence[Point], panel: str, line: str) -> list[tuple[float, Po
 
 
 def strength(point: Point) -> float:
-    """Peak strength of a point."""
+    """The peak strength of the penalty (lambda) of a point."""
     return float(point.runs[0]["labels"]["setting"]["peak_strength"])
 
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from demp.experiments.studies import grids
-from demp.experiments.studies.base import NONE, Claim, Record, Records, Study, Table
+from demp.experiments.studies.base import NONE, Claim, Study, Table
 from demp.experiments.studies.dead import CPU_STEPS, OVERLAP, SHARE, STILL, WHOLE, final, groups, late, line, watched
 from demp.experiments.studies.drawing import COLOURS, frame, legend, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 from demp.train.choices import OptimizerName
 
 STRENGTHS = {
@@ -48,7 +49,7 @@ class Fig8(Study):
         ]
         return grids.in_turns(lines)
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """A panel per optimizer; above the text's overlap, below the code's."""
         figure, axes = panels(2, 2)
         places = [(word, name, optimizer) for name, word in PANELS.items() for optimizer in grids.PANELS.values()]
@@ -61,7 +62,7 @@ class Fig8(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """The least overlap after the first steps, and the last."""
         headings = (
             "optimizer",
@@ -87,7 +88,7 @@ class Fig8(Study):
         note = "Least: over the looks after 15 % of the run, mean over seeds."
         return Table(headings, tuple(rows), (note,))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Adam: none revive. SGDM: most stay dead."""
         adam = {key[1]: runs for key, runs in settings(records).items() if key[0] == "Adam"}
         sgdm = {key[1]: runs for key, runs in settings(records).items() if key[0] == "SGDM"}
@@ -124,25 +125,25 @@ def job_of(scale: str, optimizer: OptimizerName, strength: float, seed: int) -> 
     return training(config, "demp", options, seed=seed, labels=labels, series=[SHARE, WHOLE, OVERLAP, STILL])
 
 
-def settings(records: Records) -> dict[tuple[str, float], list[Record]]:
+def settings(records: Results) -> dict[tuple[str, float], list[Result]]:
     """The seeds of each optimizer and strength."""
     return groups(records, lambda labels: (labels["optimizer"], labels["strength"]))
 
 
-def shown_part(run: Record, name: str) -> Record:
+def shown_part(run: Result, name: str) -> Result:
     """The run with the part of a metric that the paper shows."""
     points = [point for point in run["series"].get(name, []) if point[0] >= SHOWN_AFTER * run["steps"]]
     return {**run, "series": {name: points}}
 
 
-def least(runs: Sequence[Record], name: str) -> float | None:
-    """The lowest value after the first part, mean over seeds; None where nobody was dead."""
+def least(runs: Sequence[Result], name: str) -> float | None:
+    """The lowest value after the first part, mean over seeds; None where no neuron was dead."""
     lows = [min(values) for run in runs if (values := late(run, name, SHOWN_AFTER))]
     return statistics.fmean(lows) if lows else None
 
 
-def last(runs: Sequence[Record], name: str) -> float | None:
-    """The value at the end, mean over seeds; None where nobody was dead then."""
+def last(runs: Sequence[Result], name: str) -> float | None:
+    """The value at the end, mean over seeds; None where no neuron was dead then."""
     ends = [values[-1] for run in runs if (values := late(run, name, 1.0))]
     return statistics.fmean(ends) if ends else None
 

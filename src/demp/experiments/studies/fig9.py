@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from demp.experiments.studies.base import NONE, Claim, Record, Records, Study, Table, job
-from demp.experiments.studies.costs import Cost
+from demp.experiments.studies.base import NONE, Claim, Study, Table, job
+from demp.experiments.studies.costs import StudyCost
 from demp.experiments.studies.drawing import COLOURS, SOFT, frame, legend, panels
 from demp.experiments.studies.small_mlp import WORK, Regime, Walk
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 
 RATES = (0.01, 0.025, 0.05, 0.075, 0.1)
 SIZES: dict[str, dict[str, Any]] = {
@@ -46,14 +47,14 @@ class Fig9(Study):
         """Every walk at every rate, the fastest rates first."""
         return [one(regime, rate, scale, seed) for rate in reversed(RATES) for regime in NAMES]
 
-    def cost(self, jobs: Sequence[Job], scale: str) -> Cost:
+    def cost(self, jobs: Sequence[Job], scale: str) -> StudyCost:
         """From measured times; they are those of a CPU, for small networks do not fill a GPU."""
         walks = [Walk(**job.arguments) for job in jobs]
         seconds = sum(walk.steps * 1e-3 * per_step(walk) + counting(walk) for walk in walks)
         flops = sum(6.0 * walk.steps * weights(walk) * (walk.batch + behind(walk)) for walk in walks)
-        return Cost(len(walks), sum(walk.steps for walk in walks), flops, seconds, BASIS)
+        return StudyCost(len(walks), sum(walk.steps for walk in walks), flops, seconds, BASIS)
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """A panel per kind of noise; a line per rate, a cross where a walk diverged."""
         figure, axes = panels(2, 2)
         for here, (regime, name) in zip(axes, NAMES.items(), strict=True):
@@ -62,7 +63,7 @@ class Fig9(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Dead neurons at the end, of each layer; accuracy on the images."""
         headings = (
             "noise",
@@ -78,8 +79,8 @@ class Fig9(Study):
         rows = [cells(regime, rate, found) for (regime, rate), found in grouped(records).items()]
         return Table(headings, tuple(rows), ("Of a walk that diverged: at its last count before.",))
 
-    def claims(self, records: Records) -> list[Claim]:
-        """Sec. 2.2 and the caption."""
+    def claims(self, records: Results) -> list[Claim]:
+        """Claims of Sec. 2.2 and of the caption of Fig. 9."""
         return [
             noise_kills(records),
             asymmetric(records),
@@ -90,7 +91,7 @@ class Fig9(Study):
 
 
 def one(regime: Regime, rate: float, scale: str, seed: int) -> Job:
-    """The job of one walk."""
+    """The job of one walk, with its labels."""
     walk = Walk(regime=regime, rate=rate, seed=seed, **(SIZES[scale] if regime == "sgd-noise" else without_full(scale)))
     return job(WORK, walk.arguments(), {"regime": regime, "rate": rate, "seed": seed}, f"{regime}-{rate:g}-s{seed}")
 
@@ -111,7 +112,7 @@ def counting(walk: Walk) -> float:
 
 
 def behind(walk: Walk) -> int:
-    """Images behind the mean gradient."""
+    """How many images the mean gradient that is subtracted is computed on."""
     return (walk.full or walk.pictures) if walk.regime == "sgd-noise" else 0
 
 
@@ -121,15 +122,15 @@ def weights(walk: Walk) -> int:
     return sum(a * b for a, b in pairwise(widths))
 
 
-def grouped(records: Records) -> dict[tuple[Regime, float], list[Record]]:
+def grouped(records: Results) -> dict[tuple[Regime, float], list[Result]]:
     """The seeds of each walk at each rate, in the order of the panels."""
-    found: dict[tuple[Regime, float], list[Record]] = {(regime, rate): [] for regime in NAMES for rate in RATES}
+    found: dict[tuple[Regime, float], list[Result]] = {(regime, rate): [] for regime in NAMES for rate in RATES}
     for record in records:
         found[record["labels"]["regime"], record["labels"]["rate"]].append(record)
     return {key: runs for key, runs in found.items() if runs}
 
 
-def draw(axes: Any, records: Records, regime: str) -> None:
+def draw(axes: Any, records: Results, regime: str) -> None:
     """The lines of one kind of noise: means over the seeds that are still going, a cross where one ends early."""
     for (name, rate), runs in grouped(records).items():
         if name != regime:
@@ -145,8 +146,8 @@ def draw(axes: Any, records: Records, regime: str) -> None:
             axes.plot(*zip(*ends, strict=True), marker="x", linestyle="none", color=SOFT, label="diverged")
 
 
-def cells(regime: Regime, rate: float, runs: Sequence[Record]) -> tuple[str, ...]:
-    """A row of the table."""
+def cells(regime: Regime, rate: float, runs: Sequence[Result]) -> tuple[str, ...]:
+    """The cells of one row of the table: one regime at one rate."""
     dead = [run["dead"] for run in runs]
     spread = f" ± {statistics.stdev(dead):.1f}" if len(dead) > 1 else ""
     ended = [str(run["diverged_at"]) for run in runs if run["diverged_at"] is not None]
@@ -163,17 +164,17 @@ def cells(regime: Regime, rate: float, runs: Sequence[Record]) -> tuple[str, ...
     )
 
 
-def mean(runs: Sequence[Record], name: str) -> float:
+def mean(runs: Sequence[Result], name: str) -> float:
     """Return the mean of a recorded number over seeds."""
     return statistics.fmean(run[name] for run in runs)
 
 
-def ends(records: Records, regime: str) -> dict[float, float]:
+def ends(records: Results, regime: str) -> dict[float, float]:
     """Rate -> dead neurons at the end, mean over seeds."""
     return {rate: mean(runs, "dead") for (name, rate), runs in grouped(records).items() if name == regime}
 
 
-def second_half(records: Records, regime: str) -> dict[float, float]:
+def second_half(records: Results, regime: str) -> dict[float, float]:
     """Rate -> dead neurons over the second half of the steps, mean over counts and seeds."""
     found = {}
     for (name, rate), runs in grouped(records).items():
@@ -188,8 +189,8 @@ def counts_text(dead: Mapping[float, float], digits: int = 0) -> str:
     return ", ".join(f"{count:.{digits}f} at {rate:g}" for rate, count in dead.items())
 
 
-def noise_kills(records: Records) -> Claim:
-    """Of the noise of minibatches."""
+def noise_kills(records: Results) -> Claim:
+    """The claim that the noise of minibatches alone kills neurons."""
     dead, early = ends(records, "sgd-noise"), diverged(records, "sgd-noise")
     return Claim(
         sentence="The noise of minibatches alone kills neurons of a network that begins with none dead, at every rate.",
@@ -199,14 +200,14 @@ def noise_kills(records: Records) -> Claim:
     )
 
 
-def diverged(records: Records, regime: str) -> str:
+def diverged(records: Results, regime: str) -> str:
     """How many walks did not reach the end."""
     runs = [record for record in records if record["labels"]["regime"] == regime]
     early = sum(run["diverged_at"] is not None for run in runs)
     return f" ({early} of {len(runs)} walks diverged, counted before)" if early else ""
 
 
-def asymmetric(records: Records) -> Claim:
+def asymmetric(records: Results) -> Claim:
     """Return the claim that Gaussian noise on live weights alone kills more."""
     live, everywhere = (second_half(records, f"gaussian-{kind}") for kind in ("asymmetric", "symmetric"))
     both = len(live) == len(everywhere) == len(RATES)
@@ -219,7 +220,7 @@ def asymmetric(records: Records) -> Claim:
     )
 
 
-def comparable(records: Records) -> Claim:
+def comparable(records: Results) -> Claim:
     """Sec. 2.2: like SGD, unlike Gaussian noise."""
     noise, sgd = ends(records, "sgd-noise"), ends(records, "sgd")
     gauss = {**ends(records, "gaussian-asymmetric")}
@@ -234,7 +235,7 @@ def comparable(records: Records) -> Claim:
     )
 
 
-def with_the_rate(records: Records) -> Claim:
+def with_the_rate(records: Results) -> Claim:
     """Return the claim that SGD kills more neurons at higher learning rates."""
     dead = ends(records, "sgd")
     rates = [rate for rate in RATES if rate in dead]
@@ -246,7 +247,7 @@ def with_the_rate(records: Records) -> Claim:
     )
 
 
-def plateau(records: Records) -> Claim:
+def plateau(records: Results) -> Claim:
     """Return the claim that the number of dead neurons settles with SGD."""
     late = {}
     for (regime, rate), runs in grouped(records).items():
@@ -262,7 +263,7 @@ def plateau(records: Records) -> Claim:
     )
 
 
-def at_share(run: Record, share: float) -> float:
+def at_share(run: Result, share: float) -> float:
     """Dead neurons at the count nearest to this share of the walk."""
     points = run["series"]["dead"]
     return min(points, key=lambda point: abs(point[0] - share * points[-1][0]))[1]

@@ -12,9 +12,9 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from demp.experiments.compare.plan import words
-from demp.experiments.studies.base import NONE, Claim, Records, Study, Table
+from demp.experiments.studies.base import NONE, Claim, Study, Table
 from demp.experiments.studies.drawing import SOFT, band, frame, legend, looks, panels, sixes
-from demp.files.results import Record
+from demp.files.results import Result, Results
 
 DENSE_LINE = "Dense"
 MAIN = "DemP"
@@ -36,7 +36,7 @@ class Point:
     panel: str
     line: str
     setting: str
-    runs: tuple[Record, ...]
+    runs: tuple[Result, ...]
 
     @property
     def accuracy(self) -> float:
@@ -45,7 +45,7 @@ class Point:
 
     @property
     def neurons(self) -> float:
-        """Neuron sparsity, mean over seeds."""
+        """Return the neuron sparsity, as a mean over seeds."""
         return self.mean("neuron_sparsity")
 
     @property
@@ -57,17 +57,17 @@ class Point:
         """Of any number of the records."""
         return statistics.fmean(run[name] for run in self.runs)
 
-    def spread(self, name: str) -> float | None:
+    def std(self, name: str) -> float | None:
         """Sample standard deviation over seeds; None for one."""
         return statistics.stdev(run[name] for run in self.runs) if len(self.runs) > 1 else None
 
 
-def weights(run: Record) -> float:
+def weights(run: Result) -> float:
     """Weights removed or held at zero, of the dense network's."""
     return run["weight_sparsity"] + run["masked_share"]
 
 
-def points(records: Records) -> list[Point]:
+def points(records: Results) -> list[Point]:
     """In the order in which panels, lines and settings first come."""
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for record in records:
@@ -166,13 +166,13 @@ class Frontier(Study):
 
     @abstractmethod
     def frontier_claims(self, found: Sequence[Point]) -> list[Claim]:
-        """The claims about the points."""
+        """Return the claims that compare points of this figure."""
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """From the points of the records."""
         return self.frontier_claims(points(records))
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """A row of panels per optimizer or network; every method a line, dense a level, a band over seeds."""
         found = points(records)
         rows = [
@@ -190,13 +190,13 @@ class Frontier(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """Return a table with one row per setting."""
         return Table(HEADINGS, tuple(row(point, records) for point in points(records)), NOTES)
 
 
 def draw(axes: Any, found: Sequence[Point], axis: str, look: Mapping[str, Mapping[str, Any]]) -> None:
-    """The lines of one panel."""
+    """Draw all lines of one panel."""
     for name in dict.fromkeys(point.line for point in found):
         line = [point for point in found if point.line == name]
         if name == DENSE_LINE:
@@ -215,8 +215,8 @@ def level(axes: Any, accuracies: Sequence[float]) -> None:
         axes.axhspan(middle - spread, middle + spread, color=SOFT, alpha=0.15, linewidth=0)
 
 
-def split_of(records: Records) -> str:
-    """What the accuracies are of."""
+def split_of(records: Results) -> str:
+    """The name of the split on which accuracies were measured."""
     return next((record["split"] for record in records), "test")
 
 
@@ -240,14 +240,14 @@ NOTES = (
 )
 
 
-def row(point: Point, records: Records) -> tuple[str, ...]:
+def row(point: Point, records: Results) -> tuple[str, ...]:
     """Return the table cells of one point."""
     return (
         point.panel,
         point.line,
         point.setting or NONE,
         str(len(point.runs)),
-        percent(point.accuracy, point.spread("eval/top1"), 2),
+        percent(point.accuracy, point.std("eval/top1"), 2),
         percent(point.neurons),
         percent(point.mean("weight_sparsity")),
         percent(point.mean("masked_share")),
@@ -257,7 +257,7 @@ def row(point: Point, records: Records) -> tuple[str, ...]:
     )
 
 
-def times(runs: Sequence[Record], records: Records) -> list[float]:
+def times(runs: Sequence[Result], records: Results) -> list[float]:
     """Training seconds over those of the dense run of the same panel, seed and machine, where there is one."""
     dense = {
         (run["labels"]["panel"], run["labels"]["seed"], run["machine"]): run["train_seconds"]
@@ -268,12 +268,12 @@ def times(runs: Sequence[Record], records: Records) -> list[float]:
     return [seconds / dense[key] for key, seconds in keys if key in dense]
 
 
-def percent(value: float, spread: float | None = None, digits: int = 1) -> str:
-    """Format a share and its spread as a percentage: 0.1234 becomes 12.3 %."""
-    more = f" ± {100 * spread:.{digits}f}" if spread is not None else ""
+def percent(value: float, std: float | None = None, digits: int = 1) -> str:
+    """Format a share and its standard deviation as a percentage: 0.1234 becomes 12.3 %."""
+    more = f" ± {100 * std:.{digits}f}" if std is not None else ""
     return f"{100 * value:.{digits}f}{more} %"
 
 
 def ratio(values: Sequence[float]) -> str:
-    """The mean with two digits."""
+    """The mean of a ratio over seeds, with two digits."""
     return f"{statistics.fmean(values):.2f}" if values else NONE

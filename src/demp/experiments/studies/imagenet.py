@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demp.experiments.studies import grids
-from demp.experiments.studies.base import Claim, Records
+from demp.experiments.studies.base import Claim
 from demp.experiments.studies.frontier import Point, of, points
 from demp.experiments.studies.quoted import against, closest, dense_of, point_text, speed, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
+from demp.files.results import Results
 from demp.train.choices import OptimizerName
 
 TARGETS = {"smoke": (0.5,), "cpu": (0.5, 0.37, 0.65), "paper": (0.4, 0.5, 0.6, 0.7, 0.25)}
@@ -52,7 +53,7 @@ class Cheaper:
 
 
 def claims(
-    records: Records, panel: str, ours: str, margins: dict[float, str], collapse: str, cheaper: Sequence[Cheaper]
+    records: Results, panel: str, ours: str, margins: dict[float, str], collapse: str, cheaper: Sequence[Cheaper]
 ) -> list[Claim]:
     """More accurate near 80 and 90 % than every structured method, and cheaper; what prunes before training falls."""
     found = of(points(records), panel)
@@ -92,7 +93,7 @@ SENTENCES = {
 }
 
 
-def costs_less(found: Sequence[Point], records: Records, ours: str, claimed: Cheaper) -> Claim:
+def costs_less(found: Sequence[Point], records: Results, ours: str, claimed: Cheaper) -> Claim:
     """A cost of DemP beside that of others, as ratios to dense training; no answer unless each can be compared."""
     points = {name: standing_for(found, name, claimed.near) for name in (ours, *claimed.than)}
     costs = {name: point and cost_of(point, records, claimed.cost) for name, point in points.items()}
@@ -106,7 +107,7 @@ def costs_less(found: Sequence[Point], records: Records, ours: str, claimed: Che
     )
 
 
-def cost_of(point: Point, records: Records, cost: str) -> float | None:
+def cost_of(point: Point, records: Results, cost: str) -> float | None:
     """Over that of dense training, mean over seeds; None for a time without a dense run on the same machine."""
     if cost == "time":
         return speed(point, records)

@@ -3,12 +3,13 @@
 from typing import Any, ClassVar
 
 from demp.experiments.studies import grids
-from demp.experiments.studies.base import Claim, Record, Records, Study, Table
-from demp.experiments.studies.dead import SHARE, final, groups, line, over_steps, spread, watched
+from demp.experiments.studies.base import Claim, Study, Table
+from demp.experiments.studies.dead import SHARE, final, groups, line, over_steps, std, watched
 from demp.experiments.studies.drawing import band, frame, legend, looks, panels
 from demp.experiments.studies.frontier import percent
 from demp.experiments.studies.training import base, training
 from demp.experiments.sweep.job import Job
+from demp.files.results import Result, Results
 from demp.train.config import DENSE
 
 LENGTHS = {"smoke": (8, 16), "cpu": (500, 2000, 1000), "paper": (6_104, 97_656, 24_414)}
@@ -43,7 +44,7 @@ class Lengths(Study):
                 found.append(training(config, DENSE, seed=seed, labels=labels, series=[SHARE]))
         return found
 
-    def figure(self, records: Records, scale: str) -> Any:
+    def figure(self, records: Results, scale: str) -> Any:
         """By step and by share of the run; a colour per length, SGDM dashed."""
         figure, axes = panels(2)
         names = [f"{steps:,} steps" for _, steps in lengths(records)]
@@ -59,7 +60,7 @@ class Lengths(Study):
         legend(figure)
         return figure
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """The share early, two thirds through, and at the end."""
         headings = ("optimizer", "steps", "seeds", "after 25 %", "after 67 %", "at the end", "accuracy")
         rows = [
@@ -68,19 +69,19 @@ class Lengths(Study):
                 f"{steps:,}",
                 str(len(runs)),
                 *(percent(mean_at(runs, share)) for share in (EARLY, LATE)),
-                percent(final(runs), spread(runs)),
+                percent(final(runs), std(runs)),
                 percent(sum(run["eval/top1"] for run in runs) / len(runs)),
             )
             for (optimizer, steps), runs in lengths(records).items()
         ]
         return Table(headings, tuple(rows))
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Early, then settled; a longer training kills no more in proportion."""
         return [claim for word in grids.PANELS.values() for claim in claims_of(records, word)]
 
 
-def claims_of(records: Records, optimizer: str) -> list[Claim]:
+def claims_of(records: Results, optimizer: str) -> list[Claim]:
     """About one optimizer, over all lengths that there are."""
     found = sorted((steps, runs) for (word, steps), runs in lengths(records).items() if word == optimizer)
     ends = {steps: final(runs) for steps, runs in found}
@@ -114,18 +115,18 @@ def claims_of(records: Records, optimizer: str) -> list[Claim]:
     ]
 
 
-def lengths(records: Records) -> dict[tuple[str, int], list[Record]]:
+def lengths(records: Results) -> dict[tuple[str, int], list[Result]]:
     """The seeds of each optimizer and length."""
     return groups(records, lambda labels: (labels["optimizer"], labels["length"]))
 
 
-def mean_at(runs: list[Record], share: float) -> float:
+def mean_at(runs: list[Result], share: float) -> float:
     """The share of dead neurons at the first look after a share of the run, mean over seeds."""
     values = [next(v for step, v in run["series"][SHARE] if step >= share * run["steps"]) for run in runs]
     return sum(values) / len(values)
 
 
-def tail(runs: list[Record]) -> list[float]:
+def tail(runs: list[Result]) -> list[float]:
     """The shares during the last third of the run, mean over seeds at each look."""
     points = over_steps(runs, SHARE)
     end = max(step for step, _ in points)

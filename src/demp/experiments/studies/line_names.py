@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from demp.experiments.report.scales import spread
+from demp.experiments.report.scales import without_overlap
 
 ROOM = 0.42
 """Of a panel's width, for the names beside it."""
@@ -22,7 +22,9 @@ def name_ends(figure: Any) -> bool:
     for axes, lines in panels:
         ends = [end_of(axes, line) for line in lines]
         step = GAP * SIZE / 72 * figure.dpi / axes.bbox.height
-        for line, (x, y), height in zip(lines, ends, spread([y for _, y in ends], step, 0.0, 1.0), strict=True):
+        for line, (x, y), height in zip(
+            lines, ends, without_overlap([y for _, y in ends], step, 0.0, 1.0), strict=True
+        ):
             colour = line.get_color()
             leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkA": 0, "shrinkB": 1}
             axes.annotate(

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from demp.experiments.studies.base import NONE, Records, Study, Table
+from demp.experiments.studies.base import NONE, Study, Table
 from demp.experiments.studies.frontier import DENSE_LINE, Point, of, percent, points, ratio, times
-from demp.files.results import Record
+from demp.files.results import Result, Results
 
 NEAR = 0.05
 """A run further than this from the weight sparsity of a row does not stand for it in a claim."""
@@ -27,7 +27,7 @@ class Quoted:
     near: float | None
     """Weight sparsity that the row stands for; None for dense training."""
     accuracy: float
-    spread: float | None = None
+    std: float | None = None
     """Standard deviation over three seeds."""
     neurons: float | None = None
     weights: float | None = None
@@ -73,7 +73,7 @@ class Quoting(Study):
     def others(self) -> Sequence[str]:
         """Lines of ours that the paper's table does not have, each shown at every target."""
 
-    def table(self, records: Records, scale: str) -> Table:
+    def table(self, records: Results, scale: str) -> Table:
         """The paper's rows in their order, then our own."""
         found = of(points(records), self.panel)
         quoted = [cells(row, row.method, closest(found, row.method, row.near), records) for row in self.rows]
@@ -95,7 +95,7 @@ def standing_for(found: Sequence[Point], line: str, near: float) -> Point | None
     return point if point is not None and abs(point.weights - near) <= NEAR else None
 
 
-def cells(row: Quoted | None, name: str, point: Point | None, records: Records) -> tuple[str, ...]:
+def cells(row: Quoted | None, name: str, point: Point | None, records: Results) -> tuple[str, ...]:
     """A row of the paper, or none, and ours beside it."""
     theirs = [NONE] * 6 if row is None else quoted_cells(row)
     ours = [NONE] * 7 if point is None else our_cells(point, records)
@@ -106,17 +106,17 @@ def cells(row: Quoted | None, name: str, point: Point | None, records: Records) 
 
 
 def quoted_cells(row: Quoted) -> list[str]:
-    """As the paper prints them."""
+    """The cells of a row of the paper, written as the paper prints them."""
     shares = [NONE if value is None else f"{value:g} %" for value in (row.neurons, row.weights)]
     costs = [NONE if value is None else f"{value:g}" for value in (row.time, row.train_flops, row.flops)]
-    spread = "" if row.spread is None else f" ± {row.spread:.2f}"
-    return [f"{row.accuracy:.2f}{spread} %", *shares, *costs]
+    std = "" if row.std is None else f" ± {row.std:.2f}"
+    return [f"{row.accuracy:.2f}{std} %", *shares, *costs]
 
 
-def our_cells(point: Point, records: Records) -> list[str]:
+def our_cells(point: Point, records: Results) -> list[str]:
     """Ours for the same columns, and the exact FLOPs."""
     return [
-        percent(point.accuracy, point.spread("eval/top1"), 2),
+        percent(point.accuracy, point.std("eval/top1"), 2),
         percent(point.neurons),
         percent(point.weights),
         ratio(times(point.runs, records)),
@@ -126,7 +126,7 @@ def our_cells(point: Point, records: Records) -> list[str]:
     ]
 
 
-def free(run: Record) -> float:
+def free(run: Result) -> float:
     """The share of the FLOPs that is left if zeros are free."""
     return run["flops_if_zeros_were_free"] / run["flops"] if run["weights_masked"] else 1.0
 
@@ -150,7 +150,7 @@ def dense_of(found: Sequence[Point]) -> Point | None:
     return next((point for point in found if point.line == DENSE_LINE), None)
 
 
-def speed(point: Point, records: Records) -> float | None:
-    """Training time over dense training's."""
+def speed(point: Point, records: Results) -> float | None:
+    """Training time as a share of that of dense training."""
     ratios: list[Any] = times(point.runs, records)
     return statistics.fmean(ratios) if ratios else None

@@ -10,12 +10,12 @@ from demp.errors import UsageError
 from demp.experiments.studies.training import complete
 from demp.experiments.sweep.job import Job
 from demp.files import results as records
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 from demp.files.sweep import SweepFiles
 from demp.train.config import TrainConfig
 from demp.train.defaults import as_meant
 
-Known = Mapping[str, Record]
+Known = Mapping[str, Result]
 """The last word on each job that ended, by identity."""
 
 
@@ -43,10 +43,10 @@ class ResultStore:
         """The kept results of a study."""
         return self.folder / f"{study}.jsonl"
 
-    def known(self) -> dict[str, Record]:
+    def known(self) -> dict[str, Result]:
         """Return the records of all jobs that have ended; what is done stays, whatever failed later."""
         self.skipped.clear()
-        found: dict[str, Record] = {}
+        found: dict[str, Result] = {}
         kept = sorted(self.folder.glob("*.jsonl"))
         for record in self._read([*kept, *SweepFiles(self.runs).result_files()]):
             identity = identity_of(record)
@@ -55,7 +55,7 @@ class ResultStore:
         self.skipped += [f"{file}: its last line is not whole" for file in kept if not ends(file)]
         return found
 
-    def _read(self, files: Sequence[Path]) -> Iterable[Record]:
+    def _read(self, files: Sequence[Path]) -> Iterable[Result]:
         for file in files:
             for record in lines(file, self.skipped):
                 if isinstance(record.get("work"), str) and isinstance(record.get("arguments"), dict):
@@ -82,7 +82,7 @@ class ResultStore:
         return len(new)
 
 
-def lines(file: Path, skipped: list[str]) -> Iterable[Record]:
+def lines(file: Path, skipped: list[str]) -> Iterable[Result]:
     """Yield every result in a file, if there is one; lines that are none are named in ``skipped``."""
     if not file.is_file():
         return
@@ -100,7 +100,7 @@ def ends(file: Path) -> bool:
         return not lines.seek(0, 2) or (lines.seek(-1, 2), lines.read(1))[1] == b"\n"
 
 
-def of(jobs: Sequence[Job], known: Known) -> list[Record]:
+def of(jobs: Sequence[Job], known: Known) -> list[Result]:
     """Return what is done of a study in the order of its plan, with the names and labels that it gives."""
     ended = [(job, known[job.identity]) for job in jobs if job.identity in known]
     about = [({"identity": job.identity, "name": job.name, "labels": job.labels}, record) for job, record in ended]
@@ -113,7 +113,7 @@ def failures(jobs: Sequence[Job], known: Known) -> list[str]:
     return [f"{name}: {record.get('error', '')}" for name, record in ended if record["status"] != DONE]
 
 
-def identity_of(record: Record) -> str:
+def identity_of(record: Result) -> str:
     """Return the identity that the job of a record has today.
 
     A config written before a field existed meant the field's default, or what that was until it changed

@@ -64,7 +64,7 @@ class Walk:
         check(self.full >= 0, "full", self.full, "give a number of images, or 0 for all")
 
     def arguments(self) -> dict[str, Any]:
-        """Of a job of `walked`."""
+        """The arguments of a job of `walked`, ready for JSON."""
         return asdict(self) | {"hidden": list(self.hidden)}
 
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from demp.experiments.studies import grids, imagenet
-from demp.experiments.studies.base import Claim, Records
+from demp.experiments.studies.base import Claim
 from demp.experiments.studies.frontier import DENSE_LINE
 from demp.experiments.studies.imagenet import Cheaper
 from demp.experiments.studies.quoted import Quoted, Quoting
 from demp.experiments.sweep.job import Job
+from demp.files.results import Results
 
 OURS = "DemP-L2"
 
@@ -46,7 +47,7 @@ class Table1(Quoting):
         """Return the jobs of all structured methods with Adam."""
         return imagenet.structured(scale, "adamw", self.panel, OURS, seed)
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """2.85 and 2.14 points; less time, fewer FLOPs."""
         margins = {
             0.8: "71.52 % at 80.1 %, 2.85 points above EarlySNAP",

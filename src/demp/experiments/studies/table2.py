@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from demp.experiments.studies import grids, imagenet
-from demp.experiments.studies.base import Claim, Records
+from demp.experiments.studies.base import Claim
 from demp.experiments.studies.frontier import DENSE_LINE, Point, of, points
 from demp.experiments.studies.imagenet import Cheaper
 from demp.experiments.studies.quoted import Quoted, Quoting, point_text, standing_for
 from demp.experiments.studies.training import base
 from demp.experiments.sweep.job import Job
+from demp.files.results import Results
 
 OURS = "DemP-Lasso(γ)"
 LEE, EVCI, LASBY, YIN = "Lee et al. 2023", "Evci et al. 2020", "Lasby et al. 2024", "Yin et al. 2023"
@@ -80,7 +81,7 @@ class Table2(Quoting):
         ]
         return [*imagenet.structured(scale, "sgdw", self.panel, OURS, seed), *grids.in_turns(lines)]
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """0.76 and 0.72 points; less time, fewer FLOPs; what masks is more accurate, and no faster."""
         margins = {
             0.8: "72.21 % at 79.4 %, 0.76 points above EarlyCroP-S",

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from demp.experiments.studies import transformer
-from demp.experiments.studies.base import Claim, Records
+from demp.experiments.studies.base import Claim
 from demp.experiments.studies.frontier import DENSE_LINE, Point, of, percent, points
 from demp.experiments.studies.quoted import Quoted, Quoting, dense_of, speed
 from demp.experiments.studies.transformer import GELU, PANEL, RELU, STRICT
 from demp.experiments.sweep.job import Job
+from demp.files.results import Results
 
 CLOSE = 0.015
 """Accuracy that DemP with ReLU may lose: the paper's 1.13 points, rounded up."""
@@ -40,7 +41,7 @@ class Table3(Quoting):
         """Four runs, shared with Fig. 17."""
         return transformer.runs(scale, seed)
 
-    def claims(self, records: Records) -> list[Claim]:
+    def claims(self, records: Results) -> list[Claim]:
         """Most go with GELU at a price, fewer with ReLU almost for nothing, and training is faster."""
         found = of(points(records), self.panel)
         dense, gelu, relu = dense_of(found), one(found, GELU), one(found, RELU)

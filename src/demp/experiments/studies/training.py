@@ -85,7 +85,7 @@ def base(network: str, scale: str, optimizer: OptimizerName = "adamw", *, cpu_st
 
 
 def length(network: str, config: TrainConfig) -> Scale:
-    """The run against the paper's."""
+    """The length of the run in relation to the paper's."""
     return Scale(PUBLISHED[RECIPES[network]][0], config.steps)
 
 

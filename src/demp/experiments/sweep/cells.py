@@ -22,14 +22,14 @@ def ratio(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
-def spread(values: Sequence[float]) -> float | None:
+def std(values: Sequence[float]) -> float | None:
     """Return the sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def percent(values: Sequence[float]) -> str:
     """Return mean ± standard deviation of shares, in percent."""
-    middle, wide = mean(values), spread(values)
+    middle, wide = mean(values), std(values)
     if middle is None:
         return NONE
     return f"{100 * middle:.2f}{'' if wide is None else f' ± {100 * wide:.2f}'} %"

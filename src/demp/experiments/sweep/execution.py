@@ -16,7 +16,7 @@ import demp
 from demp.errors import DempError, UsageError
 from demp.experiments.sweep.job import Job, function
 from demp.files import run
-from demp.files.results import DONE, FAILED, SCHEMA, Record
+from demp.files.results import DONE, FAILED, SCHEMA, Result
 from demp.train import Observer
 from demp.train.runfolder import device_name
 from demp.train.stopping import ASKED, TrainingInterrupted
@@ -26,7 +26,7 @@ LOCK_SECONDS = 0.1
 """Between two questions to the observers while another process holds the job."""
 
 
-def run_job(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Record:
+def run_job(job: Job, folder: Path, observers: Sequence[Observer] = ()) -> Result:
     """Call the job's function and return its line of results; the line of a job that fails says why.
 
     Raises:
@@ -84,7 +84,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool = False) -> Record:
+def line(job: Job, record: Result, *, began: str, seconds: float, resumed: bool = False) -> Result:
     """Return a line of results: the job, what came of it, and when."""
     about = job.about()
     of_job = {name: about.pop(name) for name in ("name", "identity", "labels")}
@@ -92,7 +92,7 @@ def line(job: Job, record: Record, *, began: str, seconds: float, resumed: bool 
     return {"schema": SCHEMA, **of_job, **{k: v for k, v in record.items() if k not in of_job}, **about, **when}
 
 
-def failure(error: object) -> Record:
+def failure(error: object) -> Result:
     """Return what a line says of a job that failed: the first line of its error, and whether that is the user's."""
     unexpected = error if isinstance(error, Exception) and not isinstance(error, DempError) else None
     text = str(error) if unexpected is None else f"{type(error).__name__}: {error}"

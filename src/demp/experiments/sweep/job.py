@@ -17,7 +17,7 @@ LONGEST_NAME = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One call of a function, with what tells it apart from its neighbours. All values are JSON-ready."""
+    """One call of a function, with labels that distinguish it from other jobs. All values are JSON-ready."""
 
     name: str
     """Of its folder; unique in a sweep."""
@@ -30,7 +30,7 @@ class Job:
     arguments: dict[str, Any] = field(default_factory=dict)
     """All that decides the result."""
     labels: dict[str, Any] = field(default_factory=dict)
-    """What tells it apart in tables and figures."""
+    """What distinguishes it in tables and figures."""
 
     def __post_init__(self) -> None:
         if not self.name or self.name != self.name.strip(". ") or set(self.name) & set(NOT_IN_NAMES):
@@ -56,7 +56,7 @@ class Job:
 
 
 def name_of(*parts: object) -> str:
-    """Return a job's name from what tells it apart: joined by ``-``, fit for a folder; one too long ends in a hash."""
+    """Return a job's name from its labels: joined by ``-``, fit for a folder; one too long ends in a hash."""
     name = "-".join(str(part) for part in parts)
     name = "".join("_" if sign in NOT_IN_NAMES else sign for sign in name).strip(". ")
     if len(name) <= LONGEST_NAME:

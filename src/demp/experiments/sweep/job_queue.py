@@ -7,7 +7,7 @@ from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.store import Store
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Where more jobs come from when all are handed out: a search that looks at results first."""
 
     def left(self) -> int:
@@ -22,7 +22,7 @@ class Source(Protocol):
 class JobQueue:
     """Jobs that have not ended, in their order; of equal jobs the first is handed out and its result counts for all."""
 
-    def __init__(self, store: Store, jobs: Sequence[Job], source: Source | None = None) -> None:
+    def __init__(self, store: Store, jobs: Sequence[Job], source: JobSource | None = None) -> None:
         self.store, self.source = store, source
         self.waiting = list(jobs)
         self._known = {job.identity for job in jobs}

@@ -8,7 +8,7 @@ from demp.experiments.sweep.execution import failure, line, now
 from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.job_queue import JobQueue
 from demp.experiments.sweep.progress import Progress
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
 
 POLL_SECONDS = 0.2
@@ -36,7 +36,7 @@ class Worker(Protocol):
         ...
 
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the worker at once, without a checkpoint."""
         ...
 
     def join(self) -> None:
@@ -54,7 +54,7 @@ class Pool:
         self.free, self.workers, self.events = list(places), dict[Worker, str](), Events()
         self.deaths: dict[str, int] = {}
 
-    def work(self, passed: Callable[[], bool], keep: Callable[[Job, Record], None]) -> None:
+    def work(self, passed: Callable[[], bool], keep: Callable[[Job, Result], None]) -> None:
         """Do all jobs of the queue; ``keep`` stores a record.
 
         Raises:
@@ -82,7 +82,7 @@ class Pool:
             idle.pop(0).begin(job)
             self.progress.begins(job)
 
-    def _receive(self, keep: Callable[[Job, Record], None]) -> None:
+    def _receive(self, keep: Callable[[Job, Result], None]) -> None:
         """Take all events that there are, after a short wait for the first."""
         wait = POLL_SECONDS
         while True:
@@ -96,7 +96,7 @@ class Pool:
                 self.free.append(self.workers.pop(worker))
                 worker.join()
 
-    def _handle(self, worker: Worker, event: dict[str, Any], keep: Callable[[Job, Record], None]) -> None:
+    def _handle(self, worker: Worker, event: dict[str, Any], keep: Callable[[Job, Result], None]) -> None:
         job = worker.job
         if job is None:
             return
@@ -116,7 +116,7 @@ class Pool:
             output = f"; {log} has what it said" if log.is_file() else ""
             keep(job, line(job, failure(f"its process {event['died']}{output}"), began=now(), seconds=0.0))
 
-    def _stop_all(self, keep: Callable[[Job, Record], None]) -> None:
+    def _stop_all(self, keep: Callable[[Job, Result], None]) -> None:
         """Stop every worker; the results of jobs that reached their end meanwhile are kept."""
         try:
             for worker in self.workers:

@@ -8,7 +8,7 @@ from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.job_queue import JobQueue
 from demp.experiments.sweep.store import Store
 from demp.experiments.sweep.training import brief
-from demp.files.results import FAILED, Record
+from demp.files.results import FAILED, Result
 from demp.train import Observer
 from demp.train.run import Run
 
@@ -63,7 +63,7 @@ class Progress:
         self.running.remove(job)
         self.time.ends(job)
 
-    def ends(self, job: Job, record: Record) -> None:
+    def ends(self, job: Job, record: Result) -> None:
         """Note that a job is done or failed, and say so."""
         self.running.remove(job)
         self.time.ends(job, record)
@@ -89,7 +89,7 @@ class Progress:
             (self.status or self.say)(self.summary())
 
 
-class Steps(Observer):
+class StepObserver(Observer):
     """Passes the steps of a run in this process on to the progress of its sweep."""
 
     def __init__(self, progress: Progress, job: Job, *, aloud: bool) -> None:
@@ -106,7 +106,7 @@ class Steps(Observer):
             self.progress.report()
 
 
-def message(record: Record) -> str:
+def message(record: Result) -> str:
     """Return one line on a job that has ended."""
     if record["status"] == FAILED:
         return f"failed: {record['error']}"

@@ -188,7 +188,7 @@ class RayWorker:
             self._runner.stop.remote()
 
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the worker at once, without a checkpoint."""
         self._ray.kill(self._runner)
 
     def join(self) -> None:

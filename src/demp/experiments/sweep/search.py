@@ -15,7 +15,7 @@ from demp.experiments.sweep.store import drop_unfinished
 from demp.experiments.sweep.sweep import Outcome, Sweep
 from demp.experiments.sweep.table import NUMBERS
 from demp.files.checks import check_at_least, check_choice
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 from demp.train.extras import need
 
 WHAT = "a search"
@@ -259,14 +259,14 @@ def written(value: Range | Sequence[Any]) -> Any:
     return vars(value) if isinstance(value, Range) else list(value)
 
 
-def values_of(records: Sequence[Record], aims: Sequence[str]) -> list[float]:
+def values_of(records: Sequence[Result], aims: Sequence[str]) -> list[float]:
     """Return the mean over seeds of each aim."""
     return [mean([NUMBERS[aim](record) for record in records]) or 0.0 for aim in aims]
 
 
-def front(records: Sequence[Record], aims: Sequence[str]) -> list[int]:
+def front(records: Sequence[Result], aims: Sequence[str]) -> list[int]:
     """Return the trials that no other beats in one aim without losing in another."""
-    groups: dict[int, list[Record]] = {}
+    groups: dict[int, list[Result]] = {}
     for record in records:
         groups.setdefault(record["labels"]["trial"], []).append(record)
     signs = [1 if AIMS[aim] == "maximize" else -1 for aim in aims]

@@ -15,7 +15,7 @@ from demp.errors import UsageError
 from demp.experiments.sweep.job import Job
 from demp.files import results
 from demp.files.replacement import sync
-from demp.files.results import Record
+from demp.files.results import Result
 from demp.files.schema import flat
 from demp.files.sweep import SweepFiles
 from demp.train.defaults import as_meant
@@ -120,7 +120,7 @@ class Store(SweepFiles):
         put_once(self.job_file(job.name), job.about())
         self._validate_same(job, read_json(self.job_file(job.name)))
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[Result]:
         """Return the records of all jobs that have ended, the last one of each."""
         self._follower.look()
         return list(self._follower.found.values())
@@ -130,9 +130,9 @@ class Store(SweepFiles):
         self._follower.look()
         return self._follower.skipped
 
-    def of(self, jobs: Iterable[Job]) -> dict[str, Record]:
+    def of(self, jobs: Iterable[Job]) -> dict[str, Result]:
         """Return by name the records of those jobs that have ended, also if an equal job of another name has."""
-        ended: dict[str, Record] = {}
+        ended: dict[str, Result] = {}
         for record in self.records():
             identity = identity_now(record)
             if ended.get(identity, record)["status"] != results.DONE:
@@ -145,7 +145,7 @@ class Store(SweepFiles):
             if job.identity in ended
         }
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Result) -> None:
         """Append one line of results, and bring it to the disk unless another was brought just before."""
         with self.results_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

@@ -13,10 +13,10 @@ from demp.experiments.sweep.execution import lock_file, run_job
 from demp.experiments.sweep.job import Job
 from demp.experiments.sweep.job_queue import JobQueue
 from demp.experiments.sweep.pool import Events, Pool, Worker
-from demp.experiments.sweep.progress import Progress, Say, Steps
+from demp.experiments.sweep.progress import Progress, Say, StepObserver
 from demp.experiments.sweep.store import Store
 from demp.experiments.sweep.worker import ProcessWorker
-from demp.files.results import FAILED, Record
+from demp.files.results import FAILED, Result
 from demp.train import Observer
 from demp.train.stopping import ASKED, TrainingInterrupted, stop_signals
 
@@ -24,14 +24,14 @@ HERE, RAY = "here", "ray"
 """Where jobs run: on this machine, or on a Ray cluster."""
 
 View = Callable[[str], Observer]
-Keep = Callable[[Job, Record], None]
+Keep = Callable[[Job, Result], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What there is when the process leaves a sweep."""
 
-    records: list[Record]
+    records: list[Result]
     """Of every job that has ended, now or earlier, in the order of the jobs."""
     left: int
     """Jobs that have not."""
@@ -140,7 +140,7 @@ class Sweep:
         ]
 
     def outcome(self) -> Outcome:
-        """Return what there is now."""
+        """Return the results and failures that there are now."""
         ended = self.store.of(self.jobs)
         return Outcome(list(ended.values()), len(self.jobs) - len(ended) + self.left())
 
@@ -181,14 +181,14 @@ class Sweep:
                 if (job := queue.next()) is None:
                     return
                 progress.begins(job, quiet=view is not None)
-                observers = [deadline, StopOnSignal(stop), Steps(progress, job, aloud=view is None)]
+                observers = [deadline, StopOnSignal(stop), StepObserver(progress, job, aloud=view is None)]
                 observers += [] if view is None else [view(progress.heading(job))]
                 try:
                     keep(job, run_job(job, self.store.job_folder(job.name), observers))
                 except TrainingInterrupted:
                     raise TrainingInterrupted("", 128 + (stop() or ASKED)) from None
 
-    def _keep(self, progress: Progress, job: Job, record: Record) -> None:
+    def _keep(self, progress: Progress, job: Job, record: Result) -> None:
         """Append the record of a job that has ended; a mistake in an essential one ends the sweep."""
         if record["status"] == FAILED and job.name in self.essential and record.get("mistake"):
             raise UsageError(f"the {job.labels.get('method', job.name)} run cannot be made: {record['error']}")

@@ -1,16 +1,14 @@
 """The table of a sweep: one row per setting, mean and standard deviation over seeds."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from demp.experiments.sweep import cells
-from demp.experiments.sweep.cells import NONE, mean, percent, ratio, spread, text
+from demp.experiments.sweep.cells import NONE, mean, percent, ratio, std, text
 from demp.experiments.sweep.grid import shortened
 from demp.experiments.sweep.timeleft import like
-from demp.files.results import DONE
-
-Records = Sequence[Mapping[str, Any]]
+from demp.files.results import DONE, Result, Results
 
 NUMBERS = {
     "accuracy": lambda r: r["eval/top1"],
@@ -32,7 +30,7 @@ STAR = "\n* A star: no other trial is at least as good in every aim and better i
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One setting; numbers are lists over the seeds that reached the end."""
 
     method: str
@@ -47,7 +45,7 @@ class Row:
         found: dict[str, Any] = {"method": self.method, "setting": self.setting, "seeds": self.seeds}
         found |= {"failed": self.failed} | ({} if self.trial is None else {"trial": self.trial})
         for name, values in self.numbers.items():
-            found |= {name: mean(values), f"{name}_std": spread(values)}
+            found |= {name: mean(values), f"{name}_std": std(values)}
         return found
 
     @property
@@ -56,15 +54,15 @@ class Row:
         return len(self.numbers["accuracy"])
 
 
-def rows(records: Records) -> list[Row]:
+def rows(records: Results) -> list[SweepRow]:
     """Return the rows ordered by trial, or else by setting, whatever ended first."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Result]] = {}
     for record in records:
         groups.setdefault(like(record["labels"]), []).append(record)
     return sorted((row(group) for group in groups.values()), key=place)
 
 
-def place(one: Row) -> tuple[Any, ...]:
+def place(one: SweepRow) -> tuple[Any, ...]:
     """Return the key by which rows are ordered: numbers before texts."""
     values = [
         (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value)) for value in one.setting.values()
@@ -72,16 +70,16 @@ def place(one: Row) -> tuple[Any, ...]:
     return (-1 if one.trial is None else one.trial, one.method, *values)
 
 
-def row(group: Records) -> Row:
+def row(group: Results) -> SweepRow:
     """Return the row of one setting from the records of its seeds."""
     done = [record for record in group if record["status"] == DONE]
     measured = [record for record in done if "step_over_dense" in record]
     numbers = {name: [of(r) for r in (measured if name == "step_beside" else done)] for name, of in NUMBERS.items()}
     labels = group[0]["labels"]
-    return Row(labels["method"], dict(labels["setting"]), len(group) - len(done), numbers, labels.get("trial"))
+    return SweepRow(labels["method"], dict(labels["setting"]), len(group) - len(done), numbers, labels.get("trial"))
 
 
-def columns(found: Sequence[Row], split: str, front: Collection[int] = ()) -> list[tuple[str, list[str]]]:
+def columns(found: Sequence[SweepRow], split: str, front: Collection[int] = ()) -> list[tuple[str, list[str]]]:
     """Return heading and cells of each column that is not empty. Trials in ``front`` get a star."""
     keys = list(dict.fromkeys(key for one in found for key in one.setting))
     short = shortened(keys)
@@ -100,13 +98,13 @@ def columns(found: Sequence[Row], split: str, front: Collection[int] = ()) -> li
     return [*table, ("training, s", [seconds(one) for one in found])]
 
 
-def seconds(one: Row) -> str:
+def seconds(one: SweepRow) -> str:
     """Return the mean training time of a row."""
     taken = mean(one.numbers["train_seconds"])
     return NONE if taken is None else f"{taken:.1f}"
 
 
-def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> str:
+def markdown(records: Results, about: str = "", front: Collection[int] = ()) -> str:
     """Return the table with legend, failures and machines; ``about`` says what all runs share."""
     table = columns(rows(records), split_of(records), front)
     grid = cells.markdown([name for name, _ in table], zip(*(column for _, column in table), strict=True))
@@ -117,17 +115,17 @@ def markdown(records: Records, about: str = "", front: Collection[int] = ()) -> 
     return "\n\n".join(text for text in paragraphs if text) + "\n"
 
 
-def measured_on(records: Records) -> str:
+def measured_on(records: Results) -> str:
     """Return a sentence on the machines that measured, empty if no run is done."""
     machines = sorted({f"{r['machine']}, torch {r['torch']}" for r in records if r["status"] == DONE})
     return f"Measured on: {'; '.join(machines)}." if machines else ""
 
 
-def failures(records: Records) -> list[str]:
+def failures(records: Results) -> list[str]:
     """Return a sentence for each run that failed."""
     return [f"{record['name']}: {record['error']}" for record in records if record["status"] != DONE]
 
 
-def split_of(records: Records) -> str:
+def split_of(records: Results) -> str:
     """Return the split that the accuracies are of."""
     return next((record["split"] for record in records if record["status"] == DONE), "test")

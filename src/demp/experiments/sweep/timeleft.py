@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demp.experiments.sweep.job import Job
-from demp.files.results import DONE, Record
+from demp.files.results import DONE, Result
 
 PACE_SHARE = 0.02
 """The pace of a job counts after this share of its work: a first step has caches to fill and a first look to take."""
@@ -42,7 +42,7 @@ class TimeLeft:
     process measured comes before what earlier ones did, perhaps elsewhere, or with more or fewer jobs at once.
     """
 
-    def __init__(self, slots: int, earlier: Iterable[Record] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, slots: int, earlier: Iterable[Result] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.slots, self.clock = slots, clock
         self.going: dict[str, Going] = {}
         self._earlier: dict[str, list[float]] = {}
@@ -61,7 +61,7 @@ class TimeLeft:
             going.first, going.since = step, self.clock()
         going.step, going.total = step, total
 
-    def ends(self, job: Job, record: Record | None = None) -> None:
+    def ends(self, job: Job, record: Result | None = None) -> None:
         """Note that a job has ended, with its record, or was stopped."""
         self.going.pop(job.name, None)
         if record is not None:
@@ -99,7 +99,7 @@ class TimeLeft:
         return statistics.fmean(measured) if measured else None
 
 
-def keep(known: dict[str, list[float]], record: Record) -> None:
+def keep(known: dict[str, list[float]], record: Result) -> None:
     """Remember how long a job took, if it was done without interruption."""
     if record["status"] == DONE and not record.get("resumed"):
         known.setdefault(like(record["labels"]), []).append(record["seconds"])

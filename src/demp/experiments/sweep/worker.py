@@ -82,7 +82,7 @@ class ProcessWorker:
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, without a checkpoint."""
         self._process.kill()
 
     def join(self) -> None:

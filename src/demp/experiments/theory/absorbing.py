@@ -47,7 +47,7 @@ class Survivors:
 
     @property
     def expected(self) -> tuple[float, ...]:
-        """`survival` at the same times."""
+        """The share that `survival` predicts at each of the times."""
         return tuple(survival(self.start, self.rate, time, step=self.step) for time in self.times)
 
     @property

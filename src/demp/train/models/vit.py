@@ -43,7 +43,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(neurons, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each token on its own."""
+        """Transform each token on its own."""
         return self.fc2(self.act(self.fc1(x)))
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from demp.experiments.report.figures.looks import whole_percent
-from demp.experiments.report.runs import Run
-from demp.experiments.report.scales import Scale, scale, spread
+from demp.experiments.report.runs import ReportedRun
+from demp.experiments.report.scales import AxisScale, scale, without_overlap
 from demp.experiments.report.svg import Figure, Panel, figure, polyline, stairs, text
 from demp.experiments.report.tags import Markup, num, tag, together
-from demp.experiments.report.thin import Point, thinned
+from demp.experiments.report.thin import CurvePoint, thinned
 from demp.experiments.report.words import digits, plural, short, three
 
 STRIP, GAP, TOP, BOTTOM = 74.0, 34.0, 18.0, 44.0
@@ -24,7 +24,7 @@ class Line:
     metric: str
     words: str
     kind: str
-    points: list[Point]
+    points: list[CurvePoint]
     steps: bool = False
     """It keeps its value until the next point."""
 
@@ -38,7 +38,7 @@ class Strip:
     shown: Callable[[float], str] = three
 
 
-def strips(run: Run) -> list[Strip]:
+def strips(run: ReportedRun) -> list[Strip]:
     """What there is to see of a run."""
 
     def line(metric: str, words: str, kind: str) -> Line:
@@ -60,16 +60,16 @@ def strips(run: Run) -> list[Strip]:
     return [strip for strip in kept if strip.lines and any(p.value for x in strip.lines for p in x.points)]
 
 
-def removed_share(run: Run) -> list[Point]:
+def removed_share(run: ReportedRun) -> list[CurvePoint]:
     """Neurons removed over the dense network's, after every check."""
     if run.cuts and (dense := run.value("neurons_dense") or run.cuts[0].neurons + run.cuts[0].removed):
-        changes = [Point(cut.step, 1 - cut.neurons / dense) for cut in run.cuts]
-        start = [] if changes[0].step == 0 else [Point(0, 0.0)]
-        return [*start, *changes, Point(max(run.step, changes[-1].step), changes[-1].value)]
+        changes = [CurvePoint(cut.step, 1 - cut.neurons / dense) for cut in run.cuts]
+        start = [] if changes[0].step == 0 else [CurvePoint(0, 0.0)]
+        return [*start, *changes, CurvePoint(max(run.step, changes[-1].step), changes[-1].value)]
     return run.series.get("prune/neuron_sparsity", [])
 
 
-def course(run: Run) -> Figure | None:
+def course(run: ReportedRun) -> Figure | None:
     """The figure; None where nothing was recorded over time."""
     shown = strips(run)
     if not shown:
@@ -79,7 +79,7 @@ def course(run: Run) -> Figure | None:
 
     def draw(width: float) -> Markup:
         left = 62.0 if width > 500 else 50.0
-        x = Scale(0, last, left, width - RIGHT)
+        x = AxisScale(0, last, left, width - RIGHT)
         parts, top = [], TOP + 4
         for strip in shown:
             parts.append(strip_at(strip, top, x, width))
@@ -110,7 +110,7 @@ def course(run: Run) -> Figure | None:
     return Figure("course", "What happened when?", answer(run), (Panel(draw),), note=note)
 
 
-def strip_at(strip: Strip, top: float, x: Scale, width: float) -> Markup:
+def strip_at(strip: Strip, top: float, x: AxisScale, width: float) -> Markup:
     """One strip with its title, two or three heights and its lines."""
     values = [point.value for line in strip.lines for point in line.points]
     zero = min(values) >= 0 and min(values) < 0.5 * max(values)
@@ -127,7 +127,7 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> Markup:
         parts.append(polyline(stairs(places) if line.steps else places, f"line {line.kind}"))
         ends.append((places[-1][0], places[-1][1] - 5))
     if len(ends) > 1:
-        heights = spread([y for _, y in ends], 13, top + 8, top + STRIP)
+        heights = without_overlap([y for _, y in ends], 13, top + 8, top + STRIP)
         for line, (right, _), height in zip(strip.lines, ends, heights, strict=True):
             parts.append(
                 text(min(right, width - RIGHT) - 4, height, line.words, kind=f"t halo {line.kind}", anchor="end")
@@ -135,7 +135,7 @@ def strip_at(strip: Strip, top: float, x: Scale, width: float) -> Markup:
     return together(parts)
 
 
-def answer(run: Run) -> str:
+def answer(run: ReportedRun) -> str:
     """When most of the removal happened, in a sentence."""
     dense = run.value("neurons_dense")
     going = [cut for cut in run.cuts if cut.removed > 0]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from demp.experiments.report.figures.looks import Looks, whole_percent
-from demp.experiments.report.groups import Dense, Group, Value, accuracy
-from demp.experiments.report.runs import Run
+from demp.experiments.report.groups import Dense, RunGroup, Value, accuracy
+from demp.experiments.report.runs import ReportedRun
 from demp.experiments.report.scales import floor_of, scale
 from demp.experiments.report.svg import Frame, figure, mark, polyline
 from demp.experiments.report.tags import Markup, num, tag, together
@@ -33,9 +33,9 @@ class Against:
 
 
 def scatter(
-    groups: list[Group], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
+    groups: list[RunGroup], dense: Dense, looks: Looks, against: Against, index: dict[int, int], split: str
 ) -> Callable[[float], Markup]:
-    """The figure at a width."""
+    """A function that draws the figure at a given width."""
     points = [(g, [(r, against.x(r), accuracy(r)) for r in g.done]) for g in groups]
     shown = [(g, [(r, x, y) for r, x, y in runs if x is not None and y is not None]) for g, runs in points]
     ends = [y for _, runs in shown for _, _, y in runs]
@@ -94,7 +94,7 @@ def band(frame: Frame, dense: Dense, *, at_end: bool) -> Markup:
     return together((area, line, words))
 
 
-Shown = tuple[Group, list[tuple[Run, float, float]]]
+Shown = tuple[RunGroup, list[tuple[ReportedRun, float, float]]]
 
 
 def series(frame: Frame, shown: list[Shown], looks: Looks, against: Against, index: dict[int, int]) -> Markup:

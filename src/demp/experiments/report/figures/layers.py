@@ -1,7 +1,7 @@
 """What is left of each layer: its width over time as a heat map, and in the end as kept and removed."""
 
-from demp.experiments.report.runs import Run
-from demp.experiments.report.scales import Scale
+from demp.experiments.report.runs import ReportedRun
+from demp.experiments.report.scales import AxisScale
 from demp.experiments.report.svg import Figure, Panel, clipped, figure, text
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.words import digits, listed, percent, short
@@ -14,7 +14,7 @@ CELL = 0.92
 """How much of its row a cell fills."""
 
 
-def layers(run: Run) -> Figure | None:
+def layers(run: ReportedRun) -> Figure | None:
     """The figure; None where no cut was recorded."""
     last = final_widths(run)
     if not last:
@@ -26,7 +26,7 @@ def layers(run: Run) -> Figure | None:
     return Figure("layers", "What is left of each layer?", answer(run, last), panels, note=note)
 
 
-def final_widths(run: Run) -> dict[str, int]:
+def final_widths(run: ReportedRun) -> dict[str, int]:
     """Layer -> width at the end."""
     found = dict(run.widths)
     for cut in run.cuts:
@@ -34,7 +34,7 @@ def final_widths(run: Run) -> dict[str, int]:
     return found
 
 
-def answer(run: Run, last: dict[str, int]) -> str:
+def answer(run: ReportedRun, last: dict[str, int]) -> str:
     """Which layers lost most and which nothing."""
     shares = {name: last[name] / dense for name, dense in run.widths.items() if dense}
     if not shares or min(shares.values()) == 1:
@@ -49,12 +49,12 @@ def answer(run: Run, last: dict[str, int]) -> str:
     )
 
 
-def row_height(run: Run) -> float:
+def row_height(run: ReportedRun) -> float:
     """Return the height of one layer's row in the figure."""
     return TALL if len(run.widths) <= MANY else LOW
 
 
-def names(run: Run, width: float, left: float) -> Markup:
+def names(run: ReportedRun, width: float, left: float) -> Markup:
     """The layers, from top to bottom."""
     height = row_height(run)
     most = int(left / 6.1)
@@ -64,13 +64,13 @@ def names(run: Run, width: float, left: float) -> Markup:
     )
 
 
-def margin(run: Run, width: float) -> float:
+def margin(run: ReportedRun, width: float) -> float:
     """Return the width reserved for layer names, at most 32 % of ``width``."""
     longest = max(len(name) for name in run.widths)
     return min(longest * 6.4 + 12, 0.32 * width)
 
 
-def stretches(run: Run, layer: str, end: float) -> list[tuple[float, float, int]]:
+def stretches(run: ReportedRun, layer: str, end: float) -> list[tuple[float, float, int]]:
     """(from step, to step, width), each as long as the width stays."""
     found = [(0.0, run.widths[layer])]
     for cut in run.cuts:
@@ -80,11 +80,11 @@ def stretches(run: Run, layer: str, end: float) -> list[tuple[float, float, int]
     return [(step, until, width) for (step, width), until in zip(found, ends, strict=True) if until > step]
 
 
-def heat(run: Run, width: float) -> Markup:
+def heat(run: ReportedRun, width: float) -> Markup:
     """Width of every layer over time."""
     left, height = margin(run, width), row_height(run)
     end = max(run.step, run.cuts[-1].step, 1)
-    x = Scale(0, end, left, width - RIGHT)
+    x = AxisScale(0, end, left, width - RIGHT)
     parts, bottom = [text(0, 12, "width of each layer over time", kind="l"), names(run, width, left)], 0.0
     for at, (layer, dense) in enumerate(run.widths.items()):
         y = TOP + at * height
@@ -102,10 +102,10 @@ def heat(run: Run, width: float) -> Markup:
     return figure(width, bottom + BOTTOM, together(parts), f"{run.name}: width of each layer over time")
 
 
-def bars(run: Run, width: float) -> Markup:
+def bars(run: ReportedRun, width: float) -> Markup:
     """Kept and removed neurons of every layer in the end."""
     left, height, last = margin(run, width), row_height(run), final_widths(run)
-    x = Scale(0, max(*run.widths.values(), 1), left, width - RIGHT)
+    x = AxisScale(0, max(*run.widths.values(), 1), left, width - RIGHT)
     parts, bottom = [text(0, 12, "neurons kept and removed in the end", kind="l"), names(run, width, left)], 0.0
     for at, (layer, dense) in enumerate(run.widths.items()):
         y, now = TOP + at * height, last[layer]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from demp.experiments.report.groups import Group
+from demp.experiments.report.groups import RunGroup
 from demp.experiments.report.svg import SERIES
 from demp.experiments.report.words import percent
 from demp.files.run import DENSE
@@ -18,7 +18,7 @@ class Looks:
     """What makes names of things in these figures unique on a page."""
 
     @classmethod
-    def of(cls, groups: Iterable[Group], key: str = "") -> "Looks":
+    def of(cls, groups: Iterable[RunGroup], key: str = "") -> "Looks":
         """In the order in which methods come."""
         return cls(tuple(dict.fromkeys(group.method for group in groups if group.method != DENSE)), key)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from demp.experiments.report.groups import Dense, Group
-from demp.experiments.report.runs import Run
-from demp.experiments.report.scales import Scale
+from demp.experiments.report.groups import Dense, RunGroup
+from demp.experiments.report.runs import ReportedRun
+from demp.experiments.report.scales import AxisScale
 from demp.experiments.report.svg import Figure, Panel, figure, headed, text
 from demp.experiments.report.tags import Markup, num, tag, together
 from demp.experiments.report.words import plural, short, three, times
@@ -19,7 +19,7 @@ Bar = tuple[str, float, str, str]
 """(name, value, words behind it, class)"""
 
 
-def speed(groups: list[Group], dense: Dense, shown: Sequence[Run]) -> Figure | None:
+def speed(groups: list[RunGroup], dense: Dense, shown: Sequence[ReportedRun]) -> Figure | None:
     """Training steps of all settings, and latency and throughput of what was exported; None where nothing was timed."""
     steps = step_bars(groups, dense)
     panels = [Panel(lambda width: bars(steps, "training step over dense, measured", width, level=1.0))] if steps else []
@@ -37,7 +37,7 @@ def speed(groups: list[Group], dense: Dense, shown: Sequence[Run]) -> Figure | N
     return Figure("speed", "Is it faster?", answer(steps, timed), tuple(panels), note=note)
 
 
-def step_bars(groups: list[Group], dense: Dense) -> list[Bar]:
+def step_bars(groups: list[RunGroup], dense: Dense) -> list[Bar]:
     """Return bars of training step times relative to dense, the fastest first."""
     found = []
     for group in groups:
@@ -53,7 +53,7 @@ def whole(timing: dict[str, Any]) -> bool:
     return all((number(timing, name) or 0) > 0 for name in names)
 
 
-def timing_bars(timed: list[tuple[Run, dict[str, Any]]], several: bool) -> tuple[list[Bar], list[Bar]]:
+def timing_bars(timed: list[tuple[ReportedRun, dict[str, Any]]], several: bool) -> tuple[list[Bar], list[Bar]]:
     """Latency and throughput, each pruned and dense."""
     latency, rate = [], []
     for run, timing in timed:
@@ -71,7 +71,7 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
     """One bar per row, its value behind it; ``level`` is marked by a line."""
     left = min(max(len(name) for name, *_ in shown) * 7 + 10, 0.46 * width)
     most = max([value for _, value, _, _ in shown] + ([level] if level else []))
-    x = Scale(0, most, left, width - RIGHT)
+    x = AxisScale(0, most, left, width - RIGHT)
     top = TOP + (16 if level else 0)
     parts, values = [text(0, 12, title, kind="l")], []
     for at, (name, value, words, kind) in enumerate(shown):
@@ -89,8 +89,8 @@ def bars(shown: list[Bar], title: str, width: float, level: float | None = None)
     return figure(width, height, together(parts), title)
 
 
-def answer(steps: list[Bar], timed: list[tuple[Run, dict[str, Any]]]) -> str:
-    """In a sentence or two."""
+def answer(steps: list[Bar], timed: list[tuple[ReportedRun, dict[str, Any]]]) -> str:
+    """The answer to the section's question in one or two sentences."""
     sentences = []
     if steps:
         faster = sum(value < 1 for _, value, _, _ in steps)

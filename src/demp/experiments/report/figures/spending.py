@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from demp.experiments.report.figures.frontier import Against, scatter
 from demp.experiments.report.figures.looks import Looks
-from demp.experiments.report.groups import POINT, Dense, Group, accuracy, plain, share, sparsity, tested
-from demp.experiments.report.runs import Run
+from demp.experiments.report.groups import POINT, Dense, RunGroup, accuracy, plain, share, sparsity, tested
+from demp.experiments.report.runs import ReportedRun
 from demp.experiments.report.scales import evenly
 from demp.experiments.report.svg import SERIES, Figure, Panel
 from demp.experiments.report.words import listed, percent, plural, points, three, time_unit, times
@@ -15,7 +15,7 @@ from demp.files.run import DENSE
 MIXED = "Times are of different machines and do not compare: "
 
 
-def size(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int], split: str) -> Figure | None:
+def size(groups: list[RunGroup], dense: Dense, looks: Looks, index: dict[int, int], split: str) -> Figure | None:
     """Accuracy against inference FLOPs and weight sparsity; None with fewer than two settings."""
     if sum(bool(group.values(accuracy)) for group in groups) < 2:
         return None
@@ -33,7 +33,9 @@ def size(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int],
     return Figure("size", title, size_answer(groups, dense), panels, looks.legend(methods), note)
 
 
-def cost(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int], split: str, shown: Sequence[Run]):
+def cost(
+    groups: list[RunGroup], dense: Dense, looks: Looks, index: dict[int, int], split: str, shown: Sequence[ReportedRun]
+):
     """Accuracy against training FLOPs and wall-clock: ends of runs, and how the shown ones got there."""
     runs = [run for group in groups for run in group.done]
     ways = ways_of(runs, shown)
@@ -52,14 +54,14 @@ def cost(groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int],
     return Figure("cost", "What does training cost?", cost_answer(groups, dense), panels, looks.legend(methods), note)
 
 
-def ways_of(runs: Sequence[Run], shown: Sequence[Run]) -> list[Run]:
+def ways_of(runs: Sequence[ReportedRun], shown: Sequence[ReportedRun]) -> list[ReportedRun]:
     """The runs whose tests on the way are drawn: one that is shown, and the dense ones."""
     done = {id(run) for run in runs}
     ways = [run for run in shown if len(run.tests) > 1 and (len(runs) < 2 or id(run) in done)]
     return ways[:1] + [run for run in ways[1:] if run.method == DENSE]
 
 
-def flops_spent(ways: Sequence[Run]) -> Against:
+def flops_spent(ways: Sequence[ReportedRun]) -> Against:
     """Training FLOPs, with how these runs got there."""
     paths = ((run.method, by_flops(run)) for run in ways)
     return Against(
@@ -70,7 +72,7 @@ def flops_spent(ways: Sequence[Run]) -> Against:
     )
 
 
-def time_spent(ways: Sequence[Run], longest: float) -> Against:
+def time_spent(ways: Sequence[ReportedRun], longest: float) -> Against:
     """Training time, in the unit that fits the ``longest`` in seconds, with how these runs got there."""
     seconds, unit = time_unit(longest)
     paths = ((run.method, [(t.seconds / seconds, t.accuracy) for t in run.tests if t.seconds]) for run in ways)
@@ -83,7 +85,7 @@ def time_spent(ways: Sequence[Run], longest: float) -> Against:
     )
 
 
-def machines_note(runs: Sequence[Run]) -> str:
+def machines_note(runs: Sequence[ReportedRun]) -> str:
     """Where times were measured; a sentence behind others, or nothing."""
     machines = sorted({run.machine for run in runs if run.machine})
     if len(machines) > 1:
@@ -92,7 +94,7 @@ def machines_note(runs: Sequence[Run]) -> str:
 
 
 def panels_of(
-    against: Sequence[Against], groups: list[Group], dense: Dense, looks: Looks, index: dict[int, int], split: str
+    against: Sequence[Against], groups: list[RunGroup], dense: Dense, looks: Looks, index: dict[int, int], split: str
 ):
     """Panels for each that has something to show, of at most six methods."""
     panels = []
@@ -105,14 +107,14 @@ def panels_of(
     return tuple(panels)
 
 
-def by_flops(run: Run) -> list[tuple[float, float]]:
+def by_flops(run: ReportedRun) -> list[tuple[float, float]]:
     """Its tests against the share of dense training's FLOPs."""
     whole = run.value("train_flops_dense")
     return [(test.flops / whole, test.accuracy) for test in run.tests if test.flops is not None] if whole else []
 
 
-def size_answer(groups: list[Group], dense: Dense) -> str:
-    """Who needs the fewest FLOPs within a point of dense, and who is most accurate."""
+def size_answer(groups: list[RunGroup], dense: Dense) -> str:
+    """Which setting needs the fewest FLOPs within a point of dense, and which is most accurate."""
     scored = [g for g in groups if g.method != DENSE and g.values(accuracy) and g.values(share("flops"))]
     if not scored:
         return "No pruned run has ended yet."
@@ -134,8 +136,8 @@ def size_answer(groups: list[Group], dense: Dense) -> str:
     )
 
 
-def cost_answer(groups: list[Group], dense: Dense) -> str:
-    """Who spends least, in FLOPs and in time."""
+def cost_answer(groups: list[RunGroup], dense: Dense) -> str:
+    """Which setting spends least, in FLOPs and in time."""
     scored = [g for g in groups if g.method != DENSE and g.values(share("train_flops")) and g.values(accuracy)]
     if not scored:
         return "No pruned run has ended yet."

@@ -1,4 +1,4 @@
-"""Who survives: neurons that remain, by setting; and of one run, whether the dead stay dead."""
+"""Survival: neurons that remain, by setting; and of one run, whether the dead stay dead."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from demp.experiments.report.figures.looks import Looks, whole_percent
-from demp.experiments.report.groups import Group
-from demp.experiments.report.runs import Run, before
-from demp.experiments.report.scales import Scale, evenly, scale, spread
+from demp.experiments.report.groups import RunGroup
+from demp.experiments.report.runs import ReportedRun, before
+from demp.experiments.report.scales import AxisScale, evenly, scale, without_overlap
 from demp.experiments.report.svg import (
     HALF,
     NARROW,
@@ -25,7 +25,7 @@ from demp.experiments.report.svg import (
     text,
 )
 from demp.experiments.report.tags import Markup, together
-from demp.experiments.report.thin import Point
+from demp.experiments.report.thin import CurvePoint
 from demp.experiments.report.words import digits, percent, short
 from demp.files.run import DENSE
 
@@ -47,15 +47,15 @@ REVIVED = "dead/revived"
 """How many neurons that were dead at the look before are alive now."""
 
 
-def alive_share(run: Run) -> list[Point]:
+def alive_share(run: ReportedRun) -> list[CurvePoint]:
     """Neurons left over the dense network's, over time."""
     dense, points = run.value("neurons_dense"), run.series.get("prune/neurons_alive", [])
     if run.cuts:
         end = max(run.step, run.cuts[-1].step)
-        points = [*(Point(cut.step, cut.neurons) for cut in run.cuts), Point(end, run.cuts[-1].neurons)]
+        points = [*(CurvePoint(cut.step, cut.neurons) for cut in run.cuts), CurvePoint(end, run.cuts[-1].neurons)]
     elif points and 0 in listed(run.outcome.get("cut_steps")):
-        points = [Point(0, points[0].value), *points]
-    return [Point(step, value / dense) for step, value in points] if dense else []
+        points = [CurvePoint(0, points[0].value), *points]
+    return [CurvePoint(step, value / dense) for step, value in points] if dense else []
 
 
 def listed(value: Any) -> list[Any]:
@@ -63,13 +63,13 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def averaged(curves: Sequence[list[Point]], last: float) -> list[tuple[float, float]]:
+def averaged(curves: Sequence[list[CurvePoint]], last: float) -> list[tuple[float, float]]:
     """The mean of stairs on a grid; each begins at one."""
     places = [last * at / GRID for at in range(GRID + 1)]
     return [(at, statistics.fmean(1.0 if (v := before(c, at)) is None else v for c in curves)) for at in places]
 
 
-def survival(groups: list[Group], looks: Looks) -> Figure | None:
+def survival(groups: list[RunGroup], looks: Looks) -> Figure | None:
     """Neurons that remain over time, a line for every setting; None where that is not known."""
     known = [
         (g, curves) for g in groups if g.method != DENSE and (curves := [c for r in g.runs if (c := alive_share(r))])
@@ -96,7 +96,7 @@ def survival(groups: list[Group], looks: Looks) -> Figure | None:
     return Figure("survival", "When do neurons go?", answer, panels, legend, note)
 
 
-Mean = tuple[Group, list[tuple[float, float]]]
+Mean = tuple[RunGroup, list[tuple[float, float]]]
 
 
 def short_names(means: Sequence[Mean], width: float) -> list[str]:
@@ -113,10 +113,10 @@ def remaining(means: Sequence[Mean], lowest: float, last: float, looks: Looks, w
     """A line for every setting, its name at its end."""
     names = short_names(means, width)
     right = 14 + LETTER * max(map(len, names)) if names else RIGHT
-    x = Scale(0, last or 1, LEFT, width - right)
+    x = AxisScale(0, last or 1, LEFT, width - right)
     frame = Frame(width, HEIGHT, x, scale([lowest, 1.0], HEIGHT - BOTTOM, TOP, pad=0.03))
     parts = [frame.axes(short, whole_percent, "step", "neurons that remain")]
-    ends = spread([frame.y(mean[-1][1]) + 4 for _, mean in means], 14, TOP, HEIGHT - BOTTOM)
+    ends = without_overlap([frame.y(mean[-1][1]) + 4 for _, mean in means], 14, TOP, HEIGHT - BOTTOM)
     for (group, _), name, y in zip(means, names, ends, strict=False):
         parts.append(text(x.end + 6, y, name, kind=f"t {looks.kind(group.method)}", title=group.name))
     for group, mean in means:
@@ -126,7 +126,7 @@ def remaining(means: Sequence[Mean], lowest: float, last: float, looks: Looks, w
     return figure(width, HEIGHT, together(parts), "Neurons that remain against the step")
 
 
-def revival(run: Run) -> Figure | None:
+def revival(run: ReportedRun) -> Figure | None:
     """Do dead neurons stay dead? None where the run had no monitor."""
     known = [(words, kind, points) for name, words, kind in SHARES if len(points := run.series.get(name, [])) > 1]
     back = run.series.get(REVIVED, [])
@@ -143,14 +143,14 @@ def revival(run: Run) -> Figure | None:
     return Figure("revival", "Do the dead stay dead?", revived(run), tuple(panels), legend)
 
 
-Known = Sequence[tuple[str, str, list[Point]]]
+Known = Sequence[tuple[str, str, list[CurvePoint]]]
 
 
 def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], str] = short) -> Markup:
     """Series of a monitor, from zero."""
     last = max(points[-1].step for _, _, points in known)
     values = [point.value for _, _, points in known for point in points]
-    x = Scale(0, last or 1, LEFT, width - RIGHT)
+    x = AxisScale(0, last or 1, LEFT, width - RIGHT)
     frame = Frame(width, HEIGHT, x, scale([0.0, *values], HEIGHT - BOTTOM, TOP, zero=True))
     parts = [frame.axes(short, y_words, "step", y_label)]
     for words, kind, points in known:
@@ -160,7 +160,7 @@ def lines(known: Known, width: float, y_label: str, y_words: Callable[[float], s
     return figure(width, HEIGHT, together(parts), f"{y_label} against the step")
 
 
-def revived(run: Run) -> str:
+def revived(run: ReportedRun) -> str:
     """Return sentences on how many dead neurons came back to life."""
     sentences, back = [], run.series.get(REVIVED, [])
     still, overlap = run.series.get("dead/still", []), run.series.get("dead/overlap", [])
