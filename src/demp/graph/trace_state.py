@@ -77,12 +77,12 @@ class TraceState:
         """What is known of a tensor that may be on its way through a channel shuffle."""
         return self.known.get(tensor)
 
-    def settle(self, tensor: Tensor, *, packed: bool = False) -> None:
+    def settle(self, tensor: Tensor, *, parts: int | None = None) -> None:
         """Channels in a grid are followed as a view from now on: see `Settle`."""
         found = self.known.get(tensor)
         if isinstance(found, Grid):
             with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
-                self.known[tensor] = found.settle(packed=packed)
+                self.known[tensor] = found.settle(parts=parts)
 
     def learn(self, seat: Seat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
         """A call of the user's code was followed as a whole: what it made."""

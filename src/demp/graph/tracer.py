@@ -22,7 +22,7 @@ from demp.graph.grids import Grid
 from demp.graph.heads import repeats_one
 from demp.graph.operations import Call
 from demp.graph.rules import Rule, find, unknown
-from demp.graph.shuffle_rules import moved, settled, takes_parts
+from demp.graph.shuffle_rules import moved, settled, taken_apart
 from demp.graph.signs import signed
 from demp.graph.trace_state import TraceState
 from demp.graph.zeros import follow_lifted
@@ -76,8 +76,9 @@ def follow_operation(trace: TraceState, call: Call) -> None:
 
 def stays_grid(trace: TraceState, rule: Rule, call: Call, grid: Grid) -> bool:
     """Does the operation only move the axes of a grid? Then what came out is noted as one, too."""
-    if takes_parts(call, grid):
-        trace.settle(call.args[0], packed=True)
+    parts = taken_apart(call, grid)
+    if parts is not None:
+        trace.settle(call.args[0], parts=parts)
         return False
     after = moved(call, grid, settled(trace, rule, call, trace.call_at))
     if after is not None:
