@@ -27,10 +27,8 @@ def view(trace: TraceState, call: Call, *, parts: int | None = None) -> Labels:
     for old_dims, new_sizes in regroup(tuple(source.shape), tuple(call.out.shape)):
         sizes = [source.shape[d] for d in old_dims]
         block: list[Axis | None] = [None] * len(new_sizes)
-        for at, dim in enumerate(old_dims):
-            axis = labels.axes[dim]
-            if axis is None:
-                continue
+        carrying = [(at, dim, axis) for at, dim in enumerate(old_dims) if (axis := labels.axes[dim]) is not None]
+        for at, dim, axis in sorted(carrying, key=lambda one: one[2].born < 0):  # of two that merge, what was computed
             followed = follow(sizes, at, new_sizes, axis.ids)
             if followed is not None:
                 to, made, inner = followed[0], axis.take(followed[1]), None
