@@ -22,6 +22,10 @@ FAMILIES = {
         **TINY, "num_key_value_heads": 2, "head_dim": 8, "moe_intermediate_size": 12, "num_experts": 3,
         "num_experts_per_tok": 2,
     },
+    "Qwen2MoeForCausalLM": {
+        **TINY, "num_key_value_heads": 2, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 20,
+        "num_experts": 3, "num_experts_per_tok": 2,
+    },
 }  # fmt: skip
 
 
@@ -69,6 +73,8 @@ def test_heads_that_no_config_can_say_keep_the_spec(family, why, tmp_path):
         ("MixtralForCausalLM", "attention", [0], "num_attention_heads"),
         ("MixtralForCausalLM", "mlp", [1, 2, 5], "intermediate_size"),
         ("Qwen3MoeForCausalLM", "mlp", [1, 2, 5], "moe_intermediate_size"),
+        ("Qwen2MoeForCausalLM", "mlp", [1, 2, 5], "moe_intermediate_size"),
+        ("Qwen2MoeForCausalLM", "mlp", [1, 2, 5], "shared_expert_intermediate_size"),
         ("FalconForCausalLM", "mlp", [1, 2, 5], "ffn_hidden_size"),
     ],
 )
@@ -79,7 +85,10 @@ def test_widths_of_experts_are_in_the_config_and_the_note_says_how_they_are_comp
     report = demp.export(model, tmp_path / "out", to="safetensors", example_inputs=inputs)
     assert report.loads_with == "transformers", report.notes
     told = {"experts_implementation": "eager"} if family != "FalconForCausalLM" else {}
-    assert ("experts_implementation='eager'" in report.notes[-1]) == bool(told)
+    options = "experts_implementation='eager'" if told else ""
+    assert (options in report.notes[-1], report.options) == (True, options)
+    arguments = f'".", {options}' if told else '"."'
+    assert f"model = {family}.from_pretrained({arguments})" in (tmp_path / "out" / "README.md").read_text()
     with transformers_folder.silent():
         loaded = type(model).from_pretrained(tmp_path / "out", **told).eval()
     assert getattr(loaded.config, field) < getattr(model.config, field)

@@ -123,8 +123,8 @@ def test_frozen_scales_are_left_alone_and_said():
     before = model.norm1.weight.clone()
     scales.apply(Shrink(factors=torch.zeros(graph.classes)), graph.dense)
     assert torch.equal(model.norm1.weight, before) and not model.norm2.weight.any()
-    has = scales.scaled(graph.dense)
-    assert not has[graph.layer("act1").classes].any() and has[graph.layer("act2").classes].all()
+    frozen = scales.frozen(graph.dense)
+    assert frozen[graph.layer("act1").classes].all() and not frozen[graph.layer("act2").classes].any()
 
 
 def test_after_a_cut_each_scale_still_belongs_to_its_neuron():

@@ -25,7 +25,7 @@ model = demp.load(build, ".")  # build() makes the dense network""",
 model, facts = artifact.load(".")""",
     "transformers": """from transformers import {model}
 
-model = {model}.from_pretrained(".")""",
+model = {model}.from_pretrained({arguments})""",
 }
 """How each kind of file is read, from inside its folder."""
 
@@ -41,7 +41,9 @@ def card(report: ExportReport, summary: Mapping[str, Any] | None, builder: Mappi
     if builder and "data" in builder:
         parts.append(_inputs(builder["data"]))
     way = "trainer" if report.loads_with == "demp.load" and builder else report.loads_with
-    parts.append(f"## Load it\n\n```python\n{LOADING[way].format(file=report.file, model=report.model)}\n```")
+    arguments = ", ".join(['"."', *filter(None, [report.options])])
+    code = LOADING[way].format(file=report.file, model=report.model, arguments=arguments)
+    parts.append(f"## Load it\n\n```python\n{code}\n```")
     parts.append(_check(report))
     if report.timings:
         parts.append(_speed(report))

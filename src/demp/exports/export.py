@@ -142,6 +142,7 @@ def _report(
         flops_dense=dense["flops"],
         timings=timings,
         notes=written.notes,
+        options=written.options,
     )
 
 

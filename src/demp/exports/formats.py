@@ -51,6 +51,8 @@ class Written:
     model: str
     """Class of what the file holds."""
     notes: tuple[str, ...] = ()
+    options: str = ""
+    """See `ExportReport`."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,12 @@ def library_folder(subject: Subject, folder: Path) -> tuple[Written | None, str]
         for name in transformers_folder.FILES:
             (folder / name).unlink(missing_ok=True)
         return None, f"a {kind(library)} of these widths {otherwise}: its folder loads with demp.load"
-    more = transformers_folder.loading_note(transformers_folder.part_of(subject.model), folder)
-    notes = ("an ordinary transformers folder: config.json says the widths", *([more] if more else []))
-    return Written(artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library), notes), ""
+    told = transformers_folder.loading_options(transformers_folder.part_of(subject.model), folder)
+    notes = ["an ordinary transformers folder: config.json says the widths"]
+    if told:
+        notes.append(f"the model computes its experts with {told}; give that to from_pretrained")
+    own = artifact.WEIGHTS, "transformers", lambda inputs: answers(twin, inputs), kind(library)
+    return Written(*own, tuple(notes), told), ""
 
 
 def otherwise_than(subject: Subject, other: nn.Module) -> str:

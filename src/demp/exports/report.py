@@ -52,6 +52,8 @@ class ExportReport:
     timings: tuple[Timing, ...] = ()
     """Empty unless it was measured."""
     notes: tuple[str, ...] = ()
+    options: str = ""
+    """What the loader has to be told beside the folder, as Python code: ``experts_implementation='eager'``."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts."""

@@ -26,6 +26,7 @@ WIDTHS = (
     "hidden_dim",
     "ffn_hidden_size",
     "moe_intermediate_size",
+    "shared_expert_intermediate_size",
 )
 """Fields of transformers configs that hold the width of the hidden layers which demp cuts."""
 
@@ -234,15 +235,18 @@ def experts(own: Any) -> Any:
     return own.get_experts_implementation() if hasattr(own, "get_experts_implementation") else None
 
 
-def loading_note(own: Any, folder: Path) -> str:
-    """What `from_pretrained` needs, beside the folder, to compute experts as the model does, if anything."""
+def loading_options(own: Any, folder: Path) -> str:
+    """What `from_pretrained` has to be told, beside the folder, to compute experts as the model does, as Python code.
+
+    Empty where it has to be told nothing.
+    """
     with silent():
         usual = experts(on_meta(own, type(own.config).from_pretrained(folder, local_files_only=True)))
     wanted = experts(own)
     if usual == wanted:
         return ""
     value = wanted[""] if set(wanted.values()) == {wanted[""]} else wanted
-    return f"the model computes its experts with experts_implementation={value!r}; give that to from_pretrained"
+    return f"experts_implementation={value!r}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from demp.graph.drawn import binds
 from demp.graph.elements import Axis, Labels
 from demp.graph.heads import note_heads, shared
 from demp.graph.operations import Call
@@ -91,8 +92,10 @@ def with_masks(trace: TraceState, heads: Axis, masks: list[Tensor], at: int) -> 
         if dim < 0 or mask.shape[dim] == 1:
             continue
         axis = trace.labels(mask).axes[dim]
-        if axis is None and mask.stride(dim) != 0:
+        if axis is None and binds(trace.labels(mask), mask, dim):
             trace.freeze_axis(heads, "attention with a mask of its own for each head, made in the forward")
         elif axis is not None:
             heads = trace.unite(heads, axis)
+        else:
+            trace.fit([mask], 3, heads)
     return heads

@@ -166,7 +166,7 @@ def known(
         if not isinstance(out, Tensor):
             return None
         step = Call("view", torch.ops.aten.view.default, (args[0],), {}, out)
-        found = regroup(trace, call, out, settled(trace, view, step, call, packed=True))
+        found = regroup(trace, call, out, settled(trace, view, step, call, told=True))
         if isinstance(found, Grid):
             trace.note(out, found)
             return found

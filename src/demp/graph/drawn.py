@@ -32,13 +32,20 @@ NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or 
 
 
 def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
-    """Do values along an axis without neurons differ? Not those of noise, of one value everywhere, or expanded ones."""
-    return not labels.noise and not labels.uniform and tensor.stride(dim) != 0
+    """Do values along an axis without neurons differ? Not those of noise, or of one value there or everywhere."""
+    return not labels.noise and not labels.uniform and dim not in labels.alike and tensor.stride(dim) != 0
 
 
-def forget_uniform(labels_of: MutableMapping[Tensor, Any], tensors: Iterable[Tensor]) -> None:
-    """What was filled with one value may hold others from now on, by itself or through a view."""
+def forget_uniform(labels_of: MutableMapping[Tensor, Any], tensors: Iterable[Tensor], *, written: bool) -> bool:
+    """What was filled with one value may hold others from now on, by itself or through a view. Was there such a tensor?
+
+    Until it is ``written`` into it is the same along all axes.
+    """
+    found = False
     for tensor in tensors:
         labels = labels_of.get(tensor)
         if isinstance(labels, Labels) and labels.uniform:
-            labels_of[tensor] = replace(labels, uniform=False)
+            alike = frozenset() if written else frozenset(range(tensor.dim()))
+            labels_of[tensor] = replace(labels, uniform=False, alike=alike)
+            found = True
+    return found

@@ -53,6 +53,8 @@ class Labels:
     """One head, repeated for all heads of a query."""
     uniform: bool = False
     """Made with one value everywhere, and not written into since: like noise it binds no neuron."""
+    alike: frozenset[int] = frozenset()
+    """Axes without neurons along which it is the same everywhere, as a mask for every head is along the heads."""
     nonnegative: bool = False
     """Certainly nowhere below zero."""
     squares_of: "tuple[Axis | None, ...]" = ()

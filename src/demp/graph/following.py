@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from demp.errors import TraceError, UsageError
+from demp.errors import UsageError
 from demp.graph import calls
 from demp.graph.attributes import counted, groups_of
 from demp.graph.branches import Escapes, frames_of, freeze_forks
 from demp.graph.forward import Inputs, hooks_off, module_stack, relevant, run, stand_ins
 from demp.graph.inputs import tensors_in
 from demp.graph.joins import SumSeat, SumWatch
-from demp.graph.numbers import Numbers
+from demp.graph.numbers import Numbers, WidthError
 from demp.graph.random_state import SEED
 from demp.graph.recomputed import Position, UserCalls
 from demp.graph.recording import USUAL, Offer
@@ -64,19 +64,20 @@ class Forward:
         """The same forward on stand-ins of fewer neurons: what counts of its output, and what it left on modules.
 
         Raises:
-            TraceError: it computes with numbers that the forward of the dense model does not have.
+            WidthError: it computes with numbers that the forward of the dense model does not have.
         """
-        out, left, found = self._run(model, inputs, tensors, training)
-        if found - self.numbers and self._run(model, inputs, self.substitutes, training)[2] <= self.numbers:
-            raise TraceError(f"the forward computes with the width: {', '.join(sorted(found - self.numbers))}")
+        out, left, seen = self._run(model, inputs, tensors, training)
+        new = seen.found - self.numbers
+        if new and self._run(model, inputs, self.substitutes, training)[2].found <= self.numbers:
+            raise WidthError(f"the forward computes with the width: {', '.join(sorted(new))}", seen.lines[min(new)])
         return all_that_counts(out, self.trace.recording.offer, self.vehicle, training), left
 
     def _run(
         self, model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], training: bool
-    ) -> tuple[Any, list[Tensor], set[str]]:
-        numbers = Numbers()
+    ) -> tuple[Any, list[Tensor], Numbers]:
+        numbers = Numbers(self.numbers)
         out, left = run(model, tensors, inputs, self.vehicle, modes=(numbers,), training=training, seed=self.seed)
-        return out, left, numbers.found
+        return out, left, numbers
 
     def freeze_outputs(self, parameters: Mapping[str, Tensor], known: Set[str] = frozenset()) -> None:
         """Neurons that leave the model, or that a forward which looks at values may treat otherwise, stay.

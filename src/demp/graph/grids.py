@@ -10,9 +10,13 @@ from demp.graph.recording import CallSeen
 
 
 class Settle(Protocol):
-    """Labels of a grid as an ordinary tensor; ``packed``: what lies at one place of all its parts is one neuron."""
+    """Labels of a grid as an ordinary tensor.
 
-    def __call__(self, *, packed: bool = False) -> Labels:
+    ``parts``: the axis of the grid whose entries are taken apart (query, key and value): what lies at one place of all
+    of them is one neuron. None: nothing has said so.
+    """
+
+    def __call__(self, *, parts: int | None = None) -> Labels:
         """Return the labels that the tensor has as an ordinary one."""
         ...
 

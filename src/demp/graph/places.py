@@ -4,9 +4,10 @@ import functools
 import itertools
 import os
 import sys
+import traceback
 import zlib
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,31 @@ PLANNED = "planned_forward", str(Path(__file__).with_name("joins.py"))
 """The function that runs a module's code under its plans, and its file."""
 CALL = nn.Module._call_impl.__code__
 STEP = "|"
+
+
+def line_of(frame: FrameType, line: int) -> str:
+    """A line of a function as a reader finds it: ``Attention.forward (attention.py, line 41)``."""
+    code = frame.f_code
+    return f"{code.co_qualname} ({Path(code.co_filename).name}, line {line})"
+
+
+def is_between(frame: FrameType) -> bool:
+    """Is it code of torch or of demp, or of no file?"""
+    return frame.f_code.co_filename.startswith((*BETWEEN, "<"))
+
+
+def failing_line(error: BaseException) -> str:
+    """The innermost line of the user's code, or of a library's, in which an error was raised; empty if in none."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not is_between(frame)]
+    return line_of(*frames[-1]) if frames else ""
+
+
+def running_line() -> str:
+    """The line of the user's code that runs now; empty outside of any."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_between(frame):
+        frame = frame.f_back
+    return "" if frame is None else line_of(frame, frame.f_lineno)
 
 
 class Place(NamedTuple):

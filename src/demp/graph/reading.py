@@ -29,7 +29,7 @@ from demp.graph.forward import (
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import HEADS
 from demp.graph.recording import Offer, Outputs, Recording
-from demp.graph.rehearsal import HARD_CODED, coupled_groups, raise_if_hard_coded, survives
+from demp.graph.rehearsal import HARD_CODED, as_refused, coupled_groups, raise_if_hard_coded, survives
 from demp.graph.scripted import raise_if_unreadable
 from demp.graph.training import AUXILIARY, learn, learn_calls
 from demp.parallel import user_class, user_module, whole_parameters
@@ -195,8 +195,10 @@ class Rehearsal:
         planned = None if graph is whole else written_into(every, graph.refused_layers())
         if planned is not None:
             planned = self._whole(planned) or planned
-            graph = max(graph, self._refused(planned), key=NeuronGraph.removable)
-        return graph, graph is whole or graph is planned
+            last = self._refused(planned)
+            graph = max(graph, last, key=NeuronGraph.removable)
+            return as_refused(graph, last), graph is planned
+        return graph, graph is whole
 
     def _whole(self, graph: NeuronGraph) -> NeuronGraph | None:
         """None if the graph does not run; without plans where all views follow a cut as they are written, if it may."""

@@ -70,7 +70,7 @@ def split(
     """The first of the new dimensions that a neuron axis becomes, if what lies behind it can go as one; else None.
 
     The outputs of a linear layer that become a map (``view(B, C, H, W)``) go channel by channel. Of ``packed`` ones
-    (query, key and value in one) it is the second: the neurons of all parts at one place go as one.
+    (query, key and value in one, in front) it is the second: the neurons of all parts at one place go as one.
     """
     position = positions_in(sizes, at)
     if position is None:

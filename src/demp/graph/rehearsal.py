@@ -14,8 +14,10 @@ from demp.graph.call_plans import plan_calls
 from demp.graph.inputs import tensors_in
 from demp.graph.joins import joined
 from demp.graph.neurons import GraphState, NeuronGraph
+from demp.graph.numbers import WidthError
 from demp.graph.order import is_whole
 from demp.graph.parts import Refusal
+from demp.graph.places import failing_line
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant, or a number)"
 
@@ -30,9 +32,12 @@ Forward = Callable[[Mapping[str, Tensor]], Any]
 def raise_if_hard_coded(
     graph: NeuronGraph, model: nn.Module, tensors: Mapping[str, Tensor], forward: Forward, reference: Any, reason: str
 ) -> NeuronGraph:
-    """The graph without the groups of layers whose narrowing makes the forward fail or its output change shape."""
-    groups = coupled_groups(graph)
-    failing = find_failing(groups, lambda some: survives(graph, model, tensors, forward, reference, some))
+    """The graph without the groups of layers whose narrowing makes the forward fail or its output change shape.
+
+    The ``reason`` of their refusal is given the line of the user's code that failed.
+    """
+    groups, lines = coupled_groups(graph), dict[str, str]()
+    failing = find_failing(groups, lambda some: survives(graph, model, tensors, forward, reference, some, lines))
     if not failing:
         return graph
     names = {name for group in failing for name in group}
@@ -41,7 +46,7 @@ def raise_if_hard_coded(
         for layer in graph.layers
     )
     refused = tuple(
-        Refusal(layer.name, reason, int(layer.removable.sum()))
+        Refusal(layer.name, reason + lines.get(kind_of(layer.name), ""), int(layer.removable.sum()))
         for layer in graph.layers
         if layer.name in names and bool(layer.removable.any())
     )
@@ -56,6 +61,13 @@ def raise_if_hard_coded(
         slots=slots,
         index={layer.name: layer for layer in layers},
     )
+
+
+def as_refused(graph: NeuronGraph, last: NeuronGraph) -> NeuronGraph:
+    """The graph with the reasons of another, in which a cut plans more of the forward: the line that fails even so."""
+    why = {refusal.name: refusal for refusal in last.refused if refusal.reason.startswith(HARD_CODED)}
+    refused = tuple(why.get(one.name, one) if one.reason.startswith(HARD_CODED) else one for one in graph.refused)
+    return graph if refused == graph.refused else replace(graph, refused=refused)
 
 
 def coupled_groups(graph: NeuronGraph) -> list[list[str]]:
@@ -88,7 +100,7 @@ def find_failing(groups: list[list[str]], survive: Callable[[list[list[str]]], b
         return groups
     kinds: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
     for group in groups:
-        kinds[tuple(re.sub(r"\d+", "", name) for name in group)].append(group)
+        kinds[tuple(map(kind_of, group))].append(group)
     if 1 < len(kinds) <= len(groups) / MANY:
         return [group for kind in kinds.values() for group in find_failing(kind, survive)]
     samples = (0, len(groups) // 2, -1) if len(kinds) == 1 and len(groups) >= MANY else ()
@@ -98,6 +110,11 @@ def find_failing(groups: list[list[str]], survive: Callable[[list[list[str]]], b
     return find_failing(groups[:half], survive) + find_failing(groups[half:], survive)
 
 
+def kind_of(layer: str) -> str:
+    """The name of a layer without the numbers of blocks: layers that stand in the same place of their block."""
+    return re.sub(r"\d+", "", layer)
+
+
 def survives(
     graph: NeuronGraph,
     model: nn.Module,
@@ -105,8 +122,11 @@ def survives(
     forward: Forward,
     reference: Any,
     groups: list[list[str]],
+    lines: dict[str, str] | None = None,
 ) -> bool:
     """Does the forward run with a few neurons fewer in each group, and give outputs of the same shape?
+
+    In which line it fails for a group alone goes into ``lines``, by kind of layer.
 
     Other channels go in every group, and other numbers of them: sums of two widths are rehearsed, and a group that
     takes its width from another's shape fails.
@@ -127,7 +147,10 @@ def survives(
             joined(model, state.residual_adds, plan_calls(state, rehearsing=True)),
         ):
             out = forward(small)
-    except Exception:  # any failure of the user's forward means the same: this width cannot change
+    except Exception as error:  # any failure of the user's forward means the same: this width cannot change
+        line = error.line if isinstance(error, WidthError) else failing_line(error)
+        if lines is not None and line and len(groups) == 1:
+            lines.update(dict.fromkeys(map(kind_of, groups[0]), f"; with fewer it fails in {line}"))
         return False
     return shapes_of(out) == shapes_of(reference)
 

@@ -4,6 +4,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from demp.graph.call_rules import Landing, note_view, plans_parts
 from demp.graph.elements import Axis, Labels
@@ -15,26 +16,25 @@ from demp.graph.zeros import note_lifted
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias")
-def view(trace: TraceState, call: Call, *, packed: bool = False) -> Labels:
-    """Regroup axes: a neuron axis may be repeated by merging; what splitting it leaves goes as `split` says."""
-    source, plan = call.args[0], trace.call_at and trace.call_at.plan
+def view(trace: TraceState, call: Call, *, parts: int | None = None) -> Labels:
+    """Regroup axes: a neuron axis may be repeated by merging; what splitting it leaves goes as `split` says.
+
+    ``parts``: which of the axes that a neuron axis is split into is taken apart later.
+    """
+    source = call.args[0]
     labels = trace.labels(source)
     new: list[Axis | None] = []
     for old_dims, new_sizes in regroup(tuple(source.shape), tuple(call.out.shape)):
         sizes = [source.shape[d] for d in old_dims]
         block: list[Axis | None] = [None] * len(new_sizes)
-        for at, dim in enumerate(old_dims):
-            axis = labels.axes[dim]
-            if axis is None:
-                continue
+        carrying = [(at, dim, axis) for at, dim in enumerate(old_dims) if (axis := labels.axes[dim]) is not None]
+        for at, dim, axis in sorted(carrying, key=lambda one: one[2].born < 0):  # of two that merge, what was computed
             followed = follow(sizes, at, new_sizes, axis.ids)
             if followed is not None:
                 to, made, inner = followed[0], axis.take(followed[1]), None
             else:
-                ahead = new_sizes[: max(0, plan.sizes[0] - len(new))] if plan is not None and plan.sizes else []
-                second = 0 < len(ahead) < len(new_sizes) and max(ahead) > 1
-                several = packed or second or (source.dim() > 2 and len(new_sizes) == 3 and new_sizes[0] in PACKED)
-                to, made = split(trace, axis, sizes, at, new_sizes, packed=several) or (0, None)
+                packed = parts == 0 if parts is not None else is_packed(trace, source, len(new), new_sizes)
+                to, made = split(trace, axis, sizes, at, new_sizes, packed=packed) or (0, None)
                 inner = tuple(new_sizes[to + 1 :])
             behind = tuple(source.shape[old_dims[-1] + 1 :][:1]) == (1,)
             place = (old_dims[0], len(old_dims), len(new), len(new_sizes), int(behind))
@@ -49,6 +49,17 @@ def view(trace: TraceState, call: Call, *, packed: bool = False) -> Labels:
                 trace.freeze_axis(axis, "a view splits or mixes the neuron axis")
         new.extend(block)
     return Labels(tuple(new), labels.source, labels.constant, labels.computed_from, labels.scale)
+
+
+def is_packed(trace: TraceState, source: Tensor, at: int, sizes: list[int]) -> bool:
+    """Do parts of one layer come before its heads in a view that makes these ``sizes``, from axis ``at`` on?
+
+    An earlier cut knows. Where nothing does, two or three in front of two other axes are taken for parts.
+    """
+    plan = trace.call_at and trace.call_at.plan
+    if plan is not None and plan.sizes and at <= plan.sizes[0] < at + len(sizes):
+        return max(sizes[: plan.sizes[0] - at], default=1) > 1
+    return source.dim() > 2 and len(sizes) == 3 and sizes[0] in PACKED
 
 
 @rule("t", "transpose", "permute", "unsqueeze", "squeeze", "squeeze_", "unsqueeze_", "t_", "transpose_", "movedim")

@@ -25,7 +25,7 @@ REGROUPS = ("view", "flatten")
 PICKS = frozenset({"select", "unbind", "split", "chunk", "unsafe_split", "unsafe_chunk"})
 """ATen operations that take parts of an axis."""
 PARTS = (2, 3)
-"""So long is the first axis of a grid whose entries may be parts of one layer (a gate, and what it gates)."""
+"""So long is an axis of a grid whose entries may be parts of one layer: a gate and what it gates; query, key, value."""
 
 
 def regroup(trace: TraceState, call: UserCall, out: Tensor, settle: Settle) -> Grid | Labels | None:
@@ -83,12 +83,18 @@ def merged(trace: TraceState, call: UserCall, grid: Grid, source: Tensor, out: T
     return Labels(tuple(axes[d] for d in range(out.dim())))
 
 
-def takes_parts(call: Call, grid: Grid) -> bool:
-    """Does an operation take the entries of a grid's first axis apart?"""
-    if call.name not in PICKS or len(grid.dims) != 2 or len(grid.order) not in PARTS:
-        return False
+def taken_apart(call: Call, grid: Grid) -> int | None:
+    """The axis of a grid whose entries an operation takes apart; None if it does not.
+
+    Of two axes it is the first, of three (parts, heads and channels, in any order) any.
+    """
+    if call.name not in PICKS or len(grid.dims) not in (2, 3):
+        return None
     at = 1 if call.name in ("select", "unbind") else 2
-    return call.arg(at, "dim", 0) % call.args[0].dim() == grid.dims[0]
+    dim = call.arg(at, "dim", 0) % call.args[0].dim()
+    axis = grid.dims.index(dim) if dim in grid.dims else -1
+    possible = axis == 0 or (axis > 0 and len(grid.dims) == 3)
+    return axis if possible and grid.order.shape[axis] in PARTS else None
 
 
 def moved(call: Call, grid: Grid, settle: Settle) -> Grid | None:
@@ -105,14 +111,14 @@ def moved(call: Call, grid: Grid, settle: Settle) -> Grid | None:
     return Grid(grid.axis, grid.order, tuple(new[d] for d in grid.dims), others, grid.first, settle)
 
 
-def settled(trace: TraceState, rule: Any, call: Any, at: UserCall | None, **packing: Any) -> Settle:
-    """Labels by the ordinary rule, as if the call ran now; ``packing``: what it is told where parts are packed."""
+def settled(trace: TraceState, rule: Any, call: Any, at: UserCall | None, *, told: bool = False) -> Settle:
+    """Labels by the ordinary rule, as if the call ran now; ``told``: it asks which axis is taken apart."""
 
-    def run(*, packed: bool = False) -> Labels:
+    def run(*, parts: int | None = None) -> Labels:
         before, trace.call_at = trace.call_at, at
         try:
-            trace.settle(call.args[0], packed=packed)
-            return rule(trace, call, **(packing if packed else {})) or trace.bare(call.out)
+            trace.settle(call.args[0], parts=parts)
+            return rule(trace, call, **({"parts": parts} if told else {})) or trace.bare(call.out)
         finally:
             trace.call_at = before
 

@@ -39,6 +39,8 @@ class TraceState:
         """Shape and steps in memory that the first operand had before the operation, which may have changed it."""
         self.filled = False
         """Was any tensor made with one value everywhere?"""
+        self.repeated = False
+        """Is any tensor known to be the same along an axis?"""
         self.written: dict[int, Any] = {}
         """See `signed`."""
         self.paused = False
@@ -77,12 +79,12 @@ class TraceState:
         """What is known of a tensor that may be on its way through a channel shuffle."""
         return self.known.get(tensor)
 
-    def settle(self, tensor: Tensor, *, packed: bool = False) -> None:
+    def settle(self, tensor: Tensor, *, parts: int | None = None) -> None:
         """Channels in a grid are followed as a view from now on: see `Settle`."""
         found = self.known.get(tensor)
         if isinstance(found, Grid):
             with torch._C.DisableTorchFunction():  # a hook may ask: what is computed here is no call of the user's
-                self.known[tensor] = found.settle(packed=packed)
+                self.known[tensor] = found.settle(parts=parts)
 
     def learn(self, seat: CallSeat, operands: list[Tensor], found: list[tuple[Tensor, Labels]]) -> None:
         """A call of the user's code was followed as a whole: what it made."""
@@ -154,10 +156,11 @@ class TraceState:
         return Labels(tuple(axes), constant=all(labels.constant for labels in all_labels))
 
     def fit(self, operands: list[Tensor], from_end: int, axis: Axis) -> None:
-        """A tensor of one value with this many positions has the width of these neurons: others that it meets too."""
+        """A tensor of one value along this many positions has the width of these neurons: others that it meets too."""
         for tensor in operands:
             labels, at = self.labels(tensor), tensor.dim() - from_end
-            if not labels.uniform or at < 0 or labels.axes[at] is not None or tensor.stride(at) == 0:
+            same = labels.uniform or at in labels.alike
+            if not same or at < 0 or labels.axes[at] is not None or tensor.stride(at) == 0:
                 continue
             if tensor.shape[at] == len(axis.ids) > 1:
                 axes = (*labels.axes[:at], axis.bare(), *labels.axes[at + 1 :])

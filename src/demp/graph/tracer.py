@@ -16,13 +16,14 @@ from demp.graph import (  # noqa: F401  (rules)
     shape_rules,
     space_rules,
 )
+from demp.graph.alike import forget_alike, with_alike
 from demp.graph.drawn import FILLS, forget_uniform, is_noise
 from demp.graph.elements import Labels
 from demp.graph.grids import Grid
 from demp.graph.heads import repeats_one
 from demp.graph.operations import Call
 from demp.graph.rules import Rule, find, unknown
-from demp.graph.shuffle_rules import moved, settled, takes_parts
+from demp.graph.shuffle_rules import moved, settled, taken_apart
 from demp.graph.signs import signed
 from demp.graph.trace_state import TraceState
 from demp.graph.zeros import follow_lifted
@@ -57,8 +58,12 @@ def follow_operation(trace: TraceState, call: Call) -> None:
     if isinstance(grid, Grid) and stays_grid(trace, rule, call, grid):
         return
     result = rule(trace, call)
-    if trace.filled and (call.op.is_view or call.op._schema.is_mutable):
-        forget_uniform(trace.known, trace.tensors(call.args))
+    written = call.op._schema.is_mutable
+    if trace.filled and (call.op.is_view or written):
+        found = forget_uniform(trace.known, trace.tensors(call.args), written=written)
+        trace.repeated = trace.repeated or found
+    if trace.repeated and written:
+        forget_alike(trace, call)
     operands = [trace.labels(t) for t in trace.tensors((call.args, call.kwargs))]
     for labels in operands:
         if labels.chosen is not None:
@@ -76,8 +81,9 @@ def follow_operation(trace: TraceState, call: Call) -> None:
 
 def stays_grid(trace: TraceState, rule: Rule, call: Call, grid: Grid) -> bool:
     """Does the operation only move the axes of a grid? Then what came out is noted as one, too."""
-    if takes_parts(call, grid):
-        trace.settle(call.args[0], packed=True)
+    parts = taken_apart(call, grid)
+    if parts is not None:
+        trace.settle(call.args[0], parts=parts)
         return False
     after = moved(call, grid, settled(trace, rule, call, trace.call_at))
     if after is not None:
@@ -102,4 +108,5 @@ def completed(
         labels = replace(labels, copies=True)
     if call.name in FILLS:
         labels, trace.filled = replace(labels, uniform=True), True
+    labels = with_alike(trace, call, tensor, labels)
     return signed(call, operands, labels, trace.written)

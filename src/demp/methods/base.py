@@ -85,6 +85,10 @@ class View(Protocol):
         """Per class: the size of what scales the neuron's output; 0 where nothing does. See ``OutputScales.sizes``."""
         ...
 
+    def frozen(self) -> Tensor:
+        """Per class: does something frozen scale the neuron's output? See ``OutputScales.frozen``."""
+        ...
+
     def parameters(self) -> Mapping[str, Tensor]:
         """Trainable parameters by first name, whole, at present widths."""
         ...

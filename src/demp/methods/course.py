@@ -144,7 +144,7 @@ class Course:
         goals = goals_at(view.meter, self.phase.budget, share)
         if view.meter.lack(goals, after):
             found = self._choice(view, after, goals)
-            notes.append(self._message(view, after, goals, found))
+            notes += [self._message(view, after, goals, found), *said_of_frozen(view, found.chosen)]
             if self.done:
                 going = going | found.chosen
             else:
@@ -201,6 +201,18 @@ class Course:
 def remaining(progress: float) -> float:
     """What is left of a fading neuron's scale: ``(1 + cos(pi p)) / 2``, from 1 to exactly 0."""
     return 0.0 if progress >= 1 else (1 + math.cos(math.pi * max(progress, 0.0))) / 2
+
+
+def said_of_frozen(view: View, chosen: Tensor) -> list[str]:
+    """What to know of neurons that are about to fade where frozen weights scale them; nothing of others."""
+    count = int((chosen & view.frozen()).sum())
+    if not count:
+        return []
+    return [
+        f"{count} of them are scaled by frozen weights (LoRA: of the base), which do not fade and do not say how the "
+        "loss minds them: their removal changes the outputs by the drift of its report. Train these weights, or prune "
+        "before they are frozen"
+    ]
 
 
 def spent(meter: Meter, goals: Mapping[str, float], removed: Tensor) -> str:

@@ -104,6 +104,10 @@ class LiveView(OfRun, EarlierView):
         """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
         return self._run.scales.sizes(self.state)
 
+    def frozen(self) -> Tensor:
+        """Neurons that something frozen scales."""
+        return self._run.scales.frozen(self.state)
+
     def parameters(self) -> Mapping[str, Tensor]:
         """Trainable parameters by first name."""
         tensors, _ = first_names(self._shrinking.model)

@@ -49,11 +49,12 @@ class OutputScales:
         """The scaling slices that the optimizer may move now, in the order in which they lie."""
         return [one for one in self._slices.at(state) if one.parameter.requires_grad]
 
-    def scaled(self, state: GraphState) -> Tensor:
-        """Per class: is there a trainable parameter that scales it?"""
+    def frozen(self, state: GraphState) -> Tensor:
+        """Per class: is there a frozen parameter that scales it? It neither fades nor says how the loss minds it."""
         found = torch.zeros_like(state.removed)
-        for one in self.slices(state):
-            found[one.classes.cpu()] = True
+        for one in self._slices.at(state):
+            if not one.parameter.requires_grad:
+                found[one.classes.cpu()] = True
         found[0] = False
         return found
 
