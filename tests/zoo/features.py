@@ -147,6 +147,13 @@ FEATURES: dict[str, Feature] = {
     "an adjacency as a buffer": Feature(lambda: (Neighbours(), (rows(4, 6),)), {"relu": 8}),
     "HF Conv1D": Feature(sequential(lambda: Conv1D(8, 6), NewGELU, lambda: Conv1D(2, 8)), {"1": 8}),
     # attention and norms
+    "cosine of two features, written out": Feature(
+        hidden(
+            lambda s, h: (F.normalize(F.relu(h)) * F.normalize(F.relu(s.w(F.relu(h))))).sum(1, True).expand(-1, 8),
+            w=linear(8, 8),
+        ),
+        {"relu": 8, "relu#2": 8, "relu#3": 8},
+    ),
     "MLP beside nn.MultiheadAttention": Feature(sequential(encoder(), linear(6, 2), inputs=tokens), {"0.relu": 8}),
     "neurons into nn.MultiheadAttention": Feature(
         lambda: (
