@@ -9,7 +9,7 @@ from demp.graph.recording import ContractionSeen, Recording
 
 NO_ACTIVATION = "no activation that keeps zero at zero follows"
 AUXILIARY = (
-    "read in the training forward alone (by an auxiliary head, say), which evaluation, where death is detected, does "
+    "read in the training forward alone (an auxiliary head, say), which evaluation, where death is detected, does "
     "not run; in a model without it (aux_logits=False) they may go"
 )
 TRAINING_ALONE = "made in the training forward alone (in an auxiliary head, say), where nobody looks who is dead"
