@@ -112,7 +112,9 @@ def test_links_between_files_lead_somewhere():
 
 
 def test_source_files_named_in_pages_exist():
-    sources = {file.relative_to(pages.ROOT).as_posix() for file in pages.ROOT.glob("*/**/*.py")}
+    sources = {
+        file.relative_to(pages.ROOT).as_posix() for glob in ("*.py", "*/**/*.py") for file in pages.ROOT.glob(glob)
+    }
     for page in pages.PAGES:
         for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
             assert any(f"/{source}".endswith(f"/{name}") for source in sources), f"{page.name}: {name}"

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -115,13 +115,13 @@ def test_a_unit_that_the_head_does_not_hear_may_live_in_the_memory(double):
 
 
 STAYING = {
-    "a projection": (network(nn.LSTM, width=3, proj_size=3), "projected"),
+    "a projection": (network(nn.LSTM, width=3, proj_size=3), "projects"),
     "a state that is given": (
         Forward(
             lambda s, x: s.head(s.mix(x, s.start.expand(1, len(x), 5).contiguous())[0][:, -1]),
             mix=nn.GRU(6, 5, batch_first=True), start=nn.Parameter(torch.randn(1, 1, 5)), head=nn.Linear(5, 2),
         ).double(),
-        "start from a state",
+        "starts from a state",
     ),
     "a state that leaves": (
         Forward(lambda s, x: s.mix(x), mix=nn.GRU(6, 5, batch_first=True)).double(), "model output",
@@ -134,6 +134,60 @@ def test_hidden_units_that_stay(name):
     model, reason = STAYING[name]
     graph = demp.trace(model, (TOKENS,))
     assert "mix" not in exactly.offered(graph) and reason in exactly.reasons(graph)
+
+
+def steps(s, x):
+    """A loop over a cell, from what ``start`` makes; None: the cell's own zeros."""
+    state = s.start(s, x)
+    for t in range(x.shape[1]):
+        state = s.cell(F.relu(s.fc(x[:, t])), state)
+    return s.head(state if isinstance(state, Tensor) else state[0])
+
+
+def cells(kind, start) -> nn.Module:
+    """Neurons, a cell of five units in a loop, and a head."""
+    torch.manual_seed(0)
+    parts = {"fc": nn.Linear(6, 8), "cell": kind(8, 5), "first": nn.Linear(6, 5), "head": nn.Linear(5, 2)}
+    model = Forward(steps, **parts, bare=nn.Parameter(torch.randn(5)))
+    pair = kind is nn.LSTMCell
+    model.start = lambda s, x: None if (h := start(s, x)) is None else (h, h) if pair else h
+    return model.double().eval()
+
+
+STATES = {
+    "none": lambda s, x: None,
+    "zeros": lambda s, x: x.new_zeros(len(x), 5),
+    "a parameter": lambda s, x: s.bare.expand(len(x), 5),
+}
+CELLS = {nn.RNNCell: "an RNN cell", nn.LSTMCell: "an LSTM cell", nn.GRUCell: "a GRU cell"}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("state", STATES)
+def test_refusals_of_cells_name_them(kind, state):
+    model = cells(kind, STATES[state])
+    graph = demp.trace(model, (TOKENS,))
+    assert not any(name.startswith("cell") for name in exactly.offered(graph))
+    (reason,) = {refusal.reason for refusal in graph.refused if refusal.name.startswith("cell")}
+    assert reason.startswith(f"hidden units of {CELLS[kind]} whose first state") and reason.endswith("(at cell)")
+    assert all(exactly.cut_twice(model, (TOKENS,)))  # what it reads goes
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_units_of_a_cell_whose_first_state_is_neurons_go(kind):
+    model = cells(kind, lambda s, x: torch.tanh(s.first(x[:, 0])))
+    assert exactly.offered(demp.trace(model, (TOKENS,)))["cell"] == 5
+    assert all(exactly.cut_twice(model, (TOKENS,)))
+    assert model.cell.weight_hh.shape[1] < 5
+
+
+def test_a_cell_by_its_function_is_named_too():
+    parts = [nn.Parameter(torch.randn(*size)) for size in ((15, 8), (15, 5), (15,), (15,))]
+    model = Forward(
+        lambda s, x: s.head(torch.gru_cell(F.relu(s.fc(x[:, 0])), x.new_zeros(len(x), 5), s.a, s.b, s.c, s.d)),
+        fc=nn.Linear(6, 8), head=nn.Linear(5, 2), **dict(zip("abcd", parts, strict=True)),
+    ).double()  # fmt: skip
+    assert "hidden units of a GRU cell whose first state" in exactly.reasons(demp.trace(model, (TOKENS,)))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

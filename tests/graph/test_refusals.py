@@ -186,14 +186,9 @@ def test_refused_with_a_reason(case):
     [
         Forward(lambda s, x: s.head(F.relu(s.fc(x))), fc=weight_norm(nn.Linear(6, 8)), head=nn.Linear(8, 2)),
         Forward(lambda s, x: s.head(F.relu(s.fc(x))), fc=spectral_norm(nn.Linear(6, 8)), head=nn.Linear(8, 2)),
-        Forward(
-            lambda s, x: s.head(F.relu(F.linear(x, s.fc.weight * s.scale))),
-            fc=nn.Linear(6, 8),
-            scale=nn.Parameter(torch.ones(1)),
-            head=nn.Linear(8, 2),
-        ),
+        Forward(lambda s, x: s.head(F.relu(F.linear(x, s.fc.weight.exp()))), fc=nn.Linear(6, 8), head=nn.Linear(8, 2)),
     ],
-    ids=["weight norm", "spectral norm", "scaled weight"],
+    ids=["weight norm", "spectral norm", "exponentials"],
 )
 def test_neurons_of_a_computed_weight_are_none(model):
     nets.settle(model)

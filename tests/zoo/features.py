@@ -76,6 +76,10 @@ FEATURES: dict[str, Feature] = {
     "x * sigmoid(1.702 x)": Feature(hidden(lambda s, h: h * torch.sigmoid(1.702 * h)), {"composite": WIDTH}),
     "GELU in steps": Feature(hidden(lambda s, h: s.act(h), act=NewGELU), {"act": WIDTH}),
     "Mish in steps": Feature(hidden(lambda s, h: h * torch.tanh(F.softplus(h))), {"softplus": WIDTH}),
+    "sine": Feature(hidden(lambda s, h: torch.sin(30 * h)), {"sin": WIDTH}),
+    "softsign": Feature(hidden(lambda s, h: F.softsign(h)), {"composite": WIDTH}),
+    "softshrink": Feature(sequential(linear(6, 8), nn.Softshrink, linear(8, 2)), {"1": WIDTH}),
+    "GELU by erf": Feature(hidden(lambda s, h: h * 0.5 * (1 + torch.erf(h / 2**0.5))), {"composite": WIDTH}),
     "tanh": Feature(sequential(linear(6, 8), nn.Tanh, linear(8, 2)), {"1": WIDTH}),
     "sigmoid": Feature(hidden(lambda s, h: torch.sigmoid(h)), {}),
     "no activation": Feature(hidden(lambda s, h: h), {}),
@@ -143,6 +147,13 @@ FEATURES: dict[str, Feature] = {
     "an adjacency as a buffer": Feature(lambda: (Neighbours(), (rows(4, 6),)), {"relu": 8}),
     "HF Conv1D": Feature(sequential(lambda: Conv1D(8, 6), NewGELU, lambda: Conv1D(2, 8)), {"1": 8}),
     # attention and norms
+    "cosine of two features, written out": Feature(
+        hidden(
+            lambda s, h: (F.normalize(F.relu(h)) * F.normalize(F.relu(s.w(F.relu(h))))).sum(1, True).expand(-1, 8),
+            w=linear(8, 8),
+        ),
+        {"relu": 8, "relu#2": 8, "relu#3": 8},
+    ),
     "MLP beside nn.MultiheadAttention": Feature(sequential(encoder(), linear(6, 2), inputs=tokens), {"0.relu": 8}),
     "neurons into nn.MultiheadAttention": Feature(
         lambda: (

@@ -12,11 +12,14 @@ SITES = {
     "leaky_relu": "leaky_relu", "leaky_relu_": "leaky_relu", "_prelu_kernel": "leaky_relu",
     "rrelu_with_noise": "leaky_relu", "gelu": "gelu", "gelu_": "gelu", "silu": "silu", "silu_": "silu",
     "mish": "mish", "mish_": "mish", "hardswish": "hardswish", "hardswish_": "hardswish", "elu": "elu",
-    "elu_": "elu", "celu": "elu", "celu_": "elu", "softplus": "softplus", "glu": "glu",
+    "elu_": "elu", "celu": "elu", "celu_": "elu", "softplus": "softplus", "glu": "glu", "softshrink": "softshrink",
+    "hardshrink": "hardshrink",
 }  # fmt: skip
 """ATen operations that are activation sites -> kind of activation."""
 
-GATES = ("mul", "where", "maximum")
+STEPS = ("tanh", "sin")
+"""ATen operations that are activations by themselves (of a SIREN, say) or steps of one."""
+GATES = ("mul", "div", "where", "maximum")
 """ATen operations that make an activation out of a tensor and a function of itself."""
 
 
@@ -47,8 +50,8 @@ def kind_of(call: Call) -> str | None:
 def step_of(trace: TraceState, call: Call, operands: list[Tensor]) -> str | None:
     """Kind of what may turn out to be an activation: a layer only if a contraction reads this very step."""
     name = call.name.rstrip("_")
-    if name == "tanh":
-        return "tanh"
+    if name in STEPS:
+        return name
     if name not in GATES or not same_neurons(trace, operands):
         return None
     return "relu" if name == "mul" and any(t.dtype == torch.bool for t in operands) else "composite"

@@ -17,7 +17,7 @@ from demp.graph.multihead import PROJECTIONS, averaged, by_head, given, unfit
 from demp.graph.norm_rules import norm
 from demp.graph.operations import Call, UserCall
 from demp.graph.recording import CallSeen
-from demp.graph.recurrent_rules import packed, recurrent
+from demp.graph.recurrent_rules import cell, packed, recurrent
 from demp.graph.shape_rules import view
 from demp.graph.shuffle_rules import REGROUPS, regroup, settled
 from demp.graph.space_rules import kept_but
@@ -76,6 +76,8 @@ def follow_call(trace: TraceState, seat: CallSeat, func: Any, args: tuple[Any, .
                 trace.learn(seat, trace.tensors(args), found)
             return out
     with unwatched():
+        if call.kind == "cell":
+            cell(trace, func, args)
         note_whole(trace, call)
     before, trace.call_at = trace.call_at, call
     try:

@@ -28,10 +28,12 @@ KINDS: dict[Any, str] = {
                      F.normalize, torch.amax, Tensor.amax, torch.max, Tensor.max), "sum"),
     F.pad: "pad", torch.conv1d: "conv", torch.channel_shuffle: "shuffle", F.multi_head_attention_forward: "heads",
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), "recurrent"),
+    **dict.fromkeys((torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell), "cell"),
     **dict.fromkeys((pack_sequence, pad_sequence), "packed"),
     F.rms_norm: "norm", torch.rms_norm: "norm", F.layer_norm: "layer_norm", torch.layer_norm: "layer_norm",
 }  # fmt: skip
-"""How user code spells such a call, and its kind. ``sum``, ``pad``, ``recurrent`` and ``packed`` are never planned."""
+"""How user code spells such a call, and its kind. Of ``sum``, ``pad``, ``recurrent``, ``cell`` and ``packed`` there are
+no plans."""
 METHODS = {
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), "split"),
     "narrow": "slice",

@@ -193,6 +193,8 @@ def read(trace: TraceState, activation: Labels, axis: int, weight: Labels, weigh
     own = trace.own_axis(weight, slices)
     if slices is None or weight.source is None or own is None:
         why = STANDARDISED if slices is None and weight.computed_from else "read by a computed weight or a part of one"
+        if weight.source is None and own is not None and slices is not None and len(slices.ids) == len(neurons.ids):
+            trace.elements.union(neurons.ids, slices.ids)  # and so is the reason, if a mean runs over the slices
         trace.freeze_axis(neurons, why)
         trace.freeze_axis(slices, "a computed weight")
         return

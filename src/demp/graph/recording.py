@@ -150,6 +150,8 @@ class Recording:
     reads: list[ReadSeen] = field(default_factory=list)
     uses: dict[str, int] = field(default_factory=dict)
     contractions: list[ContractionSeen] = field(default_factory=list)
+    in_training: list[ContractionSeen] = field(default_factory=list)
+    """Of weights that training forwards alone multiply with."""
     norms: list[Norm] = field(default_factory=list)
     attributes: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     heads: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)

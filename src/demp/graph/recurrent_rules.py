@@ -21,11 +21,16 @@ from demp.graph.contraction_rules import read
 from demp.graph.elements import Axis, Labels
 from demp.graph.trace_state import TraceState
 
-GATES = {torch.lstm: 4, torch.gru: 3, torch.rnn_tanh: 1, torch.rnn_relu: 1}
-"""Rows of one hidden unit in each weight."""
 KINDS = {torch.lstm: "lstm", torch.gru: "gru", torch.rnn_tanh: "tanh", torch.rnn_relu: "relu"}
 """What the layer of its hidden units is called."""
-HIDDEN = "hidden units of an RNN that {}"
+WORDS = {
+    **dict.fromkeys((torch.rnn_tanh, torch.rnn_relu), "an RNN"), torch.lstm: "an LSTM", torch.gru: "a GRU",
+    **dict.fromkeys((torch.rnn_tanh_cell, torch.rnn_relu_cell), "an RNN cell"),
+    torch.lstm_cell: "an LSTM cell", torch.gru_cell: "a GRU cell",
+}  # fmt: skip
+"""How reasons name them."""
+HIDDEN = "hidden units of {} that {}"
+OF_CELLS = "hidden units of {} whose first state has all of them (zeros, a parameter); those of torch.nn.{} are offered"
 
 
 def recurrent(trace: TraceState, func: Any, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:
@@ -35,14 +40,14 @@ def recurrent(trace: TraceState, func: Any, args: tuple[Any, ...], out: Any) -> 
     weights = lists[-1]
     state = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor) and not any(t is w for w in weights)]
     named = {(trace.labels(weight).source or "").rpartition(".")[2]: weight for weight in weights}
-    why = kept(trace, named, state)
+    why = kept(trace, WORDS[func], named, state)
     for tensor in state:
-        trace.freeze_tensor(tensor, HIDDEN.format("start from a state that is computed"))
+        trace.freeze_tensor(tensor, HIDDEN.format(WORDS[func], "starts from a state that is computed"))
     for axis in labels.axes[:-1]:
         trace.freeze_axis(axis, "a recurrent layer runs over the neuron axis")
     if not any(name.startswith("weight_ih_l0") for name in named):
         trace.freeze_tensor(source, "read by computed weights of a recurrent layer")
-    units = unite(trace, named, GATES[func], why)
+    units = unite(trace, named, why or "", HIDDEN.format(WORDS[func], "no weight_hh_l0 reads"))
     made = units if units is not None and why is None else None
     outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
     if made is not None:
@@ -59,35 +64,35 @@ def recurrent(trace: TraceState, func: Any, args: tuple[Any, ...], out: Any) -> 
     return [(tensor, hidden(trace, tensor, made)) for tensor in outs]
 
 
-def kept(trace: TraceState, named: dict[str, Tensor], state: list[Tensor]) -> str | None:
+def kept(trace: TraceState, words: str, named: dict[str, Tensor], state: list[Tensor]) -> str | None:
     """Why hidden units stay; None if they may go."""
     path = trace.running()
     sources = {(trace.labels(weight).source or "").rpartition(".")[0] for weight in named.values()}
     if sources != {path} or path not in trace.recurrent:
-        return HIDDEN.format("no torch.nn.RNN, LSTM or GRU holds")
+        return HIDDEN.format(words, "no torch.nn.RNN, LSTM or GRU holds")
     if any(name.startswith("weight_hr") for name in named):
-        return HIDDEN.format("are projected (proj_size), so that each step reads mixtures of them")
+        return HIDDEN.format(words, "projects them (proj_size), so that each step reads mixtures of them")
     if any(t.is_floating_point() and not trace.labels(t).uniform for t in state):
-        return HIDDEN.format("start from a state that is given: it need not be zero")
+        return HIDDEN.format(words, "starts from a state that is given: it need not be zero")
     return None
 
 
-def unite(trace: TraceState, named: dict[str, Tensor], gates: int, why: str | None) -> Axis | None:
+def unite(trace: TraceState, named: dict[str, Tensor], why: str, unread: str) -> Axis | None:
     """All slices of a hidden unit, in every gate, layer and direction; or all of them frozen."""
     first = named.get("weight_hh_l0")
     units = None if first is None else trace.labels(first).axes[1]
     path = trace.running()
     for name, weight in named.items():
         axes = trace.labels(weight).axes
-        if why is not None or units is None:
+        if why or units is None:
             for dim, axis in enumerate(axes):
                 if not (dim == 1 and name.startswith("weight_ih_l0")):
-                    trace.freeze_axis(axis, why or HIDDEN.format("no weight_hh_l0 reads"))
+                    trace.freeze_axis(axis, why or unread)
             continue
         for dim, axis in enumerate(axes):
             if axis is not None and not (dim == 1 and name.startswith("weight_ih_l0")):
                 trace.elements.union(axis.ids, units.ids.repeat(len(axis.ids) // len(units.ids)))
-    if why is None and units is not None:
+    if not why and units is not None:
         trace.recording.attributes[path, "hidden_size"] = units.ids
     return units
 
@@ -113,6 +118,19 @@ def hidden(trace: TraceState, tensor: Tensor, units: Axis | None) -> Labels:
     times = tensor.shape[-1] // len(units.ids)
     axis = Axis(units.ids.repeat(times), units.sites.repeat(times), units.born)
     return Labels((*[None] * (tensor.dim() - 1), axis))
+
+
+def cell(trace: TraceState, func: Any, args: tuple[Any, ...]) -> None:
+    """One step of a cell, which is followed by its operations: hidden units stay unless neurons are its state."""
+    states = [args[1]] if isinstance(args[1], Tensor) else [*args[1]]
+    if all(labels.axes[-1] is not None and not labels.constant for labels in map(trace.labels, states)):
+        return
+    kind = WORDS[func].split()[1]
+    why = OF_CELLS.format(WORDS[func], kind)
+    for tensor in (*states, *args[3:]):
+        if isinstance(tensor, Tensor):
+            trace.freeze_tensor(tensor, why)
+    trace.freeze_axis(trace.labels(args[2]).axes[0], why)
 
 
 def packed(trace: TraceState, args: tuple[Any, ...], out: Any) -> list[tuple[Tensor, Labels]]:

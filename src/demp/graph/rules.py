@@ -14,6 +14,7 @@ from torch import Tensor
 
 from demp.graph.activations import SITES, activated
 from demp.graph.call_rules import note_stream, reads_neutrally
+from demp.graph.computed_weights import computed, over_weight
 from demp.graph.elements import Axis, Labels
 from demp.graph.operations import Call
 from demp.graph.trace_state import TraceState
@@ -63,8 +64,8 @@ def pointwise(trace: TraceState, call: Call) -> Any:
         return None
     met = trace.meet(operands, out.shape, call.name)
     labels = activated(trace, call, operands, met)
-    if call.name == "mul" and len(operands) == 1:  # a number times a parameter
-        labels = replace(labels, computed_from=trace.labels(operands[0]).source)
+    if labels.constant:
+        labels = computed(trace, call.name, operands, labels)
     if trace.recording.offer.bare:
         labels = replace(labels, lifted=note_zeros(trace, call, met).lifted)
     if trace.recording.offer.streams:
@@ -136,14 +137,14 @@ def reduction(trace: TraceState, call: Call) -> Any:
     for dim, axis in enumerate(labels.axes):
         if dim in dims:
             if not neutral:
-                trace.freeze_axis(axis, f"{call.name} over the neuron axis mixes neurons")
+                trace.freeze_axis(axis, over_weight(labels) or f"{call.name} over the neuron axis mixes neurons")
             if keepdim:
                 axes.append(None)
         else:
             axes.append(axis)
     if call.name == "logsumexp":
         note_lifted(trace, axes, call.name)
-    result = Labels(tuple(axes), constant=labels.constant)
+    result = Labels(tuple(axes), constant=labels.constant, computed_from=labels.weight if labels.constant else None)
     if neutral and isinstance(call.out, (tuple, list)):  # values and their positions
         over = next(labels.axes[d] for d in dims if labels.axes[d] is not None)
         return [result, replace(result, chosen=over)]
@@ -180,7 +181,8 @@ def mixing_norm(trace: TraceState, call: Call) -> Any:
     for axis in labels.axes[source.dim() - last :]:
         note_stream(trace, axis)
         trace.freeze_axis(axis, why)
-    kept = Labels((*labels.axes[: source.dim() - last], *[None] * last), constant=labels.constant)
+    lead, made_of = labels.axes[: source.dim() - last], labels.weight if labels.constant else None
+    kept = Labels((*lead, *[None] * last), constant=labels.constant, computed_from=made_of)
     return [kept, *[None] * (len(call.out) - 1)]
 
 

@@ -7,10 +7,8 @@ from demp.graph.call_rules import bind
 from demp.graph.following import Forward
 from demp.graph.recording import CallSeen, JoinSeen, Recording
 from demp.graph.sums import SUM
+from demp.graph.unoffered import AUXILIARY
 
-AUXILIARY = (
-    "the training forward reads these neurons where the evaluation forward does not (an auxiliary head, or a number)"
-)
 OTHERWISE = (
     "the training forward, which is followed without hooks, reads these neurons without the activation behind which "
     "evaluation reads them"
@@ -33,6 +31,8 @@ def learn(evaluation: Forward, training: Forward, owners: set[str]) -> dict[str,
         if not join.planned and (join.module, join.number) not in may:
             there.elements.union(join.stream.ids, join.branch.ids)
     here.elements.inherit(there.elements, base, IN_TRAINING)
+    runs = {seen.weight for seen in (*here.recording.contractions, *here.recording.in_training)}
+    here.recording.in_training += [seen for seen in there.recording.contractions if seen.weight not in runs]
     known = {read.weight for read in here.recording.reads}
     for read in there.recording.reads:
         ids = read.neurons.ids

@@ -8,6 +8,11 @@ from demp.graph.parts import Refusal
 from demp.graph.recording import ContractionSeen, Recording
 
 NO_ACTIVATION = "no activation that keeps zero at zero follows"
+AUXILIARY = (
+    "read in the training forward alone (an auxiliary head, say), which evaluation, where death is detected, does "
+    "not run; in a model without it (aux_logits=False) they may go"
+)
+TRAINING_ALONE = "made in the training forward alone (in an auxiliary head, say), where nobody looks who is dead"
 MODEL_OUTPUT = "model output"
 UNKNOWN = "unknown operation"
 
@@ -19,7 +24,8 @@ def unoffered(recording: Recording, root: Tensor, number: Tensor, reasons: dict[
     """
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[tuple[str, int]] = set()
-    for contraction in recording.contractions:
+    alone_in_training = {contraction.weight for contraction in recording.in_training}
+    for contraction in (*recording.contractions, *recording.in_training):
         for dim in output_axes(recording, contraction):
             assert contraction.weight is not None
             alone = len(recording.axes[contraction.weight][dim].ids) == 1  # nothing of one output could ever go
@@ -27,7 +33,10 @@ def unoffered(recording: Recording, root: Tensor, number: Tensor, reasons: dict[
                 seen.add((contraction.weight, dim))
                 roots = root[recording.axes[contraction.weight][dim].ids]
                 for one in roots[number[roots] == 0].tolist():
-                    counts[contraction.weight, reasons.get(one, NO_ACTIVATION)] += 1
+                    why = reasons.get(one, NO_ACTIVATION)
+                    if contraction.weight in alone_in_training and why in (NO_ACTIVATION, AUXILIARY):
+                        why = TRAINING_ALONE
+                    counts[contraction.weight, why] += 1
     contracted = {weight for weight, _ in seen} | {read.weight for read in recording.reads}
     for name, axes in recording.axes.items():
         if name not in contracted and len(axes) > 1:
@@ -38,7 +47,7 @@ def unoffered(recording: Recording, root: Tensor, number: Tensor, reasons: dict[
     return tuple(
         Refusal(owner(weight), reason, neurons)
         for (weight, reason), neurons in counts.items()
-        if reason != MODEL_OUTPUT
+        if reason != MODEL_OUTPUT and not (weight in alone_in_training and reason.startswith(MODEL_OUTPUT))
     )
 
 

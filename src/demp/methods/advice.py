@@ -3,20 +3,22 @@
 from torch import Tensor
 
 from demp.activity import Detection
+from demp.graph import NeuronGraph
 from demp.graph.neurons import removable_classes
 from demp.methods.base import View
+from demp.surgery import Limits, plan_cut
 
 
 class Advice:
     """Advice that a run logs after half of it, and again at its end, while no neuron was removed."""
 
-    def __init__(self, strength: float) -> None:
-        self.strength = strength
+    def __init__(self, strength: float, limits: Limits) -> None:
+        self.strength, self.limits = strength, limits
         self.given = False
 
     def about(self, step: int, view: View, detection: Detection) -> str:
-        """Empty if a neuron was removed before or is dead now, and before the middle of the run."""
-        late = view.final or (2 * step >= view.total_steps and not self.given)
+        """Empty if a neuron was removed before or is dead now, before the middle of the run, and without any step."""
+        late = step > 0 and (view.final or (2 * step >= view.total_steps and not self.given))
         some = bool(view.state.removed.any()) or any(bool(flags.any()) for flags in detection.dead.values())
         if not late or some:
             return ""
@@ -24,9 +26,27 @@ class Advice:
         if not wanted:
             return ""
         self.given = True
+        never = nothing_may_go(view.graph, self.limits)
+        if never:
+            return f"nothing was removed by step {step} of {view.total_steps}: {never}"
         if detection.batches == 0 or set(wanted) <= set(detection.unseen):
             return nobody_watched(view, step)
         return nothing_removed(view, step, self.strength)
+
+
+def nothing_may_go(graph: NeuronGraph, limits: Limits) -> str:
+    """Why these limits let no neuron of the graph go, and the remedy; empty if they let one."""
+    offered = {layer.name: layer.removable for layer in graph.layers if bool(layer.removable.any())}
+    if not plan_cut(graph.dense, offered, limits).empty:
+        return ""
+    if not any(map(limits.allows, offered)):
+        globs = f"include={limits.include} and exclude={limits.exclude}"
+        return f"{globs} leave no layer whose neurons may go; such layers are {', '.join([*offered][:3])}"
+    rounded = f" rounded up to a multiple of {limits.multiple}" if limits.multiple > 1 else ""
+    return (
+        f"every layer that may be cut is at its floor of {limits.floor}{rounded} already; give a lower floor or "
+        "multiple, or exclude fewer layers"
+    )
 
 
 def nobody_watched(view: View, step: int) -> str:

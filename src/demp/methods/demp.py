@@ -49,7 +49,7 @@ class DemonPruning(Method):
         self._way = sum(self._strength(step, total_steps) for step in range(total_steps if decoupled else 0))
         """Of the decoupled penalty over the whole run, in units of its peak."""
         self._target = NeuronTarget(config.target_neuron_sparsity or 0.0, config.target_growth)
-        self._advice, self._revival = Advice(config.peak_strength), Revival()
+        self._advice, self._revival = Advice(config.peak_strength, config.limits()), Revival()
         phase = config.phase()
         self._course = None if phase is None else Course(phase, total_steps)
 

@@ -34,7 +34,8 @@ class NeuronTarget:
         self.met = left - plan.after.neurons >= count
         if not self.met and past_peak:
             self.growth *= self.factor
-        return Selection(at_most(count, graph, plan.removes, flatness))
+        advice = short_of(self.share, graph.dense.neurons, plan.after.neurons) if view.final and not self.met else ""
+        return Selection(at_most(count, graph, plan.removes, flatness), advice=advice)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the growth of the strength and whether the target is met."""
@@ -43,6 +44,15 @@ class NeuronTarget:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a saved run was."""
         self.growth, self.met = float(state["growth"]), bool(state["target_met"])
+
+
+def short_of(share: float, neurons: int, left: int) -> str:
+    """The target was not reached: by how much, and what to change."""
+    return (
+        f"{neurons - left:,} of {neurons:,} neurons are removed, and target_neuron_sparsity={share:g} asks for "
+        f"{round(share * neurons):,}: no more of them are dead. Give budget=demp.Budget(neurons={1 - share:g}), which "
+        "needs no dead neurons, or raise peak_strength or target_growth, or train longer"
+    )
 
 
 def at_most(count: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | None = None) -> dict[str, Tensor]:

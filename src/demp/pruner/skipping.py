@@ -10,6 +10,8 @@ from demp.pruner.model import ShrinkingModel, StillWaitingError
 from demp.surgery import CutReport
 
 logger = logging.getLogger("demp")
+SKIPPED = "skipped: "
+"""How the report of a skipped check begins its note."""
 RETRIES = 100
 """A check that was skipped is made again after one in so many steps of the run, if no other check comes before."""
 POLICIES = ("skip", "raise")
@@ -52,7 +54,7 @@ class Skips:
         if shrinking.context.is_main_process:
             later = "" if finishing else "; training goes on, and the cut is tried again"
             logger.log(self._level(), "cut at step %d skipped: %s%s", step, self._reason, later)
-        return shrinking.skip(step, f"skipped: {self._reason}")
+        return shrinking.skip(step, f"{SKIPPED}{self._reason}")
 
     def _level(self) -> int:
         """Of the last reason: a warning if it is heard for the first time. Numbers in it do not count."""

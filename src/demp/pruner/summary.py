@@ -11,6 +11,7 @@ from torch import nn
 
 from demp.analysis.refusals import by_reason
 from demp.graph import GraphState, NeuronGraph
+from demp.pruner.ends import advice_at_end, is_skipped
 from demp.pruner.length import Pushes
 from demp.pruner.past import Past
 from demp.surgery import CutReport
@@ -84,7 +85,8 @@ class RunReport(CutReport):
 
     def __str__(self) -> str:
         whole = [] if self.run is None else self.run.lines()
-        return "\n".join([*whole, f"  last check: {self.check().outcome()}"])
+        last = f"skipped at step {self.step}" if is_skipped(self) else self.check().outcome()
+        return "\n".join([*whole, f"  last check: {last}"])
 
 
 def with_run(report: CutReport, run: Summary) -> RunReport:
@@ -104,7 +106,7 @@ def summary_of(pruner: Any, past: Past, cuts: int) -> Summary:
         cuts=cuts,
         remarks=(
             *remarks_of(pruner.graph, past, pruner.history[-1] if pruner.history else None),
-            *([method.nothing_removed()] if pruner.finished and not cuts and method.nothing_removed() else []),
+            *(advice_at_end(pruner, past, cuts) if pruner.finished else ()),
         ),
         ahead=ended(step, total_steps, method.unfinished(step))
         if pruner.finished
