@@ -1,4 +1,7 @@
-"""Tensors that are the same all along an axis, as a mask is that was made for every head: there they bind no neuron."""
+"""Tensors that are the same all along an axis, as a mask is that was made for every head: there they bind no neuron.
+
+An axis of length 1 counts only if the forward made it. Another one may be the batch, of which the examples hold one.
+"""
 
 from dataclasses import replace
 
@@ -16,12 +19,14 @@ COPIES = frozenset({"clone", "contiguous", "_to_copy", "detach", "alias", "lift_
 """Operations that leave every axis where it is."""
 VIEWS = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
 MOVES = frozenset({"transpose", "permute", "movedim", "t", "unsqueeze"})
+MAKERS = frozenset({"expand", "repeat", "unsqueeze"})
+"""Operations that make an axis along which everything is the same."""
 
 
 def with_alike(trace: TraceState, call: Call, tensor: Tensor, labels: Labels) -> Labels:
     """The labels of a result, which say along which axes without neurons it is the same everywhere."""
-    if call.name in ("expand", "repeat") or trace.filled or trace.repeated:
-        found = frozenset(dim for dim in along(trace, call, tensor) if tensor.shape[dim] > 1 and not labels.axes[dim])
+    if call.name in MAKERS or trace.filled or trace.repeated:
+        found = frozenset(dim for dim in along(trace, call, tensor) if not labels.axes[dim])
         if found:
             trace.repeated = True
             return replace(labels, alike=found)
@@ -29,7 +34,7 @@ def with_alike(trace: TraceState, call: Call, tensor: Tensor, labels: Labels) ->
 
 
 def along(trace: TraceState, call: Call, out: Tensor) -> set[int]:
-    """Axes along which a result is the same; no promise of those of length 1."""
+    """Axes along which a result is the same."""
     if call.op._schema.is_mutable or not call.args:
         return set()
     tags = call.op.tags
@@ -41,15 +46,19 @@ def along(trace: TraceState, call: Call, out: Tensor) -> set[int]:
     before = known(trace, source)
     if call.name in ("expand", "repeat"):
         lead = out.dim() - source.dim()
-        grown = {lead + dim for dim, size in enumerate(source.shape) if size == 1 or dim in before}
-        return grown | set(range(lead))
-    if not before:
-        return before
+        return set(range(lead)) | {lead + dim for dim in before | grown(call, source, out)}
+    if call.name in MOVES:
+        return moved(call, source, before)
     if call.name in COPIES:
         return before
-    if call.name in VIEWS:
-        return regrouped(source, out, before)
-    return moved(call, source, before) if call.name in MOVES else set()
+    return regrouped(source, out, before) if call.name in VIEWS else set()
+
+
+def grown(call: Call, source: Tensor, out: Tensor) -> set[int]:
+    """Axes of length 1 that are expanded: with several examples in the batch none of them could be the batch."""
+    lead = out.dim() - source.dim()
+    found = {dim for dim, size in enumerate(source.shape) if size == 1 and out.shape[lead + dim] > 1}
+    return found if call.name == "expand" else set()
 
 
 def known(trace: TraceState, tensor: Tensor) -> set[int]:
@@ -57,7 +66,11 @@ def known(trace: TraceState, tensor: Tensor) -> set[int]:
     labels = trace.raw(tensor)
     if not isinstance(labels, Labels):
         return set()
-    return set(range(tensor.dim())) if labels.uniform else set(labels.alike)
+    if labels.uniform:
+        return set(range(tensor.dim()))
+    stored = labels.constant or labels.source is not None
+    single = {dim for dim, size in enumerate(tensor.shape) if stored and size == 1}
+    return single | set(labels.alike)
 
 
 def of_all(trace: TraceState, call: Call, out: Tensor) -> set[int]:
@@ -65,24 +78,27 @@ def of_all(trace: TraceState, call: Call, out: Tensor) -> set[int]:
     found = set(range(out.dim()))
     for tensor in trace.tensors((call.args, call.kwargs)):
         lead, same = out.dim() - tensor.dim(), known(trace, tensor)
-        found -= {lead + dim for dim, size in enumerate(tensor.shape) if size > 1 and dim not in same}
+        shaped = {dim for dim, size in enumerate(tensor.shape) if size == out.shape[lead + dim]}
+        found -= {lead + dim for dim in shaped - same}
     return found
 
 
 def regrouped(source: Tensor, out: Tensor, before: set[int]) -> set[int]:
-    """The axes of a view that are made of such axes alone."""
+    """The axes of a view that are made of such axes alone; none where an axis of one example may be regrouped, too."""
+    if any(size == 1 and dim not in before for dim, size in enumerate(source.shape)):
+        return set()
     found, at = set[int](), 0
     for dims, sizes in regroup(tuple(source.shape), tuple(out.shape)):
-        if all(dim in before or source.shape[dim] == 1 for dim in dims):
+        if before.issuperset(dims):
             found |= set(range(at, at + len(sizes)))
         at += len(sizes)
     return found
 
 
 def moved(call: Call, source: Tensor, before: set[int]) -> set[int]:
-    """Where such axes lie after others were moved or put between them."""
+    """Where such axes lie after others were moved or put between them, and those that were made."""
     marked = torch.empty(tuple(3 if dim in before else 2 for dim in range(source.dim())), device="meta")
-    return {dim for dim, size in enumerate(call.op(marked, *call.args[1:], **call.kwargs).shape) if size == 3}
+    return {dim for dim, size in enumerate(call.op(marked, *call.args[1:], **call.kwargs).shape) if size != 2}
 
 
 def forget_alike(trace: TraceState, call: Call) -> None:

@@ -33,7 +33,7 @@ NO_NEURONS = "a tensor that has no neurons on this axis, made in the forward or 
 
 def binds(labels: Labels, tensor: Tensor, dim: int) -> bool:
     """Do values along an axis without neurons differ? Not those of noise, or of one value there or everywhere."""
-    return not labels.noise and not labels.uniform and dim not in labels.alike and tensor.stride(dim) != 0
+    return not labels.noise and not labels.uniform and dim not in labels.alike
 
 
 def forget_uniform(labels_of: MutableMapping[Tensor, Any], tensors: Iterable[Tensor], *, written: bool) -> bool:

@@ -29,9 +29,16 @@ from demp.graph.forward import (
 from demp.graph.neurons import NeuronGraph
 from demp.graph.parts import HEADS
 from demp.graph.recording import Offer, Outputs, Recording
-from demp.graph.rehearsal import HARD_CODED, as_refused, coupled_groups, raise_if_hard_coded, survives
+from demp.graph.rehearsal import (
+    HARD_CODED,
+    HARD_CODED_IN_TRAINING,
+    as_refused,
+    coupled_groups,
+    raise_if_hard_coded,
+    survives,
+)
 from demp.graph.scripted import raise_if_unreadable
-from demp.graph.training import AUXILIARY, learn, learn_calls
+from demp.graph.training import learn, learn_calls
 from demp.parallel import user_class, user_module, whole_parameters
 
 logger = logging.getLogger("demp")
@@ -241,4 +248,4 @@ def raise_if_only_in_training(graph: NeuronGraph, model: nn.Module, training: Fo
             return training.again(model, inputs, tensors, training=True)
 
     reference = (training.out, training.left)
-    return raise_if_hard_coded(graph, model, training.substitutes, forward, reference, AUXILIARY)
+    return raise_if_hard_coded(graph, model, training.substitutes, forward, reference, HARD_CODED_IN_TRAINING)

@@ -20,6 +20,7 @@ from demp.graph.parts import Refusal
 from demp.graph.places import failing_line
 
 HARD_CODED = "the forward has this width written into it (a view, split or slice with a constant, or a number)"
+HARD_CODED_IN_TRAINING = "the training forward has this width written into it (in an auxiliary head, or a number)"
 
 MANY = 4
 """So many groups of the same names, and they are asked about as one."""

@@ -12,7 +12,7 @@ AUXILIARY = (
     "read in the training forward alone (an auxiliary head, say), which evaluation, where death is detected, does "
     "not run; in a model without it (aux_logits=False) they may go"
 )
-TRAINING_ALONE = "made in the training forward alone (in an auxiliary head, say), where nobody looks who is dead"
+TRAINING_ALONE = "made in the training forward alone (in an auxiliary head, say), where no dead neurons are looked for"
 MODEL_OUTPUT = "model output"
 UNKNOWN = "unknown operation"
 
