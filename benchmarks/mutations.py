@@ -62,9 +62,9 @@ FAULTS = (
         "surgery",
     ),
     Fault(
-        "surgery/transaction.py",
-        "        raise_if_difference(found, live.context)",
-        "        pass",
+        "surgery/evidence.py",
+        "    raise_if_difference(found, live.context)",
+        "    pass",
         "surgery",
     ),
     Fault(
