@@ -24,7 +24,12 @@ LIMIT = 1.10
 ARMS: dict[str, dict[str, Any]] = {
     "window": {"peak_strength": 1e-9},
     "budget": {"budget": demp.Budget(flops=1.0)},
+    "no-noise": {"peak_strength": 1e-9, "peak_noise_std": 0.0},
+    "last-check": {"peak_strength": 1e-9, "live_mask": "last-check"},
+    "short-window": {"peak_strength": 1e-9, "window_steps": 3},
+    "short-window-no-noise": {"peak_strength": 1e-9, "window_steps": 3, "peak_noise_std": 0.0},
 }
+"""The window with one thing changed each says what its overhead is made of."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def main() -> None:
     """Measure every case and arm."""
     parser = arguments(
         __doc__,
-        arms={"nargs": "+", "choices": list(ARMS), "default": list(ARMS)},
+        arms={"nargs": "+", "choices": list(ARMS), "default": ["window", "budget"]},
         cases={"nargs": "+", "type": int, "choices": range(len(CASES)), "default": list(range(len(CASES)))},
         steps={"type": int, "default": 300, "help": "steps of a run"},
         pairs={"type": int, "default": 5},

@@ -66,11 +66,7 @@ def known(trace: TraceState, tensor: Tensor) -> set[int]:
     labels = trace.raw(tensor)
     if not isinstance(labels, Labels):
         return set()
-    if labels.uniform:
-        return set(range(tensor.dim()))
-    stored = labels.constant or labels.source is not None
-    single = {dim for dim, size in enumerate(tensor.shape) if stored and size == 1}
-    return single | set(labels.alike)
+    return set(range(tensor.dim())) if labels.uniform else set(labels.alike)
 
 
 def of_all(trace: TraceState, call: Call, out: Tensor) -> set[int]:
