@@ -47,3 +47,16 @@ def cut_twice(
         assert report.removed == sum(map(len, dead.values())) or report.held
         removed.append(report.removed)
     return removed
+
+
+def lands_exactly(model: nn.Module, x: Tensor, budget: str, least: int) -> None:
+    """Train a little towards a budget: at least so many neurons go, and no cut changes an output."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    pruner = demp.DemP(model, optimizer, example_inputs=(x,), total_steps=60, budget=budget, rounds=2, push_until=0.9)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.train()(x).square().mean().backward()
+        optimizer.step()
+    pruner.finish()
+    assert sum(report.removed for report in pruner.history) >= least
+    assert max(report.difference or 0.0 for report in pruner.history if report.removed) < 1e-5

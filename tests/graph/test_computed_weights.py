@@ -110,15 +110,5 @@ def test_the_gain_scales_a_neuron():
 @pytest.mark.parametrize("form", ["mean and std", "with a gain"])
 def test_a_budget_lands_exactly(form):
     model, x = nets.settle(network(FORMS[form])).float(), torch.randn(8, 3, 7, 7)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    pruner = demp.DemP(
-        model, optimizer, example_inputs=(x,), total_steps=60, budget="neurons=0.7", rounds=2, push_until=0.9
-    )
-    for _ in range(60):
-        optimizer.zero_grad()
-        model.train()(x).square().mean().backward()
-        optimizer.step()
-    pruner.finish()
-    assert sum(report.removed for report in pruner.history) >= 5
-    assert max(report.difference or 0.0 for report in pruner.history if report.removed) < 1e-5
+    exactly.lands_exactly(model, x, "neurons=0.7", 5)
     assert all(bool(p.isfinite().all()) for p in model.parameters())

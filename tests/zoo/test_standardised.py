@@ -57,17 +57,7 @@ def test_the_gain_scales_a_neuron():
 
 def test_a_budget_fades_the_gain():
     model, x = nets.settle(network(ScaledStdConv2d)).float(), torch.randn(8, 3, 6, 6)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    pruner = demp.DemP(
-        model, optimizer, example_inputs=(x,), total_steps=60, budget="neurons=0.6", rounds=2, push_until=0.9
-    )
-    for _ in range(60):
-        optimizer.zero_grad()
-        model.train()(x).square().mean().backward()
-        optimizer.step()
-    pruner.finish()
-    assert sum(report.removed for report in pruner.history) >= 8
-    assert max(report.difference or 0.0 for report in pruner.history if report.removed) < 1e-5
+    exactly.lands_exactly(model, x, "neurons=0.6", 8)
 
 
 @pytest.mark.slow
