@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from demp.activity import moments
 from demp.activity.moments import Moments
 from demp.errors import UsageError
 
@@ -38,6 +39,23 @@ def test_moments_are_their_definition(shape, axis, dtype):
 def test_a_large_mean_costs_no_digits(mean):
     values = (mean + torch.randn(400, 3) * torch.tensor([1.0, 4.0, 100.0])).float()
     check(Moments.along(values, 1), values, 1, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 8, 8), (6, 5, 3, 3), (40, 5), (2, 5, 80), (3, 5, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_near_and_far_means_side_by_side(shape, layout, dtype, monkeypatch):
+    monkeypatch.setattr(moments, "CACHED", 64)
+    shift = torch.tensor([0.0, 3.0, -40.0, 0.5, 1000.0]).view(-1, *[1] * (len(shape) - 2))
+    values = (torch.randn(shape) + shift).to(dtype)
+    if len(shape) == 4:
+        values = values.contiguous(memory_format=layout)
+    check(Moments.along(values, 1), values, 1, 1e-10 if dtype == torch.float64 else 1e-4)
+
+
+def test_an_expanded_activation_counts_each_place():
+    values = torch.randn(3, 1, 4, 4, dtype=torch.float64).expand(3, 5, 4, 4)
+    check(Moments.along(values, 1), values, 1, 1e-12)
 
 
 def test_half_precision_is_summed_wide():

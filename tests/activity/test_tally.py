@@ -7,6 +7,7 @@ from torch import nn
 import demp
 from demp.activity import Criterion
 from demp.activity import tally as tally_module
+from demp.activity.moments import Moments
 from demp.activity.tally import Peaks, Tally
 
 WIDTH, PLACES = 8, 9
@@ -71,3 +72,33 @@ def test_a_neuron_that_was_seen_alive_is_not_looked_at_again(monkeypatch):
         *((2, WIDTH, 3, 3), (2, 2, 3, 3), (2, 2, 3, 3)),
         *((2, WIDTH * PLACES), (2, 2 * PLACES), (2, 2 * PLACES)),
     ]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_an_activation_with_two_readers_is_summed_once_unless_written_between(written, monkeypatch):
+    graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
+    first = graph.reads[0]
+    tally, other = (Tally(graph.dense, Criterion(kind="saturated")) for _ in range(2))
+    sums, along = [], Moments.along
+    monkeypatch.setattr(Moments, "along", lambda values, axis: sums.append(axis) or along(values, axis))
+    maps = torch.randn(4, WIDTH, 3, 3)
+    tally.add(first, maps, 1)
+    if written:
+        maps.mul_(2)
+    tally.add(first, maps, 1)
+    assert len(sums) == 1 + written
+    for part in (maps / 2 if written else maps, maps):
+        other.add(first, part.clone(), 1)
+    for mine, fresh in zip(*(list(t.state_dict()["moments"].values()) for t in (tally, other)), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, fresh, strict=True))
+
+
+def test_an_activation_of_inference_mode_has_no_version_and_is_summed_each_time():
+    graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
+    tally = Tally(graph.dense, Criterion(kind="saturated"))
+    with torch.inference_mode():
+        maps = torch.ones(4, WIDTH, 3, 3)
+        tally.add(graph.reads[0], maps, 1)
+        maps.mul_(3)
+        tally.add(graph.reads[0], maps, 1)
+    assert tally.state_dict()["moments"][f"{graph.reads[0].weight}#0"][1].tolist() == [2.0] * WIDTH

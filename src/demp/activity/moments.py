@@ -1,5 +1,6 @@
 """Mean and deviation of what readers see, over examples and positions, gathered batch by batch without cancellation."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,12 @@ from torch import Tensor
 from demp.activity.reductions import reduced
 from demp.errors import UsageError
 
-CACHED = 1 << 18
-"""Values that are centred at a time: few enough to stay in a processor's cache between the passes over them."""
+CACHED = 1 << 20
+"""Values that are squared at a time: few enough to stay in a processor's cache between the passes over them."""
+LONG = 32
+"""Values that lie together in memory from which on the norm of a row is the fastest sum of squares."""
 FAR = 0.99
-"""Share of the sum of squares that the mean may take before the sums are made again around that mean."""
+"""Share of the sum of squares that the mean may take before the sums are made again nearer to the mean."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Moments:
     def along(cls, values: Tensor, axis: int) -> "Moments":
         """Of one activation, over all axes but one.
 
-        Sums run in float32 or wider around a value of each place, so that a constant has deviation 0 exactly and a
-        large mean costs no digits; where that value lies far off the mean they run again around the mean.
+        Sums run in float32 or wider. Where the mean takes most of the sum of squares, they run again around a value of
+        that place, and once more around the mean where that value lies far off; so a constant has deviation 0 exactly
+        and a large mean costs no digits.
 
         Raises:
             UsageError: the batch is empty.
@@ -44,13 +48,16 @@ class Moments:
         size = values.shape[axis]
         if values.numel() == 0 and size:
             raise UsageError("cannot look for dead neurons on an empty batch")
-        middle = values[tuple(slice(None) if d == axis else n // 2 for d, n in enumerate(values.shape))]
-        centre = middle.to(torch.promote_types(values.dtype, torch.float32))
         count = values.numel() // max(size, 1)
-        total, squares = sums_around(centre, values, axis)
-        if bool((total.square() > FAR * count * squares.clamp(min=0)).any()):
-            centre = torch.where(squares > 0, centre + (total / count).to(centre.dtype), centre)
-            total, squares = sums_around(centre, values, axis)
+        order = sorted(range(values.dim()), key=values.stride, reverse=True)
+        values, axis = values.permute(order), order.index(axis)  # memory is read in order
+        total, squares = sums(values, axis)
+        centre = torch.zeros(size, dtype=torch.promote_types(values.dtype, torch.float32), device=values.device)
+        for nearer in (middle, mean_of):
+            far = (total.square() > FAR * count * squares).nonzero().flatten()
+            if len(far):
+                centre[far] = nearer(values, axis, centre.double() + total / count).to(centre)[far]
+                total[far], squares[far] = sums(values, axis, far, centre[far])
         mean = centre.double() + total / count
         left = (squares - total.square() / count).clamp(min=0)
         counts = torch.full((size,), float(count), dtype=torch.float64)
@@ -98,23 +105,48 @@ class Moments:
         return [part.clone() for part in self.parts()]
 
 
-def sums_around(centre: Tensor, values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Sums of ``values - centre`` and of its square, over all axes but one, float64.
+def sums(
+    values: Tensor, axis: int, places: Tensor | None = None, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of values, less those of ``centre``, and of their squares, over all axes but one, float64.
 
-    The outermost axis in memory is taken in pieces that stay in the cache; on a GPU all at once.
+    ``values`` have their outermost axis first. Where long rows lie inside of ``axis``, squares are norms of rows; else
+    the outermost axis is taken in pieces that stay in the cache, on a GPU all at once.
     """
-    shape = [-1 if dim == axis else 1 for dim in range(values.dim())]
-    outer = max(range(values.dim()), key=values.stride)
-    rows = max(1, CACHED * values.shape[outer] // max(values.numel(), 1))
-    if outer == axis or values.is_cuda:
-        rows = values.shape[outer]
-    total = torch.zeros(values.shape[axis], dtype=torch.float64, device=values.device)
-    squares = torch.zeros_like(total)
-    for piece in values.split(rows, outer):
-        centred = piece - centre.view(shape)
-        total += reduced(centred, axis, torch.sum)
-        squares += reduced(centred.mul_(centred), axis, torch.sum)
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    if centre is None and math.prod(values.shape[axis + 1 :]) >= LONG and values.is_contiguous():
+        norms = torch.linalg.vector_norm(values.flatten(axis + 1), dim=-1, dtype=dtype).double()
+        return reduced(values.to(dtype), axis, torch.sum).double(), norms.square().flatten(0, axis - 1).sum(0)
+    size = values.shape[axis] if places is None else len(places)
+    total = torch.zeros(size, dtype=torch.float64, device=values.device)
+    squares, square = torch.zeros_like(total), None
+    length = len(values)
+    if axis and not values.is_cuda:
+        length = max(1, CACHED * length // max(values.numel(), 1))
+    for piece in values.split(length):
+        wide = piece.to(dtype) if places is None else piece.index_select(axis, places).to(dtype)
+        if centre is not None:
+            wide = wide - centre.view(shape_along(wide, axis))
+        if square is None or square.shape != wide.shape:
+            square = torch.empty_like(wide)  # written again by every piece: new memory costs more than the squares
+        total += reduced(wide, axis, torch.sum)
+        squares += reduced(torch.mul(wide, wide, out=square), axis, torch.sum)
     return total, squares
+
+
+def middle(values: Tensor, axis: int, mean: Tensor) -> Tensor:
+    """One value of each place, to which a constant is equal exactly."""
+    return values[tuple(slice(None) if d == axis else n // 2 for d, n in enumerate(values.shape))]
+
+
+def mean_of(values: Tensor, axis: int, mean: Tensor) -> Tensor:
+    """The mean of each place."""
+    return mean
+
+
+def shape_along(values: Tensor, axis: int) -> list[int]:
+    """Of one value for each place of an axis, so that it broadcasts."""
+    return [-1 if dim == axis else 1 for dim in range(values.dim())]
 
 
 def merged(first: Mapping[str, Moments], others: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:

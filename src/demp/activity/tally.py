@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from demp.activity import moments
 from demp.activity.criteria import Criterion, Peaks
@@ -48,6 +49,8 @@ class Tally:
         self._needs_total = criterion.kind == "sum"
         self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
         self._moments: dict[str, Moments] = {}
+        self._read_before = WeakTensorKeyDictionary()
+        self._flat: dict[int, Flatness] = {}
         self.seen: set[Key] = set()
 
     @property
@@ -85,13 +88,23 @@ class Tally:
                 "monitor the pruner), or its forward takes other widths than the traced one (a switch)"
             )
         self.seen.add(key)
+        self._flat = {}
         carried = [self._by_moments[part.layer] for part in self._parts[key]]
         if any(carried):
-            found = Moments.along(operand.detach(), axis).at(self._here[key], self._widths[key])
+            found = self._moments_of(operand, axis).at(self._here[key], self._widths[key])
             name = name_of(key)
             self._moments[name] = self._moments[name].merged(found) if name in self._moments else found
         if not all(carried):
             self._look_at_peaks(key, operand.detach(), axis)
+
+    def _moments_of(self, operand: Tensor, axis: int) -> Moments:
+        """Of one activation; of one that several consumers read (a residual stream), only once."""
+        version = None if operand.is_inference() else operand._version
+        known = self._read_before.get(operand)
+        if known is None or version is None or known[:2] != (version, axis):
+            known = (version, axis, Moments.along(operand.detach(), axis))
+            self._read_before[operand] = known
+        return known[2]
 
     def _look_at_peaks(self, key: Key, operand: Tensor, axis: int) -> None:
         """Test the neurons that no batch has shown alive yet; where one depends on others, test all."""
@@ -131,6 +144,7 @@ class Tally:
         self._dead = [flags.clone() for flags in state["dead"]]
         self.seen = {(str(weight), int(use)) for weight, use in state["seen"]}
         self._moments = {name: Moments(*parts) for name, parts in state.get("moments", {}).items()}
+        self._flat = {}
 
     def joined(self, states: Sequence[dict[str, Any]]) -> "Tally":
         """Of several ranks, in their order: dead on each of them, flat over all that they saw together."""
@@ -140,6 +154,7 @@ class Tally:
         whole.seen = set.intersection(*({(str(w), int(u)) for w, u in s["seen"]} for s in states))
         first, *others = ({name: Moments(*parts) for name, parts in s["moments"].items()} for s in states)
         whole._moments = moments.merged(first, others)
+        whole._flat = {}
         return whole
 
     def detect(self) -> dict[str, Tensor]:
@@ -178,6 +193,11 @@ class Tally:
         return bool(asked) and all(key in self.seen for key in asked)
 
     def _flatness(self, number: int) -> Flatness:
+        if number not in self._flat:
+            self._flat[number] = self._flatness_now(number)
+        return self._flat[number]
+
+    def _flatness_now(self, number: int) -> Flatness:
         layer = self.graph.layers[number]
         mean = torch.full((layer.width,), torch.nan, dtype=torch.float64)
         deviation = torch.full((layer.width,), -1.0, dtype=torch.float64)
