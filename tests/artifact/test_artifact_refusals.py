@@ -145,3 +145,13 @@ def test_a_constructor_that_fails_says_so_itself(saved):
 
     with pytest.raises(ZeroDivisionError, match="mine"):
         demp.load(build, saved[1])
+
+
+def test_a_network_in_place_of_its_constructor(saved):
+    with pytest.raises(demp.UsageError, match="build is a Net that is made already.*lambda: Net.*load_state_dict"):
+        demp.load(Net(), saved[1])
+    with pytest.raises(demp.UsageError, match="build is 'Net'; give what makes the dense network"):
+        demp.load("Net", saved[1])
+    with pytest.raises(demp.UsageError, match="build is a Net that is made already"):
+        demp.export(cut_net(), saved[1].parent / "out", to="safetensors", example_inputs=(X[0],), build=Net())
+    assert not (saved[1].parent / "out").exists()

@@ -89,6 +89,7 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
     ``build()`` gives it, on ``device``, or where it was built.
 
     Raises:
+        UsageError: ``build`` is a network, not what makes one.
         ArtifactError: a file is missing, truncated or altered, the constructor does not fit, or the outputs on the
             stored probe differ.
     """

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from demp.activity.observe import quiet
 from demp.artifact.architecture import batch_of, dtype_name
-from demp.errors import ArtifactError
+from demp.errors import ArtifactError, UsageError
 from demp.graph.attributes import SIZE_ATTRIBUTES
 from demp.graph.forward import first_names
 from demp.surgery.record import make_inputs
@@ -19,8 +19,30 @@ logger = logging.getLogger("demp")
 OTHER = "build the model with the arguments it was trained with"
 
 
+def raise_if_no_constructor(build: object) -> None:
+    """Refuse a network in place of what makes one.
+
+    Raises:
+        UsageError: ``build`` is a network, or cannot be called.
+    """
+    if isinstance(build, nn.Module):
+        raise UsageError(
+            f"build is a {type(build).__name__} that is made already; give what makes the dense network, such as the "
+            "class or `lambda: Net(width=64)`. The state dict of a cut network fits one that exists: "
+            "demp.load_state_dict(model, state_dict)"
+        )
+    if not callable(build):
+        raise UsageError(f"build is {build!r}; give what makes the dense network: a class, or a function of no arguments")
+
+
 def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architecture: dict[str, Any]) -> nn.Module:
-    """The constructor's model with the saved tensors in; on meta first, so that dense weights are never allocated."""
+    """The constructor's model with the saved tensors in; on meta first, so that dense weights are never allocated.
+
+    Raises:
+        UsageError: ``build`` is no constructor.
+        ArtifactError: it makes another network than the saved one.
+    """
+    raise_if_no_constructor(build)
     try:
         with torch.device("meta"):
             model = build()

@@ -13,6 +13,7 @@ from torch import nn
 
 from demp.analysis.costs import Cost, cost
 from demp.artifact import folder as artifact
+from demp.artifact.rebuilding import raise_if_no_constructor
 from demp.errors import UsageError
 from demp.exports.agreement import BATCH_SIZES, proven
 from demp.exports.card import card
@@ -89,6 +90,8 @@ def _subject(
         raise UsageError("give example_inputs, a batch of real inputs: the export is proven on them")
     if measure and build is None:
         raise UsageError("give build, the model's constructor: the times are measured beside its dense model")
+    if build is not None:
+        raise_if_no_constructor(build)
     batch_of(as_inputs(example_inputs))
     return Subject(original(model_or_run), example_inputs, build=build)
 
