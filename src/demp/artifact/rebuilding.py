@@ -32,7 +32,7 @@ def raise_if_no_constructor(build: object) -> None:
             "demp.load_state_dict(model, state_dict)"
         )
     if not callable(build):
-        raise UsageError(f"build is {build!r}; give what makes the dense network: a class, or a function of no arguments")
+        raise UsageError(f"build is {build!r}; give what makes the dense network: its class, or a function")
 
 
 def built(build: Callable[[], nn.Module], weights: dict[str, Tensor], architecture: dict[str, Any]) -> nn.Module:
