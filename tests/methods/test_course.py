@@ -87,27 +87,29 @@ def test_the_cuts_of_faded_neurons_change_nothing(kind):
 
 
 def test_a_dense_twin_takes_the_same_steps():
-    """Faded in the same way and never cut, it has the same outputs to the end of the run."""
+    """Faded in the same way, with what is handed over, and never cut, it has the same outputs to the end of the run."""
     model, optimizer, pruner = start(Wide, IMAGE, {}, OPTIMIZERS[1], "flops=0.5", 0, rounds=1, peak_noise_std=0.0)
     twin = copy.deepcopy(model)
     follows = OPTIMIZERS[1](twin.parameters())
     graph, course = pruner.graph, pruner.method._course
     scales = demp.regularization.OutputScales(twin, graph)
-    going = None
+    going, handed = None, ()
     for step in range(STEPS):
         train(model, optimizer, IMAGE, range(step, step + 1))
         train(twin, follows, IMAGE, range(step, step + 1))
         if course._fading is not None:
-            going = course._fading.clone()
+            going, handed = course._fading.clone(), course._handovers
         if going is not None and step >= course.marks[0]:
             start_of, end_of = course.marks
             before, after = (remaining((count - start_of) / (end_of - start_of)) for count in (step, step + 1))
             factor = after / before if before > 0 else 0.0
-            scales.apply(demp.regularization.Shrink(factors=torch.where(going, factor, 1.0)), graph.dense)
+            factors = torch.where(going, factor, 1.0)
+            shrink = demp.regularization.Shrink(factors=factors, handovers=handed, share=before - after)
+            scales.apply(shrink, graph.dense)
         x = examples(IMAGE, seed=77)
         assert torch.allclose(model.eval()(x), twin.eval()(x), atol=1e-11), f"step {step}"
         model.train(), twin.train()
-    assert pruner.state.removed.any()
+    assert pruner.state.removed.any() and len(handed) == 3
 
 
 def test_scales_fade_along_a_cosine_from_one_to_zero():
@@ -195,13 +197,25 @@ def test_every_decision_is_one_log_line(caplog):
     assert "as far as it must be" in lines[-1]
 
 
-def test_no_penalty_no_warning_and_no_watching_on_the_way_to_a_budget(caplog):
+def test_no_penalty_no_warning_and_no_watching_but_where_neurons_are_chosen(caplog):
     with caplog.at_level(logging.WARNING, logger="demp"):
         model, optimizer, pruner = start(*KINDS[2], OPTIMIZERS[0], "flops=0.5", 0)
     assert not caplog.records
     assert pruner.metrics()["demp/strength"] == 0.0
-    train(model, optimizer, VECTOR, range(3))
-    assert not any(module._forward_pre_hooks for module in model.modules() if module is not model)
+    course, watched = pruner.method._course, []
+    for step in range(STEPS):
+        watched.append(any(module._forward_pre_hooks for module in model.modules() if module is not model))
+        train(model, optimizer, VECTOR, range(step, step + 1))
+    assert [step + 1 for step, open_now in enumerate(watched) if open_now] == list(course.marks[:-1])
+
+
+def test_nothing_is_watched_or_handed_over_where_that_is_off():
+    model, optimizer, pruner = start(*KINDS[0], OPTIMIZERS[0], "flops=0.5", 0, hand_over=False)
+    for step in range(STEPS):
+        assert not any(module._forward_pre_hooks for module in model.modules() if module is not model)
+        train(model, optimizer, IMAGE, range(step, step + 1))
+        assert not pruner.method._course._handovers
+    assert pruner.flops <= 0.5 * pruner.graph.dense.flops()
 
 
 def test_with_masks_of_another_method():

@@ -28,7 +28,7 @@ class Window:
     def __init__(self, model: nn.Module, graph: NeuronGraph, criterion: Criterion) -> None:
         self._model, self._graph, self._criterion = model, graph, criterion
         self._handles: list[RemovableHandle] = []
-        self._tally: Tally | None = None
+        self._collected: Any = None
         self._readers = readers_of(model, graph)
         watched = {(w, use) for of_path in self._readers.values() for w, reads in of_path.items() for use in reads}
         contracted = {(r.weight, r.use) for r in graph.reads if r.seat is None}
@@ -63,12 +63,12 @@ class Window:
     @property
     def is_open(self) -> bool:
         """Are the hooks in place, so that forwards are watched?"""
-        return self._tally is not None
+        return self._collected is not None
 
     def open(self, state: GraphState) -> None:
         """Attach the hooks and start collecting over training forwards."""
         self.close()
-        self._tally = Tally(state, self._criterion, sums=False)
+        self._collected = self.collector(state)
         self._forget()
         self._handles.append(self._model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         self._handles.append(self._model.register_forward_hook(Hook(self._end), always_call=True))
@@ -82,6 +82,10 @@ class Window:
                 self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                 self._handles.append(module.register_forward_hook(leave, always_call=True))
 
+    def collector(self, state: GraphState) -> Any:
+        """What collects what is read from now on: by default what death is decided by."""
+        return Tally(state, self._criterion, sums=False)
+
     def step(self) -> None:
         """An optimizer moved: forwards in evaluation mode were training if no other ran since the last step."""
         if self._ran_training or self._ran_evaluation:
@@ -90,32 +94,32 @@ class Window:
 
     def detect(self) -> Detection:
         """Which neurons were dead in every forward since ``open``."""
-        if self._tally is None or not self._tally.seen:  # nothing ran, or compiled code that does not see the hooks
+        if self._collected is None or not self._collected.seen:  # nothing ran, or nothing that sees the hooks
             dead = {layer.name: layer.removable & False for layer in self._graph.layers}
             return Detection(dead, 0, 0)
-        return detection_of((self._tally,), self.batches, self.examples)
+        return detection_of((self._collected,), self.batches, self.examples)
 
     def close(self) -> None:
         """Remove the hooks and drop what was collected."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._tally = None
+        self._collected = None
 
     def state_dict(self) -> dict[str, Any] | None:
         """What an open window has seen; None while closed."""
-        if self._tally is None:
+        if self._collected is None:
             return None
         seen = {"whole": list(self._whole), "parts": {path: list(pair) for path, pair in self._parts.items()}}
-        return {**seen, "in_evaluation": self.in_evaluation, "tally": self._tally.state_dict()}
+        return {**seen, "in_evaluation": self.in_evaluation, "tally": self._collected.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what a saved window had seen."""
-        assert self._tally is not None, "open the window first"
+        assert self._collected is not None, "open the window first"
         self._whole = [int(n) for n in state.get("whole", (state.get("batches"), state.get("examples")))]
         self._parts = {path: [int(n) for n in pair] for path, pair in state.get("parts", {}).items()}
         self.in_evaluation = bool(state.get("in_evaluation", False))
-        self._tally.load_state_dict(state["tally"])
+        self._collected.load_state_dict(state["tally"])
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._depth += 1
@@ -195,9 +199,9 @@ class Window:
 
     def _add(self, read: Read, value: Tensor, axis: int) -> None:
         """One batch at one consumer; a rehearsal of demp's own, which may be narrower, does not count."""
-        rehearsal = not self._model.training and (value.is_meta or value.shape[axis] != self._tally_width(read))
-        if self._tally is not None and not rehearsal:
-            self._tally.add(read, value, axis)
+        rehearsal = not self._model.training and (value.is_meta or value.shape[axis] != self._width(read))
+        if self._collected is not None and not rehearsal:
+            self._collected.add(read, value, axis)
 
-    def _tally_width(self, read: Read) -> int:
-        return -1 if self._tally is None else self._tally.width(read)
+    def _width(self, read: Read) -> int:
+        return -1 if self._collected is None else self._collected.width(read)

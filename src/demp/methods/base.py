@@ -3,16 +3,18 @@
 What is here concerns training and neurons; a method that also masks single weights is a `demp.methods.MaskMethod`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from demp.activity import Criterion, Detection
+from demp.activity.covariances import Covariance
+from demp.activity.tally import Key
 from demp.budgets import Budget, Meter, as_budget
 from demp.files.checks import check_choices
-from demp.graph import GraphState, NeuronGraph
+from demp.graph import GraphState, NeuronGraph, Read
 from demp.importance.gates import Scoring
 from demp.methods.earlier import EarlierMethod, moved_name
 from demp.methods.requirements import Requirements
@@ -83,6 +85,18 @@ class View(Protocol):
 
     def scales(self) -> Tensor:
         """Per class: the size of what scales the neuron's output; 0 where nothing does. See ``OutputScales.sizes``."""
+        ...
+
+    def covariances(self) -> Mapping[Key, Covariance]:
+        """Consumer -> covariance of what it read in the training forwards of this step, equal on all ranks.
+
+        Present widths. Empty in steps that ``Method.looks`` did not ask for, and when asked
+        again.
+        """
+        ...
+
+    def takers(self) -> Sequence[Read]:
+        """The reads of weights that fading neurons can hand over to: see ``demp.regularization.handover``."""
         ...
 
     def frozen(self) -> Tensor:
@@ -188,6 +202,10 @@ class Method(EarlierMethod):
 
     def watch(self, sensitivity: Tensor) -> None:
         """Take one step's derivatives of the loss by a factor on every neuron: one number per class."""
+
+    def looks(self, step: int) -> bool:
+        """Are the covariances wanted of the forwards that lead to ``step`` steps done?"""
+        return False
 
     def shrink(self, step: int) -> Shrink | None:
         """How do the scales of neurons shrink, after the optimizer moved them?"""

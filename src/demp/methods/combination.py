@@ -68,6 +68,10 @@ class Combination(MaskMethod):
         """Pass the sensitivity of each class to the first method."""
         self.first.watch(sensitivity)
 
+    def looks(self, step: int) -> bool:
+        """Return whether the first method needs the covariances of this step."""
+        return self.first.looks(step)
+
     def shrink(self, step: int) -> Shrink | None:
         """Return how the first method shrinks scales at this step."""
         return self.first.shrink(step)

@@ -19,7 +19,9 @@ from demp.errors import UsageError
 from demp.files.checks import check_at_least, check_number
 from demp.methods.base import Selection, View
 from demp.methods.reaching import goals_at
+from demp.methods.redundant import handovers, unsaid_by_class
 from demp.regularization import Shrink
+from demp.regularization.handover import Handover
 from demp.surgery import Limits
 
 LOOKS = 24
@@ -61,6 +63,8 @@ class Phase:
     power: float
     """Exponent of what a neuron costs, in its rank: importance / cost ** power."""
     limits: Limits
+    hands_over: bool = True
+    """Do fading neurons leave what others can say of them in the weights that read these?"""
     unused: tuple[str, ...] = ()
     """Options that were given and do nothing on the way to a budget."""
 
@@ -97,6 +101,7 @@ class Course:
         self._next = 0
         self._fading: Tensor | None = None
         self._importance: Tensor | None = None
+        self._handovers: tuple[Handover, ...] = ()
 
     def is_due(self, step: int) -> bool:
         """Return whether a period begins or ends at this step."""
@@ -112,6 +117,10 @@ class Course:
         if step >= self.marks[-1]:
             return ""
         return f"the way to the budget had not ended (it does at step {self.marks[-1]:,}), so the rest went at once"
+
+    def looks(self, step: int) -> bool:
+        """Do neurons begin to fade at this step, so that what varies together is wanted?"""
+        return self.phase.hands_over and step in self.marks[:-1]
 
     # Importance -------------------------------------------------------------------------------------------
 
@@ -135,7 +144,7 @@ class Course:
         after, notes = view.state.removed | going, []
         if self._next == 0 and self.phase.unused:
             notes.append(f"with a budget neurons fade, and these options do nothing: {', '.join(self.phase.unused)}")
-        self._fading = None
+        self._fading, self._handovers = None, ()
         while not self.done and self.marks[self._next] <= step:
             self._next += 1
         if view.final:
@@ -156,8 +165,13 @@ class Course:
 
     def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
         importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
+        found = {} if self.done or not self.phase.hands_over else view.covariances()
+        importance = unsaid_by_class(importance, view.state, after, found)
         question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)
-        return choose(view.meter, after, goals, question)
+        choice = choose(view.meter, after, goals, question)
+        if found:
+            self._handovers = handovers(view.state, after, choice.chosen, found, view.takers())
+        return choice
 
     def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:
         """What was decided, in a line."""
@@ -185,17 +199,20 @@ class Course:
         start, end = self.marks[self._next - 1], self.marks[self._next]
         before, after = (remaining((count - start) / (end - start)) for count in (step, step + 1))
         factor = after / before if before > 0 else 0.0
-        return Shrink(factors=torch.where(self._fading, factor, 1.0))
+        factors = torch.where(self._fading, factor, 1.0)
+        return Shrink(factors=factors, handovers=self._handovers, share=before - after)
 
     # State ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the next period, the fading neurons and the importance estimates."""
-        return {"next": self._next, "fading": self._fading, "importance": self._importance}
+        """Return the next period, the fading neurons, what they hand over, and the importance estimates."""
+        plain = [one.to_plain() for one in self._handovers]
+        return {"next": self._next, "fading": self._fading, "importance": self._importance, "handovers": plain}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a saved run was."""
         self._next, self._fading, self._importance = int(state["next"]), state["fading"], state["importance"]
+        self._handovers = tuple(Handover(**one) for one in state.get("handovers", ()))
 
 
 def remaining(progress: float) -> float:

@@ -124,6 +124,10 @@ class DemonPruning(Method):
         assert self._course is not None
         self._course.watch(sensitivity)
 
+    def looks(self, step: int) -> bool:
+        """On the way to a budget, where the next neurons are chosen."""
+        return self._course is not None and self._course.looks(step)
+
     def shrink(self, step: int) -> Shrink | None:
         """The fading of those that go next; without a budget the decoupled penalty, if it is that."""
         if self._course is not None:

@@ -112,6 +112,11 @@ class DemPConfig(MethodConfig):
     cost_power: float = 1.0
     """With a budget: neurons rank by importance / cost ** cost_power, the cost in what the budget limits."""
 
+    hand_over: bool = True
+    """With a budget: what the neurons that stay can say of one that fades moves into the weights that read them (least
+    squares on what one step's forwards showed), and neurons rank by what the others of their layer cannot say. False:
+    each is taken for itself, and nothing moves."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("peak_strength", "peak_noise_std"):
@@ -155,6 +160,7 @@ class DemPConfig(MethodConfig):
             end=self.push_until,
             rounds=self.rounds,
             power=self.cost_power,
+            hands_over=self.hand_over,
             limits=self.limits(),
             unused=self.unused(),
         )

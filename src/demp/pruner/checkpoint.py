@@ -62,7 +62,7 @@ def say_detached(run: PruningRun) -> None:
 
 def say_ended(run: PruningRun) -> None:
     """A pruner that has ended took a state: it watches nothing, and says so where that state is not the run's end."""
-    run.detector.close()
+    run.close()
     if run.step < run.total_steps and run.shrinking.context.is_main_process:
         logger.warning(
             "this pruner has ended (finish() or detach()): model and optimizer have the widths of step %d of %d, and "

@@ -203,8 +203,7 @@ class Pruner(OfRun, EarlierPruner):
             CutError: with ``on_error="raise"``: a cut was refused or rolled back.
         """
         self._stopwatch.stop()
-        self._run.detector.step()
-        self._run.others.own_step()
+        self._run.stepped()
         self._regularizer.after_step()
         self._run.step += 1
         if self.step % denormals.EVERY_STEPS == 0:
@@ -257,8 +256,7 @@ class Pruner(OfRun, EarlierPruner):
     def detach(self) -> None:
         """Remove all hooks of this pruner from model and optimizers."""
         self._attachment.remove()
-        self._run.detector.close()
-        self._run.others.close()
+        self._run.close()
         self._shrinking.outside.close()
         if not (self._detached or self._finished) and self.step < self.total_steps:
             say_detached(self._run)
@@ -271,7 +269,7 @@ class Pruner(OfRun, EarlierPruner):
     def _look_ahead(self, *, fresh: bool = False) -> None:
         """Watch training forwards where a check is near; ``fresh``: one was just made."""
         if not self._finished:
-            self._run.detector.look_ahead(self.state, self.step, self.total_steps, self._checks.is_due, fresh=fresh)
+            self._run.look_ahead(self._checks.is_due, fresh=fresh)
 
     def metrics(self) -> dict[str, float]:
         """Return strength, noise, sparsity, parameters and FLOPs of this step by name: cheap, for a log."""

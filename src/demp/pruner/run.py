@@ -1,9 +1,11 @@
 """One run under one method: the model as it shrinks, the method, how far the run is, and the detector."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from demp.activity.covariances import CovarianceWindow
 from demp.activity.detector import Detector, Sources, by_probe
 from demp.budgets import Meter, sizes_of
 from demp.graph import GraphState
@@ -56,6 +58,7 @@ class PruningRun:
         if not shrinking.context.compiled:
             self.detector.watch_held_out()
         self.scales = OutputScales(model, graph)
+        self.covariances = None if shrinking.context.compiled else CovarianceWindow(model, graph)
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
 
@@ -82,6 +85,30 @@ class PruningRun:
         before, self.method = self.method, type(self.method)(self.config, total_steps)
         self.method.load_state_dict(before.state_dict())
         self.total_steps = total_steps
+
+    def stepped(self) -> None:
+        """An optimizer moved."""
+        for watching in (self.detector, self.covariances):
+            if watching is not None:
+                watching.step()
+        self.others.own_step()
+
+    def look_ahead(self, due: Callable[[int], bool], *, fresh: bool) -> None:
+        """Watch the forwards of the next step where something is due after it; ``fresh``: a check was just made."""
+        state, step = self.shrinking.state, self.step
+        self.detector.look_ahead(state, step, self.total_steps, due, fresh=fresh)
+        if self.covariances is not None:
+            if step < self.total_steps and self.method.looks(step + 1):
+                self.covariances.open(state)
+            else:
+                self.covariances.close()
+
+    def close(self) -> None:
+        """Remove all hooks that watch forwards."""
+        self.detector.close()
+        self.others.close()
+        if self.covariances is not None:
+            self.covariances.close()
 
     def loss_scale(self) -> Tensor | None:
         """The scale that gradients still carry when a fused optimizer unscales inside its step."""

@@ -1,15 +1,18 @@
 """What a method may see of a live run: the concrete ``demp.methods.View``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from demp.activity import Detection, agreed
+from demp.activity.covariances import Covariance
 from demp.activity.detector import made
+from demp.activity.tally import Key
 from demp.activity.zeros import share_of_zeros
 from demp.errors import UsageError
+from demp.graph import Read
 from demp.graph.forward import first_names
 from demp.importance.gates import Gated, Scoring, first, scores, size_of
 from demp.masking.masks import maskable
@@ -103,6 +106,16 @@ class LiveView(OfRun, EarlierView):
     def scales(self) -> Tensor:
         """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
         return self._run.scales.sizes(self.state)
+
+    def covariances(self) -> Mapping[Key, Covariance]:
+        """What varies together in the forwards of this step; nothing where no forward was watched."""
+        window, context = self._run.covariances, self._shrinking.context
+        with context.together():
+            return {} if window is None else window.take(context)
+
+    def takers(self) -> Sequence[Read]:
+        """Weights that can take what fading neurons hand over."""
+        return self._run.scales.takers(self.state)
 
     def frozen(self) -> Tensor:
         """Neurons that something frozen scales."""

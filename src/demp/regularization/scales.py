@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch import _foreach_mul as products_of  # pyright: ignore[reportPrivateImportUsage]
 from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
 
-from demp.graph import GraphState, NeuronGraph, Slot
+from demp.graph import GraphState, NeuronGraph, Read, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS, LINEAR
 from demp.parallel import local_piece, whole_tensor
+from demp.regularization.handover import Handover, hand_over, takers
 from demp.regularization.slices import PresentSlices, Slices
 
 
@@ -34,6 +35,9 @@ class Shrink:
     amounts: Tensor | float | None = None
     times_lr: bool = False
     """Are amounts in units of each parameter's learning rate?"""
+    handovers: tuple[Handover, ...] = ()
+    """What moves into the weights that read the fading neurons, of which ``share`` is carried out now."""
+    share: float = 0.0
 
 
 class OutputScales:
@@ -41,13 +45,17 @@ class OutputScales:
 
     def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
         self._graph = graph
-        parameters = dict(model.named_parameters())
+        self._parameters = parameters = dict(model.named_parameters())
         self._slices = PresentSlices(model, scaling_slots(graph))
         self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
 
     def slices(self, state: GraphState) -> list[Slices]:
         """The scaling slices that the optimizer may move now, in the order in which they lie."""
         return [one for one in self._slices.at(state) if one.parameter.requires_grad]
+
+    def takers(self, state: GraphState) -> list[Read]:
+        """Return the reads of weights that fading neurons can hand over to."""
+        return takers(self._parameters, state)
 
     def frozen(self, state: GraphState) -> Tensor:
         """Per class: is there a frozen parameter that scales it? It neither fades nor says how the loss minds it."""
@@ -92,6 +100,8 @@ class OutputScales:
         are part of a step, are taken from those parameters alone that the optimizer moved (``moving``: id to rate).
         """
         slices = self.slices(state)
+        if shrink.handovers:
+            hand_over(self._parameters, state, shrink.handovers, shrink.share, copies)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:

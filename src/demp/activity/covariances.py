@@ -1,0 +1,111 @@
+"""How the neurons that a layer reads vary together, gathered in the training forwards of one step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from demp.activity.criteria import Criterion
+from demp.activity.tally import Key, key_of
+from demp.activity.window import Window
+from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph.parts import HEADS
+from demp.parallel import Context
+
+ROWS = 8192
+"""Positions of one forward that are looked at, evenly spaced; more say little more."""
+WIDEST = 2048
+"""Layers that read more neurons are left out: a matrix of all pairs would cost more than it gives."""
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Of what one consumer reads: neurons by neurons, over examples and positions."""
+
+    matrix: Tensor
+    """(neurons, neurons), float64, on the CPU."""
+    rows: int
+    """How many examples and positions it is the mean over, on all ranks."""
+    places: Tensor
+    """(positions of one neuron, neurons): where they lie on the axis, in the order of memory. Several after a flatten,
+    which count as rows."""
+
+
+def places_of(read: Read, state: GraphState) -> Tensor:
+    """``Covariance.places`` of a consumer; every channel of a head counts for itself."""
+    classes = read.classes[state.kept(read.classes)]
+    every = torch.arange(len(classes))[None]
+    owned, counts = classes.unique(return_counts=True)
+    heads = any(state.graph.layers[number].activation == HEADS for number in read.layers)
+    if heads or not len(owned) or bool((counts != counts[0]).any()) or bool((owned == 0).any()):
+        return every
+    return classes.argsort(stable=True).view(len(owned), -1).T.contiguous()
+
+
+class Covariances:
+    """Sums of products of what each consumer reads, about the mean of its first forward; float64, present widths."""
+
+    def __init__(self, state: GraphState) -> None:
+        asked = [read for read in state.graph.reads if read.seat is None]
+        self._here = {key_of(read): places_of(read, state) for read in asked}
+        self._sums: dict[Key, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self.seen: set[Key] = set()
+
+    def width(self, read: Read) -> int:
+        """How many neurons this consumer has now."""
+        return self._here[key_of(read)].numel()
+
+    def add(self, read: Read, operand: Tensor, axis: int) -> None:
+        """Take one forward at one consumer; one that reads too many neurons, or others than it had, is left out."""
+        key = key_of(read)
+        places, size = self._here[key], self._here[key].shape[1]
+        if operand.shape[axis] != places.numel() or not 2 <= size <= WIDEST or operand.numel() == 0:
+            return
+        rows = operand.detach().movedim(axis, -1)
+        if len(places) > 1:
+            rows = rows[..., places.to(rows.device)]
+        rows = rows.reshape(-1, size)
+        rows = rows[:: (len(rows) // ROWS) | 1]  # odd, so that it does not meet the same place of every image
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        count, centre, total, products = self._sums.get(key, (0, rows.mean(0), *zeros_like(rows)))
+        rows = rows - centre
+        self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products + (rows.T @ rows).double())
+        self.seen.add(key)
+
+    def found(self, context: Context) -> dict[Key, Covariance]:
+        """Consumer -> covariance of what it reads; the mean over ranks.
+
+        A consumer that some rank did not see is left out, and one whose values are not all finite.
+        """
+        keys = sorted(set.intersection(*map(set, context.gathered(sorted(self.seen)))))
+        covariances = {}
+        for key in keys:
+            count, _, total, products = self._sums[key]
+            mean = total.double() / count
+            matrix = context.mean((products / count - torch.outer(mean, mean)).cpu())
+            if bool(matrix.isfinite().all()):
+                covariances[key] = Covariance(matrix, int(context.total([count])[0]), self._here[key])
+        return covariances
+
+
+class CovarianceWindow(Window):
+    """Hooks on the modules that read neurons, for the training forwards of one step."""
+
+    def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
+        super().__init__(model, graph, Criterion())
+
+    def collector(self, state: GraphState) -> Covariances:
+        """What collects what is read from now on."""
+        return Covariances(state)
+
+    def take(self, context: Context) -> dict[Key, Covariance]:
+        """Return the covariances since ``open``, and close. Among several ranks all must ask."""
+        found = {} if self._collected is None else self._collected.found(context)
+        self.close()
+        return found
+
+
+def zeros_like(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of nothing: per neuron, and of all pairs."""
+    size = rows.shape[1]
+    return rows.new_zeros(size), torch.zeros(size, size, dtype=torch.float64, device=rows.device)

@@ -1,0 +1,57 @@
+"""Which neurons others of their layer can stand in for, by class, and what they hand over when they fade."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from demp.activity.covariances import Covariance
+from demp.activity.tally import Key, key_of
+from demp.graph import GraphState, Read
+from demp.importance.redundancy import ridge_of, stand_in, unsaid
+from demp.regularization.handover import Handover
+
+
+def unsaid_by_class(
+    importance: Tensor, state: GraphState, after: Tensor, covariances: Mapping[Key, Covariance]
+) -> Tensor:
+    """Importance of each class, less what the others that one of its readers reads say as well.
+
+    Of several readers the one counts in which most is left. A class that some weight reads without being watched, or
+    that is several channels there (a head), keeps its importance. ``after``: those that count as removed.
+    """
+    found = torch.zeros(len(importance), dtype=torch.float64)
+    whole = torch.ones(len(importance), dtype=torch.bool)
+    whole[torch.cat([r.classes for r in state.graph.reads if r.seat is None] or [whole.new_zeros(0).long()])] = False
+    for read in (r for r in state.graph.reads if r.seat is None):
+        covariance = covariances.get(key_of(read))
+        classes = read.classes[state.kept(read.classes)]
+        if covariance is None or len(covariance.places[0]) > len(classes.unique()):
+            whole[classes] = True
+            continue
+        classes = classes[covariance.places[0]]
+        present = ~after[classes] & (classes > 0)
+        mine, matrix = classes[present], covariance.matrix[present][:, present]
+        share = unsaid(importance[mine], matrix, ridge_of(len(mine), covariance.rows))
+        found[mine] = torch.maximum(found[mine], share)
+    return torch.where(whole, importance.double(), found)
+
+
+def handovers(
+    state: GraphState, after: Tensor, chosen: Tensor, covariances: Mapping[Key, Covariance], takers: Sequence[Read]
+) -> tuple[Handover, ...]:
+    """What the chosen leave in the weights that read them, where others read there can stand in for them."""
+    found = []
+    for read in takers:
+        covariance = covariances.get(key_of(read))
+        if covariance is None:
+            continue
+        kept = state.kept(read.classes)
+        classes = read.classes[kept][covariance.places[0]]
+        going = (chosen[classes] & ~after[classes]).nonzero().flatten()
+        staying = (~chosen[classes] & ~after[classes]).nonzero().flatten()
+        if len(going) and len(staying):
+            ridge, dense = ridge_of(len(staying), covariance.rows), kept[covariance.places]
+            coefficients = stand_in(covariance.matrix, going, staying, ridge).float()
+            found.append(Handover(read.weight, read.weight_axis, dense[:, going], dense[:, staying], coefficients))
+    return tuple(found)

@@ -1,0 +1,130 @@
+"""Neurons that fade hand over: exactly where others can say all of it, and nowhere that it could do harm."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import demp
+from demp.importance import redundancy
+from demp.regularization.handover import Handover, hand_over, takers
+
+STEPS = 40
+
+
+class Doubled(nn.Module):
+    """Every neuron stands twice, up to a factor."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        conv = kind != "linear"
+        self.first = nn.Conv2d(2, 16, 3, padding=1) if conv else nn.Linear(6, 16)
+        self.second = nn.Conv2d(16, 12, 3, padding=1) if conv else nn.Linear(16, 12)
+        self.head = nn.Linear(12 * 16 if kind == "flat" else 12, 3)
+        with torch.no_grad():
+            for layer, half, factor in ((self.first, 8, 2.0), (self.second, 6, 0.5)):
+                layer.weight[half:], layer.bias[half:] = factor * layer.weight[:half], factor * layer.bias[:half]
+
+    def forward(self, x):
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(x.mean((2, 3)) if self.kind == "convolution" else x.flatten(1))
+
+
+def batch(kind: str, seed: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    shape = (64, 6) if kind == "linear" else (32, 2, 4, 4)
+    return torch.randn(shape, generator=random, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution", "flat"])
+@pytest.mark.parametrize("handed", [True, False])
+def test_a_network_of_twins_loses_one_of_each_and_computes_what_it_did(kind, handed, monkeypatch):
+    """At rate 0, so that nothing but fading and handing over changes a weight."""
+    monkeypatch.setattr(redundancy, "RIDGE", 1e-10)
+    model = Doubled(kind).double()
+    dense, x = copy.deepcopy(model), batch(kind, 99)
+    copied = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(x,), total_steps=STEPS, budget=demp.Budget(neurons=0.5), copies=[copied],
+        hand_over=handed,
+    )  # fmt: skip
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch(kind, step)), torch.arange(len(x)) % 3).backward()
+        optimizer.step()
+    assert pruner.state.neurons == 14
+    for network in (model, copied):
+        same = torch.allclose(network(x), dense(x), atol=1e-5)
+        assert same == handed and network.second.weight.shape[:2] == model.second.weight.shape[:2]
+
+
+def test_a_share_at_a_time_is_the_whole():
+    weight, coefficients = torch.randn(4, 6, dtype=torch.float64), torch.randn(3, 2)
+    graph = demp.trace(nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4)), (torch.zeros(1, 2),))
+    one = Handover("2.weight", 1, torch.tensor([[1, 4]]), torch.tensor([[0, 2, 5]]), coefficients)
+    moved, copied, literal = weight.clone(), weight.clone(), weight.clone()
+    for share in (0.25, 0.5, 0.25):
+        hand_over({"2.weight": moved}, graph.dense, [one], share, [{"2.weight": copied}, {}])
+    for place, k in enumerate((0, 2, 5)):
+        for column, j in enumerate((1, 4)):
+            literal[:, k] += coefficients[place, column] * weight[:, j]
+    torch.testing.assert_close(moved, literal)
+    assert torch.equal(moved, copied)
+
+
+def test_a_weight_that_was_cut_by_others_takes_from_those_that_are_left():
+    model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
+    graph = demp.trace(model, (torch.zeros(1, 2),))
+    one = Handover("2.weight", 1, torch.tensor([[1, 4]]), torch.tensor([[0, 2, 5]]), torch.ones(3, 2))
+    removed = graph.none_removed()
+    removed[graph.reads[0].classes[[2, 4]]] = True
+    weight = torch.arange(16.0).view(4, 4)  # columns 0, 1, 3, 5
+    before = weight.clone()
+    hand_over({"2.weight": weight}, graph.at(removed), [one], 1.0)
+    assert torch.equal(weight[:, [0, 3]], before[:, [0, 3]] + before[:, [1]])
+    assert torch.equal(weight[:, [1, 2]], before[:, [1, 2]])
+    other = torch.ones(4, 5)  # of a width that the graph does not know
+    hand_over({"2.weight": other}, graph.at(removed), [one], 1.0)
+    assert bool((other == 1).all())
+
+
+class Tied(nn.Module):
+    """One weight that makes and reads, one that reads twice, one frozen, a grouped convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.twice, self.frozen = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.frozen.requires_grad_(False)
+        self.grouped, self.last = nn.Conv1d(8, 8, 1, groups=2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.inner(x))
+        x = torch.relu(self.twice(x))
+        x = torch.relu(self.twice(x))
+        x = torch.relu(self.frozen(x))
+        return self.last(torch.relu(self.grouped(x.unsqueeze(2))).squeeze(2))
+
+
+def test_only_weights_that_nothing_else_uses_take_it():
+    model = Tied()
+    graph = demp.trace(model, (torch.zeros(2, 8),))
+    found = takers(dict(model.named_parameters()), graph.dense)
+    assert [read.weight for read in found] == ["last.weight"]
+    assert {read.weight for read in graph.reads} > {"last.weight", "twice.weight"}
+
+
+def test_the_training_of_a_model_in_evaluation_mode_hands_nothing_over_and_lands():
+    model = Doubled("linear").double().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = batch("linear", 0)
+    pruner = demp.DemP(model, optimizer, example_inputs=(x,), total_steps=STEPS, budget=demp.Budget(flops=0.5))
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch("linear", step)), torch.arange(len(x)) % 3).backward()
+        optimizer.step()
+    assert pruner.flops <= 0.5 * pruner.graph.dense.flops()
