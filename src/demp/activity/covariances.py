@@ -73,18 +73,23 @@ class Covariances:
         self.seen.add(key)
 
     def found(self, context: Context) -> dict[Key, Covariance]:
-        """Consumer -> covariance of what it reads; the mean over ranks.
+        """Consumer -> covariance of what it reads, over all ranks together.
 
         A consumer that some rank did not see is left out, and one whose values are not all finite.
         """
         keys = sorted(set.intersection(*map(set, context.gathered(sorted(self.seen)))))
         covariances = {}
         for key in keys:
-            count, _, total, products = self._sums[key]
-            mean = total.double() / count
-            matrix = context.mean((products / count - torch.outer(mean, mean)).cpu())
+            count, centre, total, products = self._sums[key]
+            rows, ranks = int(context.total([count])[0]), context.world_size
+            shift = (total.double() / count).cpu()
+            own = products.cpu() / count - torch.outer(shift, shift)
+            mine = centre.double().cpu() + shift
+            mean = mine if context.alone else context.mean(mine * count) * ranks / rows
+            spread = own + torch.outer(mine - mean, mine - mean)
+            matrix = spread if context.alone else context.mean(spread * count) * ranks / rows
             if bool(matrix.isfinite().all()):
-                covariances[key] = Covariance(matrix, int(context.total([count])[0]), self._here[key])
+                covariances[key] = Covariance(matrix, rows, self._here[key])
         return covariances
 
 
