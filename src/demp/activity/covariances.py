@@ -24,6 +24,8 @@ class Covariance:
 
     matrix: Tensor
     """(neurons, neurons), float64, on the CPU."""
+    mean: Tensor
+    """(neurons,), likewise."""
     rows: int
     """How many examples and positions it is the mean over, on all ranks."""
     places: Tensor
@@ -89,7 +91,7 @@ class Covariances:
             spread = own + torch.outer(mine - mean, mine - mean)
             matrix = spread if context.alone else context.mean(spread * count) * ranks / rows
             if bool(matrix.isfinite().all()):
-                covariances[key] = Covariance(matrix, rows, self._here[key])
+                covariances[key] = Covariance(matrix, mean, rows, self._here[key])
         return covariances
 
 

@@ -14,11 +14,12 @@ from demp.activity.covariances import Covariance
 from demp.activity.tally import Key
 from demp.budgets import Budget, Meter, as_budget
 from demp.files.checks import check_choices
-from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph
 from demp.importance.gates import Scoring
 from demp.methods.earlier import EarlierMethod, moved_name
 from demp.methods.requirements import Requirements
 from demp.regularization import Shrink
+from demp.regularization.handover import Taker
 from demp.regularization.noise import Noise
 from demp.regularization.penalties import Penalty
 from demp.surgery import Limits
@@ -95,8 +96,8 @@ class View(Protocol):
         """
         ...
 
-    def takers(self) -> Sequence[Read]:
-        """The reads of weights that fading neurons can hand over to: see ``demp.regularization.handover``."""
+    def takers(self) -> Sequence[Taker]:
+        """The weights that fading neurons can hand over to: see ``demp.regularization.handover``."""
         ...
 
     def frozen(self) -> Tensor:

@@ -166,11 +166,12 @@ class Course:
     def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
         importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
         found = {} if self.done or not self.phase.hands_over else view.covariances()
-        importance = unsaid_by_class(importance, view.state, after, found)
+        takers = view.takers() if found else ()
+        importance = unsaid_by_class(importance, view.state, after, found, takers)
         question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)
         choice = choose(view.meter, after, goals, question)
         if found:
-            self._handovers = handovers(view.state, after, choice.chosen, found, view.takers())
+            self._handovers = handovers(view.state, after, choice.chosen, found, takers)
         return choice
 
     def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:

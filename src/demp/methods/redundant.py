@@ -7,26 +7,31 @@ from torch import Tensor
 
 from demp.activity.covariances import Covariance
 from demp.activity.tally import Key, key_of
-from demp.graph import GraphState, Read
+from demp.graph import GraphState
 from demp.importance.redundancy import ridge_of, stand_in, unsaid
-from demp.regularization.handover import Handover
+from demp.regularization.handover import Handover, Taker
 
 
 def unsaid_by_class(
-    importance: Tensor, state: GraphState, after: Tensor, covariances: Mapping[Key, Covariance]
+    importance: Tensor,
+    state: GraphState,
+    after: Tensor,
+    covariances: Mapping[Key, Covariance],
+    takers: Sequence[Taker],
 ) -> Tensor:
     """Importance of each class, less what the others that one of its readers reads say as well.
 
-    Of several readers the one counts in which most is left. A class that some weight reads without being watched, or
-    that is several channels there (a head), keeps its importance. ``after``: those that count as removed.
+    Of several readers the one counts in which most is left. A class keeps its importance where a weight reads it that
+    takes no handover or was not watched. ``after``: those that count as removed.
     """
     found = torch.zeros(len(importance), dtype=torch.float64)
     whole = torch.ones(len(importance), dtype=torch.bool)
     whole[torch.cat([r.classes for r in state.graph.reads if r.seat is None] or [whole.new_zeros(0).long()])] = False
+    hands = {key_of(taker.read) for taker in takers}
     for read in (r for r in state.graph.reads if r.seat is None):
         covariance = covariances.get(key_of(read))
         classes = read.classes[state.kept(read.classes)]
-        if covariance is None or len(covariance.places[0]) > len(classes.unique()):
+        if covariance is None or key_of(read) not in hands:
             whole[classes] = True
             continue
         classes = classes[covariance.places[0]]
@@ -38,11 +43,12 @@ def unsaid_by_class(
 
 
 def handovers(
-    state: GraphState, after: Tensor, chosen: Tensor, covariances: Mapping[Key, Covariance], takers: Sequence[Read]
+    state: GraphState, after: Tensor, chosen: Tensor, covariances: Mapping[Key, Covariance], takers: Sequence[Taker]
 ) -> tuple[Handover, ...]:
     """What the chosen leave in the weights that read them, where others read there can stand in for them."""
     found = []
-    for read in takers:
+    for taker in takers:
+        read = taker.read
         covariance = covariances.get(key_of(read))
         if covariance is None:
             continue
@@ -52,6 +58,12 @@ def handovers(
         staying = (~chosen[classes] & ~after[classes]).nonzero().flatten()
         if len(going) and len(staying):
             ridge, dense = ridge_of(len(staying), covariance.rows), kept[covariance.places]
-            coefficients = stand_in(covariance.matrix, going, staying, ridge).float()
-            found.append(Handover(read.weight, read.weight_axis, dense[:, going], dense[:, staying], coefficients))
+            mean = covariance.mean
+            about = covariance.matrix if taker.centred else covariance.matrix + torch.outer(mean, mean)
+            coefficients = stand_in(about, going, staying, ridge)
+            means = mean[going] - mean[staying] @ coefficients
+            places = dense[:, going], dense[:, staying]
+            found.append(
+                Handover(read.weight, read.weight_axis, *places, coefficients.float(), means.float(), taker.bias)
+            )
     return tuple(found)

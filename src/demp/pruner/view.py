@@ -12,13 +12,13 @@ from demp.activity.detector import made
 from demp.activity.tally import Key
 from demp.activity.zeros import share_of_zeros
 from demp.errors import UsageError
-from demp.graph import Read
 from demp.graph.forward import first_names
 from demp.importance.gates import Gated, Scoring, first, scores, size_of
 from demp.masking.masks import maskable
 from demp.parallel import whole_tensor
 from demp.pruner.earlier import EarlierView
 from demp.pruner.run import OfRun, PruningRun
+from demp.regularization.handover import Taker
 
 NOTHING_LOOKED_AT = {"batches": 0, "examples": 0, "forwards": 0}
 
@@ -113,7 +113,7 @@ class LiveView(OfRun, EarlierView):
         with context.together():
             return {} if window is None else window.take(context)
 
-    def takers(self) -> Sequence[Read]:
+    def takers(self) -> Sequence[Taker]:
         """Weights that can take what fading neurons hand over."""
         return self._run.scales.takers(self.state)
 

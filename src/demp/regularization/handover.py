@@ -1,8 +1,9 @@
 """Neurons that fade hand over: what those that stay can say of them moves into the weights that read them.
 
 Where a layer computes ``sum_j W[:, j] a_j`` and neuron j goes, ``W[:, k] += c[k, j] W[:, j]`` for every k that stays,
-with the c of `demp.importance.redundancy.stand_in`, loses of it only what the others cannot say. It is done in the
-measure in which the neuron fades: where its factor falls from f to f', ``(f - f') c[k, j] W[:, j]`` is added.
+with the c of `demp.importance.redundancy.stand_in`, loses of it only what the others cannot say. Its mean, less what
+these bring of it, moves into the bias. It is done in the measure in which the neuron fades: where its factor falls from
+f to f', the share f - f' is added.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from demp.graph import GraphState, Read
+from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph.parts import HEADS, LINEAR, STREAM
 from demp.parallel import is_sharded, local_piece
 
 
@@ -27,20 +29,38 @@ class Handover:
     """(positions of one neuron, neurons): places on the axis, dense numbering."""
     coefficients: Tensor
     """(staying, going), float32."""
+    means: Tensor
+    """(going,), float32: what is left of their means."""
+    bias: str = ""
+    """The parameter that takes the means; none where a norm takes them out, or where there is none."""
 
     def to_plain(self) -> dict[str, object]:
         """For a checkpoint."""
         return dict(vars(self))
 
 
-def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Read]:
-    """The reads whose weight can take it: trained, whole along this axis, and used for nothing else.
+@dataclass(frozen=True)
+class Taker:
+    """A weight that can take a handover."""
 
-    Not where a weight is read twice, makes these neurons too (tied embeddings), meets only part of them (grouped
-    convolutions), or is sharded along this axis.
+    read: Read
+    bias: str
+    """Beside it; empty: none."""
+    centred: bool
+    """Is it enough to say how neurons vary about their means? A bias, or a norm behind the weight, takes the means."""
+
+
+def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Taker]:
+    """The weights that can take it: in a chain, trained, whole along this axis, and used for nothing else.
+
+    In a chain: the weight reads neurons and makes neurons, and no residual sum passes either by. Not where a weight is
+    read twice, makes what it reads (tied embeddings), meets only part of it (grouped convolutions), or is sharded along
+    this axis.
     """
     asked = [read for read in state.graph.reads if read.seat is None]
-    made = {pair for layer in state.graph.layers for pair in layer.producers}
+    chained = in_chains(state.graph)
+    made = {pair for number in chained for pair in state.graph.layers[number].producers}
+    normed = {norm.producer for norm in state.graph.norms}
     found = []
     for read in asked:
         parameter = parameters.get(read.weight)
@@ -49,9 +69,35 @@ def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Read]:
         once = sum(other.weight == read.weight for other in asked) == 1
         whole = not is_sharded(parameter) or read.weight_axis != 0
         width = len(state.kept(read.classes))
-        if once and whole and (read.weight, read.weight_axis) not in made and fits(parameter, read.weight_axis, width):
-            found.append(read)
+        between = set(read.layers) <= chained and (read.weight, 1 - read.weight_axis) in made
+        own = (read.weight, read.weight_axis) not in made
+        if between and own and once and whole and fits(parameter, read.weight_axis, width):
+            bias = bias_of(parameters, read)
+            found.append(Taker(read, bias, bool(bias) or read.weight in normed))
     return found
+
+
+def in_chains(graph: NeuronGraph) -> set[int]:
+    """Layers of activations that no residual sum passes by."""
+    joined = torch.zeros(graph.classes, dtype=torch.bool)
+    for join in graph.joins:
+        joined[join.stream], joined[join.branch] = True, True
+    joined[0] = False
+    return {
+        number
+        for number, layer in enumerate(graph.layers)
+        if not layer.coupled
+        and layer.activation not in (HEADS, STREAM, LINEAR)
+        and not bool(joined[layer.classes].any())
+    }
+
+
+def bias_of(parameters: Mapping[str, Tensor], read: Read) -> str:
+    """The bias beside a weight, if it is trained and has one entry per output; else nothing."""
+    name = read.weight.removesuffix("weight") + "bias"
+    weight, bias = parameters[read.weight], parameters.get(name)
+    fit = read.weight.endswith("weight") and bias is not None and bias.requires_grad
+    return name if fit and bias is not None and bias.shape == weight.shape[1 - read.weight_axis :][:1] else ""
 
 
 def fits(parameter: Tensor, axis: int, width: int) -> bool:
@@ -80,14 +126,24 @@ def hand_over(
         left, right = (going >= 0).all(0), (staying >= 0).all(0)
         coefficients = share * one.coefficients[right][:, left]
         places = going[:, left], staying[:, right]
-        theirs = [copied[one.weight] for copied in copies if copied.get(one.weight, own) is not own]
-        for tensor in (own, *theirs):
-            add_from(local_piece(tensor.detach()), one.axis, *places, coefficients)
+        theirs = [copied for copied in copies if copied.get(one.weight, own) is not own]
+        for tensors in (parameters, *theirs):
+            weight, bias = tensors[one.weight], tensors.get(one.bias)
+            from_going = taken(local_piece(weight.detach()), one.axis, places[0])
+            if bias is not None:
+                means = share * one.means[left].to(from_going)
+                moved = (from_going.flatten(1, -3).sum(1) if from_going.dim() > 3 else from_going) @ means
+                place = local_piece(bias.detach())
+                place += moved.sum(-1).to(place.dtype)
+            add(local_piece(weight.detach()), one.axis, places[1], from_going @ coefficients.to(from_going).T)
 
 
-def add_from(weight: Tensor, axis: int, going: Tensor, staying: Tensor, coefficients: Tensor) -> None:
-    """``W[:, staying] += W[:, going] c^T`` along the axis, position by position, in float32 or wider."""
-    device, wide = weight.device, torch.promote_types(weight.dtype, torch.float32)
-    from_going = weight.index_select(axis, going.flatten().to(device)).movedim(axis, -1).to(wide)
-    change = from_going.unflatten(-1, going.shape) @ coefficients.to(device, wide).T
-    weight.index_add_(axis, staying.flatten().to(device), change.flatten(-2).movedim(-1, axis).to(weight.dtype))
+def taken(weight: Tensor, axis: int, places: Tensor) -> Tensor:
+    """Entries of the weight at some places of an axis, as (..., positions, neurons), in float32 or wider."""
+    found = weight.index_select(axis, places.flatten().to(weight.device)).movedim(axis, -1)
+    return found.to(torch.promote_types(weight.dtype, torch.float32)).unflatten(-1, places.shape)
+
+
+def add(weight: Tensor, axis: int, places: Tensor, change: Tensor) -> None:
+    """Add to the entries at some places of an axis what comes as ``taken`` gives it."""
+    weight.index_add_(axis, places.flatten().to(weight.device), change.flatten(-2).movedim(-1, axis).to(weight.dtype))

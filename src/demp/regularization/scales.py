@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch import _foreach_mul as products_of  # pyright: ignore[reportPrivateImportUsage]
 from torch import _foreach_mul_ as scale_each  # pyright: ignore[reportPrivateImportUsage]
 
-from demp.graph import GraphState, NeuronGraph, Read, Slot
+from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS, LINEAR
 from demp.parallel import local_piece, whole_tensor
-from demp.regularization.handover import Handover, hand_over, takers
+from demp.regularization.handover import Handover, Taker, hand_over, takers
 from demp.regularization.slices import PresentSlices, Slices
 
 
@@ -53,8 +53,8 @@ class OutputScales:
         """The scaling slices that the optimizer may move now, in the order in which they lie."""
         return [one for one in self._slices.at(state) if one.parameter.requires_grad]
 
-    def takers(self, state: GraphState) -> list[Read]:
-        """Return the reads of weights that fading neurons can hand over to."""
+    def takers(self, state: GraphState) -> list[Taker]:
+        """Return the weights that fading neurons can hand over to."""
         return takers(self._parameters, state)
 
     def frozen(self, state: GraphState) -> Tensor:
