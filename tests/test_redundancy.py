@@ -102,7 +102,7 @@ def test_covariances_are_torchs(layout, rows, monkeypatch):
     monkeypatch.setattr(module, "ROWS", rows)
     model = network().double().train()
     graph = demp.trace(model, (torch.zeros(1, 2, 6, 6, dtype=torch.float64),))
-    window, batches = CovarianceWindow(model, graph), torch.randn(2, 8, 2, 6, 6, dtype=torch.float64)
+    window, batches = CovarianceWindow(model, graph, graph.reads), torch.randn(2, 8, 2, 6, 6, dtype=torch.float64)
     window.open(graph.dense)
     for batch in batches:
         model(batch.contiguous(memory_format=layout))
@@ -123,7 +123,7 @@ def test_covariances_are_torchs(layout, rows, monkeypatch):
 
 def test_half_precision_and_large_means_are_no_loss():
     graph = demp.trace(network(), (torch.zeros(1, 2, 6, 6),))
-    sums, read = Covariances(graph.dense), graph.reads[0]
+    sums, read = Covariances(graph.dense, graph.reads), graph.reads[0]
     values = (torch.randn(64, 6, 4, 4) * torch.arange(1, 7).view(6, 1, 1) + 100).bfloat16()
     sums.add(read, values, 1)
     rows = values.double().movedim(1, -1).reshape(-1, 6)
@@ -132,9 +132,29 @@ def test_half_precision_and_large_means_are_no_loss():
     )
 
 
+def test_autocast_does_not_coarsen_the_products():
+    graph = demp.trace(network(), (torch.zeros(1, 2, 6, 6),))
+    values, found = torch.randn(64, 6, 4, 4) + 3, []
+    for enabled in (False, True):
+        sums = Covariances(graph.dense, graph.reads)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            sums.add(graph.reads[0], values, 1)
+        found.append(sums.found(ALONE)["2.weight", 0])
+    assert torch.equal(found[0].matrix, found[1].matrix) and torch.equal(found[0].mean, found[1].mean)
+
+
+def test_only_what_was_asked_is_gathered():
+    graph = demp.trace(network(), (torch.zeros(1, 2, 6, 6),))
+    first, last = graph.reads
+    sums = Covariances(graph.dense, [first])
+    sums.add(last, torch.randn(3, 80), 1)
+    sums.add(first, torch.randn(3, 6, 4, 4), 1)
+    assert set(sums.found(ALONE)) == {("2.weight", 0)} and (sums.width(first), sums.width(last)) == (6, -1)
+
+
 def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):
     graph = demp.trace(network(), (torch.zeros(1, 2, 6, 6),))
-    sums, (first, last) = Covariances(graph.dense), graph.reads
+    sums, (first, last) = Covariances(graph.dense, graph.reads), graph.reads
     sums.add(first, torch.zeros(0, 6, 4, 4), 1)
     sums.add(first, torch.zeros(2, 5, 4, 4), 1)
     sums.add(last, torch.full((3, 80), torch.inf), 1)

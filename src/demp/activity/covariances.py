@@ -1,5 +1,6 @@
 """How the neurons that a layer reads vary together, gathered in the training forwards of one step."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,19 +48,22 @@ def places_of(read: Read, state: GraphState) -> Tensor:
 class Covariances:
     """Sums of products of what each consumer reads, about the mean of its first forward; float64, present widths."""
 
-    def __init__(self, state: GraphState) -> None:
-        asked = [read for read in state.graph.reads if read.seat is None]
+    def __init__(self, state: GraphState, asked: Iterable[Read]) -> None:
+        """Of the consumers that are ``asked``."""
         self._here = {key_of(read): places_of(read, state) for read in asked}
         self._sums: dict[Key, tuple[int, Tensor, Tensor, Tensor]] = {}
         self.seen: set[Key] = set()
 
     def width(self, read: Read) -> int:
-        """How many neurons this consumer has now."""
-        return self._here[key_of(read)].numel()
+        """How many neurons this consumer has now; -1 for one that is not asked."""
+        places = self._here.get(key_of(read))
+        return -1 if places is None else places.numel()
 
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Take one forward at one consumer; one that reads too many neurons, or others than it had, is left out."""
         key = key_of(read)
+        if key not in self._here:
+            return
         places, size = self._here[key], self._here[key].shape[1]
         if operand.shape[axis] != places.numel() or not 2 <= size <= WIDEST or operand.numel() == 0:
             return
@@ -71,7 +75,9 @@ class Covariances:
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         count, centre, total, products = self._sums.get(key, (0, rows.mean(0), *zeros_like(rows)))
         rows = rows - centre
-        self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products + (rows.T @ rows).double())
+        with torch.autocast(rows.device.type, enabled=False):
+            products = products + (rows.T @ rows).double()
+        self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products)
         self.seen.add(key)
 
     def found(self, context: Context) -> dict[Key, Covariance]:
@@ -82,28 +88,36 @@ class Covariances:
         keys = sorted(set.intersection(*map(set, context.gathered(sorted(self.seen)))))
         covariances = {}
         for key in keys:
-            count, centre, total, products = self._sums[key]
-            rows, ranks = int(context.total([count])[0]), context.world_size
-            shift = (total.double() / count).cpu()
-            own = products.cpu() / count - torch.outer(shift, shift)
-            mine = centre.double().cpu() + shift
-            mean = mine if context.alone else context.mean(mine * count) * ranks / rows
-            spread = own + torch.outer(mine - mean, mine - mean)
-            matrix = spread if context.alone else context.mean(spread * count) * ranks / rows
-            if bool(matrix.isfinite().all()):
-                covariances[key] = Covariance(matrix, mean, rows, self._here[key])
+            covariance = self._pooled(key, context)
+            if bool(covariance.matrix.isfinite().all()):
+                covariances[key] = covariance
         return covariances
+
+    def _pooled(self, key: Key, context: Context) -> Covariance:
+        count, centre, total, products = self._sums[key]
+        rows = int(context.total([count])[0])
+
+        def over_ranks(values: Tensor) -> Tensor:
+            """The mean over all rows, from that over this rank's."""
+            return values if context.alone else context.mean(values * count) * context.world_size / rows
+
+        shift = (total.double() / count).cpu()
+        own = centre.double().cpu() + shift
+        mean = over_ranks(own)
+        spread = products.cpu() / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)
+        return Covariance(over_ranks(spread), mean, rows, self._here[key])
 
 
 class CovarianceWindow(Window):
     """Hooks on the modules that read neurons, for the training forwards of one step."""
 
-    def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
+    def __init__(self, model: nn.Module, graph: NeuronGraph, asked: Sequence[Read]) -> None:
         super().__init__(model, graph, Criterion())
+        self._asked = asked
 
     def collector(self, state: GraphState) -> Covariances:
         """What collects what is read from now on."""
-        return Covariances(state)
+        return Covariances(state, self._asked)
 
     def take(self, context: Context) -> dict[Key, Covariance]:
         """Return the covariances since ``open``, and close. Among several ranks all must ask."""

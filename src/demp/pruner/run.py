@@ -58,7 +58,8 @@ class PruningRun:
         if not shrinking.context.compiled:
             self.detector.watch_held_out()
         self.scales = OutputScales(model, graph)
-        self.covariances = None if shrinking.context.compiled else CovarianceWindow(model, graph)
+        asked = [] if shrinking.context.compiled else [taker.read for taker in self.scales.takers(graph.dense)]
+        self.covariances = CovarianceWindow(model, graph, asked) if asked else None
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
 
