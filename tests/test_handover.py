@@ -135,6 +135,12 @@ def test_only_weights_in_a_chain_that_nothing_else_uses_take_it():
     assert {read.weight for read in graph.reads} > {"twice.weight", "to_stream.weight", "into.weight", "last.weight"}
 
 
+def test_the_last_weight_of_a_chain_takes_it_and_that_of_a_residual_network_does_not():
+    chain = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
+    graph = demp.trace(chain, (torch.zeros(2, 2),))
+    assert [taker.read.weight for taker in takers(dict(chain.named_parameters()), graph.dense)] == ["2.weight"]
+
+
 def test_the_training_of_a_model_in_evaluation_mode_hands_nothing_over_and_lands():
     model = Doubled("linear").double().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
