@@ -135,10 +135,35 @@ def test_only_weights_in_a_chain_that_nothing_else_uses_take_it():
     assert {read.weight for read in graph.reads} > {"twice.weight", "to_stream.weight", "into.weight", "last.weight"}
 
 
-def test_the_last_weight_of_a_chain_takes_it_and_that_of_a_residual_network_does_not():
+def test_the_last_weight_of_a_chain_takes_it():
     chain = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
     graph = demp.trace(chain, (torch.zeros(2, 2),))
     assert [taker.read.weight for taker in takers(dict(chain.named_parameters()), graph.dense)] == ["2.weight"]
+
+
+class Standardised(nn.Linear):
+    """Computes with another weight than the parameter."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+@pytest.mark.parametrize("kind", ["plain", "standardised", "compiled"])
+def test_nothing_is_watched_where_a_weight_is_computed_or_code_is_compiled(kind):
+    reader = Standardised(12, 12) if kind == "standardised" else nn.Linear(12, 12)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), reader, nn.ReLU(), nn.Linear(12, 3).requires_grad_(False))
+    if kind == "compiled":
+        model.compile(backend="eager")
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    x = torch.randn(8, 6)
+    pruner = demp.DemP(model, optimizer, example_inputs=(x,), total_steps=STEPS, budget=demp.Budget(neurons=0.6))
+    for _ in range(STEPS):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert not pruner.method._course._handovers or kind == "plain"
+    assert (pruner._run.covariances is not None) == (kind == "plain")
+    assert pruner.state.neurons <= 0.6 * 24
 
 
 def test_the_training_of_a_model_in_evaluation_mode_hands_nothing_over_and_lands():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from demp.activity.covariances import CovarianceWindow
 from demp.activity.detector import Detector, Sources, by_probe
+from demp.activity.readers import reads_its_input
 from demp.budgets import Meter, sizes_of
 from demp.graph import GraphState
 from demp.masking.masks import Masks
@@ -58,8 +59,7 @@ class PruningRun:
         if not shrinking.context.compiled:
             self.detector.watch_held_out()
         self.scales = OutputScales(model, graph)
-        asked = [] if shrinking.context.compiled else [taker.read for taker in self.scales.takers(graph.dense)]
-        self.covariances = CovarianceWindow(model, graph, asked) if asked else None
+        self.covariances = self._new_window()
         self.others = OtherOptimizers(model, graph, lambda: shrinking.optimizers)
         shrinking.others, self.detector.on_training = self.others.cut_too, self.others.forward
 
@@ -75,6 +75,18 @@ class PruningRun:
             seed=self.seed,
         )
         return Detector(shrinking.model, shrinking.graph, self.method.criterion(), sources)
+
+    def _new_window(self) -> CovarianceWindow | None:
+        """Watches what takes a handover and computes with its weight as it is; None where nothing does."""
+        model, graph = self.shrinking.model, self.shrinking.graph
+        if self.shrinking.context.compiled:
+            return None
+        asked = []
+        for taker in self.scales.takers(graph.dense):
+            path, _, leaf = taker.read.weight.rpartition(".")
+            if leaf == "weight" and reads_its_input(model.get_submodule(path)):
+                asked.append(taker.read)
+        return CovarianceWindow(model, graph, asked) if asked else None
 
     @property
     def mask_method(self) -> MaskMethod | None:
