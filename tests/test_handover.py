@@ -135,12 +135,6 @@ def test_only_weights_in_a_chain_that_nothing_else_uses_take_it():
     assert {read.weight for read in graph.reads} > {"twice.weight", "to_stream.weight", "into.weight", "last.weight"}
 
 
-def test_the_last_weight_of_a_chain_takes_it():
-    chain = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4))
-    graph = demp.trace(chain, (torch.zeros(2, 2),))
-    assert [taker.read.weight for taker in takers(dict(chain.named_parameters()), graph.dense)] == ["2.weight"]
-
-
 class Standardised(nn.Linear):
     """Computes with another weight than the parameter."""
 

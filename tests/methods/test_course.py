@@ -109,7 +109,7 @@ def test_a_dense_twin_takes_the_same_steps():
         x = examples(IMAGE, seed=77)
         assert torch.allclose(model.eval()(x), twin.eval()(x), atol=1e-11), f"step {step}"
         model.train(), twin.train()
-    assert pruner.state.removed.any() and len(handed) == 3
+    assert pruner.state.removed.any() and len(handed) == 2
 
 
 def test_scales_fade_along_a_cosine_from_one_to_zero():

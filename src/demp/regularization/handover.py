@@ -53,14 +53,13 @@ class Taker:
 def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Taker]:
     """The weights that can take it: in a chain, trained, whole along this axis, and used for nothing else.
 
-    In a chain: the weight reads neurons and makes neurons, or is the last of the network, and no residual sum passes
-    these by. Not where a weight is read twice, makes what it reads (tied embeddings), meets only part of it (grouped
-    convolutions), or is sharded along this axis.
+    In a chain: the weight reads neurons and makes neurons, and no residual sum passes either by. Not where a weight is
+    read twice, makes what it reads (tied embeddings), meets only part of it (grouped convolutions), or is sharded along
+    this axis.
     """
     asked = [read for read in state.graph.reads if read.seat is None]
     chained = in_chains(state.graph)
     made = {pair for number in chained for pair in state.graph.layers[number].producers}
-    last = next((one.weight for one in reversed(state.graph.contractions)), None)
     normed = {norm.producer for norm in state.graph.norms}
     found = []
     for read in asked:
@@ -70,8 +69,7 @@ def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Taker]:
         once = sum(other.weight == read.weight for other in asked) == 1
         whole = not is_sharded(parameter) or read.weight_axis != 0
         width = len(state.kept(read.classes))
-        on = read.weight == last or (read.weight, 1 - read.weight_axis) in made
-        between = set(read.layers) <= chained and on
+        between = set(read.layers) <= chained and (read.weight, 1 - read.weight_axis) in made
         own = (read.weight, read.weight_axis) not in made
         if between and own and once and whole and fits(parameter, read.weight_axis, width):
             bias = bias_of(parameters, read)
