@@ -102,6 +102,7 @@ class DemPOptions(PrunerOptions, total=False):
     push_until: float | None
     rounds: int
     cost_power: float
+    hand_over: bool
 
 
 def meanings(kind: type) -> dict[str, str]:
