@@ -1,5 +1,8 @@
 """What is collected over batches: the same whatever of them is looked at again."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +94,18 @@ def test_an_activation_with_two_readers_is_summed_once_unless_written_between(wr
         other.add(first, part.clone(), 1)
     for mine, fresh in zip(*(list(t.state_dict()["moments"].values()) for t in (tally, other)), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, fresh, strict=True))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda tally: pickle.loads(pickle.dumps(tally))])
+def test_a_copy_goes_on_and_remembers_no_activation(again):
+    graph = demp.trace(network(), (torch.zeros(1, 1, 3, 3),))
+    tally, maps = Tally(graph.dense, Criterion(kind="saturated")), torch.randn(4, WIDTH, 3, 3)
+    tally.add(graph.reads[0], maps, 1)
+    other = again(tally)
+    for one in (tally, other):
+        one.add(graph.reads[0], maps + 1, 1)
+    mine, theirs = (list(one.state_dict()["moments"].values()) for one in (tally, other))
+    assert all(torch.equal(a, b) for pair in zip(mine, theirs, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def test_an_activation_of_inference_mode_has_no_version_and_is_summed_each_time():

@@ -53,6 +53,12 @@ class Tally:
         self._flat: dict[int, Flatness] = {}
         self.seen: set[Key] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_read_before"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _read_before=WeakTensorKeyDictionary())
+
     @property
     def settles(self) -> bool:
         """Can more batches only show more life? Not where moments decide: a neuron may turn out flat in the end."""

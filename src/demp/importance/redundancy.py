@@ -60,11 +60,11 @@ def unsaid(importance: Tensor, covariance: Tensor, ridge: float = RIDGE) -> Tens
         for position, value in zip(order, costs, strict=True):
             highest = max(highest, value)
             found[left[offered[position]]] = highest
-        gone = offered[torch.tensor(order)]
+        leaving = offered[torch.tensor(order)]
         stays = torch.ones(len(left), dtype=torch.bool)
-        stays[gone] = False
-        toward = inverse[stays][:, gone]
-        inverse = inverse[stays][:, stays] - toward @ torch.linalg.solve(inverse[gone][:, gone], toward.T)
+        stays[leaving] = False
+        toward = inverse[stays][:, leaving]
+        inverse = inverse[stays][:, stays] - toward @ torch.linalg.solve(inverse[leaving][:, leaving], toward.T)
         left = left[stays]
     return found
 
