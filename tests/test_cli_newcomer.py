@@ -1,6 +1,7 @@
 """What somebody types in the first hour: own models in the current folder, other inputs, plans and questions."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -154,3 +155,16 @@ def test_the_forecast_leaves_the_run_as_it_was():
     plan = forecast(run)
     assert plan.seconds == plan.step_seconds * 4 > 0 and not plan.paper_scale
     assert digest(run.model) == weights and torch.equal(torch.get_rng_state(), random) and run.step == 0
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["compare", "--help"], ["recipes", "--json"]])
+def test_a_reader_that_leaves_is_told_nothing(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `demp ... | head` does when it has read enough
+    try:
+        command = [sys.executable, "-m", "demp", *arguments]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert ended.returncode == 141
+    assert "demp:" not in ended.stderr and "Traceback" not in ended.stderr

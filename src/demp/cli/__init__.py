@@ -1,9 +1,11 @@
 """The command line, ``demp VERB``: see ``demp --help``.
 
-Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, 141 stopped since nobody reads its output any more.
 """
 
 import json
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -13,16 +15,16 @@ from demp.train.extras import need
 from demp.train.stopping import TrainingInterrupted
 from demp.train.torchrun import is_main_process
 
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISTAKE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every error is one sentence on stderr unless ``--debug`` is given."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in (["--version"], ["-V"]):
-        print(f"demp {__version__}")
-        return DONE
     try:
+        if arguments[:1] in (["--version"], ["-V"]):
+            print(f"demp {__version__}", flush=True)
+            return DONE
         need("tyro")
         need("rich")
         if arguments[:1] == ["report"]:  # reads files only: starts where torch does not
@@ -34,13 +36,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = command.run()
         if command.json and is_main_process():
             print(json.dumps(result))
+        sys.stdout.flush()
         return DONE
     except SystemExit as stop:  # tyro's own way out: help, or an unknown flag
         return stop.code if isinstance(stop.code, int) else MISTAKE
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return UNREAD
         if "--debug" in arguments:
             raise
         return _explain(error, as_json="--json" in arguments)
+
+
+def _nobody_reads() -> bool:
+    """Has the reader of stdout left, as in ``demp ... | head``? Then what is still to be written goes nowhere."""
+    if not hasattr(select, "poll"):
+        return False
+    end = select.poll()
+    end.register(sys.stdout, 0)
+    if left := bool(end.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
 
 
 def _explain(error: BaseException, as_json: bool) -> int:
