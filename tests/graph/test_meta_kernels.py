@@ -63,6 +63,17 @@ OPERATIONS = {
     "silu": lambda x: F.silu(x),
     "tanh": lambda x: torch.tanh(x),
     "sigmoid": lambda x: torch.sigmoid(x),
+    "sigmoid in place": lambda x: (x + 1).sigmoid_(),
+    "tanh in place, of a part": lambda x: (x + 1)[:, :, ::2].tanh_(),
+    "up to six": lambda x: F.relu6(x),
+    "a slope": lambda x: F.leaky_relu(x, 0.1),
+    "from one on": lambda x: x.clamp_min(1),
+    "mean of a map": lambda x: x.mean((2, 3)),
+    "mean of channels": lambda x: x.mean(1, keepdim=True),
+    "mean of all axes": lambda x: x.mean((0, -1, 2, 1)),
+    "mean of another type": lambda x: x.mean((2, -1), dtype=torch.float64),
+    "mean of no axes": lambda x: torch.ops.aten.mean.dim(x, []),
+    "upper triangle": lambda x: torch.triu(x, 1),
     "negative": lambda x: -x,
     "inverse root": lambda x: torch.rsqrt(x),
     "tanh of a part": lambda x: torch.tanh(x[:, :, ::2]),
@@ -80,7 +91,20 @@ OPERATIONS = {
 }
 
 
-FLOATS = ("norm", "linear", "gelu", "silu", "softmax", "attention", "part", "nothing")
+FLOATS = (
+    "norm",
+    "linear",
+    "gelu",
+    "silu",
+    "softmax",
+    "attention",
+    "part",
+    "nothing",
+    "in place",
+    "six",
+    "slope",
+    "mean",
+)
 """What torch does not do with whole numbers."""
 
 
@@ -119,6 +143,8 @@ def test_sums_of_any_shapes_are_those_of_torch(seed):
     [
         lambda x: torch.native_layer_norm(x, (4,), None, None, 1e-5),
         lambda x: torch.tril(x[0, 0, 0]),
+        lambda x: x.mean((1, 4)),
+        lambda x: x.mean((1, -3)),
     ],
 )
 def test_axes_that_are_not_there_are_torchs_error(call):

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import CellType, FunctionType, ModuleType
 from typing import Any
@@ -62,14 +62,20 @@ def kinds_of(model: nn.Module) -> set[type]:
     return {kind for kind in kinds if kind.__module__.partition(".")[0] not in OWN}
 
 
-def packages_of(model: nn.Module) -> list[ModuleType]:
+def packages_of(model: nn.Module) -> tuple[ModuleType, ...]:
     """All loaded modules of the packages in which the model's code stands."""
-    roots = {kind.__module__.partition(".")[0] for kind in kinds_of(model)}
-    loaded = list(sys.modules.items())
-    return [code for name, code in loaded if name.partition(".")[0] in roots and isinstance(code, ModuleType)]
+    return loaded_in(frozenset(kind.__module__.partition(".")[0] for kind in kinds_of(model)), len(sys.modules))
 
 
-def caches_in(code: list[ModuleType]) -> Iterator[Any]:
+@functools.lru_cache(maxsize=4)
+def loaded_in(roots: frozenset[str], count: int) -> tuple[ModuleType, ...]:
+    """The modules of these packages; searched for again when ``count``, that of all loaded modules, is another."""
+    within = tuple(f"{root}." for root in roots)
+    found = [code for name, code in list(sys.modules.items()) if name.startswith(within) or name in roots]
+    return tuple(code for code in found if isinstance(code, ModuleType))
+
+
+def caches_in(code: Sequence[ModuleType]) -> Iterator[Any]:
     """Caches of the functions and methods that keep their results (``functools.lru_cache``)."""
     for module in code:
         for value in list(vars(module).values()):
@@ -97,7 +103,7 @@ def content(cell: CellType) -> Any:
         return None
 
 
-def tables_in(code: list[ModuleType], names: set[str]) -> Iterator[Any]:
+def tables_in(code: Sequence[ModuleType], names: set[str]) -> Iterator[Any]:
     """Dicts and lists that these modules, or classes of theirs, hold by name."""
     for module in code:
         if module.__name__ in names:

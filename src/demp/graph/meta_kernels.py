@@ -12,9 +12,11 @@ LIKE_FIRST = frozenset({aten.relu.default, aten.add.Tensor, aten.mul.Tensor, ate
 """Operations whose result is like their first operand where the second is alike, repeated for it, or a number."""
 EACH = frozenset({
     aten.gelu.default, aten.silu.default, aten.tanh.default, aten.sigmoid.default, aten.neg.default, aten.rsqrt.default,
-    aten.mul.Scalar, aten.pow.Tensor_Scalar,
+    aten.mul.Scalar, aten.pow.Tensor_Scalar, aten.hardtanh.default, aten.leaky_relu.default, aten.clamp_min.default,
 })  # fmt: skip
 """Operations on one tensor of floats, whose result is like it."""
+IN_PLACE = frozenset({aten.sigmoid_.default, aten.tanh_.default})
+"""Operations that write into one tensor of floats."""
 PLAIN = (Tensor, torch.nn.Parameter)
 """Types of tensors without a dispatch of their own."""
 WHOLE = frozenset({torch.float32, torch.float64})
@@ -28,13 +30,15 @@ class MetaKernels(TorchDispatchMode):
         """The short way where it is known, torch's own otherwise."""
         if func is aten.addmm.default and not kwargs and fits(*args):
             return torch.empty((args[1].shape[0], args[2].shape[1]), dtype=args[0].dtype, device="meta")
+        if func in IN_PLACE and type(args[0]) in PLAIN and args[0].is_meta and args[0].is_floating_point():
+            return args[0]
         if args and is_plain_meta(args[0]):
             if func in LIKE_FIRST and all(alike(args[0], other) for other in args[1:]):
                 return like(args[0])
             if func in EACH and keeps_type(args, kwargs):
                 return like(args[0])
             if args[0].is_contiguous() and in_order(func, args, kwargs):
-                return layer_norm(*args) if func is aten.native_layer_norm.default else like(args[0])
+                return REDUCED[func](*args) if func in REDUCED else like(args[0])
             if func is aten.native_batch_norm.default and args[0].dtype in WHOLE:
                 return batch_norm(*args)
         return func(*args, **(kwargs or {}))
@@ -53,12 +57,25 @@ def layer_norm(x: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Ten
     return like(x), mean, torch.empty_like(mean)
 
 
+def mean(x: Tensor, axes: Sequence[int], keepdim: bool = False) -> Tensor:
+    """The mean over some axes."""
+    over = {axis % x.dim() for axis in axes}
+    sizes = [1 if axis in over else size for axis, size in enumerate(x.shape) if keepdim or axis not in over]
+    return torch.empty(sizes, dtype=x.dtype, device="meta")
+
+
+REDUCED = {aten.native_layer_norm.default: layer_norm, aten.mean.dim: mean}
+
+
 def in_order(func: Any, args: Sequence[Any], kwargs: Any) -> bool:
     """Is it an operation that makes a contiguous result of a contiguous tensor, on axes that the tensor has?"""
     x = args[0]
     if func is aten.native_layer_norm.default:
         return x.dtype in WHOLE and len(args[1]) > 0 and tuple(x.shape[-len(args[1]) :]) == tuple(args[1])
-    if func is aten.tril.default:
+    if func is aten.mean.dim:
+        over = {axis % x.dim() for axis in args[1] or () if -x.dim() <= axis < x.dim()}
+        return not kwargs and x.is_floating_point() and 0 < len(over) == len(args[1])
+    if func in (aten.tril.default, aten.triu.default):
         return x.dim() > 1
     softmax = func in (aten._softmax.default, aten._safe_softmax.default)
     return softmax and keeps_type(args, kwargs) and True not in args[2:] and -x.dim() <= args[1] < x.dim()
