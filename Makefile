@@ -8,10 +8,14 @@ PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-che
 # Small tensors: one thread per process is fastest. Two processes share the tests, a file at a time: what a file makes
 # once is not made in both. What they compile is kept, whatever the environment says: tests start many processes.
 TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
+TYPES := PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+# One command while the types are checked, whose outcome comes last.
+beside_types = found=$$(mktemp); $(TYPES) > $$found 2>&1 & checking=$$!; $(1); tests=$$?; \
+	wait $$checking; types=$$?; cat $$found; rm $$found; exit $$((tests | types))
 BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch compiled_cut joins trace_time trace_scale cut_scale surgery_time denormals ddp_cut scoring mask_step report_scale
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser lint bench coverage docs dist clean
+.PHONY: help setup demo style test test-slow test-browser lint bench coverage docs dist clean
 
 help:
 	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
@@ -43,16 +47,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/demp demo
 
-lint: $(STAMP)
+style: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-test: lint
-	@$(TEST) -m 'not slow and not browser'
+lint: style
+	@$(TYPES)
 
-test-slow: lint
-	@$(TEST) -m 'not browser'
+test: style
+	@$(call beside_types,$(TEST) -m 'not slow and not browser')
+
+test-slow: style
+	@$(call beside_types,$(TEST) -m 'not browser')
 
 test-browser: $(STAMP)
 	@$(BIN)/python -m pytest -m browser tests/report
