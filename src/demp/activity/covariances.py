@@ -67,11 +67,7 @@ class Covariances:
         places, size = self._here[key], self._here[key].shape[1]
         if operand.shape[axis] != places.numel() or not 2 <= size <= WIDEST or operand.numel() == 0:
             return
-        rows = operand.detach().movedim(axis, -1)
-        if len(places) > 1:
-            rows = rows[..., places.to(rows.device)]
-        rows = rows.reshape(-1, size)
-        rows = rows[:: (len(rows) // ROWS) | 1]  # odd, so that it does not meet the same place of every image
+        rows = rows_of(operand.detach().movedim(axis, -1), places)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         count, centre, total, products = self._sums.get(key, (0, rows.mean(0), *zeros_like(rows)))
         rows = rows - centre
@@ -124,6 +120,21 @@ class CovarianceWindow(Window):
         found = {} if self._collected is None else self._collected.found(context)
         self.close()
         return found
+
+
+def rows_of(values: Tensor, places: Tensor) -> Tensor:
+    """Of values (..., width) the examples and positions that are looked at, as (rows, neurons) in the order of places.
+
+    Rows are taken before anything is copied, so that large maps cost no memory.
+    """
+    values = values[None] if values.dim() == 1 else values
+    positions, lengths = len(places), values.shape[:-1]
+    every = (lengths.numel() * positions // ROWS) | 1  # odd, so that it does not meet the same place of every image
+    chosen = torch.arange(0, lengths.numel() * positions, every, device=values.device)
+    where = torch.unravel_index(chosen // positions, lengths)
+    if positions == 1:
+        return values[where][:, places[0].to(values.device)]
+    return values[(*(index[:, None] for index in where), places.to(values.device)[chosen % positions])]
 
 
 def zeros_like(rows: Tensor) -> tuple[Tensor, Tensor]:
