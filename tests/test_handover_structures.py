@@ -13,6 +13,11 @@ from nets import Forward
 STEPS = 40
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def affine(layer: nn.Module) -> nn.Module:
     """Outputs are positive, and those of the second half are ``2 a + 5`` of those of the first."""
     half = len(layer.bias) // 2
@@ -66,3 +71,46 @@ def test_layers_may_be_read_together_in_any_order(reverse, monkeypatch):
     dense, pruner = cut(model, (64, 6), 20, monkeypatch)
     assert pruner.state.neurons == 20
     torch.testing.assert_close(model(drawn((64, 6), 99)), dense(drawn((64, 6), 99)), atol=1e-5, rtol=0)
+
+
+def chain(second: nn.Module, norm: nn.Module | None = None) -> nn.Module:
+    return Forward(
+        lambda self, x: self.last(self.kept(self.norm(self.second(self.act(self.first(x)))))),
+        first=affine(nn.Linear(6, 16)), act=nn.ReLU(), second=second, norm=norm or nn.Identity(), kept=nn.ReLU(),
+        last=nn.Linear(12, 3),
+    )  # fmt: skip
+
+
+def with_frozen_bias() -> nn.Module:
+    model = chain(nn.Linear(16, 12))
+    model.second.bias.requires_grad_(False)
+    return model
+
+
+class Frozen(nn.BatchNorm1d):
+    """Keeps to the statistics that it has, in training too."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+@pytest.mark.parametrize(
+    "build", [with_frozen_bias, lambda: chain(nn.Linear(16, 12, bias=False), Frozen(12).eval())], ids=["bias", "norm"]
+)
+def test_means_that_neither_a_bias_nor_a_norm_takes_are_said_by_others(build, monkeypatch):
+    model = build()
+    dense, pruner = cut(model, (64, 6), 20, monkeypatch)
+    assert pruner.state.neurons == 20
+    torch.testing.assert_close(model(drawn((64, 6), 99)), dense(drawn((64, 6), 99)), atol=1e-3, rtol=0)
+
+
+def test_a_bias_that_is_added_elsewhere_too_stays_as_it_is(monkeypatch):
+    model = Forward(
+        lambda self, x: (self.last(self.kept(self.second(self.act(self.first(x))))), self.other(x)),
+        first=affine(nn.Linear(6, 16)), act=nn.ReLU(), second=nn.Linear(16, 12), kept=nn.ReLU(), last=nn.Linear(12, 3),
+        other=nn.Linear(6, 12),
+    )  # fmt: skip
+    model.other.bias = model.second.bias
+    dense, _ = cut(model, (64, 6), 0.75, monkeypatch)
+    for ours, theirs in zip(model(drawn((64, 6), 99)), dense(drawn((64, 6), 99)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from demp.graph import GraphState, NeuronGraph, Read
+from demp.graph import GraphState, NeuronGraph, Norm, Read
 from demp.graph.parts import HEADS, LINEAR, STREAM
 from demp.parallel import is_sharded, local_piece
 
@@ -47,20 +47,21 @@ class Taker:
     bias: str
     """Beside it; empty: none."""
     centred: bool
-    """Is it enough to say how neurons vary about their means? A bias, or a norm behind the weight, takes the means."""
+    """Is it enough to say how neurons vary about their means? A bias takes these, or a batch norm out."""
 
 
-def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Taker]:
+def takers(model: nn.Module, state: GraphState) -> list[Taker]:
     """The weights that can take it: in a chain, trained, whole along this axis, and used for nothing else.
 
     In a chain: the weight reads neurons and makes neurons, and no residual sum passes either by. Not where a weight is
     read twice, makes what it reads (tied embeddings), meets only part of it (grouped convolutions), or is sharded along
     this axis.
     """
+    parameters = dict(model.named_parameters())
     asked = [read for read in state.graph.reads if read.seat is None]
     chained = in_chains(state.graph)
     made = {pair for number in chained for pair in state.graph.layers[number].producers}
-    normed = {norm.producer for norm in state.graph.norms}
+    normed = {norm.producer for norm in state.graph.norms if takes_means_out(model, norm)}
     found = []
     for read in asked:
         parameter = parameters.get(read.weight)
@@ -72,7 +73,7 @@ def takers(parameters: Mapping[str, Tensor], state: GraphState) -> list[Taker]:
         between = set(read.layers) <= chained and (read.weight, 1 - read.weight_axis) in made
         own = (read.weight, read.weight_axis) not in made
         if between and own and once and whole and fits(parameter, read.weight_axis, width):
-            bias = bias_of(parameters, read)
+            bias = bias_of(parameters, state.graph, read)
             found.append(Taker(read, bias, bool(bias) or read.weight in normed))
     return found
 
@@ -92,12 +93,21 @@ def in_chains(graph: NeuronGraph) -> set[int]:
     }
 
 
-def bias_of(parameters: Mapping[str, Tensor], read: Read) -> str:
-    """The bias beside a weight, if it is trained and has one entry per output; else nothing."""
+def takes_means_out(model: nn.Module, norm: Norm) -> bool:
+    """Does the norm subtract the mean of what it sees? A batch norm in training mode does."""
+    path, _, leaf = (norm.scale or "").rpartition(".")
+    module = model.get_submodule(path) if leaf else None
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
+
+
+def bias_of(parameters: Mapping[str, Tensor], graph: NeuronGraph, read: Read) -> str:
+    """The bias beside a weight, if it is trained, has one entry per output and is added nowhere else; else nothing."""
     name = read.weight.removesuffix("weight") + "bias"
     weight, bias = parameters[read.weight], parameters.get(name)
-    fit = read.weight.endswith("weight") and bias is not None and bias.requires_grad
-    return name if fit and bias is not None and bias.shape == weight.shape[1 - read.weight_axis :][:1] else ""
+    if not read.weight.endswith("weight") or bias is None or not bias.requires_grad:
+        return ""
+    once = [norm.producer for norm in graph.norms if norm.shift == name] == [read.weight]
+    return name if once and bias.shape == weight.shape[1 - read.weight_axis :][:1] else ""
 
 
 def fits(parameter: Tensor, axis: int, width: int) -> bool:

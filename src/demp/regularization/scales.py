@@ -44,7 +44,7 @@ class OutputScales:
     """The scaling parameters of all removable neurons of one model, at present widths."""
 
     def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
-        self._graph = graph
+        self._model, self._graph = model, graph
         self._parameters = parameters = dict(model.named_parameters())
         self._slices = PresentSlices(model, scaling_slots(graph))
         self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
@@ -55,7 +55,7 @@ class OutputScales:
 
     def takers(self, state: GraphState) -> list[Taker]:
         """Return the weights that fading neurons can hand over to."""
-        return takers(self._parameters, state)
+        return takers(self._model, state)
 
     def frozen(self, state: GraphState) -> Tensor:
         """Per class: is there a frozen parameter that scales it? It neither fades nor says how the loss minds it."""
