@@ -114,3 +114,39 @@ def test_a_bias_that_is_added_elsewhere_too_stays_as_it_is(monkeypatch):
     dense, _ = cut(model, (64, 6), 0.75, monkeypatch)
     for ours, theirs in zip(model(drawn((64, 6), 99)), dense(drawn((64, 6), 99)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+CONVOLUTIONS = {
+    "border": (lambda: nn.Conv2d(16, 12, 3, padding=1), 2),
+    "border of one position": (lambda: nn.Conv2d(16, 12, 3, padding=1), 1),
+    "border in one direction": (lambda: nn.Conv2d(16, 12, (3, 1), padding=(1, 0), stride=2), 4),
+    "same": (lambda: nn.Conv2d(16, 12, 4, padding="same"), 4),
+    "around": (lambda: nn.Conv2d(16, 12, 3, padding=1, padding_mode="circular"), 4),
+    "no border": (lambda: nn.Conv2d(16, 12, 2, dilation=2), 4),
+    "transposed": (lambda: nn.ConvTranspose2d(16, 12, 2, stride=2), 4),
+    "transposed with borders": (lambda: nn.ConvTranspose2d(16, 12, 4, stride=3, padding=1, output_padding=1), 4),
+    "transposed in groups": (lambda: nn.ConvTranspose2d(16, 12, 2, stride=2, groups=2), 4),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_keeps_the_mean_of_each_channel(name, monkeypatch):
+    """Between borders, and without them everywhere, it keeps all that it computes."""
+    build, size = CONVOLUTIONS[name]
+    model = Forward(
+        lambda self, x: self.last(self.kept(self.second(self.act(self.first(x)))).mean((2, 3))),
+        first=affine(nn.Conv2d(2, 16, 3, padding=1)), act=nn.ReLU(), second=build(), kept=nn.ReLU(),
+        last=nn.Linear(12, 3),
+    )  # fmt: skip
+    if model.second.groups == 2:  # what the groups read goes together: neuron 4 is said by neuron 0, and 12 by 8
+        with torch.no_grad():
+            for ours in (model.first.weight, model.first.bias):
+                ours[4:8], ours[8:12], ours[12:] = ours[8:12].clone(), ours[:4].clone(), ours[8:12].clone()
+    dense, _ = cut(model, (32, 2, size, size), 20 if model.second.groups == 1 else 10, monkeypatch)
+    assert len(model.first.bias) == 8
+    x = drawn((32, 2, size, size), 99)
+    ours, theirs = (network.second(network.act(network.first(x))) for network in (model, dense))
+    exact = name in ("border of one position", "around", "no border")
+    if not exact:
+        ours, theirs = (out.mean((0, 2, 3)) for out in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

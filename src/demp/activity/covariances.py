@@ -1,7 +1,7 @@
 """How the neurons that a layer reads vary together, gathered in the training forwards of one step."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Covariance:
     places: Tensor
     """(positions of one neuron, neurons): where they lie on the axis, in the order of memory. Several after a flatten,
     which count as rows."""
+    size: tuple[int, ...] = ()
+    """Of the maps behind the axis, in the first forward; of several ranks the first's."""
 
 
 def places_of(read: Read, state: GraphState) -> Tensor:
@@ -52,6 +54,7 @@ class Covariances:
         """Of the consumers that are ``asked``."""
         self._here = {key_of(read): places_of(read, state) for read in asked}
         self._sums: dict[Key, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self._sizes: dict[Key, tuple[int, ...]] = {}
         self.seen: set[Key] = set()
 
     def width(self, read: Read) -> int:
@@ -74,6 +77,7 @@ class Covariances:
         with torch.autocast(rows.device.type, enabled=False):
             products = products + (rows.T @ rows).double()
         self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products)
+        self._sizes.setdefault(key, tuple(operand.shape[axis:][1:]))
         self.seen.add(key)
 
     def found(self, context: Context) -> dict[Key, Covariance]:
@@ -82,9 +86,9 @@ class Covariances:
         A consumer that some rank did not see is left out, and one whose values are not all finite.
         """
         keys = sorted(set.intersection(*map(set, context.gathered(sorted(self.seen)))))
-        covariances = {}
+        covariances, sizes = {}, context.gathered(self._sizes)[0]
         for key in keys:
-            covariance = self._pooled(key, context)
+            covariance = replace(self._pooled(key, context), size=sizes[key])
             if bool(covariance.matrix.isfinite().all()):
                 covariances[key] = covariance
         return covariances

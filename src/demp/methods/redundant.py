@@ -10,6 +10,7 @@ from demp.activity.tally import Key, key_of
 from demp.graph import GraphState
 from demp.importance.redundancy import ridge_of, stand_in, unsaid
 from demp.regularization.handover import Handover, Taker
+from demp.regularization.taps import reach
 
 
 def unsaid_by_class(
@@ -63,7 +64,7 @@ def handovers(
             coefficients = stand_in(about, going, staying, ridge)
             means = mean[going] - mean[staying] @ coefficients
             places = dense[:, going], dense[:, staying]
-            found.append(
-                Handover(read.weight, read.weight_axis, *places, coefficients.float(), means.float(), taker.bias)
-            )
+            met = reach(taker.module, covariance.size) if taker.bias else None
+            said = coefficients.float(), means.float()
+            found.append(Handover(read.weight, read.weight_axis, *places, *said, taker.bias, met))
     return tuple(found)

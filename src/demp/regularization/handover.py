@@ -2,8 +2,9 @@
 
 Where a layer computes ``sum_j W[:, j] a_j`` and neuron j goes, ``W[:, k] += c[k, j] W[:, j]`` for every k that stays,
 with the c of `demp.importance.redundancy.stand_in`, loses of it only what the others cannot say. Its mean, less what
-these bring of it, moves into the bias. It is done in the measure in which the neuron fades: where its factor falls from
-f to f', the share f - f' is added.
+these bring of it, moves into the bias: of a convolution as much of it as reaches the output on average, since borders
+meet no neuron. It is done in the measure in which the neuron fades: where its factor falls from f to f', the share
+f - f' is added.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ class Handover:
     """(going,), float32: what is left of their means."""
     bias: str = ""
     """The parameter that takes the means; none where a norm takes them out, or where there is none."""
+    met: Tensor | None = None
+    """Share of the output's positions that each entry of the kernel reaches: see `taps.reach`."""
 
     def to_plain(self) -> dict[str, object]:
         """For a checkpoint."""
@@ -44,6 +47,8 @@ class Taker:
     """A weight that can take a handover."""
 
     read: Read
+    module: nn.Module
+    """Which has the weight."""
     bias: str
     """Beside it; empty: none."""
     centred: bool
@@ -74,7 +79,8 @@ def takers(model: nn.Module, state: GraphState) -> list[Taker]:
         own = (read.weight, read.weight_axis) not in made
         if between and own and once and whole and fits(parameter, read.weight_axis, width):
             bias = bias_of(parameters, state.graph, read)
-            found.append(Taker(read, bias, bool(bias) or read.weight in normed))
+            module = model.get_submodule(read.weight.rpartition(".")[0])
+            found.append(Taker(read, module, bias, bool(bias) or read.weight in normed))
     return found
 
 
@@ -142,7 +148,8 @@ def hand_over(
             from_going = taken(local_piece(weight.detach()), one.axis, places[0])
             if bias is not None:
                 means = share * one.means[left].to(from_going)
-                moved = (from_going.flatten(1, -3).sum(1) if from_going.dim() > 3 else from_going) @ means
+                met = from_going if one.met is None else from_going * one.met.to(from_going)[..., None, None]
+                moved = (met.flatten(1, -3).sum(1) if met.dim() > 3 else met) @ means
                 place = local_piece(bias.detach())
                 place += moved.sum(-1).to(place.dtype)
             add(local_piece(weight.detach()), one.axis, places[1], from_going @ coefficients.to(from_going).T)
