@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class Covariances:
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Take one forward at one consumer; one that reads too many neurons, or others than it had, is left out."""
         key = key_of(read)
-        if key not in self._here:
+        if key not in self._here or not is_plain(operand):
             return
         places, size = self._here[key], self._here[key].shape[1]
         if operand.shape[axis] != places.numel() or not 2 <= size <= WIDEST or operand.numel() == 0:
@@ -124,6 +125,17 @@ class CovarianceWindow(Window):
         found = {} if self._collected is None else self._collected.found(context)
         self.close()
         return found
+
+
+def is_plain(values: Tensor) -> bool:
+    """Are these numbers of one shape that may be kept? Not those of nested tensors, and not inside of ``vmap``."""
+    internal: Any = torch._C
+    wrapping = internal._functorch
+    while wrapping.is_functorch_wrapped_tensor(values):
+        if wrapping.is_batchedtensor(values):
+            return False
+        values = wrapping.get_unwrapped(values)
+    return not values.is_nested
 
 
 def rows_of(values: Tensor, places: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Course:
 
     def watch(self, sensitivity: Tensor) -> None:
         """Take one step's derivatives by the factors on all neurons: their mean square is the importance."""
-        square = sensitivity.nan_to_num(0.0, 0.0, 0.0).square()
+        wide = sensitivity.to(torch.promote_types(sensitivity.dtype, torch.float32))
+        square = wide.nan_to_num(0.0, 0.0, 0.0).square().clamp(max=torch.finfo(torch.float32).max)
         before = self._importance
         self._importance = square if before is None else before.to(square) * MEMORY + square * (1 - MEMORY)
 
