@@ -70,6 +70,18 @@ def test_a_constant_says_nothing_and_costs_nothing_but_its_importance():
     assert bool((stand_in(covariance, torch.tensor([2]), torch.tensor([0, 1, 3])) == 0).all())
 
 
+def test_one_that_fired_once_is_hardly_asked():
+    """In that row it says all of neuron 0; the next time it fires it would say a multiple of that."""
+    values = mixed(6, 6)
+    values[:, 3] = 0.0
+    values[7, 3], values[7, 0] = 1e-4, 60.0
+    covariance = torch.cov(values.T, correction=0)
+    found = stand_in(covariance, torch.tensor([0]), torch.tensor([1, 2, 3, 4, 5]))[:, 0]
+    values[:, 3] = 0.0
+    without = stand_in(torch.cov(values.T, correction=0), torch.tensor([0]), torch.tensor([1, 2, 3, 4, 5]))[:, 0]
+    torch.testing.assert_close(found, without, atol=0.1, rtol=0)
+
+
 def test_stand_ins_are_ridge_regression():
     values, going, staying = mixed(7, 2, rank=5), torch.tensor([1, 4]), torch.tensor([0, 2, 3, 5, 6])
     centred = (values - values.mean(0)) / values.std(0, correction=0)
