@@ -8,9 +8,13 @@ from torch import nn
 
 import demp
 from demp.activity import covariances as module
-from demp.activity.covariances import Covariances, CovarianceWindow
-from demp.importance.redundancy import RIDGE, stand_in, unsaid
+from demp.activity.covariances import Covariance, Covariances, CovarianceWindow
+from demp.activity.tally import key_of
+from demp.importance.redundancy import RIDGE, ridge_of, stand_in, unsaid
+from demp.methods.redundant import unsaid_by_class
 from demp.parallel import ALONE
+from demp.regularization.handover import takers
+from nets import Forward
 
 
 def mixed(count: int, seed: int, rank: int | None = None) -> torch.Tensor:
@@ -162,6 +166,37 @@ def test_only_what_was_asked_is_gathered():
     sums.add(last, torch.randn(3, 80), 1)
     sums.add(first, torch.randn(3, 6, 4, 4), 1)
     assert set(sums.found(ALONE)) == {("2.weight", 0)} and (sums.width(first), sums.width(last)) == (6, -1)
+
+
+def test_only_modules_that_are_asked_are_watched():
+    model = network().train()
+    graph = demp.trace(model, (torch.zeros(1, 2, 6, 6),))
+    window = CovarianceWindow(model, graph, graph.reads[:1])
+    window.open(graph.dense)
+    assert [bool(part._forward_pre_hooks) for part in model] == [False, False, True, False, False, False]
+    window.close()
+
+
+def test_of_several_places_of_a_neuron_the_one_counts_where_most_is_left():
+    """A map and a vector that are read together: every place counts for itself."""
+
+    def forward(self, x):
+        sides = [self.map(x).relu().flatten(1), self.row(x[:, 0, 0]).relu()]
+        return self.last(self.act(self.read(torch.cat(sides, 1))))
+
+    both = Forward(
+        forward, map=nn.Conv2d(1, 2, 1), row=nn.Linear(2, 1), read=nn.Linear(9, 4), act=nn.ReLU(), last=nn.Linear(4, 2),
+    )  # fmt: skip
+    graph = demp.trace(both, (torch.zeros(3, 1, 2, 2),))
+    found = {taker.read.weight: taker for taker in takers(both, graph.dense)}
+    read = found["read.weight"].read
+    matrix = torch.cov(mixed(9, 8).T, correction=0)
+    covariance = Covariance(matrix, torch.zeros(9), 400, torch.arange(9)[None])
+    importance, none = torch.rand(graph.classes), graph.none_removed()
+    got = unsaid_by_class(importance, graph.dense, none, {key_of(read): covariance}, list(found.values()))
+    each = unsaid(importance[read.classes], matrix, ridge_of(9, 400))
+    for number in read.classes.unique():
+        assert got[number] == each[read.classes == number].max()
 
 
 def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):

@@ -115,6 +115,8 @@ class CovarianceWindow(Window):
     def __init__(self, model: nn.Module, graph: NeuronGraph, asked: Sequence[Read]) -> None:
         super().__init__(model, graph, Criterion())
         self._asked = asked
+        weights = {read.weight for read in asked}
+        self._readers = {path: own for path, own in self._readers.items() if own.keys() & weights}
 
     def collector(self, state: GraphState) -> Covariances:
         """What collects what is read from now on."""

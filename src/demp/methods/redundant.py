@@ -39,7 +39,7 @@ def unsaid_by_class(
         present = ~after[classes] & (classes > 0)
         mine, matrix = classes[present], covariance.matrix[present][:, present]
         share = unsaid(importance[mine], matrix, ridge_of(len(mine), covariance.rows))
-        found[mine] = torch.maximum(found[mine], share)
+        found.scatter_reduce_(0, mine, share, "amax")  # a class may lie at several places
     return torch.where(whole, importance.double(), found)
 
 
