@@ -1,10 +1,13 @@
 """Handing over in training loops of many kinds: none of them may break by it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import demp
+from demp.importance import redundancy
 
 STEPS = 40
 
@@ -78,3 +81,59 @@ def test_a_run_lands_whatever_the_loop(name):
     assert pruner.state.neurons == 96
     assert (steps > 0) == (name == "gradients that overflow")
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def run(total: int, act=lambda step, pruner, model: None, **options) -> tuple[nn.Module, nn.Module, demp.DemP]:
+    """A dense network of twins, the one that lost one of each at rate 0, and the pruner; ``act`` before every step."""
+    model = network(16).double()
+    with torch.no_grad():
+        model[0].weight[8:], model[0].bias[8:] = 2 * model[0].weight[:8], 2 * model[0].bias[:8]
+    dense = copy.deepcopy(model)
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.0), torch.zeros(2, 6, dtype=torch.float64)
+    pruner = demp.DemP(
+        model, optimizer, example_inputs=(x,), total_steps=total, budget=demp.Budget(neurons=24), exclude=("3",),
+        push_from=0.1, push_until=0.5, **options,
+    )  # fmt: skip
+    while pruner.step < pruner.total_steps:
+        act(pruner.step, pruner, model)
+        optimizer.zero_grad()
+        plain(model, batch(pruner.step))
+        optimizer.step()
+    return dense, model, pruner
+
+
+def batch(seed: int) -> torch.Tensor:
+    return torch.randn(64, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("total", [30, 40, 80])
+def test_a_run_that_takes_another_length_hands_over_once(total, monkeypatch):
+    monkeypatch.setattr(redundancy, "RIDGE", 1e-10)
+    dense, model, pruner = run(40, lambda step, pruner, _: pruner.plan(total) if step == 12 else None, rounds=1)
+    assert pruner.state.neurons == 24
+    torch.testing.assert_close(model(batch(99)), dense(batch(99)), atol=1e-5, rtol=0)
+
+
+def test_a_period_whose_check_had_to_wait_hands_over(monkeypatch):
+    monkeypatch.setattr(redundancy, "RIDGE", 1e-10)
+    held = []
+
+    def hold(step: int, pruner: demp.DemP, model: nn.Module) -> None:
+        held[:] = [model[0](batch(0)).sum()] if step % 3 else []
+
+    dense, model, pruner = run(40, hold, rounds=4)
+    assert [report.step for report in pruner.history if report.happened] == [10, 13, 16, 22]
+    torch.testing.assert_close(model(batch(99)), dense(batch(99)), atol=1e-5, rtol=0)
+
+
+def test_weights_that_are_frozen_meanwhile_stay_as_they_are():
+    seen = []
+
+    def freeze(step: int, pruner: demp.DemP, model: nn.Module) -> None:
+        if step == 10:
+            model[2].requires_grad_(False)
+        if 10 <= step < 20:
+            seen.append((model[2].weight.detach().clone(), model[2].bias.detach().clone()))
+
+    run(40, freeze, rounds=1)
+    assert len(seen) == 10 and all(torch.equal(*pair) for one in seen[1:] for pair in zip(seen[0], one, strict=True))

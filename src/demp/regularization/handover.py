@@ -8,7 +8,7 @@ f - f' is added.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,12 @@ def bias_of(parameters: Mapping[str, Tensor], graph: NeuronGraph, read: Read) ->
 def fits(parameter: Tensor, axis: int, width: int) -> bool:
     """Does the weight meet every neuron with entries of its own?"""
     return axis < parameter.dim() and parameter.shape[axis] == width
+
+
+def still_trained(handovers: Sequence[Handover], parameters: Mapping[str, Tensor]) -> list[Handover]:
+    """Those to weights that are not frozen by now, and of frozen biases without these."""
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    return [one if one.bias in trained else replace(one, bias="") for one in handovers if one.weight in trained]
 
 
 @torch.no_grad()

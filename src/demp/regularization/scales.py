@@ -18,7 +18,7 @@ from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS, LINEAR
 from demp.parallel import local_piece, whole_tensor
-from demp.regularization.handover import Handover, Taker, hand_over, takers
+from demp.regularization.handover import Handover, Taker, hand_over, still_trained, takers
 from demp.regularization.slices import PresentSlices, Slices
 
 
@@ -101,7 +101,8 @@ class OutputScales:
         """
         slices = self.slices(state)
         if shrink.handovers:
-            hand_over(self._parameters, state, shrink.handovers, shrink.share, copies)
+            handovers = still_trained(shrink.handovers, self._parameters)
+            hand_over(self._parameters, state, handovers, shrink.share, copies)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
