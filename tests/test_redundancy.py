@@ -5,6 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import demp
 from demp.activity import covariances as module
@@ -208,3 +211,20 @@ def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):
     monkeypatch.setattr(module, "WIDEST", 4)
     sums.add(first, torch.zeros(2, 6, 4, 4), 1)
     assert sums.found(ALONE) == {}
+
+
+class NoFloat64(TorchDispatchMode):
+    """But on the CPU, as beside Apple's devices."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        assert not any(
+            isinstance(t, torch.Tensor) and t.dtype == torch.float64 and not t.is_cpu for t in tree_leaves(found)
+        )
+        return found
+
+
+def test_a_device_without_float64_is_enough():
+    with FakeTensorMode(), NoFloat64():
+        for found in module.sums_of(torch.randn(7, 4, device="cuda")):
+            assert (found.dtype, found.device.type) == (torch.float64, "cpu")

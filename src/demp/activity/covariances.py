@@ -54,7 +54,7 @@ class Covariances:
     def __init__(self, state: GraphState, asked: Iterable[Read]) -> None:
         """Of the consumers that are ``asked``."""
         self._here = {key_of(read): places_of(read, state) for read in asked}
-        self._sums: dict[Key, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self._sums: dict[Key, tuple[int, Tensor, Tensor | float, Tensor | float]] = {}
         self._sizes: dict[Key, tuple[int, ...]] = {}
         self.seen: set[Key] = set()
 
@@ -73,11 +73,9 @@ class Covariances:
             return
         rows = rows_of(operand.detach().movedim(axis, -1), places)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        count, centre, total, products = self._sums.get(key, (0, rows.mean(0), *zeros_like(rows)))
-        rows = rows - centre
-        with torch.autocast(rows.device.type, enabled=False):
-            products = products + (rows.T @ rows).double()
-        self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products)
+        count, centre, total, products = self._sums.get(key, (0, rows.mean(0), 0.0, 0.0))
+        more, more_products = sums_of(rows - centre)
+        self._sums[key] = (count + len(rows), centre, total + more, products + more_products)
         self._sizes.setdefault(key, tuple(operand.shape[axis:][1:]))
         self.seen.add(key)
 
@@ -102,10 +100,10 @@ class Covariances:
             """The mean over all rows, from that over this rank's."""
             return values if context.alone else context.mean(values * count) * context.world_size / rows
 
-        shift = (total.double() / count).cpu()
-        own = centre.double().cpu() + shift
+        shift = torch.as_tensor(total) / count
+        own = centre.cpu().double() + shift
         mean = over_ranks(own)
-        spread = products.cpu() / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)
+        spread = products / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)
         return Covariance(over_ranks(spread), mean, rows, self._here[key])
 
 
@@ -155,7 +153,7 @@ def rows_of(values: Tensor, places: Tensor) -> Tensor:
     return values[(*(index[:, None] for index in where), places.to(values.device)[chosen % positions])]
 
 
-def zeros_like(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of nothing: per neuron, and of all pairs."""
-    size = rows.shape[1]
-    return rows.new_zeros(size), torch.zeros(size, size, dtype=torch.float64, device=rows.device)
+def sums_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows, and of their products; float64 on the CPU, since some devices (Apple's) know no float64."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.sum(0).cpu().double(), (rows.T @ rows).cpu().double()
