@@ -213,6 +213,20 @@ def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):
     assert sums.found(ALONE) == {}
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_mean_that_nothing_takes_is_to_be_said_too(bias):
+    model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4, bias=bias), nn.ReLU(), nn.Linear(4, 2))
+    graph = demp.trace(model, (torch.zeros(1, 2),))
+    values, (taker,) = mixed(6, 9), takers(model, graph.dense)
+    seen = Covariances(graph.dense, [taker.read])
+    seen.add(taker.read, values, 1)
+    importance = torch.rand(graph.classes)
+    got = unsaid_by_class(importance, graph.dense, graph.none_removed(), seen.found(ALONE), [taker])
+    about = values - values.mean(0) if bias else values
+    wanted = unsaid(importance[taker.read.classes], about.T @ about / len(about), ridge_of(6, len(values)))
+    torch.testing.assert_close(got[taker.read.classes], wanted)
+
+
 class NoFloat64(TorchDispatchMode):
     """But on the CPU, as beside Apple's devices."""
 

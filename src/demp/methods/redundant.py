@@ -28,7 +28,7 @@ def unsaid_by_class(
     found = torch.zeros(len(importance), dtype=torch.float64)
     whole = torch.ones(len(importance), dtype=torch.bool)
     whole[torch.cat([r.classes for r in state.graph.reads if r.seat is None] or [whole.new_zeros(0).long()])] = False
-    hands = {key_of(taker.read) for taker in takers}
+    hands = {key_of(taker.read): taker for taker in takers}
     for read in (r for r in state.graph.reads if r.seat is None):
         covariance = covariances.get(key_of(read))
         classes = read.classes[state.kept(read.classes)]
@@ -37,10 +37,17 @@ def unsaid_by_class(
             continue
         classes = classes[covariance.places[0]]
         present = ~after[classes] & (classes > 0)
-        mine, matrix = classes[present], covariance.matrix[present][:, present]
+        mine, matrix = classes[present], moments(hands[key_of(read)], covariance)[present][:, present]
         share = unsaid(importance[mine], matrix, ridge_of(len(mine), covariance.rows))
         found.scatter_reduce_(0, mine, share, "amax")  # a class may lie at several places
     return torch.where(whole, importance.double(), found)
+
+
+def moments(taker: Taker, covariance: Covariance) -> Tensor:
+    """What there is to say: how neurons vary about their means, or about 0 where nothing takes these."""
+    if taker.centred:
+        return covariance.matrix
+    return covariance.matrix + torch.outer(covariance.mean, covariance.mean)
 
 
 def handovers(
@@ -60,8 +67,7 @@ def handovers(
         if len(going) and len(staying):
             ridge, dense = ridge_of(len(staying), covariance.rows), kept[covariance.places]
             mean = covariance.mean
-            about = covariance.matrix if taker.centred else covariance.matrix + torch.outer(mean, mean)
-            coefficients = stand_in(about, going, staying, ridge)
+            coefficients = stand_in(moments(taker, covariance), going, staying, ridge)
             means = mean[going] - mean[staying] @ coefficients
             places = dense[:, going], dense[:, staying]
             met = reach(taker.module, covariance.size) if taker.bias else None
