@@ -126,6 +126,21 @@ def test_a_period_whose_check_had_to_wait_hands_over(monkeypatch):
     torch.testing.assert_close(model(batch(99)), dense(batch(99)), atol=1e-5, rtol=0)
 
 
+def test_neurons_that_frozen_weights_scale_hand_over_when_they_go(monkeypatch):
+    """They do not fade, and others that say the same beside them would say it twice."""
+    monkeypatch.setattr(redundancy, "RIDGE", 1e-10)
+    outputs = []
+
+    def freeze(step: int, pruner: demp.DemP, model: nn.Module) -> None:
+        model[0].requires_grad_(False)
+        outputs.append(model(batch(99)).detach())
+
+    dense, model, pruner = run(40, freeze, rounds=2)
+    assert pruner.state.neurons == 24
+    for out in (*outputs, model(batch(99))):
+        torch.testing.assert_close(out, dense(batch(99)), atol=1e-5, rtol=0)
+
+
 def test_weights_that_are_frozen_meanwhile_stay_as_they_are():
     seen = []
 

@@ -175,7 +175,7 @@ class Course:
         question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)
         choice = choose(view.meter, after, goals, question)
         if found:
-            self._handovers = handovers(view.state, after, choice.chosen, found, takers)
+            self._handovers = handovers(view.state, after, choice.chosen, found, takers, view.frozen())
         return choice
 
     def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:
@@ -207,7 +207,8 @@ class Course:
         left = before if self._left is None else self._left  # not `before` where the run took another length
         self._left = left * factor
         factors = torch.where(self._fading, factor, 1.0)
-        return Shrink(factors=factors, handovers=self._handovers, share=left - self._left)
+        last = factor == 0 and left > 0
+        return Shrink(factors=factors, handovers=self._handovers, share=left - self._left, last=last)
 
     # State ------------------------------------------------------------------------------------------------
 

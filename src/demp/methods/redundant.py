@@ -51,9 +51,17 @@ def moments(taker: Taker, covariance: Covariance) -> Tensor:
 
 
 def handovers(
-    state: GraphState, after: Tensor, chosen: Tensor, covariances: Mapping[Key, Covariance], takers: Sequence[Taker]
+    state: GraphState,
+    after: Tensor,
+    chosen: Tensor,
+    covariances: Mapping[Key, Covariance],
+    takers: Sequence[Taker],
+    frozen: Tensor,
 ) -> tuple[Handover, ...]:
-    """What the chosen leave in the weights that read them, where others read there can stand in for them."""
+    """What the chosen leave in the weights that read them, where others read there can stand in for them.
+
+    ``frozen``: those that something frozen scales, so that they cannot fade.
+    """
     found = []
     for taker in takers:
         read = taker.read
@@ -72,5 +80,6 @@ def handovers(
             places = dense[:, going], dense[:, staying]
             met = reach(taker.module, covariance.size) if taker.bias else None
             said = coefficients.float(), means.float()
-            found.append(Handover(read.weight, read.weight_axis, *places, *said, taker.bias, met))
+            late = frozen[classes[going]]
+            found.append(Handover(read.weight, read.weight_axis, *places, *said, taker.bias, met, late))
     return tuple(found)

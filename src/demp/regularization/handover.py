@@ -36,6 +36,8 @@ class Handover:
     """The parameter that takes the means; none where a norm takes them out, or where there is none."""
     met: Tensor | None = None
     """Share of the output's positions that each entry of the kernel reaches: see `taps.reach`."""
+    late: Tensor | None = None
+    """(going,): those that something frozen scales, which do not fade: they hand over at once, when they go."""
 
     def to_plain(self) -> dict[str, object]:
         """For a checkpoint."""
@@ -134,8 +136,10 @@ def hand_over(
     handovers: Sequence[Handover],
     share: float,
     copies: Sequence[Mapping[str, Tensor]] = (),
+    *,
+    last: bool = False,
 ) -> None:
-    """Carry out a share of every handover, in the model and in the copies that are cut with it."""
+    """Carry out a share of every handover, in the model and in the copies that are cut with it; ``last``: they go."""
     reads = {read.weight: read for read in state.graph.reads if read.seat is None}
     for one in handovers:
         own, classes = parameters[one.weight], reads[one.weight].classes
@@ -146,14 +150,16 @@ def hand_over(
         now[kept] = torch.arange(len(kept))  # kept places need not lie in the dense order
         going, staying = now[one.going], now[one.staying]
         left, right = (going >= 0).all(0), (staying >= 0).all(0)
-        coefficients = share * one.coefficients[right][:, left]
+        late = torch.zeros(len(left), dtype=torch.bool) if one.late is None else one.late
+        shares = torch.where(late, float(last), share)[left]
+        coefficients = shares * one.coefficients[right][:, left]
         places = going[:, left], staying[:, right]
         theirs = [copied for copied in copies if copied.get(one.weight, own) is not own]
         for tensors in (parameters, *theirs):
             weight, bias = tensors[one.weight], tensors.get(one.bias)
             from_going = taken(local_piece(weight.detach()), one.axis, places[0])
             if bias is not None:
-                means = share * one.means[left].to(from_going)
+                means = (shares * one.means[left]).to(from_going)
                 met = from_going if one.met is None else from_going * one.met.to(from_going)[..., None, None]
                 moved = (met.flatten(1, -3).sum(1) if met.dim() > 3 else met) @ means
                 place = local_piece(bias.detach())

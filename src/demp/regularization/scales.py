@@ -38,6 +38,8 @@ class Shrink:
     handovers: tuple[Handover, ...] = ()
     """What moves into the weights that read the fading neurons, of which ``share`` is carried out now."""
     share: float = 0.0
+    last: bool = False
+    """Is this their last step?"""
 
 
 class OutputScales:
@@ -102,7 +104,7 @@ class OutputScales:
         slices = self.slices(state)
         if shrink.handovers:
             handovers = still_trained(shrink.handovers, self._parameters)
-            hand_over(self._parameters, state, handovers, shrink.share, copies)
+            hand_over(self._parameters, state, handovers, shrink.share, copies, last=shrink.last)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
