@@ -83,6 +83,15 @@ def test_a_run_lands_whatever_the_loop(name):
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("batches", "handed"), [(1, False), (3, False), (4, True)])
+def test_few_rows_tell_nothing_and_those_of_one_step_count_together(batches, handed):
+    def in_parts(model: nn.Module, x: torch.Tensor) -> None:
+        for part in x[: 4 * batches].split(4):
+            plain(model, part)
+
+    assert (train(network(), in_parts)[1] > 0) == handed
+
+
 def run(total: int, act=lambda step, pruner, model: None, **options) -> tuple[nn.Module, nn.Module, demp.DemP]:
     """A dense network of twins, the one that lost one of each at rate 0, and the pruner; ``act`` before every step."""
     model = network(16).double()

@@ -19,7 +19,7 @@ from demp.errors import UsageError
 from demp.files.checks import check_at_least, check_number
 from demp.methods.base import Selection, View
 from demp.methods.reaching import goals_at
-from demp.methods.redundant import handovers, unsaid_by_class
+from demp.methods.redundant import enough, handovers, unsaid_by_class
 from demp.regularization import Shrink
 from demp.regularization.handover import Handover
 from demp.surgery import Limits
@@ -169,7 +169,7 @@ class Course:
 
     def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
         importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
-        found = {} if self.done or not self.phase.hands_over else view.covariances()
+        found = {} if self.done or not self.phase.hands_over else enough(view.covariances())
         takers = view.takers() if found else ()
         importance = unsaid_by_class(importance, view.state, after, found, takers)
         question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)

@@ -12,6 +12,14 @@ from demp.importance.redundancy import ridge_of, stand_in, unsaid
 from demp.regularization.handover import Handover, Taker
 from demp.regularization.taps import reach
 
+FEWEST = 16
+"""Rows, examples or positions; what varies together in fewer does so by chance."""
+
+
+def enough(covariances: Mapping[Key, Covariance]) -> dict[Key, Covariance]:
+    """Those over enough rows to tell what others can say of a neuron."""
+    return {key: covariance for key, covariance in covariances.items() if covariance.rows >= FEWEST}
+
 
 def unsaid_by_class(
     importance: Tensor,
