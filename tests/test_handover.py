@@ -128,7 +128,7 @@ class Chain(nn.Module):
 def test_only_weights_in_a_chain_that_nothing_else_uses_take_it():
     model = Chain()
     graph = demp.trace(model, (torch.zeros(2, 8),))
-    found = {taker.read.weight: taker for taker in takers(dict(model.named_parameters()), graph.dense)}
+    found = {taker.read.weight: taker for taker in takers(model, graph.dense)}
     assert set(found) == {"chained.weight", "bare.weight"}
     assert (found["chained.weight"].bias, found["chained.weight"].centred) == ("chained.bias", True)
     assert (found["bare.weight"].bias, found["bare.weight"].centred) == ("", False)

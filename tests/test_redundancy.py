@@ -5,12 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import demp
 from demp.activity import covariances as module
-from demp.activity.covariances import Covariances, CovarianceWindow
-from demp.importance.redundancy import RIDGE, stand_in, unsaid
+from demp.activity.covariances import Covariance, Covariances, CovarianceWindow
+from demp.activity.tally import key_of
+from demp.importance.redundancy import RIDGE, ridge_of, stand_in, unsaid
+from demp.methods.redundant import unsaid_by_class
 from demp.parallel import ALONE
+from demp.regularization.handover import takers
+from nets import Forward
 
 
 def mixed(count: int, seed: int, rank: int | None = None) -> torch.Tensor:
@@ -68,6 +75,18 @@ def test_a_constant_says_nothing_and_costs_nothing_but_its_importance():
     found = stand_in(covariance, torch.tensor([0]), torch.tensor([1, 2, 3]))
     assert found[1] == 0 and bool(found.isfinite().all())
     assert bool((stand_in(covariance, torch.tensor([2]), torch.tensor([0, 1, 3])) == 0).all())
+
+
+def test_one_that_fired_once_is_hardly_asked():
+    """In that row it says all of neuron 0; the next time it fires it would say a multiple of that."""
+    values = mixed(6, 6)
+    values[:, 3] = 0.0
+    values[7, 3], values[7, 0] = 1e-4, 60.0
+    covariance = torch.cov(values.T, correction=0)
+    found = stand_in(covariance, torch.tensor([0]), torch.tensor([1, 2, 3, 4, 5]))[:, 0]
+    values[:, 3] = 0.0
+    without = stand_in(torch.cov(values.T, correction=0), torch.tensor([0]), torch.tensor([1, 2, 3, 4, 5]))[:, 0]
+    torch.testing.assert_close(found, without, atol=0.1, rtol=0)
 
 
 def test_stand_ins_are_ridge_regression():
@@ -152,6 +171,37 @@ def test_only_what_was_asked_is_gathered():
     assert set(sums.found(ALONE)) == {("2.weight", 0)} and (sums.width(first), sums.width(last)) == (6, -1)
 
 
+def test_only_modules_that_are_asked_are_watched():
+    model = network().train()
+    graph = demp.trace(model, (torch.zeros(1, 2, 6, 6),))
+    window = CovarianceWindow(model, graph, graph.reads[:1])
+    window.open(graph.dense)
+    assert [bool(part._forward_pre_hooks) for part in model] == [False, False, True, False, False, False]
+    window.close()
+
+
+def test_of_several_places_of_a_neuron_the_one_counts_where_most_is_left():
+    """A map and a vector that are read together: every place counts for itself."""
+
+    def forward(self, x):
+        sides = [self.map(x).relu().flatten(1), self.row(x[:, 0, 0]).relu()]
+        return self.last(self.act(self.read(torch.cat(sides, 1))))
+
+    both = Forward(
+        forward, map=nn.Conv2d(1, 2, 1), row=nn.Linear(2, 1), read=nn.Linear(9, 4), act=nn.ReLU(), last=nn.Linear(4, 2),
+    )  # fmt: skip
+    graph = demp.trace(both, (torch.zeros(3, 1, 2, 2),))
+    found = {taker.read.weight: taker for taker in takers(both, graph.dense)}
+    read = found["read.weight"].read
+    matrix = torch.cov(mixed(9, 8).T, correction=0)
+    covariance = Covariance(matrix, torch.zeros(9), 400, torch.arange(9)[None])
+    importance, none = torch.rand(graph.classes), graph.none_removed()
+    got = unsaid_by_class(importance, graph.dense, none, {key_of(read): covariance}, list(found.values()))
+    each = unsaid(importance[read.classes], matrix, ridge_of(9, 400))
+    for number in read.classes.unique():
+        assert got[number] == each[read.classes == number].max()
+
+
 def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):
     graph = demp.trace(network(), (torch.zeros(1, 2, 6, 6),))
     sums, (first, last) = Covariances(graph.dense, graph.reads), graph.reads
@@ -161,3 +211,34 @@ def test_too_wide_empty_and_infinite_readings_are_left_out(monkeypatch):
     monkeypatch.setattr(module, "WIDEST", 4)
     sums.add(first, torch.zeros(2, 6, 4, 4), 1)
     assert sums.found(ALONE) == {}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_mean_that_nothing_takes_is_to_be_said_too(bias):
+    model = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 4, bias=bias), nn.ReLU(), nn.Linear(4, 2))
+    graph = demp.trace(model, (torch.zeros(1, 2),))
+    values, (taker,) = mixed(6, 9), takers(model, graph.dense)
+    seen = Covariances(graph.dense, [taker.read])
+    seen.add(taker.read, values, 1)
+    importance = torch.rand(graph.classes)
+    got = unsaid_by_class(importance, graph.dense, graph.none_removed(), seen.found(ALONE), [taker])
+    about = values - values.mean(0) if bias else values
+    wanted = unsaid(importance[taker.read.classes], about.T @ about / len(about), ridge_of(6, len(values)))
+    torch.testing.assert_close(got[taker.read.classes], wanted)
+
+
+class NoFloat64(TorchDispatchMode):
+    """But on the CPU, as beside Apple's devices."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        assert not any(
+            isinstance(t, torch.Tensor) and t.dtype == torch.float64 and not t.is_cpu for t in tree_leaves(found)
+        )
+        return found
+
+
+def test_a_device_without_float64_is_enough():
+    with FakeTensorMode(), NoFloat64():
+        for found in module.sums_of(torch.randn(7, 4, device="cuda")):
+            assert (found.dtype, found.device.type) == (torch.float64, "cpu")

@@ -1,7 +1,8 @@
 """How the neurons that a layer reads vary together, gathered in the training forwards of one step."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Covariance:
     places: Tensor
     """(positions of one neuron, neurons): where they lie on the axis, in the order of memory. Several after a flatten,
     which count as rows."""
+    size: tuple[int, ...] = ()
+    """Of the maps behind the axis, in the first forward; of several ranks the first's."""
 
 
 def places_of(read: Read, state: GraphState) -> Tensor:
@@ -51,7 +54,8 @@ class Covariances:
     def __init__(self, state: GraphState, asked: Iterable[Read]) -> None:
         """Of the consumers that are ``asked``."""
         self._here = {key_of(read): places_of(read, state) for read in asked}
-        self._sums: dict[Key, tuple[int, Tensor, Tensor, Tensor]] = {}
+        self._sums: dict[Key, tuple[int, Tensor, Tensor | float, Tensor | float]] = {}
+        self._sizes: dict[Key, tuple[int, ...]] = {}
         self.seen: set[Key] = set()
 
     def width(self, read: Read) -> int:
@@ -62,22 +66,17 @@ class Covariances:
     def add(self, read: Read, operand: Tensor, axis: int) -> None:
         """Take one forward at one consumer; one that reads too many neurons, or others than it had, is left out."""
         key = key_of(read)
-        if key not in self._here:
+        if key not in self._here or not is_plain(operand):
             return
         places, size = self._here[key], self._here[key].shape[1]
         if operand.shape[axis] != places.numel() or not 2 <= size <= WIDEST or operand.numel() == 0:
             return
-        rows = operand.detach().movedim(axis, -1)
-        if len(places) > 1:
-            rows = rows[..., places.to(rows.device)]
-        rows = rows.reshape(-1, size)
-        rows = rows[:: (len(rows) // ROWS) | 1]  # odd, so that it does not meet the same place of every image
+        rows = rows_of(operand.detach().movedim(axis, -1), places)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        count, centre, total, products = self._sums.get(key, (0, rows.mean(0), *zeros_like(rows)))
-        rows = rows - centre
-        with torch.autocast(rows.device.type, enabled=False):
-            products = products + (rows.T @ rows).double()
-        self._sums[key] = (count + len(rows), centre, total + rows.sum(0), products)
+        count, centre, total, products = self._sums.get(key, (0, rows.mean(0), 0.0, 0.0))
+        more, more_products = sums_of(rows - centre)
+        self._sums[key] = (count + len(rows), centre, total + more, products + more_products)
+        self._sizes.setdefault(key, tuple(operand.shape[axis:][1:]))
         self.seen.add(key)
 
     def found(self, context: Context) -> dict[Key, Covariance]:
@@ -86,9 +85,9 @@ class Covariances:
         A consumer that some rank did not see is left out, and one whose values are not all finite.
         """
         keys = sorted(set.intersection(*map(set, context.gathered(sorted(self.seen)))))
-        covariances = {}
+        covariances, sizes = {}, context.gathered(self._sizes)[0]
         for key in keys:
-            covariance = self._pooled(key, context)
+            covariance = replace(self._pooled(key, context), size=sizes[key])
             if bool(covariance.matrix.isfinite().all()):
                 covariances[key] = covariance
         return covariances
@@ -101,10 +100,10 @@ class Covariances:
             """The mean over all rows, from that over this rank's."""
             return values if context.alone else context.mean(values * count) * context.world_size / rows
 
-        shift = (total.double() / count).cpu()
-        own = centre.double().cpu() + shift
+        shift = torch.as_tensor(total) / count
+        own = centre.cpu().double() + shift
         mean = over_ranks(own)
-        spread = products.cpu() / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)
+        spread = products / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)
         return Covariance(over_ranks(spread), mean, rows, self._here[key])
 
 
@@ -114,6 +113,8 @@ class CovarianceWindow(Window):
     def __init__(self, model: nn.Module, graph: NeuronGraph, asked: Sequence[Read]) -> None:
         super().__init__(model, graph, Criterion())
         self._asked = asked
+        weights = {read.weight for read in asked}
+        self._readers = {path: own for path, own in self._readers.items() if own.keys() & weights}
 
     def collector(self, state: GraphState) -> Covariances:
         """What collects what is read from now on."""
@@ -126,7 +127,33 @@ class CovarianceWindow(Window):
         return found
 
 
-def zeros_like(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of nothing: per neuron, and of all pairs."""
-    size = rows.shape[1]
-    return rows.new_zeros(size), torch.zeros(size, size, dtype=torch.float64, device=rows.device)
+def is_plain(values: Tensor) -> bool:
+    """Are these numbers of one shape that may be kept? Not those of nested tensors, and not inside of ``vmap``."""
+    internal: Any = torch._C
+    wrapping = internal._functorch
+    while wrapping.is_functorch_wrapped_tensor(values):
+        if wrapping.is_batchedtensor(values):
+            return False
+        values = wrapping.get_unwrapped(values)
+    return not values.is_nested
+
+
+def rows_of(values: Tensor, places: Tensor) -> Tensor:
+    """Of values (..., width) the examples and positions that are looked at, as (rows, neurons) in the order of places.
+
+    Rows are taken before anything is copied, so that large maps cost no memory.
+    """
+    values = values[None] if values.dim() == 1 else values
+    positions, lengths = len(places), values.shape[:-1]
+    every = (lengths.numel() * positions // ROWS) | 1  # odd, so that it does not meet the same place of every image
+    chosen = torch.arange(0, lengths.numel() * positions, every, device=values.device)
+    where = torch.unravel_index(chosen // positions, lengths)
+    if positions == 1:
+        return values[where][:, places[0].to(values.device)]
+    return values[(*(index[:, None] for index in where), places.to(values.device)[chosen % positions])]
+
+
+def sums_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows, and of their products; float64 on the CPU, since some devices (Apple's) know no float64."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows.sum(0).cpu().double(), (rows.T @ rows).cpu().double()

@@ -63,4 +63,4 @@ def in_backward() -> bool:
 def first_length(args: Any, kwargs: Any) -> int:
     """Length of the first tensor among a call's arguments: its examples."""
     first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()), None)
-    return 0 if first is None else len(first)
+    return 0 if first is None else first.size(0)

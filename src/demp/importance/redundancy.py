@@ -9,6 +9,9 @@ from torch import Tensor
 
 RIDGE = 0.03
 """Of the regressions, in units of a neuron's variance, where rows are many: see `ridge_of`."""
+FLOOR = 0.01
+"""Of a neuron's unit, as a share of the mean deviation: one that varies less (it fired once, say) is hardly asked,
+since what it said in a few rows would be multiplied by much."""
 ROUNDS = 32
 """A layer's neurons are eliminated in about so many rounds, between which the inverse is worked out anew."""
 OFFERED = 2
@@ -21,12 +24,16 @@ def ridge_of(neurons: int, rows: int) -> float:
 
 
 def correlations(covariance: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Correlations with the ridge on the diagonal, and the deviations; a constant correlates with nothing."""
+    """Correlations with the ridge on the diagonal, and the units; a constant correlates with nothing.
+
+    A unit is the neuron's deviation, and at least `FLOOR` times the mean deviation.
+    """
     deviation = covariance.diagonal().clamp(min=0).sqrt()
-    scale = torch.where(deviation > 0, deviation, 1.0)
-    found = covariance / scale[:, None] / scale
+    unit = deviation.clamp(min=float(FLOOR * deviation.mean()))
+    unit = torch.where(unit > 0, unit, 1.0)
+    found = covariance / unit[:, None] / unit
     found.fill_diagonal_(1 + ridge)
-    return found, deviation
+    return found, unit
 
 
 def stand_in(covariance: Tensor, going: Tensor, staying: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -35,10 +42,9 @@ def stand_in(covariance: Tensor, going: Tensor, staying: Tensor, ridge: float = 
     Least squares about the means: ``sum_k c[k, j] (a_k - mean_k)`` comes closest to ``a_j - mean_j``. ``going`` and
     ``staying`` are rows of the covariance.
     """
-    ridged, deviation = correlations(covariance, ridge)
+    ridged, unit = correlations(covariance, ridge)
     found = torch.linalg.solve(ridged[staying][:, staying], ridged[staying][:, going])
-    scale = torch.where(deviation > 0, deviation, 1.0)
-    return found * deviation[going] / scale[staying][:, None]
+    return found * unit[going] / unit[staying][:, None]
 
 
 def unsaid(importance: Tensor, covariance: Tensor, ridge: float = RIDGE) -> Tensor:

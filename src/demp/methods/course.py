@@ -19,7 +19,7 @@ from demp.errors import UsageError
 from demp.files.checks import check_at_least, check_number
 from demp.methods.base import Selection, View
 from demp.methods.reaching import goals_at
-from demp.methods.redundant import handovers, unsaid_by_class
+from demp.methods.redundant import enough, handovers, unsaid_by_class
 from demp.regularization import Shrink
 from demp.regularization.handover import Handover
 from demp.surgery import Limits
@@ -102,6 +102,8 @@ class Course:
         self._fading: Tensor | None = None
         self._importance: Tensor | None = None
         self._handovers: tuple[Handover, ...] = ()
+        self._left: float | None = 1.0
+        """Of the scales of those that fade; None: as the cosine says (an older state)."""
 
     def is_due(self, step: int) -> bool:
         """Return whether a period begins or ends at this step."""
@@ -119,8 +121,9 @@ class Course:
         return f"the way to the budget had not ended (it does at step {self.marks[-1]:,}), so the rest went at once"
 
     def looks(self, step: int) -> bool:
-        """Do neurons begin to fade at this step, so that what varies together is wanted?"""
-        return self.phase.hands_over and step in self.marks[:-1]
+        """Do neurons begin to fade at this step, or did a check wait, so that what varies together is wanted?"""
+        overdue = not self.done and self.marks[self._next] <= step < self.marks[-1]
+        return self.phase.hands_over and overdue
 
     # Importance -------------------------------------------------------------------------------------------
 
@@ -130,7 +133,8 @@ class Course:
 
     def watch(self, sensitivity: Tensor) -> None:
         """Take one step's derivatives by the factors on all neurons: their mean square is the importance."""
-        square = sensitivity.nan_to_num(0.0, 0.0, 0.0).square()
+        wide = sensitivity.to(torch.promote_types(sensitivity.dtype, torch.float32))
+        square = wide.nan_to_num(0.0, 0.0, 0.0).square().clamp(max=torch.finfo(torch.float32).max)
         before = self._importance
         self._importance = square if before is None else before.to(square) * MEMORY + square * (1 - MEMORY)
 
@@ -144,7 +148,7 @@ class Course:
         after, notes = view.state.removed | going, []
         if self._next == 0 and self.phase.unused:
             notes.append(f"with a budget neurons fade, and these options do nothing: {', '.join(self.phase.unused)}")
-        self._fading, self._handovers = None, ()
+        self._fading, self._handovers, self._left = None, (), 1.0
         while not self.done and self.marks[self._next] <= step:
             self._next += 1
         if view.final:
@@ -165,13 +169,13 @@ class Course:
 
     def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
         importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
-        found = {} if self.done or not self.phase.hands_over else view.covariances()
+        found = {} if self.done or not self.phase.hands_over else enough(view.covariances())
         takers = view.takers() if found else ()
         importance = unsaid_by_class(importance, view.state, after, found, takers)
         question = Question(importance=importance, limits=self.phase.limits, power=self.phase.power, streams_first=True)
         choice = choose(view.meter, after, goals, question)
         if found:
-            self._handovers = handovers(view.state, after, choice.chosen, found, takers)
+            self._handovers = handovers(view.state, after, choice.chosen, found, takers, view.frozen())
         return choice
 
     def _message(self, view: View, after: Tensor, goals: Mapping[str, float], found: Choice) -> str:
@@ -200,20 +204,24 @@ class Course:
         start, end = self.marks[self._next - 1], self.marks[self._next]
         before, after = (remaining((count - start) / (end - start)) for count in (step, step + 1))
         factor = after / before if before > 0 else 0.0
+        left = before if self._left is None else self._left  # not `before` where the run took another length
+        self._left = left * factor
         factors = torch.where(self._fading, factor, 1.0)
-        return Shrink(factors=factors, handovers=self._handovers, share=before - after)
+        last = factor == 0 and left > 0
+        return Shrink(factors=factors, handovers=self._handovers, share=left - self._left, last=last)
 
     # State ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the next period, the fading neurons, what they hand over, and the importance estimates."""
-        plain = [one.to_plain() for one in self._handovers]
-        return {"next": self._next, "fading": self._fading, "importance": self._importance, "handovers": plain}
+        """Return the next period, the fading neurons, what is left of them and handed over, and the importance."""
+        fading = {"fading": self._fading, "left": self._left, "handovers": [one.to_plain() for one in self._handovers]}
+        return {"next": self._next, "importance": self._importance, **fading}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a saved run was."""
         self._next, self._fading, self._importance = int(state["next"]), state["fading"], state["importance"]
         self._handovers = tuple(Handover(**one) for one in state.get("handovers", ()))
+        self._left = state.get("left")
 
 
 def remaining(progress: float) -> float:

@@ -111,7 +111,7 @@ class PruningRun:
         state, step = self.shrinking.state, self.step
         self.detector.look_ahead(state, step, self.total_steps, due, fresh=fresh)
         if self.covariances is not None:
-            if step < self.total_steps and self.method.looks(step + 1):
+            if step < self.total_steps and due(step + 1) and self.method.looks(step + 1):
                 self.covariances.open(state)
             else:
                 self.covariances.close()

@@ -18,7 +18,7 @@ from demp.graph import GraphState, NeuronGraph, Slot
 from demp.graph.neurons import removable_classes
 from demp.graph.parts import HEADS, LINEAR
 from demp.parallel import local_piece, whole_tensor
-from demp.regularization.handover import Handover, Taker, hand_over, takers
+from demp.regularization.handover import Handover, Taker, hand_over, still_trained, takers
 from demp.regularization.slices import PresentSlices, Slices
 
 
@@ -38,13 +38,15 @@ class Shrink:
     handovers: tuple[Handover, ...] = ()
     """What moves into the weights that read the fading neurons, of which ``share`` is carried out now."""
     share: float = 0.0
+    last: bool = False
+    """Is this their last step?"""
 
 
 class OutputScales:
     """The scaling parameters of all removable neurons of one model, at present widths."""
 
     def __init__(self, model: nn.Module, graph: NeuronGraph) -> None:
-        self._graph = graph
+        self._model, self._graph = model, graph
         self._parameters = parameters = dict(model.named_parameters())
         self._slices = PresentSlices(model, scaling_slots(graph))
         self._norm_scales = {id(parameters[norm.scale]) for norm in graph.norms if norm.scale in parameters}
@@ -55,7 +57,7 @@ class OutputScales:
 
     def takers(self, state: GraphState) -> list[Taker]:
         """Return the weights that fading neurons can hand over to."""
-        return takers(self._parameters, state)
+        return takers(self._model, state)
 
     def frozen(self, state: GraphState) -> Tensor:
         """Per class: is there a frozen parameter that scales it? It neither fades nor says how the loss minds it."""
@@ -101,7 +103,8 @@ class OutputScales:
         """
         slices = self.slices(state)
         if shrink.handovers:
-            hand_over(self._parameters, state, shrink.handovers, shrink.share, copies)
+            handovers = still_trained(shrink.handovers, self._parameters)
+            hand_over(self._parameters, state, handovers, shrink.share, copies, last=shrink.last)
         if shrink.factors is not None:
             touched = [one for one in slices if bool((shrink.factors[one.classes.cpu()] != 1).any())]
             if touched:
