@@ -150,6 +150,8 @@ def test_a_constructor_that_fails_says_so_itself(saved):
 def test_a_network_in_place_of_its_constructor(saved):
     with pytest.raises(demp.UsageError, match="build is a Net that is made already.*lambda: Net.*load_state_dict"):
         demp.load(Net(), saved[1])
+    with pytest.raises(demp.UsageError, match="build is .*Path.*; give what makes the dense network"):
+        demp.load(saved[1], Net)  # the other way round
     with pytest.raises(demp.UsageError, match="build is 'Net'; give what makes the dense network"):
         demp.load("Net", saved[1])
     with pytest.raises(demp.UsageError, match="build is a Net that is made already"):

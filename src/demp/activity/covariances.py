@@ -40,7 +40,7 @@ class Covariance:
 def places_of(read: Read, state: GraphState) -> Tensor:
     """``Covariance.places`` of a consumer; every channel of a head counts for itself."""
     classes = read.classes[state.kept(read.classes)]
-    every = torch.arange(len(classes))[None]
+    every = torch.arange(len(classes), device="cpu")[None]
     owned, counts = classes.unique(return_counts=True)
     heads = any(state.graph.layers[number].activation == HEADS for number in read.layers)
     if heads or not len(owned) or bool((counts != counts[0]).any()) or bool((owned == 0).any()):
@@ -100,7 +100,7 @@ class Covariances:
             """The mean over all rows, from that over this rank's."""
             return values if context.alone else context.mean(values * count) * context.world_size / rows
 
-        shift = torch.as_tensor(total) / count
+        shift = torch.as_tensor(total, device="cpu") / count
         own = centre.cpu().double() + shift
         mean = over_ranks(own)
         spread = products / count - torch.outer(shift, shift) + torch.outer(own - mean, own - mean)

@@ -52,7 +52,7 @@ class Deaths:
 
     def __init__(self, graph: NeuronGraph) -> None:
         self._graph = graph
-        self._ever = {layer.name: torch.zeros(layer.width, dtype=torch.bool) for layer in graph.layers}
+        self._ever = {layer.name: torch.zeros(layer.width, dtype=torch.bool, device="cpu") for layer in graph.layers}
         self._last = {name: flags.clone() for name, flags in self._ever.items()}
 
     def add(self, detection: Detection, state: GraphState) -> Snapshot:

@@ -32,7 +32,7 @@ class Moments:
     @classmethod
     def none(cls, size: int) -> "Moments":
         """Return the moments of no values, for an axis of ``size`` places."""
-        return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(3)))
+        return cls(*(torch.zeros(size, dtype=torch.float64, device="cpu") for _ in range(3)))
 
     @classmethod
     def along(cls, values: Tensor, axis: int) -> "Moments":
@@ -60,12 +60,14 @@ class Moments:
                 total[far], squares[far] = sums(values, axis, far, centre[far])
         mean = centre.double() + total / count
         left = (squares - total.square() / count).clamp(min=0)
-        counts = torch.full((size,), float(count), dtype=torch.float64)
+        counts = torch.full((size,), float(count), dtype=torch.float64, device="cpu")
         return cls(counts, mean.cpu(), torch.where(squares == 0, 0.0, left).cpu())
 
     def at(self, places: Tensor, size: int) -> "Moments":
         """The same on a longer axis, whose other places have no values."""
-        return Moments(*(torch.zeros(size, dtype=torch.float64).index_copy(0, places, v) for v in self.parts()))
+        return Moments(
+            *(torch.zeros(size, dtype=torch.float64, device="cpu").index_copy(0, places, v) for v in self.parts())
+        )
 
     def merged(self, other: "Moments") -> "Moments":
         """Return the moments of the values of both, merged exactly."""
@@ -81,10 +83,12 @@ class Moments:
         """Per owner: of all the places that are its own (several after a flatten)."""
 
         def added(values: Tensor) -> Tensor:
-            return torch.zeros(size, dtype=torch.float64).index_add(0, owner, values)
+            return torch.zeros(size, dtype=torch.float64, device="cpu").index_add(0, owner, values)
 
         count, mean = self.count[places], self.mean[places]
-        lowest = torch.full((size,), torch.inf, dtype=torch.float64).scatter_reduce(0, owner, mean, "amin")
+        lowest = torch.full((size,), torch.inf, dtype=torch.float64, device="cpu").scatter_reduce(
+            0, owner, mean, "amin"
+        )
         counts = added(count)
         # around the lowest mean, so that equal means have no spread at all
         middle = lowest + added(count * (mean - lowest[owner])) / counts.clamp(min=1)

@@ -179,8 +179,8 @@ class LayerPositions:
 def layer_positions(state: GraphState, read: Read) -> list[LayerPositions]:
     """Present positions of each layer on a read axis; neurons in dense numbering of their layer."""
     graph, here = state.graph, state.kept(read.classes)
-    present = torch.full((len(read.classes),), -1)
-    present[here] = torch.arange(len(here))
+    present = torch.full((len(read.classes),), -1, device="cpu")
+    present[here] = torch.arange(len(here), device="cpu")
     found = []
     for layer, carried in read.layers.items():
         carried = carried[present[carried] >= 0]

@@ -174,7 +174,7 @@ def ranked(graph: NeuronGraph, deviations: Mapping[str, Tensor]) -> Tensor:
 
     Float64; sorted upwards it is the order in which saturated neurons leave.
     """
-    rank = torch.full((graph.classes,), -torch.inf, dtype=torch.float64)
+    rank = torch.full((graph.classes,), -torch.inf, dtype=torch.float64, device="cpu")
     for layer in graph.layers:
         if layer.name in deviations:
             rank[layer.classes] = torch.maximum(rank[layer.classes], deviations[layer.name])

@@ -47,7 +47,7 @@ class Tally:
         self._parts = {key_of(read): layer_positions(state, read) for read in asked}
         self._by_moments = [criterion.of_moments(layer.activation) for layer in graph.layers]
         self._needs_total = criterion.kind == "sum"
-        self._dead = [torch.ones(layer.width, dtype=torch.bool) for layer in graph.layers]
+        self._dead = [torch.ones(layer.width, dtype=torch.bool, device="cpu") for layer in graph.layers]
         self._moments: dict[str, Moments] = {}
         self._read_before = WeakTensorKeyDictionary()
         self._flat: dict[int, Flatness] = {}
@@ -205,8 +205,8 @@ class Tally:
 
     def _flatness_now(self, number: int) -> Flatness:
         layer = self.graph.layers[number]
-        mean = torch.full((layer.width,), torch.nan, dtype=torch.float64)
-        deviation = torch.full((layer.width,), -1.0, dtype=torch.float64)
+        mean = torch.full((layer.width,), torch.nan, dtype=torch.float64, device="cpu")
+        deviation = torch.full((layer.width,), -1.0, dtype=torch.float64, device="cpu")
         for key in layer.reads if self._complete(layer) else ():
             for part in (s for s in self._parts.get(key, ()) if s.layer == number):
                 members, compact = members_of(part)

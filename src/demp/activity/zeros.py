@@ -22,8 +22,8 @@ def share_of_zeros(
     A neuron with several readers counts what each of them sees. With it the numbers of batches and examples.
     """
     graph = state.graph
-    zeros = torch.zeros(graph.classes, dtype=torch.float64)
-    total = torch.zeros(graph.classes, dtype=torch.float64)
+    zeros = torch.zeros(graph.classes, dtype=torch.float64, device="cpu")
+    total = torch.zeros(graph.classes, dtype=torch.float64, device="cpu")
     count = examples = 0
 
     def look(read: Read, operand: Tensor) -> None:
@@ -32,7 +32,7 @@ def share_of_zeros(
         for part in layer_positions(state, read):
             classes = graph.layers[part.layer].classes[part.neuron]
             zeros.index_add_(0, classes, zero[part.positions])
-            total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64))
+            total.index_add_(0, classes, torch.full((len(classes),), looked_at, dtype=torch.float64, device="cpu"))
 
     with quiet(model), observing(model, graph, look):
         for batch in batches:

@@ -141,7 +141,7 @@ def inspect(
     graph = trace(model, example_inputs, joins=joins, streams=streams, linear=linear, outputs=outputs)
     names = {name for name, _ in model.named_parameters()}
     total = sum(p.numel() for p in model.parameters())
-    removable = torch.zeros(graph.classes, dtype=torch.bool)
+    removable = torch.zeros(graph.classes, dtype=torch.bool, device="cpu")
     for layer in graph.layers:
         removable[layer.classes[layer.removable]] = True
     return Inspection(
@@ -184,7 +184,7 @@ def rows_of(graph: NeuronGraph, names: set[str]) -> tuple[Row, ...]:
 
 def first_rows(graph: NeuronGraph) -> Tensor:
     """Per class: the first layer whose removable neurons it is of; -1 for those that stay."""
-    first = torch.full((graph.classes,), -1)
+    first = torch.full((graph.classes,), -1, device="cpu")
     for number in reversed(range(len(graph.layers))):
         layer = graph.layers[number]
         first[layer.classes[layer.removable]] = number
@@ -194,9 +194,9 @@ def first_rows(graph: NeuronGraph) -> Tensor:
 def saved_flops(graph: NeuronGraph, owner: Tensor) -> Tensor:
     """Per layer: the FLOPs of a forward that go with all classes that are its own, and with them alone."""
     many = len(graph.layers)
-    saved = torch.zeros(many, dtype=torch.float64)
+    saved = torch.zeros(many, dtype=torch.float64, device="cpu")
     for operation in graph.contractions:
-        left = torch.ones(many, dtype=torch.float64)
+        left = torch.ones(many, dtype=torch.float64, device="cpu")
         for classes in (operation.outputs, operation.inputs):
             if classes is not None and len(classes):
                 mine = owner[classes]
@@ -213,11 +213,11 @@ def groups(graph: NeuronGraph) -> list[list[str]]:
 
 def owned_by(graph: NeuronGraph, names: set[str]) -> Tensor:
     """Parameters that each class owns on the dense model (a weight between two neurons counts for both)."""
-    sizes = torch.zeros(graph.classes, dtype=torch.long)
+    sizes = torch.zeros(graph.classes, dtype=torch.long, device="cpu")
     for slot in graph.slots:
         if slot.tensor in names:
             each = numel(graph.shapes[slot.tensor]) // len(slot.classes)
-            sizes.index_add_(0, slot.classes, torch.full((len(slot.classes),), each))
+            sizes.index_add_(0, slot.classes, torch.full((len(slot.classes),), each, device="cpu"))
     sizes[0] = 0
     return sizes
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from demp import files
 from demp.artifact.architecture import ARCHITECTURE, FORMAT, WEIGHTS, content_hash, dtype_name, read_architecture
 from demp.artifact.proof import probe_of, prove
-from demp.artifact.rebuilding import built, module_at
+from demp.artifact.rebuilding import built, module_at, raise_if_no_constructor
 from demp.errors import ArtifactError
 from demp.graph.calls import calls_from_plain, calls_to_plain
 from demp.graph.forward import first_names
@@ -93,6 +93,7 @@ def load(build: Callable[[], nn.Module], path: str | Path, *, device: Any = None
         ArtifactError: a file is missing, truncated or altered, the constructor does not fit, or the outputs on the
             stored probe differ.
     """
+    raise_if_no_constructor(build)
     path = files.settled(Path(path))
     architecture = read_architecture(path)
     weights = read_weights(path, architecture)

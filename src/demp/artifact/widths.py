@@ -74,8 +74,8 @@ def recorded(part: nn.Module, path: str, entry: Mapping[str, Any] | None) -> Wid
         shapes[name] = tuple(map(len, there))
         for axis, length in enumerate(dense):
             if not torch.equal(here[axis], there[axis]):
-                where = torch.full((length,), -1)
-                where[here[axis]] = torch.arange(len(here[axis]))
+                where = torch.full((length,), -1, device="cpu")
+                where[here[axis]] = torch.arange(len(here[axis]), device="cpu")
                 sources.setdefault(name, {})[axis] = where[there[axis]]
     raise_if_unsaved(part, sources)
     if entry is None:
@@ -86,7 +86,7 @@ def recorded(part: nn.Module, path: str, entry: Mapping[str, Any] | None) -> Wid
 
 def kept(record: Record | None, name: str, axis: int, length: int) -> Tensor:
     """Indices that are there, in dense numbering."""
-    whole = torch.arange(length)
+    whole = torch.arange(length, device="cpu")
     return whole if record is None else record.kept.get((name, axis), whole)
 
 
@@ -125,7 +125,7 @@ def traced(model: nn.Module, example_inputs: Any, shapes: Shapes, lost: str) -> 
     raise_if_ambiguous(graph, smaller, lost)
     state = graph.at(fewer(graph, widths))
     for along, (length, name) in widths.items():
-        if len(state.kept(torch.tensor(along))) != length:
+        if len(state.kept(torch.tensor(along, device="cpu"))) != length:
             raise UsageError(f"{name} has {length} neurons in the state dict, which no cut leaves; {lost}")
     sizes: dict[str, dict[str, int]] = {}
     for (path, name), classes in graph.attributes.items():

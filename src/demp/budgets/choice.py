@@ -70,7 +70,7 @@ def choose(meter: Meter, removed: Tensor, goals: Goals, question: Question) -> C
 
 def least(meter: Meter, resources: Iterable[str], limits: Limits) -> Tensor:
     """Which classes to remove for the network that spends the least of ``resources`` within the limits."""
-    equal = torch.ones(meter.graph.classes)
+    equal = torch.ones(meter.graph.classes, device="cpu")
     question = Question(importance=equal, limits=limits)
     return choose(meter, meter.graph.none_removed(), dict.fromkeys(resources, 0.0), question).chosen
 
@@ -178,7 +178,7 @@ def keys(
     meter: Meter, after: Tensor, lack: Mapping[str, float], question: Question, *, everyone: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Per class: importance over saving (infinite: not to be had now), and the saving as a share of what is lacking."""
-    saved = torch.zeros(meter.graph.classes, dtype=torch.float64)
+    saved = torch.zeros(meter.graph.classes, dtype=torch.float64, device="cpu")
     for name, excess in lack.items():
         saved = torch.maximum(saved, meter.savings(name, after) / excess)
     open_now = removable_classes(meter.graph) & (saved > 0) & ~after
@@ -207,7 +207,7 @@ def bite(graph: NeuronGraph, after: Tensor, key: Tensor, saved: Tensor, limits: 
     order = order[: max(1, few)]
     trial = after.clone()
     trial[order] = True
-    last = torch.tensor(graph.last_of_slots(after, trial), dtype=torch.long)
+    last = torch.tensor(graph.last_of_slots(after, trial), dtype=torch.long, device="cpu")
     kept = order[~torch.isin(order, last)]
     if len(kept) or not len(order):
         return kept

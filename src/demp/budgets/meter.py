@@ -41,9 +41,9 @@ class Segments:
     """Several lists of classes as one, so that all of them are counted in one operation."""
 
     def __init__(self, lists: Sequence[Tensor], classes: int) -> None:
-        self.lengths = torch.tensor([len(one) for one in lists], dtype=torch.float64)
-        self._members = torch.cat([*lists, torch.zeros(0, dtype=torch.long)])
-        self._ids = torch.arange(len(lists)).repeat_interleave(self.lengths.long())
+        self.lengths = torch.tensor([len(one) for one in lists], dtype=torch.float64, device="cpu")
+        self._members = torch.cat([*lists, torch.zeros(0, dtype=torch.long, device="cpu")])
+        self._ids = torch.arange(len(lists), device="cpu").repeat_interleave(self.lengths.long())
         self._classes = classes
 
     def left(self, removed: Tensor) -> Tensor:
@@ -52,7 +52,9 @@ class Segments:
 
     def per_class(self, values: Tensor) -> Tensor:
         """For each class, the sum over its places in all lists of the list's value."""
-        return torch.zeros(self._classes, dtype=torch.float64).index_add_(0, self._members, values[self._ids])
+        return torch.zeros(self._classes, dtype=torch.float64, device="cpu").index_add_(
+            0, self._members, values[self._ids]
+        )
 
 
 class Meter:
@@ -65,9 +67,9 @@ class Meter:
         self.graph, self.sizes, self._clock = graph, sizes, clock
         self._times: dict[str, float] = {}
         self._dense = graph.none_removed()
-        everyone = torch.zeros(0, dtype=torch.long)
+        everyone = torch.zeros(0, dtype=torch.long, device="cpu")
         ops = graph.contractions
-        self._flops = torch.tensor([float(op.flops) for op in ops], dtype=torch.float64)
+        self._flops = torch.tensor([float(op.flops) for op in ops], dtype=torch.float64, device="cpu")
         self._inputs, self._outputs = (
             Segments([everyone if one is None else one for one in sides], graph.classes)
             for sides in ([op.inputs for op in ops], [op.outputs for op in ops])
@@ -80,8 +82,12 @@ class Meter:
             of_tensor[slot.tensor].append(index)
         most = max((len(slots) for slots in of_tensor.values()), default=0)
         none = len(graph.slots)  # stands for an axis of length 1
-        self._slots_of = torch.tensor([s + [none] * (most - len(s)) for s in of_tensor.values()], dtype=torch.long)
-        dense = torch.tensor([float(numel(shape)) for shape in graph.shapes.values()], dtype=torch.float64)
+        self._slots_of = torch.tensor(
+            [s + [none] * (most - len(s)) for s in of_tensor.values()], dtype=torch.long, device="cpu"
+        )
+        dense = torch.tensor(
+            [float(numel(shape)) for shape in graph.shapes.values()], dtype=torch.float64, device="cpu"
+        )
         self._fixed = dense / padded(self._axes.lengths)[self._slots_of].prod(1)
 
     def spent(self, resource: str, removed: Tensor) -> float:
@@ -132,7 +138,7 @@ class Meter:
         else:
             lengths = padded(self._axes.left(removed))
             entries = self._each(resource) * self._fixed * lengths[self._slots_of].prod(1)
-            owner = torch.zeros(len(self.graph.slots) + 1, dtype=torch.float64)
+            owner = torch.zeros(len(self.graph.slots) + 1, dtype=torch.float64, device="cpu")
             owner[self._slots_of.flatten()] = entries[:, None].expand(self._slots_of.shape).flatten()
             found = self._axes.per_class((owner / lengths.clamp(min=1))[:-1])
         found[removed] = 0.0
@@ -146,7 +152,7 @@ class Meter:
     def _each(self, resource: str) -> Tensor:
         """Per tensor: bytes of an entry, or 1 for parameters and 0 for buffers."""
         counted = self.sizes.bytes_each if resource == "memory" else dict.fromkeys(self.sizes.parameters, 1)
-        return torch.tensor([float(counted.get(name, 0)) for name in self._tensors], dtype=torch.float64)
+        return torch.tensor([float(counted.get(name, 0)) for name in self._tensors], dtype=torch.float64, device="cpu")
 
     def measure_again(self, removed: Tensor) -> None:
         """Forget the latency of a network and take it anew: of several that were measured the luckiest is chosen."""

@@ -37,7 +37,7 @@ def rows(example_inputs: Any, count: int) -> Inputs:
     """
     inputs = as_inputs(example_inputs)
     batch = batch_of(inputs)
-    chosen = torch.arange(count) % batch
+    chosen = torch.arange(count, device="cpu") % batch
     return tree_map_only(Tensor, lambda t: t[chosen.to(t.device)] if is_batched(t, batch) else t, inputs)
 
 

@@ -221,7 +221,7 @@ def layout_of(pairs: list[tuple[Channels, Channels]], same: Tensor) -> Layout:
         ExportError: some channels of a stream share one position.
     """
     sides = list(dict.fromkeys(side for pair in pairs for side in pair))
-    channels = {side: tuple(same[torch.tensor(side)].tolist()) for side in sides}
+    channels = {side: tuple(same[torch.tensor(side, device="cpu")].tolist()) for side in sides}
     if any(len(set(each)) < len(each) for each in channels.values()):
         raise refuse("some channels of a stream go together")
     every = dict.fromkeys(channel for each in channels.values() for channel in each)

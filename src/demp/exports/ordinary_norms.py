@@ -74,8 +74,8 @@ def says_the_same(module: nn.Module, plan: CallPlan, name: str, scale: Scale) ->
 
 def trial_inputs(weight: Tensor, plan: CallPlan) -> Tensor:
     """Rows from large to so small that eps decides."""
-    x = torch.randn(64, plan.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    sizes = torch.logspace(2, -6, 64, dtype=torch.float64)[:, None]
+    x = torch.randn(64, plan.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    sizes = torch.logspace(2, -6, 64, dtype=torch.float64, device="cpu")[:, None]
     return (x * sizes).to(weight).view(*[1] * (plan.ndim - 2), 64, plan.width)
 
 

@@ -165,7 +165,7 @@ def sized(recording: Recording, seen: CallSeen, numbering: Numbering) -> SizedCa
 def forget_unread_steps(recording: Recording) -> None:
     """Of an activation in several steps, the layer is the step that a contraction or a residual sum reads."""
     read_by = [read.neurons.sites for read in recording.reads] + [join.stream.sites for join in recording.joins]
-    marks = torch.cat(read_by or [torch.zeros(0)]).unique().tolist()
+    marks = torch.cat(read_by or [torch.zeros(0, device="cpu")]).unique().tolist()
     seen = set().union(*(recording.elements.sites_of(int(mark)) for mark in marks))
     kept = [number for number, site in enumerate(recording.sites) if site.certain or number in seen]
     recording.elements.renumber_sites({old: new for new, old in enumerate(kept)})

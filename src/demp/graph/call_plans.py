@@ -78,12 +78,14 @@ def may_narrow(call: SizedCall, state: GraphState) -> bool:
 
 def along(call: SizedCall, here: Tensor, state: GraphState) -> dict[str, tuple[int, ...]]:
     """What a call along the neuron axis is to see, and what is kept of what it makes."""
-    now = torch.full((len(call.source),), -1)
-    now[here] = torch.arange(len(here))
+    now = torch.full((len(call.source),), -1, device="cpu")
+    now[here] = torch.arange(len(here), device="cpu")
     kept = here if call.out is None else state.kept(call.out)
     if call.before is None:
         return {"expand": tuple(now.tolist()), "select": tuple(kept.tolist())}
-    expand, select = (torch.tensor(at, dtype=torch.long) for at in (call.before.expand, call.before.select))
+    expand, select = (
+        torch.tensor(at, dtype=torch.long, device="cpu") for at in (call.before.expand, call.before.select)
+    )
     return {
         "expand": tuple(torch.where(expand >= 0, now[expand.clamp(min=0)], -1).tolist()),
         "select": tuple(select[kept].tolist()) if len(select) else (),  # the first view of a shuffle keeps all it sees

@@ -10,7 +10,7 @@ class ClassSets:
     """Many classes have the same set, so that each class holds the number of one of a few."""
 
     def __init__(self, classes: int) -> None:
-        self._number = torch.zeros(classes, dtype=torch.long)
+        self._number = torch.zeros(classes, dtype=torch.long, device="cpu")
         self._sets: list[frozenset[Any]] = [frozenset()]
         self._index: dict[frozenset[Any], int] = {frozenset(): 0}
 

@@ -189,6 +189,6 @@ def components(count: int, a: Tensor, b: Tensor) -> Tensor:
 def unique_in_order(numbers: Tensor) -> Tensor:
     """Each number once, in order of first appearance."""
     values, inverse = numbers.unique(return_inverse=True)
-    first = torch.full((len(values),), len(numbers))
-    first.scatter_reduce_(0, inverse, torch.arange(len(numbers)), "amin")
+    first = torch.full((len(values),), len(numbers), device="cpu")
+    first.scatter_reduce_(0, inverse, torch.arange(len(numbers), device="cpu"), "amin")
     return numbers[first.sort().values]

@@ -19,13 +19,13 @@ def mark_linear(recording: Recording) -> None:
     Nor may those leave that something makes other numbers of where they are zero (a sigmoid, a number that is added).
     """
     root, reasons = recording.elements.resolve()
-    read = torch.zeros(recording.elements.count, dtype=torch.bool)
+    read = torch.zeros(recording.elements.count, dtype=torch.bool, device="cpu")
     stays = read.clone()
     stays[list(reasons)] = True
     for seen in recording.reads:
         bare = root[seen.neurons.ids[seen.neurons.sites == 0]]
         (read if seen.call is None else stays)[bare] = True
-    marks = torch.zeros(recording.elements.count, dtype=torch.long)
+    marks = torch.zeros(recording.elements.count, dtype=torch.long, device="cpu")
     for contraction in recording.contractions:
         for dim in output_axes(recording, contraction):
             assert contraction.weight is not None

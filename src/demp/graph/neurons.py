@@ -68,7 +68,7 @@ class NeuronGraph(EarlierMethods):
 
     def none_removed(self) -> Tensor:
         """Return a boolean per class that is false for all: the dense model."""
-        return torch.zeros(self.classes, dtype=torch.bool)
+        return torch.zeros(self.classes, dtype=torch.bool, device="cpu")
 
     def removable(self) -> int:
         """Return how many neurons may be removed, over all layers."""
@@ -103,7 +103,7 @@ class NeuronGraph(EarlierMethods):
 
     def voters(self) -> Tensor:
         """Return, per class, the number of layers that are read somewhere and carry it."""
-        votes = torch.zeros(self.classes, dtype=torch.long)
+        votes = torch.zeros(self.classes, dtype=torch.long, device="cpu")
         for layer in self.layers:
             if layer.reads:
                 votes[layer.classes] += 1
@@ -111,7 +111,7 @@ class NeuronGraph(EarlierMethods):
 
     def agreed(self, dead: Mapping[str, Tensor]) -> Tensor:
         """Return, per class, whether it is in ``dead`` (layer -> boolean per neuron) of all layers that vote on it."""
-        votes = torch.zeros(self.classes, dtype=torch.long)
+        votes = torch.zeros(self.classes, dtype=torch.long, device="cpu")
         for layer in self.layers:
             if layer.reads and layer.name in dead:
                 votes[layer.classes] += dead[layer.name]

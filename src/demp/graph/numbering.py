@@ -30,7 +30,7 @@ class Numbering:
     @cached_property
     def frozen(self) -> Tensor:
         """Return for every class whether it must stay; class 0 always does."""
-        frozen = torch.zeros(self.classes, dtype=torch.bool)
+        frozen = torch.zeros(self.classes, dtype=torch.bool, device="cpu")
         frozen[0] = True
         frozen[self.number[list(self.reasons)]] = True
         return frozen
@@ -47,10 +47,10 @@ class Numbering:
 def numbered(recording: Recording) -> Numbering:
     """Number the roots that some activation carries 1, 2, …; all others are class 0, which never goes."""
     root, reasons = recording.elements.resolve()
-    number = torch.zeros(len(root), dtype=torch.long)
+    number = torch.zeros(len(root), dtype=torch.long, device="cpu")
     carried = [root[site.ids] for site in recording.sites]
-    roots = torch.cat(carried).unique() if carried else torch.zeros(0, dtype=torch.long)
-    number[roots] = torch.arange(1, len(roots) + 1)
+    roots = torch.cat(carried).unique() if carried else torch.zeros(0, dtype=torch.long, device="cpu")
+    number[roots] = torch.arange(1, len(roots) + 1, device="cpu")
     return Numbering(root, number, reasons, len(roots) + 1)
 
 

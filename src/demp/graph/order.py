@@ -15,9 +15,9 @@ from demp.graph.sums import JoinPlan
 
 def ranks_of(streams: Iterable[Stream], removed: Tensor) -> Tensor:
     """Per class: -1 if it is removed, else its rank among the channels of its stream (0 for all others)."""
-    rank = torch.zeros(len(removed), dtype=torch.long)
+    rank = torch.zeros(len(removed), dtype=torch.long, device="cpu")
     for stream in streams:
-        order = torch.tensor(list(best_order(stream, removed)))
+        order = torch.tensor(list(best_order(stream, removed)), device="cpu")
         ranks = order.argsort()[:, None].expand_as(stream.table)
         rank[stream.table[stream.table >= 0]] = ranks[stream.table >= 0]
     rank[removed] = -1
@@ -34,23 +34,23 @@ def positions(classes: Tensor, ranks: Tensor) -> Tensor:
 
 def moved(was: Tensor, now: Tensor, length: int) -> Tensor:
     """Where the positions ``now`` lay among those that there were; -1 where one was not there. ``length``: dense."""
-    index = torch.full((length,), -1)
-    index[was] = torch.arange(len(was))
+    index = torch.full((length,), -1, device="cpu")
+    index[was] = torch.arange(len(was), device="cpu")
     return index[now]
 
 
 def is_whole(index: Tensor, size: int) -> bool:
     """Does an index select everything in order?"""
-    return len(index) == size and bool((index == torch.arange(size)).all())
+    return len(index) == size and bool((index == torch.arange(size, device="cpu")).all())
 
 
 def plan_join(join: Join, ranks: Tensor) -> JoinPlan:
     """One sum at the widths and in the order that ``ranks`` gives."""
     stream, branch = positions(join.stream, ranks), positions(join.branch, ranks)
-    pairs = torch.full((len(join.branch),), -1)
+    pairs = torch.full((len(join.branch),), -1, device="cpu")
     pairs[join.target] = join.source
-    where = torch.full((len(join.stream),), -1)
-    where[stream] = torch.arange(len(stream))
+    where = torch.full((len(join.stream),), -1, device="cpu")
+    where[stream] = torch.arange(len(stream), device="cpu")
     at = pairs[branch]
     met = torch.where(at >= 0, where[at.clamp(min=0)], -1)
     return JoinPlan(

@@ -51,7 +51,7 @@ def raise_if_hard_coded(
         for layer in graph.layers
         if layer.name in names and bool(layer.removable.any())
     )
-    kept = torch.zeros(graph.classes, dtype=torch.bool)
+    kept = torch.zeros(graph.classes, dtype=torch.bool, device="cpu")
     for layer in layers:
         kept[layer.classes[layer.removable]] = True
     slots = tuple(slot for slot in graph.slots if bool(kept[slot.classes].any()))
@@ -138,7 +138,7 @@ def survives(
             if bool(layer.removable.any()) and not bool(removed[layer.classes].any()) and layer.width > 1:
                 some = layer.classes[layer.removable]
                 many = 1 + number % min(COUNTS, layer.width - 1)
-                removed[some[(number + torch.arange(many)) % len(some)]] = True
+                removed[some[(number + torch.arange(many, device="cpu")) % len(some)]] = True
     removed[graph.last_of_slots(graph.none_removed(), removed)] = False
     state = graph.at(removed)
     small = shrunken(state, tensors)

@@ -44,7 +44,9 @@ def regroup(trace: TraceState, call: UserCall, out: Tensor, settle: Settle) -> G
         plan = call.plan
         if plan is not None and not plan.grid:
             return None
-        order = torch.arange(source.shape[dim], device="cpu") if plan is None else torch.tensor(plan.expand)
+        order = (
+            torch.arange(source.shape[dim], device="cpu") if plan is None else torch.tensor(plan.expand, device="cpu")
+        )
         if len(order) != torch.Size(lengths).numel():
             continue
         seen = CallSeen(call.seat, dim, source.dim(), axis, otherwise=why(trace), before=plan, grid=lengths)
@@ -68,7 +70,7 @@ def merged(trace: TraceState, call: UserCall, grid: Grid, source: Tensor, out: T
     dims = sorted(grid.dims)
     first, last = dims[0], dims[-1]
     flat = grid.order.permute([grid.dims.index(d) for d in dims]).flatten()
-    kept = flat if call.plan is None else flat[torch.tensor(call.plan.select, dtype=torch.long)]
+    kept = flat if call.plan is None else flat[torch.tensor(call.plan.select, dtype=torch.long, device="cpu")]
     shape = (*source.shape[:first], len(kept), *source.shape[last + 1 :])
     same = grid.first.seat[0] == call.seat[0] and dims == list(range(first, last + 1)) and out.shape == shape
     if not same or (call.plan is None) != (grid.first.before is None):
@@ -101,11 +103,11 @@ def moved(call: Call, grid: Grid, settle: Settle) -> Grid | None:
     """The grid after an operation that moves axes; None for any other."""
     if call.name not in MOVES or not isinstance(call.out, Tensor):
         return None
-    where = torch.arange(call.out.dim())
+    where = torch.arange(call.out.dim(), device="cpu")
     if call.name in ("transpose", "permute", "movedim"):
         line = torch.empty(tuple(2 + d for d in range(call.out.dim())), device="meta")
         target = call.op(line, *call.args[1:], **call.kwargs)
-        where = torch.tensor([size - 2 for size in target.shape])
+        where = torch.tensor([size - 2 for size in target.shape], device="cpu")
     new = {int(old): at for at, old in enumerate(where.tolist())}
     others = {new[d]: axis for d, axis in grid.others.items()}
     return Grid(grid.axis, grid.order, tuple(new[d] for d in grid.dims), others, grid.first, settle)

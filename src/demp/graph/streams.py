@@ -21,7 +21,7 @@ def free_streams(graph: NeuronGraph) -> tuple[Stream, ...]:
     joins: dict[int, list[Join]] = defaultdict(list)
     for join in graph.joins:
         joins[int(family[join.stream[0]])].append(join)
-    streaming = torch.isin(family, torch.tensor(list(joins)))
+    streaming = torch.isin(family, torch.tensor(list(joins), device="cpu"))
     axes: dict[int, set[tuple[int, ...]]] = defaultdict(set)
     parts = [call.source[start:stop] for call in graph.calls for start, stop in call.parts]
     parts += [call.source for call in graph.calls]
@@ -60,14 +60,14 @@ def stream_of(joins: Sequence[Join], strand: Tensor, axes: set[tuple[int, ...]],
         bool(bound[list(side)].any()) or len(set(side)) < len(side) for side in columns
     ):
         return None
-    channels = {side: tuple(strand[torch.tensor(side)].tolist()) for side in columns}
+    channels = {side: tuple(strand[torch.tensor(side, device="cpu")].tolist()) for side in columns}
     order = common_order(dict.fromkeys(channels.values()))
     if order is None:
         return None
     rows = {channel: row for row, channel in enumerate(order)}
-    table = torch.full((len(rows), len(columns)), -1)
+    table = torch.full((len(rows), len(columns)), -1, device="cpu")
     for side, column in columns.items():
-        table[[rows[channel] for channel in channels[side]], column] = torch.tensor(side)
+        table[[rows[channel] for channel in channels[side]], column] = torch.tensor(side, device="cpu")
     return Stream(table, tuple(sums))
 
 

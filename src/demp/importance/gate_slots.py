@@ -55,7 +55,7 @@ def output_slots(model: nn.Module, graph: NeuronGraph, tensors: Mapping[str, Ten
             continue
         if (names.get(id(module.weight), ""), 0) in neurons or id(module.weight) not in names:
             continue
-        classes = torch.arange(number, number + len(module.weight))
+        classes = torch.arange(number, number + len(module.weight), device="cpu")
         number += len(classes)
         own = [module.weight] + ([] if module.bias is None else [module.bias])
         found += [Slot(names[id(tensor)], 0, classes) for tensor in own if id(tensor) in names]

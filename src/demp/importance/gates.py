@@ -257,7 +257,7 @@ def raise_no_path() -> None:
 
 def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, context: Context) -> Tensor:
     """Return the derivative dL/dc of each class, summed over batches."""
-    total = torch.zeros(gated.graph.classes, dtype=torch.float64)
+    total = torch.zeros(gated.graph.classes, dtype=torch.float64, device="cpu")
     for batch in batches:
         c = gated.gates()
         total += gated.of_classes(of_gates(gated.loss(c, batch, loss_fn), c))
@@ -266,7 +266,7 @@ def sensitivity(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, con
 
 def gate_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, context: Context) -> Tensor:
     """Hessian of the loss in the gates times its gradient in the gates, summed over batches."""
-    total = torch.zeros(gated.graph.classes, dtype=torch.float64)
+    total = torch.zeros(gated.graph.classes, dtype=torch.float64, device="cpu")
     for batch in batches:
         c = gated.gates()
         slope = of_gates(gated.loss(c, batch, loss_fn), c, higher=True)
@@ -284,7 +284,7 @@ def weight_flow(gated: Gated, batches: list[tuple[Any, Any]], loss_fn: Loss, con
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         constant = [b if a is None else a if b is None else a + b for a, b in zip(constant, found, strict=True)]
     known = {name: context.mean(g) for name, g in zip(names, constant, strict=True) if g is not None}
-    total = torch.zeros(gated.graph.classes, dtype=torch.float64)
+    total = torch.zeros(gated.graph.classes, dtype=torch.float64, device="cpu")
     for batch in batches:
         c = gated.gates()
         loss = gated.loss(c, batch, loss_fn, weights)

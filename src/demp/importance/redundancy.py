@@ -56,7 +56,7 @@ def unsaid(importance: Tensor, covariance: Tensor, ridge: float = RIDGE) -> Tens
     ``1 / (R^-1)_jj``, R the ridged correlations of those that are left.
     """
     inverse = torch.linalg.inv(correlations(covariance, ridge)[0])
-    weight, left = importance.double(), torch.arange(len(importance))
+    weight, left = importance.double(), torch.arange(len(importance), device="cpu")
     found, highest = torch.zeros_like(weight), 0.0
     at_once = max(1, len(left) // ROUNDS)
     while len(left):
@@ -66,8 +66,8 @@ def unsaid(importance: Tensor, covariance: Tensor, ridge: float = RIDGE) -> Tens
         for position, value in zip(order, costs, strict=True):
             highest = max(highest, value)
             found[left[offered[position]]] = highest
-        leaving = offered[torch.tensor(order)]
-        stays = torch.ones(len(left), dtype=torch.bool)
+        leaving = offered[torch.tensor(order, device="cpu")]
+        stays = torch.ones(len(left), dtype=torch.bool, device="cpu")
         stays[leaving] = False
         toward = inverse[stays][:, leaving]
         inverse = inverse[stays][:, stays] - toward @ torch.linalg.solve(inverse[leaving][:, leaving], toward.T)
@@ -77,7 +77,7 @@ def unsaid(importance: Tensor, covariance: Tensor, ridge: float = RIDGE) -> Tens
 
 def eliminated(inverse: Tensor, weight: Tensor, count: int) -> tuple[list[int], list[float]]:
     """Which of some candidates go first, and at which cost each, from their part of the inverse."""
-    inverse, there = inverse.clone(), torch.ones(len(weight), dtype=torch.bool)
+    inverse, there = inverse.clone(), torch.ones(len(weight), dtype=torch.bool, device="cpu")
     order, costs = [], []
     for _ in range(count):
         cost = (weight / inverse.diagonal().clamp(min=1e-12)).masked_fill(~there, torch.inf)

@@ -227,7 +227,7 @@ def removals(config: ChaseConfig, total_steps: int, mask_every: int) -> range:
 
 def inner(graph: NeuronGraph) -> Tensor:
     """Per class: does a single weight make it, and does no residual sum carry it?"""
-    makers = torch.zeros(graph.classes, dtype=torch.long)
+    makers = torch.zeros(graph.classes, dtype=torch.long, device="cpu")
     for slot in making(graph):
         makers[slot.classes.unique()] += 1
     alone = makers == 1
@@ -248,7 +248,10 @@ def mean_size(state: GraphState, weights: Mapping[str, Tensor], masks: Mapping[s
     The mean is over the dense filter, in which what is masked or removed is zero; or over the ``active`` weights.
     """
     graph = state.graph
-    total, count = torch.zeros(graph.classes, dtype=torch.float64), torch.zeros(graph.classes, dtype=torch.float64)
+    total, count = (
+        torch.zeros(graph.classes, dtype=torch.float64, device="cpu"),
+        torch.zeros(graph.classes, dtype=torch.float64, device="cpu"),
+    )
     for slot in making(graph):
         if slot.tensor not in weights:
             continue
@@ -256,7 +259,7 @@ def mean_size(state: GraphState, weights: Mapping[str, Tensor], masks: Mapping[s
         rows = weights[slot.tensor].movedim(slot.axis, 0).flatten(1)
         total.index_add_(0, here, rows.abs().double().sum(1).cpu())
         dense = graph.shapes[slot.tensor]
-        many = torch.full((len(here),), math.prod(dense) / dense[slot.axis], dtype=torch.float64)
+        many = torch.full((len(here),), math.prod(dense) / dense[slot.axis], dtype=torch.float64, device="cpu")
         if active and slot.tensor in masks:
             many = masks[slot.tensor].movedim(slot.axis, 0).flatten(1).sum(1).double().cpu()
         count.index_add_(0, here, many)

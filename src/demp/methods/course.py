@@ -168,7 +168,9 @@ class Course:
         return Selection({n: f for n, f in layers.items() if bool(f.any())}, exact=False, notes=tuple(notes))
 
     def _choice(self, view: View, after: Tensor, goals: Mapping[str, float]) -> Choice:
-        importance = torch.zeros(view.graph.classes) if self._importance is None else self._importance.cpu()
+        importance = (
+            torch.zeros(view.graph.classes, device="cpu") if self._importance is None else self._importance.cpu()
+        )
         found = {} if self.done or not self.phase.hands_over else enough(view.covariances())
         takers = view.takers() if found else ()
         importance = unsaid_by_class(importance, view.state, after, found, takers)
@@ -192,7 +194,7 @@ class Course:
 
     @staticmethod
     def _wanted(meter: Meter, goals: Mapping[str, float]) -> dict[str, float]:
-        dense = torch.zeros(meter.graph.classes, dtype=torch.bool)
+        dense = torch.zeros(meter.graph.classes, dtype=torch.bool, device="cpu")
         return {name: goal / max(meter.spent(name, dense), 1e-300) for name, goal in goals.items()}
 
     # How they fade ----------------------------------------------------------------------------------------

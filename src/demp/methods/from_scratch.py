@@ -111,13 +111,13 @@ def scaled(graph: NeuronGraph, factor: float, limits: Limits) -> Tensor:
     for layer in graph.layers:
         place = (names.index(groups[layer.name]) + 0.5) / len(names)
         keep = min(layer.width, max(limits.floor, int(factor * layer.width + place)))
-        wanted[layer.name] = torch.arange(layer.width) >= keep
+        wanted[layer.name] = torch.arange(layer.width, device="cpu") >= keep
     return plan_cut(graph.dense, wanted, limits).after.removed
 
 
 def together(graph: NeuronGraph) -> dict[str, int]:
     """Layer name -> number of the group of layers that keep one width: those of a stream, or that share neurons."""
-    family = strands_and_families(graph)[1] if graph.joins else torch.arange(graph.classes)
+    family = strands_and_families(graph)[1] if graph.joins else torch.arange(graph.classes, device="cpu")
     streams = graph.none_removed()
     for join in graph.joins:
         streams[join.stream] = streams[join.branch] = True
@@ -184,11 +184,11 @@ def removed_of(graph: NeuronGraph, where: str) -> Tensor:
     record = record_from_plain(plain)
     if {name: tuple(shape) for name, shape in record.dense_shapes.items()} != graph.shapes:
         raise UsageError(f"{where} was made from another dense network than this one; build the same model")
-    there = torch.ones(graph.classes, dtype=torch.bool)
+    there = torch.ones(graph.classes, dtype=torch.bool, device="cpu")
     for slot in graph.slots:
         kept = record.kept.get((slot.tensor, slot.axis))
         if kept is not None:
-            lost = torch.ones(len(slot.classes), dtype=torch.bool)
+            lost = torch.ones(len(slot.classes), dtype=torch.bool, device="cpu")
             lost[kept] = False
             there[slot.classes[lost]] = False
     return ~there

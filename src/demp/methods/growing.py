@@ -224,10 +224,10 @@ def sizes(view: View) -> Tensor:
     """
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in making_slots(graph) if slot.tensor in parameters]
-    total = torch.zeros(graph.classes, dtype=torch.float64)
+    total = torch.zeros(graph.classes, dtype=torch.float64, device="cpu")
     count = torch.zeros_like(total)
     for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1).double().cpu()
         total.index_add_(0, classes, weight.sum(1))
-        count.index_add_(0, classes, torch.full((len(classes),), weight.shape[1], dtype=torch.float64))
+        count.index_add_(0, classes, torch.full((len(classes),), weight.shape[1], dtype=torch.float64, device="cpu"))
     return torch.where(count > 0, total / count.clamp(min=1), math.inf)

@@ -149,7 +149,7 @@ def scale_sizes(view: View) -> Tensor:
     """|gamma| per class, the largest where several norms scale a neuron; infinite where none does."""
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in scale_slots(graph) if slot.tensor in parameters]
-    sizes = torch.full((graph.classes,), -1.0, dtype=torch.float64)
+    sizes = torch.full((graph.classes,), -1.0, dtype=torch.float64, device="cpu")
     for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         sizes.scatter_reduce_(0, classes, parameters[slot.tensor].abs().double().cpu(), "amax")
     return torch.where(sizes < 0, math.inf, sizes)

@@ -154,7 +154,7 @@ def small(view: View, threshold: float) -> Tensor:
     """Per class: all weights that make or read it are smaller than the threshold."""
     parameters, graph = view.parameters(), view.graph
     slots = [slot for slot in channel_slots(graph) if slot.tensor in parameters]
-    largest = torch.full((graph.classes,), -1.0, dtype=torch.float64)
+    largest = torch.full((graph.classes,), -1.0, dtype=torch.float64, device="cpu")
     for slot, classes in zip(slots, view.state.owners(slots), strict=True):
         weight = parameters[slot.tensor].abs().movedim(slot.axis, 0).flatten(1)
         largest.scatter_reduce_(0, classes, weight.amax(1).double().cpu(), "amax")

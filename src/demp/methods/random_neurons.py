@@ -55,7 +55,7 @@ class RandomNeurons(Method):
             return Selection()
         self._done = True
         generator = torch.Generator().manual_seed((view.seed * SEED_STRIDE + step) % (1 << 63))
-        numbers = torch.rand(view.graph.classes, generator=generator, dtype=torch.float64)
+        numbers = torch.rand(view.graph.classes, generator=generator, dtype=torch.float64, device="cpu")
         neurons, notes = reach(view, self.config, numbers, ranking=self.config.ranking)
         return Selection(neurons, exact=False, notes=notes)
 

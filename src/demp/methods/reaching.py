@@ -65,7 +65,7 @@ def neuron_sparsity_of(view: View, config: TargetConfig, budget: Budget) -> floa
 
     For a network that is dense: 0.29 for half of the FLOPs of equally wide layers, since FLOPs go with its square.
     """
-    scores = torch.arange(view.graph.classes, dtype=torch.float64)
+    scores = torch.arange(view.graph.classes, dtype=torch.float64, device="cpu")
     return smallest_share(view, config, scores, view.meter.goals(budget))[0]
 
 
@@ -91,7 +91,7 @@ def smallest_share(
 def goals_at(meter: Meter, budget: Budget, way: float) -> dict[str, float]:
     """What may be spent when ``way`` of the way from the dense network to the budget is due."""
     final = meter.goals(budget)
-    dense = torch.zeros(meter.graph.classes, dtype=torch.bool)
+    dense = torch.zeros(meter.graph.classes, dtype=torch.bool, device="cpu")
     return {name: goal + (1 - way) * max(0.0, meter.spent(name, dense) - goal) for name, goal in final.items()}
 
 

@@ -33,8 +33,8 @@ def unsaid_by_class(
     Of several readers the one counts in which most is left. A class keeps its importance where a weight reads it that
     takes no handover or was not watched. ``after``: those that count as removed.
     """
-    found = torch.zeros(len(importance), dtype=torch.float64)
-    whole = torch.ones(len(importance), dtype=torch.bool)
+    found = torch.zeros(len(importance), dtype=torch.float64, device="cpu")
+    whole = torch.ones(len(importance), dtype=torch.bool, device="cpu")
     whole[torch.cat([r.classes for r in state.graph.reads if r.seat is None] or [whole.new_zeros(0).long()])] = False
     hands = {key_of(taker.read): taker for taker in takers}
     for read in (r for r in state.graph.reads if r.seat is None):

@@ -158,7 +158,7 @@ def uniform_scores(weight: Tensor, seed: int, step: int, name: str) -> Tensor:
     """Uniform random numbers in the shape of a weight, on its device: a function of (seed, step, name) alone."""
     digest = hashlib.blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+    return torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu").to(weight.device)
 
 
 def random_masks(

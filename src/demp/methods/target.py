@@ -60,7 +60,7 @@ def at_most(count: int, graph: NeuronGraph, going: Tensor, flatness: Tensor | No
 
     Without ``flatness`` (one number per class, nan where nothing is known), and of equals, the first.
     """
-    sizes = torch.zeros(graph.classes, dtype=torch.long)
+    sizes = torch.zeros(graph.classes, dtype=torch.long, device="cpu")
     for layer in graph.layers:
         sizes[layer.classes] += 1
     chosen = graph.none_removed()

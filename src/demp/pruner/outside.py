@@ -98,7 +98,7 @@ def read_classes(model: nn.Module, graph: NeuronGraph, value: Tensor) -> Tensor:
     made = {pair for layer in graph.layers for pair in layer.producers}
     slots = [s for s in graph.slots if s.tensor in names]
     found = [s.classes for s in slots if (s.tensor, s.axis) in made or len(graph.shapes[s.tensor]) == 1]
-    return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.long)
+    return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.long, device="cpu")
 
 
 def nearest(node: Any) -> set[int]:

@@ -114,7 +114,11 @@ class Regularizer:
     def penalty_value(self) -> Tensor:
         """The penalty of this step as a differentiable term."""
         penalty = self.pushes.penalty(self._run.step)
-        return torch.zeros(()) if penalty is None else self._penalised.value(penalty, self._run.shrinking.state)
+        return (
+            torch.zeros((), dtype=torch.float32, device="cpu")
+            if penalty is None
+            else self._penalised.value(penalty, self._run.shrinking.state)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Which neurons were dead at the last check, and whether masks wait."""

@@ -88,7 +88,7 @@ def takers(model: nn.Module, state: GraphState) -> list[Taker]:
 
 def in_chains(graph: NeuronGraph) -> set[int]:
     """Layers of activations that no residual sum passes by."""
-    joined = torch.zeros(graph.classes, dtype=torch.bool)
+    joined = torch.zeros(graph.classes, dtype=torch.bool, device="cpu")
     for join in graph.joins:
         joined[join.stream], joined[join.branch] = True, True
     joined[0] = False
@@ -147,10 +147,10 @@ def hand_over(
         if not fits(own, one.axis, len(kept)):
             continue
         now = torch.full_like(classes, -1)
-        now[kept] = torch.arange(len(kept))  # kept places need not lie in the dense order
+        now[kept] = torch.arange(len(kept), device="cpu")  # kept places need not lie in the dense order
         going, staying = now[one.going], now[one.staying]
         left, right = (going >= 0).all(0), (staying >= 0).all(0)
-        late = torch.zeros(len(left), dtype=torch.bool) if one.late is None else one.late
+        late = torch.zeros(len(left), dtype=torch.bool, device="cpu") if one.late is None else one.late
         shares = torch.where(late, float(last), share)[left]
         coefficients = shares * one.coefficients[right][:, left]
         places = going[:, left], staying[:, right]

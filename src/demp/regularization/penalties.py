@@ -95,7 +95,7 @@ def add(
 def value(parameters: Sequence[nn.Parameter], penalty: Penalty) -> Tensor:
     """The penalty as a differentiable term of the loss."""
     if not parameters:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     if penalty.kind == "lasso":
         return penalty.strength * torch.stack([p.abs().sum() for p in parameters]).sum()
     return 0.5 * penalty.strength * torch.stack([p.square().sum() for p in parameters]).sum()
@@ -132,7 +132,7 @@ def add_slice_gradient(
 def slice_value(slices: Sequence[Slices], penalty: Penalty) -> Tensor:
     """``value`` for the penalties on slices."""
     if not slices:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     if penalty.kind == "group-lasso":
         return penalty.strength * torch.stack([s.norms(s.parameter).sum() for s in slices]).sum()
     factors = factors_of(penalty, slices)
@@ -144,7 +144,7 @@ def factors_of(penalty: Penalty, slices: Sequence[Slices]) -> dict[torch.device,
     """The factor of each class, once per device; 0 for slices without neurons."""
     given = penalty.factors
     if given is None:
-        given = torch.ones(1 + max((int(s.classes.max()) for s in slices if len(s.classes)), default=0))
+        given = torch.ones(1 + max((int(s.classes.max()) for s in slices if len(s.classes)), default=0), device="cpu")
     mine = given.clone()
     mine[0] = 0.0
     return {device: mine.to(device) for device in {s.parameter.device for s in slices}}

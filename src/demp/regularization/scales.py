@@ -127,7 +127,7 @@ class OutputScales:
     @torch.no_grad()
     def sizes(self, state: GraphState) -> Tensor:
         """Per class: the sum of ``|gamma|`` over its norms, or of ``|w|`` over the weights that make it; float64."""
-        found = torch.zeros(self._graph.classes, dtype=torch.float64)
+        found = torch.zeros(self._graph.classes, dtype=torch.float64, device="cpu")
         for one in self.slices(state):
             if id(one.parameter) in self._norm_scales or one.parameter.dim() > 1:
                 size = summed(whole_tensor(one.parameter.detach()).abs(), one.axis)

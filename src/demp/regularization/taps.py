@@ -19,8 +19,8 @@ def reach(module: nn.Module, size: tuple[int, ...]) -> Tensor | None:
     """
     if not isinstance(module, Convolution) or len(size) != len(module.kernel_size) or module.padding_mode != "zeros":
         return None
-    kernel = torch.zeros(1, 1, *module.kernel_size, dtype=torch.float64, requires_grad=True)
-    ones = torch.ones(1, 1, *size, dtype=torch.float64)
+    kernel = torch.zeros(1, 1, *module.kernel_size, dtype=torch.float64, requires_grad=True, device="cpu")
+    ones = torch.ones(1, 1, *size, dtype=torch.float64, device="cpu")
     with torch.enable_grad():
         if isinstance(module, Transposed):
             how: tuple[Any, ...] = (module.stride, module.padding, module.output_padding, 1, module.dilation)

@@ -136,7 +136,7 @@ class Penalised:
         return penalties.value(trainable(*self._candidates), penalty)
 
 
-NOTHING = torch.zeros(0, dtype=torch.long)
+NOTHING = torch.zeros(0, dtype=torch.long, device="cpu")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def described(moves: Moves) -> tuple[str, ...]:
 
 def dropped(moves: Moves) -> Moves:
     """The same cut without its constants."""
-    still = {key: Seen(s.source, (s.source == torch.arange(len(s.source))) * s.factor, s.offset * 0.0)
+    still = {key: Seen(s.source, (s.source == torch.arange(len(s.source), device="cpu")) * s.factor, s.offset * 0.0)
              for key, s in moves.seen.items()}  # fmt: skip
     return replace(moves, shifts=(), seen=still, into=type(moves.into)())
 

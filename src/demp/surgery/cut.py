@@ -144,7 +144,7 @@ def as_flags(graph: NeuronGraph, dead: Mapping[str, Any]) -> dict[str, Tensor]:
             continue
         if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < layer.width:
             raise UsageError(f"an index for {name} is outside its {layer.width} neurons (0 to {layer.width - 1})")
-        flags[name] = torch.zeros(layer.width, dtype=torch.bool)
+        flags[name] = torch.zeros(layer.width, dtype=torch.bool, device="cpu")
         flags[name][chosen.long().flatten()] = True
     return flags
 

@@ -196,7 +196,11 @@ def moved(
 ) -> tuple[list[Shift], Seen]:
     """What tensors gain for one group, and what its uses see."""
     size = len(group.classes)
-    seen = Seen(torch.arange(size), (~going[group.classes]).double(), torch.zeros(size, dtype=torch.float64))
+    seen = Seen(
+        torch.arange(size, device="cpu"),
+        (~going[group.classes]).double(),
+        torch.zeros(size, dtype=torch.float64, device="cpu"),
+    )
     if how in ("bias", "norm", "border"):
         values, _ = group.made_of(left)
         exact = how != "border"
@@ -230,7 +234,7 @@ def meeting(use: Use, plan: Plan) -> Tensor:
     state = plan.before
     join = next(j for j in state.graph.joins if (j.module, j.number) == use.read.seat)
     planned = state.residual_adds[join.module][join.number]
-    meets = torch.full((planned.widths[0],), -1)
+    meets = torch.full((planned.widths[0],), -1, device="cpu")
     target, source = planned.indices()
     meets[target] = source
     classes = state.present(join.branch)
@@ -242,9 +246,13 @@ def moved_sum(readers: Readers, use: Use, plan: Plan, left: Tensor) -> tuple[See
     """What a residual sum sees, and what the shift or bias of its branch gains."""
     classes = use.read.classes[use.here]
     constants = torch.where(left[classes], use.moments.mean, 0.0)
-    seen = Seen(torch.arange(len(classes)), (~plan.removes[classes]).double(), constants)
+    seen = Seen(torch.arange(len(classes), device="cpu"), (~plan.removes[classes]).double(), constants)
     meets = meeting(use, plan)
-    values = torch.where(meets >= 0, constants[meets.clamp(min=0)], 0.0) if len(constants) else torch.zeros(len(meets))
+    values = (
+        torch.where(meets >= 0, constants[meets.clamp(min=0)], 0.0)
+        if len(constants)
+        else torch.zeros(len(meets), device="cpu")
+    )
     home = homes_of([use], readers)
     if not home or home[0].tensor is None or len(readers.tensors[home[0].tensor]) != len(values):
         offset = torch.zeros_like(constants)

@@ -123,8 +123,8 @@ def make_inputs(description: dict[str, Any], *, seed: int, batch: int | None) ->
         if shape and batch is not None:
             shape[0] = min(shape[0], batch)
         if dtype.is_floating_point:
-            return torch.randn(shape, generator=generator).to(dtype)
-        return torch.randint(0, 2, shape, generator=generator).to(dtype)
+            return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(dtype)
+        return torch.randint(0, 2, shape, generator=generator, device="cpu").to(dtype)
 
     return tuple(make(e) for e in description["args"]), {k: make(e) for k, e in description["kwargs"].items()}
 
@@ -142,7 +142,7 @@ def record_from_plain(plain: dict[str, Any]) -> Record:
     kept = {}
     for key, indices in plain["kept"].items():
         name, _, axis = key.rpartition("|")
-        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long)
+        kept[name, int(axis)] = torch.tensor(indices, dtype=torch.long, device="cpu")
     shapes = {name: tuple(shape) for name, shape in plain["dense_shapes"].items()}
     paper = tuple(plain.get("paper_by_operation", ()))
     return Record(**{**plain, "kept": kept, "dense_shapes": shapes, "paper_by_operation": paper})

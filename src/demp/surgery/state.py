@@ -99,7 +99,9 @@ def raise_if_odd_state(
     Raises:
         UsageError: a piece of state neither is shaped like its parameter nor can be sliced.
     """
-    whole = {name: {axis: torch.arange(n) for axis, n in enumerate(shape)} for name, shape in shapes.items()}
+    whole = {
+        name: {axis: torch.arange(n, device="cpu") for axis, n in enumerate(shape)} for name, shape in shapes.items()
+    }
     for optimizer in optimizers:
         if isinstance(optimizer, LBFGS):
             continue
@@ -183,7 +185,7 @@ def flat_history(optimizer: LBFGS, tensors: Mapping[str, Tensor], keeps: Keeps) 
     if not vectors:
         return
     stay = flat_indices(parameters, tensors, keeps)
-    goes = torch.ones(len(vectors[0]), dtype=torch.bool)
+    goes = torch.ones(len(vectors[0]), dtype=torch.bool, device="cpu")
     goes[stay] = False
     if any(bool(vector[goes.to(vector.device)].any()) for vector in vectors):
         note = "LBFGS began a new history: the old one held steps of the removed neurons"
@@ -200,8 +202,8 @@ def flat_indices(parameters: list[Tensor], tensors: Mapping[str, Tensor], keeps:
     found, start = [], 0
     for parameter in parameters:
         parts = 2 if parameter.is_complex() else 1  # LBFGS sees a complex number as two
-        numbers = torch.arange(parameter.numel()).view(parameter.shape)
+        numbers = torch.arange(parameter.numel(), device="cpu").view(parameter.shape)
         stay = narrowed(numbers, keeps.get(names.get(id(parameter), ""), {})).flatten()
-        found.append((start + parts * stay[:, None] + torch.arange(parts)).flatten())
+        found.append((start + parts * stay[:, None] + torch.arange(parts, device="cpu")).flatten())
         start += parts * parameter.numel()
     return torch.cat(found)

@@ -37,7 +37,12 @@ def training(model: nn.Module, ahead: int = 0, *, dropout: bool = False) -> Iter
                 module.training = False
         numpy: Any = sys.modules.get("numpy")
         for _ in range(ahead):
-            _ = (random.random(), torch.rand(1, device=device), torch.rand(1), numpy and numpy.random.rand())
+            _ = (
+                random.random(),
+                torch.rand(1, device=device),
+                torch.rand(1, device="cpu"),
+                numpy and numpy.random.rand(),
+            )
         yield
 
 
