@@ -57,6 +57,8 @@ def test_a_network_of_twins_loses_one_of_each_and_computes_what_it_did(kind, han
         F.cross_entropy(model(batch(kind, step)), torch.arange(len(x)) % 3).backward()
         optimizer.step()
     assert pruner.state.neurons == 20
+    said = [note for report in pruner.history for note in report.notes if "weights that take what others" in note]
+    assert all(note.endswith("others can say of them: 1") for note in said) and bool(said) == handed
     for network in (model, copied):
         same = torch.allclose(network.train()(x), dense.train()(x), atol=1e-5)
         assert same == handed and network.second.weight.shape == model.second.weight.shape

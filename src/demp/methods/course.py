@@ -190,7 +190,8 @@ class Course:
             return f"budget: {now}; {wanted} cannot be reached, because {why}"
         if self.done:
             return f"budget: {then}, {count} neurons removed without fading"
-        return f"budget: {now}; {count} neurons fade until step {self.marks[self._next]}, to {then}"
+        takers = f"; weights that take what others can say of them: {len(self._handovers)}" if self._handovers else ""
+        return f"budget: {now}; {count} neurons fade until step {self.marks[self._next]}, to {then}{takers}"
 
     @staticmethod
     def _wanted(meter: Meter, goals: Mapping[str, float]) -> dict[str, float]:
