@@ -17,7 +17,7 @@ from runs import IMAGE, PlainNet, batch_at, build, examples
 from thinning import mostly_slow
 
 SOURCE = Path(demp.__file__).parent
-SCRIPTS = ("train", "recipes", "integrations", "experiments", "cli")
+SCRIPTS = ("train", "recipes", "experiments", "cli")
 """What runs as a program of its own, with models of its own."""
 FACTORIES = frozenset({
     "arange", "as_tensor", "asarray", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "normal", "ones",
