@@ -19,7 +19,7 @@ BENCHMARKS := step_overhead run_overhead check_time saved_time cut_vs_scratch co
 
 help:
 	@echo 'make demo       train a network that shrinks while it learns; compare it with its dense twin'
-	@echo 'make test       lint, types and quick tests; about five minutes on two cores'
+	@echo 'make test       lint, types and quick tests; about six and a half minutes on two cores'
 	@echo 'make test-slow  the same with the slow tests'
 	@echo 'make test-browser  the report in a headless Chromium, which has to be installed'
 	@echo 'make bench      the measurements of docs/numbers.md, without the hours of CIFAR-10'
