@@ -1,6 +1,8 @@
 """Caches that a model's code fills during a forward of demp's own hold nothing of it afterwards."""
 
 import functools
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 import demp
+from demp.graph.leftovers import packages_of
 
 TABLE: dict[int, torch.Tensor] = {}
 
@@ -77,3 +80,17 @@ def test_what_the_code_had_kept_before_stays():
     kept = TABLE[6]
     demp.trace(model, (torch.randn(4, 6),))
     assert TABLE[6] is kept
+
+
+def test_a_module_that_took_the_place_of_another_is_searched(monkeypatch):
+    model = nn.Linear(2, 2)
+    model.__class__ = type("Own", (nn.Linear,), {"__module__": "taken.code"})
+    monkeypatch.setitem(sys.modules, "taken.first", first := ModuleType("taken.first"))
+    assert packages_of(model) == (first,)
+    monkeypatch.delitem(sys.modules, "taken.first")
+    monkeypatch.setitem(sys.modules, "taken.second", second := ModuleType("taken.second"))
+    assert packages_of(model) == (second,)
+    monkeypatch.delitem(sys.modules, "taken.second")
+    monkeypatch.setitem(sys.modules, "taken.second", again := ModuleType("taken.second"))
+    (found,) = packages_of(model)
+    assert found is again

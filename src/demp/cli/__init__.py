@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = command.run()
         if command.json and is_main_process():
             print(json.dumps(result))
-        sys.stdout.flush()
+        print(end="", flush=True)
         return DONE
     except SystemExit as stop:  # tyro's own way out: help, or an unknown flag
         return stop.code if isinstance(stop.code, int) else MISTAKE
@@ -52,10 +52,14 @@ def _nobody_reads() -> bool:
     """Has the reader of stdout left, as in ``demp ... | head``? Then what is still to be written goes nowhere."""
     if not hasattr(select, "poll"):
         return False
+    try:
+        place = sys.stdout.fileno()
+    except (AttributeError, OSError):  # none, or one that is no file (a notebook's)
+        return False
     end = select.poll()
-    end.register(sys.stdout, 0)
+    end.register(place, 0)
     if left := bool(end.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), place)
     return left
 
 

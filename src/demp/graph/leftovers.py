@@ -64,12 +64,14 @@ def kinds_of(model: nn.Module) -> set[type]:
 
 def packages_of(model: nn.Module) -> tuple[ModuleType, ...]:
     """All loaded modules of the packages in which the model's code stands."""
-    return loaded_in(frozenset(kind.__module__.partition(".")[0] for kind in kinds_of(model)), len(sys.modules))
+    roots = frozenset(kind.__module__.partition(".")[0] for kind in kinds_of(model))
+    name, newest = next(reversed(sys.modules.items()))
+    return loaded_in(roots, (len(sys.modules), name, id(newest)))
 
 
 @functools.lru_cache(maxsize=4)
-def loaded_in(roots: frozenset[str], count: int) -> tuple[ModuleType, ...]:
-    """The modules of these packages; searched for again when ``count``, that of all loaded modules, is another."""
+def loaded_in(roots: frozenset[str], loaded: tuple[int, str, int]) -> tuple[ModuleType, ...]:
+    """The modules of these packages; searched for again when ``loaded``, how many there are and the newest, differs."""
     within = tuple(f"{root}." for root in roots)
     found = [code for name, code in list(sys.modules.items()) if name.startswith(within) or name in roots]
     return tuple(code for code in found if isinstance(code, ModuleType))
